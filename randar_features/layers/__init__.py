@@ -1,0 +1,9 @@
+"""Building blocks shared by the models."""
+
+from randar_features.layers.attention import Attention
+from randar_features.layers.block import Block
+from randar_features.layers.embedding import ClassEmbedding
+from randar_features.layers.feed_forward import FeedForward
+from randar_features.layers.norm import RMSNorm
+
+__all__ = ["Attention", "Block", "ClassEmbedding", "FeedForward", "RMSNorm"]

@@ -1,0 +1,28 @@
+"""Gated feed-forward layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def hidden_width(dim: int, multiple_of: int = 256) -> int:
+    """⌊2·4D/3⌋ rounded up to a multiple."""
+    width = 2 * 4 * dim // 3
+    return multiple_of * ((width + multiple_of - 1) // multiple_of)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, arXiv 2002.05202): w2(silu(w1 x) · w3 x), no biases."""
+
+    def __init__(self, *, dim: int, multiple_of: int, dropout: float) -> None:
+        super().__init__()
+        hidden = hidden_width(dim, multiple_of)
+        self.w1 = nn.Linear(dim, hidden, bias=False)
+        self.w3 = nn.Linear(dim, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))

@@ -1,0 +1,45 @@
+"""Two-dimensional rotary position embedding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def axial_frequencies(head_dim: int, base: float = 10000.0) -> Tensor:
+    """ω_k = base^(−2k / (d/2)), k = 0 … d/4−1: the frequencies of one axis, (d/4,) float32."""
+    if head_dim % 4:
+        raise ValueError(f"the width of a head must divide by 4 for two-dimensional rotation, got {head_dim}")
+    half = head_dim // 2
+    return 1.0 / base ** (torch.arange(0, half, 2)[: half // 2].float() / half)
+
+
+def rotary_table(row_angles: Tensor, column_angles: Tensor) -> Tensor:
+    """Cosines and sines of every raster location behind the class token's row: (1 + G², d/2, 2) float32.
+
+    `row_angles` and `column_angles` are (G, d/4): the angle of each coordinate at each frequency.
+    Half of the rotation pairs turn by the row, the others by the column. The class token's cosine
+    and sine are both zero, as in the published weights: its query and key vanish.
+    """
+    side = len(row_angles)
+    rows = row_angles[:, None].expand(side, side, -1)
+    columns = column_angles[None].expand(side, side, -1)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    table = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return torch.cat([torch.zeros_like(table[:1]), table])
+
+
+def grid_rotary_table(side: int, head_dim: int, base: float = 10000.0) -> Tensor:
+    """`rotary_table` of the plain G×G grid: angle = coordinate · ω_k."""
+    angles = torch.outer(torch.arange(side).float(), axial_frequencies(head_dim, base))
+    return rotary_table(angles, angles)
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn the adjacent channel pairs (2j, 2j+1) of `x` (B, L, H, d) by `rotary` (B or 1, L, d/2, 2).
+
+    (a, b) → (a·cos − b·sin, b·cos + a·sin), computed in float32 and cast back.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = pairs * torch.view_as_complex(rotary)[:, :, None]
+    return torch.view_as_real(turned).flatten(-2).type_as(x)

@@ -1,0 +1,169 @@
+"""RandAR (Pang et al., arXiv 2412.01827): a decoder-only transformer over image tokens in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from randar_features import sequence
+from randar_features.layers import Block, ClassEmbedding, RMSNorm
+from randar_features.layers.rope import grid_rotary_table, rotate
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandARConfig:
+    """Sizes of a RandAR; dropout rates act in training mode only.
+
+    `num_tokens` N = G² tokens an image, `vocab_size` V codes, `num_classes` C without the null class.
+    `num_kv_heads` None: as many as `num_heads`.
+    """
+
+    num_layers: int
+    num_heads: int
+    dim: int
+    vocab_size: int
+    num_tokens: int
+    num_classes: int
+    num_kv_heads: int | None = None
+    ffn_multiple_of: int = 256
+    norm_eps: float = 1e-5
+    rope_base: float = 10000.0
+    token_dropout: float = 0.1
+    residual_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        kv_heads = self.num_kv_heads or self.num_heads
+        if self.dim % self.num_heads or self.head_dim % 4:
+            raise ValueError(
+                f"dim = {self.dim} must divide into num_heads = {self.num_heads} heads of a width that divides by 4"
+            )
+        if self.num_heads % kv_heads:
+            raise ValueError(f"num_heads = {self.num_heads} must be a multiple of num_kv_heads = {kv_heads}")
+        sequence.grid_side(self.num_tokens)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head, d = D / H."""
+        return self.dim // self.num_heads
+
+    @property
+    def grid(self) -> int:
+        """Side G of the token grid."""
+        return sequence.grid_side(self.num_tokens)
+
+
+class RandAR(nn.Module):
+    """`model(tokens, classes, order)` → logits; state-dict names are those of the published weights."""
+
+    def __init__(self, config: RandARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pos_instruct_embeddings = nn.Parameter(torch.empty(1, config.dim))
+        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.token_dropout = nn.Dropout(config.token_dropout)
+        self.layers = nn.ModuleList(
+            Block(
+                dim=config.dim,
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads or config.num_heads,
+                ffn_multiple_of=config.ffn_multiple_of,
+                norm_eps=config.norm_eps,
+                dropout=config.residual_dropout,
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.rotary: Tensor
+        self.register_buffer("rotary", self.rotary_table(), persistent=False)
+        self.initialize()
+
+    def rotary_table(self) -> Tensor:
+        """Angles of the class token and of all raster locations: (1 + N, d/2, 2) float32."""
+        return grid_rotary_table(self.config.grid, self.config.head_dim, self.config.rope_base)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RandAR:
+        super()._apply(fn, recurse)
+        # Angles stay float32 whatever the weights become: half precision would move far locations.
+        self.rotary = self.rotary_table().to(self.rotary.device)
+        return self
+
+    def initialize(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights: N(0, 0.02²), norms 1, and a zero output layer."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            elif name.endswith("norm.weight"):
+                nn.init.ones_(parameter)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, tokens: Tensor, classes: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """Teacher-forced logits (B, N, V) float32, in decoding order.
+
+        Args:
+            tokens: (B, N) codes in raster order.
+            classes: (B,) class indices, C or None for the null class.
+            order: (N,) or (B, N) permutations of the raster locations; None: raster.
+        """
+        x, rotary = self.embed(tokens, classes, order)
+        for block in self.layers[:-1]:
+            x = block(x, rotary)
+        x = self.layers[-1](x, rotary, rows=sequence.read_rows(self.config.num_tokens, "single", "instruction"))
+        return self.logits(x)
+
+    def embed(
+        self, tokens: Tensor, classes: Tensor | None = None, order: Tensor | None = None, context: str = "single"
+    ) -> tuple[Tensor, Tensor]:
+        """The sequence's embeddings (B, L, D) and rotary angles (B or 1, L, d/2, 2)."""
+        batch = self.check_tokens(tokens)
+        order = self.check_order(order, batch)
+        image = self.token_dropout(self.tok_embeddings(sequence.to_order(tokens, order)))
+        instructions = self.instructions()[order].expand(batch, -1, -1)
+        pairs = sequence.interleave(sequence.shown(instructions, context), sequence.shown(image, context))
+        condition = self.cls_embedding(classes, batch)[:, None]
+        locations = sequence.shown(order, context)
+        return torch.cat([condition, pairs], dim=1), self.rotary_of(sequence.interleave(locations, locations))
+
+    def instructions(self, rotary: Tensor | None = None) -> Tensor:
+        """Position-instruction tokens of all raster locations: (N, D); of other locations by their `rotary`."""
+        rotary = self.rotary[1:] if rotary is None else rotary
+        heads = self.pos_instruct_embeddings.view(1, 1, self.config.num_heads, -1)
+        return rotate(heads.expand(1, len(rotary), -1, -1), rotary[None])[0].flatten(1)
+
+    def rotary_of(self, locations: Tensor) -> Tensor:
+        """Angles of [class, locations (B, M)]: (B, 1 + M, d/2, 2)."""
+        return self.rotary[torch.nn.functional.pad(locations + 1, (1, 0))]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Final norm and output layer: (…, D) → (…, V) float32."""
+        return self.output(self.norm(x)).float()
+
+    def check_tokens(self, tokens: Tensor) -> int:
+        """The batch size of `tokens` (B, N), or ValueError if they do not fit this model."""
+        expected, vocab = self.config.num_tokens, self.config.vocab_size
+        if tokens.dim() != 2 or tokens.shape[1] != expected or tokens.is_floating_point():
+            raise ValueError(
+                f"tokens must be integers of shape (B, {expected}); got {tuple(tokens.shape)}, {tokens.dtype}"
+            )
+        # On an accelerator a check would wait for the device; there the embedding itself refuses bad codes.
+        if tokens.device.type == "cpu" and tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocab:
+            raise ValueError(
+                f"tokens must lie in 0 … {vocab - 1}; got {int(tokens.min())} … {int(tokens.max())}. "
+                "Were they made by another tokenizer?"
+            )
+        return tokens.shape[0]
+
+    def check_order(self, order: Tensor | None, batch: int) -> Tensor:
+        """`order` as (B or 1, N); None gives raster."""
+        if order is None:
+            return sequence.raster_order(self.config.num_tokens, self.rotary.device)
+        if order.device.type == "cpu":
+            order = sequence.check_order(order, self.config.num_tokens)
+        order = order[None] if order.dim() == 1 else order
+        if order.shape[0] not in (1, batch):
+            raise ValueError(f"{order.shape[0]} orders for {batch} images: give one for all or one for each")
+        return order.to(self.rotary.device)

@@ -1,0 +1,142 @@
+"""Token orders, their inverse, and the interleaved sequence: the one owner of both.
+
+An image of N tokens on a G×G grid is shown to RandAR in an order π, a permutation of the N raster
+locations, as (RandAR, arXiv 2412.01827, section 3):
+
+    [class] [P_π(1)] [x_π(1)] [P_π(2)] [x_π(2)] … [P_π(N)] [x_π(N)]          length 1 + 2N
+
+where P is the position-instruction token of a location and x its image token. As a bidirectional
+encoder the model is shown the image a second time behind the first; see `context` below.
+Training, encoding and decoding all take the layout from here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Context = Literal["single", "repeat", "reverse"]
+Read = Literal["image", "instruction"]
+CONTEXTS: tuple[str, ...] = get_args(Context)
+READS: tuple[str, ...] = get_args(Read)
+
+
+def grid_side(num_tokens: int) -> int:
+    """Side G of the square grid of `num_tokens` = G² tokens; ValueError if it is not a square."""
+    side = math.isqrt(num_tokens)
+    if side * side != num_tokens:
+        raise ValueError(f"{num_tokens} tokens do not form a square grid (nearest: {side}² = {side * side})")
+    return side
+
+
+def raster_order(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
+    """Row by row, left to right: (1, N) int64."""
+    return torch.arange(num_tokens, device=device)[None]
+
+
+def random_orders(batch: int, num_tokens: int, generator: torch.Generator) -> Tensor:
+    """One uniformly drawn order for each image, (B, N) int64, on the generator's device."""
+    noise = torch.rand(batch, num_tokens, generator=generator, device=generator.device)
+    return noise.argsort(dim=1)
+
+
+def antithetic_orders(count: int, num_tokens: int, seed: int = 0) -> Tensor:
+    """`count` seeded random orders in antithetic pairs, an order and its reverse: (count, N) int64.
+
+    A token that stands early in one order of a pair stands late in the other, so that a mean over
+    pairs has less variance than one over independent orders. An odd `count` ends with half a pair.
+    The first k of n orders are the same for every n ≥ k.
+    """
+    if count < 1:
+        raise ValueError(f"the number of orders must be at least 1, got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [random_orders(1, num_tokens, generator) for _ in range((count + 1) // 2)]
+    return torch.cat([order for pair in pairs for order in (pair, pair.flip(1))])[:count]
+
+
+def check_order(order: Tensor, num_tokens: int) -> Tensor:
+    """`order` as (B or 1, N) int64, or ValueError if a row is no permutation of 0 … N−1."""
+    order = order[None] if order.dim() == 1 else order
+    if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point():
+        raise ValueError(
+            f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N); "
+            f"got shape {tuple(order.shape)}, {order.dtype}"
+        )
+    expected = torch.arange(num_tokens, device=order.device).expand_as(order)
+    wrong = (order.long().sort(dim=1).values != expected).any(dim=1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"row {row} of the order is no permutation of 0 … {num_tokens - 1}: {order[row].tolist()}")
+    return order.long()
+
+
+def invert(order: Tensor) -> Tensor:
+    """The inverse permutations: at a raster location, its index in the order. (B, N) → (B, N)."""
+    return order.argsort(dim=-1)
+
+
+def to_order(values: Tensor, order: Tensor) -> Tensor:
+    """Raster values (B, N, …) put into the order (B or 1, N)."""
+    return _take(values, order)
+
+
+def to_raster(values: Tensor, order: Tensor) -> Tensor:
+    """Values in the order (B, N, …) put back into raster; the inverse of `to_order`."""
+    return _take(values, invert(order))
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    if index.shape[0] == 1:
+        return values[:, index[0]]
+    return values[torch.arange(values.shape[0], device=values.device)[:, None], index]
+
+
+def second_copy(values: Tensor, context: str) -> Tensor | None:
+    """What is shown behind the first copy: (B, N, …) in the order it is shown, or None for `single`.
+
+    `repeat` shows the image again in the same order. `reverse` shows it in the reversed order, so that
+    each token is as near to as far from its own first showing.
+    """
+    check_choice("context", context, CONTEXTS)
+    if context == "single":
+        return None
+    return values if context == "repeat" else values.flip(1)
+
+
+def shown(values: Tensor, context: str) -> Tensor:
+    """All copies one behind the other: (B, N or 2N, …) from (B, N, …) in the first copy's order."""
+    copy = second_copy(values, context)
+    return values if copy is None else torch.cat([values, copy], dim=1)
+
+
+def interleave(instructions: Tensor, tokens: Tensor) -> Tensor:
+    """[P1, x1, P2, x2, …]: two (B, M, …) → (B, 2M, …)."""
+    return torch.stack([instructions, tokens], dim=2).flatten(1, 2)
+
+
+def sequence_length(num_tokens: int, context: str = "single") -> int:
+    """1 + 2N with one copy, 1 + 4N with two."""
+    check_choice("context", context, CONTEXTS)
+    return 1 + 2 * num_tokens * (1 if context == "single" else 2)
+
+
+def read_rows(num_tokens: int, context: str = "single", read: str = "image") -> slice:
+    """Rows of the sequence (class token at 0) at which the last copy's N tokens are read."""
+    check_choice("read", read, READS)
+    length = sequence_length(num_tokens, context)
+    return slice(length - 2 * num_tokens + READS[::-1].index(read), length, 2)
+
+
+def read_order(order: Tensor, context: str) -> Tensor:
+    """The order of the rows that `read_rows` gives: that of the last copy, (B, N)."""
+    copy = second_copy(order, context)
+    return order if copy is None else copy
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """ValueError that lists the choices if `value` is none of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
