@@ -1,0 +1,272 @@
+"""What the two image tokenizers truly share: the contract, its checks, and the codebook.
+
+Shapes: B batch, N = h·w image tokens in raster order, V codes, C = code_dim numbers a code,
+H x W pixels, h = H / downsampling, w = W / downsampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_GROUPS = 32
+NORM_EPS = 1e-6
+# Scores held at once by the codebook search: 64 MiB of float32.
+SEARCH_ELEMENTS = 1 << 24
+
+
+class TokenizerOutput(NamedTuple):
+    """What `ImageTokenizer.forward` gives to a trainer.
+
+    The codebook rows themselves, with gradients to the codebook, are `tokenizer.codes(output.tokens)`.
+    """
+
+    reconstruction: Tensor
+    """(B, 3, H, W) float32 in the tokenizer's `raw_range`, not clamped."""
+    latents: Tensor
+    """(B, C, h, w) float32 as compared with the codebook (LlamaGen: unit length)."""
+    quantized: Tensor
+    """(B, C, h, w) float32, the nearest codes in value, `latents` in gradient (straight-through)."""
+    tokens: Tensor
+    """(B, N) int64, raster order."""
+
+
+@torch.no_grad()
+def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the Euclidean-nearest row of `codebook` (V, C) for each row of `vectors` (n, C).
+
+    Returns (n,) int64. Always computed in float32, whatever the inputs' dtype and the autocast state, in
+    chunks of rows, so that it never holds more than 2**24 scores. The first of equally near codes wins.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        codebook = codebook.float()
+        # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every code.
+        offsets = codebook.square().sum(dim=1).mul(-0.5)
+        rows = max(1, SEARCH_ELEMENTS // len(codebook))
+        chunks = vectors.float().split(rows)
+        return torch.cat([torch.addmm(offsets, chunk, codebook.T).argmax(dim=1) for chunk in chunks])
+
+
+class Codebook(nn.Module):
+    """V vectors of C numbers; `unit_length` compares and returns directions only.
+
+    The rows are kept as trained; scaling to unit length happens at use, in float32.
+    """
+
+    def __init__(self, *, vocab_size: int, code_dim: int, unit_length: bool) -> None:
+        super().__init__()
+        self.unit_length = unit_length
+        self.embedding = nn.Embedding(vocab_size, code_dim)
+        if unit_length:
+            with torch.no_grad():
+                self.embedding.weight.copy_(F.normalize(self.embedding.weight, dim=-1))
+
+    def scale(self, vectors: Tensor, dim: int) -> Tensor:
+        """`vectors` in float32 as they are compared: unit length along `dim`, or as they are."""
+        vectors = vectors.float()
+        return F.normalize(vectors, dim=dim) if self.unit_length else vectors
+
+    def weight(self) -> Tensor:
+        """(V, C) float32: the rows as compared and decoded."""
+        return self.scale(self.embedding.weight, dim=-1)
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) latents to (B, h·w) int64 tokens, raster order."""
+        batch, code_dim, height, width = latents.shape
+        vectors = self.scale(latents, dim=1).permute(0, 2, 3, 1).reshape(-1, code_dim)
+        return nearest_code(vectors, self.weight()).view(batch, height * width)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """(B, N) tokens to (B, N, C) float32 rows, with gradients to the codebook."""
+        return self.scale(F.embedding(tokens, self.embedding.weight), dim=-1)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, h, w) latents to (latents as compared, straight-through codes, tokens).
+
+        The first two are (B, C, h, w) float32, the tokens (B, h·w) int64. The straight-through codes have the
+        codes' values and pass their gradient to the latents unchanged (van den Oord et al. 2017, eq. 3).
+        """
+        scaled = self.scale(latents, dim=1)
+        tokens = self.nearest(latents)
+        codes = self.lookup(tokens).mT.reshape(latents.shape)
+        return scaled, scaled + (codes - scaled).detach(), tokens
+
+
+class ImageTokenizer(nn.Module):
+    """Pixels to discrete tokens and back; the contract that both tokenizers keep.
+
+    Any H and W that `downsampling` divides will do, also H different from W. Weights may be float32,
+    bfloat16 or float16; images are moved to the weights' dtype and device, the codebook search is in
+    float32, and images, codes and raw output come back as float32.
+    """
+
+    raw_range: ClassVar[tuple[float, float]]
+    """Values of black and white in front of the encoder and behind the decoder."""
+    rounding: ClassVar[float]
+    """Added to 255·x before the fraction is cut off."""
+
+    downsampling: int
+    vocab_size: int
+    code_dim: int
+    quantize: Codebook
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in `raw_range` to (B, C, h, w), both in the weights' dtype."""
+        raise NotImplementedError
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 3, H, W) in `raw_range`, both in the weights' dtype."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), float in [0, 1], to tokens (B, N), int64 in raster order.
+
+        Raises `TypeError` for images that are not floating-point tensors and `ValueError` for a wrong
+        shape or a side that `downsampling` does not divide.
+        """
+        return self.quantize_latents(self.latents(images))
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Tokens (B, N) in raster order to images (B, 3, H, W), float32, clamped to [0, 1].
+
+        `grid` is (rows, columns) of tokens; left out, the grid is taken to be square. Raises `TypeError`
+        for tokens that are not integers and `ValueError` for a wrong shape, a token outside
+        0 … vocab_size - 1, or a grid that does not hold N tokens.
+        """
+        low, high = self.raw_range
+        return ((self.decode_raw(tokens, grid) - low) / (high - low)).clamp(0, 1)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Images as for `encode` to (B, C, h, w), in front of the codebook, in the weights' dtype."""
+        self._check_images(images)
+        return self._encode(self.to_raw_range(images).to(self._dtype_and_device()))
+
+    def quantize_latents(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to the tokens (B, h·w) of their nearest codes, raster order."""
+        if latents.ndim != 4 or latents.shape[1] != self.code_dim:
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}, expected (B, {self.code_dim}, h, w): "
+                "pass what `latents(images)` gives"
+            )
+        return self.quantize.nearest(latents)
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N) to their codebook vectors (B, N, C), float32 (LlamaGen: of unit length)."""
+        self._check_tokens(tokens)
+        return self.quantize.lookup(tokens.to(self.quantize.embedding.weight.device, torch.long))
+
+    def decode_raw(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """As `decode`, but float32 in `raw_range` without clamping, and with gradients."""
+        codes = self.codes(tokens)
+        rows, columns = self._grid(codes.shape[1], grid)
+        codes = codes.mT.reshape(len(codes), self.code_dim, rows, columns)
+        return self._decode(codes.to(self._dtype_and_device())).float()
+
+    def forward(self, images: Tensor) -> TokenizerOutput:
+        """Images as for `encode` through encoder, codebook and decoder, with straight-through gradients."""
+        latents, quantized, tokens = self.quantize(self.latents(images))
+        reconstruction = self._decode(quantized.to(self._dtype_and_device())).float()
+        return TokenizerOutput(reconstruction, latents, quantized, tokens)
+
+    def to_raw_range(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] to float32 in `raw_range`: the encoder's input, a trainer's target."""
+        low, high = self.raw_range
+        return images.float() * (high - low) + low
+
+    def to_uint8(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], as `decode` gives them, to uint8 (B, H, W, 3).
+
+        Values are converted as the tokenizer's authors do: 255·x + `rounding`, clamped to 0 … 255, the
+        fraction cut off (LlamaGen: x·127.5 + 128 on the raw output, the same thing).
+        """
+        self._check_channels(images)
+        scaled = images.float() * 255 + self.rounding
+        return scaled.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def _dtype_and_device(self) -> Tensor:
+        """A weight whose dtype and device the convolutions' inputs take."""
+        return next(self.parameters())
+
+    def _check_channels(self, images: Tensor) -> None:
+        if not images.is_floating_point():
+            raise TypeError(
+                f"images have dtype {images.dtype}, expected floating point in [0, 1]: divide 8-bit pixels by 255"
+            )
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, expected (B, 3, H, W): RGB channels first, "
+                "with a batch dimension"
+            )
+
+    def _check_images(self, images: Tensor) -> None:
+        self._check_channels(images)
+        height, width = images.shape[2:]
+        factor = self.downsampling
+        if height % factor or width % factor or not height or not width:
+            raise ValueError(
+                f"images are {height}x{width} pixels, but both sides must be multiples of the tokenizer's "
+                f"downsampling factor {factor}: crop or resize them, for example to "
+                f"{_nearest_multiple(height, factor)}x{_nearest_multiple(width, factor)}"
+            )
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise TypeError(f"tokens have dtype {tokens.dtype}, expected integers (int64)")
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected (B, N)")
+        if not tokens.numel():
+            return
+        low, high = (int(bound) for bound in torch.aminmax(tokens))
+        if low < 0 or high >= self.vocab_size:
+            raise ValueError(
+                f"tokens range from {low} to {high}, but this tokenizer's codes are 0 to "
+                f"{self.vocab_size - 1}: were they made by another tokenizer?"
+            )
+
+    def _grid(self, num_tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
+        side = math.isqrt(num_tokens)
+        if grid is None and side * side != num_tokens:
+            raise ValueError(
+                f"{num_tokens} tokens are no square grid: give `grid=(rows, columns)`, "
+                f"pixels divided by {self.downsampling}"
+            )
+        rows, columns = grid or (side, side)
+        if rows * columns != num_tokens:
+            raise ValueError(f"grid {rows}x{columns} holds {rows * columns} tokens, got {num_tokens}")
+        return rows, columns
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NORM_GROUPS, channels, eps=NORM_EPS)
+
+
+def level_widths(channels: int, multipliers: Sequence[int]) -> list[int]:
+    """Channels of each level, finest first; raises `ValueError` where group normalisation cannot split them."""
+    widths = [channels * multiplier for multiplier in multipliers]
+    if not widths:
+        raise ValueError("channel_multipliers is empty, expected one number a level, such as (1, 1, 2, 2, 4)")
+    for width in {channels, *widths}:
+        if width <= 0 or width % NORM_GROUPS:
+            raise ValueError(
+                f"channels={channels} with channel_multipliers={tuple(multipliers)} gives a width of {width}, "
+                f"but every width must be a multiple of the {NORM_GROUPS} normalisation groups"
+            )
+    return widths
+
+
+def check_counts(**counts: int) -> None:
+    """Raise `ValueError` for the first of the named constructor arguments that is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count}, expected at least 1")
+
+
+def _nearest_multiple(side: int, factor: int) -> int:
+    return max(factor, round(side / factor) * factor)
