@@ -1,0 +1,17 @@
+"""Images in: files, arrays, tensors and data sets as square pixel batches, and the built-in photo-digits."""
+
+from .decoding import ImageError, load_image
+from .images import ImageBatch, ImageSource, open_images
+from .transforms import adm_center_crop, tensor_center_crop, to_image, to_tensor
+
+__all__ = [
+    "ImageBatch",
+    "ImageError",
+    "ImageSource",
+    "adm_center_crop",
+    "load_image",
+    "open_images",
+    "tensor_center_crop",
+    "to_image",
+    "to_tensor",
+]

@@ -1,0 +1,298 @@
+"""Everything that users have as "images", as batches of square pixels in which no row ever shifts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from .decoding import check_image, check_range, load_pixels
+from .sources import (
+    ParquetTable,
+    list_folder,
+    list_parquet,
+    loader_items,
+    loader_length,
+    parse_item,
+    prepare_table,
+)
+
+ACCEPTED = (
+    "a path, a folder, a Pillow image, a uint8 array (H, W, 3) or (B, H, W, 3), a float tensor "
+    "(3, H, W) or (B, 3, H, W) in [0, 1], a list of these, a torch Dataset or DataLoader, a datasets.Dataset, "
+    "Parquet files"
+)
+READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Consecutive rows of a source, in its order.
+
+    Attributes:
+        pixels: float32 ``(b, 3, S, S)`` in [0, 1]. Rows whose status is not ``"ok"`` are zeros.
+        labels: class of each row, or None.
+        paths: file of each row, or None.
+        status: ``"ok"``, or the reason why the row could not be read.
+    """
+
+    pixels: Tensor
+    labels: list[int | None]
+    paths: list[str | None]
+    status: list[str]
+
+
+class ImageSource:
+    """Images in a fixed order, of known or unknown number. :func:`open_images` makes it.
+
+    Attributes:
+        length: number of rows, or None for a stream that cannot tell.
+        label_names: name of each class, or None.
+    """
+
+    def __init__(
+        self,
+        items: Any,
+        *,
+        length: int | None,
+        streamed: bool = False,
+        label_names: Sequence[str] | None = None,
+    ) -> None:
+        self._items = items
+        self._streamed = streamed
+        self.length = length
+        self.label_names = None if label_names is None else list(label_names)
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("this stream of images has no known length")
+        return self.length
+
+    def batches(self, image_size: int, batch_size: int, num_workers: int = 0) -> Iterator[ImageBatch]:
+        """All rows in order, as ADM centre crops of ``image_size`` pixels a side; the last batch may be smaller.
+
+        A row that cannot be read keeps its place: its pixels are zeros, and its status is the reason.
+        ``num_workers`` processes decode what can be read at random; streams and DataLoaders are decoded here,
+        since a DataLoader has workers of its own.
+
+        Raises:
+            TypeError, ValueError: a size is less than 1, or a stream begins with something that is no image.
+        """
+        if image_size < 1 or batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                "expected image_size and batch_size of at least 1 and num_workers of at least 0, got "
+                f"image_size={image_size}, batch_size={batch_size}, num_workers={num_workers}"
+            )
+        if self._streamed:
+            return _stream(self._items, image_size, batch_size)
+        loader = DataLoader(
+            _Decoded(self._items, image_size),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # else the loader draws from the global one
+        )
+        return iter(loader)
+
+
+class _DecodedRow(NamedTuple):
+    pixels: Tensor
+    label: int | None
+    path: str | None
+    status: str
+
+
+class _Decoded(Dataset[_DecodedRow]):
+    def __init__(self, items: Any, image_size: int) -> None:
+        self.items = items
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> _DecodedRow:
+        try:
+            item = self.items[index]
+        except READ_ERRORS as error:
+            return _failed(error, self.image_size)
+        return _decode(item, self.image_size)
+
+
+def _decode(item: Any, image_size: int) -> _DecodedRow:
+    label, path = None, None
+    try:
+        image, label, path = parse_item(item)
+        return _DecodedRow(load_pixels(image, image_size), label, path, OK)
+    except (TypeError, ValueError) as error:
+        return _failed(error, image_size, label, path)
+
+
+def _failed(
+    error: Exception, image_size: int, label: int | None = None, path: str | None = None
+) -> _DecodedRow:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return _DecodedRow(torch.zeros(3, image_size, image_size), label, path, reason)
+
+
+def _collate(rows: Sequence[_DecodedRow]) -> ImageBatch:
+    pixels, labels, paths, status = zip(*rows, strict=True)
+    return ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status))
+
+
+def _stream(items: Iterable[Any], image_size: int, batch_size: int) -> Iterator[ImageBatch]:
+    decoded = (_decode(item, image_size) for item in _checked_first(items))
+    while rows := list(islice(decoded, batch_size)):
+        yield _collate(rows)
+
+
+def _checked_first(items: Iterable[Any]) -> Iterator[Any]:
+    for index, item in enumerate(items):
+        if index == 0:
+            check_image(parse_item(item).image)
+        yield item
+
+
+def open_images(images: Any, *, split: str | None = None) -> ImageSource:
+    """Open anything that holds images.
+
+    Args:
+        images: one of
+
+            - a path or a list of paths;
+            - a folder: all images in it and below, sorted. Where every file lies in a subfolder, the
+              immediate subfolders are the classes;
+            - a Parquet file, or a folder with Parquet files, as on the Hugging Face Hub;
+            - a Pillow image, or a list;
+            - a uint8 array ``(H, W, 3)`` or ``(B, H, W, 3)``, or a list;
+            - a float tensor ``(3, H, W)`` or ``(B, 3, H, W)`` in [0, 1], or a list;
+            - a torch ``Dataset`` or ``IterableDataset``: items are an image (any of the above), a tuple
+              ``(image, label, ...)``, or a mapping with "image" or "img" and perhaps "label";
+            - a torch ``DataLoader`` whose batches are stacks of images, tuples ``(images, labels, ...)``,
+              mappings, or lists of items;
+            - a ``datasets.Dataset`` or ``IterableDataset``; columns are found by type, else by name.
+        split: of a folder of Parquet files or a ``DatasetDict``, the split to open.
+
+    Labels are integers; anything else counts as no label. Pixels are the same whatever a picture comes
+    in. A tensor of the asked size passes unrounded; one of another size is rounded to 8 bit.
+
+    Raises:
+        TypeError, ValueError: ``images`` is none of these, holds nothing, has a wrong dtype, shape or range,
+            or the split does not exist. What is in memory is checked whole; of a data set, the first item.
+        FileNotFoundError: ``images`` is a path, and nothing is there.
+    """
+    if isinstance(images, ImageSource):
+        return images
+    if isinstance(images, (str, os.PathLike)):
+        return _open_path(Path(images), split)
+    if _is_hub_table(images):
+        return _open_table(images, split)
+    if split is not None:
+        raise ValueError(
+            f"split='{split}' needs a folder of Parquet files or a DatasetDict, got {type(images).__name__}"
+        )
+    if isinstance(images, (Image.Image, Tensor, np.ndarray)):
+        return _indexed(_unstack(images))
+    if isinstance(images, DataLoader):
+        return _streamed(loader_items(images), loader_length(images), images.dataset)
+    if isinstance(images, (list, tuple)):
+        for image in images:
+            check_image(parse_item(image).image)
+        return _indexed(images)
+    return _open_dataset(images)
+
+
+def _open_path(path: Path, split: str | None) -> ImageSource:
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder '{path}'")
+    parquet = list_parquet(path, split) if path.is_dir() or path.suffix == ".parquet" else []
+    if parquet:
+        table = ParquetTable(parquet)
+        return _indexed(table, table.columns.label_names)
+    if split is not None:
+        raise ValueError(f"split='{split}' needs a folder of Parquet files, and '{path}' is none")
+    return _indexed(*list_folder(path)) if path.is_dir() else _indexed([path])
+
+
+def _is_hub_table(images: Any) -> bool:
+    """Whether it is a table of `datasets`, without importing that."""
+    has_columns = isinstance(images, Mapping) or hasattr(images, "features")
+    return has_columns and any(
+        base.__module__.partition(".")[0] == "datasets" for base in type(images).__mro__
+    )
+
+
+def _open_table(table: Any, split: str | None) -> ImageSource:
+    if isinstance(table, Mapping):
+        if split not in table:
+            raise ValueError(f"a {type(table).__name__} has the splits {list(table)}, got split={split!r}")
+        table = table[split]
+    streamed = not hasattr(table, "__len__")
+    if table.features is None or _has_transform(table):
+        return _streamed(table, None, table) if streamed else _indexed(table)
+    table, columns = prepare_table(table)
+    if streamed:
+        return ImageSource(table, length=None, streamed=True, label_names=columns.label_names)
+    return _indexed(table, columns.label_names)
+
+
+def _has_transform(table: Any) -> bool:
+    return bool(getattr(table, "format", {}).get("type") == "custom")
+
+
+def _unstack(images: Image.Image | Tensor | np.ndarray) -> Any:
+    """One image as a list of one; a stack as it is, checked whole."""
+    if isinstance(images, Image.Image) or images.ndim != 4:
+        check_image(images)
+        return [images]
+    if len(images):
+        check_image(images[0])
+        if isinstance(images, Tensor) and images.is_floating_point():
+            check_range(images)
+    return images
+
+
+def _open_dataset(images: Any) -> ImageSource:
+    indexed = hasattr(images, "__getitem__") and not isinstance(images, IterableDataset)
+    if indexed and hasattr(images, "__len__") and not isinstance(images, (Mapping, bytes)):
+        return _indexed(images, _class_names(images), check=True)
+    if hasattr(images, "__iter__") and not indexed:
+        return _streamed(images, None, images)
+    raise TypeError(f"cannot read images from {type(images).__name__}: expected {ACCEPTED}")
+
+
+def _indexed(items: Any, label_names: Sequence[str] | None = None, *, check: bool = False) -> ImageSource:
+    if len(items) == 0:
+        raise ValueError(f"no images: the {type(items).__name__} is empty")
+    if check:
+        _check_first(items)
+    return ImageSource(items, length=len(items), label_names=label_names)
+
+
+def _check_first(items: Any) -> None:
+    try:
+        item = items[0]
+    except READ_ERRORS:
+        return  # one unreadable file; its row will say so
+    check_image(parse_item(item).image)
+
+
+def _streamed(items: Iterable[Any], length: int | None, dataset: Any) -> ImageSource:
+    return ImageSource(items, length=length, streamed=True, label_names=_class_names(dataset))
+
+
+def _class_names(dataset: Any) -> list[str] | None:
+    """``classes`` of torchvision's data sets, where they are plain names."""
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+        return cast(list[str], list(names))
+    return None
