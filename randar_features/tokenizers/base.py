@@ -146,7 +146,7 @@ class ImageTokenizer(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """Images as for `encode` to (B, C, h, w), in front of the codebook, in the weights' dtype."""
         self._check_images(images)
-        return self._encode(self.to_raw_range(images).to(self._dtype_and_device()))
+        return self._encode(self.to_raw_range(images).to(self._reference()))
 
     def quantize_latents(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to the tokens (B, h·w) of their nearest codes, raster order."""
@@ -167,12 +167,12 @@ class ImageTokenizer(nn.Module):
         codes = self.codes(tokens)
         rows, columns = self._grid(codes.shape[1], grid)
         codes = codes.mT.reshape(len(codes), self.code_dim, rows, columns)
-        return self._decode(codes.to(self._dtype_and_device())).float()
+        return self._decode(codes.to(self._reference())).float()
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Images as for `encode` through encoder, codebook and decoder, with straight-through gradients."""
         latents, quantized, tokens = self.quantize(self.latents(images))
-        reconstruction = self._decode(quantized.to(self._dtype_and_device())).float()
+        reconstruction = self._decode(quantized.to(self._reference())).float()
         return TokenizerOutput(reconstruction, latents, quantized, tokens)
 
     def to_raw_range(self, images: Tensor) -> Tensor:
@@ -190,14 +190,15 @@ class ImageTokenizer(nn.Module):
         scaled = images.float() * 255 + self.rounding
         return scaled.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
-    def _dtype_and_device(self) -> Tensor:
-        """A weight whose dtype and device the convolutions' inputs take."""
+    def _reference(self) -> Tensor:
+        """A weight, for the dtype and device that inputs have to take."""
         return next(self.parameters())
 
     def _check_channels(self, images: Tensor) -> None:
         if not images.is_floating_point():
             raise TypeError(
-                f"images have dtype {images.dtype}, expected floating point in [0, 1]: divide 8-bit pixels by 255"
+                f"images have dtype {images.dtype}, expected floating point in [0, 1]: "
+                "divide 8-bit pixels by 255"
             )
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
@@ -244,19 +245,23 @@ class ImageTokenizer(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """The normalisation of both networks: 32 groups, eps 1e-6."""
     return nn.GroupNorm(NORM_GROUPS, channels, eps=NORM_EPS)
 
 
 def level_widths(channels: int, multipliers: Sequence[int]) -> list[int]:
-    """Channels of each level, finest first; raises `ValueError` where group normalisation cannot split them."""
+    """Channels of each level, finest first.
+
+    Raises `ValueError` for a width that group normalisation cannot split.
+    """
     widths = [channels * multiplier for multiplier in multipliers]
     if not widths:
         raise ValueError("channel_multipliers is empty, expected one number a level, such as (1, 1, 2, 2, 4)")
     for width in {channels, *widths}:
         if width <= 0 or width % NORM_GROUPS:
             raise ValueError(
-                f"channels={channels} with channel_multipliers={tuple(multipliers)} gives a width of {width}, "
-                f"but every width must be a multiple of the {NORM_GROUPS} normalisation groups"
+                f"channels={channels} with channel_multipliers={tuple(multipliers)} gives a width of "
+                f"{width}, but every width must be a multiple of the {NORM_GROUPS} normalisation groups"
             )
     return widths
 

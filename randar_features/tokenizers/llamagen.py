@@ -1,12 +1,13 @@
-"""LlamaGen's VQ tokenizer (Sun et al. 2024, arXiv:2406.06525): 16384 codes of 8 numbers, 256 px → 16×16.
+"""LlamaGen's VQ tokenizer (Sun et al. 2024, arXiv:2406.06525): 16384 codes of 8 numbers, 256 to 16 a side.
 
 The default arguments of `LlamaGenTokenizer` are the published network, and its state dict has the
-published names. Shapes: B batch, D channels, H, W pixels or latent rows and columns.
+published names. Shapes: B batch, D channels, H and W rows and columns of pixels or latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -19,25 +20,25 @@ USAGE_HISTORY = 65536
 
 
 class ResidualBlock(nn.Module):
+    """Twice group normalisation, SiLU and a 3x3 convolution, added to the input."""
+
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.norm1 = group_norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.norm2 = group_norm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        if channels_in != channels_out:
-            self.nin_shortcut: nn.Module = nn.Conv2d(channels_in, channels_out, 1)
-        else:
-            self.nin_shortcut = nn.Identity()
+        self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) to (B, channels_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.nin_shortcut(x) + h
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions: one head of all channels, 1×1 projections, residual."""
+    """Self-attention over all positions: one head of all channels, 1x1 projections, residual."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,6 +49,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W) to (B, D, H, W)."""
         h = self.norm(x)
         # (B, D, H, W) -> (B, 1, H·W, D)
         q, k, v = (projection(h).flatten(2).mT.unsqueeze(1) for projection in (self.q, self.k, self.v))
@@ -57,41 +59,51 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
+    """3x3 convolution of stride 2, padded on the right and below only."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W) to (B, D, H/2, W/2)."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
+    """Each position repeated 2x2, then a 3x3 convolution."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W) to (B, D, 2H, 2W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, each followed by attention if asked for, then a change of scale."""
-
-    downsample: Downsample | None
-    upsample: Upsample | None
+    """One resolution: residual blocks, each with attention behind it if asked for, then a change of scale."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, *, blocks: int, attention: bool,
-        downsample: bool = False, upsample: bool = False,
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        blocks: int,
+        attention: bool,
+        downsample: bool = False,
+        upsample: bool = False,
     ) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * blocks
-        self.res = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.res = nn.ModuleList(ResidualBlock(before, after) for before, after in pairwise(widths))
         self.attn = nn.ModuleList(AttentionBlock(channels_out) for _ in range(blocks if attention else 0))
         self.downsample = Downsample(channels_out) if downsample else None
         self.upsample = Upsample(channels_out) if upsample else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) to (B, channels_out, H', W'), sides as they are, halved or doubled."""
         for index, block in enumerate(self.res):
             x = block(x)
             if self.attn:
@@ -107,24 +119,25 @@ def _middle(channels: int, attention: bool) -> nn.ModuleList:
 
 
 class Encoder(nn.Module):
-    """Pixels (B, 3, H, W) to (B, latent_channels, h, w)."""
+    """Pixels to latents; `widths` are those of the stem and of each level, finest first."""
 
     def __init__(
-        self, widths: Sequence[int], *, channels: int, blocks: int, latent_channels: int, patch: int, attention: bool
+        self, widths: Sequence[int], *, blocks: int, latent_channels: int, patch: int, attention: bool
     ) -> None:
         super().__init__()
         self.patch = patch
-        self.conv_in = nn.Conv2d(3 * patch**2, channels, 3, padding=1)
-        deepest = len(widths) - 1
+        self.conv_in = nn.Conv2d(3 * patch**2, widths[0], 3, padding=1)
+        deepest = len(widths) - 2
         self.conv_blocks = nn.ModuleList(
-            Level(before, width, blocks=blocks, attention=attention and i == deepest, downsample=i < deepest)
-            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
+            Level(before, after, blocks=blocks, attention=attention and i == deepest, downsample=i < deepest)
+            for i, (before, after) in enumerate(pairwise(widths))
         )
         self.mid = _middle(widths[-1], attention)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, latent_channels, H / downsampling, W / downsampling)."""
         x = self.conv_in(F.pixel_unshuffle(pixels, self.patch))
         for block in (*self.conv_blocks, *self.mid):
             x = block(x)
@@ -132,25 +145,25 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, latent_channels, h, w) to pixels (B, 3, H, W); one residual block a level more than the encoder."""
+    """Latents to pixels; `widths` are those of the middle and of each level, deepest first."""
 
     def __init__(
         self, widths: Sequence[int], *, blocks: int, latent_channels: int, patch: int, attention: bool
     ) -> None:
         super().__init__()
         self.patch = patch
-        widths = widths[::-1]
         self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
         self.mid = _middle(widths[0], attention)
-        finest = len(widths) - 1
+        finest = len(widths) - 2
         self.conv_blocks = nn.ModuleList(
-            Level(before, width, blocks=blocks + 1, attention=attention and i == 0, upsample=i < finest)
-            for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
+            Level(before, after, blocks=blocks, attention=attention and i == 0, upsample=i < finest)
+            for i, (before, after) in enumerate(pairwise(widths))
         )
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3 * patch**2, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """(B, latent_channels, h, w) to (B, 3, h · downsampling, w · downsampling)."""
         x = self.conv_in(latents)
         for block in (*self.mid, *self.conv_blocks):
             x = block(x)
@@ -165,7 +178,7 @@ class LlamaGenTokenizer(ImageTokenizer):
         channel_multipliers: width of each level, finest first, in units of `channels`; every width must be
             a multiple of 32 (group normalisation). Each level but the last halves both sides.
         blocks_per_level: residual blocks a level of the encoder; the decoder has one more.
-        latent_channels: channels between encoder or decoder and the 1×1 convolutions around the codebook.
+        latent_channels: channels between encoder or decoder and the 1x1 convolutions around the codebook.
         vocab_size: number of codes V.
         code_dim: numbers a code.
         stem_patch: the networks work on patches of this many pixels a side, laid into channels
@@ -192,19 +205,24 @@ class LlamaGenTokenizer(ImageTokenizer):
         attention: bool = True,
     ) -> None:
         super().__init__()
-        check_counts(
-            blocks_per_level=blocks_per_level, latent_channels=latent_channels, vocab_size=vocab_size,
-            code_dim=code_dim, stem_patch=stem_patch,
-        )
+        check_counts(blocks_per_level=blocks_per_level, latent_channels=latent_channels)
+        check_counts(vocab_size=vocab_size, code_dim=code_dim, stem_patch=stem_patch)
         widths = level_widths(channels, channel_multipliers)
         self.downsampling = stem_patch * 2 ** (len(widths) - 1)
         self.vocab_size, self.code_dim = vocab_size, code_dim
         self.encoder = Encoder(
-            widths, channels=channels, blocks=blocks_per_level, latent_channels=latent_channels,
-            patch=stem_patch, attention=attention,
+            [channels, *widths],
+            blocks=blocks_per_level,
+            latent_channels=latent_channels,
+            patch=stem_patch,
+            attention=attention,
         )
         self.decoder = Decoder(
-            widths, blocks=blocks_per_level, latent_channels=latent_channels, patch=stem_patch, attention=attention
+            [widths[-1], *reversed(widths)],
+            blocks=blocks_per_level + 1,
+            latent_channels=latent_channels,
+            patch=stem_patch,
+            attention=attention,
         )
         self.quantize = Codebook(vocab_size=vocab_size, code_dim=code_dim, unit_length=True)
         self.quantize.register_buffer("codebook_used", torch.zeros(USAGE_HISTORY))

@@ -1,4 +1,4 @@
-"""The MaskGIT VQGAN (Chang et al. 2022, arXiv:2202.04200): 1024 codes of 256 numbers, 256 px → 16×16.
+"""The MaskGIT VQGAN (Chang et al. 2022, arXiv:2202.04200): 1024 codes of 256 numbers, 256 to 16 a side.
 
 The default arguments of `MaskGITTokenizer` are the published network, and its state dict has the
 published names.
@@ -7,6 +7,7 @@ published names.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from randar_features.tokenizers.base import Codebook, ImageTokenizer, check_coun
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions without bias and a residual, which is odd where the width changes.
+    """Two 3x3 convolutions without bias and a residual, which is odd where the width changes.
 
     There the shortcut takes the output of `conv2` instead of the block's input, and the input itself is
     dropped: shortcut(h) + h. The published weights were trained so.
@@ -32,6 +33,7 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(channels_out, channels_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) to (B, channels_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.nin_shortcut is None else self.nin_shortcut(h))
@@ -39,28 +41,34 @@ class ResidualBlock(nn.Module):
 
 def _residual_blocks(channels_in: int, channels_out: int, blocks: int) -> nn.ModuleList:
     widths = [channels_in] + [channels_out] * blocks
-    return nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    return nn.ModuleList(ResidualBlock(before, after) for before, after in pairwise(widths))
 
 
 class DownLevel(nn.Module):
+    """Residual blocks, then 2x2 average pooling but at the deepest level."""
+
     def __init__(self, channels_in: int, channels_out: int, *, blocks: int, pool: bool) -> None:
         super().__init__()
         self.block = _residual_blocks(channels_in, channels_out, blocks)
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) to (B, channels_out, H, W), or half as many rows and columns."""
         for block in self.block:
             x = block(x)
         return F.avg_pool2d(x, 2) if self.pool else x
 
 
 class UpLevel(nn.Module):
+    """Residual blocks, then each position repeated 2x2 and a 3x3 convolution but at the finest level."""
+
     def __init__(self, channels_in: int, channels_out: int, *, blocks: int, upsample: bool) -> None:
         super().__init__()
         self.block = _residual_blocks(channels_in, channels_out, blocks)
         self.upsample_conv = nn.Conv2d(channels_out, channels_out, 3, padding=1) if upsample else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) to (B, channels_out, H, W), or twice as many rows and columns."""
         for block in self.block:
             x = block(x)
         if self.upsample_conv is None:
@@ -69,21 +77,22 @@ class UpLevel(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels (B, 3, H, W) to (B, code_dim, h, w)."""
+    """Pixels to latents; `widths` are those of the stem and of each level, finest first."""
 
-    def __init__(self, widths: Sequence[int], *, channels: int, blocks: int, code_dim: int) -> None:
+    def __init__(self, widths: Sequence[int], *, blocks: int, code_dim: int) -> None:
         super().__init__()
-        deepest = len(widths) - 1
-        self.conv_in = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        deepest = len(widths) - 2
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.down = nn.ModuleList(
-            DownLevel(before, width, blocks=blocks, pool=index < deepest)
-            for index, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
+            DownLevel(before, after, blocks=blocks, pool=i < deepest)
+            for i, (before, after) in enumerate(pairwise(widths))
         )
         self.mid = _residual_blocks(widths[-1], widths[-1], 2)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], code_dim, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, code_dim, H / downsampling, W / downsampling)."""
         x = self.conv_in(pixels)
         for block in (*self.down, *self.mid):
             x = block(x)
@@ -91,20 +100,24 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, code_dim, h, w) to pixels (B, 3, H, W). `up[0]` is the finest level, and the last to run."""
+    """Codes to pixels; `widths` are those of each level, finest first, and of the middle.
+
+    `up[0]` is the finest level and the last to run.
+    """
 
     def __init__(self, widths: Sequence[int], *, blocks: int, code_dim: int) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(code_dim, widths[-1], 3, padding=1)
         self.mid = _residual_blocks(widths[-1], widths[-1], 2)
         self.up = nn.ModuleList(
-            UpLevel(deeper, width, blocks=blocks, upsample=index > 0)
-            for index, (deeper, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
+            UpLevel(before, after, blocks=blocks, upsample=i > 0)
+            for i, (after, before) in enumerate(pairwise(widths))
         )
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, codes: Tensor) -> Tensor:
+        """(B, code_dim, h, w) to (B, 3, h · downsampling, w · downsampling)."""
         x = self.conv_in(codes)
         for block in (*self.mid, *reversed(self.up)):
             x = block(x)
@@ -143,8 +156,8 @@ class MaskGITTokenizer(ImageTokenizer):
         widths = level_widths(channels, channel_multipliers)
         self.downsampling = 2 ** (len(widths) - 1)
         self.vocab_size, self.code_dim = vocab_size, code_dim
-        self.encoder = Encoder(widths, channels=channels, blocks=blocks_per_level, code_dim=code_dim)
-        self.decoder = Decoder(widths, blocks=blocks_per_level, code_dim=code_dim)
+        self.encoder = Encoder([channels, *widths], blocks=blocks_per_level, code_dim=code_dim)
+        self.decoder = Decoder([*widths, widths[-1]], blocks=blocks_per_level, code_dim=code_dim)
         self.quantize = Codebook(vocab_size=vocab_size, code_dim=code_dim, unit_length=False)
 
     def _encode(self, pixels: Tensor) -> Tensor:
