@@ -2,13 +2,17 @@
 
 from .decoding import ImageError, load_image
 from .images import ImageBatch, ImageSource, open_images
+from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
 from .transforms import adm_center_crop, tensor_center_crop, to_image, to_tensor
 
 __all__ = [
     "ImageBatch",
     "ImageError",
     "ImageSource",
+    "PhotoDigit",
+    "PhotoDigits",
     "adm_center_crop",
+    "corresponding_points",
     "load_image",
     "open_images",
     "tensor_center_crop",

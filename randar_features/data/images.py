@@ -28,8 +28,8 @@ from .sources import (
 
 ACCEPTED = (
     "a path, a folder, a Pillow image, a uint8 array (H, W, 3) or (B, H, W, 3), a float tensor "
-    "(3, H, W) or (B, 3, H, W) in [0, 1], a list of these, a torch Dataset or DataLoader, a datasets.Dataset, "
-    "Parquet files"
+    "(3, H, W) or (B, 3, H, W) in [0, 1], a list of these, a torch Dataset or DataLoader, "
+    "a datasets.Dataset, or Parquet files"
 )
 READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 OK = "ok"
@@ -79,7 +79,7 @@ class ImageSource:
         return self.length
 
     def batches(self, image_size: int, batch_size: int, num_workers: int = 0) -> Iterator[ImageBatch]:
-        """All rows in order, as ADM centre crops of ``image_size`` pixels a side; the last batch may be smaller.
+        """All rows in order, as ADM centre crops of ``image_size`` pixels a side, ``batch_size`` at a time.
 
         A row that cannot be read keeps its place: its pixels are zeros, and its status is the reason.
         ``num_workers`` processes decode what can be read at random; streams and DataLoaders are decoded here,

@@ -133,7 +133,7 @@ def find_columns(features: Mapping[str, Any]) -> Columns:
         image = typed[0]
     if image is None:
         raise ValueError(
-            f"cannot tell the image column among {kinds}: expected one of type Image, or a name of {IMAGE_NAMES}"
+            f"cannot tell the image column among {kinds}: expected one of type Image, or one of {IMAGE_NAMES}"
         )
     classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     label = _first_name(LABEL_NAMES, kinds) or (classes[0] if len(classes) == 1 else None)
