@@ -41,7 +41,7 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the Euclidean-nearest row of `codebook` (V, C) for each row of `vectors` (n, C).
 
     Returns (n,) int64. Always computed in float32, whatever the inputs' dtype and the autocast state, in
-    chunks of rows, so that it never holds more than 2**24 scores. The first of equally near codes wins.
+    chunks of rows, so that it never holds more than 2**24 scores.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         codebook = codebook.float()
@@ -239,8 +239,11 @@ class ImageTokenizer(nn.Module):
                 f"pixels divided by {self.downsampling}"
             )
         rows, columns = grid or (side, side)
-        if rows * columns != num_tokens:
-            raise ValueError(f"grid {rows}x{columns} holds {rows * columns} tokens, got {num_tokens}")
+        if rows < 1 or columns < 1 or rows * columns != num_tokens:
+            raise ValueError(
+                f"a grid of {rows}x{columns} does not hold {num_tokens} tokens: rows times columns must be "
+                f"{num_tokens}, and both at least 1"
+            )
         return rows, columns
 
 
