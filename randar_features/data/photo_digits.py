@@ -27,7 +27,7 @@ PHOTO_SCALES = (1.0, 1.4, 2.0, 2.8, 4.0)  # shorter side of the photograph, in s
 DIGIT_SIDES = (0.5, 0.875)  # longer side of the digit, in sides of the sample: 32 to 56 of 64 pixels
 ROTATION = math.radians(25)
 SHEAR = 0.15
-CONTRAST = 0.65  # of the photograph's range that is kept, so that it never reaches the digit's luminance
+CONTRAST = 0.62  # of the photograph's range that is kept
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -274,12 +274,15 @@ def _background(size: int, draws: Floats) -> Pixels:
 
 
 def _blend(background: Pixels, ink: Floats, draws: Floats) -> Pixels:
-    """A light digit on a dark photograph, or a dark one on a light one, the photograph's contrast reduced."""
+    """A light digit on a dark photograph, or a dark one on a light one.
+
+    The photograph's contrast is reduced, so that the luminance of all ink and all background differ by 0.1.
+    """
     hue, luminance, opacity = draws.tolist()
     light = int(background.sum(dtype=np.int64)) < background.size * 255 // 2
     photo = background * CONTRAST + (0 if light else 255 * (1 - CONTRAST))
     colour = _colour(hue, 0.8 + 0.2 * luminance if light else 0.2 * luminance)
-    alpha = np.clip((ink - INK) / (2 * EDGE) + 0.5, 0, 1) * (0.85 + 0.15 * opacity)
+    alpha = np.clip((ink - INK) / (2 * EDGE) + 0.5, 0, 1) * (0.9 + 0.1 * opacity)
     blended = photo + alpha[:, :, None] * (255 * colour - photo)
     return np.asarray(np.rint(blended), dtype=np.uint8)
 

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from randar_features.data import ImageError, load_image, to_image
+from randar_features.data.decoding import check_image, load_pixels
+
+
+def _noise(seed: int = 0, height: int = 6, width: int = 9) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _pixel(image: Any) -> tuple[int, ...]:
+    loaded = load_image(image)
+    assert loaded.mode == "RGB"
+    value = loaded.getpixel((0, 0))
+    assert isinstance(value, tuple)
+    return value
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_path_bytes_image_and_array_give_the_same_pixels(tmp_path: Path) -> None:
+    pixels = _noise()
+    path = tmp_path / "noise.png"
+    Image.fromarray(pixels).save(path)
+    for form in (path, str(path), path.read_bytes(), Image.open(path), Image.fromarray(pixels), pixels):
+        np.testing.assert_array_equal(np.asarray(load_image(form)), pixels)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (257, 1), (32768, 128), (51400, 200), (65535, 255)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_files_are_scaled_not_clipped(kind: str, value: int, expected: int) -> None:
+    image = Image.fromarray(np.full((2, 2), value, np.uint16))
+    assert _pixel(_encoded(image, kind)) == (expected,) * 3
+
+
+def test_mode_i_counts_as_16_bit() -> None:
+    assert _pixel(Image.fromarray(np.full((2, 2), 32768, np.int32))) == (128,) * 3
+
+
+@pytest.mark.parametrize(("value", "highest"), [(0.4, 1.0), (102.0, 255.0), (26214.0, 65535.0)])
+def test_mode_f_is_scaled_by_the_range_it_reaches(value: float, highest: float) -> None:
+    image = Image.fromarray(np.array([[value, highest]], np.float32))
+    assert _pixel(image) == (102,) * 3
+
+
+@pytest.mark.parametrize("value", [-1.0, 70000.0, float("nan")])
+def test_values_of_no_known_range_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="expected 0 to 65535"):
+        load_image(Image.fromarray(np.array([[value, 1.0]], np.float32)))
+
+
+def test_cmyk_jpeg_is_converted() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    red, green, blue = _pixel(_encoded(image, "JPEG", quality=100))
+    assert red >= 253
+    assert max(green, blue) <= 3
+
+
+def test_palette_gray_and_1_bit_are_converted() -> None:
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30])
+    assert _pixel(_encoded(palette, "PNG")) == (10, 200, 30)
+    assert _pixel(_encoded(Image.new("L", (2, 2), 99), "PNG")) == (99, 99, 99)
+    assert _pixel(_encoded(Image.new("1", (2, 2), 1), "PNG")) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (255, 0, 0, 128), (255, 127, 127)),
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (12, 34, 56, 255), (12, 34, 56)),
+        ("RGBa", (128, 0, 0, 128), (255, 127, 127)),  # colour already multiplied by alpha
+        ("LA", (0, 128), (127, 127, 127)),
+        ("La", (0, 128), (127, 127, 127)),
+    ],
+)
+def test_transparent_pixels_are_blended_onto_white(
+    mode: str, colour: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert np.abs(np.subtract(_pixel(Image.new(mode, (2, 2), colour)), expected)).max() <= 1
+
+
+def test_transparent_colours_of_palette_and_rgb_files_become_white() -> None:
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30])
+    assert _pixel(_encoded(palette, "PNG", transparency=1)) == (255, 255, 255)
+    assert _pixel(_encoded(Image.new("RGB", (2, 2), (1, 2, 3)), "PNG", transparency=(1, 2, 3))) == (255,) * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    upright = _noise()
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif)
+    np.testing.assert_array_equal(np.asarray(load_image(data)), upright)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense"])
+def test_damaged_exif_does_not_spoil_the_pixels(exif: bytes) -> None:
+    data = _encoded(Image.new("RGB", (8, 8), (200, 0, 0)), "JPEG", quality=100, exif=exif)
+    assert _pixel(data)[0] >= 195
+
+
+def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _encoded(Image.new("RGB", (64, 64)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ImageError, match="decompression bomb"):
+        load_image(data)
+
+
+def test_a_text_file_is_named_as_no_image(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("not an image")
+    with pytest.raises(ImageError, match=r"cannot read .*notes\.jpg: not an image of a known format"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP"])
+def test_a_truncated_file_is_named_with_the_reason(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "half.image"
+    data = _encoded(Image.fromarray(_noise(height=64, width=64)), kind)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageError, match=r"cannot read .*half\.image: \w+"):
+        load_image(path)
+
+
+def test_a_lazily_opened_truncated_image_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "half.png"
+    path.write_bytes(_encoded(Image.fromarray(_noise(height=64, width=64)), "PNG")[:6000])
+    with Image.open(path) as image, pytest.raises(ImageError, match=r"half\.png"):
+        load_image(image)
+
+
+def test_missing_files_folders_and_empty_bytes_are_refused(tmp_path: Path) -> None:
+    for image in (tmp_path / "absent.png", tmp_path):
+        with pytest.raises(ImageError, match="cannot read"):
+            load_image(image)
+    with pytest.raises(ImageError, match="an image of 0 bytes"):
+        load_image(b"")
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), TypeError, r"uint8 array \(H, W, 3\), got float32"),
+        (np.zeros((4, 4), np.uint8), ValueError, r"got shape \(4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), ValueError, r"got shape \(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, r"got shape \(0, 4, 3\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), TypeError, r"got torch.uint8 \(3, 4, 4\): divide"),
+        (torch.zeros(1, 4, 4), ValueError, r"\(3, H, W\) in \[0, 1\], got shape \(1, 4, 4\)"),
+        (torch.full((3, 4, 4), 1.5), ValueError, "got values from 1.5 to 1.5"),
+        (torch.full((3, 4, 4), -0.5), ValueError, "got values from -0.5"),
+        (torch.full((3, 4, 4), float("nan")), ImageError, "NaN"),
+        (17, TypeError, "cannot read an image from int"),
+    ],
+)
+def test_wrong_kinds_are_named_with_what_was_expected(
+    image: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check_image(image)
+    with pytest.raises(error, match=message):
+        load_pixels(image, 4)
+
+
+def test_every_form_of_a_picture_gives_the_same_square(tmp_path: Path) -> None:
+    pixels = _noise(height=40, width=50)
+    path = tmp_path / "noise.png"
+    Image.fromarray(pixels).save(path)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    for size in (16, 40, 70):
+        expected = load_pixels(path, size)
+        assert expected.shape == (3, size, size)
+        for form in (Image.fromarray(pixels), pixels, tensor, tensor.double()):
+            assert torch.equal(load_pixels(form, size), expected)
+    assert torch.equal(load_pixels(pixels[:, 5:45], 40), tensor[:, :, 5:45])
+
+
+def test_tensors_a_little_outside_are_clamped() -> None:
+    pixels = load_pixels(torch.full((3, 4, 4), 1.00001), 4)
+    assert torch.equal(pixels, torch.ones(3, 4, 4))
+
+
+def test_tensors_are_not_for_load_image() -> None:
+    with pytest.raises(TypeError, match="use to_image"):
+        load_image(torch.zeros(3, 2, 2))  # type: ignore[arg-type]
+    assert load_image(to_image(torch.zeros(3, 2, 2))).size == (2, 2)
