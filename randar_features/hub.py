@@ -1,0 +1,225 @@
+"""A name or a folder to a loaded model: bundled, written by training, or from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from randar_features.models import RandAR, RandARConfig
+from randar_features.registry import ModelSource, WeightsFile, find_source, imagenet_classes
+from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
+from randar_features.weights import build_empty, file_hash, load_weights
+
+TRANSFORMERS = {"randar": (RandAR, RandARConfig)}
+TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
+# RandAR's published decoding: 88 steps for 256 tokens.
+PUBLISHED_STEPS, PUBLISHED_TOKENS = 88, 256
+
+Name = str | os.PathLike[str]
+Device = torch.device | str
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Model:
+    """A transformer and its tokenizer, in evaluation mode and without gradients; `load_model` makes it.
+
+    Attributes:
+        name: the registered name, or the folder it came from.
+        transformer: the generator.
+        recommended_layers: blocks to read features from, counted from 0.
+        recommended_steps: parallel decoding steps for one image.
+        weights_hash: 16 hexadecimal digits, the same for the same files of weights.
+        optional_tokenizer: the tokenizer, None for the folder of a transformer alone.
+        class_names: a name each class, "imagenet" for ImageNet's (looked up when asked for), or None.
+        revision: commit of the transformer's Hub repository, None for a folder.
+        tokenizer_revision: the same of the tokenizer's repository.
+    """
+
+    name: str
+    transformer: RandAR
+    recommended_layers: list[int]
+    recommended_steps: int
+    weights_hash: str
+    optional_tokenizer: ImageTokenizer | None = None
+    class_names: list[str] | str | None = None
+    revision: str | None = None
+    tokenizer_revision: str | None = None
+
+    @property
+    def tokenizer(self) -> ImageTokenizer:
+        """Images to tokens and back; ValueError if only a transformer was loaded."""
+        if self.optional_tokenizer is None:
+            raise ValueError(
+                f"{self.name} holds a transformer without a tokenizer, which images need: put "
+                'tokenizer.safetensors into that folder, and its "tokenizer" entry into config.json there'
+            )
+        return self.optional_tokenizer
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side that make the transformer's N = G² tokens; ValueError as for `tokenizer`."""
+        return self.transformer.config.grid * self.tokenizer.downsampling
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The name of each class, or None where they are not known."""
+        return imagenet_classes() if isinstance(self.class_names, str) else self.class_names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return self.transformer.output.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the transformer's weights."""
+        return self.transformer.output.weight.dtype
+
+    def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Model:
+        """This model itself if it is there and so already (None: as it is), else a copy that is."""
+        target = self.device if device is None else torch.empty(0, device=choose_device(device)).device
+        dtype = self.dtype if dtype is None else check_dtype(dtype)
+        if (target, dtype) == (self.device, self.dtype):
+            return self
+        transformer = copy.deepcopy(self.transformer).to(target, dtype)
+        tokenizer = copy.deepcopy(self.optional_tokenizer)
+        return replace(
+            self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype)
+        )
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, weights {self.weights_hash}, {self.dtype} on {self.device})"
+
+
+def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dtype | None = None) -> Model:
+    """Load a transformer and its tokenizer, ready to encode and to generate.
+
+    Args:
+        name: a name from `list_models`, with `@revision` for a branch, tag or commit of its Hub repository;
+            a folder that training wrote; or a loaded model, which is returned, or copied if `device` or
+            `dtype` ask for another.
+        device: None: CUDA where there is one, else the CPU.
+        dtype: of the weights in memory, whatever the files'; None: float32.
+
+    Raises:
+        ValueError: the name is unknown, or a file does not fit its configuration.
+        FileNotFoundError: a folder or a file is missing, or on the Hub and out of reach.
+    """
+    if isinstance(name, Model):
+        return name.to(device, dtype)
+    source, device, dtype = find_source(name), choose_device(device), check_dtype(dtype)
+    transformer = _build(source, "transformer")
+    tokenizer = _build(source, "tokenizer") if "tokenizer" in source.config else None
+    _check_fit(source, transformer, tokenizer)
+    weights = _load(source, "transformer", transformer, device, dtype)
+    tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
+    recommended = source.config.get("recommended", {})
+    return Model(
+        name=source.name,
+        transformer=transformer,
+        recommended_layers=recommended.get("layers") or [max(0, transformer.config.num_layers // 2 - 1)],
+        recommended_steps=recommended.get("steps") or default_steps(transformer.config.num_tokens),
+        weights_hash=_hash(weights, tokenizer_weights),
+        optional_tokenizer=tokenizer,
+        class_names=source.classes,
+        revision=weights.revision,
+        tokenizer_revision=tokenizer_weights.revision if tokenizer_weights else None,
+    )
+
+
+def load_tokenizer(
+    name: Name, device: Device | None = None, dtype: torch.dtype | None = None
+) -> tuple[ImageTokenizer, int]:
+    """A tokenizer alone, and the side in pixels of the images it was trained on.
+
+    Arguments and errors as for `load_model`; a folder needs no transformer. `@revision` does not reach the
+    tokenizer, which is in a repository of its own.
+    """
+    source, device, dtype = find_source(name), choose_device(device), check_dtype(dtype)
+    tokenizer = _build(source, "tokenizer")
+    if not isinstance(source.config.get("image_size"), int):
+        raise ValueError(f'the configuration of {source.name} has no "image_size", a number of pixels')
+    _load(source, "tokenizer", tokenizer, device, dtype)
+    return tokenizer, source.config["image_size"]
+
+
+def choose_device(device: Device | None) -> torch.device:
+    """`device`, or for None CUDA where there is one, else the CPU; ValueError for CUDA where there is none."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}, but PyTorch sees no CUDA device here: use 'cpu' or None")
+    return device
+
+
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """`dtype`, or float32 for None; TypeError if it is no floating-point `torch.dtype`."""
+    if dtype is None:
+        return torch.float32
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype={dtype!r}, expected a floating-point torch.dtype such as torch.bfloat16")
+    return dtype
+
+
+def default_steps(num_tokens: int) -> int:
+    """Decoding steps where a model recommends none: the published 88 for 256 tokens, in proportion to N."""
+    return max(1, round(PUBLISHED_STEPS * num_tokens / PUBLISHED_TOKENS))
+
+
+def _build(source: ModelSource, part: str) -> Any:
+    """The transformer or the tokenizer that the configuration describes, without its weights."""
+    if not isinstance(source.config.get(part), Mapping):
+        present = ", ".join(source.config) or "nothing"
+        raise ValueError(f'the configuration of {source.name} has no "{part}" entry (it has {present})')
+    options = dict(source.config[part])
+    kind = options.pop("type", None)
+    known: Mapping[str, Any] = TRANSFORMERS if part == "transformer" else TOKENIZERS
+    if kind not in known:
+        raise ValueError(f"{source.name}: unknown {part} type {kind!r}, expected one of {', '.join(known)}")
+    try:
+        if part == "tokenizer":
+            return build_empty(lambda: known[kind](**options))
+        architecture, configuration = known[kind]
+        return build_empty(lambda: architecture(configuration(**options)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'the "{part}" entry in the configuration of {source.name}: {error}') from error
+
+
+def _check_fit(source: ModelSource, transformer: RandAR, tokenizer: ImageTokenizer | None) -> None:
+    """ValueError if transformer, tokenizer and image size do not go together."""
+    sizes, names = transformer.config, source.classes
+    if isinstance(names, list) and len(names) != sizes.num_classes:
+        raise ValueError(f"{source.name} has {len(names)} class names for {sizes.num_classes} classes")
+    if tokenizer is None:
+        return
+    if tokenizer.vocab_size != sizes.vocab_size:
+        raise ValueError(
+            f"{source.name}: the tokenizer has {tokenizer.vocab_size} codes, the transformer "
+            f"{sizes.vocab_size}: are they of the same training?"
+        )
+    side = sizes.grid * tokenizer.downsampling
+    if source.config.get("image_size", side) != side:
+        raise ValueError(
+            f'{source.name}: "image_size" is {source.config["image_size"]}, but {sizes.grid}x{sizes.grid} tokens '
+            f"at a downsampling factor of {tokenizer.downsampling} make {side} pixels"
+        )
+
+
+def _load(
+    source: ModelSource, part: str, module: torch.nn.Module, device: torch.device, dtype: torch.dtype
+) -> WeightsFile:
+    weights = source.fetch(part)
+    load_weights(module, weights.path, key=weights.key, device=device, dtype=dtype)
+    return weights
+
+
+def _hash(*files: WeightsFile | None) -> str:
+    digests = "".join(file_hash(file.path) for file in files if file)
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]

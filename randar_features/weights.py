@@ -1,0 +1,165 @@
+"""Weight files into modules: safetensors and pickles of plain tensors, strictly and without running code."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# Training state in LlamaGen's checkpoint that nothing reads: zeros where a file leaves it out.
+OPTIONAL = ("quantize.codebook_used",)
+SHOWN = 5
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def load_weights(
+    module: nn.Module,
+    path: Path,
+    *,
+    key: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Put the weights of a file into `module`, and leave it in evaluation mode and without gradients.
+
+    Args:
+        module: as `build_empty` makes it, or any other; its weights are replaced.
+        path: a `.safetensors` file, or a pickle of tensors.
+        key: where a pickle keeps its state dict; None: it is the state dict.
+        device: where the module goes.
+        dtype: what the weights become, whatever the file's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, holds code, or its tensors are not exactly the module's.
+    """
+    state = read_state_dict(path, key)
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    state |= {name: torch.zeros(expected[name]) for name in OPTIONAL if name in expected and name not in state}
+    check_state_dict(state, expected, path)
+    # Copies, since the file is mapped into memory and could be written over while the model is in use.
+    weights = {name: value.to(device, dtype, copy=True) for name, value in state.items()}
+    module.load_state_dict(weights, assign=True)
+    module.to(device).requires_grad_(False).eval()
+
+
+def build_empty(build: Callable[[], Module]) -> Module:
+    """`build()` without initial values: its memory is reserved but untouched until weights are put in."""
+    with _NoInitialValues():
+        return build()
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Skips `torch.nn.init`. (Building on the meta device would import PyTorch's compiler, which takes seconds.)"""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The tensors in a `.safetensors` file or a pickle, by name, on the CPU.
+
+    Pickles are read with `weights_only=True`: of anything but tensors and plain containers, nothing is run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, is a pickle with code in it, or holds no tensors under `key`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = _read_pickle(path)
+    state = content if key is None else _entry(content, key, path)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        where = f"under the key {key!r} of {path}" if key else f"in {path}"
+        raise ValueError(f"expected a state dict, names to tensors, {where}")
+    return dict(state)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file ({error}): copy or download it again") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    # LlamaGen's trainer saves its parsed arguments, a bare record of values, beside the weights.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            return _load_pickle(path)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            reason = f"it asks for {found[1]}" if found else "it holds something else, or is damaged"
+            raise ValueError(
+                f"{path} is not a pickle of plain tensors: {reason}. Nothing in it was run. "
+                "Expected a state dict of tensors; convert trusted files to safetensors"
+            ) from None
+        except (RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} is damaged ({error}): copy or download it again") from error
+
+
+def _load_pickle(path: Path) -> Any:
+    # Only files in the zip format, PyTorch's since 1.6, can be mapped into memory.
+    with path.open("rb") as file:
+        mappable = file.read(4) == b"PK\x03\x04"
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+
+
+def _entry(content: Any, key: str, path: Path) -> Any:
+    if not isinstance(content, Mapping) or key not in content:
+        held = f"keys {_first([str(name) for name in content])}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ValueError(f"{path} holds {held}, but the weights are expected under the key {key!r}")
+    return content[key]
+
+
+def check_state_dict(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """ValueError that lists what is missing, unexpected or of another shape, unless names and shapes are equal."""
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in state]
+    unexpected = [f"{name} {tuple(value.shape)}" for name, value in state.items() if name not in expected]
+    misshapen = [
+        f"{name} is {tuple(state[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    lists = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    problems = [f"  {len(found)} {what}: {_first(found)}" for what, found in lists.items() if found]
+    if problems:
+        raise ValueError(
+            f"{path} does not fit its model (given {len(state)} tensors, expected {len(expected)}):\n"
+            + "\n".join(problems)
+            + "\nIs it the file of another model, or does the configuration say other sizes?"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = "; ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown}; and {len(names) - SHOWN} more"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal. The Hub's cache names large files by it, which saves reading them."""
+    stored = path.resolve()
+    if stored.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", stored.name):
+        return stored.name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
