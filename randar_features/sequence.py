@@ -13,6 +13,7 @@ Training, encoding and decoding all take the layout from here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -22,6 +23,7 @@ Context = Literal["single", "repeat", "reverse"]
 Read = Literal["image", "instruction"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
 READS: tuple[str, ...] = get_args(Read)
+SPREAD_REPULSION = 4.0
 
 
 def grid_side(num_tokens: int) -> int:
@@ -55,6 +57,73 @@ def antithetic_orders(count: int, num_tokens: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     pairs = [random_orders(1, num_tokens, generator) for _ in range((count + 1) // 2)]
     return torch.cat([order for pair in pairs for order in (pair, pair.flip(1))])[:count]
+
+
+def spiral_order(num_tokens: int) -> Tensor:
+    """From the centre outwards, turn by turn, ending at the upper left corner: (1, N) int64."""
+    rest, turns = torch.arange(num_tokens).view(grid_side(num_tokens), -1), []
+    while rest.numel():
+        turns.append(rest[0])
+        rest = rest[1:].rot90()
+    return torch.cat(turns).flip(0)[None]
+
+
+def centre_out_order(num_tokens: int) -> Tensor:
+    """By distance from the grid's centre, equals in raster order: (1, N) int64."""
+    offsets = 2 * torch.arange(grid_side(num_tokens)) - grid_side(num_tokens) + 1
+    distance = (offsets[:, None] ** 2 + offsets[None] ** 2).flatten()
+    return distance.argsort(stable=True)[None]
+
+
+def hierarchical_order(num_tokens: int) -> Tensor:
+    """Coarse to fine through square and quincunx lattices in turn, as Bayer's dither matrix: (1, N) int64.
+
+    Each lattice is the one before and the centres of its cells (Bayer, ICC 1973). On a side of 2^k the
+    first N/4 locations are those of even row and column.
+    """
+    side = grid_side(num_tokens)
+    rows, columns = torch.arange(side)[:, None], torch.arange(side)[None]
+    rank = torch.zeros(side, side, dtype=torch.int64)
+    for bit in range(max(side - 1, 1).bit_length()):
+        rank = 4 * rank + 2 * (((rows ^ columns) >> bit) & 1) + ((rows >> bit) & 1)
+    return rank.flatten().argsort()[None]
+
+
+def spread_order(num_tokens: int, steps: Sequence[int], known: Tensor | None = None) -> Tensor:
+    """Each step's locations near what is known and far from each other: (1, N) int64.
+
+    Tokens of one step are predicted without seeing each other, so they should depend little on each other
+    and much on what is there (locality-aware decoding, Zhang et al., arXiv 2507.01957). Greedy: of
+    the open locations the next is the one of the largest Σ k(known) − 4·Σ k(chosen in this step), with
+    k(d) = exp(−d²/2) of the distance d in the grid. The first is the centre.
+
+    Args:
+        num_tokens: N.
+        steps: tokens a step, in all as many as are not known.
+        known: (N,) boolean, the locations that are known; they stand first, in raster order.
+    """
+    side = grid_side(num_tokens)
+    points = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
+    nearness = torch.exp(-torch.cdist(points, points).square() / 2)
+    closed = torch.zeros(num_tokens, dtype=torch.bool) if known is None else known.cpu().clone()
+    order = closed.nonzero().flatten().tolist()
+    # The slight pull to the centre decides where nothing is known, and between equals.
+    score = nearness[closed].sum(0) - 1e-6 * (points - (side - 1) / 2).square().sum(1)
+    for count in steps:
+        chosen: list[int] = []
+        for _ in range(count):
+            repelled = score - SPREAD_REPULSION * nearness[chosen].sum(0) if chosen else score
+            chosen.append(int(repelled.masked_fill(closed, -torch.inf).argmax()))
+            closed[chosen[-1]] = True
+        score = score + nearness[chosen].sum(0)
+        order += chosen
+    return torch.tensor(order)[None]
+
+
+def known_first(order: Tensor, known: Tensor) -> Tensor:
+    """Move the known locations, boolean (B, N) raster, to the front; both parts of (B, N) keep their order."""
+    unknown = ~_take(known, order)
+    return order.gather(1, unknown.byte().argsort(dim=1, stable=True))
 
 
 def check_order(order: Tensor, num_tokens: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from randar_features.layers.kv_cache import CacheWindow
 from randar_features.layers.rope import rotate
 
 
@@ -22,13 +23,29 @@ class Attention(nn.Module):
         self.wo = nn.Linear(dim, dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor, rows: slice | None = None) -> Tensor:
-        """`x` (B, L, D) and `rotary` (B or 1, L, d/2, 2) → (B, L or rows, D), causal along L."""
+    def forward(
+        self, x: Tensor, rotary: Tensor, rows: slice | None = None, window: CacheWindow | None = None
+    ) -> Tensor:
+        """`x` (B, L, D) and `rotary` (B or 1, L, d/2, 2) → (B, L or rows, D), causal along L.
+
+        With a `window` the L tokens stand behind the cached ones, and see what the window's mask allows.
+        """
         queries, keys, values = self.project(x, rotary)
+        if window is not None:
+            return self.merge(self.attend_cached(queries, *window.extend(keys, values), window.mask, rows))
         attended = F.scaled_dot_product_attention(
             queries, keys, values, is_causal=True, enable_gqa=self.num_kv_heads != self.num_heads
         )
         return self.merge(attended if rows is None else attended[:, :, rows])
+
+    def attend_cached(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rows: slice | None
+    ) -> Tensor:
+        """(B, H, n, d) queries over (B, Hkv, start + n, d) keys and values → (B, H, n or rows, d)."""
+        if rows is not None:
+            queries, mask = queries[:, :, rows], None if mask is None else mask[rows]
+        grouped = self.num_kv_heads != self.num_heads
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=grouped)
 
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (B, H, L, d) and keys (B, Hkv, L, d), and values (B, Hkv, L, d)."""

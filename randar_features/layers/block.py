@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from randar_features.layers.attention import Attention
 from randar_features.layers.feed_forward import FeedForward
+from randar_features.layers.kv_cache import CacheWindow
 from randar_features.layers.norm import RMSNorm
 
 
@@ -28,8 +29,13 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(dim, norm_eps)
         self.ffn_norm = RMSNorm(dim, norm_eps)
 
-    def forward(self, x: Tensor, rotary: Tensor, rows: slice | None = None) -> Tensor:
-        """`x` (B, L, D) → (B, L, D); with `rows` only those rows' outputs, at their share of the cost."""
-        attended = self.attention(self.attention_norm(x), rotary, rows)
+    def forward(
+        self, x: Tensor, rotary: Tensor, rows: slice | None = None, window: CacheWindow | None = None
+    ) -> Tensor:
+        """`x` (B, L, D) → (B, L, D); with `rows` only those rows' outputs, at their share of the cost.
+
+        With a `window` the L tokens stand behind those in the layer's cache.
+        """
+        attended = self.attention(self.attention_norm(x), rotary, rows, window)
         x = attended + (x if rows is None else x[:, rows])
         return x + self.feed_forward(self.ffn_norm(x))

@@ -35,6 +35,19 @@ def grid_rotary_table(side: int, head_dim: int, base: float = 10000.0) -> Tensor
     return rotary_table(angles, angles)
 
 
+def fine_grid_rotary_table(side: int, head_dim: int, base: float = 10000.0, ntk_boundary: int = 2) -> Tensor:
+    """`rotary_table` of the 2G×2G grid for a model of side G, without training (RandAR, section 3.4).
+
+    On each axis the first `ntk_boundary` frequencies go on to positions 0 … 2G−1 (extrapolated); the others
+    see 2G positions spread evenly over 0 … G−1 (interpolated).
+    """
+    frequencies = axial_frequencies(head_dim, base)
+    extrapolated = torch.outer(torch.arange(2 * side).float(), frequencies[:ntk_boundary])
+    interpolated = torch.outer(torch.linspace(0, side - 1, 2 * side), frequencies[ntk_boundary:])
+    angles = torch.cat([extrapolated, interpolated], dim=1)
+    return rotary_table(angles, angles)
+
+
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """Turn the adjacent channel pairs (2j, 2j+1) of `x` (B, L, H, d) by `rotary` (B or 1, L, d/2, 2).
 

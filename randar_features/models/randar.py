@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.layers import Block, ClassEmbedding, RMSNorm
+from randar_features.layers import Block, ClassEmbedding, KVCache, RMSNorm
+from randar_features.layers.kv_cache import lower_right_causal_mask
 from randar_features.layers.rope import grid_rotary_table, rotate
 
 
@@ -114,6 +115,41 @@ class RandAR(nn.Module):
             x = block(x, rotary)
         x = self.layers[-1](x, rotary, rows=sequence.read_rows(self.config.num_tokens, "single", "instruction"))
         return self.logits(x)
+
+    def new_cache(self, rows: int, length: int | None = None) -> KVCache:
+        """A key-value cache for `rows` sequences of `length` tokens; None: one image's, 1 + 2N."""
+        return KVCache(
+            num_layers=self.config.num_layers,
+            rows=rows,
+            num_kv_heads=self.config.num_kv_heads or self.config.num_heads,
+            length=sequence.sequence_length(self.config.num_tokens) if length is None else length,
+            head_dim=self.config.head_dim,
+            dtype=self.output.weight.dtype,
+            device=self.output.weight.device,
+        )
+
+    def continue_from(
+        self, cache: KVCache, start: int, x: Tensor, rotary: Tensor, *, read: int, mask: Tensor | None = None
+    ) -> Tensor:
+        """Run n tokens behind the first `start` in the cache, write them there, and predict at the last ones.
+
+        Args:
+            cache: of at least B rows and start + n tokens.
+            start: how many of the cached tokens are seen; the n new ones overwrite what stands behind them.
+            x: embeddings (B, n, D); rotary: their angles (B or 1, n, d/2, 2).
+            read: logits are taken at the last `read` tokens.
+            mask: additive (n, start + n); None: causal.
+
+        Returns:
+            Logits (B, read, V) float32.
+        """
+        batch, count = x.shape[:2]
+        if mask is None:
+            mask = lower_right_causal_mask(count, start, dtype=x.dtype, device=x.device)
+        *windows, last = cache.windows(rows=batch, start=start, mask=mask)
+        for block, window in zip(self.layers[:-1], windows, strict=True):
+            x = block(x, rotary, window=window)
+        return self.logits(self.layers[-1](x, rotary, rows=slice(count - read, count), window=last))
 
     def embed(
         self, tokens: Tensor, classes: Tensor | None = None, order: Tensor | None = None, context: str = "single"

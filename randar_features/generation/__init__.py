@@ -1,0 +1,1 @@
+"""Generation: parallel decoding, editing, twice the resolution, likelihoods."""

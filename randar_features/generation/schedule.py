@@ -1,0 +1,82 @@
+"""How many tokens a step, and how strong the guidance: host-side numbers, known before decoding starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+RECOMMENDED_SHARE = 88 / 256  # steps a token at the published setting
+ONE_BY_ONE = -1
+
+
+def decoding_schedule(num_tokens: int, steps: int, known: int = 0) -> list[int]:
+    """Tokens to decode at each step, RandAR's cosine rule (arXiv 2412.01827, published code).
+
+    The first step decodes one token; step s ≥ 1 goes on to ⌊(1 − cos(π/2 · (s+1)/S)) · N + 1⌋ tokens,
+    always at least one. N and the tokens done count the `known` ones, which are not decoded.
+
+    Args:
+        num_tokens: N, known tokens included.
+        steps: S ≥ 1, or −1 for one token a step. At S > N every step decodes one. S = 1 takes two steps.
+
+    Returns:
+        Positive numbers that add up to N − known.
+    """
+    if steps < 1 and steps != ONE_BY_ONE:
+        raise ValueError(f"steps must be at least 1, or −1 for one token a step; got {steps}")
+    if steps == ONE_BY_ONE:
+        return [1] * (num_tokens - known)
+    schedule: list[int] = []
+    done = known
+    while done < num_tokens:
+        step = len(schedule)
+        share = 1 - math.cos(math.pi / 2 * (step + 1) / steps)
+        target = min(num_tokens, math.floor(share * num_tokens + 1)) if step else 0
+        schedule.append(min(max(target - done, 1), num_tokens - done))
+        done += schedule[-1]
+    return schedule
+
+
+def recommended_steps(num_tokens: int) -> int:
+    """The published 88 steps at N = 256, and as many a token at any other N."""
+    return max(1, round(num_tokens * RECOMMENDED_SHARE))
+
+
+def check_steps(steps: int | None, num_tokens: int) -> int | None:
+    """`steps` if it is None, −1 or within 1 … N; ValueError otherwise."""
+    if steps is not None and steps != ONE_BY_ONE and not 1 <= steps <= num_tokens:
+        raise ValueError(
+            f"steps must lie in 1 … {num_tokens} (the number of tokens), or be −1 for one token a step, "
+            f"or None for the recommended {recommended_steps(num_tokens)}; got {steps}"
+        )
+    return steps
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A guidance scale that goes linearly from `start` (nothing done) to `end` (everything done)."""
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise ValueError(f"guidance scales must be finite, got ({self.start}, {self.end})")
+
+    @property
+    def active(self) -> bool:
+        """Whether this guidance is on at all; the published rule looks at the end value."""
+        return self.end > 1
+
+    def at(self, progress: float) -> float:
+        """The scale at a step before which this share of all tokens is done."""
+        return self.start + (self.end - self.start) * progress
+
+
+def as_scale(guidance: float | tuple[float, float]) -> Scale:
+    """A number is a constant scale; a pair is (start, end)."""
+    if isinstance(guidance, (int, float)):
+        return Scale(guidance, guidance)
+    if len(guidance) != 2:
+        raise ValueError(f"guidance must be one scale or a pair (start, end); got {guidance!r}")
+    return Scale(*guidance)

@@ -1,0 +1,138 @@
+"""Twice the resolution from the same weights, without training (RandAR, arXiv 2412.01827, section 3.4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from randar_features import sequence
+from randar_features.generation.decode import DecodingTask, Guidance, decode
+from randar_features.generation.generate import arrange, as_classes, check_order, complete, evaluating
+from randar_features.generation.sampling import (
+    Sampling,
+    SeedLike,
+    Stream,
+    image_seeds,
+    random_order,
+    substream,
+)
+from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule, recommended_steps
+from randar_features.layers import KVCache
+from randar_features.layers.rope import fine_grid_rotary_table
+from randar_features.models import RandAR
+
+SPATIAL_GUIDANCE = (1.5, 2.5)
+
+
+@torch.no_grad()
+def upscale_tokens(
+    transformer: RandAR,
+    classes: Tensor | Sequence[int] | int,
+    *,
+    steps: int | None = None,
+    guidance: float | tuple[float, float] = (1.0, 4.0),
+    spatial_guidance: float | tuple[float, float] = SPATIAL_GUIDANCE,
+    spatial_drop: float = 0.5,
+    order: str | Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: SeedLike = None,
+    tokens: Tensor | None = None,
+    cache: KVCache | None = None,
+) -> Tensor:
+    """Tokens of a 2G×2G image: an ordinary G×G image first, then the locations between its tokens.
+
+    The small image takes the even rows and columns. The others are decoded behind it, in parallel steps,
+    under rotary angles of the fine grid, and with guidance by the class and by the small image: logits =
+    none + w·(full − spatial) + v·(spatial − none), where "none" lacks a random share of the small image.
+
+    Args:
+        transformer, classes, temperature, top_k, top_p, generator: as for `generate`.
+        steps: S in 1 … 4N for both images; −1 for one token a step; None for the recommended number of each.
+        guidance: w, (start, end) or one number; no guidance at all where the end is at most 1.
+        spatial_guidance: v, likewise; guidance by the class alone where the end is at most 1.
+        spatial_drop: share in [0, 1] of the small image's tokens that "none" lacks, drawn for each image.
+        order: as for `generate`, over the fine grid. Locations of even row and column come first in any case.
+        tokens: a small image (B, N) to start from, instead of a generated one.
+        cache: as for `generate`; of 3·B rows and length 1 + 8N.
+
+    Returns:
+        Tokens (B, 4N) int64 in raster order of the fine grid.
+    """
+    if not 0 <= spatial_drop <= 1:
+        raise ValueError(f"spatial_drop must be a share in [0, 1], got {spatial_drop}")
+    classes = as_classes(classes, transformer)
+    seeds = image_seeds(generator, len(classes), classes.device)
+    num_tokens = transformer.config.num_tokens
+    steps = check_steps(steps, 4 * num_tokens)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    order = check_order(order, 4 * num_tokens, len(classes))
+    schedule = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
+    locations = fine_orders(order, seeds, schedule, num_tokens)
+    if tokens is None:
+        tokens = complete(
+            transformer,
+            classes,
+            seeds=seeds,
+            steps=steps,
+            guidance=Guidance(scale=as_scale(guidance)),
+            order=order if decided_by_step(order) else coarse_orders(locations, num_tokens),
+            sampling=sampling,
+            tokens=None,
+            known=None,
+            cache=cache,
+        )
+    elif transformer.check_tokens(tokens) != len(classes):
+        raise ValueError(f"{len(tokens)} small images for {len(classes)} classes")
+    task = DecodingTask(
+        classes=classes,
+        order=locations,
+        known=tokens.to(classes.device).gather(1, coarse_orders(locations, num_tokens)),
+        schedule=schedule,
+        guidance=Guidance(scale=as_scale(guidance), spatial=as_scale(spatial_guidance)),
+        sampling=sampling,
+        seeds=substream(seeds, Stream.FINE_TOKENS),
+        rotary=fine_rotary(transformer),
+        dropped=random_share(substream(seeds, Stream.SPATIAL_DROP), num_tokens, spatial_drop),
+        by_confidence=isinstance(order, str) and order == "confidence",
+    )
+    with evaluating(transformer):
+        return decode(transformer, task, cache)
+
+
+def fine_orders(order: str | Tensor, seeds: Tensor, schedule: Sequence[int], num_tokens: int) -> Tensor:
+    """Orders over the fine grid, the N locations of even row and column first: (B, 4N)."""
+    side = 2 * sequence.grid_side(num_tokens)
+    even = torch.zeros(side, side, dtype=torch.bool)
+    even[::2, ::2] = True
+    known = even.flatten().to(seeds.device).expand(len(seeds), -1)
+    every = torch.arange(len(seeds), device=seeds.device)
+    return arrange(order, seeds, every, schedule, known)
+
+
+def decided_by_step(order: str | Tensor) -> bool:
+    """Whether the order follows from what is known at each step; the small image then has its own."""
+    return isinstance(order, str) and order in ("spread", "confidence")
+
+
+def coarse_orders(fine: Tensor, num_tokens: int) -> Tensor:
+    """The first N locations of fine orders (B, 4N) as locations of the small image: (B, N)."""
+    side = sequence.grid_side(num_tokens)
+    even = fine[:, :num_tokens]
+    return even // (2 * side) // 2 * side + even % (2 * side) // 2
+
+
+def fine_rotary(transformer: RandAR) -> Tensor:
+    """Angles of the class token and the fine grid: (1 + 4N, d/2, 2) float32."""
+    config = transformer.config
+    table = fine_grid_rotary_table(config.grid, config.head_dim, config.rope_base)
+    return table.to(transformer.rotary.device)
+
+
+def random_share(seeds: Tensor, count: int, share: float) -> Tensor:
+    """⌊share·count⌋ of `count` places, drawn for each seed: (B, count) boolean."""
+    return random_order(seeds, count) < math.floor(share * count)
