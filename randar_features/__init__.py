@@ -1,6 +1,23 @@
 """Features, generation and editing from autoregressive image models."""
 
+from randar_features.encoding import Features, RandAREncoder, encode_tokens, extract_features
+from randar_features.generation import generate, inpaint, log_likelihood, outpaint, surprisal_map, upscale_tokens
 from randar_features.hub import Model, load_model, load_tokenizer
 from randar_features.registry import list_models
 
-__all__ = ["Model", "list_models", "load_model", "load_tokenizer"]
+__all__ = [
+    "Features",
+    "Model",
+    "RandAREncoder",
+    "encode_tokens",
+    "extract_features",
+    "generate",
+    "inpaint",
+    "list_models",
+    "load_model",
+    "load_tokenizer",
+    "log_likelihood",
+    "outpaint",
+    "surprisal_map",
+    "upscale_tokens",
+]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from randar_features.generation.schedule import recommended_steps
 from randar_features.models import RandAR, RandARConfig
 from randar_features.registry import ModelSource, WeightsFile, find_source, imagenet_classes
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
@@ -18,8 +19,6 @@ from randar_features.weights import build_empty, file_hash, load_weights
 
 TRANSFORMERS = {"randar": (RandAR, RandARConfig)}
 TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
-# RandAR's published decoding: 88 steps for 256 tokens.
-PUBLISHED_STEPS, PUBLISHED_TOKENS = 88, 256
 
 Name = str | os.PathLike[str]
 Device = torch.device | str
@@ -89,11 +88,10 @@ class Model:
             return self
         transformer = copy.deepcopy(self.transformer).to(target, dtype)
         tokenizer = copy.deepcopy(self.optional_tokenizer)
-        return replace(
-            self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype)
-        )
+        return replace(self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype))
 
     def __repr__(self) -> str:
+        """Name, weights, dtype and device; the modules themselves print pages."""
         return f"Model({self.name!r}, weights {self.weights_hash}, {self.dtype} on {self.device})"
 
 
@@ -119,12 +117,12 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     _check_fit(source, transformer, tokenizer)
     weights = _load(source, "transformer", transformer, device, dtype)
     tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
-    recommended = source.config.get("recommended", {})
+    layers, steps = _recommended(source, transformer)
     return Model(
         name=source.name,
         transformer=transformer,
-        recommended_layers=recommended.get("layers") or [max(0, transformer.config.num_layers // 2 - 1)],
-        recommended_steps=recommended.get("steps") or default_steps(transformer.config.num_tokens),
+        recommended_layers=layers,
+        recommended_steps=steps,
         weights_hash=_hash(weights, tokenizer_weights),
         optional_tokenizer=tokenizer,
         class_names=source.classes,
@@ -150,7 +148,7 @@ def load_tokenizer(
 
 
 def choose_device(device: Device | None) -> torch.device:
-    """`device`, or for None CUDA where there is one, else the CPU; ValueError for CUDA where there is none."""
+    """`device`, or for None CUDA where there is one, else the CPU; ValueError for CUDA without a GPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(device)
@@ -166,11 +164,6 @@ def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype={dtype!r}, expected a floating-point torch.dtype such as torch.bfloat16")
     return dtype
-
-
-def default_steps(num_tokens: int) -> int:
-    """Decoding steps where a model recommends none: the published 88 for 256 tokens, in proportion to N."""
-    return max(1, round(PUBLISHED_STEPS * num_tokens / PUBLISHED_TOKENS))
 
 
 def _build(source: ModelSource, part: str) -> Any:
@@ -207,9 +200,18 @@ def _check_fit(source: ModelSource, transformer: RandAR, tokenizer: ImageTokeniz
     side = sizes.grid * tokenizer.downsampling
     if source.config.get("image_size", side) != side:
         raise ValueError(
-            f'{source.name}: "image_size" is {source.config["image_size"]}, but {sizes.grid}x{sizes.grid} tokens '
-            f"at a downsampling factor of {tokenizer.downsampling} make {side} pixels"
+            f'{source.name}: "image_size" is {source.config["image_size"]}, but {sizes.grid}x{sizes.grid} '
+            f"tokens at a downsampling factor of {tokenizer.downsampling} make {side} pixels"
         )
+
+
+def _recommended(source: ModelSource, transformer: RandAR) -> tuple[list[int], int]:
+    """Layers and steps from config.json, else the middle block, and as many steps a token as were published."""
+    given, count = source.config.get("recommended", {}), transformer.config.num_layers
+    layers = given.get("layers") or [transformer.config.middle_layer]
+    if not all(0 <= layer < count for layer in layers):
+        raise ValueError(f"{source.name} recommends layers {layers}, but its blocks are 0 to {count - 1}")
+    return layers, given.get("steps") or recommended_steps(transformer.config.num_tokens)
 
 
 def _load(

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from randar_features import sequence
+from randar_features.layers.attention import Attention
+from randar_features.layers.feed_forward import hidden_width
+from randar_features.models import RandAR, RandARConfig
+from tests.golden.models import FOLDER, golden, golden_randar
+from tests.reference import plain_randar
+
+
+@pytest.fixture(scope="module")
+def model() -> RandAR:
+    return golden_randar()
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, torch.Tensor]:
+    return golden("randar_small")[0]
+
+
+def test_state_dict_has_the_published_names_and_shapes_in_order(model: RandAR):
+    published = json.loads((FOLDER / "randar_small_state_dict.json").read_text())
+    assert [(name, list(value.shape)) for name, value in model.state_dict().items()] == list(published.items())
+
+
+def test_logits_and_loss_equal_the_published(model: RandAR, recorded: dict[str, torch.Tensor]):
+    logits = model(recorded["idx"], recorded["cond"], recorded["order"])
+    torch.testing.assert_close(logits, recorded["logits"], atol=1e-4, rtol=0)
+    loss = F.cross_entropy(logits.flatten(0, 1), sequence.to_order(recorded["idx"], recorded["order"]).flatten())
+    torch.testing.assert_close(loss, recorded["loss"][0], atol=1e-5, rtol=0)
+
+
+def test_full_size_model_equals_the_published():
+    """RandAR-L: logits, loss and the features of a middle and of the last layer."""
+    from randar_features import encode_tokens
+
+    recorded, large = golden("randar_l_llamagen")[0], golden_randar("randar_l_llamagen")
+    tokens, order = recorded["idx"], recorded["order"]
+    with torch.inference_mode():
+        logits = large(tokens, recorded["cond"], order)
+        torch.testing.assert_close(logits[:, ::32, ::64], recorded["logits_every32"], atol=2e-3, rtol=0)
+        loss = F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
+        torch.testing.assert_close(loss, recorded["loss"][0], atol=2e-3, rtol=0)
+        maps = encode_tokens(large, tokens, order=order, layers=[11, 23])
+        for position, layer in enumerate((11, 23)):
+            picked = maps[:, position].flatten(1, 2)[:, ::16, ::8]
+            expected = recorded[f"features.reverse.layer{layer}.image.every16"]
+            torch.testing.assert_close(picked, expected, atol=2e-3, rtol=0)
+        instruction = encode_tokens(large, tokens, order=order, layers=11, read="instruction")
+        picked = instruction[:, 0].flatten(1, 2)[:, ::16, ::8]
+        expected = recorded["features.reverse.layer11.instruction.every16"]
+        torch.testing.assert_close(picked, expected, atol=2e-3, rtol=0)
+
+
+def test_equals_a_slow_explicit_softmax_restatement(model: RandAR, recorded: dict[str, torch.Tensor]):
+    tokens, order = recorded["idx"][:1], recorded["order"][:1]
+    states = plain_randar.hidden_states(
+        dict(model.state_dict()),
+        heads=4,
+        grid=4,
+        tokens=tokens[0].tolist(),
+        class_index=int(recorded["cond"][0]),
+        shown=order[0].tolist(),
+    )
+    logits = model.logits(states[-1][None, 1::2])
+    torch.testing.assert_close(model(tokens, recorded["cond"][:1], order), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_later_token_changes_no_earlier_logit(model: RandAR, recorded: dict[str, torch.Tensor]):
+    tokens, order = recorded["idx"][:1], recorded["order"][:1]
+    before = model(tokens, recorded["cond"][:1], order)[0]
+    for position in range(16):
+        changed = tokens.clone()
+        changed[0, order[0, position]] = (changed[0, order[0, position]] + 1) % 64
+        after = model(changed, recorded["cond"][:1], order)[0]
+        # The token at `position` is predicted from what comes before it, so its own logits stay too.
+        assert torch.equal(after[: position + 1], before[: position + 1])
+        assert ((after[position + 1 :] - before[position + 1 :]).abs().amax(-1) > 1e-4).all()
+
+
+def test_no_class_is_the_null_class(model: RandAR, recorded: dict[str, torch.Tensor]):
+    tokens = recorded["idx"]
+    assert torch.equal(model(tokens), model(tokens, torch.full((3,), 10)))
+    assert not torch.allclose(model(tokens), model(tokens, recorded["cond"]))
+
+
+def test_one_order_for_all_equals_one_for_each(model: RandAR, recorded: dict[str, torch.Tensor]):
+    order = recorded["order"][0]
+    shared = model(recorded["idx"], recorded["cond"], order)
+    torch.testing.assert_close(shared, model(recorded["idx"], recorded["cond"], order.expand(3, -1)), atol=1e-6, rtol=1e-6)
+
+
+def test_images_do_not_see_each_other(model: RandAR, recorded: dict[str, torch.Tensor]):
+    together = model(recorded["idx"], recorded["cond"], recorded["order"])
+    for i in range(3):
+        row = slice(i, i + 1)
+        alone = model(recorded["idx"][row], recorded["cond"][row], recorded["order"][row])
+        torch.testing.assert_close(alone, together[row], atol=1e-5, rtol=1e-5)
+
+
+def test_rotary_angles_survive_half_precision(model: RandAR):
+    half = golden_randar().to(torch.bfloat16)
+    assert half.output.weight.dtype == torch.bfloat16
+    assert half.rotary.dtype == torch.float32
+    assert torch.equal(half.rotary, model.rotary)
+
+
+def test_half_precision_stays_close(model: RandAR, recorded: dict[str, torch.Tensor]):
+    half = golden_randar().to(torch.bfloat16)
+    logits = half(recorded["idx"], recorded["cond"], recorded["order"])
+    assert logits.dtype == torch.float32
+    similarity = F.cosine_similarity(logits, recorded["logits"], dim=-1)
+    assert similarity.min() > 0.99
+
+
+def test_grouped_queries_equal_repeated_keys_and_values():
+    torch.manual_seed(0)
+    grouped = Attention(dim=16, num_heads=4, num_kv_heads=2, dropout=0.0)
+    full = Attention(dim=16, num_heads=4, num_kv_heads=4, dropout=0.0)
+    queries, keys, values = grouped.wqkv.weight.data.split([16, 8, 8])
+    repeated = [part.unflatten(0, (2, 4)).repeat_interleave(2, dim=0).flatten(0, 1) for part in (keys, values)]
+    full.wqkv.weight.data = torch.cat([queries, *repeated])
+    full.wo.weight.data = grouped.wo.weight.data
+    x, rotary = torch.randn(2, 5, 16), torch.randn(1, 5, 2, 2)
+    torch.testing.assert_close(grouped(x, rotary), full(x, rotary))
+
+
+def test_feed_forward_widths_of_the_family():
+    assert [hidden_width(dim) for dim in (64, 768, 1024, 1280)] == [256, 2048, 2816, 3584]
+
+
+def test_fresh_weights():
+    config = RandARConfig(num_layers=2, num_heads=2, dim=32, vocab_size=512, num_tokens=16, num_classes=200)
+    model = RandAR(config)
+    assert not model.output.weight.any()
+    assert model.norm.weight.eq(1).all()
+    assert 0.018 < model.tok_embeddings.weight.std() < 0.022
+    again = RandAR(config)
+    for fresh in (model, again):
+        fresh.initialize(torch.Generator().manual_seed(1))
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokens": torch.zeros(2, 15, dtype=torch.long)}, r"shape \(B, 16\); got \(2, 15\)"),
+        ({"tokens": torch.zeros(2, 16)}, "torch.float32"),
+        ({"tokens": torch.full((2, 16), 64)}, "must lie in 0 … 63; got 64 … 64"),
+        ({"classes": torch.tensor([0, 11])}, "0 … 9, or be 10 for the null class; got 0 … 11"),
+        ({"classes": torch.tensor([1])}, r"classes must be 2 integers"),
+        ({"order": torch.arange(16).expand(3, -1)}, "3 orders for 2 images"),
+        ({"order": torch.zeros(16, dtype=torch.long)}, "no permutation"),
+    ],
+)
+def test_bad_input_is_refused(model: RandAR, arguments: dict[str, torch.Tensor], message: str):
+    good = {"tokens": torch.zeros(2, 16, dtype=torch.long)}
+    with pytest.raises(ValueError, match=message):
+        model(**{**good, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 3}, "dim = 64 must divide into num_heads = 3"),
+        ({"num_heads": 32}, "divides by 4"),
+        ({"num_kv_heads": 3}, "num_heads = 4 must be a multiple of num_kv_heads = 3"),
+        ({"num_tokens": 15}, "square grid"),
+    ],
+)
+def test_bad_sizes_are_refused(changes: dict[str, int], message: str):
+    sizes = {"num_layers": 1, "num_heads": 4, "dim": 64, "vocab_size": 8, "num_tokens": 16, "num_classes": 2}
+    with pytest.raises(ValueError, match=message):
+        RandARConfig(**{**sizes, **changes})
+
+
+@pytest.mark.cuda
+def test_cuda_equals_the_published(recorded: dict[str, torch.Tensor]):
+    model = golden_randar().to("cuda")
+    logits = model(recorded["idx"].cuda(), recorded["cond"].cuda(), recorded["order"].cuda())
+    torch.testing.assert_close(logits.cpu(), recorded["logits"], atol=1e-3, rtol=0)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from randar_features import sequence
+
+
+def test_interleaved_layout_of_each_context():
+    order = torch.tensor([[2, 0, 1]])
+
+    def layout(context: str) -> list[int]:
+        shown = sequence.shown(order, context)
+        return sequence.interleave(shown, shown + 10)[0].tolist()
+
+    assert layout("single") == [2, 12, 0, 10, 1, 11]
+    assert layout("repeat") == [2, 12, 0, 10, 1, 11, 2, 12, 0, 10, 1, 11]
+    assert layout("reverse") == [2, 12, 0, 10, 1, 11, 1, 11, 0, 10, 2, 12]
+
+
+@pytest.mark.parametrize("context", sequence.CONTEXTS)
+@pytest.mark.parametrize("read", sequence.READS)
+def test_read_rows_hit_the_last_copy(context: str, read: str):
+    """Each row of the sequence is labelled; the rows read must be those of the last copy, in its order."""
+    order = torch.tensor([[2, 0, 3, 1]])
+    shown = sequence.shown(order, context)
+    copy = torch.arange(shown.shape[1]) // 4
+    kinds = sequence.interleave(torch.zeros_like(shown), torch.ones_like(shown))
+    labels = torch.stack([sequence.interleave(shown, shown)[0], sequence.interleave(copy[None], copy[None])[0], kinds[0]])
+    labels = torch.cat([torch.full((3, 1), -1), labels], dim=1)  # the class token
+    assert labels.shape[1] == sequence.sequence_length(4, context)
+    locations, copies, kind = labels[:, sequence.read_rows(4, context, read)]
+    assert locations.tolist() == sequence.read_order(order, context)[0].tolist()
+    assert copies.unique().tolist() == [0 if context == "single" else 1]
+    assert kind.unique().tolist() == [1 if read == "image" else 0]
+
+
+def test_to_raster_undoes_to_order():
+    orders = sequence.random_orders(3, 16, torch.Generator().manual_seed(0))
+    values = torch.randn(3, 16, 5)
+    for order in (orders, orders[:1]):
+        moved = sequence.to_order(values, order)
+        assert torch.equal(moved[1, 4], values[1, order[min(1, len(order) - 1), 4]])
+        assert torch.equal(sequence.to_raster(moved, order), values)
+    identity = torch.arange(16).expand(3, 16)
+    assert torch.equal(torch.gather(sequence.invert(orders), 1, orders), identity)
+
+
+def test_antithetic_orders_come_in_mirrored_pairs_and_do_not_depend_on_their_number():
+    five, two = sequence.antithetic_orders(5, 9, seed=3), sequence.antithetic_orders(2, 9, seed=3)
+    assert five.shape == (5, 9)
+    assert torch.equal(five[1], five[0].flip(0)) and torch.equal(five[3], five[2].flip(0))
+    assert torch.equal(five[:2], two)
+    assert not torch.equal(five[0], five[2])
+    assert torch.equal(five.sort(dim=1).values, torch.arange(9).expand(5, 9))
+    assert not torch.equal(five, sequence.antithetic_orders(5, 9, seed=4))
+
+
+def test_random_orders_are_uniform():
+    """Each of the 6 orders of 3 tokens about a sixth of the time (6000 draws, 5 standard deviations)."""
+    orders = sequence.random_orders(6000, 3, torch.Generator().manual_seed(0))
+    counts = torch.bincount(orders @ torch.tensor([9, 3, 1]))
+    counts = counts[counts > 0]
+    assert len(counts) == 6
+    assert (counts - 1000).abs().max() < 5 * (6000 * 5 / 36) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (torch.tensor([0, 1, 1, 3]), r"row 0 of the order is no permutation of 0 … 3: \[0, 1, 1, 3\]"),
+        (torch.tensor([0, 1, 2]), r"must hold 4 integers per image.*got shape \(1, 3\)"),
+        (torch.tensor([0.0, 1.0, 2.0, 3.0]), "torch.float32"),
+    ],
+)
+def test_bad_orders_are_refused(order: torch.Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        sequence.check_order(order, 4)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="context must be one of single, repeat, reverse; got 'both'"):
+        sequence.sequence_length(4, "both")
+    with pytest.raises(ValueError, match="read must be one of image, instruction; got 'class'"):
+        sequence.read_rows(4, "single", "class")
+    with pytest.raises(ValueError, match="10 tokens do not form a square grid"):
+        sequence.grid_side(10)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        sequence.antithetic_orders(0, 4)
