@@ -1,0 +1,1 @@
+"""Training of tokenizers and generators: resumable at any step."""
