@@ -47,8 +47,7 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str | No
     if isinstance(generator, Tensor):
         if generator.shape != (batch,) or generator.is_floating_point():
             raise ValueError(
-                f"seeds must be {batch} integers, one an image; "
-                f"got {tuple(generator.shape)}, {generator.dtype}"
+                f"seeds must be {batch} integers, one an image; got {tuple(generator.shape)}, {generator.dtype}"
             )
         return generator.to(device, torch.int64)
     if isinstance(generator, int):
@@ -109,9 +108,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(
-                f"temperature must be above 0, got {self.temperature}; for the greedy choice take top_k=1"
-            )
+            raise ValueError(f"temperature must be above 0, got {self.temperature}; for the greedy choice take top_k=1")
         if self.top_k < 0:
             raise ValueError(f"top_k must be at least 1, or 0 for all codes; got {self.top_k}")
         if not 0 < self.top_p <= 1:

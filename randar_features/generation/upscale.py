@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from randar_features import sequence
+from randar_features.generation.complete import arrange, as_classes, check_order, complete, evaluating
 from randar_features.generation.decode import DecodingTask, Guidance, decode
-from randar_features.generation.generate import arrange, as_classes, check_order, complete, evaluating
 from randar_features.generation.sampling import (
     Sampling,
     SeedLike,

@@ -63,9 +63,7 @@ class CacheWindow(NamedTuple):
         return self.keys[:, :, :stop], self.values[:, :, :stop]
 
 
-def lower_right_causal_mask(
-    count: int, start: int, *, dtype: torch.dtype, device: torch.device
-) -> Tensor | None:
+def lower_right_causal_mask(count: int, start: int, *, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """Additive mask (n, start + n) under which row i sees the first start + i + 1 entries; None if n = 1.
 
     A single row sees everything, and attention without a mask is the faster one.

@@ -1,0 +1,95 @@
+"""How likely the model finds an image: log-likelihood of each token, and the surprisal map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from randar_features import sequence
+from randar_features.generation.complete import as_classes, evaluating
+from randar_features.models import RandAR
+
+
+@torch.no_grad()
+def log_likelihood(
+    transformer: RandAR,
+    tokens: Tensor,
+    classes: Tensor | Sequence[int] | int | None = None,
+    orders: int | Tensor = 1,
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Tensor:
+    """log p(token | class, the tokens before it in the order), the mean over the orders.
+
+    The mean over the tokens, negated, is the training loss. The sum over the tokens is a lower bound, in
+    expectation over the orders, of the log-likelihood of the image under the mixture of all orders.
+
+    Args:
+        tokens: (B, N) codes in raster order.
+        classes: (B,) class indices, one for all images, or None for the null class.
+        orders: K for the first K of `sequence.antithetic_orders` under `seed`, the same for all images; or
+            permutations of the locations: (N,), (K, N) for K orders of all images, (K, B, N) for their own.
+        batch_size: images at once.
+
+    Returns:
+        (B, N) float32 in nats, raster order, on the model's device.
+    """
+    batch, num_tokens = transformer.check_tokens(tokens), transformer.config.num_tokens
+    tokens = tokens.to(transformer.rotary.device)
+    null = transformer.config.num_classes
+    classes = as_classes(null if classes is None else classes, transformer)
+    if len(classes) not in (1, batch):
+        raise ValueError(f"{len(classes)} classes for {batch} images: give one for all or one for each")
+    classes = classes.expand(batch)
+    several = as_orders(orders, num_tokens, batch, seed).to(tokens.device)
+    total = torch.zeros(batch, num_tokens, device=tokens.device)
+    with evaluating(transformer):
+        for order in several:  # (1 or B, N)
+            for part in torch.arange(batch).split(batch_size):
+                own = order if len(order) == 1 else order[part]
+                total[part] += one_order(transformer, tokens[part], classes[part], own)
+    return total / len(several)
+
+
+def one_order(transformer: RandAR, tokens: Tensor, classes: Tensor, order: Tensor) -> Tensor:
+    """(B, N) log-likelihoods in raster order, under one order (1 or B, N)."""
+    logits = transformer(tokens, classes, order)
+    wanted = sequence.to_order(tokens, order)
+    loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+    return -sequence.to_raster(loss.view_as(wanted), order)
+
+
+def as_orders(orders: int | Tensor, num_tokens: int, batch: int, seed: int) -> Tensor:
+    """(K, 1 or B, N) permutations; ValueError if they are none."""
+    if isinstance(orders, int):
+        return sequence.antithetic_orders(orders, num_tokens, seed)[:, None]
+    if orders.dim() == 3 and orders.shape[1] in (1, batch):
+        return sequence.check_order(orders.flatten(0, 1), num_tokens).unflatten(0, orders.shape[:2])
+    if orders.dim() == 3:
+        raise ValueError(f"orders of shape {tuple(orders.shape)} for {batch} images: expected (K, {batch}, N)")
+    return sequence.check_order(orders, num_tokens)[:, None]
+
+
+def surprisal_map(log_likelihoods: Tensor, image_size: int, limit: float) -> Tensor:
+    """−log p as a grey image: 0 nats black, `limit` nats and more white.
+
+    Args:
+        log_likelihoods: (B, N) nats in raster order, as `log_likelihood` gives them.
+        image_size: S, a multiple of the grid side G; every token becomes a square of S/G pixels.
+        limit: in nats; log V is the surprisal of a guess among all codes.
+
+    Returns:
+        (B, 3, S, S) float32 in [0, 1].
+    """
+    side = sequence.grid_side(log_likelihoods.shape[1])
+    if image_size % side:
+        raise ValueError(f"image_size must be a multiple of the grid side {side}, got {image_size}")
+    if not (limit > 0 and math.isfinite(limit)):
+        raise ValueError(f"limit must be a positive number of nats, got {limit}")
+    grey = (-log_likelihoods / limit).clamp(0, 1).view(-1, 1, side, side)
+    return F.interpolate(grey, size=(image_size, image_size), mode="nearest").expand(-1, 3, -1, -1)
