@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,12 +30,13 @@ class HubFile:
     revision: str = "main"
 
     def __str__(self) -> str:
+        """Repository and file name."""
         return f"{self.repository}/{self.filename}"
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file on this machine; `revision` is the commit it is of, None for no Hub file."""
+    """A file on this machine; `revision` is the commit that the Hub's cache has it from, else None."""
 
     path: Path
     key: str | None = None
@@ -44,17 +45,24 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model before it is loaded: `config` as in a folder's config.json, and its two files."""
+    """A model before it is loaded.
+
+    Attributes:
+        name: as shown to the user.
+        config: as in a folder's config.json.
+        files: of the weights, by "transformer" and "tokenizer".
+        classes: a name each class, "imagenet" for ImageNet's, or None.
+    """
 
     name: str
     config: Mapping[str, Any]
-    files: Mapping[str, HubFile | Path]
+    files: Mapping[str, HubFile | WeightsFile]
     classes: list[str] | Literal["imagenet"] | None = None
 
     def fetch(self, part: str) -> WeightsFile:
         """The file of the transformer's or the tokenizer's weights, downloaded if need be."""
         file = self.files[part]
-        return WeightsFile(file) if isinstance(file, Path) else download(file)
+        return download(file) if isinstance(file, HubFile) else file
 
 
 @cache
@@ -66,8 +74,12 @@ def imagenet_classes() -> list[str]:
     return [names.index_to_description(index) for index in range(names.num_classes())]
 
 
+LLAMAGEN_FILE = HubFile("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", key="model")
+MASKGIT_FILE = HubFile("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")
+
+
 def _published(
-    name: str, *, layers: int, heads: int, vocab_size: int, file: str, tokenizer: str, tokenizer_file: HubFile
+    name: str, file: str, tokenizer: str, tokenizer_file: HubFile, *, layers: int, heads: int, vocab_size: int
 ) -> ModelSource:
     transformer = {
         "type": "randar",
@@ -79,50 +91,40 @@ def _published(
         "num_classes": 1000,
     }
     config = {"transformer": transformer, "tokenizer": {"type": tokenizer}, "image_size": 256}
-    files: dict[str, HubFile | Path] = {
-        "transformer": HubFile("ziqipang/RandAR", file),
-        "tokenizer": tokenizer_file,
-    }
+    files = {"transformer": HubFile("ziqipang/RandAR", file), "tokenizer": tokenizer_file}
     return ModelSource(name, config, files, "imagenet")
 
 
-LLAMAGEN_FILE = HubFile("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", key="model")
-MASKGIT_FILE = HubFile("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")
-
 PUBLISHED = {
-    source.name: source
-    for source in (
-        _published(
-            "randar-l-llamagen",
-            layers=24,
-            heads=16,
-            vocab_size=16384,
-            file="randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
-            tokenizer="llamagen",
-            tokenizer_file=LLAMAGEN_FILE,
-        ),
-        _published(
-            "randar-l-maskgit",
-            layers=24,
-            heads=16,
-            vocab_size=1024,
-            file="randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors",
-            tokenizer="maskgit",
-            tokenizer_file=MASKGIT_FILE,
-        ),
-        _published(
-            "randar-xl-llamagen",
-            layers=36,
-            heads=20,
-            vocab_size=16384,
-            file="randar_0.7b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
-            tokenizer="llamagen",
-            tokenizer_file=LLAMAGEN_FILE,
-        ),
-    )
+    "randar-l-llamagen": _published(
+        "randar-l-llamagen",
+        "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
+        "llamagen",
+        LLAMAGEN_FILE,
+        layers=24,
+        heads=16,
+        vocab_size=16384,
+    ),
+    "randar-l-maskgit": _published(
+        "randar-l-maskgit",
+        "randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors",
+        "maskgit",
+        MASKGIT_FILE,
+        layers=24,
+        heads=16,
+        vocab_size=1024,
+    ),
+    "randar-xl-llamagen": _published(
+        "randar-xl-llamagen",
+        "randar_0.7b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
+        "llamagen",
+        LLAMAGEN_FILE,
+        layers=36,
+        heads=20,
+        vocab_size=16384,
+    ),
 }
-
-# Of the transformers.
+# Of the published transformers, for `list_models`: counting would mean building them.
 PARAMETERS = {
     "randar-l-llamagen": 342_912_000,
     "randar-l-maskgit": 311_454_720,
@@ -137,101 +139,134 @@ def find_source(name: str | os.PathLike[str]) -> ModelSource:
 
     Raises:
         ValueError: it is neither; the message suggests the nearest names.
-        FileNotFoundError: it is a path without a folder, or without a config.json.
+        FileNotFoundError: it is a path without a folder, or a folder without a model.
     """
     text = os.fspath(name)
-    base, _, revision = text.partition("@")
-    known = ALIASES.get(base, base)
-    if isinstance(name, str) and known in PUBLISHED:
-        return _at_revision(PUBLISHED[known], revision)
-    if isinstance(name, str) and known in BUNDLED:
-        return _bundled(known, revision)
+    if isinstance(name, str):
+        base, at, revision = text.partition("@")
+        known = ALIASES.get(base, base)
+        if known in PUBLISHED:
+            return _at_revision(PUBLISHED[known], revision) if at else PUBLISHED[known]
+        if known in BUNDLED:
+            return _bundled(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
         return folder_source(folder)
-    if isinstance(name, str) and os.sep not in text and "/" not in text and not text.startswith(("~", ".")):
-        raise ValueError(_unknown(base))
+    if isinstance(name, str) and "/" not in text and os.sep not in text and not text.startswith(("~", ".")):
+        raise ValueError(_unknown(text))
     what = "is a file" if folder.exists() else "does not exist"
-    raise FileNotFoundError(f"the folder {folder} {what}: expected a folder with config.json and weights")
+    raise FileNotFoundError(f"{folder} {what}: expected a folder with config.json and weights")
 
 
 def folder_source(folder: Path, name: str | None = None) -> ModelSource:
-    """A folder that training wrote, or a bundled one.
+    """A folder that training wrote, a bundled one, or one into which published files were downloaded by hand.
 
     Raises:
-        FileNotFoundError: there is no config.json in it.
-        ValueError: config.json is not a JSON object.
+        FileNotFoundError: there is neither a config.json nor a published transformer in it.
+        ValueError: config.json or classes.json cannot be used.
     """
-    config = folder / "config.json"
-    if not config.is_file():
-        inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise FileNotFoundError(f"there is no config.json in {folder} (it holds {inside}): is it a model's folder?")
-    content = _read_json(config)
-    if not isinstance(content, dict):
-        raise ValueError(f"{config} holds a {type(content).__name__}, expected an object with named entries")
-    files: dict[str, HubFile | Path] = {
-        "transformer": folder / FOLDER_FILES["transformer"],
-        "tokenizer": folder / FOLDER_FILES["tokenizer"],
+    path = folder / "config.json"
+    if not path.is_file():
+        return _published_in(folder)
+    config = _read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, expected an object with named entries")
+    files = {
+        "transformer": WeightsFile(folder / "model.safetensors"),
+        "tokenizer": WeightsFile(folder / "tokenizer.safetensors"),
     }
-    return ModelSource(name or str(folder), content, files, _read_classes(folder / "classes.json"))
+    return ModelSource(name or str(folder), config, files, _read_classes(folder / "classes.json"))
+
+
+def _published_in(folder: Path) -> ModelSource:
+    """The one published model whose transformer lies in `folder` under its own file name."""
+    inside = {path.name for path in folder.iterdir()}
+    found = [source for source in PUBLISHED.values() if _filenames(source)["transformer"] in inside]
+    if len(found) != 1:
+        held = ", ".join(sorted(inside)[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{folder} is no model: expected config.json with weights, or the files of one published model "
+            f"under their own names; it holds {held}"
+        )
+    files = {
+        part: WeightsFile(folder / file.filename, file.key)
+        for part, file in found[0].files.items()
+        if isinstance(file, HubFile)
+    }
+    return replace(found[0], files=files)
+
+
+def _filenames(source: ModelSource) -> dict[str, str]:
+    return {part: file.filename for part, file in source.files.items() if isinstance(file, HubFile)}
 
 
 def download(file: HubFile) -> WeightsFile:
-    """The file in the local Hub cache, downloaded if it is not there; the cache and HF_HUB_OFFLINE are the Hub's.
+    """The file in the Hub's local cache, downloaded into it if it is not there.
+
+    What is cached is used without asking the Hub, so weights never change unasked. Where the cache is, and
+    whether the network may be used, is up to HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE, as everywhere.
 
     Raises:
-        FileNotFoundError: it cannot be had: offline and not cached, or no such file or revision.
+        FileNotFoundError: offline and not cached, or the Hub has no such file or revision.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+    get = partial(hf_hub_download, file.repository, file.filename, revision=file.revision)
     try:
-        path = Path(hf_hub_download(file.repository, file.filename, revision=file.revision))
+        return _cached(file, get(local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return _cached(file, get())
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"{file} (revision {file.revision}) is not in the local cache, and the Hugging Face Hub cannot be "
-            "reached or HF_HUB_OFFLINE is set. Load it once with a connection; or point HF_HOME to a cache "
-            "that has it; or pass a local folder with config.json and the weights"
+            f"{file} (revision {file.revision}) is not in the local cache, and the Hugging Face Hub cannot "
+            "be reached, or HF_HUB_OFFLINE is set. Load it once with a connection, or set HF_HOME to a cache "
+            "that has it, or pass a local folder with the model's files in it"
         ) from error
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (EntryNotFoundError, HfHubHTTPError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise FileNotFoundError(
-            f"cannot download {file} at revision {file.revision}: {reason}. "
-            "Check the revision (a branch, tag or full commit hash), or pass a local folder"
+            f"the Hugging Face Hub does not give {file} at revision {file.revision}: {reason}. "
+            "A revision is a branch, a tag or a full commit hash"
         ) from error
-    in_cache = path.parent.parent.name == "snapshots"
-    return WeightsFile(path, file.key, path.parent.name if in_cache else file.revision)
+
+
+def _cached(file: HubFile, path: str) -> WeightsFile:
+    """`path` with its commit, which is the name of its folder in the Hub's cache."""
+    folder = Path(path).parent
+    commit = folder.name if folder.parent.name == "snapshots" else file.revision
+    return WeightsFile(Path(path), file.key, commit)
 
 
 def _at_revision(source: ModelSource, revision: str) -> ModelSource:
-    file = source.files["transformer"]
-    if not revision or isinstance(file, Path):
-        return source
-    return replace(source, files={**source.files, "transformer": replace(file, revision=revision)})
+    if not revision:
+        raise ValueError(f"{source.name}@ lacks a revision: a branch, a tag or a commit hash of the Hub")
+    files = dict(source.files)
+    if isinstance(file := files["transformer"], HubFile):
+        files["transformer"] = replace(file, revision=revision)
+    return replace(source, files=files)
 
 
-def _bundled(name: str, revision: str) -> ModelSource:
-    if revision:
-        raise ValueError(f"{name} comes with the package and has no revisions; got {name}@{revision}")
-    folder = ASSETS / name
+def _bundled(name: str) -> ModelSource:
+    base, at, revision = name.partition("@")
+    if at:
+        raise ValueError(f"{base} comes with the package and has no revisions, got {revision!r}")
+    folder = ASSETS / base
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"this installation lacks the weights of {name}, expected in {folder}: "
+            f"this installation lacks the weights of {base}, expected in {folder}: "
             "install the package anew, or pass the folder of another model"
         )
-    return folder_source(folder, name)
+    return folder_source(folder, base)
 
 
 def _unknown(name: str) -> str:
     names = [*BUNDLED, *PUBLISHED, *ALIASES]
-    nearest = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(nearest)}?" if nearest else f"Known models: {', '.join(names)}."
-    return f"there is no model {name!r}. {hint} The folder of a trained model is accepted too: no such folder here"
+    nearest = difflib.get_close_matches(name.partition("@")[0].lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known are {', '.join(names)}."
+    return f"there is no model {name!r}: {hint} (The folder of a model will do too, but none has this name.)"
 
 
 def _read_classes(path: Path) -> list[str] | None:
@@ -252,7 +287,15 @@ def _read_json(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One line of `list_models`: `parameters` of the transformer (None: not installed), `image_size` in pixels."""
+    """A model that `load_model` knows.
+
+    Attributes:
+        name: what `load_model` takes.
+        aliases: shorter names for the same.
+        parameters: of the transformer; None for a bundled model that is missing here.
+        image_size: pixels a side; None as above.
+        weights: where they come from.
+    """
 
     name: str
     aliases: list[str]
@@ -265,6 +308,7 @@ class ModelTable(list[ModelInfo]):
     """A list of `ModelInfo` that prints as a table."""
 
     def __repr__(self) -> str:
+        """A line each model, in columns."""
         rows = [("name", "also", "parameters", "pixels", "weights")]
         for model in self:
             size = f"{model.parameters / 1e6:.1f} M" if model.parameters else "-"

@@ -46,7 +46,8 @@ def load_weights(
     """
     state = read_state_dict(path, key)
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    state |= {name: torch.zeros(expected[name]) for name in OPTIONAL if name in expected and name not in state}
+    absent = [name for name in OPTIONAL if name in expected and name not in state]
+    state |= {name: torch.zeros(expected[name]) for name in absent}
     check_state_dict(state, expected, path)
     # Copies, since the file is mapped into memory and could be written over while the model is in use.
     weights = {name: value.to(device, dtype, copy=True) for name, value in state.items()}
@@ -61,11 +62,9 @@ def build_empty(build: Callable[[], Module]) -> Module:
 
 
 class _NoInitialValues(TorchFunctionMode):
-    """Skips `torch.nn.init`. (Building on the meta device would import PyTorch's compiler, which takes seconds.)"""
+    """Skips `torch.nn.init`; so would the meta device, but its first use imports a compiler, for seconds."""
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
@@ -90,14 +89,14 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         where = f"under the key {key!r} of {path}" if key else f"in {path}"
         raise ValueError(f"expected a state dict, names to tensors, {where}")
-    return dict(state)
+    return {str(name): value.detach() for name, value in state.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error}): copy or download it again") from error
+        raise ValueError(f"{path} is no whole safetensors file ({error}): fetch or write it anew") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -113,7 +112,7 @@ def _read_pickle(path: Path) -> Any:
                 "Expected a state dict of tensors; convert trusted files to safetensors"
             ) from None
         except (RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is damaged ({error}): copy or download it again") from error
+            raise ValueError(f"{path} is damaged ({error}): fetch or write it anew") from error
 
 
 def _load_pickle(path: Path) -> Any:
@@ -124,16 +123,15 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _entry(content: Any, key: str, path: Path) -> Any:
-    if not isinstance(content, Mapping) or key not in content:
-        held = f"keys {_first([str(name) for name in content])}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise ValueError(f"{path} holds {held}, but the weights are expected under the key {key!r}")
+    names = [str(name) for name in content] if isinstance(content, Mapping) else []
+    if key not in names:
+        held = _first(names) if names else f"a {type(content).__name__}"
+        raise ValueError(f"{path} must hold its weights under the key {key!r}; it holds {held}")
     return content[key]
 
 
-def check_state_dict(
-    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path
-) -> None:
-    """ValueError that lists what is missing, unexpected or of another shape, unless names and shapes are equal."""
+def check_state_dict(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """ValueError unless names and shapes are equal: lists what is missing, unexpected or misshapen."""
     missing = [f"{name} {shape}" for name, shape in expected.items() if name not in state]
     unexpected = [f"{name} {tuple(value.shape)}" for name, value in state.items() if name not in expected]
     misshapen = [
@@ -142,12 +140,11 @@ def check_state_dict(
         if name in state and tuple(state[name].shape) != shape
     ]
     lists = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    problems = [f"  {len(found)} {what}: {_first(found)}" for what, found in lists.items() if found]
+    problems = "".join(f"\n  {len(found)} {what}: {_first(found)}" for what, found in lists.items() if found)
     if problems:
         raise ValueError(
-            f"{path} does not fit its model (given {len(state)} tensors, expected {len(expected)}):\n"
-            + "\n".join(problems)
-            + "\nIs it the file of another model, or does the configuration say other sizes?"
+            f"{path} does not fit its model ({len(state)} tensors given, {len(expected)} expected):"
+            f"{problems}\nIs it the file of another model, or does the configuration say other sizes?"
         )
 
 

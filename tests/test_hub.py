@@ -1,0 +1,523 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
+from safetensors.torch import load_file, save_file
+
+import randar_features as rf
+from randar_features import registry
+from randar_features.hub import choose_device
+from randar_features.models import RandAR, RandARConfig
+from randar_features.registry import ALIASES, PARAMETERS, PUBLISHED, HubFile
+from randar_features.tokenizers import LlamaGenTokenizer, MaskGITTokenizer
+from randar_features.weights import build_empty
+from tests.small_models import (
+    IMAGE_SIZE,
+    put_in_cache,
+    small_published,
+    small_tokenizer,
+    small_transformer,
+    write_folder,
+    write_published,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+TOKENS = torch.arange(32).view(2, 16) % 40
+IMAGES = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+COMMIT, TOKENIZER_COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40, "c" * 40
+ALL_NAMES = [*PUBLISHED, *ALIASES]
+
+
+def assert_is_small(model: rf.Model, kind: str = "llamagen") -> None:
+    """The small transformer and tokenizer, to the bit."""
+    torch.testing.assert_close(model.transformer(TOKENS), small_transformer()(TOKENS), rtol=0, atol=0)
+    expected = small_tokenizer(kind)
+    tokens = expected.encode(IMAGES)
+    assert torch.equal(model.tokenizer.encode(IMAGES), tokens)
+    torch.testing.assert_close(model.tokenizer.decode(tokens), expected.decode(tokens), rtol=0, atol=0)
+
+
+@pytest.fixture
+def small_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published names, repositories, files and formats at the small models' sizes."""
+    for name, source in PUBLISHED.items():
+        monkeypatch.setitem(PUBLISHED, name, small_published(source))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_names: None) -> Path:
+    """An empty Hub cache, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def hub_files(name: str) -> tuple[HubFile, HubFile]:
+    files = PUBLISHED[ALIASES.get(name, name)].files
+    transformer, tokenizer = files["transformer"], files["tokenizer"]
+    assert isinstance(transformer, HubFile) and isinstance(tokenizer, HubFile)
+    return transformer, tokenizer
+
+
+def fill_cache(cache: Path, name: str, commit: str = COMMIT, reference: str = "main") -> None:
+    local = cache.parent / "published"
+    write_published(local, PUBLISHED[ALIASES.get(name, name)])
+    transformer, tokenizer = hub_files(name)
+    put_in_cache(cache, transformer.repository, commit, local / transformer.filename, reference)
+    if reference == "main":
+        put_in_cache(cache, tokenizer.repository, TOKENIZER_COMMIT, local / tokenizer.filename)
+
+
+# Published names and sizes
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_transformer_has_the_published_names_shapes_and_size(name: str) -> None:
+    options = {key: value for key, value in PUBLISHED[name].config["transformer"].items() if key != "type"}
+    state = build_empty(lambda: RandAR(RandARConfig(**options))).state_dict()
+    expected = json.loads((GOLDEN / f"{name.replace('-', '_')}_state_dict.json").read_text())
+    assert {key: list(value.shape) for key, value in state.items()} == expected
+    assert sum(map(math.prod, expected.values())) == PARAMETERS[name]
+
+
+def test_published_parameter_counts() -> None:
+    in_millions = {name: round(count / 1e6, 1) for name, count in PARAMETERS.items()}
+    assert in_millions == {"randar-l-llamagen": 342.9, "randar-l-maskgit": 311.5, "randar-xl-llamagen": 774.7}
+
+
+def test_published_files() -> None:
+    assert [str(file) for file in hub_files("randar-l-llamagen")] == [
+        "ziqipang/RandAR/randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
+        "FoundationVision/LlamaGen/vq_ds16_c2i.pt",
+    ]
+    assert [str(file) for file in hub_files("randar-l-maskgit")] == [
+        "ziqipang/RandAR/randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors",
+        "fun-research/TiTok/maskgit-vqgan-imagenet-f16-256.bin",
+    ]
+    assert [str(file) for file in hub_files("randar-xl-llamagen")] == [
+        "ziqipang/RandAR/randar_0.7b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
+        "FoundationVision/LlamaGen/vq_ds16_c2i.pt",
+    ]
+    assert hub_files("randar-xl-llamagen")[1].key == "model" and hub_files("randar-l-maskgit")[1].key is None
+
+
+@pytest.mark.parametrize(("kind", "build"), [("llamagen", LlamaGenTokenizer), ("maskgit", MaskGITTokenizer)])
+def test_published_tokenizers_have_the_published_names_and_shapes(
+    kind: str, build: Callable[[], torch.nn.Module]
+) -> None:
+    expected = json.loads((GOLDEN / f"tokenizer_{kind}_state_dict.json").read_text())
+    state = build_empty(build).state_dict()
+    assert {key: list(value.shape) for key, value in state.items()} == {
+        key: shape for key, (shape, _) in expected.items()
+    }
+
+
+# The Hub
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_models_load_from_the_hubs_cache_offline(cache: Path, name: str) -> None:
+    fill_cache(cache, name)
+    model = rf.load_model(name)
+    assert_is_small(model, "maskgit" if "maskgit" in name else "llamagen")
+    assert model.name == ALIASES.get(name, name)
+    assert (model.revision, model.tokenizer_revision) == (COMMIT, TOKENIZER_COMMIT)
+    assert model.image_size == IMAGE_SIZE
+
+
+@pytest.mark.parametrize("revision", ["paper", OTHER_COMMIT])
+def test_a_revision_is_a_tag_or_a_commit_of_the_transformers_repository(cache: Path, revision: str) -> None:
+    fill_cache(cache, "randar-l")
+    weights = small_transformer(seed=1)
+    transformer, _ = hub_files("randar-l")
+    other = cache.parent / transformer.filename
+    save_file(weights.state_dict(), other)
+    put_in_cache(cache, transformer.repository, OTHER_COMMIT, other, "paper")
+    model = rf.load_model(f"randar-l@{revision}")
+    assert torch.equal(model.transformer(TOKENS), weights(TOKENS))
+    assert (model.revision, model.tokenizer_revision) == (OTHER_COMMIT, TOKENIZER_COMMIT)
+    unpinned = rf.load_model("randar-l")
+    assert unpinned.revision == COMMIT and unpinned.weights_hash != model.weights_hash
+
+
+def test_offline_and_not_cached_says_what_is_missing_and_what_to_do(cache: Path) -> None:
+    transformer, _ = hub_files("randar-xl")
+    with pytest.raises(FileNotFoundError) as caught:
+        rf.load_model("randar-xl@v2")
+    for part in (str(transformer), "revision v2", "HF_HUB_OFFLINE", "HF_HOME", "local folder"):
+        assert part in str(caught.value)
+
+
+def test_offline_with_the_tokenizer_alone_missing_names_its_file(cache: Path) -> None:
+    fill_cache(cache, "randar-l")
+    with pytest.raises(FileNotFoundError, match=r"fun-research/TiTok/maskgit-vqgan-imagenet-f16-256\.bin"):
+        rf.load_tokenizer("randar-l-maskgit")
+
+
+def test_environment_variables_of_the_hub_are_honoured(cache: Path) -> None:
+    fill_cache(cache, "randar-l")
+    code = (
+        "from randar_features import registry\n"
+        "from tests.small_models import small_published\n"
+        "name = 'randar-l-llamagen'\n"
+        "registry.PUBLISHED[name] = small_published(registry.PUBLISHED[name])\n"
+        "from randar_features import load_model\n"
+        "print(load_model('randar-l').revision)\n"
+        "load_model('randar-xl')\n"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=GOLDEN.parents[1]
+    )
+    assert run.stdout.strip() == COMMIT
+    assert "FileNotFoundError: ziqipang/RandAR/randar_0.7b_llamagen" in run.stderr
+
+
+def test_what_is_not_cached_is_downloaded(small_names: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_published(tmp_path, PUBLISHED["randar-l-maskgit"])
+    calls: list[tuple[str, str, str, bool]] = []
+
+    def download(repository: str, filename: str, *, revision: str, local_files_only: bool = False) -> str:
+        calls.append((repository, filename, revision, local_files_only))
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    model = rf.load_model("randar-l-maskgit@v1")
+    assert_is_small(model, "maskgit")
+    assert (model.revision, model.tokenizer_revision) == ("v1", "main")
+    transformer, tokenizer = hub_files("randar-l-maskgit")
+    assert calls == [
+        (transformer.repository, transformer.filename, "v1", True),
+        (transformer.repository, transformer.filename, "v1", False),
+        (tokenizer.repository, tokenizer.filename, "main", True),
+        (tokenizer.repository, tokenizer.filename, "main", False),
+    ]
+
+
+def test_a_revision_that_the_hub_does_not_know_is_named(small_names: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: str, revision: str, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        error = RevisionNotFoundError.__new__(RevisionNotFoundError)
+        Exception.__init__(error, "404 Client Error.\n\nRevision Not Found for url: …")
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(FileNotFoundError, match=r"at revision nope: 404 Client Error\.\. A revision is a branch"):
+        rf.load_model("randar-l@nope")
+
+
+def test_published_files_in_a_plain_folder_load(small_names: None, tmp_path: Path) -> None:
+    write_published(tmp_path, PUBLISHED["randar-l-llamagen"])
+    model = rf.load_model(tmp_path)
+    assert_is_small(model)
+    assert (model.name, model.revision) == ("randar-l-llamagen", None)
+    write_published(tmp_path, PUBLISHED["randar-l-maskgit"])
+    with pytest.raises(FileNotFoundError, match="the files of one published model"):
+        rf.load_model(tmp_path)
+
+
+def test_a_published_pickle_with_code_is_refused(cache: Path) -> None:
+    fill_cache(cache, "randar-l")
+    _, tokenizer = hub_files("randar-l")
+    (link,) = cache.glob(f"*/snapshots/*/{tokenizer.filename}")
+    link.resolve().write_bytes(pickle.dumps({"model": {"x": Path("/")}}, protocol=2))
+    with pytest.raises(ValueError, match=r"vq_ds16_c2i\.pt is not a pickle of plain tensors"):
+        rf.load_model("randar-l")
+
+
+# Folders and bundled models
+
+
+@pytest.mark.parametrize("kind", ["llamagen", "maskgit"])
+@pytest.mark.parametrize("convert", [str, Path], ids=["str", "Path"])
+def test_folders_that_training_wrote_load(tmp_path: Path, kind: str, convert: Callable[[Path], str]) -> None:
+    folder = write_folder(tmp_path / "run", kind)
+    model = rf.load_model(convert(folder))
+    assert_is_small(model, kind)
+    assert (model.name, model.revision, model.classes) == (str(folder), None, None)
+    assert (model.image_size, model.recommended_layers, model.recommended_steps) == (IMAGE_SIZE, [1], 6)
+
+
+def test_recommendations_and_class_names_come_from_the_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, recommended={"layers": [1, 2], "steps": 9})
+    (folder / "classes.json").write_text('["cat", "dog", "crème brûlée"]', encoding="utf-8")
+    model = rf.load_model(folder)
+    assert (model.recommended_layers, model.recommended_steps) == ([1, 2], 9)
+    assert model.classes == ["cat", "dog", "crème brûlée"]
+
+
+def test_published_models_recommend_88_steps_and_the_middle_block(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_cache(cache, "randar-l")
+    config = PUBLISHED["randar-l-llamagen"].config
+    monkeypatch.setitem(config["transformer"], "num_layers", 24)
+    monkeypatch.setitem(config["transformer"], "num_tokens", 256)
+    monkeypatch.setitem(config, "image_size", 64)
+    transformer = RandAR(RandARConfig(**{k: v for k, v in config["transformer"].items() if k != "type"}))
+    put_weights = next(cache.glob("*RandAR/snapshots/*/*")).resolve()
+    save_file(transformer.state_dict(), put_weights)
+    model = rf.load_model("randar-l")
+    assert (model.recommended_steps, model.recommended_layers) == (88, [11])
+
+
+def test_a_folder_of_a_tokenizer_alone(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, transformer=None)
+    (folder / "model.safetensors").unlink()
+    tokenizer, image_size = rf.load_tokenizer(folder)
+    assert torch.equal(tokenizer.encode(IMAGES), small_tokenizer().encode(IMAGES))
+    assert image_size == IMAGE_SIZE and not tokenizer.training
+    with pytest.raises(ValueError, match=r'no "transformer" entry \(it has tokenizer, image_size\)'):
+        rf.load_model(folder)
+
+
+def test_a_folder_of_a_transformer_alone(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, tokenizer=None, image_size=None)
+    model = rf.load_model(folder)
+    assert torch.equal(model.transformer(TOKENS), small_transformer()(TOKENS))
+    for ask in (lambda: model.tokenizer, lambda: model.image_size):
+        with pytest.raises(ValueError, match="holds a transformer without a tokenizer"):
+            ask()
+    with pytest.raises(ValueError, match='no "tokenizer" entry'):
+        rf.load_tokenizer(folder)
+
+
+def test_bundled_models_load_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "randar-tiny")
+    monkeypatch.setattr(registry, "ASSETS", tmp_path)
+    model = rf.load_model("randar-tiny")
+    assert_is_small(model)
+    assert model.name == "randar-tiny"
+    info = rf.list_models()[0]
+    assert (info.name, info.image_size, info.weights) == ("randar-tiny", IMAGE_SIZE, "bundled")
+    assert info.parameters == sum(parameter.numel() for parameter in small_transformer().parameters())
+
+
+def test_a_bundled_model_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "ASSETS", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"lacks the weights of randar-tiny, expected in .*randar-tiny"):
+        rf.load_model("randar-tiny")
+    assert "missing in this installation" in repr(rf.list_models())
+
+
+def test_missing_and_misshapen_tensors_in_a_folder_are_listed(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    del state["norm.weight"]
+    state["tok_embeddings.weight"] = torch.zeros(7, 32)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ValueError) as caught:
+        rf.load_model(folder)
+    for part in ("model.safetensors", "missing: norm.weight (32,)", "is (7, 32), expected (40, 32)"):
+        assert part in str(caught.value)
+
+
+def test_a_folder_without_weights_names_the_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    (folder / "tokenizer.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*tokenizer\.safetensors"):
+        rf.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"image_size": 64},
+            '"image_size" is 64, but 4x4 tokens at a downsampling factor of 4 make 16 pixels',
+        ),
+        ({"recommended": {"layers": [3]}}, r"recommends layers \[3\], but its blocks are 0 to 2"),
+        (
+            {"tokenizer": {"type": "vqvae"}},
+            "unknown tokenizer type 'vqvae', expected one of llamagen, maskgit",
+        ),
+        ({"tokenizer": {"type": "llamagen", "chanels": 32}}, '"tokenizer" entry .*chanels'),
+        ({"transformer": {"type": "randar", "dim": 32}}, '"transformer" entry .*num_layers'),
+        ({"transformer": {"type": "gpt"}}, "unknown transformer type 'gpt', expected one of randar"),
+        ({"transformer": 3}, 'has no "transformer" entry'),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(tmp_path: Path, entries: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rf.load_model(write_folder(tmp_path, **entries))
+
+
+def test_a_tokenizer_of_another_training_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["tokenizer"]["vocab_size"] = 50
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="the tokenizer has 50 codes, the transformer 40"):
+        rf.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", r"config\.json is not valid JSON"),
+        ("config.json", "[]", r"config\.json holds a list, expected an object"),
+        ("classes.json", '{"0": "cat"}', r"classes\.json must be a list of class names"),
+        ("classes.json", '["cat"]', "has 1 class names for 3 classes"),
+    ],
+)
+def test_files_beside_the_weights_are_checked(tmp_path: Path, file: str, content: str, message: str) -> None:
+    folder = write_folder(tmp_path)
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        rf.load_model(folder)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("randar-tny", "randar-tiny"),
+        ("RandAR-XL", "randar-xl"),
+        ("randar-l-lamagen@main", "randar-l-llamagen"),
+        ("randar-l-maskgan", "randar-l-maskgit"),
+    ],
+)
+@pytest.mark.parametrize("load", [rf.load_model, rf.load_tokenizer])
+def test_an_unknown_name_suggests_the_nearest(load: Callable[[str], object], name: str, nearest: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load(name)
+    assert f"there is no model {name!r}: did you mean {nearest}" in str(caught.value)
+    assert "folder" in str(caught.value)
+
+
+def test_a_name_like_no_other_lists_all() -> None:
+    with pytest.raises(ValueError, match="known are randar-tiny, randar-l-llamagen, randar-l-maskgit"):
+        rf.load_model("vgg")
+
+
+@pytest.mark.parametrize("path", ["runs/nowhere", "./nowhere", "~/nowhere-at-all", Path("randar-l")])
+def test_a_path_that_does_not_exist_says_so(path: str | Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist: expected a folder"):
+        rf.load_model(path)
+
+
+def test_a_file_instead_of_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a file: expected a folder"):
+        rf.load_model(write_folder(tmp_path) / "model.safetensors")
+
+
+def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"expected config\.json .* it holds checkpoints"):
+        rf.load_model(tmp_path)
+
+
+def test_a_folder_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(Path("run@3"))
+    assert_is_small(rf.load_model("run@3"))
+    write_folder(Path("randar-l"))
+    assert rf.load_model("./randar-l").revision is None
+
+
+@pytest.mark.parametrize("name", ["randar-l@", "randar-tiny@main"])
+def test_revisions_that_cannot_be(name: str) -> None:
+    with pytest.raises(ValueError, match="revision"):
+        rf.load_model(name)
+
+
+def test_list_models_prints_a_table() -> None:
+    models = rf.list_models()
+    assert [model.name for model in models] == ["randar-tiny", *PUBLISHED]
+    lines = str(models).splitlines()
+    assert len(lines) == 1 + len(models)
+    (line,) = (line for line in lines if line.startswith("randar-xl-llamagen"))
+    for part in ("randar-xl ", "774.7 M", "256x256", "ziqipang/RandAR/randar_0.7b_llamagen"):
+        assert part in line
+
+
+def test_imagenet_class_names(cache: Path) -> None:
+    names = registry.imagenet_classes()
+    assert len(names) == 1000
+    assert names[0].startswith("tench") and names[207].startswith("golden retriever")
+    assert names[980].startswith("volcano") and names[999].startswith("toilet tissue")
+    fill_cache(cache, "randar-l")
+    assert rf.load_model("randar-l").classes == names
+
+
+# Device, dtype, identity
+
+
+def test_dtype_is_what_is_asked_for_and_float32_by_default(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    halves = {name: value.half() for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(halves, folder / "model.safetensors")
+    model, half = rf.load_model(folder), rf.load_model(folder, dtype=torch.bfloat16)
+    assert (model.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert {parameter.dtype for parameter in half.tokenizer.parameters()} == {torch.bfloat16}
+    assert half.transformer.rotary.dtype == torch.float32
+    assert rf.load_tokenizer(folder, dtype=torch.float16)[0].quantize.embedding.weight.dtype == torch.float16
+    assert model.device == (torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, "bfloat16"])
+def test_a_dtype_that_cannot_be(tmp_path: Path, dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=r"expected a floating-point torch\.dtype"):
+        rf.load_model(write_folder(tmp_path), dtype=dtype)
+
+
+def test_cuda_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(None) == torch.device("cpu")
+    with pytest.raises(ValueError, match="device='cuda:1', but PyTorch sees no CUDA device"):
+        rf.load_model("randar-l", device="cuda:1")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_models_go_to_the_gpu(tmp_path: Path) -> None:
+    model = rf.load_model(write_folder(tmp_path))
+    assert model.device.type == "cuda" and model.transformer.rotary.device.type == "cuda"
+    moved = model.to("cpu")
+    assert model.device.type == "cuda" and moved.device.type == "cpu"
+    logits = model.transformer(TOKENS.cuda()).cpu()
+    torch.testing.assert_close(logits, moved.transformer(TOKENS), rtol=1e-3, atol=1e-3)
+
+
+def test_a_loaded_model_passes_through_and_is_copied_only_for_another_dtype(tmp_path: Path) -> None:
+    model = rf.load_model(write_folder(tmp_path), device="cpu")
+    assert rf.load_model(model) is model
+    assert rf.load_model(model, device="cpu", dtype=torch.float32) is model
+    half = rf.load_model(model, dtype=torch.bfloat16)
+    assert (half.dtype, model.dtype) == (torch.bfloat16, torch.float32)
+    assert half.weights_hash == model.weights_hash
+    assert_is_small(model)
+
+
+def test_weights_hash_follows_the_weights_and_nothing_else(tmp_path: Path) -> None:
+    first = rf.load_model(write_folder(tmp_path / "first"))
+    same = rf.load_model(write_folder(tmp_path / "second"), dtype=torch.bfloat16)
+    assert first.weights_hash == same.weights_hash and len(first.weights_hash) == 16
+    save_file(small_transformer(seed=1).state_dict(), tmp_path / "second/model.safetensors")
+    assert rf.load_model(tmp_path / "second").weights_hash != first.weights_hash
+    save_file(small_tokenizer(seed=1).state_dict(), tmp_path / "first/tokenizer.safetensors")
+    assert rf.load_model(tmp_path / "first").weights_hash != first.weights_hash
+
+
+def test_a_model_prints_in_a_line(tmp_path: Path) -> None:
+    model = rf.load_model(write_folder(tmp_path), device="cpu")
+    assert repr(model) == f"Model({str(tmp_path)!r}, weights {model.weights_hash}, torch.float32 on cpu)"
+
+
+def test_an_already_loaded_model_survives_pickling(tmp_path: Path) -> None:
+    assert_is_small(pickle.loads(pickle.dumps(rf.load_model(write_folder(tmp_path), device="cpu"))))
