@@ -1,0 +1,95 @@
+"""Semantic point matching on feature maps, as DIFT measures it on SPair-71k."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .inputs import Array, float_tensor
+
+_BLOCK_VALUES = 2**24
+
+
+def match_points(
+    source_map: Array,
+    target_map: Array,
+    points: Array,
+    *,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+) -> np.ndarray:
+    """The pixel of the target image whose feature is most like that of each source point.
+
+    Both maps are up-sampled bilinearly (half-pixel centres, no aligned corners) to their image's size; the
+    source vector is read at the nearest whole pixel; the answer is the arg-max of the cosine over all
+    target pixels, the first in raster order of equals (DIFT, `eval_spair.py`). Bilinear weights act on the
+    dot products instead of the vectors, which is the same sum and needs no up-sampled source or target.
+
+    source_map (h, w, D), target_map (h', w', D): features on a grid. points (K, 2): x and y in pixels of the
+    source image, (0, 0) the centre of its first pixel. source_size, target_size: (height, width) in pixels.
+    Returns x and y in pixels of the target image, int64 (K, 2).
+
+    Raises on other shapes, on NaN or infinity, and on points outside the source image.
+    """
+    source = float_tensor(source_map, "source_map", "(h, w, D)", 3)
+    target = float_tensor(target_map, "target_map", "(h, w, D)", 3).to(source.device)
+    if source.shape[2] != target.shape[2]:
+        raise ValueError(f"maps must share D, got {tuple(source.shape)} and {tuple(target.shape)}")
+    pixels = _whole_pixels(points, source_size).to(source.device)
+    source, target = source.float(), target.float()
+    vectors = F.normalize(_vectors_at(source, pixels, source_size), dim=1)
+    axes = _interpolations(target, target_size)
+    lengths = _lengths(target, *axes).clamp(min=1e-12)
+    rows = max(1, _BLOCK_VALUES // lengths.numel())
+    found = torch.cat([_best_pixels(block, target, lengths, *axes) for block in vectors.split(rows)])
+    return torch.stack([found % target_size[1], found // target_size[1]], 1).cpu().numpy()
+
+
+def _whole_pixels(points: Array, size: tuple[int, int]) -> Tensor:
+    pixels = (float_tensor(points, "points", "(K, 2)", 2).double() + 0.5).floor().long()
+    if pixels.shape[1] != 2:
+        raise ValueError(f"points must have shape (K, 2), got {tuple(pixels.shape)}")
+    height, width = size
+    outside = ((pixels < 0) | (pixels >= torch.tensor([width, height], device=pixels.device))).any(1)
+    if outside.any():
+        row = int(torch.nonzero(outside)[0, 0])
+        point = tuple(float(value) for value in points[row])
+        raise ValueError(f"point {row} = {point} (x, y) lies outside the image, {width} pixels wide and {height} high")
+    return pixels
+
+
+def _interpolations(features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Bilinear up-sampling of (h, w, D) along each axis as a matrix: float64 (H, h) and (W, w)."""
+    vertical, horizontal = (_interpolation(features.shape[axis], size[axis]) for axis in (0, 1))
+    return vertical.to(features.device), horizontal.to(features.device)
+
+
+def _interpolation(inputs: int, outputs: int) -> Tensor:
+    identity = torch.eye(inputs, dtype=torch.float64)[None]
+    return F.interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].T
+
+
+def _vectors_at(features: Tensor, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Up-sampled features (K, D) at whole pixels (K, 2)."""
+    vertical, horizontal = (matrix.float() for matrix in _interpolations(features, size))
+    return torch.einsum("kh,kw,hwd->kd", vertical[pixels[:, 1]], horizontal[pixels[:, 0]], features)
+
+
+def _lengths(features: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """Euclidean norm (H, W) of each up-sampled feature, from the dot products within a row of tokens."""
+    rows = max(1, _BLOCK_VALUES // (features.shape[1] * max(features.shape[2], len(horizontal))))
+    squares = []
+    for block in vertical.split(rows):
+        tokens = torch.einsum("rh,hwd->rwd", block, features.double())
+        products = horizontal @ (tokens @ tokens.mT)  # float64: opposite neighbours nearly cancel
+        squares.append((products * horizontal).sum(2))
+    return torch.cat(squares).clamp(min=0).sqrt().float()
+
+
+def _best_pixels(vectors: Tensor, target: Tensor, lengths: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """Raster number (K,) of the pixel with the largest cosine to each vector (K, D)."""
+    products = torch.einsum("hwd,kd->khw", target, vectors)
+    cosines = vertical.float() @ products @ horizontal.float().T / lengths
+    return cosines.flatten(1).argmax(1)

@@ -1,0 +1,192 @@
+"""The one owner of every score: classification, retrieval, point matching, confidence intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .inputs import Array, Labels, float_tensor, label_vector, row_ids
+
+
+def accuracy(predictions: Labels, labels: Labels) -> float:
+    """Share of equal entries of `predictions` (n,) and `labels` (n,), in [0, 1]."""
+    predictions, labels = _pair(predictions, labels)
+    return float((predictions == labels).mean())
+
+
+def mean_per_class_accuracy(predictions: Labels, labels: Labels) -> float:
+    """Accuracy within each class that occurs in `labels`, averaged over those classes, in [0, 1]."""
+    predictions, labels = _pair(predictions, labels)
+    _, classes = np.unique(labels, return_inverse=True)
+    return float((np.bincount(classes, predictions == labels) / np.bincount(classes)).mean())
+
+
+def confusion_matrix(predictions: Labels, labels: Labels, num_classes: int) -> np.ndarray:
+    """Counts (num_classes, num_classes), int64: rows are true classes, columns predicted ones."""
+    predictions, labels = _pair(predictions, labels)
+    highest = max(predictions.max(), labels.max())
+    if highest >= num_classes:
+        raise ValueError(f"labels must be below num_classes = {num_classes}, got {highest}")
+    counts = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def top_k_accuracy(scores: Array, labels: Labels, k: int = 1) -> float:
+    """Share of rows whose label is among the `k` best `scores` (n, C), in [0, 1].
+
+    Labels are columns of `scores`. Of equal scores the lower class ranks first, as with argmax.
+    """
+    table = float_tensor(scores, "scores", "(n, C)", 2).cpu().double().numpy()
+    labels = label_vector(labels, len(table))
+    num_classes = table.shape[1]
+    if labels.max() >= num_classes or not 1 <= k <= num_classes:
+        raise ValueError(
+            f"labels must be below {num_classes} and k within 1 … {num_classes} for scores of shape"
+            f" {table.shape}, got a label {labels.max()} and k = {k}"
+        )
+    own = table[np.arange(len(table)), labels][:, None]
+    ahead = (table > own) | ((table == own) & (np.arange(num_classes) < labels[:, None]))
+    return float((ahead.sum(1) < k).mean())
+
+
+def _pair(predictions: Labels, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    predictions = label_vector(predictions, len(predictions), "predictions")
+    if len(predictions) == 0:
+        raise ValueError("predictions and labels are empty: there is nothing to score")
+    return predictions, label_vector(labels, len(predictions))
+
+
+def recall_at_k(
+    neighbours: np.ndarray,
+    query_labels: Labels,
+    gallery_labels: Labels,
+    k: int,
+    exclude: Labels | None = None,
+) -> float:
+    """Share of queries with at least one item of their own label among the first `k`, in [0, 1].
+
+    `neighbours` (Q, K): gallery rows, best first, such as `search(...).ids`; of equally similar ones the
+    lowest first. `exclude` (Q,): the row that is the query itself, -1 for none; it is left out by that
+    id, wherever it stands. Queries that have nothing relevant in the gallery are left out of the mean.
+    """
+    relevant, counts = _relevance(neighbours, query_labels, gallery_labels, exclude)
+    if not 1 <= k <= relevant.shape[1]:
+        raise ValueError(f"k must lie within 1 … {relevant.shape[1]}, the neighbours of a query, got {k}")
+    return float(relevant[counts > 0, :k].any(1).mean())
+
+
+def mean_average_precision(
+    neighbours: np.ndarray,
+    query_labels: Labels,
+    gallery_labels: Labels,
+    exclude: Labels | None = None,
+) -> float:
+    """Mean over queries of AP = (Σ over relevant ranks r of precision at r) / (relevant items), in [0, 1].
+
+    Arguments and left-out queries as in `recall_at_k`. Where `neighbours` stop short of the whole gallery,
+    relevant items beyond them count as never found, so the value is a lower bound.
+    """
+    relevant, counts = _relevance(neighbours, query_labels, gallery_labels, exclude)
+    relevant, counts = relevant[counts > 0], counts[counts > 0]
+    precision = relevant.cumsum(1) / np.arange(1, relevant.shape[1] + 1)
+    return float(((precision * relevant).sum(1) / counts).mean())
+
+
+def _relevance(
+    neighbours: np.ndarray, query_labels: Labels, gallery_labels: Labels, exclude: Labels | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which ranks share the query's label, bool (Q, K or K - 1), and how many gallery items do (Q,)."""
+    gallery = label_vector(gallery_labels, len(gallery_labels), "gallery_labels")
+    ids = _neighbour_ids(neighbours, len(gallery))
+    queries = label_vector(query_labels, len(ids), "query_labels")
+    present, totals = np.unique(gallery, return_counts=True)
+    place = np.searchsorted(present, queries).clip(max=len(present) - 1)
+    counts = np.where(present[place] == queries, totals[place], 0)
+    own = row_ids(exclude, "exclude", len(ids), len(gallery))
+    counts = counts - ((own >= 0) & (gallery[own] == queries))
+    ids = _without(ids, own)
+    if not counts.any():
+        raise ValueError("no query has an item of its own label in the gallery: nothing can be scored")
+    return gallery[ids] == queries[:, None], counts
+
+
+def _neighbour_ids(neighbours: np.ndarray, size: int) -> np.ndarray:
+    ids = np.asarray(neighbours)
+    if ids.ndim != 2 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"neighbours must be integers (Q, K), not empty, got {ids.dtype} {ids.shape}")
+    if ids.min() < 0 or ids.max() >= size:
+        raise ValueError(f"neighbours must be rows 0 … {size - 1} of the gallery, got {ids.min()} … {ids.max()}")
+    return ids
+
+
+def _without(ids: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Each row less its own id; when some row contains it, the others lose their last entry."""
+    is_own = ids == own[:, None]
+    if not is_own.any():
+        return ids
+    order = np.argsort(is_own, axis=1, kind="stable")
+    return np.take_along_axis(ids, order, 1)[:, :-1]
+
+
+def pck(
+    predicted: Array,
+    target: Array,
+    pairs: Labels,
+    *,
+    box_sizes: Array,
+    image_sizes: Array,
+    alpha: float = 0.1,
+) -> dict[str, float]:
+    """Percentage of correct keypoints, as a share in [0, 1], in all four published variants.
+
+    A point is correct when |predicted - target| ≤ alpha · max(width, height) of the target's bounding box
+    or of the target image. `per_point` is hits over points; `per_image` averages the shares of the image
+    pairs (SPair-71k as measured by DIFT's `eval_spair.py`).
+
+    predicted, target: (K, 2) x and y in pixels of the target image. pairs: (K,) which of the P image pairs
+    a point belongs to. box_sizes, image_sizes: (P, 2) width and height in pixels, in either order.
+    Returns box_per_point, box_per_image, image_per_point, image_per_image.
+    """
+    points, truth = (_pairs_of_floats(v, n) for v, n in ((predicted, "predicted"), (target, "target")))
+    if points.shape != truth.shape:
+        raise ValueError(f"predicted and target must have one shape, got {points.shape} and {truth.shape}")
+    pair = label_vector(pairs, len(points), "pairs")
+    distance = np.linalg.norm(points - truth, axis=1)
+    result: dict[str, float] = {}
+    for name, sizes in (("box", box_sizes), ("image", image_sizes)):
+        threshold = alpha * _longest_sides(sizes, f"{name}_sizes", pair.max() + 1)
+        hits = distance <= threshold[pair]
+        points_of_pair = np.bincount(pair)
+        shares = np.bincount(pair, hits)[points_of_pair > 0] / points_of_pair[points_of_pair > 0]
+        result |= {f"{name}_per_point": float(hits.mean()), f"{name}_per_image": float(shares.mean())}
+    return result
+
+
+def _pairs_of_floats(values: Array, name: str) -> np.ndarray:
+    array = float_tensor(values, name, "(n, 2)", 2).cpu().double().numpy()
+    if array.shape[1] != 2:
+        raise ValueError(f"{name} must have shape (n, 2), got {array.shape}")
+    return array
+
+
+def _longest_sides(sizes: Array, name: str, needed: int) -> np.ndarray:
+    sides = _pairs_of_floats(sizes, name)
+    if len(sides) < needed or sides.min() <= 0:
+        raise ValueError(f"{name} must be {needed} rows of positive sizes, got shape {sides.shape}")
+    return sides.max(1)
+
+
+def bootstrap_interval(
+    values: Array, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of the mean of `values` (n,) (Efron 1979).
+
+    For an accuracy, `values` are the rows' hits as 0.0 and 1.0. The same seed gives the same interval.
+    """
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"confidence must lie in (0, 1) and resamples ≥ 1, got {confidence}, {resamples}")
+    sample = float_tensor(values, "values", "(n,)", 1).cpu().double().numpy()
+    generator = np.random.default_rng(seed)
+    draws = (generator.integers(len(sample), size=len(sample)) for _ in range(resamples))
+    means = np.fromiter((sample[rows].mean() for rows in draws), float, resamples)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

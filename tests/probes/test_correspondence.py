@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from probes import correspondence, match_points
+
+
+def random_map(height: int, width: int, channels: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((height, width, channels), dtype=np.float32)
+
+
+def as_published(
+    source_map: np.ndarray,
+    target_map: np.ndarray,
+    points: np.ndarray,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+) -> np.ndarray:
+    """DIFT's `eval_spair.py`: both maps up-sampled whole, one point after another; the first of equals.
+
+    Pixels beyond the outermost token centres copy it, so equals do occur; rounding makes them equal.
+    """
+    source, target = (
+        F.interpolate(torch.from_numpy(m).double().permute(2, 0, 1)[None], size, mode="bilinear")[0]
+        for m, size in ((source_map, source_size), (target_map, target_size))
+    )
+    pixels = F.normalize(target.flatten(1).T, dim=1)
+    found = []
+    for x, y in points.astype(int):
+        cosines = pixels @ F.normalize(source[:, y, x], dim=0)
+        row, column = np.unravel_index(int(cosines.round(decimals=12).argmax()), target_size)
+        found.append((column, row))
+    return np.array(found)
+
+
+def test_equals_the_published_procedure() -> None:
+    source, target = random_map(6, 5, 16, 0), random_map(4, 7, 16, 1)
+    generator = np.random.default_rng(2)
+    points = np.stack([generator.integers(0, 33, 40), generator.integers(0, 47, 40)], 1).astype(np.float32)
+    found = match_points(source, target, points, source_size=(47, 33), target_size=(39, 60))
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, as_published(source, target, points, (47, 33), (39, 60)))
+
+
+def test_a_shifted_copy_gives_the_exact_shift() -> None:
+    """The target is the source moved 2 tokens right and 1 up: 16 and -8 pixels, at 8 pixels a token."""
+    source = random_map(8, 8, 32, 0)
+    target = random_map(8, 8, 32, 1)
+    target[:7, 2:] = source[1:, :6]
+    points = np.array([[x, y] for x in range(4, 40, 7) for y in range(12, 60, 9)], np.float32)
+    found = match_points(source, target, points, source_size=(64, 64), target_size=(64, 64))
+    np.testing.assert_array_equal(found, points + np.array([16, -8]))
+
+
+def test_a_copy_at_another_image_size_scales_the_points() -> None:
+    source = random_map(8, 8, 32, 0)
+    points = np.array([[16.0, 20.0], [31.0, 8.0]], np.float32)
+    found = match_points(source, source, points, source_size=(64, 64), target_size=(192, 192))
+    np.testing.assert_array_equal(found, 3 * points + 1)
+
+
+def test_points_round_to_whole_pixels() -> None:
+    source = random_map(8, 8, 32, 0)
+    points = np.array([[20.49, 30.5], [-0.4, 63.4]])
+    found = match_points(source, source, points, source_size=(64, 64), target_size=(64, 64))
+    assert found[0].tolist() == [20, 31]
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = random_map(6, 6, 16, 0), random_map(6, 6, 16, 1)
+    points = np.random.default_rng(2).uniform(0, 47, (30, 2))
+    expected = match_points(source, target, points, source_size=(48, 48), target_size=(48, 48))
+    monkeypatch.setattr(correspondence, "_BLOCK_VALUES", 1000)
+    found = match_points(source, target, points, source_size=(48, 48), target_size=(48, 48))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_inputs_may_be_torch_or_half_and_stay_as_they_were() -> None:
+    source = torch.from_numpy(random_map(6, 6, 16, 0))
+    before = source.clone()
+    points = np.array([[20.0, 30.0], [7.0, 9.0]])
+    for same in (source, source.half(), source.bfloat16(), source.double()):
+        found = match_points(same, same, points, source_size=(48, 48), target_size=(48, 48))
+        np.testing.assert_array_equal(found, points)
+    torch.testing.assert_close(source, before, atol=0, rtol=0)
+
+
+def test_bad_input_is_refused() -> None:
+    feature_map, points = random_map(4, 4, 8, 0), np.array([[1.0, 1.0], [32.0, 5.0]])
+    sizes = {"source_size": (32, 32), "target_size": (32, 32)}
+    with pytest.raises(ValueError, match=r"point 1 = \(32\.0, 5\.0\).*32 pixels wide and 32 high"):
+        match_points(feature_map, feature_map, points, **sizes)
+    with pytest.raises(ValueError, match=r"points must have shape \(K, 2\), got \(2, 3\)"):
+        match_points(feature_map, feature_map, np.zeros((2, 3)), **sizes)
+    with pytest.raises(ValueError, match=r"share D, got \(4, 4, 8\) and \(4, 4, 7\)"):
+        match_points(feature_map, feature_map[..., :7], points[:1], **sizes)
+    with pytest.raises(ValueError, match=r"source_map must have shape \(h, w, D\).*\(4, 8\)"):
+        match_points(feature_map[0], feature_map, points[:1], **sizes)
+    with pytest.raises(ValueError, match="target_map: row 2 of 4 holds NaN"):
+        broken = feature_map.copy()
+        broken[2, 1, 3] = np.nan
+        match_points(feature_map, broken, points[:1], **sizes)

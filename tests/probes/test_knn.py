@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import faiss
+import numpy as np
+import pytest
+
+from probes import KNNProbe
+
+
+def random_data(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.standard_normal((rows, 6), dtype=np.float32), generator.integers(0, 3, rows)
+
+
+def voted(
+    query: np.ndarray, features: np.ndarray, labels: np.ndarray, k: int, temperature: float, banned: int
+) -> list[float]:
+    """Votes for classes 0, 1, 2, one pair after another."""
+    pairs = []
+    for row, item in enumerate(features.astype(float)):
+        cosine = float(query @ item) / math.sqrt(float(query @ query) * float(item @ item))
+        if row != banned:
+            pairs.append((-cosine, row))
+    votes = [0.0, 0.0, 0.0]
+    for negative, row in sorted(pairs)[:k]:
+        votes[labels[row]] += math.exp(-negative / temperature)
+    return [vote / sum(votes) for vote in votes]
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_equals_a_loop_over_pairs(exclude_self: bool, temperature: float) -> None:
+    features, labels = random_data(80, 0)
+    queries = features[:20]
+    exclude = np.arange(20) if exclude_self else None
+    found = KNNProbe(k=(1, 5, 20), temperature=temperature).fit(features, labels).predict_proba(queries, exclude)
+    for k in (1, 5, 20):
+        expected = [
+            voted(query.astype(float), features, labels, k, temperature, row if exclude_self else -1)
+            for row, query in enumerate(queries)
+        ]
+        np.testing.assert_allclose(found[k], expected, atol=1e-5)
+
+
+def test_one_neighbour_equals_faiss() -> None:
+    features, labels = random_data(3000, 0)
+    queries, _ = random_data(500, 1)
+    index = faiss.IndexFlatIP(6)
+    index.add(features / np.linalg.norm(features, axis=1, keepdims=True))
+    _, nearest = index.search(queries / np.linalg.norm(queries, axis=1, keepdims=True), 1)
+    predicted = KNNProbe(k=1).fit(features, labels).predict(queries)
+    np.testing.assert_array_equal(predicted[1], labels[nearest[:, 0]])
+
+
+def test_a_row_without_itself_follows_its_neighbours() -> None:
+    """The first row is mislabelled: it only finds its own label as long as it may vote."""
+    features = np.array([[1.0, 0.0], [1.0, 0.1], [1.0, -0.1], [0.0, 1.0]], np.float32)
+    probe = KNNProbe(k=1).fit(features, np.array([5, 2, 2, 5]))
+    assert probe.predict(features[:1])[1].tolist() == [5]
+    assert probe.predict(features[:1], exclude=[0])[1].tolist() == [2]
+
+
+def test_ties_go_to_the_lowest_row_and_the_lowest_label() -> None:
+    features = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32)
+    probe = KNNProbe(k=(1, 2)).fit(features, np.array([9, 4, 4]))
+    assert probe.predict(features[:1]) == {1: [9], 2: [4]}
+
+
+def test_low_temperatures_do_not_overflow() -> None:
+    features, labels = random_data(50, 0)
+    found = KNNProbe(k=10, temperature=1e-4).fit(features, labels).predict_proba(features)[10]
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found.argmax(1), labels)
+
+
+def test_bad_settings_are_refused() -> None:
+    features, labels = random_data(50, 0)
+    with pytest.raises(ValueError, match="k = 200 needs as many training rows, got 50"):
+        KNNProbe().fit(features, labels)
+    with pytest.raises(ValueError, match="every k must be ≥ 1"):
+        KNNProbe(k=(0, 5))
+    with pytest.raises(ValueError, match=r"1 … 49, .*got 50"):
+        KNNProbe(k=50).fit(features, labels).predict(features, exclude=np.arange(50))

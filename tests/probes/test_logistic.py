@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from probes import LogisticProbe
+
+
+def overlapping(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four classes that overlap, with features of very different scale, float64 (rows, 12)."""
+    centres = np.random.default_rng(99).standard_normal((4, 12))
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 4, rows)
+    features = centres[labels] + 1.5 * generator.standard_normal((rows, 12))
+    return features * np.logspace(-3, 3, 12) + 5, labels
+
+
+TRAIN, VALIDATION, TEST = overlapping(400, 0), overlapping(200, 1), overlapping(300, 2)
+
+
+def plain(C: float, features: np.ndarray, labels: np.ndarray) -> tuple[StandardScaler, LogisticRegression]:
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(C=C, tol=1e-10, max_iter=5000)
+    return scaler, model.fit(scaler.transform(features), labels)
+
+
+def test_grid_and_winner_equal_plain_scikit_learn() -> None:
+    grid = (1e-4, 1e-2, 1.0, 100.0)
+    probe = LogisticProbe(C_grid=grid, tolerance=1e-10, max_iterations=5000, refit=False)
+    probe.fit(*TRAIN, *VALIDATION)
+    expected = {}
+    for C in grid:
+        scaler, model = plain(C, *TRAIN)
+        expected[C] = model.score(scaler.transform(VALIDATION[0]), VALIDATION[1])
+    assert probe.validation_accuracies == expected
+    assert probe.validation_accuracy == max(expected.values()) > 0.7
+    assert min(C for C in grid if expected[C] == max(expected.values())) == probe.C
+    scaler, model = plain(probe.C, *TRAIN)
+    found = probe.predict_proba(TEST[0])
+    np.testing.assert_allclose(found, model.predict_proba(scaler.transform(TEST[0])), atol=1e-6)
+
+
+def test_refit_uses_training_and_validation_rows() -> None:
+    probe = LogisticProbe(C_grid=(0.1,), tolerance=1e-10, max_iterations=5000).fit(*TRAIN, *VALIDATION)
+    both = [np.concatenate(parts) for parts in zip(TRAIN, VALIDATION, strict=True)]
+    scaler, model = plain(0.1, *both)
+    found = probe.predict_proba(TEST[0])
+    np.testing.assert_allclose(found, model.predict_proba(scaler.transform(TEST[0])), atol=1e-6)
+
+
+def test_smallest_of_equally_good_strengths_wins() -> None:
+    features = np.array([[-1.0], [1.0]] * 20)
+    labels = np.array([0, 1] * 20)
+    probe = LogisticProbe(C_grid=(10.0, 0.1, 1.0)).fit(features, labels)
+    assert probe.validation_accuracies == {0.1: 1.0, 1.0: 1.0, 10.0: 1.0}
+    assert probe.C == 0.1
+
+
+def test_float32_is_close_to_float64() -> None:
+    double = LogisticProbe(C_grid=(0.1,)).fit(*TRAIN).predict_proba(TEST[0])
+    single = LogisticProbe(C_grid=(0.1,)).fit(TRAIN[0].astype(np.float32), TRAIN[1])
+    found = single.predict_proba(TEST[0].astype(np.float32))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, double, atol=2e-3)
+
+
+def test_constant_features_do_no_harm() -> None:
+    features = np.concatenate([TRAIN[0], np.full((400, 1), 0.1)], axis=1)
+    without = LogisticProbe(C_grid=(0.1,), tolerance=1e-8).fit(*TRAIN).predict_proba(TRAIN[0])
+    found = LogisticProbe(C_grid=(0.1,), tolerance=1e-8).fit(features, TRAIN[1]).predict_proba(features)
+    np.testing.assert_allclose(found, without, atol=1e-5)
+
+
+def test_stopping_early_is_reported() -> None:
+    probe = LogisticProbe(C_grid=(1e-6, 1e3), max_iterations=15, refit=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        probe.fit(*TRAIN)
+    assert probe.converged == {1e-6: True, 1e3: False}
+
+
+def test_a_class_only_seen_in_validation_is_learnt_by_refitting() -> None:
+    labels = np.where(VALIDATION[1] == 3, 8, VALIDATION[1])
+    once = LogisticProbe(C_grid=(1.0,), refit=False).fit(*TRAIN, VALIDATION[0], labels)
+    again = LogisticProbe(C_grid=(1.0,)).fit(*TRAIN, VALIDATION[0], labels)
+    assert once.classes.tolist() == [0, 1, 2, 3]
+    assert again.classes.tolist() == [0, 1, 2, 3, 8]
+
+
+def test_grid_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="all > 0"):
+        LogisticProbe(C_grid=(0.0, 1.0))
+    with pytest.raises(ValueError, match="at least one value"):
+        LogisticProbe(C_grid=())
