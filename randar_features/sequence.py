@@ -199,6 +199,12 @@ def read_rows(num_tokens: int, context: str = "single", read: str = "image") -> 
     return slice(length - 2 * num_tokens + READS[::-1].index(read), length, 2)
 
 
+def copy_rows(num_tokens: int, context: str = "single") -> slice:
+    """Rows of all instruction and image tokens of the last copy: 2N of them."""
+    length = sequence_length(num_tokens, context)
+    return slice(length - 2 * num_tokens, length, 1)
+
+
 def read_order(order: Tensor, context: str) -> Tensor:
     """The order of the rows that `read_rows` gives: that of the last copy, (B, N)."""
     copy = second_copy(order, context)

@@ -71,15 +71,37 @@ def encode_tokens(
     Raises:
         ValueError, IndexError: tokens, classes, order, layers, context or read that do not fit the model.
     """
+    return encode_reads(
+        transformer, tokens, classes, order, layers=layers, context=context, reads=(read,), norm=norm
+    )[read]
+
+
+def encode_reads(
+    transformer: RandAR,
+    tokens: Tensor,
+    classes: Tensor | None = None,
+    order: Tensor | None = None,
+    *,
+    layers: int | Iterable[int] | None = None,
+    context: str = "reverse",
+    reads: Sequence[str] = sequence.READS,
+    norm: bool = False,
+) -> dict[str, Tensor]:
+    """`encode_tokens` at several kinds of tokens in one pass: the maps of each read."""
     config = transformer.config
     wanted = resolve_layers(layers, config.num_layers, [config.middle_layer])
-    rows = sequence.read_rows(config.num_tokens, context, read)
+    each = {read: sequence.read_rows(config.num_tokens, context, read) for read in reads}
+    rows = next(iter(each.values())) if len(each) == 1 else sequence.copy_rows(config.num_tokens, context)
     x, rotary = transformer.embed(tokens, classes, order, context)
     states = _states(transformer, x, rotary, set(wanted), rows)
-    features = torch.stack([transformer.norm(states[i]) if norm else states[i] for i in wanted], dim=2)
+    stacked = torch.stack([transformer.norm(states[i]) if norm else states[i] for i in wanted], dim=2).float()
     shown = sequence.read_order(transformer.check_order(order, len(tokens)), context)
-    raster = sequence.to_raster(features.float(), shown)  # (B, N, L, D)
-    return raster.transpose(1, 2).unflatten(2, (config.grid, config.grid))
+    maps = {}
+    for read, own in each.items():
+        picked = stacked[:, (own.start - rows.start) :: own.step // rows.step]
+        raster = sequence.to_raster(picked, shown)  # (B, N, L, D)
+        maps[read] = raster.transpose(1, 2).unflatten(2, (config.grid, config.grid))
+    return maps
 
 
 def _states(transformer: RandAR, x: Tensor, rotary: Tensor, wanted: set[int], rows: slice) -> dict[int, Tensor]:

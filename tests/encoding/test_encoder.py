@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from randar_features import sequence
-from randar_features.encoding import RandAREncoder, encode_orders, encode_tokens, resolve_layers
+from randar_features.encoding import RandAREncoder, encode_orders, encode_reads, encode_tokens, resolve_layers
 from randar_features.models import RandAR
 from tests.golden.models import golden, golden_randar
 from tests.reference import plain_randar
@@ -121,6 +121,15 @@ def test_orders_are_averaged_or_concatenated(transformer: RandAR):
     joined = encode_orders(transformer, tokens, orders=3, seed=5, combine="concatenate", layers=1)
     torch.testing.assert_close(joined, torch.cat(each, dim=-1))
     assert torch.equal(encode_orders(transformer, tokens, layers=1), encode_tokens(transformer, tokens, layers=1))
+
+
+@pytest.mark.parametrize("context", sequence.CONTEXTS)
+def test_both_reads_in_one_pass_equal_one_pass_each(transformer: RandAR, context: str):
+    options = {"order": RECORDED["order"], "layers": [0, 2], "context": context}
+    both = encode_reads(transformer, RECORDED["idx"], **options)
+    for read in sequence.READS:
+        alone = encode_tokens(transformer, RECORDED["idx"], read=read, **options)
+        torch.testing.assert_close(both[read], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

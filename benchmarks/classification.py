@@ -1,0 +1,182 @@
+"""Linear probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder pixels codes randar-tiny`.
+
+Every variant of every encoder (layer, context, read) is standardised and classified by logistic regression.
+The regularisation is chosen on a tenth of the training rows, the probe then refitted on all of them, and
+the evaluation rows are touched once. The evaluation rows are a split of the data, or its last rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from benchmarks.encoders import Images, Variant, load_for, read_images, variants
+from benchmarks.machine import describe
+from probes import KNNProbe, LinearProbe, LogisticProbe, accuracy, bootstrap_interval, mean_per_class_accuracy
+from randar_features import Model, sequence
+
+PROBES = ("logistic", "linear", "knn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that the numbers depend on besides data and weights."""
+
+    data: str
+    encoder: list[str]
+    train_split: str | None = "train"
+    evaluation_split: str | None = None
+    evaluation_rows: int = 5000
+    train_rows: int | None = None
+    contexts: list[str]
+    reads: list[str]
+    orders: int | None = None
+    probe: str = "logistic"
+    seed: int = 0
+
+
+def load_splits(config: Config, image_size: int) -> tuple[Images, Images]:
+    """Training and evaluation images: two splits, or the last `evaluation_rows` of one held back."""
+    train = read_images(config.data, image_size=image_size, split=config.train_split)
+    if config.evaluation_split is not None:
+        return _rows(train, 0, config.train_rows), read_images(
+            config.data, image_size=image_size, split=config.evaluation_split
+        )
+    first = len(train) - config.evaluation_rows
+    if first <= 0:
+        raise ValueError(f"{len(train)} images cannot hold back {config.evaluation_rows} for evaluation")
+    return _rows(train, 0, min(first, config.train_rows or first)), _rows(train, first, None)
+
+
+def _rows(images: Images, start: int, stop: int | None) -> Images:
+    return Images(images.pixels[start:stop], images.labels[start:stop], images.label_names)
+
+
+def fit_and_score(
+    variant: Variant, train_labels: np.ndarray, labels: np.ndarray, probe: str, seed: int
+) -> dict[str, Any]:
+    """Fit on the first rows of the variant's vectors, score once on the others."""
+    vectors = variant.vectors.numpy()
+    train, evaluation = vectors[: len(train_labels)], vectors[len(train_labels) :]
+    start = time.perf_counter()
+    chosen, predictions = _predict(probe, train, train_labels, evaluation, seed)
+    low, high = bootstrap_interval((predictions == labels).astype(np.float64), seed=seed)
+    return {
+        "encoder": variant.encoder,
+        "variant": variant.name,
+        **variant.details,
+        "dimensions": vectors.shape[1],
+        "chosen": chosen,
+        "accuracy": accuracy(predictions, labels),
+        "interval": [low, high],
+        "mean_per_class": mean_per_class_accuracy(predictions, labels),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _predict(
+    probe: str, train: np.ndarray, train_labels: np.ndarray, evaluation: np.ndarray, seed: int
+) -> tuple[dict[str, float], np.ndarray]:
+    if probe == "knn":
+        return {"k": 20}, KNNProbe(k=(20,)).fit(train, train_labels).predict(evaluation)[20]
+    if probe == "linear":
+        linear = LinearProbe(seed=seed).fit(train, train_labels)
+        return {"learning_rate": linear.learning_rate, "tuning": linear.validation_accuracy}, linear.predict(evaluation)
+    logistic = LogisticProbe(seed=seed).fit(train, train_labels)
+    return {"C": logistic.C, "tuning": logistic.validation_accuracy}, logistic.predict(evaluation)
+
+
+def evaluate(config: Config, models: dict[str, Model]) -> list[dict[str, Any]]:
+    """One result for each variant of each encoder."""
+    sizes = {model.image_size for model in models.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"the encoders need images of different sizes, {sorted(sizes)} pixels: run them one by one")
+    train, evaluation = load_splits(config, sizes.pop())
+    both = Images(torch.cat([train.pixels, evaluation.pixels]), torch.cat([train.labels, evaluation.labels]), None)
+    results = []
+    for encoder in config.encoder:
+        options = {"contexts": config.contexts, "reads": config.reads, "orders": config.orders}
+        found = variants(encoder, both, model=models[encoder], **options)
+        for variant in tqdm(found, desc=encoder, unit="probe"):
+            result = fit_and_score(variant, train.labels.numpy(), evaluation.labels.numpy(), config.probe, config.seed)
+            tqdm.write(f"{encoder:12s} {variant.name:32s} {100 * result['accuracy']:.1f} %")
+            results.append(result)
+    return results
+
+
+def data_hash(data: str) -> str:
+    """Hash of the names and sizes of the data's files and of their first and last MiB."""
+    digest, path = hashlib.sha256(), Path(data)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with file.open("rb") as opened:
+                digest.update(opened.read(1 << 20))
+                opened.seek(max(0, size - (1 << 20)))
+                digest.update(opened.read())
+    return digest.hexdigest()[:16]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown, one row a variant."""
+    lines = ["| encoder | variant | D | accuracy, % | 95 % interval | chosen |", "|---|---|---|---|---|---|"]
+    for r in results:
+        low, high = (100 * bound for bound in r["interval"])
+        chosen = ", ".join(f"{name} {value:.3g}" for name, value in r["chosen"].items())
+        lines.append(
+            f"| {r['encoder']} | {r['variant']} | {r['dimensions']} | {100 * r['accuracy']:.1f} "
+            f"| {low:.1f} … {high:.1f} | {chosen} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the probes and write JSON and Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="labelled images: a folder of class folders, or Parquet files")
+    parser.add_argument("--encoder", nargs="+", default=["pixels", "codes", "randar-tiny"])
+    parser.add_argument("--train-split", default="train", help="split of Parquet files; 'none' for a folder of images")
+    parser.add_argument("--evaluation-split", help="split to evaluate on; without it the last rows are held back")
+    parser.add_argument("--evaluation-rows", type=int, default=5000)
+    parser.add_argument("--train-rows", type=int, help="only so many training rows")
+    parser.add_argument("--contexts", nargs="+", default=list(sequence.CONTEXTS), choices=sequence.CONTEXTS)
+    parser.add_argument("--reads", nargs="+", default=list(sequence.READS), choices=sequence.READS)
+    parser.add_argument("--orders", type=int, help="mean over so many random orders instead of one raster order")
+    parser.add_argument("--probe", default="logistic", choices=PROBES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for result.json and result.md")
+    args = parser.parse_args()
+
+    options = vars(args)
+    out = options.pop("out")
+    options["train_split"] = None if args.train_split == "none" else args.train_split
+    config = Config(**options)
+    models = load_for(config.encoder)
+    results = evaluate(config, models)
+    report = {
+        "protocol": f"linear probe ({config.probe}), standardised mean-pooled features, null class",
+        "config": asdict(config),
+        "data": data_hash(config.data),
+        "weights": {name: model.weights_hash for name, model in models.items()},
+        "machine": describe(),
+        "results": results,
+    }
+    print(table(results))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "result.json").write_text(json.dumps(report, indent=1) + "\n")
+        (out / "result.md").write_text(table(results) + "\n")
+
+
+if __name__ == "__main__":
+    main()

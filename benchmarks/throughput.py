@@ -1,0 +1,162 @@
+"""Speed of feature extraction beside the straightforward way: `python -m benchmarks.throughput`.
+
+Both encode the same images with the same weights and give the features of the middle layer of a RandAR
+(default: RandAR-L at 256×256, random weights):
+
+- straightforward: float32, one explicit causal mask, attention by matrix products and softmax, rotation on
+  real pairs, every layer, logits computed; what one writes by calling the published model as it is;
+- this package: `encode_tokens`, in the number format that the machine is fast in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.machine import describe, matrix_peak, seconds
+from randar_features import encode_tokens, sequence
+from randar_features.encoding.precision import autocast, default_dtype
+from randar_features.models import RandAR, RandARConfig
+
+SIZES = {
+    "randar-l": {"num_layers": 24, "num_heads": 16, "dim": 1024, "vocab_size": 16384, "num_tokens": 256},
+    "randar-xl": {"num_layers": 36, "num_heads": 20, "dim": 1280, "vocab_size": 16384, "num_tokens": 256},
+    "randar-tiny": {"num_layers": 6, "num_heads": 4, "dim": 192, "vocab_size": 512, "num_tokens": 64},
+}
+
+
+def straightforward(model: RandAR, tokens: Tensor, layer: int, context: str) -> Tensor:
+    """Features (B, N, D) in raster order the plain way; computes every layer and the logits besides."""
+    x, rotary = model.embed(tokens, None, None, context)
+    length, config = x.shape[1], model.config
+    mask = torch.full((length, length), -math.inf, device=x.device).triu(1)
+    cos, sin = (part[:, None] for part in rotary.unbind(-1))  # (1, 1, L, d/2)
+    wanted = x
+    for index, block in enumerate(model.layers):
+        normed = _norm(x, block.attention_norm.weight, config.norm_eps)
+        queries, keys, values = (
+            part.unflatten(-1, (config.num_heads, -1)).transpose(1, 2)
+            for part in block.attention.wqkv(normed).split(config.dim, dim=-1)
+        )
+        queries, keys = _rotate(queries, cos, sin), _rotate(keys, cos, sin)
+        scores = queries @ keys.transpose(2, 3) / math.sqrt(config.head_dim) + mask
+        attended = (scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
+        x = x + block.attention.wo(attended)
+        normed = _norm(x, block.ffn_norm.weight, config.norm_eps)
+        ffn = block.feed_forward
+        x = x + ffn.w2(F.silu(ffn.w1(normed)) * ffn.w3(normed))
+        if index == layer:
+            wanted = x
+    model.output(_norm(x, model.norm.weight, config.norm_eps))
+    rows = wanted[:, sequence.read_rows(config.num_tokens, context, "image")]
+    return sequence.to_raster(rows, sequence.read_order(sequence.raster_order(config.num_tokens, x.device), context))
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+
+
+def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = False, causal: bool = True) -> float:
+    """Multiply-adds times two of one image through `layers` blocks; of the last one only what its readers need.
+
+    `logits`: every layer in full, the output layer at every row. `causal`: attention counted as half.
+    """
+    config = model.config
+    length = sequence.sequence_length(config.num_tokens, context)
+    block = model.layers[0]
+    projections = block.attention.wqkv.weight.numel()
+    behind = block.attention.wo.weight.numel() + sum(p.numel() for p in block.feed_forward.parameters())
+    attention = 2 * length * length * config.dim * (0.5 if causal else 1.0)
+    whole = layers * (length * (projections + behind) + attention)
+    if logits:
+        return 2 * (whole + length * model.output.weight.numel())
+    return 2 * (whole - (length - config.num_tokens) * behind)
+
+
+@torch.inference_mode()
+def measure(
+    size: str, *, batch_size: int, context: str, repeats: int, device: torch.device, plain_batch: int
+) -> dict[str, Any]:
+    """Images/s of both ways, their cosine similarity, and the share of the machine's measured matrix peak."""
+    model = RandAR(RandARConfig(**SIZES[size], num_classes=1000)).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    model.to(device)
+    config = model.config
+    tokens = torch.randint(config.vocab_size, (batch_size, config.num_tokens), device=device)
+    layer, dtype = config.middle_layer, default_dtype(device)
+
+    def ours() -> Tensor:
+        with autocast(device, dtype):
+            return encode_tokens(model, tokens, layers=layer, context=context)[:, 0].flatten(1, 2)
+
+    def plain() -> Tensor:
+        return straightforward(model, tokens[:plain_batch], layer, context)
+
+    similarity = F.cosine_similarity(ours()[:plain_batch], plain(), dim=-1)
+    fast, slow = seconds(ours, repeats, device) / batch_size, seconds(plain, repeats, device) / plain_batch
+    flops = forward_flops(model, layers=layer + 1, context=context)
+    plain_flops = forward_flops(model, layers=config.num_layers, context=context, logits=True, causal=False)
+    peak = matrix_peak(dtype, device)
+    return {
+        "model": size,
+        "context": context,
+        "layer": layer,
+        "batch_size": batch_size,
+        "dtype": str(dtype).removeprefix("torch."),
+        "images_per_second": 1 / fast,
+        "straightforward_batch_size": plain_batch,
+        "straightforward_images_per_second": 1 / slow,
+        "speedup": slow / fast,
+        "least_cosine_similarity": similarity.min().item(),
+        "gflops_per_image": flops / 1e9,
+        "straightforward_gflops_per_image": plain_flops / 1e9,
+        "achieved_gflops_per_second": flops / fast / 1e9,
+        "straightforward_achieved_gflops_per_second": plain_flops / slow / 1e9,
+        "matrix_peak_gflops_per_second": peak / 1e9,
+        "share_of_peak": flops / fast / peak,
+        "machine": describe(device),
+    }
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--model", default="randar-l", choices=SIZES)
+    parser.add_argument("--context", default="reverse", choices=sequence.CONTEXTS)
+    parser.add_argument("--batch-size", type=int, default=64 if cuda else 4)
+    parser.add_argument("--plain-batch", type=int, help="batch of the straightforward way (default: the same)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+
+    result = measure(
+        args.model,
+        batch_size=args.batch_size,
+        context=args.context,
+        repeats=args.repeats,
+        device=torch.device(args.device),
+        plain_batch=args.plain_batch or args.batch_size,
+    )
+    for name, value in result.items():
+        print(f"{name:44s} {value:.4g}" if isinstance(value, float) else f"{name:44s} {value}")
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
