@@ -31,6 +31,7 @@ class TokenizerTrainingConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
+    chroma_weight: float = 1.0
     commitment: float = 0.25
     continuous_steps: int = 300  # steps before quantisation starts
     continuous_noise: float = 0.2  # standard deviation on each coordinate of the unit-length latents
@@ -71,7 +72,7 @@ class TokenizerTrainer:
         images = random_mirror(self.train.images(indices), generator).contiguous(memory_format=torch.channels_last)
         self._set_learning_rate(step)
         output = self.model(images) if step >= config.continuous_steps else self._continuous(images, generator)
-        difference = output.reconstruction - self.model.to_raw_range(images)
+        difference = weigh_chroma(output.reconstruction - self.model.to_raw_range(images), config.chroma_weight)
         reconstruction = difference.abs().mean() + difference.square().mean()
         commitment = F.mse_loss(output.latents, output.quantized.detach())
         loss = reconstruction + config.commitment * commitment
@@ -146,6 +147,16 @@ class TokenizerTrainer:
 
     def export(self, folder: Path) -> None:
         save_tokenizer(self.averaged(), self.config, folder)
+
+
+def weigh_chroma(difference: Tensor, weight: float) -> Tensor:
+    """RGB differences (B, 3, H, W) with their departure from grey multiplied by `weight`.
+
+    Colours vary so much less than brightness that a codebook of few codes trained on plain differences
+    spends nothing on telling green from brown.
+    """
+    grey = difference.mean(dim=1, keepdim=True)
+    return grey + weight * (difference - grey)
 
 
 def random_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
