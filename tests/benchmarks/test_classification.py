@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from benchmarks import classification
+from benchmarks.encoders import Images, read_images, variants
+from probes import LogisticProbe
+from randar_features import Model, encode_tokens
+from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes by colour, 16 images each, and noise."""
+    root, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        (root / name).mkdir()
+        for index in range(16):
+            picture = rng.integers(0, 200, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+            picture[..., 2 - label] = np.minimum(255, picture[..., 2 - label] + 90)
+            Image.fromarray(picture).save(root / name / f"{index:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path) -> Images:
+    return read_images(folder, image_size=IMAGE_SIZE)
+
+
+def test_variants_are_the_features_they_say(images: Images, small_model: Model):
+    pixels = images.pixels.float() / 255
+    tokens = small_model.tokenizer.encode(pixels)
+    (raw,) = variants("pixels", images, model=small_model)
+    assert torch.equal(raw.vectors, F.adaptive_avg_pool2d(pixels, 32).flatten(1))
+    vectors, histogram = variants("codes", images, model=small_model, batch_size=5)
+    assert torch.equal(vectors.vectors, small_model.tokenizer.codes(tokens).flatten(1))
+    assert torch.equal(histogram.vectors, torch.stack([torch.bincount(row, minlength=VOCAB_SIZE) for row in tokens]).float())
+    found = {v.name: v for v in variants("small", images, model=small_model, batch_size=5)}
+    assert len(found) == 3 * 2 * (3 + 1)
+    for context, read, layer in (("single", "image", 0), ("reverse", "instruction", 2)):
+        expected = encode_tokens(small_model.transformer, tokens, layers=layer, context=context, read=read).mean((2, 3))[:, 0]
+        torch.testing.assert_close(found[f"{context} {read} layer {layer}"].vectors, expected, atol=1e-5, rtol=1e-5)
+    joined = found["repeat image all layers"].vectors
+    torch.testing.assert_close(joined[:, 32:64], found["repeat image layer 1"].vectors)
+
+
+def test_several_orders_are_averaged(images: Images, small_model: Model):
+    from randar_features.encoding import encode_orders
+
+    few = Images(images.pixels[:3], images.labels[:3], None)
+    tokens = small_model.tokenizer.encode(few.pixels.float() / 255)
+    options = {"contexts": ["reverse"], "reads": ["image"], "orders": 4}
+    found = {v.name: v for v in variants("small", few, model=small_model, **options)}
+    expected = encode_orders(small_model.transformer, tokens, orders=4, layers=1).mean((2, 3))[:, 0]
+    torch.testing.assert_close(found["reverse image layer 1"].vectors, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_command_reports_what_the_probe_gives(
+    folder: Path, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = write_folder(tmp_path / "model")
+    arguments = ["--data", str(folder), "--encoder", "pixels", str(model), "--train-split", "none"]
+    arguments += ["--evaluation-rows", "8", "--contexts", "reverse", "--reads", "image", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["classification", *arguments])
+    classification.main()
+    report = json.loads((tmp_path / "out/result.json").read_text())
+    assert report["config"]["evaluation_rows"] == 8
+    by_name = {result["variant"]: result for result in report["results"]}
+    assert set(by_name) == {"32x32", *(f"reverse image layer {i}" for i in range(3)), "reverse image all layers"}
+
+    # By hand: the last 8 rows are held back, the probe never sees them.
+    vectors = F.adaptive_avg_pool2d(images.pixels.float() / 255, 32).flatten(1).numpy()
+    labels = images.labels.numpy()
+    probe = LogisticProbe(seed=0).fit(vectors[:40], labels[:40])
+    expected = float((probe.predict(vectors[40:]) == labels[40:]).mean())
+    assert by_name["32x32"]["accuracy"] == expected
+    assert by_name["32x32"]["chosen"]["C"] == probe.C
+    assert "| pixels | 32x32 | 3072 |" in (tmp_path / "out/result.md").read_text()
+
+
+def test_unusable_data_is_refused(folder: Path, tmp_path: Path, small_model: Model):
+    (tmp_path / "plain").mkdir()
+    (folder / "blue/00.png").read_bytes()
+    (tmp_path / "plain/a.png").write_bytes((folder / "blue/00.png").read_bytes())
+    with pytest.raises(ValueError, match="image 0 of .*plain cannot be used: it has no label"):
+        read_images(tmp_path / "plain", image_size=16)
+    options = {"data": str(folder), "encoder": ["pixels"], "contexts": ["reverse"], "reads": ["image"]}
+    config = classification.Config(**options, train_split=None, evaluation_rows=48)
+    with pytest.raises(ValueError, match="48 images cannot hold back 48"):
+        classification.evaluate(config, {"pixels": small_model})
