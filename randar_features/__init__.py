@@ -1,7 +1,15 @@
 """Features, generation and editing from autoregressive image models."""
 
 from randar_features.encoding import Features, RandAREncoder, encode_tokens, extract_features
-from randar_features.generation import generate, inpaint, log_likelihood, outpaint, surprisal_map, upscale_tokens
+from randar_features.generation import (
+    generate,
+    inpaint,
+    log_likelihood,
+    outpaint,
+    pack_weights,
+    surprisal_map,
+    upscale_tokens,
+)
 from randar_features.hub import Model, load_model, load_tokenizer
 from randar_features.registry import list_models
 
@@ -18,6 +26,7 @@ __all__ = [
     "load_tokenizer",
     "log_likelihood",
     "outpaint",
+    "pack_weights",
     "surprisal_map",
     "upscale_tokens",
 ]

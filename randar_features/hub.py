@@ -73,12 +73,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the transformer is."""
-        return self.transformer.output.weight.device
+        return self.transformer.tok_embeddings.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the transformer's weights."""
-        return self.transformer.output.weight.dtype
+        return self.transformer.tok_embeddings.weight.dtype
 
     def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Model:
         """This model itself if it is there and so already (None: as it is), else a copy that is."""

@@ -4,5 +4,6 @@ from randar_features.generation.editing import inpaint, outpaint
 from randar_features.generation.generate import generate
 from randar_features.generation.likelihood import log_likelihood, surprisal_map
 from randar_features.generation.upscale import upscale_tokens
+from randar_features.layers import pack_weights
 
-__all__ = ["generate", "inpaint", "log_likelihood", "outpaint", "surprisal_map", "upscale_tokens"]
+__all__ = ["generate", "inpaint", "log_likelihood", "outpaint", "pack_weights", "surprisal_map", "upscale_tokens"]

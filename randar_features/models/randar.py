@@ -129,8 +129,8 @@ class RandAR(nn.Module):
             num_kv_heads=self.config.num_kv_heads or self.config.num_heads,
             length=sequence.sequence_length(self.config.num_tokens) if length is None else length,
             head_dim=self.config.head_dim,
-            dtype=self.output.weight.dtype,
-            device=self.output.weight.device,
+            dtype=self.tok_embeddings.weight.dtype,
+            device=self.tok_embeddings.weight.device,
         )
 
     def continue_from(
