@@ -3,34 +3,77 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import fields
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 Config = TypeVar("Config")
 
 
-def load_config(kind: type[Config], path: Path, overrides: list[str] | None = None) -> Config:
+def load_config(kind: type[Config], path: Path, overrides: Iterable[str] = ()) -> Config:
     """`kind` built from the YAML file at `path` and `overrides` such as `batch_size=64` or `network.channels=32`.
 
-    Unknown keys are errors that name the nearest known one.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no mapping, a key is unknown (the message names the nearest) or missing, or a
+            value is not of its field's type.
     """
-    values: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
-    for override in overrides or []:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"an override must read key=value, got {override!r}")
-        *parents, last = key.split(".")
-        target = values
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(text)
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, expected options as key: value")
+    for override in overrides:
+        _override(values, override)
+    return build_config(kind, values, str(path))
+
+
+def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """The dataclass `kind` with `values`; errors as for `load_config`, naming `where` the values come from."""
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    check_keys(values, known, f"{where}: {kind.__name__}")
+    required = [name for name, field in known.items() if field.default is field.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{where}: {kind.__name__} lacks {', '.join(missing)}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _typed(f"{where}: {name}", value, hints[name]) for name, value in values.items()})
+
+
+def check_keys(values: Mapping[str, Any], known: Iterable[str] | Callable[..., Any], where: str) -> None:
+    """ValueError for the first key of `values` that is not `known`: names, or a callable's parameters."""
+    names = list(inspect.signature(known).parameters if callable(known) else known)
     for key in values:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
-            raise ValueError(f"{path}: {kind.__name__} has no option {key!r}; {hint}")
-    return kind(**values)
+        if key not in names:
+            nearest = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"
+            raise ValueError(f"{where} has no option {key!r}; {hint}")
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"an override must read key=value, got {override!r}")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"override {override!r}: {parent} is {values!r} and has no options inside")
+    values[last] = yaml.safe_load(text)
+
+
+def _typed(where: str, value: Any, kind: Any) -> Any:
+    """`value` if it is of type `kind`, else what it stands for: YAML 1.1 reads 1e-3 as text, and 1 as no float."""
+    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    plain = tuple(get_origin(one) or one for one in kinds)
+    if type(value) in plain:
+        return value
+    if float in plain and type(value) in (int, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    expected = " or ".join("none" if one is types.NoneType else one.__name__ for one in plain)
+    raise ValueError(f"{where} is {value!r}, expected {expected}")

@@ -26,21 +26,21 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[square_blocks(parameter).shape[1:]].append(parameter)
-            for parameters in by_shape.values():
-                self._update(group, parameters)
+                    by_shape[square_blocks(parameter).shape[1:]].append((parameter, parameter.grad))
+            for pairs in by_shape.values():
+                self._update(group, pairs)
 
-    def _update(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+    def _update(self, group: dict[str, Any], pairs: list[tuple[nn.Parameter, Tensor]]) -> None:
         directions = []
-        for parameter in parameters:
+        for parameter, gradient in pairs:
             momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-            momentum.lerp_(parameter.grad, 1 - group["momentum"])
-            directions.append(square_blocks(parameter.grad.lerp(momentum, group["momentum"])))
+            momentum.lerp_(gradient, 1 - group["momentum"])
+            directions.append(square_blocks(gradient.lerp(momentum, group["momentum"])))
         updates = orthogonalize(torch.cat(directions), group["steps"]).split([len(d) for d in directions])
-        for parameter, update in zip(parameters, updates, strict=True):
+        for (parameter, _), update in zip(pairs, updates, strict=True):
             scale = 0.2 * max(update.shape[1:]) ** 0.5
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)

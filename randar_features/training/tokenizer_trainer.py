@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 from randar_features.data.pixel_cache import PixelCache
+from randar_features.files import write_json, written_whole
 from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.batches import batch_indices, step_generator
+from randar_features.training.config import check_keys
 from randar_features.training.ema import WeightAverage
 from randar_features.training.lr_schedule import cosine_multiplier
 
@@ -46,13 +47,15 @@ class TokenizerTrainer:
     """Trains a `LlamaGenTokenizer` on cached pixels; see `training.loop.run`.
 
     Loss: L1 + L2 between image and reconstruction in [−1, 1], plus commitment (van den Oord et al.,
-    arXiv 1711.00937, eq. 3). The first steps quantise nothing, but add noise. The codebook is not trained by gradient: each code follows the moving mean of
-    the latents it won (their appendix A.1), and codes that hardly win any are moved onto present latents.
+    arXiv 1711.00937, eq. 3). The first steps quantise nothing, but add noise. The codebook is not trained by
+    gradient: each code follows the moving mean of the latents it won (their appendix A.1), and codes that
+    hardly win any are moved onto present latents.
     """
 
     def __init__(self, config: TokenizerTrainingConfig, train: PixelCache, validation: PixelCache) -> None:
         self.config, self.train, self.validation = config, train, validation
         self.total_steps = config.total_steps
+        check_keys(config.network, LlamaGenTokenizer, "network")
         torch.manual_seed(config.seed)
         self.model = LlamaGenTokenizer(**config.network).to(memory_format=torch.channels_last)
         self.model.quantize.embedding.weight.requires_grad_(False)
@@ -67,6 +70,7 @@ class TokenizerTrainer:
         self.average = WeightAverage(self.model, config.ema_decay)
 
     def train_step(self, step: int) -> dict[str, float]:
+        """One update on batch `step`."""
         config, generator = self.config, step_generator(self.config.seed, step)
         indices = batch_indices(step, batch_size=config.batch_size, size=len(self.train), seed=config.seed)
         images = random_mirror(self.train.images(indices), generator).contiguous(memory_format=torch.channels_last)
@@ -113,7 +117,8 @@ class TokenizerTrainer:
         sums = torch.zeros_like(weight).index_add_(0, winners, vectors)
         means = weight * self.codebook_counts[:, None] * decay + sums * (1 - decay)
         self.codebook_counts.mul_(decay).add_(counts, alpha=1 - decay)
-        weight.copy_(F.normalize(means, dim=-1))
+        used = self.codebook_counts > 0
+        weight[used] = F.normalize(means[used], dim=-1)
         dead = (self.codebook_counts < self.config.revive_below * self.codebook_counts.mean()).nonzero().flatten()
         chosen = torch.randperm(len(vectors), generator=generator)[: len(dead)]
         weight[dead[: len(chosen)]] = vectors[chosen]
@@ -127,11 +132,13 @@ class TokenizerTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
+        """`reconstruction_quality` of the averaged weights."""
         model = self.averaged()
         images = self.validation.images(torch.arange(min(self.config.evaluation_images, len(self.validation))))
         return {f"validation_{name}": value for name, value in reconstruction_quality(model, images).items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """Weights, their average, the optimizer's and the codebook's state: all that the next step depends on."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -140,12 +147,14 @@ class TokenizerTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.codebook_counts.copy_(state["codebook_counts"])
 
     def export(self, folder: Path) -> None:
+        """Write the averaged tokenizer, as `load_tokenizer` reads it."""
         save_tokenizer(self.averaged(), self.config, folder)
 
 
@@ -186,13 +195,13 @@ def reconstruction_quality(model: LlamaGenTokenizer, images: Tensor, batch_size:
 
 def save_tokenizer(model: LlamaGenTokenizer, config: TokenizerTrainingConfig, folder: Path) -> None:
     """Write `tokenizer.safetensors` (float16) and `config.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
     # The usage history is the published training's; ours has none worth keeping.
     weights = {n: v.half().contiguous() for n, v in model.state_dict().items() if n != "quantize.codebook_used"}
-    save_file(weights, folder / "tokenizer.safetensors")
+    with written_whole(folder / "tokenizer.safetensors") as file:
+        file.write(save(weights))
     about = {
         "tokenizer": {"type": "llamagen", **config.network},
         "image_size": config.image_size,
         "tokenizer_training": asdict(config),
     }
-    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_json(folder / "config.json", about)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 from randar_features import sequence
 from randar_features.data.token_store import TokenStore
+from randar_features.files import write_json, written_whole
 from randar_features.models import RandAR, RandARConfig
 from randar_features.training.batches import batch_indices, step_generator
+from randar_features.training.config import build_config
 from randar_features.training.ema import WeightAverage
 from randar_features.training.lr_schedule import cosine_multiplier
 from randar_features.training.optimizer import build_optimizer
@@ -47,6 +48,19 @@ def next_token_loss(model: RandAR, tokens: Tensor, classes: Tensor | None, order
     return F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
 
 
+def model_config(config: TrainingConfig, store: TokenStore) -> RandARConfig:
+    """Sizes of the model for the tokens of `store`; ValueError for options that `config.model` cannot have."""
+    names = store.manifest["label_names"]
+    from_data = {
+        "vocab_size": store.manifest["vocab_size"],
+        "num_tokens": store.manifest["shape"][2],
+        "num_classes": len(names) if names else int(store.labels.max()) + 1,
+    }
+    if given := from_data.keys() & config.model.keys():
+        raise ValueError(f"model: {', '.join(sorted(given))} come from the tokens, do not give them")
+    return build_config(RandARConfig, config.model | from_data, "model")
+
+
 class RandARTrainer:
     """Trains a `RandAR` on a `TokenStore`; see `training.loop.run`.
 
@@ -61,12 +75,7 @@ class RandARTrainer:
                 f"training tokens were made by tokenizer {train.manifest['tokenizer']}, "
                 f"validation tokens by {validation.manifest['tokenizer']}: make both with one"
             )
-        self.model_config = RandARConfig(
-            vocab_size=train.manifest["vocab_size"],
-            num_tokens=train.manifest["shape"][2],
-            num_classes=int(train.labels.max()) + 1,
-            **config.model,
-        )
+        self.model_config = model_config(config, train)
         self.model = RandAR(self.model_config).train()
         self.model.initialize(torch.Generator().manual_seed(config.seed))
         self.optimizer = build_optimizer(
@@ -78,6 +87,7 @@ class RandARTrainer:
         self.average = WeightAverage(self.model, config.ema_decay)
 
     def train_step(self, step: int) -> dict[str, float]:
+        """One update on batch `step`."""
         config, generator = self.config, step_generator(self.config.seed, step)
         indices = batch_indices(step, batch_size=config.batch_size, size=len(self.train), seed=config.seed)
         views = torch.randint(self.train.tokens.shape[1], (len(indices),), generator=generator)
@@ -103,12 +113,14 @@ class RandARTrainer:
         return model.eval()
 
     def evaluate(self) -> dict[str, float]:
+        """`validation_loss` of the averaged weights."""
         model = self.averaged()
         return validation_loss(
             model, self.validation, images=self.config.evaluation_images, orders=self.config.evaluation_orders
         )
 
     def state_dict(self) -> dict[str, Any]:
+        """Weights, their average, and the optimizer's state: all that the next step depends on."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -116,16 +128,22 @@ class RandARTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the averaged weights in float16 and their configuration, as `load_model` reads them."""
         weights = {name: value.half().contiguous() for name, value in self.average.values.items()}
-        save_file(weights, folder / "model.safetensors")
-        about = {"transformer": {"type": "randar", **asdict(self.model_config)}, "training": asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+        with written_whole(folder / "model.safetensors") as file:
+            file.write(save(weights))
+        about = {
+            "transformer": {"type": "randar", **asdict(self.model_config)},
+            "training": asdict(self.config),
+            "tokenizer_hash": self.train.manifest["tokenizer"],
+        }
+        write_json(folder / "config.json", about)
 
 
 @torch.no_grad()
