@@ -180,7 +180,8 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
             - a torch ``DataLoader`` whose batches are stacks of images, tuples ``(images, labels, ...)``,
               mappings, or lists of items;
             - a ``datasets.Dataset`` or ``IterableDataset``; columns are found by type, else by name.
-        split: of a folder of Parquet files or a ``DatasetDict``, the split to open.
+        split: of a ``DatasetDict``, of a folder of Parquet files, or of one with a subfolder for each split
+            ("train", "validation"), the split to open.
 
     Labels are integers; anything else counts as no label. Pixels are the same whatever a picture comes
     in. A tensor of the asked size passes unrounded; one of another size is rounded to 8 bit.
@@ -214,12 +215,16 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
 def _open_path(path: Path, split: str | None) -> ImageSource:
     if not path.exists():
         raise FileNotFoundError(f"no file or folder '{path}'")
+    if split is not None and (path / split).is_dir():
+        return _open_path(path / split, None)
     parquet = list_parquet(path, split) if path.is_dir() or path.suffix == ".parquet" else []
     if parquet:
         table = ParquetTable(parquet)
         return _indexed(table, table.columns.label_names)
     if split is not None:
-        raise ValueError(f"split='{split}' needs a folder of Parquet files, and '{path}' is none")
+        raise ValueError(
+            f"split='{split}' needs a folder of Parquet files or one with a folder '{split}', and '{path}' is neither"
+        )
     return _indexed(*list_folder(path)) if path.is_dir() else _indexed([path])
 
 

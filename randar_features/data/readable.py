@@ -1,0 +1,52 @@
+"""One pass over images for training: rows that can be read, and a record of those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from reprlib import repr
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from randar_features.data.images import OK, ImageSource
+
+
+def readable_batches(
+    source: ImageSource, *, image_size: int, batch_size: int, description: str, unreadable: list[dict[str, Any]]
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Pixels (b, 3, S, S) and labels (−1: none) of the rows that can be read, with a progress bar.
+
+    The others are appended to `unreadable` as row, path and reason. Raises ValueError if no row can be read.
+    """
+    row = 0
+    with tqdm(total=source.length, desc=description, unit="image") as bar:
+        for batch in source.batches(image_size, batch_size):
+            good = [index for index, status in enumerate(batch.status) if status == OK]
+            for index in sorted(set(range(len(batch.status))) - set(good)):
+                unreadable.append({"row": row + index, "path": batch.paths[index], "reason": batch.status[index]})
+            row += len(batch.status)
+            bar.update(len(batch.status))
+            if good:
+                labels = (batch.labels[index] for index in good)
+                yield batch.pixels[good], [-1 if label is None else label for label in labels]
+    if row == len(unreadable):
+        first = unreadable[0]["reason"] if unreadable else "there is none"
+        raise ValueError(f"none of {row} images could be read; the first: {first}")
+
+
+def check_made_of(about: dict[str, Any], source: ImageSource, *, count: int, image_size: int, folder: Path) -> None:
+    """ValueError unless what `folder` holds by its description `about` can be made of `source`."""
+    held = {
+        "image_size": about["image_size"],
+        "label_names": about["label_names"],
+        "images": count + about.get("unreadable", 0),
+    }
+    given = {"image_size": image_size, "label_names": source.label_names, "images": source.length}
+    for name, value in given.items():
+        if value != held[name] and not (name == "images" and value is None):
+            raise ValueError(
+                f"{folder} was made of other images: {name} is {repr(held[name])} there, now {repr(value)}. "
+                "Give another folder, or remove that one to make it again"
+            )
