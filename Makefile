@@ -17,7 +17,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The whole recipe of the bundled model; run it again to continue. MINUTES ends each stage early.
+# The whole recipe of the bundled model; run it again to continue. MINUTES ends training early, and with it
+# make (Error 75), so that no stage builds on an unfinished one. LAYERS and STEPS are what it will recommend.
 DATA ?= ../shared/data/tiny_imagenet
 RUN ?= runs/tiny
 MINUTES ?= 100000
@@ -25,6 +26,8 @@ train-tiny: $(STAMP)
 	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --out $(RUN)/tokenizer --max-minutes $(MINUTES)
 	$(BIN)/python scripts/tokenize_images.py --data $(DATA) --tokenizer $(RUN)/tokenizer/model --out $(RUN)/tokens
 	$(BIN)/python scripts/train_randar.py --tokens $(RUN)/tokens --out $(RUN)/randar --max-minutes $(MINUTES)
+	$(BIN)/python scripts/assemble_model.py --tokenizer $(RUN)/tokenizer/model --transformer $(RUN)/randar/model \
+		--tokens $(RUN)/tokens --out $(RUN)/model $(if $(LAYERS),--layers $(LAYERS)) $(if $(STEPS),--steps $(STEPS))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,6 +1,7 @@
 """Turn images into token stores: `python scripts/tokenize_images.py --tokenizer FOLDER --data IMAGES --out TOKENS`.
 
-Writes TOKENS/train and TOKENS/validation with the centre crop and the mirror image of every image.
+Writes TOKENS/train and TOKENS/validation with the centre crop and the mirror image of every image. What is
+there already is kept if the tokenizer and the images are the same, and is an error if not.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from randar_features.hub import load_tokenizer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True, help="a folder that scripts/train_tokenizer.py wrote, or a model's name")
-    parser.add_argument("--data", required=True, help="images: a folder, or Parquet files with splits")
+    parser.add_argument("--tokenizer", required=True, help="the `model` of train_tokenizer.py, or a model's name")
+    parser.add_argument("--data", required=True, help="a folder of images or Parquet files, with the splits in it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--splits", nargs="+", default=["train", "validation"])
     args = parser.parse_args()

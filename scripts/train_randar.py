@@ -1,7 +1,7 @@
 """Train RandAR on image tokens: `python scripts/train_randar.py --tokens FOLDER --out RUN`.
 
 The folder holds `train` and `validation`, as scripts/tokenize_images.py writes them. Run it again to
-continue; `--max-minutes` ends a stage early.
+continue; `--max-minutes` ends a stage early, with exit status 75.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from randar_features.data.token_store import TokenStore
 from randar_features.training.config import load_config
-from randar_features.training.loop import LoopConfig, run
+from randar_features.training.loop import UNFINISHED, LoopConfig, run
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
 
 
@@ -27,7 +27,10 @@ def main() -> None:
     config = load_config(TrainingConfig, args.config, args.overrides)
     trainer = RandARTrainer(config, TokenStore(args.tokens / "train"), TokenStore(args.tokens / "validation"))
     seconds = None if args.max_minutes is None else 60 * args.max_minutes
-    run(trainer, args.out, LoopConfig(log_every=10, evaluate_every=100, checkpoint_every=50, max_seconds=seconds))
+    loop = LoopConfig(log_every=10, evaluate_every=100, checkpoint_every=50, max_seconds=seconds)
+    if not run(trainer, args.out, loop):
+        print("not finished: run it again to continue")
+        raise SystemExit(UNFINISHED)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train an image tokenizer: `python scripts/train_tokenizer.py --data FOLDER --out RUN`.
 
-Run it again to continue; `--max-minutes` ends a stage early.
+Run it again to continue; `--max-minutes` ends a stage early, with exit status 75.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import torch
 
 from randar_features.data.pixel_cache import cache_pixels
 from randar_features.training.config import load_config
-from randar_features.training.loop import LoopConfig, run
+from randar_features.training.loop import UNFINISHED, LoopConfig, run
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
+
+DATA = "a folder of images or Parquet files, with the splits train and validation"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="images: a folder, or Parquet files with train and validation splits")
+    parser.add_argument("--data", required=True, help=DATA)
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs/tiny_tokenizer.yaml")
     parser.add_argument("--max-minutes", type=float, help="stop at a checkpoint after this long")
@@ -33,7 +35,9 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     trainer = TokenizerTrainer(config, *caches)
     seconds = None if args.max_minutes is None else 60 * args.max_minutes
-    run(trainer, args.out, LoopConfig(max_seconds=seconds))
+    if not run(trainer, args.out, LoopConfig(max_seconds=seconds)):
+        print("not finished: run it again to continue")
+        raise SystemExit(UNFINISHED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,99 @@
+"""One folder for `load_model` out of a tokenizer's run and a generator's run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from randar_features.data.token_store import tokenizer_hash
+from randar_features.files import read_json, write_json, written_whole
+from randar_features.weights import read_state_dict
+
+WORDNET_ID = re.compile(r"(n\d{8})(?:[\s_,:-]+(.+))?")
+
+
+def assemble_model(
+    *,
+    tokenizer: Path,
+    transformer: Path,
+    manifest: Mapping[str, Any],
+    out: Path,
+    class_names: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    steps: int | None = None,
+) -> None:
+    """Write config.json, model.safetensors, tokenizer.safetensors (float16) and classes.json to `out`.
+
+    Args:
+        tokenizer: the folder `model` of a tokenizer's run.
+        transformer: the folder `model` of a generator's run.
+        manifest: of the tokens that the generator was trained on.
+        out: the folder to write, as `load_model` reads it; other files in it stay.
+        class_names: a name each class; None: the manifest's, if it has any.
+        layers: blocks recommended for features, counted from 0; None: `load_model`'s choice.
+        steps: recommended decoding steps; None: `load_model`'s choice.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the tokens or the generator are of another tokenizer, or names, layers or steps do not fit.
+    """
+    tokenizer_weights = read_state_dict(tokenizer / "tokenizer.safetensors")
+    tokenizer_config, config = (read_json(folder / "config.json") for folder in (tokenizer, transformer))
+    found = tokenizer_hash(tokenizer_weights)
+    for what, expected in (("tokens", manifest["tokenizer"]), ("transformer", config.get("tokenizer_hash", found))):
+        if expected != found:
+            raise ValueError(
+                f"the {what} are of tokenizer {expected}, but {tokenizer} holds tokenizer {found}: "
+                "give the one that made the tokens, or make the tokens and train anew"
+            )
+    names = class_names or manifest["label_names"]
+    recommended = _recommended(config["transformer"], names, layers, steps)
+    for file_name, weights in (
+        ("model.safetensors", read_state_dict(transformer / "model.safetensors")),
+        ("tokenizer.safetensors", tokenizer_weights),
+    ):
+        halves = {n: value.half() for n, value in weights.items() if n != "quantize.codebook_used"}
+        with written_whole(out / file_name) as file:
+            file.write(save(halves))
+    if names:
+        write_json(out / "classes.json", readable_names(names))
+    write_json(out / "config.json", {**tokenizer_config, **config, "recommended": recommended})
+
+
+def _recommended(
+    sizes: Mapping[str, Any], names: Sequence[str] | None, layers: Sequence[int] | None, steps: int | None
+) -> dict[str, Any]:
+    """The entry `recommended` of config.json, or ValueError for what does not fit the transformer's sizes."""
+    if names and len(names) != sizes["num_classes"]:
+        raise ValueError(f"{len(names)} class names for {sizes['num_classes']} classes")
+    if layers and not all(0 <= layer < sizes["num_layers"] for layer in layers):
+        raise ValueError(f"recommended layers {list(layers)}, but the blocks are 0 to {sizes['num_layers'] - 1}")
+    if steps is not None and not 1 <= steps <= sizes["num_tokens"]:
+        raise ValueError(f"{steps} recommended steps, expected 1 to {sizes['num_tokens']}, one for each token at most")
+    given = {"layers": list(layers) if layers else None, "steps": steps}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def readable_names(names: Sequence[str]) -> list[str]:
+    """Names without WordNet's ids: "n01443537 goldfish" and "n01443537" become "goldfish".
+
+    A bare id gets its first synonym in timm's list of ImageNet's synsets. Names that would no longer be
+    unique, and all others, stay as they are.
+    """
+    short = [_readable(name) for name in names]
+    return [name if short.count(new) > 1 else new for name, new in zip(names, short, strict=True)]
+
+
+def _readable(name: str) -> str:
+    match = WORDNET_ID.fullmatch(name)
+    if match is None or match[2]:
+        return name if match is None else match[2]
+    from timm.data import ImageNetInfo
+
+    synsets = ImageNetInfo("imagenet22k")
+    known = match[1] in synsets.label_names()
+    return synsets.label_name_to_description(match[1]).split(",")[0] if known else name

@@ -1,0 +1,42 @@
+"""Put a tokenizer and a RandAR into one folder for `randar_features.load_model`.
+
+`python scripts/assemble_model.py --tokenizer RUN/model --transformer RUN/model --tokens TOKENS --out FOLDER`
+refuses parts that were not trained together.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from randar_features.data.token_store import TokenStore
+from randar_features.files import read_json
+from randar_features.hub import load_model
+from randar_features.training.bundle import assemble_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="the folder `model` of train_tokenizer.py")
+    parser.add_argument("--transformer", type=Path, required=True, help="the folder `model` of train_randar.py")
+    parser.add_argument("--tokens", type=Path, required=True, help="the tokens it was trained on, with `train`")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--classes", type=Path, help="JSON list of class names; left out: the tokens' own")
+    parser.add_argument("--layers", type=int, nargs="+", help="blocks recommended for features, from 0")
+    parser.add_argument("--steps", type=int, help="recommended decoding steps")
+    args = parser.parse_args()
+
+    assemble_model(
+        tokenizer=args.tokenizer,
+        transformer=args.transformer,
+        manifest=TokenStore(args.tokens / "train").manifest,
+        out=args.out,
+        class_names=read_json(args.classes) if args.classes else None,
+        layers=args.layers,
+        steps=args.steps,
+    )
+    print(load_model(args.out, device="cpu"))
+
+
+if __name__ == "__main__":
+    main()
