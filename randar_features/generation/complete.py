@@ -42,6 +42,7 @@ def complete(
     if tokens is None or known is None:
         tokens = torch.zeros(batch, num_tokens, dtype=torch.int64, device=classes.device)
         known = torch.zeros_like(tokens, dtype=torch.bool)
+    tokens = tokens.to(classes.device, torch.int64)
     order = check_order(order, num_tokens, batch)
     counts = known.sum(dim=1).tolist()
     cache = cache or transformer.new_cache(guidance.branches * max(map(counts.count, counts)))
@@ -115,14 +116,14 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: RandAR, b
         return None
     if tokens is None or known is None:
         raise ValueError("tokens and known go together: the tokens to continue from, and which of them are given")
-    if transformer.check_tokens(torch.where(known, tokens, 0)) != batch:
-        raise ValueError(f"{len(tokens)} rows of tokens for {batch} classes")
     num_tokens = transformer.config.num_tokens
     if known.dtype != torch.bool or known.shape not in ((num_tokens,), (batch, num_tokens)):
         raise ValueError(
             f"known must be boolean of shape ({num_tokens},) or ({batch}, {num_tokens}); "
             f"got {tuple(known.shape)}, {known.dtype}"
         )
+    if transformer.check_tokens(torch.where(known.to(tokens.device), tokens, 0)) != batch:
+        raise ValueError(f"{len(tokens)} rows of tokens for {batch} classes")
     known = known.expand(batch, -1).to(transformer.rotary.device)
     if known.all(dim=1).any():
         raise ValueError("all tokens of an image are known: nothing is left to generate")

@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from randar_features import generate, sequence
+from randar_features.generation.complete import ORDERS
+from randar_features.generation.decode import DecodingTask, Guidance, SequenceRows, decode, separate_queries_mask
+from randar_features.generation.sampling import Sampling
+from randar_features.generation.schedule import Scale, decoding_schedule
+from randar_features.layers import pack_weights
+from randar_features.models import RandAR, RandARConfig
+from tests.golden.models import golden, golden_randar
+from tests.reference.plain_decoding import greedy_decode, step_logits
+
+MODEL = golden_randar()
+RECORDED = golden("randar_small")[0]
+CLASSES, ORDER = RECORDED["cond"], RECORDED["order"]
+GENERATED = [name for name in RECORDED if name.startswith("generate.")]
+
+
+def settings_of(name: str) -> tuple[int, tuple[float, float]]:
+    steps, scales = name.removeprefix("generate.steps").split(".cfg")
+    start, end = scales.split("-")
+    return int(steps), (float(start), float(end))
+
+
+def task(**changes) -> DecodingTask:
+    """All of the recorded images in their orders, greedy, three tokens a step but for the first and the last."""
+    plain = DecodingTask(
+        classes=CLASSES,
+        order=ORDER,
+        known=ORDER[:, :0],
+        schedule=[1, 3, 3, 3, 3, 3],
+        guidance=Guidance(scale=Scale(2.0, 2.0)),
+        sampling=Sampling(top_k=1),
+        seeds=torch.tensor([1, 2, 3]),
+        rotary=MODEL.rotary,
+    )
+    return replace(plain, **changes)
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_greedy_tokens_equal_the_published(name: str):
+    steps, guidance = settings_of(name)
+    tokens = generate(MODEL, CLASSES, steps=steps, guidance=guidance, order=ORDER, top_k=1)
+    assert torch.equal(tokens, RECORDED[name])
+
+
+def test_every_recorded_generation_is_there():
+    assert len(GENERATED) == 24
+
+
+@pytest.mark.parametrize("steps", [1, 5, -1])
+def test_tokens_equal_a_full_pass_at_every_step(steps: int):
+    tokens = generate(MODEL, CLASSES, steps=steps, guidance=(1.0, 3.0), order=ORDER, top_k=1)
+    schedule = decoding_schedule(16, steps)
+    for image in range(3):
+        order = ORDER[image].tolist()
+        expected = greedy_decode(MODEL, int(CLASSES[image]), order, schedule, (1.0, 3.0))
+        assert tokens[image, order].tolist() == expected
+
+
+def test_one_token_a_step_equals_teacher_forcing():
+    tokens = generate(MODEL, CLASSES, steps=-1, guidance=1.0, order=ORDER, top_k=1)
+    forced = MODEL(tokens, CLASSES, ORDER).argmax(dim=-1)
+    assert torch.equal(tokens, sequence.to_raster(forced, ORDER))
+
+
+class Recorder:
+    """A model whose `continue_from` keeps what it gave."""
+
+    def __init__(self, model: RandAR) -> None:
+        self.model, self.logits, self.starts, self.lengths = model, [], [], []
+
+    def __getattr__(self, name: str):
+        return getattr(self.model, name)
+
+    def continue_from(self, cache, start: int, x: Tensor, rotary: Tensor, **options) -> Tensor:
+        self.starts.append(start)
+        self.lengths.append(x.shape[1])
+        self.logits.append(self.model.continue_from(cache, start, x, rotary, **options))
+        return self.logits[-1]
+
+
+def test_the_first_query_of_each_parallel_step_equals_teacher_forcing_and_all_equal_a_full_pass():
+    recorder = Recorder(MODEL)
+    tokens = decode(recorder, task(guidance=Guidance(scale=Scale(1, 1))))  # type: ignore[arg-type]
+    forced = MODEL(tokens, CLASSES, ORDER)  # in decoding order
+    done = 0
+    for logits in recorder.logits:
+        torch.testing.assert_close(logits[:, 0], forced[:, done], atol=1e-5, rtol=0)
+        for image in range(3):
+            order = ORDER[image].tolist()
+            before = [int(tokens[image, place]) for place in order[:done]]
+            full = step_logits(MODEL, int(CLASSES[image]), order, before, logits.shape[1])
+            torch.testing.assert_close(logits[image], full, atol=1e-5, rtol=0)
+        done += logits.shape[1]
+    assert done == 16
+
+
+def test_a_step_is_placed_behind_the_first_instruction_of_the_step_before():
+    recorder = Recorder(MODEL)
+    decode(recorder, task())  # type: ignore[arg-type]
+    # [class P1] [x1 P2 P3 P4] [x2 P3 x3 P4 x4 P5 P6 P7] …
+    assert recorder.starts == [0, 2, 4, 10, 16, 22]
+    assert recorder.lengths == [2, 4, 8, 8, 8, 8]
+
+
+def test_the_rewritten_cache_equals_the_interleaved_prefix():
+    cache, uncached = MODEL.new_cache(3), MODEL.new_cache(3)
+    tokens = decode(MODEL, task(guidance=Guidance(scale=Scale(1, 1))), cache)
+    x, rotary = MODEL.embed(tokens, CLASSES, ORDER)
+    MODEL.continue_from(uncached, 0, x, rotary, read=1)
+    fed = 1 + 2 * 13 + 1  # the last step's tokens are not fed back, its first instruction stays
+    torch.testing.assert_close(cache.keys[..., :fed, :], uncached.keys[..., :fed, :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(cache.values[..., :fed, :], uncached.values[..., :fed, :], atol=1e-5, rtol=0)
+
+
+def test_rows_of_any_stretch_are_those_of_the_training_sequence():
+    rows = SequenceRows(MODEL, task(guidance=Guidance(scale=Scale(1, 1))))
+    x, rotary = MODEL.embed(RECORDED["idx"], CLASSES, ORDER)
+    tokens = sequence.to_order(RECORDED["idx"], ORDER)
+    for start, done in ((0, 0), (0, 5), (2, 1), (3, 4), (4, 4), (9, 9)):
+        part, angles = rows.behind(start, ORDER, tokens[:, :done], asked=1)
+        assert torch.equal(part, x[:, start : 2 * done + 2])
+        assert torch.equal(angles, rotary[:, start : 2 * done + 2])
+
+
+class NoHostSynchronisation(TorchDispatchMode):
+    """Refuses operations that read a value back, or whose shape depends on one."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        assert not any(bad in name for bad in ("_local_scalar_dense", "nonzero", "masked_select", "unique")), name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("by_confidence", [False, True])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=5, top_p=0.9)])
+def test_no_step_waits_for_the_device(by_confidence: bool, sampling: Sampling):
+    tokens = torch.zeros(3, 4, dtype=torch.int64)
+    wanted = task(known=tokens, schedule=[1, 3, 4, 4], sampling=sampling, by_confidence=by_confidence)
+    cls_embedding, MODEL.cls_embedding.forward = MODEL.cls_embedding.forward, unchecked_classes  # type: ignore
+    try:
+        with NoHostSynchronisation():
+            decode(MODEL, wanted)
+    finally:
+        MODEL.cls_embedding.forward = cls_embedding  # type: ignore[method-assign]
+
+
+def unchecked_classes(classes: Tensor, batch: int) -> Tensor:
+    """On an accelerator the class embedding does not look at the values, as it does on a CPU."""
+    return MODEL.cls_embedding.embedding_table(classes)
+
+
+def rows_through(module: torch.nn.Module, run) -> list[int]:
+    seen: list[int] = []
+    hook = module.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[:-1].numel()))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return seen
+
+
+def test_logits_are_computed_at_the_instructions_of_the_step_only():
+    assert rows_through(MODEL.output, lambda: decode(MODEL, task())) == [2 * 3 * m for m in (1, 3, 3, 3, 3, 3)]
+
+
+def test_no_unconditional_branch_runs_without_guidance():
+    def run(end: float) -> list[int]:
+        return rows_through(MODEL.layers[0].attention_norm, lambda: decode(MODEL, task_with(end)))
+
+    def task_with(end: float) -> DecodingTask:
+        return task(guidance=Guidance(scale=Scale(2.0, end)))
+
+    assert run(1.0) == [3 * rows for rows in (2, 4, 8, 8, 8, 8)]
+    assert run(2.0) == [2 * rows for rows in run(1.0)]
+
+
+def test_guidance_of_one_equals_no_guidance():
+    # An end just above 1 runs both branches; at a scale of 1 the mix is the conditional one.
+    guided = decode(MODEL, task(guidance=Guidance(scale=Scale(1.0, 1.0 + 1e-6))))
+    assert torch.equal(guided, decode(MODEL, task(guidance=Guidance(scale=Scale(1.0, 1.0)))))
+    logits = torch.randn(4, 2, 8)
+    torch.testing.assert_close(Guidance(scale=Scale(1, 2)).combine(logits, 0.0), logits[:2])
+
+
+def test_guidance_mixes_the_branches_as_written():
+    full, spatial, none = (torch.full((1, 1, 2), value) for value in (1.0, 10.0, 100.0))
+    two = Guidance(scale=Scale(1, 3)).combine(torch.cat([full, none]), 0.5)
+    assert two.unique().tolist() == [100 + 2 * (1 - 100)]
+    three = Guidance(scale=Scale(3, 3), spatial=Scale(1, 2))
+    assert three.branches == 3
+    mixed = three.combine(torch.cat([full, spatial, none]), 0.5)
+    assert mixed.unique().tolist() == [100 + 3 * (1 - 10) + 1.5 * (10 - 100)]
+    assert Guidance(scale=Scale(3, 3), spatial=Scale(2, 1)).branches == 2
+    assert Guidance(scale=Scale(3, 1), spatial=Scale(2, 2)).branches == 1
+
+
+def test_a_held_cache_gives_the_same_and_may_be_larger():
+    cache = MODEL.new_cache(10, length=40)
+    for classes in ([1, 2, 3], [4, 5]):
+        fresh = generate(MODEL, classes, generator=3)
+        assert torch.equal(fresh, generate(MODEL, classes, generator=3, cache=cache))
+
+
+def test_a_cache_too_small_is_refused():
+    message = "holds 3 sequences of 33 tokens; needed are 6 of 33"
+    with pytest.raises(ValueError, match=message):
+        generate(MODEL, CLASSES, cache=MODEL.new_cache(3))
+
+
+def grouped_model() -> RandAR:
+    config = replace(MODEL.config, num_kv_heads=2)
+    model = RandAR(config).eval().requires_grad_(False)
+    model.initialize(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.output.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def test_grouped_queries_decode_as_the_full_pass():
+    model = grouped_model()
+    cache = model.new_cache(6)
+    assert cache.keys.shape == (3, 6, 2, 33, 16)
+    tokens = generate(model, CLASSES, steps=5, guidance=(1, 3), order=ORDER, top_k=1, cache=cache)
+    expected = greedy_decode(model, int(CLASSES[0]), ORDER[0].tolist(), decoding_schedule(16, 5), (1, 3))
+    assert tokens[0, ORDER[0]].tolist() == expected and len(set(expected)) > 2
+
+
+@pytest.mark.parametrize("order", [None, *ORDERS])
+def test_same_seed_same_images_whatever_the_batch(order: str | None):
+    classes = [1, 2, 3, 4, 5]
+    whole = generate(MODEL, classes, order=order, generator=11)
+    generator = torch.Generator().manual_seed(11)
+    parts = [
+        generate(MODEL, part, order=order, generator=generator) for part in (classes[:2], classes[2:3], classes[3:])
+    ]
+    assert torch.equal(whole, torch.cat(parts))
+    assert not torch.equal(whole, generate(MODEL, classes, order=order, generator=12))
+
+
+def test_images_of_a_batch_differ_by_their_own_seeds():
+    tokens = generate(MODEL, [3, 3, 3], generator=torch.tensor([8, 9, 8]), guidance=1.0)
+    assert torch.equal(tokens[0], tokens[2]) and not torch.equal(tokens[0], tokens[1])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_known_tokens_stay_and_the_others_are_those_of_a_full_pass(order: str):
+    known = torch.rand(3, 16, generator=torch.Generator().manual_seed(5)) < 0.4
+    known[2] = False  # one image has nothing to go on
+    tokens = generate(MODEL, CLASSES, tokens=RECORDED["idx"], known=known, order=order, generator=0)
+    assert torch.equal(tokens[known], RECORDED["idx"][known])
+    assert tokens.shape == (3, 16) and tokens.min() >= 0 and tokens.max() < 64
+
+
+def test_continuation_equals_a_full_pass():
+    known = torch.zeros(16, dtype=torch.bool)
+    known[ORDER[0, :6]] = True
+    own = ORDER[:1]
+    tokens = generate(
+        MODEL, CLASSES[:1], tokens=RECORDED["idx"][:1], known=known, order=own, steps=4, guidance=(1, 3), top_k=1
+    )
+    given = RECORDED["idx"][0, own[0, :6]].tolist()
+    schedule = decoding_schedule(10, 4)
+    expected = greedy_decode(MODEL, int(CLASSES[0]), own[0].tolist(), schedule, (1, 3), known=given)
+    assert tokens[0, own[0]].tolist() == expected
+
+
+def test_values_of_unknown_tokens_do_not_matter():
+    known = torch.arange(16) < 8
+    one = generate(MODEL, CLASSES, tokens=RECORDED["idx"], known=known, generator=2)
+    other = torch.where(known, RECORDED["idx"], -1)
+    assert torch.equal(one, generate(MODEL, CLASSES, tokens=other, known=known, generator=2))
+
+
+def test_images_with_different_numbers_of_known_tokens_are_as_alone():
+    known = torch.arange(16)[None] < torch.tensor([[3], [9], [3]])
+    together = generate(MODEL, CLASSES, tokens=RECORDED["idx"], known=known, generator=4)
+    generator = torch.Generator().manual_seed(4)
+    for i in range(3):
+        row = slice(i, i + 1)
+        alone = generate(MODEL, CLASSES[row], tokens=RECORDED["idx"][row], known=known[row], generator=generator)
+        assert torch.equal(together[row], alone)
+
+
+def test_confidence_reads_each_open_location_as_if_it_were_the_only_question():
+    recorder = Recorder(MODEL)
+    decode(recorder, task(by_confidence=True, guidance=Guidance(scale=Scale(1, 1)), schedule=[2, 14]))  # type: ignore
+    first = recorder.logits[0]
+    for asked in range(16):
+        alone = step_logits(MODEL, int(CLASSES[0]), [int(ORDER[0, asked])], [], 1)
+        torch.testing.assert_close(first[0, asked], alone[0], atol=1e-5, rtol=0)
+
+
+def test_confidence_takes_the_surest_locations_first():
+    plain = generate(MODEL, CLASSES, order="confidence", steps=-1, guidance=1.0, top_k=1)
+    for image in range(3):
+        order, tokens = [], []
+        for _ in range(16):
+            open_ = [place for place in range(16) if place not in order]
+            logits = [step_logits(MODEL, int(CLASSES[image]), [*order, place], tokens, 1)[0] for place in open_]
+            surest = max(range(len(open_)), key=lambda i: float(logits[i].softmax(0).max()))
+            order.append(open_[surest])
+            tokens.append(int(logits[surest].argmax()))
+        assert plain[image, order].tolist() == tokens
+
+
+def test_separate_queries_mask():
+    mask = separate_queries_mask(torch.zeros(1, 4, 1), start=2, asked=3)
+    seen = [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 1]]
+    assert (mask == 0).int().tolist() == seen
+
+
+def test_dropout_is_off_while_generating_and_on_again_behind():
+    expected = generate(MODEL, CLASSES, generator=1)
+    MODEL.train()
+    try:
+        assert torch.equal(generate(MODEL, CLASSES, generator=1), expected)
+        assert MODEL.training and MODEL.layers[0].training
+    finally:
+        MODEL.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_packed_weights_decode_the_same(dtype: torch.dtype):
+    rounded = golden_randar()
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.half().float()
+    packed = pack_weights(rounded, dtype)
+    tokens = RECORDED["idx"]
+    torch.testing.assert_close(packed(tokens, CLASSES, ORDER), rounded(tokens, CLASSES, ORDER), atol=1e-5, rtol=0)
+    expected = generate(rounded, CLASSES, order=ORDER, top_k=1)
+    assert torch.equal(generate(packed, CLASSES, order=ORDER, top_k=1), expected)
+    assert packed.tok_embeddings.weight is rounded.tok_embeddings.weight
+
+
+def test_packing_leaves_the_model_as_it_was():
+    before = {name: value.clone() for name, value in MODEL.state_dict().items()}
+    pack_weights(MODEL, torch.float16)
+    assert all(torch.equal(before[name], value) for name, value in MODEL.state_dict().items())
+
+
+def test_what_cannot_be_packed_is_refused():
+    with pytest.raises(ValueError, match=r"torch.float32 or torch.float16, got torch.bfloat16"):
+        pack_weights(MODEL, torch.bfloat16)
+    with pytest.raises(ValueError, match="only float32 weights on the CPU"):
+        pack_weights(
+            RandAR(RandARConfig(num_layers=1, num_heads=1, dim=8, vocab_size=4, num_tokens=4, num_classes=1)).half()
+        )
+    with pytest.raises(ValueError, match="has a bias"):
+        pack_weights(torch.nn.Sequential(torch.nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": [1, 11]}, "classes must lie in 0 … 9, or be 10 for the null class; got 1 … 11"),
+        ({"classes": [-1]}, "got -1 … -1"),
+        ({"classes": []}, "one integer an image"),
+        ({"classes": [0.5]}, "one integer an image"),
+        ({"steps": 0}, "steps must lie in 1 … 16"),
+        ({"steps": 17}, "got 17"),
+        ({"order": "zigzag"}, "order must be one of random, raster, .* got 'zigzag'"),
+        ({"order": torch.zeros(16, dtype=torch.int64)}, "row 0 of the order is no permutation"),
+        ({"order": torch.arange(15)}, r"16 integers per image.* got shape \(1, 15\)"),
+        ({"order": torch.arange(16).repeat(3, 1)}, "3 orders for 2 images"),
+        ({"scale": 3}, "scale must be 1 or 2, got 3"),
+        ({"guidance": (1.0, 2.0, 3.0)}, "one scale or a pair"),
+        ({"tokens": torch.zeros(2, 16, dtype=torch.int64)}, "tokens and known go together"),
+        (
+            {"tokens": torch.zeros(2, 16, dtype=torch.int64), "known": torch.ones(16, dtype=torch.bool)},
+            "nothing is left to generate",
+        ),
+        (
+            {"tokens": torch.zeros(2, 16, dtype=torch.int64), "known": torch.ones(9, dtype=torch.bool)},
+            r"known must be boolean of shape \(16,\) or \(2, 16\); got \(9,\)",
+        ),
+        (
+            {"tokens": torch.full((2, 16), 64), "known": torch.arange(16) < 3},
+            "tokens must lie in 0 … 63; got 0 … 64",
+        ),
+        (
+            {"tokens": torch.zeros(3, 16, dtype=torch.int64), "known": torch.arange(16) < 3},
+            "3 rows of tokens for 2 classes",
+        ),
+    ],
+)
+def test_bad_input_is_refused(arguments: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        generate(MODEL, **({"classes": [1, 2]} | arguments))

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from randar_features import Model, inpaint, outpaint
+from randar_features.generation.complete import ORDERS
+from randar_features.generation.editing import fullest_window, window_starts
+
+
+def images(count: int = 2, height: int = 16, width: int = 16) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def box(top: int, bottom: int, left: int, right: int) -> Tensor:
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mask", [box(3, 6, 3, 6), box(0, 16, 0, 8), box(15, 16, 15, 16)])
+def test_kept_pixels_are_equal_to_the_bit_and_the_others_are_new(small_model: Model, order: str, mask: Tensor):
+    edited = inpaint(small_model, images(), mask, classes=[0, 2], order=order, generator=1)
+    assert torch.equal(edited[:, :, ~mask], images()[:, :, ~mask])
+    assert (edited[:, :, mask] != images()[:, :, mask]).all()
+    assert edited.dtype == torch.float32 and edited.min() >= 0 and edited.max() <= 1
+
+
+def test_pixels_are_kept_in_every_float_format(small_model: Model):
+    given, mask = images().double(), box(0, 4, 0, 4)
+    edited = inpaint(small_model, given, mask, generator=1)
+    assert edited.dtype == torch.float64 and torch.equal(edited[:, :, ~mask], given[:, :, ~mask])
+
+
+def record_generate(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    from randar_features.generation import editing
+
+    calls: list[dict] = []
+    real = editing.generate
+
+    def generate(transformer, classes, **settings) -> Tensor:
+        calls.append({"classes": classes, **settings})
+        return real(transformer, classes, **settings)
+
+    monkeypatch.setattr(editing, "generate", generate)
+    return calls
+
+
+def test_a_token_is_redrawn_if_the_mask_touches_it(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+    calls = record_generate(monkeypatch)
+    inpaint(small_model, images(), box(3, 5, 8, 9), generator=0)  # tokens are 4×4 pixels, rows 0 and 1, column 2
+    (call,) = calls
+    assert (~call["known"]).nonzero().tolist() == [[0, 2], [0, 6], [1, 2], [1, 6]]
+    assert torch.equal(call["tokens"], small_model.tokenizer.encode(images()))
+
+
+def test_without_a_class_there_is_no_guidance(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+    calls = record_generate(monkeypatch)
+    inpaint(small_model, images(), box(0, 4, 0, 4), generator=0)
+    inpaint(small_model, images(), box(0, 4, 0, 4), classes=1, guidance=(1, 3), generator=0)
+    assert [call["guidance"] for call in calls] == [1.0, (1, 3)]
+    assert [call["classes"].tolist() for call in calls] == [[3, 3], [1, 1]]
+
+
+def test_the_class_changes_what_is_drawn(small_model: Model):
+    mask = box(0, 16, 0, 12)
+    one, other = (inpaint(small_model, images(), mask, classes=c, generator=0, guidance=6.0) for c in (0, 2))
+    assert not torch.equal(one, other)
+
+
+def test_masks_of_their_own_give_what_each_gives_alone(small_model: Model):
+    masks = torch.stack([box(0, 4, 0, 4), box(0, 16, 0, 8)])
+    together = inpaint(small_model, images(), masks, classes=[0, 1], generator=3)
+    generator = torch.Generator().manual_seed(3)
+    for i, mask in enumerate(masks):
+        alone = inpaint(small_model, images()[i : i + 1], mask, classes=[i], generator=generator)
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
+
+
+def test_a_mask_that_touches_every_token_still_keeps_the_other_pixels(small_model: Model):
+    mask = torch.ones(16, 16, dtype=torch.bool)
+    mask[::4] = False
+    edited = inpaint(small_model, images(), mask, generator=0)
+    assert torch.equal(edited[:, :, ~mask], images()[:, :, ~mask])
+
+
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [
+        ((10, 12), (4, 3, 0, 3)),  # just the model's size
+        ((16, 16), (5, 0, 0, 9)),
+        ((16, 16), (20, 7, 20, 30)),
+        ((3, 40), (0, 9, 0, 9)),
+    ],
+)
+def test_outpainting_keeps_the_image_and_draws_everything_else(
+    small_model: Model, size: tuple[int, int], padding: tuple[int, int, int, int]
+):
+    given = images(2, *size)
+    left, top, right, bottom = padding
+    drawn = outpaint(small_model, given, padding, classes=[0, 1], generator=2)
+    assert drawn.shape == (2, 3, size[0] + top + bottom, size[1] + left + right)
+    inside = torch.zeros(drawn.shape[-2:], dtype=torch.bool)
+    inside[top : top + size[0], left : left + size[1]] = True
+    assert torch.equal(drawn[:, :, inside], given.flatten(2))
+    assert (drawn[:, :, ~inside] != 0.5).any(dim=1).all()
+
+
+def test_outpainting_reproduces_whatever_the_batch(small_model: Model):
+    whole = outpaint(small_model, images(), (8, 0, 8, 0), classes=[0, 1], generator=5)
+    generator = torch.Generator().manual_seed(5)
+    for i in range(2):
+        alone = outpaint(small_model, images()[i : i + 1], (8, 0, 8, 0), classes=[i], generator=generator)
+        torch.testing.assert_close(whole[i : i + 1], alone, atol=1e-5, rtol=0)
+
+
+def test_windows_cover_the_canvas_and_the_fullest_comes_first():
+    assert window_starts(16, 16) == [0]
+    assert window_starts(40, 16) == [0, 8, 16, 24]
+    assert window_starts(19, 16) == [0, 3]
+    missing = torch.ones(16, 40, dtype=torch.bool)
+    missing[:, 12:28] = False
+    assert fullest_window(missing, 16) == (slice(0, 16), slice(8, 24))  # 4 columns missing, as at 16
+    missing[:, 8:28] = False
+    assert fullest_window(missing, 16) == (slice(0, 16), slice(16, 32))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(16, 16, dtype=torch.bool), "False everywhere"),
+        (torch.ones(16, 16, dtype=torch.bool), "True everywhere.*use generate"),
+        (torch.stack([box(0, 1, 0, 1), box(0, 0, 0, 0)]), "False everywhere"),
+        (torch.ones(8, 16, dtype=torch.bool), r"shape \(16, 16\) or \(2, 16, 16\).* got \(8, 16\)"),
+        (torch.ones(3, 16, 16, dtype=torch.bool), r"got \(3, 16, 16\)"),
+        (torch.ones(16, 16), "must be boolean.*torch.float32"),
+    ],
+)
+def test_bad_masks_are_refused(small_model: Model, mask: Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        inpaint(small_model, images(), mask)
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "message"),
+    [
+        (torch.rand(2, 3, 8, 16), {}, r"shape \(B, 3, 16, 16\); got \(2, 3, 8, 16\)"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {}, "floats.*uint8"),
+        (torch.full((2, 3, 16, 16), 2.0), {}, r"values in \[0, 1\]"),
+        (images(), {"classes": [0, 1, 2]}, r"classes of shape \(3,\) for 2 images"),
+        (images(), {"classes": 4}, "classes must lie in 0 … 2"),
+        (images(), {"steps": 0}, "steps must lie in 1 … 16"),
+        (images(), {"order": "sideways"}, "order must be one of"),
+    ],
+)
+def test_bad_input_is_refused(small_model: Model, given: Tensor, arguments: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        inpaint(small_model, given, box(0, 4, 0, 4), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("padding", "message"),
+    [
+        ((0, 0, 0, 0), "not all 0"),
+        ((-1, 0, 0, 8), "none below 0"),
+        ((1, 2, 3), r"left, top, right, bottom"),
+        ((1, 0, 0, 0), r"images of 12×12 pixels, padded by \(1, 0, 0, 0\), make 12×13.* at least 16×16"),
+    ],
+)
+def test_bad_padding_is_refused(small_model: Model, padding: tuple, message: str):
+    with pytest.raises(ValueError, match=message):
+        outpaint(small_model, images(1, 12, 12), padding)
