@@ -104,8 +104,14 @@ def evaluate(config: Config, models: dict[str, Model]) -> list[dict[str, Any]]:
     both = Images(torch.cat([train.pixels, evaluation.pixels]), torch.cat([train.labels, evaluation.labels]), None)
     results = []
     for encoder in config.encoder:
-        options = {"contexts": config.contexts, "reads": config.reads, "orders": config.orders}
-        found = variants(encoder, both, model=models[encoder], **options)
+        found = variants(
+            encoder,
+            both,
+            model=models[encoder],
+            contexts=config.contexts,
+            reads=config.reads,
+            orders=config.orders,
+        )
         for variant in tqdm(found, desc=encoder, unit="probe"):
             result = fit_and_score(variant, train.labels.numpy(), evaluation.labels.numpy(), config.probe, config.seed)
             tqdm.write(f"{encoder:12s} {variant.name:32s} {100 * result['accuracy']:.1f} %")

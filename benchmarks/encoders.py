@@ -49,7 +49,8 @@ class Images:
 def read_images(data: Any, *, image_size: int, split: str | None = None) -> Images:
     """Everything of a labelled data set that `open_images` takes; ValueError if a label or an image is missing."""
     source = open_images(data, split=split)
-    pixels, labels = [], []
+    pixels: list[Tensor] = []
+    labels: list[int | None] = []
     for batch in source.batches(image_size, 256):
         for row, status in enumerate(batch.status):
             if status != "ok" or batch.labels[row] is None:
@@ -132,7 +133,9 @@ def _features(
         for read in reads:
             about = {"context": context, "read": read, "pool": "mean", "orders": orders or "raster"}
             for layer in range(count):
-                yield Variant(name, f"{context} {read} layer {layer}", pooled[read][:, layer], {**about, "layer": layer})
+                yield Variant(
+                    name, f"{context} {read} layer {layer}", pooled[read][:, layer], {**about, "layer": layer}
+                )
             layers = list(range(count))
             yield Variant(name, f"{context} {read} all layers", pooled[read].flatten(1), {**about, "layer": layers})
 

@@ -38,7 +38,9 @@ def commit() -> str:
     """Short hash of the checked-out commit, with "+changes" if tracked files differ; "unknown" without git."""
     folder = Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        )
         changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=folder, check=False).returncode
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -60,7 +62,9 @@ def seconds(run: Callable[[], object], repeats: int = 3, device: torch.device | 
     return best
 
 
-def matrix_peak(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", side: int | None = None) -> float:
+def matrix_peak(
+    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", side: int | None = None
+) -> float:
     """FLOP/s of a large square matrix product, measured."""
     device = torch.device(device)
     side = side or (8192 if device.type == "cuda" else 2048)

@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from benchmarks.machine import describe, matrix_peak, seconds
 from randar_features import encode_tokens, sequence
 from randar_features.encoding.precision import autocast, default_dtype
+from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig
 
 SIZES = {
@@ -39,7 +40,7 @@ def straightforward(model: RandAR, tokens: Tensor, layer: int, context: str) -> 
     mask = torch.full((length, length), -math.inf, device=x.device).triu(1)
     cos, sin = (part[:, None] for part in rotary.unbind(-1))  # (1, 1, L, d/2)
     wanted = x
-    for index, block in enumerate(model.layers):
+    for index, block in enumerate(cast(list[Block], model.layers)):
         normed = _norm(x, block.attention_norm.weight, config.norm_eps)
         queries, keys, values = (
             part.unflatten(-1, (config.num_heads, -1)).transpose(1, 2)
@@ -75,14 +76,13 @@ def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = Fa
     """
     config = model.config
     length = sequence.sequence_length(config.num_tokens, context)
-    block = model.layers[0]
+    block = cast(Block, model.layers[0])
     projections = block.attention.wqkv.weight.numel()
     behind = block.attention.wo.weight.numel() + sum(p.numel() for p in block.feed_forward.parameters())
     attention = 2 * length * length * config.dim * (0.5 if causal else 1.0)
     whole = layers * (length * (projections + behind) + attention)
-    if logits:
-        return 2 * (whole + length * model.output.weight.numel())
-    return 2 * (whole - (length - config.num_tokens) * behind)
+    left_out = -length * model.output.weight.numel() if logits else (length - config.num_tokens) * behind
+    return 2 * (whole - left_out)
 
 
 @torch.inference_mode()

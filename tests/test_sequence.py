@@ -26,7 +26,9 @@ def test_read_rows_hit_the_last_copy(context: str, read: str):
     shown = sequence.shown(order, context)
     copy = torch.arange(shown.shape[1]) // 4
     kinds = sequence.interleave(torch.zeros_like(shown), torch.ones_like(shown))
-    labels = torch.stack([sequence.interleave(shown, shown)[0], sequence.interleave(copy[None], copy[None])[0], kinds[0]])
+    labels = torch.stack(
+        [sequence.interleave(shown, shown)[0], sequence.interleave(copy[None], copy[None])[0], kinds[0]]
+    )
     labels = torch.cat([torch.full((3, 1), -1), labels], dim=1)  # the class token
     assert labels.shape[1] == sequence.sequence_length(4, context)
     locations, copies, kind = labels[:, sequence.read_rows(4, context, read)]

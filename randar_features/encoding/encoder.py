@@ -71,9 +71,9 @@ def encode_tokens(
     Raises:
         ValueError, IndexError: tokens, classes, order, layers, context or read that do not fit the model.
     """
-    return encode_reads(
-        transformer, tokens, classes, order, layers=layers, context=context, reads=(read,), norm=norm
-    )[read]
+    return encode_reads(transformer, tokens, classes, order, layers=layers, context=context, reads=(read,), norm=norm)[
+        read
+    ]
 
 
 def encode_reads(

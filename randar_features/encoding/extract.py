@@ -160,7 +160,9 @@ def _classes_of(classes: Any, batch: ImageBatch, start: int, model: Model) -> Te
     else:
         given = [int(label) for label in classes[start : start + count]]
         if len(given) < count:
-            raise ValueError(f"{len(classes)} classes were given for at least {start + count} images: give one for each")
+            raise ValueError(
+                f"{len(classes)} classes were given for at least {start + count} images: give one for each"
+            )
     return torch.tensor(given, device=model.device)
 
 
@@ -216,5 +218,3 @@ def _report_failures(status: list[str], paths: list[str | None]) -> None:
     if len(failed) == len(status):
         raise ImageError(message)
     warnings.warn(f"{message}. Their rows are NaN; `features.ok` tells them apart", stacklevel=3)
-
-

@@ -42,11 +42,15 @@ def test_variants_are_the_features_they_say(images: Images, small_model: Model):
     assert torch.equal(raw.vectors, F.adaptive_avg_pool2d(pixels, 32).flatten(1))
     vectors, histogram = variants("codes", images, model=small_model, batch_size=5)
     assert torch.equal(vectors.vectors, small_model.tokenizer.codes(tokens).flatten(1))
-    assert torch.equal(histogram.vectors, torch.stack([torch.bincount(row, minlength=VOCAB_SIZE) for row in tokens]).float())
+    assert torch.equal(
+        histogram.vectors, torch.stack([torch.bincount(row, minlength=VOCAB_SIZE) for row in tokens]).float()
+    )
     found = {v.name: v for v in variants("small", images, model=small_model, batch_size=5)}
     assert len(found) == 3 * 2 * (3 + 1)
     for context, read, layer in (("single", "image", 0), ("reverse", "instruction", 2)):
-        expected = encode_tokens(small_model.transformer, tokens, layers=layer, context=context, read=read).mean((2, 3))[:, 0]
+        expected = encode_tokens(small_model.transformer, tokens, layers=layer, context=context, read=read).mean(
+            (2, 3)
+        )[:, 0]
         torch.testing.assert_close(found[f"{context} {read} layer {layer}"].vectors, expected, atol=1e-5, rtol=1e-5)
     joined = found["repeat image all layers"].vectors
     torch.testing.assert_close(joined[:, 32:64], found["repeat image layer 1"].vectors)

@@ -103,7 +103,9 @@ def test_blocks_behind_the_deepest_layer_are_not_run(transformer: RandAR):
     broken = golden_randar()
     torch.nn.init.constant_(broken.layers[2].attention.wqkv.weight, torch.nan)
     torch.nn.init.constant_(broken.output.weight, torch.nan)
-    assert torch.equal(encode_tokens(broken, RECORDED["idx"], layers=1), encode_tokens(transformer, RECORDED["idx"], layers=1))
+    assert torch.equal(
+        encode_tokens(broken, RECORDED["idx"], layers=1), encode_tokens(transformer, RECORDED["idx"], layers=1)
+    )
 
 
 def test_default_is_raster_order_and_the_middle_layer(transformer: RandAR):

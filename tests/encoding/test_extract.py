@@ -102,7 +102,7 @@ def test_bad_images_keep_their_rows_and_shift_none(
 def test_only_bad_images_is_an_error(small_model: Model, tmp_path: Path):
     bad = tmp_path / "bad.jpg"
     bad.write_text("no picture")
-    with pytest.raises(ImageError, match="1 of 1 images could not be read.*bad.jpg"):
+    with pytest.raises(ImageError, match=r"1 of 1 images could not be read.*bad.jpg"):
         extract([bad], small_model)
 
 
@@ -190,7 +190,11 @@ def test_reduced_precision_stays_close(small_model: Model, tensors: torch.Tensor
 
 def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch):
     cpu = torch.device("cpu")
-    for found, expected in (({}, torch.float32), ({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16)):
+    for found, expected in (
+        ({}, torch.float32),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
         assert default_dtype(cpu) == expected
     with autocast(cpu, torch.bfloat16):

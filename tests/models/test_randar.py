@@ -93,7 +93,9 @@ def test_no_class_is_the_null_class(model: RandAR, recorded: dict[str, torch.Ten
 def test_one_order_for_all_equals_one_for_each(model: RandAR, recorded: dict[str, torch.Tensor]):
     order = recorded["order"][0]
     shared = model(recorded["idx"], recorded["cond"], order)
-    torch.testing.assert_close(shared, model(recorded["idx"], recorded["cond"], order.expand(3, -1)), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        shared, model(recorded["idx"], recorded["cond"], order.expand(3, -1)), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_images_do_not_see_each_other(model: RandAR, recorded: dict[str, torch.Tensor]):
