@@ -1,8 +1,8 @@
-"""Linear probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder pixels codes randar-tiny`.
+"""Linear probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder codes randar-tiny`.
 
 Every variant of every encoder (layer, context, read) is standardised and classified by logistic regression.
 The regularisation is chosen on a tenth of the training rows, the probe then refitted on all of them, and
-the evaluation rows are touched once. The evaluation rows are a split of the data, or its last rows.
+the evaluation rows are touched once. The evaluation rows are a split of the data, or held back from it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks.encoders import Images, Variant, load_for, read_images, variants
 from benchmarks.machine import describe
-from probes import KNNProbe, LinearProbe, LogisticProbe, accuracy, bootstrap_interval, mean_per_class_accuracy
+from probes import (
+    KNNProbe,
+    LinearProbe,
+    LogisticProbe,
+    accuracy,
+    bootstrap_interval,
+    mean_per_class_accuracy,
+    stratified_holdout,
+)
 from randar_features import Model, sequence
 
+HOLD_OUTS = ("stratified", "last")
 PROBES = ("logistic", "linear", "knn")
 
 
@@ -33,9 +43,10 @@ class Config:
 
     data: str
     encoder: list[str]
-    train_split: str | None = "train"
+    train_split: str | None = None
     evaluation_split: str | None = None
     evaluation_rows: int = 5000
+    hold_out: str = "stratified"
     train_rows: int | None = None
     contexts: list[str]
     reads: list[str]
@@ -45,20 +56,35 @@ class Config:
 
 
 def load_splits(config: Config, image_size: int) -> tuple[Images, Images]:
-    """Training and evaluation images: two splits, or the last `evaluation_rows` of one held back."""
+    """Training and evaluation images: two splits, or `evaluation_rows` of one held back."""
     train = read_images(config.data, image_size=image_size, split=config.train_split)
     if config.evaluation_split is not None:
-        return _rows(train, 0, config.train_rows), read_images(
-            config.data, image_size=image_size, split=config.evaluation_split
+        evaluation = read_images(config.data, image_size=image_size, split=config.evaluation_split)
+    else:
+        kept, held_out = hold_out(train.labels, config)
+        train, evaluation = train.rows(kept), train.rows(held_out)
+    return train.rows(torch.arange(min(len(train), config.train_rows or len(train)))), evaluation
+
+
+def hold_out(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """Rows to train on and to evaluate on; the latter are the last ones, or a seeded share of each class.
+
+    ValueError if too few rows are left, or if the last rows are not of all classes, as in sorted data.
+    """
+    count, held = len(labels), config.evaluation_rows
+    if held >= count:
+        raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-rows")
+    if config.hold_out == "stratified":
+        kept, held_out = stratified_holdout(labels.numpy(), fraction=held / count, seed=config.seed)
+        return torch.from_numpy(kept), torch.from_numpy(held_out)
+    rows = torch.arange(count)
+    missing = set(labels.tolist()) - set(labels[-held:].tolist())
+    if missing:
+        raise ValueError(
+            f"the last {held} rows hold none of {len(missing)} classes, {sorted(missing)[:5]} for example: "
+            "use --hold-out stratified"
         )
-    first = len(train) - config.evaluation_rows
-    if first <= 0:
-        raise ValueError(f"{len(train)} images cannot hold back {config.evaluation_rows} for evaluation")
-    return _rows(train, 0, min(first, config.train_rows or first)), _rows(train, first, None)
-
-
-def _rows(images: Images, start: int, stop: int | None) -> Images:
-    return Images(images.pixels[start:stop], images.labels[start:stop], images.label_names)
+    return rows[:-held], rows[-held:]
 
 
 def fit_and_score(
@@ -151,9 +177,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="labelled images: a folder of class folders, or Parquet files")
     parser.add_argument("--encoder", nargs="+", default=["pixels", "codes", "randar-tiny"])
-    parser.add_argument("--train-split", default="train", help="split of Parquet files; 'none' for a folder of images")
-    parser.add_argument("--evaluation-split", help="split to evaluate on; without it the last rows are held back")
-    parser.add_argument("--evaluation-rows", type=int, default=5000)
+    parser.add_argument("--train-split", help="split to train on, where the data has several")
+    parser.add_argument("--evaluation-split", help="split to evaluate on; without it rows are held back")
+    parser.add_argument("--evaluation-rows", type=int, default=5000, help="how many rows to hold back")
+    parser.add_argument(
+        "--hold-out", default="stratified", choices=HOLD_OUTS, help="a share of each class, or the last"
+    )
     parser.add_argument("--train-rows", type=int, help="only so many training rows")
     parser.add_argument("--contexts", nargs="+", default=list(sequence.CONTEXTS), choices=sequence.CONTEXTS)
     parser.add_argument("--reads", nargs="+", default=list(sequence.READS), choices=sequence.READS)
@@ -165,7 +194,6 @@ def main() -> None:
 
     options = vars(args)
     out = options.pop("out")
-    options["train_split"] = None if args.train_split == "none" else args.train_split
     config = Config(**options)
     models = load_for(config.encoder)
     results = evaluate(config, models)

@@ -40,6 +40,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def rows(self, index: Tensor) -> Images:
+        """The images of these rows."""
+        return Images(self.pixels[index], self.labels[index], self.label_names)
+
     def batches(self, size: int) -> Iterator[Tensor]:
         """Float batches in [0, 1]."""
         for start in tqdm(range(0, len(self), size), unit="batch", leave=False):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks import classification
 from benchmarks.encoders import Images, read_images, variants
-from probes import LogisticProbe
+from probes import LogisticProbe, stratified_holdout
 from randar_features import Model, encode_tokens
 from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, write_folder
 
@@ -71,20 +71,22 @@ def test_the_command_reports_what_the_probe_gives(
     folder: Path, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model = write_folder(tmp_path / "model")
-    arguments = ["--data", str(folder), "--encoder", "pixels", str(model), "--train-split", "none"]
-    arguments += ["--evaluation-rows", "8", "--contexts", "reverse", "--reads", "image", "--out", str(tmp_path / "out")]
+    arguments = ["--data", str(folder), "--encoder", "pixels", str(model)]
+    arguments += ["--evaluation-rows", "9", "--contexts", "reverse", "--reads", "image", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["classification", *arguments])
     classification.main()
     report = json.loads((tmp_path / "out/result.json").read_text())
-    assert report["config"]["evaluation_rows"] == 8
+    assert report["config"]["evaluation_rows"] == 9
     by_name = {result["variant"]: result for result in report["results"]}
     assert set(by_name) == {"32x32", *(f"reverse image layer {i}" for i in range(3)), "reverse image all layers"}
 
-    # By hand: the last 8 rows are held back, the probe never sees them.
+    # By hand: three rows of each class are held back, the probe never sees them.
     vectors = F.adaptive_avg_pool2d(images.pixels.float() / 255, 32).flatten(1).numpy()
     labels = images.labels.numpy()
-    probe = LogisticProbe(seed=0).fit(vectors[:40], labels[:40])
-    expected = float((probe.predict(vectors[40:]) == labels[40:]).mean())
+    kept, held_out = stratified_holdout(labels, fraction=9 / 48, seed=0)
+    assert np.bincount(labels[held_out]).tolist() == [3, 3, 3]
+    probe = LogisticProbe(seed=0).fit(vectors[kept], labels[kept])
+    expected = float((probe.predict(vectors[held_out]) == labels[held_out]).mean())
     assert by_name["32x32"]["accuracy"] == expected
     assert by_name["32x32"]["chosen"]["C"] == probe.C
     assert "| pixels | 32x32 | 3072 |" in (tmp_path / "out/result.md").read_text()
@@ -92,11 +94,19 @@ def test_the_command_reports_what_the_probe_gives(
 
 def test_unusable_data_is_refused(folder: Path, tmp_path: Path, small_model: Model):
     (tmp_path / "plain").mkdir()
-    (folder / "blue/00.png").read_bytes()
     (tmp_path / "plain/a.png").write_bytes((folder / "blue/00.png").read_bytes())
-    with pytest.raises(ValueError, match="image 0 of .*plain cannot be used: it has no label"):
+    with pytest.raises(ValueError, match=r"image 0 of .*plain cannot be used: it has no label"):
         read_images(tmp_path / "plain", image_size=16)
     options = {"data": str(folder), "encoder": ["pixels"], "contexts": ["reverse"], "reads": ["image"]}
-    config = classification.Config(**options, train_split=None, evaluation_rows=48)
     with pytest.raises(ValueError, match="48 images cannot hold back 48"):
-        classification.evaluate(config, {"pixels": small_model})
+        classification.evaluate(classification.Config(**options, evaluation_rows=48), {"pixels": small_model})
+    sorted_by_class = classification.Config(**options, evaluation_rows=16, hold_out="last")
+    with pytest.raises(ValueError, match=r"the last 16 rows hold none of 2 classes, \[0, 1\]"):
+        classification.evaluate(sorted_by_class, {"pixels": small_model})
+
+
+def test_the_last_rows_are_held_back_when_asked_for():
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    config = classification.Config(data="", encoder=[], contexts=[], reads=[], evaluation_rows=3, hold_out="last")
+    kept, held_out = classification.hold_out(labels, config)
+    assert kept.tolist() == [0, 1, 2] and held_out.tolist() == [3, 4, 5]
