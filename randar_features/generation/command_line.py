@@ -1,0 +1,64 @@
+"""What the generation and editing scripts share: their common arguments, and the model ready to decode."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from randar_features.generation.complete import ORDERS
+from randar_features.hub import Model, load_model
+from randar_features.layers import pack_weights
+
+SETTINGS = ("steps", "guidance", "order", "temperature", "top_k", "top_p")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, seeds, output and the settings of `generate`."""
+    parser.add_argument("--model", default="randar-tiny", help="a name, or a folder that training wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--overwrite", action="store_true", help="make also the images that are there")
+    parser.add_argument("--seeds", type=seed_range, default=range(8), help="first:behind the last, or one; default 0:8")
+    parser.add_argument("--steps", type=int, help="default: as recommended; -1: one token a step")
+    parser.add_argument("--guidance", type=float, nargs=2, default=(1.0, 4.0), metavar=("START", "END"))
+    parser.add_argument("--order", choices=ORDERS, default="random")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=0, help="0: all codes; 1: the greedy choice")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--device", help="default: CUDA where there is one")
+    parser.add_argument("--weights", choices=("float32", "float16", "bfloat16"), default="float32")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `generate` among the parsed ones."""
+    return {name: getattr(args, name) for name in SETTINGS}
+
+
+def load_for_decoding(name: str, device: str | None, weights: str) -> Model:
+    """The model in a number format; on a CPU with packed weights (`pack_weights`), except in bfloat16.
+
+    `device` None: the process's own GPU (LOCAL_RANK, as torchrun sets it) where there is one, else the CPU.
+    """
+    if device is None:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    dtype: torch.dtype = getattr(torch, weights)
+    if device != "cpu" or dtype == torch.bfloat16:
+        return load_model(name, device, dtype)
+    model = load_model(name, device)
+    return replace(model, transformer=pack_weights(model.transformer, dtype))
+
+
+def seed_range(text: str) -> range:
+    """ "3:8" is 3 … 7, "3" is 3 alone; an error of argparse for anything else, or nothing."""
+    first, colon, end = text.partition(":")
+    try:
+        found = range(int(first), int(end) if colon else int(first) + 1)
+    except ValueError:
+        found = range(0)
+    if not found or found.start < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range of seeds such as 0:8, or a single one")
+    return found

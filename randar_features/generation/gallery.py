@@ -1,0 +1,186 @@
+"""Folders of generated images: one PNG a class and seed, with its settings inside; resumable, shared among ranks."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from randar_features.files import written_whole
+from randar_features.generation.generate import generate
+from randar_features.models import RandAR
+from randar_features.tokenizers import ImageTokenizer
+
+SETTINGS_KEY = "randar_features"  # of the PNG text chunk that holds the settings as JSON
+
+
+class NamedModel(Protocol):
+    """What a gallery needs of a loaded model."""
+
+    @property
+    def name(self) -> str:
+        """As given to `load_model`."""
+
+    @property
+    def weights_hash(self) -> str:
+        """Tells models of the same name apart."""
+
+    @property
+    def transformer(self) -> RandAR:
+        """The generator."""
+
+    @property
+    def tokenizer(self) -> ImageTokenizer:
+        """Tokens to images."""
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The name of each class."""
+
+
+class Wanted(NamedTuple):
+    """An image to generate: by its class and its own seed, so that it is the same in any company."""
+
+    class_index: int
+    seed: int
+
+    @property
+    def filename(self) -> str:
+        """class0207_seed000017.png."""
+        return f"class{self.class_index:04d}_seed{self.seed:06d}.png"
+
+
+def fill_gallery(
+    model: NamedModel,
+    wanted: Sequence[Wanted],
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    notes: dict[str, Any] | None = None,
+    batch_size: int = 8,
+    overwrite: bool = False,
+) -> Iterator[int]:
+    """Generate the images that `folder` lacks; gives, batch after batch, how many more are there.
+
+    Args:
+        model: from `load_model`.
+        wanted: images by class and seed.
+        folder: made if it is not there. A file is written whole or not at all.
+        settings: arguments of `generate` that JSON can hold: steps, guidance, order, temperature, top_k,
+            top_p, scale.
+        notes: what else the images depend on, to be written into the files with the settings.
+        batch_size: images at once; the images do not depend on it.
+        overwrite: write also the images that are there.
+
+    Raises:
+        FileExistsError: an image is there that was made with other settings, and `overwrite` is off.
+    """
+
+    def about(one: Wanted) -> dict[str, Any]:
+        return describe(model, one, {**settings, **(notes or {})})
+
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [one for one in wanted if overwrite or not is_done(folder / one.filename, about(one))]
+    if len(missing) < len(wanted):
+        yield len(wanted) - len(missing)
+    for start in range(0, len(missing), batch_size):
+        batch = missing[start : start + batch_size]
+        classes = [one.class_index for one in batch]
+        seeds = torch.tensor([one.seed for one in batch])
+        tokens = generate(model.transformer, classes, generator=seeds, **settings)
+        pixels = model.tokenizer.to_uint8(model.tokenizer.decode(tokens)).cpu().numpy()
+        for one, image in zip(batch, pixels, strict=True):
+            save_png(folder / one.filename, Image.fromarray(image), about(one))
+        yield len(batch)
+
+
+def describe(model: NamedModel, wanted: Wanted, settings: dict[str, Any]) -> dict[str, Any]:
+    """What is written into an image's file: all that it depends on, and its class by name."""
+    names = model.classes
+    return {
+        "model": model.name,
+        "weights": model.weights_hash,
+        "class": wanted.class_index,
+        "class_name": names[wanted.class_index] if names and wanted.class_index < len(names) else None,
+        "seed": wanted.seed,
+        **settings,
+    }
+
+
+def is_done(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether the image is there; FileExistsError if it is, but made with other settings."""
+    if not path.exists():
+        return False
+    found, expected = read_settings(path), json.loads(json.dumps(settings))
+    differing = [name for name in {**expected, **(found or {})} if (found or {}).get(name) != expected.get(name)]
+    if differing:
+        was = {name: (found or {}).get(name) for name in differing}
+        now = {name: expected.get(name) for name in differing}
+        raise FileExistsError(
+            f"{path} is there with other settings, {was} instead of {now}: "
+            "take another folder, or say that it may be overwritten"
+        )
+    return True
+
+
+def save_png(path: Path, image: Image.Image, settings: dict[str, Any]) -> None:
+    """Write an image as PNG with its settings inside."""
+    info = PngInfo()
+    info.add_itxt(SETTINGS_KEY, json.dumps(settings, ensure_ascii=False))
+    with written_whole(path) as file:
+        image.save(file, format="PNG", pnginfo=info)
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """The settings inside a PNG file that `save_png` wrote; None for any other."""
+    with Image.open(path) as image:
+        text = getattr(image, "text", {}).get(SETTINGS_KEY)
+    return None if text is None else json.loads(text)
+
+
+def find_classes(wanted: Sequence[str], names: Sequence[str] | None, num_classes: int) -> list[int]:
+    """Class indices from indices and names; a name may be one of several that commas separate.
+
+    Raises:
+        ValueError: an index outside the classes, or a name that is unknown or not the name of one class alone;
+            the message suggests the nearest names.
+    """
+    return [find_class(one, names, num_classes) for one in wanted]
+
+
+def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> int:
+    """One class index from an index or a name, as `find_classes`."""
+    if wanted.isdecimal():
+        if int(wanted) >= num_classes:
+            raise ValueError(f"class {wanted} is outside 0 … {num_classes - 1}")
+        return int(wanted)
+    if names is None:
+        raise ValueError(f"the model's classes have no names: give an index in 0 … {num_classes - 1}, not {wanted!r}")
+    synonyms = [[part.strip().lower() for part in [name, *name.split(",")]] for name in names]
+    found = [index for index, several in enumerate(synonyms) if wanted.strip().lower() in several]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{wanted!r} names the classes {', '.join(map(str, found))}: give one of these indices")
+    spellings = sorted({part for several in synonyms for part in several})
+    nearest = difflib.get_close_matches(wanted.lower(), spellings, n=3, cutoff=0.5)
+    raise ValueError(f"no class is named {wanted!r}" + (f"; nearest: {', '.join(nearest)}" if nearest else ""))
+
+
+def contact_sheet(images: Sequence[Tensor], columns: int, gap: int = 2) -> Tensor:
+    """Images (3, H, W) of one size side by side, row by row, on white: (3, H', W')."""
+    channels, height, width = images[0].shape
+    rows = math.ceil(len(images) / columns)
+    sheet = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet

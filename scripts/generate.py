@@ -1,0 +1,68 @@
+"""Generate images: `python scripts/generate.py --classes "golden retriever" 417 --seeds 0:8 --out FOLDER`.
+
+One PNG for each class and seed, its settings inside. Run it again, or with more seeds, and only the missing
+ones are generated. Over several GPUs or processes: `torchrun --nproc-per-node 4 scripts/generate.py …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import torch
+from tqdm import tqdm
+
+from randar_features.data import load_image, to_image, to_tensor
+from randar_features.generation.command_line import add_arguments, load_for_decoding, settings_of
+from randar_features.generation.gallery import Wanted, contact_sheet, fill_gallery, find_classes
+
+
+def main() -> None:
+    args = parse()
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    model = load_for_decoding(args.model, args.device, args.weights)
+    names, number = model.classes, model.transformer.config.num_classes
+    classes = find_classes(args.classes, names, number) if args.classes else range(min(8, number))
+    wanted = [Wanted(index, seed) for index in classes for seed in args.seeds]
+    mine = wanted[rank::ranks]
+    with tqdm(total=len(mine), unit="image", disable=rank > 0) as bar:
+        for count in fill_gallery(
+            model,
+            mine,
+            args.out,
+            {**settings_of(args), "scale": args.scale},
+            notes={"number_format": args.weights},
+            batch_size=args.batch_size,
+            overwrite=args.overwrite,
+        ):
+            bar.update(count)
+    wait_for_all(ranks)
+    if args.sheet and rank == 0:
+        images = [to_tensor(load_image(args.out / one.filename)) for one in wanted]
+        to_image(contact_sheet(images, columns=len(args.seeds))).save(args.out / "sheet.png")
+        print(f"{args.out / 'sheet.png'}: a row for each class, a column for each seed")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", nargs="+", help="names or indices; default: the first eight")
+    parser.add_argument("--sheet", action="store_true", help="also write sheet.png, all images side by side")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--scale", type=int, choices=(1, 2), default=1, help="2: twice the resolution")
+    add_arguments(parser)
+    return parser.parse_args()
+
+
+def wait_for_all(ranks: int) -> None:
+    """Until every process of torchrun is here."""
+    if ranks > 1:
+        torch.distributed.init_process_group("gloo")
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None

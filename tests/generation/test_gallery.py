@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from randar_features import Model, generate
+from randar_features.data import load_image, to_tensor
+from randar_features.generation.gallery import (
+    Wanted,
+    contact_sheet,
+    fill_gallery,
+    find_class,
+    find_classes,
+    read_settings,
+    save_png,
+)
+
+WANTED = [Wanted(class_index, seed) for class_index in (0, 2) for seed in (5, 6, 7)]
+SETTINGS = {"steps": 4, "guidance": (1.0, 2.0), "order": "random"}
+
+
+@pytest.fixture
+def model(small_model: Model) -> Model:
+    return replace(small_model, class_names=["tench, Tinca", "cat", "maillot", "maillot, tank suit"][:3])
+
+
+def pixels(path: Path) -> list:
+    return list(load_image(path).tobytes())
+
+
+def test_one_file_for_each_class_and_seed_with_its_settings(model: Model, tmp_path: Path):
+    assert list(fill_gallery(model, WANTED, tmp_path, SETTINGS, notes={"format": "x"}, batch_size=4)) == [4, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(one.filename for one in WANTED)
+    assert WANTED[0].filename == "class0000_seed000005.png"
+    assert read_settings(tmp_path / WANTED[3].filename) == {
+        "model": model.name,
+        "weights": model.weights_hash,
+        "class": 2,
+        "class_name": "maillot",
+        "seed": 5,
+        "steps": 4,
+        "guidance": [1.0, 2.0],
+        "order": "random",
+        "format": "x",
+    }
+
+
+def test_an_image_is_that_of_its_seed_in_any_company(model: Model, tmp_path: Path):
+    list(fill_gallery(model, WANTED, tmp_path, SETTINGS, batch_size=5))
+    tokens = generate(model.transformer, [2], generator=torch.tensor([6]), steps=4, guidance=(1.0, 2.0))
+    expected = model.tokenizer.to_uint8(model.tokenizer.decode(tokens))[0]
+    assert pixels(tmp_path / "class0002_seed000006.png") == list(expected.numpy().tobytes())
+
+
+def test_only_missing_images_are_generated(model: Model, tmp_path: Path):
+    list(fill_gallery(model, WANTED[:2], tmp_path, SETTINGS))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert list(fill_gallery(model, WANTED, tmp_path, SETTINGS)) == [2, 4]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert list(fill_gallery(model, WANTED, tmp_path, SETTINGS, overwrite=True)) == [6]
+
+
+def test_images_of_other_settings_are_not_overwritten_unless_told(model: Model, tmp_path: Path):
+    list(fill_gallery(model, WANTED[:1], tmp_path, SETTINGS))
+    other = {**SETTINGS, "steps": 8}
+    with pytest.raises(FileExistsError, match=r"other settings, \{'steps': 4\} instead of \{'steps': 8\}"):
+        list(fill_gallery(model, WANTED, tmp_path, other))
+    list(fill_gallery(model, WANTED[:1], tmp_path, other, overwrite=True))
+    found = read_settings(tmp_path / WANTED[0].filename)
+    assert found is not None and found["steps"] == 8
+
+
+def test_a_foreign_picture_is_not_overwritten(model: Model, tmp_path: Path):
+    Image.new("RGB", (4, 4)).save(tmp_path / WANTED[0].filename)
+    assert read_settings(tmp_path / WANTED[0].filename) is None
+    with pytest.raises(FileExistsError, match="other settings"):
+        list(fill_gallery(model, WANTED, tmp_path, SETTINGS))
+
+
+def test_settings_survive_any_letters(tmp_path: Path):
+    save_png(tmp_path / "one.png", Image.new("RGB", (2, 2)), {"class_name": "crème brûlée 蛋"})
+    assert read_settings(tmp_path / "one.png") == {"class_name": "crème brûlée 蛋"}
+
+
+def test_classes_by_index_name_or_one_of_several_names():
+    names = ["tench, Tinca tinca", "cat", "crane", "crane"]
+    assert find_classes(["3", "TINCA tinca", "tench", "Cat"], names, 4) == [3, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "message"),
+    [
+        ("4", ["a", "b", "c", "d"], "class 4 is outside 0 … 3"),
+        ("caat", ["cat", "dog", "bird", "fish"], "no class is named 'caat'; nearest: cat"),
+        ("crane", ["crane", "cat", "crane", "dog"], "names the classes 0, 2"),
+        ("cat", None, "have no names: give an index in 0 … 3"),
+    ],
+)
+def test_unknown_classes_are_refused(wanted: str, names: list[str] | None, message: str):
+    with pytest.raises(ValueError, match=message):
+        find_class(wanted, names, 4)
+
+
+def test_contact_sheet_lays_images_out_row_by_row():
+    images = [torch.full((3, 2, 2), value / 10) for value in range(3)]
+    sheet = contact_sheet(images, columns=2, gap=1)
+    rows = [[0, 0, 1, 0.1, 0.1]] * 2 + [[1] * 5] + [[0.2, 0.2, 1, 1, 1]] * 2
+    torch.testing.assert_close(sheet, torch.tensor(rows).expand(3, 5, 5))
+
+
+def test_saved_pixels_read_back(tmp_path: Path):
+    image = Image.effect_noise((8, 8), 50).convert("RGB")
+    save_png(tmp_path / "noise.png", image, {})
+    assert torch.equal(to_tensor(load_image(tmp_path / "noise.png")), to_tensor(image))

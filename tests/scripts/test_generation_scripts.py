@@ -1,0 +1,111 @@
+"""The generation and editing scripts from their command lines."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from randar_features.generation.command_line import seed_range
+from randar_features.generation.gallery import read_settings
+from tests.small_models import write_folder
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model with class names and a picture of 16×16 pixels."""
+    write_folder(tmp_path / "model")
+    (tmp_path / "model" / "classes.json").write_text(json.dumps(["tench", "golden retriever", "cat"]))
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str, *arguments: str) -> Path:
+    common = ["--model", str(folder / "model"), "--out", str(folder / "out"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [script, *arguments, *common])
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    return folder / "out"
+
+
+def read(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def test_generate_by_class_name_and_resume(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    out = run(monkeypatch, folder, "generate.py", "--classes", "golden retriever", "2", "--seeds", "3:5", "--sheet")
+    names = {f"class{c:04d}_seed{s:06d}.png" for c in (1, 2) for s in (3, 4)}
+    assert {path.name for path in out.iterdir()} == names | {"sheet.png"}
+    assert read(out / "sheet.png").shape == (34, 34, 3)
+    kept = (out / "class0001_seed000003.png").stat().st_mtime_ns
+    run(monkeypatch, folder, "generate.py", "--classes", "golden retriever", "--seeds", "3:6")
+    assert (out / "class0001_seed000005.png").exists()
+    assert (out / "class0001_seed000003.png").stat().st_mtime_ns == kept
+
+
+def test_processes_share_the_images(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    out = run(monkeypatch, folder, "generate.py", "--classes", "0", "--seeds", "0:4")
+    assert sorted(path.name for path in out.iterdir()) == ["class0000_seed000001.png", "class0000_seed000003.png"]
+
+
+def test_generate_at_twice_the_resolution(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    out = run(monkeypatch, folder, "generate.py", "--classes", "0", "--seeds", "1", "--scale", "2", "--steps", "9")
+    assert read(out / "class0000_seed000001.png").shape == (32, 32, 3)
+
+
+def test_errors_end_the_script_with_their_message(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(SystemExit, match="ValueError: no class is named 'golden retreiver'; nearest: golden retriever"):
+        run(monkeypatch, folder, "generate.py", "--classes", "golden retreiver")
+
+
+def test_inpaint_keeps_the_pixels_outside_the_box(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    box = ["--box", "4", "2", "9", "16"]
+    out = run(
+        monkeypatch, folder, "edit.py", "inpaint", str(folder / "photo.png"), *box, "--class", "cat", "--seeds", "0:2"
+    )
+    given, edited = read(folder / "photo.png"), read(out / "photo_inpaint_2_seed000001.png")
+    inside = np.zeros((16, 16), dtype=bool)
+    inside[2:16, 4:9] = True
+    assert (given == edited)[~inside].all() and (given != edited)[inside].any(axis=-1).mean() > 0.9
+    assert read(out / "photo_inpaint_strip.png").shape == (16, 3 * 16 + 2 * 2, 3)
+    settings = read_settings(out / "photo_inpaint_2_seed000001.png")
+    assert settings is not None and (settings["seed"], settings["class"], settings["box"]) == (1, 2, [4, 2, 9, 16])
+
+
+def test_inpaint_by_a_mask_picture(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    mask = np.zeros((16, 16), dtype=np.uint8)
+    mask[10:12, 3:8] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    picture, mask_file = str(folder / "photo.png"), str(folder / "mask.png")
+    out = run(monkeypatch, folder, "edit.py", "inpaint", picture, "--mask", mask_file, "--seeds", "0")
+    changed = (read(folder / "photo.png") != read(out / "photo_inpaint_null_seed000000.png")).any(axis=-1)
+    assert not changed[mask == 0].any() and changed[mask == 255].mean() > 0.8
+
+
+def test_outpaint_and_upscale(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    picture = str(folder / "photo.png")
+    out = run(monkeypatch, folder, "edit.py", "outpaint", picture, "--padding", "8", "0", "4", "2", "--seeds", "0")
+    drawn = read(out / "photo_outpaint_null_seed000000.png")
+    assert drawn.shape == (18, 28, 3) and (drawn[:16, 8:24] == read(folder / "photo.png")).all()
+    run(monkeypatch, folder, "edit.py", "upscale", picture, "--class", "0", "--seeds", "0", "--steps", "8")
+    assert read(out / "photo_upscale_0_seed000000.png").shape == (32, 32, 3)
+
+
+def test_seed_ranges():
+    assert list(seed_range("3:6")) == [3, 4, 5] and list(seed_range("7")) == [7]
+    for bad in ("6:3", "a:b", "-1", ""):
+        with pytest.raises(Exception, match="no range of seeds"):
+            seed_range(bad)
