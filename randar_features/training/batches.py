@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Seeds this far apart share no steps. PyTorch's generator on a CPU takes the lower 32 bits of a seed alone.
+SEED_STRIDE = 0x9E3779B1
+
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The generator of one step's random draws."""
-    return torch.Generator().manual_seed((seed << 32) + step)
+    return torch.Generator().manual_seed(seed * SEED_STRIDE + step)
 
 
 def batch_indices(step: int, *, batch_size: int, size: int, seed: int) -> Tensor:
