@@ -92,9 +92,10 @@ def _resume(trainer: Trainer, checkpoints: Path) -> int:
     try:
         trainer.load_state_dict(saved["trainer"])
     except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split()[:24])
         raise ValueError(
             f"the newest checkpoint in {checkpoints} is of another configuration than the one given: "
-            f"continue with that one, or start in another folder ({error})"
+            f"continue with that one, or start in another folder ({reason} …)"
         ) from error
     return saved["step"]
 

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from randar_features.files import read_json, write_json, written_whole
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_takes_its_place_at_the_end_of_the_block(tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "file"
+    with written_whole(path) as file:
+        file.write(b"content")
+        assert not path.exists()
+    assert path.read_bytes() == b"content"
+    assert names(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("other")])
+def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    with pytest.raises(type(error)), written_whole(path) as file:
+        file.write(b"half")
+        raise error
+    assert path.read_bytes() == b"before"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_failed_write_says_what_and_how_much_is_free(tmp_path: Path):
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=r"could not write .*file \(\[Errno 28\] full\); \d+ bytes are free"), \
+            written_whole(path):  # fmt: skip
+        try:
+            raise OSError(28, "full")
+        except OSError:
+            raise RuntimeError("what PyTorch's zip writer makes of it")  # noqa: B904
+    assert names(tmp_path) == []
+
+
+def test_json_comes_back_and_names_its_file_when_torn(tmp_path: Path):
+    path = tmp_path / "about.json"
+    write_json(path, {"names": ["Löwe", "fly"]})
+    assert read_json(path) == {"names": ["Löwe", "fly"]}
+    path.write_text(path.read_text()[:-3])
+    with pytest.raises(ValueError, match=r"about\.json is not valid JSON"):
+        read_json(path)

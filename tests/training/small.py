@@ -1,0 +1,130 @@
+"""Tiny data and trainers: a step takes milliseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from randar_features.data.pixel_cache import PixelCache, cache_pixels
+from randar_features.data.token_store import TokenStore
+from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
+from randar_features.training.trainer import RandARTrainer, TrainingConfig
+
+VOCAB_SIZE = 12
+NUM_CLASSES = 3
+# With dropout, since a resumed run has to draw the same masks.
+MODEL = {"num_layers": 2, "num_heads": 2, "dim": 16, "ffn_multiple_of": 16, "residual_dropout": 0.2}
+NETWORK = {
+    "channels": 32,
+    "channel_multipliers": [1],
+    "blocks_per_level": 1,
+    "latent_channels": 8,
+    "vocab_size": VOCAB_SIZE,
+    "stem_patch": 4,
+    "attention": False,
+}
+
+
+def random_tokens(count: int = 20, num_tokens: int = 9, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCAB_SIZE, (count, 2, num_tokens))
+
+
+def write_store(folder: Path, tokens: np.ndarray, labels: np.ndarray | None = None, **manifest: Any) -> TokenStore:
+    """A token store in the format on disk; the labels go round the classes if they are not given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(len(tokens)) % NUM_CLASSES if labels is None else labels
+    np.save(folder / "tokens.npy", tokens.astype(np.uint16))
+    np.save(folder / "labels.npy", labels.astype(np.int64))
+    about = {
+        "shape": list(tokens.shape),
+        "views": ["centre crop", "mirror image"],
+        "image_size": 12,
+        "tokenizer": "0123456789abcdef",
+        "vocab_size": VOCAB_SIZE,
+        "label_names": [f"class {index}" for index in range(NUM_CLASSES)],
+        "unreadable": 0,
+    }
+    (folder / "manifest.json").write_text(json.dumps(about | manifest))
+    return TokenStore(folder)
+
+
+def small_trainer(folder: Path, tokens: np.ndarray | None = None, **options: Any) -> RandARTrainer:
+    """A RandAR trainer on `tokens`, random ones if None; `options` replace those of its configuration."""
+    store = write_store(folder, random_tokens() if tokens is None else tokens)
+    config: dict[str, Any] = {
+        "model": MODEL,
+        "total_steps": 10,
+        "batch_size": 4,
+        "warmup_steps": 2,
+        "muon_learning_rate": 0.01,
+        "evaluation_images": 4,
+        "evaluation_orders": 2,
+    }
+    return RandARTrainer(TrainingConfig(**config | options), store, store)
+
+
+def random_images(count: int = 10, side: int = 8, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def small_pixels(folder: Path, images: Tensor | None = None) -> PixelCache:
+    images = random_images() if images is None else images
+    return cache_pixels(images, folder, image_size=images.shape[-1])
+
+
+def small_tokenizer_trainer(folder: Path, images: Tensor | None = None, **options: Any) -> TokenizerTrainer:
+    """A tokenizer trainer on 8×8 pixels, so 2×2 tokens; quantisation starts at step 3."""
+    pixels = small_pixels(folder, images)
+    config: dict[str, Any] = {
+        "network": NETWORK,
+        "image_size": 8,
+        "total_steps": 10,
+        "batch_size": 4,
+        "warmup_steps": 2,
+        "continuous_steps": 3,
+        "evaluation_images": 4,
+    }
+    return TokenizerTrainer(TokenizerTrainingConfig(**config | options), pixels, pixels)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nested states are equal, tensors to the bit."""
+    if isinstance(a, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+class Killed(BaseException):
+    """What a test raises where a process would end."""
+
+
+def kill_at(trainer: Any, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `trainer` die in that step, when its gradients are there and its weights are not yet updated."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    original = trainer.train_step
+
+    def train_step(number: int) -> dict[str, float]:
+        if number == step:
+            monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", die)
+        return original(number)
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Lines of a run's log without the time of day."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]

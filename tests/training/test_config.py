@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from randar_features.training.config import check_keys, load_config
+from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
+from randar_features.training.trainer import RandARTrainer, TrainingConfig
+from tests.training.small import random_tokens, small_pixels, write_store
+
+SHIPPED = sorted((Path(__file__).parents[2] / "scripts/configs").glob("*.yaml"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    model: dict[str, Any]
+    learning_rate: float = 0.5
+    total_steps: int = 7
+    muon: float | None = None
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model:\n  dim: 8\nlearning_rate: 0.25\n")
+    return path
+
+
+def test_file_over_default_and_override_over_file(path: Path):
+    assert load_config(Recipe, path) == Recipe(model={"dim": 8}, learning_rate=0.25, total_steps=7)
+    changed = load_config(Recipe, path, ["total_steps=9", "model.dim=16", "model.widths.first=[1, 2]", "muon=0.5"])
+    assert changed == Recipe(
+        model={"dim": 16, "widths": {"first": [1, 2]}}, learning_rate=0.25, total_steps=9, muon=0.5
+    )
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("3E4", 3e4), ("2", 2.0), ("1.0e-3", 1e-3)])
+def test_numbers_become_floats_as_one_writes_them(path: Path, text: str, value: float):
+    path.write_text(f"model: {{}}\nlearning_rate: {text}\n")
+    loaded = load_config(Recipe, path, [f"muon={text}"])
+    assert (loaded.learning_rate, loaded.muon) == (value, value)
+    assert type(loaded.learning_rate) is float
+    assert load_config(Recipe, path, ["muon=null"]).muon is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rat=1", r"recipe\.yaml: Recipe has no option 'learning_rat'; did you mean learning_rate\?"),
+        ("zzz=1", "no option 'zzz'; known: model, learning_rate, total_steps, muon"),
+        ("learning_rate=fast", "learning_rate is 'fast', expected float"),
+        ("total_steps=1.5", "total_steps is 1.5, expected int"),
+        ("total_steps=true", "total_steps is True, expected int"),
+        ("muon=[1]", r"muon is \[1\], expected float or none"),
+        ("model=3", "model is 3, expected dict"),
+        ("total_steps", "must read key=value, got 'total_steps'"),
+        ("learning_rate.x=3", "override 'learning_rate.x=3': learning_rate is 0.25 and has no options inside"),
+    ],
+)
+def test_what_does_not_fit_is_named(path: Path, override: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_config(Recipe, path, [override])
+
+
+def test_files_that_are_no_recipe(path: Path):
+    path.write_text("total_steps: 3\n")
+    with pytest.raises(ValueError, match="Recipe lacks model"):
+        load_config(Recipe, path)
+    path.write_text("- 1\n")
+    with pytest.raises(ValueError, match="holds a list, expected options as key: value"):
+        load_config(Recipe, path)
+
+
+def test_keys_of_a_callable_are_its_parameters():
+    def network(*, channels: int, blocks: int) -> None: ...
+
+    check_keys({"channels": 1}, network, "network")
+    with pytest.raises(ValueError, match=r"network has no option 'chanels'; did you mean channels\?"):
+        check_keys({"chanels": 1}, network, "network")
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_builds_its_model(shipped: Path, tmp_path: Path):
+    if "network" in yaml.safe_load(shipped.read_text()):
+        config = load_config(TokenizerTrainingConfig, shipped)
+        pixels = small_pixels(tmp_path)
+        tokenizer = TokenizerTrainer(config, pixels, pixels).model
+        assert config.image_size % tokenizer.downsampling == 0
+    else:
+        store = write_store(tmp_path, random_tokens(num_tokens=64))
+        trainer = RandARTrainer(load_config(TrainingConfig, shipped), store, store)
+        assert trainer.model_config.num_tokens == 64
+
+
+def test_there_are_shipped_recipes():
+    assert {"tiny", "tiny_tokenizer"} <= {path.stem for path in SHIPPED}

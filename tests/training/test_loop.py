@@ -1,0 +1,147 @@
+"""The loop itself, on a trainer whose state is one number; the real trainers' resuming is in their own tests."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from randar_features.training import loop
+from randar_features.training.checkpoint import list_checkpoints, load_newest
+from randar_features.training.loop import LoopConfig, run
+from tests.training.small import Killed, read_log
+
+
+class Toy:
+    """x ← x/2 + step; is killed before the step `dies_at`, and gives `bad` as a figure at step `bad_at`."""
+
+    def __init__(self, *, dies_at: int | None = None, bad_at: int | None = None, bad: dict[str, float] | None = None):
+        self.total_steps, self.x, self.exports = 10, 1.0, 0
+        self.dies_at, self.bad_at, self.bad = dies_at, bad_at, bad or {}
+
+    def train_step(self, step: int) -> dict[str, float]:
+        if step == self.dies_at:
+            raise Killed
+        self.x = self.x / 2 + step
+        return {"loss": self.x} | (self.bad if step == self.bad_at else {})
+
+    def evaluate(self) -> dict[str, float]:
+        return {"validation_loss": 2 * self.x}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"x": torch.tensor(self.x)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.x = state["x"].item()
+
+    def export(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "x").write_text(str(self.x))
+
+
+CONFIG = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3)
+
+
+def expected_log() -> list[dict[str, float]]:
+    lines: list[dict[str, float]] = []
+    x = 1.0
+    for step in range(1, 11):
+        x = x / 2 + step - 1
+        lines += [{"step": step, "loss": float(f"{x:.6g}")}] if step % 2 == 0 else []
+        lines += [{"step": step, "validation_loss": float(f"{2 * x:.6g}")}] if step in (4, 8, 10) else []
+    return lines
+
+
+def test_logs_evaluates_saves_and_exports(tmp_path: Path):
+    trainer = Toy()
+    assert run(trainer, tmp_path, CONFIG)
+    assert read_log(tmp_path) == expected_log()
+    saved = [path.stem for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert saved == ["step-00000009", "step-00000010"]
+    assert float((tmp_path / "model/x").read_text()) == trainer.x
+
+
+@pytest.mark.parametrize("dies_at", range(10))
+def test_a_killed_run_continues_as_if_nothing_happened(tmp_path: Path, dies_at: int):
+    with pytest.raises(Killed):
+        run(Toy(dies_at=dies_at), tmp_path, CONFIG)
+    saved = load_newest(tmp_path / "checkpoints")
+    assert (saved["step"] if saved else 0) == 3 * (dies_at // 3)
+    assert run(trainer := Toy(), tmp_path, CONFIG)
+    assert read_log(tmp_path) == expected_log()
+    assert trainer.x == float((tmp_path / "model/x").read_text()) == uninterrupted().x
+
+
+def uninterrupted() -> Toy:
+    trainer = Toy()
+    for step in range(10):
+        trainer.train_step(step)
+    return trainer
+
+
+def test_a_line_torn_by_a_kill_is_written_anew(tmp_path: Path):
+    with pytest.raises(Killed):
+        run(Toy(dies_at=5), tmp_path, CONFIG)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "time": 1795')
+    run(Toy(), tmp_path, CONFIG)
+    assert read_log(tmp_path) == expected_log()
+
+
+def test_a_torn_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path):
+    with pytest.raises(Killed):
+        run(Toy(dies_at=8), tmp_path, CONFIG)
+    newest = tmp_path / "checkpoints/step-00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:100])
+    run(trainer := Toy(), tmp_path, CONFIG)
+    assert read_log(tmp_path) == expected_log()
+    assert trainer.x == uninterrupted().x
+
+
+def test_stops_in_time_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = iter(range(1000))  # a second each time it is looked at
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    stage = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3, max_seconds=5)
+    assert not run(trainer := Toy(), tmp_path, stage)
+    saved = load_newest(tmp_path / "checkpoints")
+    assert saved is not None
+    assert saved["step"] == 4
+    assert float((tmp_path / "model/x").read_text()) == trainer.x
+    assert [run(Toy(), tmp_path, stage) for _ in range(2)] == [False, True]
+    assert read_log(tmp_path) == expected_log()
+
+
+def test_a_finished_run_does_nothing_again(tmp_path: Path):
+    run(Toy(), tmp_path, CONFIG)
+    assert run(trainer := Toy(dies_at=0), tmp_path, CONFIG)
+    assert read_log(tmp_path) == expected_log()
+    assert trainer.x == uninterrupted().x
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"loss": math.nan}, "loss is nan at step 4"),
+        ({"loss": math.inf}, "loss is inf at step 4"),
+        ({"gradient_norm": math.nan}, "gradient_norm is nan at step 4"),
+    ],
+)
+def test_a_step_that_is_not_finite_is_not_kept(tmp_path: Path, bad: dict[str, float], message: str):
+    every = LoopConfig(log_every=1, evaluate_every=100, checkpoint_every=1)
+    with pytest.raises(FloatingPointError, match=message):
+        run(Toy(bad_at=4, bad=bad), tmp_path, every)
+    saved = load_newest(tmp_path / "checkpoints")
+    assert saved is not None
+    assert saved["step"] == 4  # steps 0 … 3
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_of_another_configuration_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(Toy(), tmp_path, CONFIG)
+    monkeypatch.setattr(Toy, "load_state_dict", lambda self, state: torch.nn.Linear(1, 1).load_state_dict(state))
+    with pytest.raises(ValueError, match=r"checkpoints is of another configuration than the one given.*Missing key"):
+        run(Toy(), tmp_path, CONFIG)

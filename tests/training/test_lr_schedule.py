@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from randar_features.training.lr_schedule import cosine_multiplier
+from tests.golden.models import FOLDER
+
+RECORDED = json.loads((FOLDER / "lr_schedule.json").read_text())
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_equals_the_recorded_schedule(name: str):
+    parsed = re.fullmatch(r"cosine warmup (\d+) total (\d+) \{'min_lr_ratio': ([\d.]+), .*\}", name)
+    assert parsed
+    warmup, total, floor = int(parsed[1]), int(parsed[2]), float(parsed[3])
+    for index, expected in enumerate(RECORDED[name]):
+        if 10 * index <= total:
+            assert cosine_multiplier(10 * index, warmup=warmup, total=total, floor=floor) == pytest.approx(expected)
+
+
+def test_holds_the_floor_behind_the_end():
+    values = [cosine_multiplier(step, warmup=2, total=6, floor=0.25) for step in range(9)]
+    assert values == pytest.approx([0, 0.5, 1, 0.890165, 0.625, 0.359835, 0.25, 0.25, 0.25], abs=1e-6)
+
+
+def test_without_warm_up_it_starts_at_the_peak():
+    assert cosine_multiplier(0, warmup=0, total=4) == 1
+    assert cosine_multiplier(5, warmup=5, total=5, floor=0.1) == 1  # all of it warm-up
