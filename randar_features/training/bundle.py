@@ -44,10 +44,11 @@ def assemble_model(
     tokenizer_weights = read_state_dict(tokenizer / "tokenizer.safetensors")
     tokenizer_config, config = (read_json(folder / "config.json") for folder in (tokenizer, transformer))
     found = tokenizer_hash(tokenizer_weights)
-    for what, expected in (("tokens", manifest["tokenizer"]), ("transformer", config.get("tokenizer_hash", found))):
+    needed = {"tokens": manifest["tokenizer"], "transformer": config.get("tokenizer_hash", found)}
+    for what, expected in needed.items():
         if expected != found:
             raise ValueError(
-                f"the {what} are of tokenizer {expected}, but {tokenizer} holds tokenizer {found}: "
+                f"{what} made with tokenizer {expected}, but {tokenizer} holds tokenizer {found}: "
                 "give the one that made the tokens, or make the tokens and train anew"
             )
     names = class_names or manifest["label_names"]

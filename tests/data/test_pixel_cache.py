@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from randar_features.data import adm_center_crop
+from randar_features.data.pixel_cache import PixelCache, cache_pixels
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    for index, name in enumerate(("ant/0.png", "bee/2.png", "bee/3.png")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(index).save(folder / name)
+    (folder / "ant/1.png").write_text("no picture")
+    return folder
+
+
+def test_holds_the_crops_without_what_cannot_be_read(images: Path, tmp_path: Path):
+    cache = cache_pixels(images, tmp_path / "cache", image_size=8)
+    assert (len(cache), cache.pixels.shape, cache.pixels.dtype) == (3, (3, 3, 8, 8), np.uint8)
+    for row in range(3):
+        crop = np.asarray(adm_center_crop(picture(row), 8))
+        assert np.array_equal(cache.pixels[row].transpose(1, 2, 0), crop)
+    assert cache.labels.tolist() == [0, 1, 1]
+    assert cache.label_names == ["ant", "bee"]
+    assert cache.about["unreadable"] == 1
+    assert cache.about["unreadable_images"][0]["path"] == str(images / "ant/1.png")
+
+
+def test_images_are_floats_in_the_order_asked_for(images: Path, tmp_path: Path):
+    cache = cache_pixels(images, tmp_path / "cache", image_size=8)
+    found = cache.images(torch.tensor([2, 0]))
+    assert torch.equal(found, torch.from_numpy(cache.pixels[[2, 0]]).float() / 255)
+    assert found.max() <= 1
+
+
+def test_tensors_are_rounded_to_8_bits(tmp_path: Path):
+    values = torch.tensor([0.0, 0.001, 0.5, 1.0])
+    images = values[:, None, None, None].expand(-1, 3, 4, 4)
+    cache = cache_pixels(images, tmp_path, image_size=4)
+    assert cache.pixels[:, 0, 0, 0].tolist() == [0, 0, 128, 255]
+    assert cache.labels.tolist() == [-1] * 4
+    assert cache.label_names is None
+
+
+def test_is_made_once(images: Path, tmp_path: Path):
+    cache_pixels(images, tmp_path / "cache", image_size=8)
+    path = tmp_path / "cache/pixels.u8"
+    written = path.stat().st_mtime_ns
+    assert len(cache_pixels(images, tmp_path / "cache", image_size=8)) == 3
+    assert path.stat().st_mtime_ns == written
+
+
+def test_other_images_are_refused(images: Path, tmp_path: Path):
+    cache_pixels(images, tmp_path / "cache", image_size=8)
+    with pytest.raises(ValueError, match="was made of other images: image_size is 8 there, now 4"):
+        cache_pixels(images, tmp_path / "cache", image_size=4)
+    picture(9).save(images / "ant/9.png")
+    with pytest.raises(ValueError, match="was made of other images: images is 4 there, now 5"):
+        cache_pixels(images, tmp_path / "cache", image_size=8)
+
+
+def test_starts_anew_after_a_kill(images: Path, tmp_path: Path):
+    whole = cache_pixels(images, tmp_path / "cache", image_size=8)
+    expected = np.array(whole.pixels)
+    (tmp_path / "cache/about.json").unlink()  # it is written last
+    (tmp_path / "cache/pixels.u8").write_bytes(b"half")
+    assert np.array_equal(cache_pixels(images, tmp_path / "cache", image_size=8).pixels, expected)
+
+
+def test_a_torn_file_is_named(images: Path, tmp_path: Path):
+    cache_pixels(images, tmp_path / "cache", image_size=8)
+    path = tmp_path / "cache/pixels.u8"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"pixels\.u8 holds 575 bytes, expected \(3, 3, 8, 8\): remove"):
+        PixelCache(tmp_path / "cache")
+    assert json.loads((tmp_path / "cache/about.json").read_text())["count"] == 3
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path):
+    (tmp_path / "bad.png").write_text("no picture")
+    with pytest.raises(ValueError, match="none of 1 images could be read"):
+        cache_pixels([tmp_path / "bad.png"], tmp_path / "cache", image_size=8)
+    assert not (tmp_path / "cache/about.json").exists()
+
+
+def test_splits_are_subfolders_or_parquet_files(images: Path, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    images.rename(tmp_path / "data/train")
+    assert len(cache_pixels(tmp_path / "data", tmp_path / "cache", image_size=8, split="train")) == 3
+    with pytest.raises(ValueError, match="split='validation' needs a folder of Parquet files or one with a folder"):
+        cache_pixels(tmp_path / "data", tmp_path / "cache/validation", image_size=8, split="validation")
