@@ -29,7 +29,7 @@ def published_generate(
     top_k: int = 0,
 ) -> Tensor:
     """Tokens (B, N) in raster order. `order` is (B, N); `steps` −1 means one token a step."""
-    batch, num_tokens = order.shape
+    num_tokens = order.shape[1]
     guided = guidance[1] > 1
     if guided:
         classes = torch.cat([classes, torch.full_like(classes, model.config.num_classes)])
@@ -40,12 +40,12 @@ def published_generate(
         location_angles, instructions = torch.cat([location_angles] * 2), torch.cat([instructions] * 2)
     caches = [Cache(model, len(classes)) for _ in model.layers]
     length = 1 + 2 * num_tokens
-    causal = torch.tril(torch.ones(length, length, dtype=torch.bool)).repeat(len(classes), 1, 1)
+    causal = torch.tril(torch.ones(length, length, dtype=torch.bool, device=order.device)).repeat(len(classes), 1, 1)
 
-    result = torch.zeros(batch, num_tokens, dtype=torch.int64)
+    result = torch.zeros_like(order)
     x = torch.cat([model.cls_embedding(classes, len(classes))[:, None], instructions[:, :1]], dim=1)
     angles = torch.cat([table[None, :1].expand(len(classes), -1, -1, -1), location_angles[:, :1]], dim=1)
-    positions = torch.arange(2)
+    positions = torch.arange(2, device=order.device)
     done, asked, step = 0, 1, 0
     while True:
         logits = forward_inference(model, caches, causal, x, angles, positions)
@@ -66,7 +66,7 @@ def published_generate(
         x = torch.cat([shown, instructions[:, done : done + asked]], dim=1)
         shown = location_angles[:, previous:done].repeat_interleave(2, dim=1)[:, 1:]
         angles = torch.cat([shown, location_angles[:, done : done + asked]], dim=1)
-        positions = torch.arange(x.shape[1]) + 2 + 2 * previous
+        positions = torch.arange(x.shape[1], device=order.device) + 2 + 2 * previous
 
 
 def tokens_at(step: int, steps: int, num_tokens: int, done: int) -> int:
@@ -82,7 +82,9 @@ class Cache:
         config = model.config
         heads = config.num_kv_heads or config.num_heads
         shape = (rows, heads, 1 + 2 * config.num_tokens, config.head_dim)
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        weight = model.tok_embeddings.weight
+        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.values = torch.zeros_like(self.keys)
 
     def update(self, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write at the positions, and give everything up to the largest."""
