@@ -1,0 +1,202 @@
+"""The training scripts as one calls them, on images that take no time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from randar_features import generate, load_model, load_tokenizer
+from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.training.checkpoint import load_newest
+from randar_features.training.loop import UNFINISHED
+from tests.small_models import IMAGE_SIZE, write_folder
+from tests.training.small import random_tokens, read_log, same, write_store
+
+ROOT = Path(__file__).parents[2]
+TOKENIZER_SIZES = [
+    "network.channels=32",
+    "network.channel_multipliers=[1]",
+    "network.latent_channels=8",
+    "network.vocab_size=16",
+    "network.attention=false",
+    "image_size=16",
+]
+TOKENIZER_RECIPE = ["total_steps=6", "batch_size=3", "warmup_steps=2", "continuous_steps=2", "evaluation_images=4"]
+RANDAR_SIZES = ["model.num_layers=2", "model.num_heads=2", "model.dim=16", "model.ffn_multiple_of=16"]
+RANDAR_RECIPE = ["total_steps=6", "batch_size=3", "warmup_steps=2", "evaluation_images=2", "evaluation_orders=2"]
+
+
+def call(name: str, *arguments: str | Path) -> None:
+    """Run a script in this process, as `python scripts/name.py arguments` would."""
+    precision = torch.get_float32_matmul_precision()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / f"scripts/{name}.py"), run_name="__main__")
+        finally:
+            torch.set_float32_matmul_precision(precision)  # else it would be other tests' too
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (18, 20, 3), np.uint8))
+
+
+def write_pictures(folder: Path) -> Path:
+    """Two classes, three pictures each to train and one to validate."""
+    for index in range(8):
+        split = "train" if index < 6 else "validation"
+        path = folder / split / ("n01443537 goldfish", "bee")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(index).save(path)
+    return folder
+
+
+def recipe(folder: Path) -> None:
+    """The four steps of `make train-tiny`."""
+    tokenizer, tokens, randar = folder / "tokenizer", folder / "tokens", folder / "randar"
+    call("train_tokenizer", "--data", folder / "data", "--out", tokenizer, *TOKENIZER_SIZES, *TOKENIZER_RECIPE)
+    call("tokenize_images", "--data", folder / "data", "--tokenizer", tokenizer / "model", "--out", tokens)
+    call("train_randar", "--tokens", tokens, "--out", randar, *RANDAR_SIZES, *RANDAR_RECIPE)
+    parts = ["--tokenizer", tokenizer / "model", "--transformer", randar / "model", "--tokens", tokens]
+    call("assemble_model", *parts, "--out", folder / "model", "--layers", "1", "--steps", "4")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    write_pictures(folder / "data")
+    recipe(folder)
+    return folder
+
+
+def test_the_recipe_makes_a_model(done: Path):
+    model = load_model(done / "model", device="cpu")
+    assert model.classes == ["bee", "goldfish"]
+    assert (model.image_size, model.transformer.config.num_tokens) == (16, 16)
+    assert (model.recommended_layers, model.recommended_steps) == ([1], 4)
+    tokens = generate(model.transformer, torch.tensor([0, 1]), steps=4, generator=torch.Generator().manual_seed(0))
+    assert model.tokenizer.decode(tokens).shape == (2, 3, 16, 16)
+    assert read_log(done / "tokenizer")[-1]["step"] == read_log(done / "randar")[-1]["step"] == 6
+    assert len(TokenStore(done / "tokens/train")) == 6
+    assert len(TokenStore(done / "tokens/validation")) == 2
+
+
+def test_the_recipe_run_again_changes_nothing(done: Path):
+    files = [path for path in done.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    tokens_written = (done / "tokens/train/tokens.npy").stat().st_mtime_ns
+    recipe(done)
+    assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
+    assert (done / "tokens/train/tokens.npy").stat().st_mtime_ns == tokens_written
+
+
+def test_an_unfinished_stage_says_so_and_continues(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    runs = {
+        "train_tokenizer": ["--data", done / "data", "--out", tmp_path / "a", *TOKENIZER_SIZES, *TOKENIZER_RECIPE],
+        "train_randar": ["--tokens", done / "tokens", "--out", tmp_path / "b", *RANDAR_SIZES, *RANDAR_RECIPE],
+    }
+    for name, arguments in runs.items():
+        with pytest.raises(SystemExit) as stopped:
+            call(name, *arguments, "--max-minutes", "0")
+        assert stopped.value.code == UNFINISHED == 75
+        assert "not finished: run it again to continue" in capsys.readouterr().out
+        call(name, *arguments)
+    assert read_log(tmp_path / "a") == read_log(done / "tokenizer")
+    assert read_log(tmp_path / "b") == read_log(done / "randar")
+
+
+def test_parts_of_two_runs_are_refused(done: Path, tmp_path: Path):
+    other = write_folder(tmp_path / "other")
+    parts = ["--tokenizer", other, "--transformer", done / "randar/model", "--tokens", done / "tokens"]
+    with pytest.raises(ValueError, match="tokens made with tokenizer"):
+        call("assemble_model", *parts, "--out", tmp_path / "model")
+    with pytest.raises(ValueError, match="holds tokens made by tokenizer"):
+        call("tokenize_images", "--data", done / "data", "--tokenizer", other, "--out", done / "tokens")
+
+
+def test_class_names_from_a_file(done: Path, tmp_path: Path):
+    (tmp_path / "names.json").write_text(json.dumps(["Biene", "Goldfisch"]))
+    parts = ["--tokenizer", done / "tokenizer/model", "--transformer", done / "randar/model"]
+    parts += ["--tokens", done / "tokens", "--classes", tmp_path / "names.json"]
+    call("assemble_model", *parts, "--out", tmp_path / "model")
+    assert load_model(tmp_path / "model", device="cpu").classes == ["Biene", "Goldfisch"]
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    picture(seed).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_parquet_files_in_the_form_of_the_hub(tmp_path: Path):
+    names = ["n01443537 goldfish", "n02206856 bee"]
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    (tmp_path / "data").mkdir()
+    for split, seeds in (("train", (0, 1, 2)), ("validation", (3,))):
+        images = [{"bytes": png(seed), "path": None} for seed in seeds]
+        table = pyarrow.table({"image": images, "label": [seed % 2 for seed in seeds]})
+        table = table.replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, tmp_path / f"data/{split}-00000-of-00001.parquet")
+    folder, out = write_folder(tmp_path / "tokenizer"), tmp_path / "out"
+    call("tokenize_images", "--data", tmp_path / "data", "--tokenizer", folder, "--out", out)
+    store = TokenStore(out / "train")
+    tokenizer, image_size = load_tokenizer(folder, device="cpu")
+    assert image_size == IMAGE_SIZE
+    assert store.manifest["tokenizer"] == tokenizer_hash(tokenizer)
+    assert store.manifest["label_names"] == names
+    assert store.labels.tolist() == [0, 1, 0]
+    assert len(TokenStore(out / "validation")) == 1
+
+
+def test_a_typo_is_an_error_before_anything_is_written(done: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"TrainingConfig has no option 'learning_rat'; did you mean learning_rate\?"):
+        call("train_randar", "--tokens", done / "tokens", "--out", tmp_path / "run", "learning_rat=1")
+    with pytest.raises(FileNotFoundError, match=r"train/manifest\.json is missing"):
+        call("train_randar", "--tokens", tmp_path, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_kill_9_at_a_random_moment_changes_nothing(tmp_path: Path):
+    """Of 120 steps with a line of log every 10 and a checkpoint every 50, it dies somewhere in 20 … 80."""
+    for split in ("train", "validation"):
+        write_store(tmp_path / "tokens" / split, random_tokens(num_tokens=64))
+    arguments = ["--tokens", str(tmp_path / "tokens"), *RANDAR_SIZES, *RANDAR_RECIPE, "total_steps=120"]
+    moment = random.Random(0)
+    lines, pause = moment.randint(2, 8), moment.uniform(0, 0.02)
+    log = tmp_path / "killed/log.jsonl"
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "scripts/train_randar.py", "--out", str(tmp_path / "killed"), *arguments]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | threads, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= lines):
+            time.sleep(0.002)
+        time.sleep(pause)
+        process.kill()
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert read_log(tmp_path / "killed")[-1]["step"] < 120
+
+    for folder in ("killed", "whole"):
+        call("train_randar", "--out", tmp_path / folder, *arguments)
+    states = [load_newest(tmp_path / folder / "checkpoints") for folder in ("killed", "whole")]
+    assert states[0] is not None
+    assert states[0]["step"] == 120
+    assert same(*states)
+    assert read_log(tmp_path / "killed") == read_log(tmp_path / "whole")
+    weights = [(tmp_path / folder / "model/model.safetensors").read_bytes() for folder in ("killed", "whole")]
+    assert weights[0] == weights[1]
