@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.generation.decode import DecodingTask, Guidance, decode
+from randar_features.generation.decode import Decoded, DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import decoding_schedule, recommended_steps
 from randar_features.layers import KVCache
@@ -36,8 +36,8 @@ def complete(
     tokens: Tensor | None,
     known: Tensor | None,
     cache: KVCache | None,
-) -> Tensor:
-    """`generate` on checked input: tokens (B, N). Images with as many known tokens run together."""
+) -> Decoded:
+    """`generate` on checked input. Images with as many known tokens run together."""
     batch, num_tokens = len(classes), transformer.config.num_tokens
     if tokens is None or known is None:
         tokens = torch.zeros(batch, num_tokens, dtype=torch.int64, device=classes.device)
@@ -46,7 +46,7 @@ def complete(
     order = check_order(order, num_tokens, batch)
     counts = known.sum(dim=1).tolist()
     cache = cache or transformer.new_cache(guidance.branches * max(map(counts.count, counts)))
-    result = torch.empty_like(tokens)
+    result = Decoded(torch.empty_like(tokens), torch.empty_like(tokens))
     for count in sorted(set(counts)):
         index = torch.tensor([i for i, own in enumerate(counts) if own == count], device=classes.device)
         schedule = decoding_schedule(num_tokens - count, steps or recommended_steps(num_tokens - count))
@@ -63,7 +63,7 @@ def complete(
             by_confidence=isinstance(order, str) and order == "confidence",
         )
         with evaluating(transformer):
-            result[index] = decode(transformer, task, cache)
+            result.tokens[index], result.order[index] = decode(transformer, task, cache)
     return result
 
 

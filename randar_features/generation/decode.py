@@ -9,6 +9,7 @@ lengths are host integers known before the loop starts, so no step waits for the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +81,15 @@ class DecodingTask:
         return self.guidance.branches * len(self.classes)
 
 
+class Decoded(NamedTuple):
+    """What the loop gives."""
+
+    tokens: Tensor
+    """(B, N) int64 in raster order, known tokens included."""
+    order: Tensor
+    """(B, N) the locations as they were decoded, known ones first."""
+
+
 class SequenceRows:
     """Embeddings and angles of any stretch of a task's sequences."""
 
@@ -127,8 +137,8 @@ class SequenceRows:
         return embedding(stacked, len(stacked))[:, None]
 
 
-def decode(transformer: RandAR, task: DecodingTask, cache: KVCache | None = None) -> Tensor:
-    """Run the task: all tokens, known ones included, (B, N) int64 in raster order.
+def decode(transformer: RandAR, task: DecodingTask, cache: KVCache | None = None) -> Decoded:
+    """Run the task.
 
     `cache`, if given, must hold at least `task.rows` sequences of 1 + 2N tokens; ValueError otherwise.
     """
@@ -151,7 +161,7 @@ def decode(transformer: RandAR, task: DecodingTask, cache: KVCache | None = None
         tokens = torch.cat([tokens, drawn], dim=1)
         # In a fixed order P1 of this step is already where it belongs.
         start = 1 + 2 * done + (0 if task.by_confidence else 1)
-    return sequence.to_raster(tokens, order)
+    return Decoded(sequence.to_raster(tokens, order), order)
 
 
 def separate_queries_mask(x: Tensor, start: int, asked: int) -> Tensor:

@@ -103,4 +103,4 @@ def generate(
         tokens=tokens,
         known=as_known(tokens, known, transformer, len(classes)),
         cache=cache,
-    )
+    ).tokens

@@ -85,7 +85,7 @@ def upscale_tokens(
             tokens=None,
             known=None,
             cache=cache,
-        )
+        ).tokens
     elif transformer.check_tokens(tokens) != len(classes):
         raise ValueError(f"{len(tokens)} small images for {len(classes)} classes")
     task = DecodingTask(
@@ -101,7 +101,7 @@ def upscale_tokens(
         by_confidence=isinstance(order, str) and order == "confidence",
     )
     with evaluating(transformer):
-        return decode(transformer, task, cache)
+        return decode(transformer, task, cache).tokens
 
 
 def fine_orders(order: str | Tensor, seeds: Tensor, schedule: Sequence[int], num_tokens: int) -> Tensor:

@@ -89,7 +89,7 @@ class Recorder:
 
 def test_the_first_query_of_each_parallel_step_equals_teacher_forcing_and_all_equal_a_full_pass():
     recorder = Recorder(MODEL)
-    tokens = decode(recorder, task(guidance=Guidance(scale=Scale(1, 1))))  # type: ignore[arg-type]
+    tokens = decode(recorder, task(guidance=Guidance(scale=Scale(1, 1)))).tokens  # type: ignore[arg-type]
     forced = MODEL(tokens, CLASSES, ORDER)  # in decoding order
     done = 0
     for logits in recorder.logits:
@@ -113,7 +113,7 @@ def test_a_step_is_placed_behind_the_first_instruction_of_the_step_before():
 
 def test_the_rewritten_cache_equals_the_interleaved_prefix():
     cache, uncached = MODEL.new_cache(3), MODEL.new_cache(3)
-    tokens = decode(MODEL, task(guidance=Guidance(scale=Scale(1, 1))), cache)
+    tokens = decode(MODEL, task(guidance=Guidance(scale=Scale(1, 1))), cache).tokens
     x, rotary = MODEL.embed(tokens, CLASSES, ORDER)
     MODEL.continue_from(uncached, 0, x, rotary, read=1)
     fed = 1 + 2 * 13 + 1  # the last step's tokens are not fed back, its first instruction stays
@@ -185,8 +185,8 @@ def test_no_unconditional_branch_runs_without_guidance():
 
 def test_guidance_of_one_equals_no_guidance():
     # An end just above 1 runs both branches; at a scale of 1 the mix is the conditional one.
-    guided = decode(MODEL, task(guidance=Guidance(scale=Scale(1.0, 1.0 + 1e-6))))
-    assert torch.equal(guided, decode(MODEL, task(guidance=Guidance(scale=Scale(1.0, 1.0)))))
+    guided = decode(MODEL, task(guidance=Guidance(scale=Scale(1.0, 1.0 + 1e-6)))).tokens
+    assert torch.equal(guided, decode(MODEL, task(guidance=Guidance(scale=Scale(1.0, 1.0)))).tokens)
     logits = torch.randn(4, 2, 8)
     torch.testing.assert_close(Guidance(scale=Scale(1, 2)).combine(logits, 0.0), logits[:2])
 
@@ -299,7 +299,7 @@ def test_confidence_reads_each_open_location_as_if_it_were_the_only_question():
 
 
 def test_confidence_takes_the_surest_locations_first():
-    plain = generate(MODEL, CLASSES, order="confidence", steps=-1, guidance=1.0, top_k=1)
+    plain = decode(MODEL, task(by_confidence=True, guidance=Guidance(scale=Scale(1, 1)), schedule=[1] * 16))
     for image in range(3):
         order, tokens = [], []
         for _ in range(16):
@@ -308,7 +308,8 @@ def test_confidence_takes_the_surest_locations_first():
             surest = max(range(len(open_)), key=lambda i: float(logits[i].softmax(0).max()))
             order.append(open_[surest])
             tokens.append(int(logits[surest].argmax()))
-        assert plain[image, order].tolist() == tokens
+        assert plain.order[image].tolist() == order
+        assert plain.tokens[image, order].tolist() == tokens
 
 
 def test_separate_queries_mask():

@@ -109,3 +109,24 @@ def test_seed_ranges():
     for bad in ("6:3", "a:b", "-1", ""):
         with pytest.raises(Exception, match="no range of seeds"):
             seed_range(bad)
+
+
+def test_orders_animated_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    arguments = [
+        "animate_orders.py",
+        "--model",
+        str(folder / "model"),
+        "--class",
+        "cat",
+        "--steps",
+        "4",
+        "--device",
+        "cpu",
+    ]
+    arguments += ["--orders", "raster", "spiral", "--out", str(folder / "orders.gif")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(SCRIPTS / "animate_orders.py"), run_name="__main__")
+    with Image.open(folder / "orders.gif") as gif:
+        assert gif.size == (34, 16)
+    with pytest.raises(SystemExit, match="is there: give another name, or --overwrite"):
+        runpy.run_path(str(SCRIPTS / "animate_orders.py"), run_name="__main__")

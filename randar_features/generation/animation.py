@@ -1,0 +1,73 @@
+"""How an image comes about: its tokens appear step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from randar_features import sequence
+from randar_features.data import to_image
+from randar_features.files import written_whole
+from randar_features.generation.complete import as_classes, check_order, complete
+from randar_features.generation.decode import Guidance
+from randar_features.generation.editing import ImageModel
+from randar_features.generation.sampling import Sampling, image_seeds
+from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule, recommended_steps
+
+OPEN = 0.5  # grey of what is not drawn yet
+
+
+@torch.no_grad()
+def decoding_frames(
+    model: ImageModel,
+    class_index: int,
+    *,
+    seed: int,
+    order: str | Tensor | None = None,
+    steps: int | None = None,
+    guidance: float | tuple[float, float] = (1.0, 4.0),
+) -> Tensor:
+    """The image of a class and a seed as it is behind each step: (steps, 3, S, S) float in [0, 1].
+
+    What is drawn is shown as it is in the finished image, the rest grey. The last frame is the image that
+    `generate` gives for `generator=torch.tensor([seed])`.
+    """
+    num_tokens = model.transformer.config.num_tokens
+    classes = as_classes(class_index, model.transformer)
+    steps = check_steps(steps, num_tokens) or recommended_steps(num_tokens)
+    decoded = complete(
+        model.transformer,
+        classes,
+        seeds=image_seeds(torch.tensor([seed]), 1, classes.device),
+        steps=steps,
+        guidance=Guidance(scale=as_scale(guidance)),
+        order=check_order(order, num_tokens, 1),
+        sampling=Sampling(),
+        tokens=None,
+        known=None,
+        cache=None,
+    )
+    image = model.tokenizer.decode(decoded.tokens).cpu()
+    return reveal(image[0], decoded.order[0].cpu(), decoding_schedule(num_tokens, steps))
+
+
+def reveal(image: Tensor, order: Tensor, schedule: Sequence[int]) -> Tensor:
+    """An image (3, S, S) whose tokens appear in an order (N,), so many a step: (steps, 3, S, S)."""
+    shown_at = torch.repeat_interleave(torch.arange(len(schedule)), torch.tensor(schedule))
+    step_of = torch.empty_like(order).scatter_(0, order, shown_at)
+    side = sequence.grid_side(len(order))
+    size = image.shape[-1] // side
+    step_of = step_of.view(side, side).repeat_interleave(size, 0).repeat_interleave(size, 1)
+    frames = torch.arange(len(schedule))[:, None, None]
+    return torch.where((step_of <= frames)[:, None], image, OPEN)
+
+
+def save_gif(path: Path, frames: Sequence[Tensor], *, seconds_per_frame: float = 0.08, last: float = 1.5) -> None:
+    """Write frames (3, H, W) in [0, 1] as an endless GIF that rests on the last frame for `last` seconds."""
+    first, *others = [to_image(frame) for frame in frames]
+    durations = [round(1000 * seconds_per_frame)] * len(others) + [round(1000 * last)]
+    with written_whole(path) as file:
+        first.save(file, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
