@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +76,18 @@ def arrange(order: str | Tensor, seeds: Tensor, index: Tensor, schedule: Sequenc
     elif order == "random":
         orders = random_order(substream(seeds[index], Stream.ORDER), num_tokens)
     elif order == "spread":
-        rows = [sequence.spread_order(num_tokens, tuple(schedule), row) for row in known.cpu()]
+        rows = [spread_order(tuple(schedule), tuple(row)) for row in known.tolist()]
         orders = torch.cat(rows).to(device)
     else:
         name = "raster" if order == "confidence" else order
         orders = FIXED_ORDERS[name](num_tokens).to(device).expand(len(index), -1)
     return sequence.known_first(orders, known)
+
+
+@lru_cache(maxsize=256)
+def spread_order(schedule: tuple[int, ...], known: tuple[bool, ...]) -> Tensor:
+    """`sequence.spread_order`, computed once for each schedule and known region."""
+    return sequence.spread_order(len(known), schedule, torch.tensor(known))
 
 
 def check_order(order: str | Tensor | None, num_tokens: int, batch: int) -> str | Tensor:
