@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from benchmarks import report
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+
+
+class Reader(HTMLParser):
+    """Attributes of all tags, the text, and whether every tag is closed in its turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, words: str) -> None:
+        self.words += words
+
+
+def whole_page() -> str:
+    table = report.table(["a & b", "c"], [["<x>", "1"], ["y", "2"]], caption='"both"', marked=1)
+    figure = report.figure(PNG, caption="one < two", command="python -m benchmarks.demo --out 'a b' && <x>")
+    parts = report.text("<script>alert(1)</script>"), table, figure, report.details("more", '{"a": "<b>"}')
+    return report.page("T & <T>", "sub<t>", [report.section("One & two", *parts), report.section("Three")])
+
+
+def test_a_page_is_well_formed_and_says_everything_as_it_was_given():
+    read = Reader(whole_page())
+    assert read.open == []
+    for words in ("T & <T>", "sub<t>", "One & two", "<script>alert(1)</script>", "a & b", "<x>", '"both"', "one < two"):
+        assert words in read.words
+    assert "python -m benchmarks.demo --out 'a b' && <x>" in read.words
+    assert '{"a": "<b>"}' in read.words
+    assert {tag for tag, _ in read.tags}.isdisjoint({"script", "x", "b", "t", "link"})
+
+
+def test_a_page_fetches_nothing():
+    page = whole_page()
+    assert not re.search(r"https?:|url\(|@import|<link|<script", page)
+    sources = [attributes["src"] for _, attributes in Reader(page).tags if "src" in attributes]
+    assert len(sources) == 1
+    kind, _, data = str(sources[0]).partition(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(data, validate=True) == PNG
+
+
+def test_links_lead_to_the_sections():
+    tags = Reader(whole_page()).tags
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    assert links == [f"#{attributes['id']}" for tag, attributes in tags if tag == "h2"] == ["#s0", "#s1"]
+
+
+def test_one_row_of_a_table_is_marked():
+    rows = [attributes for tag, attributes in Reader(whole_page()).tags if tag == "tr"]
+    assert rows == [{}, {}, {"class": "marked"}]
+
+
+def test_rows_that_do_not_fit_and_pictures_that_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"row 1 has 1 cells under a header of 2: \['c'\]"):
+        report.table(["a", "b"], [["a", "b"], ["c"]], caption="")
+    with pytest.raises(ValueError, match=r"expected the bytes of a PNG, got b'GIF89a'"):
+        report.figure(b"GIF89a", caption="", command="")
