@@ -19,7 +19,7 @@ lint: $(STAMP)
 
 # The whole recipe of the bundled model; run it again to continue. MINUTES ends training early, and with it
 # make (Error 75), so that no stage builds on an unfinished one. LAYERS and STEPS are what it will recommend.
-DATA ?= ../shared/data/tiny_imagenet
+DATA ?= data/tiny_imagenet
 RUN ?= runs/tiny
 MINUTES ?= 100000
 train-tiny: $(STAMP)
