@@ -23,7 +23,7 @@ Context = Literal["single", "repeat", "reverse"]
 Read = Literal["image", "instruction"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
 READS: tuple[str, ...] = get_args(Read)
-SPREAD_REPULSION = 4.0
+SPREAD_REPULSION = 20.0
 
 
 def grid_side(num_tokens: int) -> int:
@@ -94,7 +94,7 @@ def spread_order(num_tokens: int, steps: Sequence[int], known: Tensor | None = N
 
     Tokens of one step are predicted without seeing each other, so they should depend little on each other
     and much on what is there (locality-aware decoding, Zhang et al., arXiv 2507.01957). Greedy: of
-    the open locations the next is the one of the largest Σ k(known) − 4·Σ k(chosen in this step), with
+    the open locations the next is the one of the largest Σ k(known) − 20·Σ k(chosen in this step), with
     k(d) = exp(−d²/2) of the distance d in the grid. The first is the centre.
 
     Args:

@@ -9,13 +9,12 @@ lengths are host integers known before the loop starts, so no step waits for the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from randar_features import sequence
-from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale
 from randar_features.layers import KVCache
 from randar_features.models import RandAR
@@ -52,6 +51,13 @@ class Guidance:
         return none + scale * (full - spatial) + self.spatial.at(progress) * (spatial - none)
 
 
+class Chooser(Protocol):
+    """How a step's tokens are chosen: `sampling.Sampling`, or what a benchmark puts in its place."""
+
+    def draw(self, logits: Tensor, seeds: Tensor, locations: Tensor) -> Tensor:
+        """Logits (B, M, V) float32, seeds (B,), locations (B, M) → tokens (B, M)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodingTask:
     """Everything the loop needs, decided before it starts."""
@@ -65,7 +71,7 @@ class DecodingTask:
     schedule: list[int]
     """Tokens a step; N − K together."""
     guidance: Guidance
-    sampling: Sampling
+    sampling: Chooser
     seeds: Tensor
     """(B,) seeds of the draws."""
     rotary: Tensor

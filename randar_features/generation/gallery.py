@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -164,15 +165,21 @@ def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> in
         return int(wanted)
     if names is None:
         raise ValueError(f"the model's classes have no names: give an index in 0 … {num_classes - 1}, not {wanted!r}")
-    synonyms = [[part.strip().lower() for part in [name, *name.split(",")]] for name in names]
+    synonyms = [spellings_of(name) for name in names]
     found = [index for index, several in enumerate(synonyms) if wanted.strip().lower() in several]
     if len(found) == 1:
         return found[0]
     if found:
         raise ValueError(f"{wanted!r} names the classes {', '.join(map(str, found))}: give one of these indices")
-    spellings = sorted({part for several in synonyms for part in several})
+    spellings = sorted(set().union(*synonyms))
     nearest = difflib.get_close_matches(wanted.lower(), spellings, n=3, cutoff=0.5)
     raise ValueError(f"no class is named {wanted!r}" + (f"; nearest: {', '.join(nearest)}" if nearest else ""))
+
+
+def spellings_of(name: str) -> set[str]:
+    """What a class may be called by: its name, each part between commas, and that without a WordNet number."""
+    parts = [name, *name.split(",")]
+    return {re.sub(r"^n\d{8} ", "", part.strip().lower()) for part in parts} | {name.lower()}
 
 
 def contact_sheet(images: Sequence[Tensor], columns: int, gap: int = 2) -> Tensor:

@@ -87,8 +87,8 @@ def test_settings_survive_any_letters(tmp_path: Path):
 
 
 def test_classes_by_index_name_or_one_of_several_names():
-    names = ["tench, Tinca tinca", "cat", "crane", "crane"]
-    assert find_classes(["3", "TINCA tinca", "tench", "Cat"], names, 4) == [3, 0, 0, 1]
+    names = ["tench, Tinca tinca", "cat", "n02088364 beagle", "crane"]
+    assert find_classes(["3", "TINCA tinca", "tench", "Cat", "beagle", names[2]], names, 4) == [3, 0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
