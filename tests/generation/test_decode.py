@@ -395,3 +395,13 @@ def test_what_cannot_be_packed_is_refused():
 def test_bad_input_is_refused(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         generate(MODEL, **({"classes": [1, 2]} | arguments))
+
+
+@pytest.mark.parametrize("order", [None, "confidence"])
+def test_half_precision_models_decode(order: str | None):
+    half = golden_randar().to(torch.bfloat16)
+    cache = half.new_cache(6, length=129)
+    assert cache.keys.dtype == torch.bfloat16
+    tokens = generate(half, CLASSES, order=order, generator=0, cache=cache)
+    assert tokens.shape == (3, 16) and tokens.dtype == torch.int64
+    assert generate(half, CLASSES, order=order, generator=0, scale=2, cache=cache).shape == (3, 64)
