@@ -400,7 +400,7 @@ def test_bad_input_is_refused(arguments: dict, message: str):
 @pytest.mark.parametrize("order", [None, "confidence"])
 def test_half_precision_models_decode(order: str | None):
     half = golden_randar().to(torch.bfloat16)
-    cache = half.new_cache(6, length=129)
+    cache = half.new_cache(9, length=129)
     assert cache.keys.dtype == torch.bfloat16
     tokens = generate(half, CLASSES, order=order, generator=0, cache=cache)
     assert tokens.shape == (3, 16) and tokens.dtype == torch.int64
