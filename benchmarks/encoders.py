@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from randar_features import Model, load_model, sequence
 from randar_features.data import open_images
+from randar_features.data.readable import readable_batches
 from randar_features.encoding import encode_reads
 from randar_features.encoding.precision import autocast
 
@@ -31,18 +32,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded images (n, 3, S, S) uint8 of one data set and their labels (n,)."""
+    """Decoded images (n, 3, S, S) uint8 of one data set, their labels (n,), and what could not be read."""
 
     pixels: Tensor
     labels: Tensor
     label_names: list[str] | None
+    unreadable: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def rows(self, index: Tensor) -> Images:
         """The images of these rows."""
-        return Images(self.pixels[index], self.labels[index], self.label_names)
+        return Images(self.pixels[index], self.labels[index], self.label_names, self.unreadable)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Float batches in [0, 1]."""
@@ -51,18 +53,23 @@ class Images:
 
 
 def read_images(data: Any, *, image_size: int, split: str | None = None) -> Images:
-    """Everything of a labelled data set that `open_images` takes; ValueError if a label or an image is missing."""
+    """Everything of a labelled data set that `open_images` takes.
+
+    Unreadable images are left out and named in `unreadable`; ValueError if none is left or a label is missing.
+    """
     source = open_images(data, split=split)
     pixels: list[Tensor] = []
-    labels: list[int | None] = []
-    for batch in source.batches(image_size, 256):
-        for row, status in enumerate(batch.status):
-            if status != "ok" or batch.labels[row] is None:
-                reason = status if status != "ok" else "it has no label"
-                raise ValueError(f"image {len(labels) + row} of {data} cannot be used: {reason}")
-        pixels.append((batch.pixels * 255).round().byte())
-        labels += batch.labels
-    return Images(torch.cat(pixels), torch.tensor(labels), source.label_names)
+    labels: list[int] = []
+    unreadable: list[dict[str, Any]] = []
+    batches = readable_batches(
+        source, image_size=image_size, batch_size=256, description=f"reading {split or ''}", unreadable=unreadable
+    )
+    for batch, batch_labels in batches:
+        pixels.append((batch * 255).round().byte())
+        labels += batch_labels
+    if min(labels) < 0:
+        raise ValueError(f"{labels.count(-1)} of {len(labels)} images of {data} have no label: a probe needs one each")
+    return Images(torch.cat(pixels), torch.tensor(labels), source.label_names, unreadable)
 
 
 def variants(

@@ -11,7 +11,6 @@ Both encode the same images with the same weights and give the features of the m
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -23,13 +22,14 @@ from torch.nn import functional as F
 from benchmarks.machine import describe, matrix_peak, seconds
 from randar_features import encode_tokens, sequence
 from randar_features.encoding.precision import autocast, default_dtype
+from randar_features.files import write_json
 from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig
 
 SIZES = {
     "randar-l": {"num_layers": 24, "num_heads": 16, "dim": 1024, "vocab_size": 16384, "num_tokens": 256},
     "randar-xl": {"num_layers": 36, "num_heads": 20, "dim": 1280, "vocab_size": 16384, "num_tokens": 256},
-    "randar-tiny": {"num_layers": 6, "num_heads": 4, "dim": 192, "vocab_size": 512, "num_tokens": 64},
+    "randar-tiny": {"num_layers": 4, "num_heads": 4, "dim": 192, "vocab_size": 512, "num_tokens": 64},
 }
 
 
@@ -154,8 +154,7 @@ def main() -> None:
     for name, value in result.items():
         print(f"{name:44s} {value:.4g}" if isinstance(value, float) else f"{name:44s} {value}")
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.encoding.precision import autocast
+from randar_features.encoding.precision import autocast, check_dtype
 from randar_features.hub import Model, load_model
 from randar_features.models import RandAR
 
@@ -23,11 +24,11 @@ def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default:
 
     Raises:
         IndexError: an index outside −num_layers … num_layers − 1.
+        TypeError: an index that is no integer.
         ValueError: no layer at all.
     """
-    if layers is None:
-        layers = default
-    asked = [layers] if isinstance(layers, int) else [int(layer) for layer in layers]
+    layers = default if layers is None else layers
+    asked = [as_index(layer) for layer in (layers if isinstance(layers, Iterable) else [layers])]
     if not asked:
         raise ValueError("no layers were asked for; give at least one index, or None for the recommended ones")
     for layer in asked:
@@ -37,6 +38,13 @@ def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default:
                 f"0 … {num_layers - 1} or {-num_layers} … -1"
             )
     return [layer % num_layers for layer in asked]
+
+
+def as_index(value: Any) -> int:
+    """An integer of any kind as an int; TypeError for anything else, fractions and booleans among them."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"an integer is expected, got {value!r}")
+    return operator.index(value)
 
 
 def encode_tokens(
@@ -131,7 +139,7 @@ def encode_orders(
     sequence.check_choice("combine", combine, ("mean", "concatenate"))
     if orders is None:
         return encode_tokens(transformer, tokens, classes, **options)
-    drawn = sequence.antithetic_orders(orders, transformer.config.num_tokens, seed)
+    drawn = sequence.antithetic_orders(as_index(orders), transformer.config.num_tokens, seed)
     if combine == "concatenate":
         return torch.cat([encode_tokens(transformer, tokens, classes, order, **options) for order in drawn], dim=-1)
     total = encode_tokens(transformer, tokens, classes, drawn[0], **options)
@@ -144,13 +152,15 @@ class RandAREncoder(nn.Module):
     """Images to features, with timm's `forward_features` / `forward_intermediates` contract.
 
     Args:
-        model: a name, a folder, or a loaded model.
+        model: a name, a folder, or a loaded model, whose modules are then shared, not copied.
         layer: block that `forward_features` reads; None: the model's first recommended one.
         context, read: see `encode_tokens`.
-        orders: None: one raster order; K: mean over K seeded random orders.
+        orders: None: one raster order; K: mean over K seeded random orders, see `encode_orders`.
+        seed: of the K orders.
         dtype: format of the matrix products; None: bfloat16 where the hardware has it, else float32.
 
-    `num_features` is D, `grid_size` (G, G), `image_size` S; images are (B, 3, S, S) in [0, 1].
+    `num_features` is D, `grid_size` (G, G), `image_size` S; images are (B, 3, S, S) in [0, 1]. The frozen model
+    stays in evaluation mode when the module around it trains: its dropout would blur the features.
     """
 
     def __init__(
@@ -161,15 +171,21 @@ class RandAREncoder(nn.Module):
         context: str = "reverse",
         read: str = "image",
         orders: int | None = None,
+        seed: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         loaded = load_model(model)
         self.tokenizer, self.transformer = loaded.tokenizer, loaded.transformer
         config = self.transformer.config
-        self.layer = resolve_layers(layer, config.num_layers, loaded.recommended_layers)[0]
-        sequence.read_rows(config.num_tokens, context, read)  # refuses unknown names now
-        self.context, self.read, self.orders, self.dtype = context, read, orders, dtype
+        asked = None if layer is None else [layer]
+        self.layer = resolve_layers(asked, config.num_layers, loaded.recommended_layers)[0]
+        # Unknown names and numbers are refused now, not at the first image.
+        sequence.read_rows(config.num_tokens, context, read)
+        if orders is not None:
+            sequence.antithetic_orders(as_index(orders), config.num_tokens)
+        self.context, self.read, self.orders, self.seed = context, read, orders, seed
+        self.dtype = check_dtype(dtype)
         self.image_size = loaded.image_size
         self.num_features = self.embed_dim = config.dim
         self.grid_size = (config.grid, config.grid)
@@ -178,6 +194,13 @@ class RandAREncoder(nn.Module):
             {"module": f"layers.{index}", "num_chs": config.dim, "reduction": reduction}
             for index in range(config.num_layers)
         ]
+
+    def train(self, mode: bool = True) -> RandAREncoder:
+        """Set the mode of this module alone; tokenizer and transformer stay in evaluation mode."""
+        super().train(mode)
+        self.tokenizer.eval()
+        self.transformer.eval()
+        return self
 
     def forward(self, x: Tensor, classes: Tensor | None = None) -> Tensor:
         """Mean of `forward_features` over locations: (B, 3, S, S) → (B, D)."""
@@ -200,7 +223,8 @@ class RandAREncoder(nn.Module):
 
         Args:
             x: (B, 3, S, S) in [0, 1].
-            indices: layer indices; an int n: the last n layers; None: all.
+            indices: layer indices; an int n: the last n layers; None: all. As in timm the maps come by depth,
+                each layer once.
             norm: apply the final norm to each.
             stop_early: with `intermediates_only`, run no block behind the deepest index (always so here).
             output_fmt: "NCHW": (B, D, G, G); "NLC": (B, G·G, D).
@@ -210,20 +234,19 @@ class RandAREncoder(nn.Module):
         count = self.transformer.config.num_layers
         if isinstance(indices, int):
             indices = range(count - _last(indices, count), count)
-        wanted = resolve_layers(indices, count, default=range(count))
+        wanted = sorted(set(resolve_layers(indices, count, default=range(count))))
         layers = wanted if intermediates_only else [*wanted, count - 1]
-        maps = self.encode(x, layers=layers)
+        maps = self.encode(x, layers=layers, norm=norm)
         final, maps = maps[:, -1], maps[:, : len(wanted)]
-        maps = self.transformer.norm(maps) if norm else maps
         if output_fmt == "NCHW":
             intermediates = list(maps.permute(1, 0, 4, 2, 3).unbind(0))
         else:
             intermediates = list(maps.flatten(2, 3).unbind(1))
         if intermediates_only:
             return intermediates
-        return self.transformer.norm(final).flatten(1, 2), intermediates
+        return (final if norm else self.transformer.norm(final)).flatten(1, 2), intermediates
 
-    def encode(self, x: Tensor, classes: Tensor | None = None, *, layers: Sequence[int]) -> Tensor:
+    def encode(self, x: Tensor, classes: Tensor | None = None, *, layers: Sequence[int], norm: bool = False) -> Tensor:
         """Maps (B, L, G, G, D) float32 of the given layers."""
         if x.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
@@ -237,9 +260,11 @@ class RandAREncoder(nn.Module):
                 tokens,
                 classes,
                 orders=self.orders,
+                seed=self.seed,
                 layers=layers,
                 context=self.context,
                 read=self.read,
+                norm=norm,
             )
 
 

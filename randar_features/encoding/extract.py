@@ -13,15 +13,15 @@ from tqdm.auto import tqdm
 
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, open_images
-from randar_features.encoding.encoder import encode_orders, resolve_layers
-from randar_features.encoding.precision import autocast
+from randar_features.data.images import OK
+from randar_features.encoding.encoder import as_index, encode_orders, resolve_layers
+from randar_features.encoding.precision import autocast, default_dtype
 from randar_features.hub import Model, load_model
 
-OK = "ok"
 _ROWS_PER_BATCH = 32768  # sequence rows that one forward pass handles when batch_size is None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Features:
     """What `extract_features` returns: one row for each image, in the order the images came.
 
@@ -32,7 +32,7 @@ class Features:
         paths: file of each image, or None.
         status: "ok", or why an image could not be read; such a row's features are NaN.
         label_names: names of the classes, or None.
-        details: every setting that the numbers depend on.
+        details: the settings and weights that the numbers depend on.
     """
 
     maps: Tensor | None
@@ -46,6 +46,14 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.status)
+
+    def __repr__(self) -> str:
+        values = self.maps if self.maps is not None else self._pooled
+        assert values is not None
+        kind = "maps" if self.maps is not None else "pooled"
+        return (
+            f"Features({kind} {tuple(values.shape)}, layers {self.layers}, {int(self.ok.sum())} of {len(self)} images)"
+        )
 
     @property
     def ok(self) -> Tensor:
@@ -61,7 +69,7 @@ class Features:
         return self.maps.mean(dim=(2, 3))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract_features(
     images: Any,
     model: str | Model = "randar-tiny",
@@ -73,6 +81,7 @@ def extract_features(
     classes: str | int | Sequence[int] | Tensor | None = None,
     orders: int | None = None,
     combine: str = "mean",
+    seed: int = 0,
     pool: str | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -92,10 +101,11 @@ def extract_features(
         context: "single" (a causal pass), "repeat" or "reverse" (the image shown twice, read at the second copy).
         read: at the "image" tokens or at the "instruction" tokens.
         norm: apply the model's final norm.
-        classes: None: the null class, so that no label leaks; "labels": each image's own label; an index
-            for all, or one for each image.
+        classes: None: the null class, so that no label leaks; "labels": each image's own label (the null class
+            where it has none); an index for all, or one for each image.
         orders: None: one raster order; K: K seeded random orders in antithetic pairs.
         combine: "mean" of the K orders, or "concatenate" them along D.
+        seed: of the K orders.
         pool: None: keep the maps; "mean": keep only their mean over locations.
         batch_size: images a forward pass; None: as many as fit some 32 thousand sequence rows.
         device: None: CUDA where there is one.
@@ -118,16 +128,30 @@ def extract_features(
     sequence.check_choice("read", read, sequence.READS)
     if pool is not None:
         sequence.check_choice("pool", pool, ("mean",))
-    options = {"layers": wanted, "context": context, "read": read, "norm": norm, "orders": orders, "combine": combine}
+    options = {"layers": wanted, "context": context, "read": read, "norm": norm}
+    options |= {"orders": orders, "combine": combine, "seed": seed}
     source = open_images(images, split=split)
-    batches = source.batches(loaded.image_size, batch_size or max(1, _ROWS_PER_BATCH // length), num_workers)
+    classes = _check_classes(classes, source.length)
+    batch_size = max(1, _ROWS_PER_BATCH // length) if batch_size is None else batch_size
+    batches = source.batches(loaded.image_size, batch_size, num_workers)
     rows = _Rows(source.length)
     with tqdm(total=source.length, desc="features", unit="image", disable=not progress) as bar:
         for batch in batches:
             given = _classes_of(classes, batch, len(rows.status), loaded)
             rows.add(_encode_batch(loaded, batch, given, pool, dtype, options), batch)
             bar.update(len(batch.status))
-    details = {**options, "pool": pool, "model": loaded.name, "weights": loaded.weights_hash, "classes": str(classes)}
+    if isinstance(classes, list) and len(classes) != len(rows.status):
+        raise ValueError(f"{len(classes)} classes were given for {len(rows.status)} images: give one for each")
+    details = {
+        **options,
+        "pool": pool,
+        "classes": classes,
+        "dtype": str(dtype or default_dtype(loaded.device)).removeprefix("torch."),
+        "image_size": loaded.image_size,
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "weights": loaded.weights_hash,
+    }
     return rows.features(wanted, pool, source.label_names, details)
 
 
@@ -147,22 +171,33 @@ def _encode_batch(
     return kept
 
 
-def _classes_of(classes: Any, batch: ImageBatch, start: int, model: Model) -> Tensor | None:
+def _check_classes(classes: Any, count: int | None) -> str | int | list[int] | None:
+    """`classes` as None, "labels", one index or a list of them; `count` is the number of images if known."""
+    if classes is None or (isinstance(classes, str) and classes == "labels"):
+        return classes
+    if isinstance(classes, str):
+        raise ValueError(f'classes must be None, "labels", an index, or one index for each image; got {classes!r}')
+    if hasattr(classes, "__index__") and not getattr(classes, "ndim", 0):
+        return as_index(classes)
+    given = [as_index(label) for label in classes]
+    if count is not None and len(given) != count:
+        raise ValueError(f"{len(given)} classes were given for {count} images: give one for each")
+    return given
+
+
+def _classes_of(classes: str | int | list[int] | None, batch: ImageBatch, start: int, model: Model) -> Tensor | None:
     """The class index of each row of a batch that starts at row `start`; None: the null class."""
     count, null = len(batch.status), model.transformer.config.num_classes
     if classes is None:
         return None
     if isinstance(classes, str):
-        sequence.check_choice("classes", classes, ("labels",))
         given = [null if label is None else label for label in batch.labels]
     elif isinstance(classes, int):
         given = [classes] * count
     else:
-        given = [int(label) for label in classes[start : start + count]]
-        if len(given) < count:
-            raise ValueError(
-                f"{len(classes)} classes were given for at least {start + count} images: give one for each"
-            )
+        given = classes[start : start + count]
+    if len(given) < count:
+        raise ValueError(f"{len(given)} classes are left for {count} images from row {start} on: give one for each")
     return torch.tensor(given, device=model.device)
 
 
@@ -217,4 +252,4 @@ def _report_failures(status: list[str], paths: list[str | None]) -> None:
     message = f"{len(failed)} of {len(status)} images could not be read. {first}"
     if len(failed) == len(status):
         raise ImageError(message)
-    warnings.warn(f"{message}. Their rows are NaN; `features.ok` tells them apart", stacklevel=3)
+    warnings.warn(f"{message}. Their rows are NaN; `features.ok` tells them apart", stacklevel=5)

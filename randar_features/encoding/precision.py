@@ -21,11 +21,23 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    """`dtype` if matrix products can run in it (None: to be chosen), else ValueError."""
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype must be torch.float32, torch.bfloat16, torch.float16 or None; got {dtype!r}")
+    return dtype
+
+
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Context in which matrix products run in `dtype` (None: `default_dtype`); norms and sums stay as they are."""
-    dtype = default_dtype(device) if dtype is None else dtype
-    if dtype == torch.float32:
+    """Context in which matrix products run in `dtype`; norms and sums stay as they are.
+
+    None leaves an autocast that the caller has switched on as it is, and is `default_dtype` otherwise. Weights
+    that are in half precision themselves stay so.
+    """
+    check_dtype(dtype)
+    if dtype is None and torch.is_autocast_enabled(device.type):
         return nullcontext()
-    if dtype not in (torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16; got {dtype}")
+    dtype = dtype or default_dtype(device)
+    if dtype == torch.float32:
+        return torch.autocast(device.type, enabled=False)
     return torch.autocast(device.type, dtype)

@@ -95,14 +95,14 @@ def test_the_command_reports_what_the_probe_gives(
 def test_unusable_data_is_refused(folder: Path, tmp_path: Path, small_model: Model):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain/a.png").write_bytes((folder / "blue/00.png").read_bytes())
-    with pytest.raises(ValueError, match=r"image 0 of .*plain cannot be used: it has no label"):
+    with pytest.raises(ValueError, match=r"1 of 1 images of .*plain have no label"):
         read_images(tmp_path / "plain", image_size=16)
     options = {"data": str(folder), "encoder": ["pixels"], "contexts": ["reverse"], "reads": ["image"]}
     with pytest.raises(ValueError, match="48 images cannot hold back 48"):
-        classification.evaluate(classification.Config(**options, evaluation_rows=48), {"pixels": small_model})
+        classification.run(classification.Config(**options, evaluation_rows=48), {"pixels": small_model})
     sorted_by_class = classification.Config(**options, evaluation_rows=16, hold_out="last")
     with pytest.raises(ValueError, match=r"the last 16 rows hold none of 2 classes, \[0, 1\]"):
-        classification.evaluate(sorted_by_class, {"pixels": small_model})
+        classification.run(sorted_by_class, {"pixels": small_model})
 
 
 def test_the_last_rows_are_held_back_when_asked_for():
@@ -110,3 +110,35 @@ def test_the_last_rows_are_held_back_when_asked_for():
     config = classification.Config(data="", encoder=[], contexts=[], reads=[], evaluation_rows=3, hold_out="last")
     kept, held_out = classification.hold_out(labels, config)
     assert kept.tolist() == [0, 1, 2] and held_out.tolist() == [3, 4, 5]
+
+
+def test_an_unreadable_image_is_left_out_and_named(folder: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes((folder / "blue/00.png").read_bytes())
+    (tmp_path / "a/1.jpg").write_text("no picture")
+    images = read_images(tmp_path, image_size=16)
+    assert images.labels.tolist() == [0, 1]
+    assert [(bad["row"], Path(bad["path"]).name) for bad in images.unreadable] == [(1, "1.jpg")]
+
+
+def test_splits_of_other_classes_are_refused(folder: Path, tmp_path: Path, small_model: Model):
+    for split, names in (("train", "abc"), ("validation", "ac")):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "0.png").write_bytes((folder / "blue/00.png").read_bytes())
+    config = classification.Config(
+        data=str(tmp_path), encoder=[], contexts=[], reads=[], train_split="train", evaluation_split="validation"
+    )
+    with pytest.raises(
+        ValueError, match=r"are \['a', 'b', 'c'\], those of validation are \['a', 'c'\]"
+    ):
+        classification.run(config, {"pixels": small_model})
+
+
+def test_fewer_training_rows_are_of_all_classes(images: Images):
+    few = classification.fewer(images, 6, seed=0)
+    assert torch.bincount(few.labels).tolist() == [2, 2, 2]
+    assert classification.fewer(images, None, seed=0) is images
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        classification.fewer(images, 0, seed=0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randar_features import sequence
+from randar_features import extract_features, sequence
 from randar_features.encoding import RandAREncoder, encode_orders, encode_reads, encode_tokens, resolve_layers
 from randar_features.models import RandAR
 from tests.golden.models import golden, golden_randar
@@ -177,8 +177,10 @@ def test_forward_intermediates_is_timms_contract(encoder: RandAREncoder, small_m
     last = encoder.forward_intermediates(images, indices=1, norm=True, output_fmt="NLC", intermediates_only=True)
     assert len(last) == 1 and last[0].shape == (2, grid * grid, encoder.num_features)
     torch.testing.assert_close(last[0], final)
-    chosen = encoder.forward_intermediates(images, indices=[-1, 0], intermediates_only=True)
-    torch.testing.assert_close(chosen[1], maps[0])
+    # By depth and each once, as in timm.
+    chosen = encoder.forward_intermediates(images, indices=[-1, 0, 0], intermediates_only=True)
+    assert len(chosen) == 2
+    torch.testing.assert_close(chosen[0], maps[0])
     assert [info["num_chs"] for info in encoder.feature_info] == [encoder.num_features] * count
     assert encoder.feature_info[0]["reduction"] == encoder.image_size // grid
 
@@ -191,8 +193,30 @@ def test_encoder_refuses_what_does_not_fit(encoder: RandAREncoder, small_model):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), output_fmt="NHWC")
     with pytest.raises(IndexError, match="the last 9 layers"):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), indices=9)
-    with pytest.raises(ValueError, match="context must be one of"):
-        RandAREncoder(small_model, context="twice")
+    for options, error in (
+        ({"context": "twice"}, ValueError),
+        ({"orders": 0}, ValueError),
+        ({"layer": [1, 2]}, TypeError),
+        ({"layer": 3}, IndexError),
+        ({"dtype": torch.float64}, ValueError),
+    ):
+        with pytest.raises(error):
+            RandAREncoder(small_model, **options)
+
+
+def test_orders_and_norm_are_those_of_extract_features(small_model):
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    encoder = RandAREncoder(small_model, orders=3, seed=4)
+    maps = encoder.forward_intermediates(images, norm=True, intermediates_only=True)
+    expected = extract_features(images, small_model, layers=range(3), norm=True, orders=3, seed=4, progress=False).maps
+    torch.testing.assert_close(torch.stack(maps, 1).permute(0, 1, 3, 4, 2), expected)
+
+
+def test_training_the_module_around_it_switches_no_dropout_on(encoder: RandAREncoder):
+    images = torch.rand(2, 3, 16, 16)
+    pipeline = torch.nn.Sequential(encoder, torch.nn.Linear(encoder.num_features, 2)).train()
+    assert pipeline.training and encoder.training
+    assert torch.equal(encoder(images), encoder(images))
 
 
 def test_encoding_leaves_the_weights_untouched(encoder: RandAREncoder):

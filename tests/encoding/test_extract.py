@@ -88,8 +88,9 @@ def test_bad_images_keep_their_rows_and_shift_none(
     torn.write_bytes((folder / "class0/0.png").read_bytes()[:100])
     good = [folder / f"class{i % 2}/{i}.png" for i in range(5)]
     paths = [text, good[0], good[1], torn, good[2], folder / "missing.png", good[3], good[4]]
-    with pytest.warns(UserWarning, match=r"3 of 8 images could not be read. row 0 \(.*text.jpg\)"):
+    with pytest.warns(UserWarning, match=r"3 of 8 images could not be read. row 0 \(.*text.jpg\)") as caught:
         features = extract(paths, small_model, batch_size=batch_size)
+    assert caught[0].filename == __file__
     assert features.ok.tolist() == [False, True, True, False, True, False, True, True]
     assert features.maps is not None
     torch.testing.assert_close(features.maps[features.ok], expected, atol=1e-5, rtol=1e-5)
@@ -153,14 +154,38 @@ def test_labels_do_not_leak_unless_asked_for(small_model: Model, tensors: torch.
         features = extract(images, small_model, classes=classes, batch_size=2)
         torch.testing.assert_close(features.maps, labelled, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(labelled, expected, atol=1e-4)
-    with pytest.raises(ValueError, match="2 classes were given for at least 5 images"):
-        extract(images, small_model, classes=[0, 1])
+    one = extract(images, small_model, classes=np.int64(1))
+    torch.testing.assert_close(one.maps[1], labelled[1], atol=1e-5, rtol=1e-5)
+    for given in ([0, 1], [0] * 6):
+        with pytest.raises(ValueError, match=f"{len(given)} classes were given for 5 images"):
+            extract(images, small_model, classes=given)
+    with pytest.raises(TypeError, match=r"an integer is expected, got 0\.7"):
+        extract(images, small_model, classes=[0.7] * 5)
+    with pytest.raises(ValueError, match='classes must be None, "labels", an index'):
+        extract(images, small_model, classes="label")
+
+
+def test_features_can_be_trained_on(small_model: Model, tensors: torch.Tensor):
+    for features in (extract(tensors, small_model), extract(tensors, small_model, pool="mean")):
+        head = torch.nn.Linear(32, 2)
+        head(features.pooled()[:, 0]).sum().backward()
+        torch.testing.assert_close(head.weight.grad[0], features.pooled()[:, 0].sum(0))
+
+
+def test_details_say_what_the_numbers_depend_on(small_model: Model, tensors: torch.Tensor):
+    details = extract(tensors, small_model, orders=2, seed=3, dtype=torch.bfloat16, classes=[0, 1, 2, 0, 1]).details
+    expected = {"layers": [0, 2], "orders": 2, "seed": 3, "dtype": "bfloat16", "classes": [0, 1, 2, 0, 1]}
+    assert expected.items() <= details.items()
+    assert details["weights"] == small_model.weights_hash
+    assert repr(extract(tensors, small_model)) == "Features(maps (5, 2, 4, 4, 32), layers [0, 2], 5 of 5 images)"
 
 
 def test_several_orders_do_not_depend_on_the_batch(small_model: Model, tensors: torch.Tensor):
     together = extract(tensors, small_model, orders=3)
     by_one = extract(tensors, small_model, orders=3, batch_size=1)
     torch.testing.assert_close(together.maps, by_one.maps, atol=1e-5, rtol=1e-5)
+    other = extract(tensors, small_model, orders=3, seed=1)
+    assert not torch.allclose(other.maps, together.maps, atol=1e-4)
     joined = extract(tensors, small_model, orders=2, combine="concatenate")
     assert joined.maps is not None and together.maps is not None
     assert joined.maps.shape[-1] == 2 * together.maps.shape[-1]
@@ -173,7 +198,10 @@ def test_several_orders_do_not_depend_on_the_batch(small_model: Model, tensors: 
         ({"context": "double"}, ValueError, "context must be one of single, repeat, reverse; got 'double'"),
         ({"read": "class"}, ValueError, "read must be one of"),
         ({"pool": "max"}, ValueError, "pool must be one of mean; got 'max'"),
+        ({"layers": [1.5]}, TypeError, "an integer is expected, got 1.5"),
         ({"orders": 0}, ValueError, "at least 1, got 0"),
+        ({"orders": "all"}, TypeError, "an integer is expected, got 'all'"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
         ({"dtype": torch.int8}, ValueError, "dtype must be torch.float32, torch.bfloat16"),
     ],
 )
@@ -199,5 +227,8 @@ def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
         assert default_dtype(cpu) == expected
     with autocast(cpu, torch.bfloat16):
         assert torch.is_autocast_enabled("cpu")
-    with autocast(cpu, torch.float32):
-        assert not torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        with autocast(cpu, torch.float32):
+            assert not torch.is_autocast_enabled("cpu")
+        with autocast(cpu, None):
+            assert torch.is_autocast_enabled("cpu")
