@@ -31,7 +31,8 @@ ACCEPTED = (
     "(3, H, W) or (B, 3, H, W) in [0, 1], a list of these, a torch Dataset or DataLoader, "
     "a datasets.Dataset, or Parquet files"
 )
-READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# What reading one row may raise; RuntimeError is what torch's and torchvision's decoders raise on bad files.
+READ_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 OK = "ok"
 
 
@@ -168,7 +169,7 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
     Args:
         images: one of
 
-            - a path or a list of paths;
+            - a path, or paths in a list, a NumPy array or a pandas Series;
             - a folder: all images in it and below, sorted. Where every file lies in a subfolder, the
               immediate subfolders are the classes;
             - a Parquet file, or a folder with Parquet files, as on the Hugging Face Hub;
@@ -179,7 +180,8 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
               ``(image, label, ...)``, or a mapping with "image" or "img" and perhaps "label";
             - a torch ``DataLoader`` whose batches are stacks of images, tuples ``(images, labels, ...)``,
               mappings, or lists of items;
-            - a ``datasets.Dataset`` or ``IterableDataset``; columns are found by type, else by name.
+            - a ``datasets.Dataset`` or ``IterableDataset``, whose columns are found by type, else by name;
+              or its column of images.
         split: of a ``DatasetDict``, of a folder of Parquet files, or of one with a subfolder for each split
             ("train", "validation"), the split to open.
 
@@ -193,6 +195,7 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
     """
     if isinstance(images, ImageSource):
         return images
+    images = _listed(images)
     if isinstance(images, (str, os.PathLike)):
         return _open_path(Path(images), split)
     if _is_hub_table(images):
@@ -210,6 +213,21 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
             check_image(parse_item(image).image)
         return _indexed(images)
     return _open_dataset(images)
+
+
+def _listed(images: Any) -> Any:
+    """A pandas Series, or an array of path strings or of objects, as a list; anything else as it is."""
+    if hasattr(images, "iloc"):
+        # By its own [i] a Series looks i up in its index, which filtering and sorting leave out of order.
+        if getattr(images, "ndim", 1) != 1:
+            raise TypeError(
+                f"cannot read images from a {type(images).__name__} of several columns: pass the one with "
+                "the paths, as in frame['path'], or pairs, as in list(zip(frame['path'], frame['label']))"
+            )
+        return images.tolist()
+    if isinstance(images, np.ndarray) and images.dtype.kind in "UO":
+        return images.tolist()
+    return images
 
 
 def _open_path(path: Path, split: str | None) -> ImageSource:
@@ -230,7 +248,8 @@ def _open_path(path: Path, split: str | None) -> ImageSource:
 
 def _is_hub_table(images: Any) -> bool:
     """Whether it is a table of `datasets`, without importing that."""
-    has_columns = isinstance(images, Mapping) or hasattr(images, "features")
+    # A single column, table["image"], has `features` too but no columns, and is a plain sequence of images.
+    has_columns = isinstance(images, Mapping) or hasattr(images, "column_names")
     return has_columns and any(
         base.__module__.partition(".")[0] == "datasets" for base in type(images).__mro__
     )
@@ -267,8 +286,9 @@ def _unstack(images: Image.Image | Tensor | np.ndarray) -> Any:
 
 
 def _open_dataset(images: Any) -> ImageSource:
-    indexed = hasattr(images, "__getitem__") and not isinstance(images, IterableDataset)
-    if indexed and hasattr(images, "__len__") and not isinstance(images, (Mapping, bytes)):
+    sized = hasattr(images, "__getitem__") and hasattr(images, "__len__")
+    indexed = sized and not isinstance(images, IterableDataset)
+    if indexed and not isinstance(images, (Mapping, bytes)):
         return _indexed(images, _class_names(images), check=True)
     if hasattr(images, "__iter__") and not indexed:
         return _streamed(images, None, images)

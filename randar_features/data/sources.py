@@ -243,10 +243,15 @@ def _parquet_features(file: Path) -> dict[str, Any]:
 def loader_items(loader: DataLoader[Any]) -> Iterator[Any]:
     """The items in the batches of ``loader``, one by one.
 
-    A batch is a stack of images, a tuple ``(images, labels, ...)``, a mapping, or a list of items.
+    A batch is a stack of images, a tuple ``(images, labels, ...)``, a mapping, or a list of items. A loader
+    with ``batch_size=None`` passes on what its data set gives: single items, or batches made there.
     """
+    batched = loader.batch_sampler is not None
     for batch in loader:
-        yield from _split_batch(batch)
+        if not batched and _is_item(batch):
+            yield batch
+        else:
+            yield from _split_batch(batch)
 
 
 def loader_length(loader: DataLoader[Any]) -> int | None:
@@ -270,6 +275,16 @@ def _split_batch(batch: Any) -> Iterator[Any]:
     if labels is None or not hasattr(labels, "__len__") or len(labels) != len(images):
         labels = [None] * len(images)
     yield from zip(images, labels, strict=True)
+
+
+def _is_item(value: Any) -> bool:
+    """Whether it holds one image, as itself, in a mapping, or in front of a tuple without other images."""
+    if isinstance(value, (tuple, list)):
+        if not value or not _is_image(value[0]):
+            return False
+        return len(value) == 1 or not all(isinstance(each, type(value[0])) and _is_image(each) for each in value)
+    image, _ = _image_and_label(value)
+    return isinstance(image, Mapping) or _is_image(image)
 
 
 def _is_image_batch(value: Any) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from randar_features.data import ImageBatch, ImageSource, open_images
 
@@ -110,6 +111,27 @@ def test_paths_with_and_without_workers(tmp_path: Path) -> None:
     assert torch.equal(_read(str(paths[3])).pixels, PIXELS[3:4])
 
 
+@pytest.mark.parametrize("dtype", [str, object])
+def test_paths_in_an_array(tmp_path: Path, dtype: type) -> None:
+    paths = [str(path) for path in _save(tmp_path, [f"{i}.png" for i in range(5)])]
+    batch = _read(np.array(paths, dtype=dtype))
+    _expect(batch)
+    assert batch.paths == paths
+
+
+def test_a_series_is_read_in_its_order_not_by_its_index(tmp_path: Path) -> None:
+    paths = [str(path) for path in _save(tmp_path, [f"{i}.png" for i in range(5)])]
+    batch = _read(pd.Series(paths)[::-1])
+    assert batch.paths == paths[::-1]
+    assert torch.equal(batch.pixels, PIXELS.flip(0))
+    assert _read(pd.Series(paths)[[3, 1]]).paths == [paths[3], paths[1]]
+
+
+def test_a_frame_of_several_columns_asks_for_one() -> None:
+    with pytest.raises(TypeError, match=r"DataFrame of several columns: .*frame\['path'\]"):
+        open_images(pd.DataFrame({"path": ["a.png"], "label": [0]}))
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(
     "make",
@@ -176,6 +198,35 @@ def test_loaders_that_drop_or_sample_tell_their_length() -> None:
     assert len(open_images(DataLoader(dataset, batch_size=2, sampler=[4, 1, 0]))) == 3
     assert open_images(DataLoader(dataset, batch_sampler=[[0, 1], [2]])).length is None
     assert open_images(DataLoader(_Streamed(lambda i: PIXELS[i]), batch_size=2)).length is None
+
+
+@pytest.mark.parametrize(
+    ("make", "labels"),
+    [
+        (lambda i: PIXELS[i], (None,) * 5),
+        (lambda i: Image.fromarray(PICTURES[i]), (None,) * 5),
+        (lambda i: (PIXELS[i], torch.tensor(LABELS[i])), LABELS),
+        (lambda i: (PIXELS[i], "cat"), (None,) * 5),
+        (lambda i: {"image": Image.fromarray(PICTURES[i]), "label": LABELS[i]}, LABELS),
+    ],
+    ids=["tensor", "pillow", "pair", "name", "mapping"],
+)
+def test_loaders_without_batches_give_one_item_each(make: Any, labels: Any) -> None:
+    for dataset in (_Pictures(make), _Streamed(make)):
+        _expect(_read(DataLoader(dataset, batch_size=None)), labels)
+
+
+def test_loaders_without_batches_may_pass_on_those_of_their_dataset() -> None:
+    cuts = [slice(0, 2), slice(2, 5)]
+    for make in (
+        lambda cut: (PIXELS[cut], torch.tensor(LABELS[cut])),
+        lambda cut: {"image": PIXELS[cut], "label": LABELS[cut]},
+        lambda cut: list(zip(PIXELS[cut], LABELS[cut], strict=True)),
+    ):
+        _expect(_read(DataLoader([make(cut) for cut in cuts], batch_size=None)), LABELS)  # type: ignore[arg-type]
+    _expect(_read(DataLoader([list(PIXELS[cut]) for cut in cuts], batch_size=None)))  # type: ignore[arg-type]
+    pairs = DataLoader(TensorDataset(PIXELS, torch.tensor(LABELS)), batch_sampler=[[0, 1], [2], [3, 4]])
+    _expect(_read(pairs), LABELS)
 
 
 def test_class_names_of_torch_datasets() -> None:
@@ -259,6 +310,21 @@ def test_bad_images_of_a_dataset_keep_their_rows(tmp_path: Path) -> None:
     batch = _read(_Pictures(opened))
     assert [status == "ok" for status in batch.status] == [True, False, False, True, True]
     assert torch.equal(batch.pixels[[0, 4]], PIXELS[[0, 4]])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_row_whose_decoder_fails_keeps_its_place(bad: int, num_workers: int) -> None:
+    def decoded(index: int) -> tuple[Tensor, int]:
+        if index == bad:
+            raise RuntimeError("invalid JPEG")
+        return PIXELS[index], LABELS[index]
+
+    batch = _read(_Pictures(decoded), num_workers=num_workers)
+    kept = [index for index in range(5) if index != bad]
+    assert batch.status == ["invalid JPEG" if index == bad else "ok" for index in range(5)]
+    assert torch.equal(batch.pixels[kept], PIXELS[kept])
+    assert [batch.labels[index] for index in kept] == [LABELS[index] for index in kept]
 
 
 def test_later_tensors_out_of_range_are_bad_rows() -> None:
@@ -364,6 +430,11 @@ def test_tables_of_datasets(files: _Files, num_workers: int) -> None:
         _expect(batch, LABELS)
         assert batch.paths == [f"{i}.png" for i in range(5)]
         assert source.label_names == ["cat", "dog", "owl"]
+
+
+def test_a_column_of_images(files: _Files) -> None:
+    _expect(_read(files.table["photo"]))
+    _expect(_read(files.table.to_iterable_dataset()["photo"]))
 
 
 def test_table_with_a_transform_of_its_own(files: _Files) -> None:
