@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 NORM_GROUPS = 32
 NORM_EPS = 1e-6
+# Far above what rounding in float32 or half precision leaves, far below what a bicubic resize overshoots.
+RANGE_TOLERANCE = 1e-3
 # Scores held at once by the codebook search: 64 MiB of float32.
 SEARCH_ELEMENTS = 1 << 24
 
@@ -127,21 +129,27 @@ class ImageTokenizer(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), float in [0, 1], to tokens (B, N), int64 in raster order.
 
+        The tokens are the same inside a `torch.autocast`, which does not reach the networks here.
+
         Raises `TypeError` for images that are not floating-point tensors and `ValueError` for a wrong
-        shape or a side that `downsampling` does not divide.
+        shape, a side that `downsampling` does not divide, or (of images on the CPU) values outside [0, 1].
         """
-        return self.quantize_latents(self.latents(images))
+        with self._without_autocast():
+            return self.quantize_latents(self.latents(images))
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Tokens (B, N) in raster order to images (B, 3, H, W), float32, clamped to [0, 1].
+
+        As in `encode`, a `torch.autocast` around it changes nothing.
 
         `grid` is (rows, columns) of tokens; left out, the grid is taken to be square. Raises `TypeError`
         for tokens that are not integers and `ValueError` for a wrong shape, a token outside
         0 … vocab_size - 1, or a grid that does not hold N tokens.
         """
         low, high = self.raw_range
-        return ((self.decode_raw(tokens, grid) - low) / (high - low)).clamp(0, 1)
+        with self._without_autocast():
+            return ((self.decode_raw(tokens, grid) - low) / (high - low)).clamp(0, 1)
 
     def latents(self, images: Tensor) -> Tensor:
         """Images as for `encode` to (B, C, h, w), in front of the codebook, in the weights' dtype."""
@@ -194,7 +202,15 @@ class ImageTokenizer(nn.Module):
         """A weight, for the dtype and device that inputs have to take."""
         return next(self.parameters())
 
+    def _without_autocast(self) -> torch.autocast:
+        return torch.autocast(self._reference().device.type, enabled=False)
+
     def _check_channels(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images are of type {type(images).__name__}, expected a floating-point tensor (B, 3, H, W) in [0, 1]: "
+                "randar_features.data.open_images reads paths, Pillow images and arrays into such"
+            )
         if not images.is_floating_point():
             raise TypeError(
                 f"images have dtype {images.dtype}, expected floating point in [0, 1]: "
@@ -216,6 +232,7 @@ class ImageTokenizer(nn.Module):
                 f"downsampling factor {factor}: crop or resize them, for example to "
                 f"{_nearest_multiple(height, factor)}x{_nearest_multiple(width, factor)}"
             )
+        _check_range(images)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
@@ -270,10 +287,24 @@ def level_widths(channels: int, multipliers: Sequence[int]) -> list[int]:
 
 
 def check_counts(**counts: int) -> None:
-    """Raise `ValueError` for the first of the named constructor arguments that is below 1."""
+    """Raise `ValueError` for the first of the named constructor arguments that is no integer from 1."""
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}, expected at least 1")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name}={count!r}, expected an integer of at least 1")
+
+
+def _check_range(images: Tensor) -> None:
+    # On an accelerator a check would wait for the device.
+    if images.device.type != "cpu" or not images.numel():
+        return
+    low, high = (float(bound) for bound in torch.aminmax(images.detach().float()))
+    if math.isnan(low):
+        raise ValueError("the images hold NaN, expected values in [0, 1]")
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise ValueError(
+            f"images range from {low:.4g} to {high:.4g}, expected [0, 1]: divide 8-bit values by 255, leave out "
+            "normalisation, and after a resize that overshoots, as bicubic does, use `images.clamp(0, 1)`"
+        )
 
 
 def _nearest_multiple(side: int, factor: int) -> int:

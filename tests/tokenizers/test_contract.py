@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from randar_features.tokenizers import ImageTokenizer
 from tests.tokenizers.small import BUILDERS, random_images, small_llamagen, small_maskgit
@@ -136,6 +139,16 @@ def test_the_search_is_in_float32_under_autocast(tokenizer: ImageTokenizer) -> N
         assert tokenizer(random_images(1, 3, 16, 16)).reconstruction.dtype == torch.float32
 
 
+def test_autocast_changes_no_token_and_no_pixel(tokenizer: ImageTokenizer) -> None:
+    images = random_images(8, 3, 16, 16)
+    tokens, pixels = tokenizer.encode(images), tokenizer.decode(torch.arange(64).view(4, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer.encode(images), tokens)
+        assert torch.equal(tokenizer.decode(torch.arange(64).view(4, 16)), pixels)
+        # Training may choose it, so there it does reach the networks.
+        assert tokenizer.latents(images).dtype == torch.bfloat16
+
+
 def test_float64_and_half_images_are_taken(tokenizer: ImageTokenizer) -> None:
     images = random_images(1, 3, 16, 16)
     assert torch.equal(tokenizer.encode(images.double()), tokenizer.encode(images))
@@ -168,13 +181,26 @@ def test_whole_8_bit_values_survive(tokenizer: ImageTokenizer) -> None:
         (torch.zeros(3, 16, 16), ValueError, r"\(3, 16, 16\), expected \(B, 3, H, W\)"),
         (torch.zeros(1, 16, 16, 3), ValueError, r"\(1, 16, 16, 3\), expected \(B, 3, H, W\)"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), TypeError, r"torch.uint8.*\[0, 1\].*divide"),
+        (torch.arange(768.0).view(1, 3, 16, 16) % 256, ValueError, "from 0 to 255, .*divide 8-bit values by 255"),
+        (torch.full((1, 3, 16, 16), -2.1), ValueError, "from -2.1 to -2.1, .*leave out normalisation"),
+        (torch.full((1, 3, 16, 16), 1.01), ValueError, r"from 1.01 to 1.01, .*bicubic.*clamp\(0, 1\)"),
+        (torch.full((1, 3, 16, 16), float("nan")), ValueError, "hold NaN"),
+        (np.zeros((1, 3, 16, 16), np.float32), TypeError, "of type ndarray, expected a floating-point tensor"),
+        (Image.new("RGB", (16, 16)), TypeError, "of type Image, expected a floating-point tensor.*open_images"),
     ],
 )
 def test_wrong_images(
-    tokenizer: ImageTokenizer, images: torch.Tensor, error: type[Exception], message: str
+    tokenizer: ImageTokenizer, images: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         tokenizer.encode(images)
+
+
+def test_rounding_at_the_ends_of_the_range_is_taken(tokenizer: ImageTokenizer) -> None:
+    images = random_images(1, 3, 16, 16)
+    assert tokenizer.encode(images * 1.001 - 0.0005).shape == (1, 16)
+    images[0, 0, 0, 0] = 1.0001
+    assert tokenizer.encode(images.requires_grad_()).shape == (1, 16)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +239,10 @@ def test_wrong_sizes(small: Callable[..., ImageTokenizer]) -> None:
         small(channels=48, channel_multipliers=(1, 2))
     with pytest.raises(ValueError, match="channel_multipliers is empty"):
         small(channel_multipliers=())
-    with pytest.raises(ValueError, match="vocab_size=0, expected at least 1"):
+    with pytest.raises(ValueError, match="vocab_size=0, expected an integer of at least 1"):
         small(vocab_size=0)
+    with pytest.raises(ValueError, match="blocks_per_level='2', expected an integer"):
+        small(blocks_per_level="2")
 
 
 @pytest.mark.parametrize("small", [small_llamagen, small_maskgit])
