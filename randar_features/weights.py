@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def load_weights(
     module: nn.Module,
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     key: str | None = None,
     device: torch.device | str = "cpu",
@@ -44,6 +45,7 @@ def load_weights(
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, holds code, or its tensors are not exactly the module's.
     """
+    path = Path(path)
     state = read_state_dict(path, key)
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     absent = [name for name in OPTIONAL if name in expected and name not in state]
@@ -71,7 +73,7 @@ class _NoInitialValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
+def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:
     """The tensors in a `.safetensors` file or a pickle, by name, on the CPU.
 
     Pickles are read with `weights_only=True`: of anything but tensors and plain containers, nothing is run.
@@ -80,6 +82,7 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, is a pickle with code in it, or holds no tensors under `key`.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".safetensors":
@@ -111,8 +114,14 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} is not a pickle of plain tensors: {reason}. Nothing in it was run. "
                 "Expected a state dict of tensors; convert trusted files to safetensors"
             ) from None
-        except (RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is damaged ({error}): fetch or write it anew") from error
+        except OSError:
+            raise
+        except Exception as error:  # on bytes that are no pickle, the reader raises nearly anything
+            reason = " ".join(str(error).split()) or "no reason given"
+            raise ValueError(
+                f"{path} is no file of weights, or is damaged ({type(error).__name__}: {reason}): "
+                "fetch or write it anew"
+            ) from error
 
 
 def _load_pickle(path: Path) -> Any:

@@ -49,6 +49,14 @@ def test_half_precision_files_become_float32(tmp_path: Path) -> None:
     assert torch.equal(model.output.weight, halves["output.weight"].float())
 
 
+def test_a_path_may_be_a_string(path: Path) -> None:
+    model = empty()
+    load_weights(model, str(path))
+    assert torch.equal(model.output.weight, read_state_dict(str(path))["output.weight"])
+    with pytest.raises(ValueError, match=r"model\.safetensors does not fit its model"):
+        load_weights(torch.nn.Linear(2, 2), str(path))
+
+
 def test_loading_draws_no_random_numbers(path: Path) -> None:
     before = torch.get_rng_state()
     load_weights(empty(), path)
@@ -136,7 +144,7 @@ def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "weights.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", b"PK\x03\x04 torn", b"version https://git-lfs", b"<html>"])
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"PK\x03\x04 torn", b"version https://git-lfs", b"<html>", b"hello, text"])
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
