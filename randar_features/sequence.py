@@ -126,19 +126,26 @@ def known_first(order: Tensor, known: Tensor) -> Tensor:
     return order.gather(1, unknown.byte().argsort(dim=1, stable=True))
 
 
-def check_order(order: Tensor, num_tokens: int) -> Tensor:
+def check_order(order: Tensor | Sequence[int], num_tokens: int) -> Tensor:
     """`order` as (B or 1, N) int64, or ValueError if a row is no permutation of 0 … N−1."""
+    order = order_rows(order, num_tokens)
+    expected = torch.arange(num_tokens, device=order.device).expand_as(order)
+    wrong = (order.sort(dim=1).values != expected).any(dim=1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"row {row} of the order is no permutation of 0 … {num_tokens - 1}: {order[row].tolist()}")
+    return order
+
+
+def order_rows(order: Tensor | Sequence[int], num_tokens: int) -> Tensor:
+    """`order` as (B or 1, N) int64, or ValueError for another shape or dtype; whether it permutes is not seen."""
+    order = torch.as_tensor(order)
     order = order[None] if order.dim() == 1 else order
-    if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point():
+    if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point() or order.dtype == torch.bool:
         raise ValueError(
             f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N); "
             f"got shape {tuple(order.shape)}, {order.dtype}"
         )
-    expected = torch.arange(num_tokens, device=order.device).expand_as(order)
-    wrong = (order.long().sort(dim=1).values != expected).any(dim=1)
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise ValueError(f"row {row} of the order is no permutation of 0 … {num_tokens - 1}: {order[row].tolist()}")
     return order.long()
 
 

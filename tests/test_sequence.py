@@ -73,9 +73,11 @@ def test_random_orders_are_uniform():
         (torch.tensor([0, 1, 1, 3]), r"row 0 of the order is no permutation of 0 … 3: \[0, 1, 1, 3\]"),
         (torch.tensor([0, 1, 2]), r"must hold 4 integers per image.*got shape \(1, 3\)"),
         (torch.tensor([0.0, 1.0, 2.0, 3.0]), "torch.float32"),
+        (torch.zeros(4, dtype=torch.bool), "torch.bool"),
+        ([2, 3, 0, 2], "row 0 of the order is no permutation"),
     ],
 )
-def test_bad_orders_are_refused(order: torch.Tensor, message: str):
+def test_bad_orders_are_refused(order: torch.Tensor | list[int], message: str):
     with pytest.raises(ValueError, match=message):
         sequence.check_order(order, 4)
 

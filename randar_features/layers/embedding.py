@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 
@@ -18,23 +21,25 @@ class ClassEmbedding(nn.Module):
         """Index of the null class: C."""
         return self.num_classes
 
-    def forward(self, classes: Tensor | None, batch: int) -> Tensor:
-        """Class indices (B,), C = null class, None = null class for all → (B, D)."""
+    def forward(self, classes: Tensor | Sequence[int] | int | None, batch: int) -> Tensor:
+        """Class indices (B,) or one for all, C = null class, None = null class for all → (B, D)."""
         if classes is None:
             return self.embedding_table.weight[-1].expand(batch, -1)
-        return self.embedding_table(check_classes(classes, batch, self.num_classes))
+        classes = check_classes(classes, batch, self.num_classes)
+        return self.embedding_table(classes.to(self.embedding_table.weight.device))
 
 
-def check_classes(classes: Tensor, batch: int, num_classes: int) -> Tensor:
-    """`classes` as (B,) integers in 0 … C (C = null class), or ValueError."""
-    if classes.shape != (batch,) or classes.is_floating_point():
-        raise ValueError(
-            f"classes must be {batch} integers, shape ({batch},); got {tuple(classes.shape)}, {classes.dtype}"
-        )
+def check_classes(classes: Tensor | Sequence[int] | int, batch: int, num_classes: int) -> Tensor:
+    """`classes`, one for each image or one for all, as (B,) int64 in 0 … C (C = null class), or ValueError."""
+    given = torch.as_tensor(classes)
+    given = given.expand(batch) if given.dim() == 0 else given
+    if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:
+        raise ValueError(f"classes must be {batch} integers, shape ({batch},); got {tuple(given.shape)}, {given.dtype}")
+    given = given.long()
     # On an accelerator a check would wait for the device; there the embedding itself refuses bad indices.
-    if classes.device.type == "cpu" and classes.numel() and not 0 <= classes.min() <= classes.max() <= num_classes:
+    if given.device.type == "cpu" and given.numel() and not 0 <= given.min() <= given.max() <= num_classes:
         raise ValueError(
             f"classes must lie in 0 … {num_classes - 1}, or be {num_classes} for the null class; "
-            f"got {int(classes.min())} … {int(classes.max())}"
+            f"got {int(given.min())} … {int(given.max())}"
         )
-    return classes
+    return given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +13,18 @@ from randar_features.layers import Block, ClassEmbedding, KVCache, RMSNorm
 from randar_features.layers.kv_cache import lower_right_causal_mask
 from randar_features.layers.rope import grid_rotary_table, rotate
 
+COUNTS = (
+    "num_layers", "num_heads", "dim", "vocab_size", "num_tokens", "num_classes", "num_kv_heads", "ffn_multiple_of",
+)  # fmt: skip
+Indices = Tensor | Sequence[int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandARConfig:
     """Sizes of a RandAR; dropout rates act in training mode only.
 
     `num_tokens` N = G² tokens an image, `vocab_size` V codes, `num_classes` C without the null class.
-    `num_kv_heads` None: as many as `num_heads`.
+    `num_kv_heads` None: as many as `num_heads`. ValueError for sizes that do not go together.
     """
 
     num_layers: int
@@ -36,6 +41,7 @@ class RandARConfig:
     residual_dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        self._check_counts()
         kv_heads = self.num_kv_heads or self.num_heads
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ValueError(
@@ -44,6 +50,13 @@ class RandARConfig:
         if self.num_heads % kv_heads:
             raise ValueError(f"num_heads = {self.num_heads} must be a multiple of num_kv_heads = {kv_heads}")
         sequence.grid_side(self.num_tokens)
+
+    def _check_counts(self) -> None:
+        for name in COUNTS:
+            count = getattr(self, name)
+            absent = name == "num_kv_heads" and count is None
+            if not absent and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name} = {count!r} must be an integer of at least 1")
 
     @property
     def head_dim(self) -> int:
@@ -107,13 +120,19 @@ class RandAR(nn.Module):
                 nn.init.ones_(parameter)
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, tokens: Tensor, classes: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, classes: Indices | int | None = None, order: Indices | None = None) -> Tensor:
         """Teacher-forced logits (B, N, V) float32, in decoding order.
 
         Args:
-            tokens: (B, N) codes in raster order.
-            classes: (B,) class indices, C or None for the null class.
+            tokens: (B, N) codes in raster order, of any integer dtype.
+            classes: (B,) class indices or one for all, C or None for the null class.
             order: (N,) or (B, N) permutations of the raster locations; None: raster.
+
+        `classes` and `order` may be tensors, lists or NumPy arrays, on any device.
+
+        Raises:
+            ValueError: one of these does not fit the model. What is on an accelerator is checked for shape
+                and dtype only, since a look at the values would wait for the device.
         """
         x, rotary = self.embed(tokens, classes, order)
         for block in self.layers[:-1]:
@@ -157,10 +176,15 @@ class RandAR(nn.Module):
         return self.logits(self.layers[-1](x, rotary, rows=slice(count - read, count), window=last))
 
     def embed(
-        self, tokens: Tensor, classes: Tensor | None = None, order: Tensor | None = None, context: str = "single"
+        self,
+        tokens: Tensor,
+        classes: Indices | int | None = None,
+        order: Indices | None = None,
+        context: str = "single",
     ) -> tuple[Tensor, Tensor]:
-        """The sequence's embeddings (B, L, D) and rotary angles (B or 1, L, d/2, 2)."""
+        """The sequence's embeddings (B, L, D) and rotary angles (B or 1, L, d/2, 2); arguments as in `forward`."""
         batch = self.check_tokens(tokens)
+        tokens = tokens.to(self.rotary.device, torch.long)
         order = self.check_order(order, batch)
         image = self.token_dropout(self.tok_embeddings(sequence.to_order(tokens, order)))
         instructions = self.instructions()[order].expand(batch, -1, -1)
@@ -186,25 +210,28 @@ class RandAR(nn.Module):
     def check_tokens(self, tokens: Tensor) -> int:
         """The batch size of `tokens` (B, N), or ValueError if they do not fit this model."""
         expected, vocab = self.config.num_tokens, self.config.vocab_size
-        if tokens.dim() != 2 or tokens.shape[1] != expected or tokens.is_floating_point():
+        if tokens.dim() != 2 or tokens.shape[1] != expected or tokens.is_floating_point() or tokens.dtype == torch.bool:
             raise ValueError(
                 f"tokens must be integers of shape (B, {expected}); got {tuple(tokens.shape)}, {tokens.dtype}"
             )
         # On an accelerator a check would wait for the device; there the embedding itself refuses bad codes.
-        if tokens.device.type == "cpu" and tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocab:
-            raise ValueError(
-                f"tokens must lie in 0 … {vocab - 1}; got {int(tokens.min())} … {int(tokens.max())}. "
-                "Were they made by another tokenizer?"
-            )
+        if tokens.device.type == "cpu" and tokens.numel():
+            lowest, highest = (int(bound) for bound in torch.aminmax(tokens.long()))
+            if lowest < 0 or highest >= vocab:
+                raise ValueError(
+                    f"tokens must lie in 0 … {vocab - 1}; got {lowest} … {highest}. "
+                    "Were they made by another tokenizer?"
+                )
         return tokens.shape[0]
 
-    def check_order(self, order: Tensor | None, batch: int) -> Tensor:
-        """`order` as (B or 1, N); None gives raster."""
+    def check_order(self, order: Indices | None, batch: int) -> Tensor:
+        """`order` as (B or 1, N) int64 on the model's device; None gives raster."""
         if order is None:
             return sequence.raster_order(self.config.num_tokens, self.rotary.device)
-        if order.device.type == "cpu":
-            order = sequence.check_order(order, self.config.num_tokens)
-        order = order[None] if order.dim() == 1 else order
+        order = torch.as_tensor(order)
+        # Whether it permutes is not asked on an accelerator, which would wait for the device.
+        check = sequence.check_order if order.device.type == "cpu" else sequence.order_rows
+        order = check(order, self.config.num_tokens)
         if order.shape[0] not in (1, batch):
             raise ValueError(f"{order.shape[0]} orders for {batch} images: give one for all or one for each")
         return order.to(self.rotary.device)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -155,30 +158,85 @@ def test_fresh_weights():
     [
         ({"tokens": torch.zeros(2, 15, dtype=torch.long)}, r"shape \(B, 16\); got \(2, 15\)"),
         ({"tokens": torch.zeros(2, 16)}, "torch.float32"),
+        ({"tokens": torch.zeros(2, 16, dtype=torch.bool)}, "torch.bool"),
+        ({"tokens": torch.full((2, 16), 64, dtype=torch.uint16)}, "must lie in 0 … 63; got 64 … 64"),
         ({"tokens": torch.full((2, 16), 64)}, "must lie in 0 … 63; got 64 … 64"),
         ({"classes": torch.tensor([0, 11])}, "0 … 9, or be 10 for the null class; got 0 … 11"),
         ({"classes": torch.tensor([1])}, r"classes must be 2 integers"),
+        ({"classes": [1, 11]}, "got 1 … 11"),
+        ({"classes": [True, False]}, "torch.bool"),
+        ({"classes": [0.5, 1]}, "torch.float32"),
+        ({"order": [0] * 16}, "no permutation"),
+        ({"order": range(15)}, "an order must hold 16 integers"),
+        ({"order": torch.zeros(16, dtype=torch.bool)}, "torch.bool"),
         ({"order": torch.arange(16).expand(3, -1)}, "3 orders for 2 images"),
         ({"order": torch.zeros(16, dtype=torch.long)}, "no permutation"),
     ],
 )
-def test_bad_input_is_refused(model: RandAR, arguments: dict[str, torch.Tensor], message: str):
+def test_bad_input_is_refused(model: RandAR, arguments: dict[str, Any], message: str):
     good = {"tokens": torch.zeros(2, 16, dtype=torch.long)}
     with pytest.raises(ValueError, match=message):
         model(**{**good, **arguments})
 
 
+@pytest.mark.parametrize("order", [torch.arange(15), torch.arange(16.0), torch.zeros(1, 1, 16, dtype=torch.long)])
+def test_orders_on_an_accelerator_are_checked_without_their_values(model: RandAR, order: torch.Tensor):
+    with pytest.raises(ValueError, match="an order must hold 16 integers"):
+        model.check_order(order.to("meta"), 2)
+    with pytest.raises(ValueError, match="3 orders for 2 images"):
+        model.check_order(torch.empty(3, 16, dtype=torch.long, device="meta"), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32])
+def test_tokens_of_any_integer_dtype(model: RandAR, recorded: dict[str, torch.Tensor], dtype: torch.dtype):
+    tokens, order = recorded["idx"], recorded["order"]
+    assert torch.equal(model(tokens.to(dtype), order=order), model(tokens, order=order))
+
+
+@pytest.mark.parametrize("convert", [list, np.array, torch.tensor])
+def test_classes_and_orders_as_lists_and_arrays(
+    model: RandAR, recorded: dict[str, torch.Tensor], convert: Callable[[Any], Any]
+):
+    tokens, classes, order = recorded["idx"], recorded["cond"], recorded["order"]
+    expected = model(tokens, classes, order)
+    assert torch.equal(model(tokens, convert(classes.tolist()), convert(order.tolist())), expected)
+    assert torch.equal(model(tokens, classes.byte(), order.byte()), expected)
+    shared = model(tokens, convert(classes.tolist()), convert(order[0].tolist()))
+    assert torch.equal(shared, model(tokens, classes, order[0]))
+
+
+def test_one_class_is_for_all(model: RandAR, recorded: dict[str, torch.Tensor]):
+    assert torch.equal(model(recorded["idx"], 7), model(recorded["idx"], torch.full((3,), 7)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"num_layers": 0}, "num_layers = 0 must be an integer of at least 1"),
+        ({"num_heads": 0}, "num_heads = 0 must be"),
+        ({"dim": 0}, "dim = 0 must be"),
+        ({"dim": "64"}, "dim = '64' must be an integer"),
+        ({"vocab_size": -1}, "vocab_size = -1 must be"),
+        ({"num_tokens": 0}, "num_tokens = 0 must be"),
+        ({"num_classes": 0}, "num_classes = 0 must be"),
+        ({"num_classes": 2.0}, r"num_classes = 2\.0 must be"),
+        ({"num_kv_heads": 0}, "num_kv_heads = 0 must be"),
+        ({"ffn_multiple_of": 0}, "ffn_multiple_of = 0 must be"),
         ({"num_heads": 3}, "dim = 64 must divide into num_heads = 3"),
         ({"num_heads": 32}, "divides by 4"),
         ({"num_kv_heads": 3}, "num_heads = 4 must be a multiple of num_kv_heads = 3"),
         ({"num_tokens": 15}, "square grid"),
     ],
 )
-def test_bad_sizes_are_refused(changes: dict[str, int], message: str):
-    sizes = {"num_layers": 1, "num_heads": 4, "dim": 64, "vocab_size": 8, "num_tokens": 16, "num_classes": 2}
+def test_bad_sizes_are_refused(changes: dict[str, Any], message: str):
+    sizes: dict[str, Any] = {
+        "num_layers": 1,
+        "num_heads": 4,
+        "dim": 64,
+        "vocab_size": 8,
+        "num_tokens": 16,
+        "num_classes": 2,
+    }
     with pytest.raises(ValueError, match=message):
         RandARConfig(**{**sizes, **changes})
 
