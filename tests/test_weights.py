@@ -144,7 +144,9 @@ def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "weights.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", b"PK\x03\x04 torn", b"version https://git-lfs", b"<html>", b"hello, text"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a pickle", b"PK\x03\x04 torn", b"version https://git-lfs", b"<html>", b"hello, text"]
+)
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
