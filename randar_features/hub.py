@@ -99,14 +99,16 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     """Load a transformer and its tokenizer, ready to encode and to generate.
 
     Args:
-        name: a name from `list_models`, with `@revision` for a branch, tag or commit of its Hub repository;
-            a folder that training wrote; or a loaded model, which is returned, or copied if `device` or
-            `dtype` ask for another.
+        name: a name from `list_models`, with `@revision` for a branch, tag or commit of the transformer's Hub
+            repository (the tokenizer, in a repository of its own, comes from "main" all the same); a folder
+            that training wrote; or a loaded model, which is returned, or copied if `device` or `dtype` ask
+            for another.
         device: None: CUDA where there is one, else the CPU.
         dtype: of the weights in memory, whatever the files'; None: float32.
 
     Raises:
-        ValueError: the name is unknown, or a file does not fit its configuration.
+        TypeError: `name` is no string, path or `Model`, or `dtype` no floating-point `torch.dtype`.
+        ValueError: the name or the device is unknown, or a file does not fit its configuration.
         FileNotFoundError: a folder or a file is missing, or on the Hub and out of reach.
     """
     if isinstance(name, Model):
@@ -148,10 +150,13 @@ def load_tokenizer(
 
 
 def choose_device(device: Device | None) -> torch.device:
-    """`device`, or for None CUDA where there is one, else the CPU; ValueError for CUDA without a GPU."""
+    """`device`, or for None CUDA where there is one, else the CPU; ValueError if there is no such device."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is no device: use 'cpu', 'cuda', 'cuda:1' or None") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r}, but PyTorch sees no CUDA device here: use 'cpu' or None")
     return device
@@ -200,18 +205,35 @@ def _check_fit(source: ModelSource, transformer: RandAR, tokenizer: ImageTokeniz
     side = sizes.grid * tokenizer.downsampling
     if source.config.get("image_size", side) != side:
         raise ValueError(
-            f'{source.name}: "image_size" is {source.config["image_size"]}, but {sizes.grid}x{sizes.grid} '
+            f'{source.name}: "image_size" is {source.config["image_size"]!r}, but {sizes.grid}x{sizes.grid} '
             f"tokens at a downsampling factor of {tokenizer.downsampling} make {side} pixels"
         )
 
 
 def _recommended(source: ModelSource, transformer: RandAR) -> tuple[list[int], int]:
     """Layers and steps from config.json, else the middle block, and as many steps a token as were published."""
-    given, count = source.config.get("recommended", {}), transformer.config.num_layers
-    layers = given.get("layers") or [transformer.config.middle_layer]
-    if not all(0 <= layer < count for layer in layers):
-        raise ValueError(f"{source.name} recommends layers {layers}, but its blocks are 0 to {count - 1}")
-    return layers, given.get("steps") or recommended_steps(transformer.config.num_tokens)
+    given, config = source.config.get("recommended", {}), transformer.config
+    last = config.num_layers - 1
+    where = f"in the config.json of {source.name}"
+    if not isinstance(given, Mapping):
+        raise ValueError(f'"recommended" {where} is {given!r}, expected an object with "layers" and "steps"')
+    layers, steps = given.get("layers"), given.get("steps")
+    if layers is None:
+        layers = [config.middle_layer]
+    if not isinstance(layers, list) or not layers or not all(_within(layer, 0, last) for layer in layers):
+        raise ValueError(f'"layers" under "recommended" {where} is {layers!r}, expected a list of blocks, 0 to {last}')
+    if steps is None:
+        steps = recommended_steps(config.num_tokens)
+    if not _within(steps, 1, config.num_tokens):
+        raise ValueError(
+            f'"steps" under "recommended" {where} is {steps!r}, expected an integer, 1 to {config.num_tokens}'
+        )
+    return layers, steps
+
+
+def _within(value: Any, lowest: int, highest: int) -> bool:
+    """Whether it is an integer of that range, ends included."""
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
 
 
 def _load(

@@ -1,9 +1,14 @@
-"""Known models by name, where their files are, and how a file gets here."""
+"""Known models by name, where their files are, and how a file gets here.
+
+Published files are taken from the branch "main" of their repositories, at the commit that is current when they
+are first downloaded; from then on the cached ones are used. A commit to pin them to cannot be looked up
+without a connection, so none is written here: `name@revision` pins the transformer, and a loaded `Model`
+names the commits it came from.
+"""
 
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -14,6 +19,8 @@ from typing import Any, Literal
 
 from safetensors import safe_open
 
+from randar_features.files import read_json
+
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("randar-tiny",)
 ALIASES = {"randar-l": "randar-l-llamagen", "randar-xl": "randar-xl-llamagen"}
@@ -22,7 +29,11 @@ FOLDER_FILES = {"transformer": "model.safetensors", "tokenizer": "tokenizer.safe
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file on the Hugging Face Hub; `key` is where a pickle keeps its state dict."""
+    """A file on the Hugging Face Hub.
+
+    `key` is where a pickle keeps its state dict; `revision` is a branch, a tag or a commit. "main" is whatever
+    it is at the first download: the published commits are not known here.
+    """
 
     repository: str
     filename: str
@@ -138,9 +149,14 @@ def find_source(name: str | os.PathLike[str]) -> ModelSource:
     A registered name always means that model; write `./name` for a folder of the same name.
 
     Raises:
-        ValueError: it is neither; the message suggests the nearest names.
+        TypeError: it is neither a string nor a path.
+        ValueError: it is no name and no folder; the message suggests the nearest names.
         FileNotFoundError: it is a path without a folder, or a folder without a model.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(
+            f"{name!r} is no model: expected a name from list_models(), such as 'randar-tiny', or the path of a folder"
+        )
     text = os.fspath(name)
     if isinstance(name, str):
         base, at, revision = text.partition("@")
@@ -168,13 +184,10 @@ def folder_source(folder: Path, name: str | None = None) -> ModelSource:
     path = folder / "config.json"
     if not path.is_file():
         return _published_in(folder)
-    config = _read_json(path)
+    config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, expected an object with named entries")
-    files = {
-        "transformer": WeightsFile(folder / "model.safetensors"),
-        "tokenizer": WeightsFile(folder / "tokenizer.safetensors"),
-    }
+    files = {part: WeightsFile(folder / file) for part, file in FOLDER_FILES.items()}
     return ModelSource(name or str(folder), config, files, _read_classes(folder / "classes.json"))
 
 
@@ -272,17 +285,10 @@ def _unknown(name: str) -> str:
 def _read_classes(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
-    names = _read_json(path)
+    names = read_json(path)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path} must be a list of class names")
     return names
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 @dataclass(frozen=True)

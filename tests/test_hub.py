@@ -25,6 +25,7 @@ from randar_features.tokenizers import LlamaGenTokenizer, MaskGITTokenizer
 from randar_features.weights import build_empty
 from tests.small_models import (
     IMAGE_SIZE,
+    TRANSFORMER,
     put_in_cache,
     small_published,
     small_tokenizer,
@@ -339,7 +340,20 @@ def test_a_folder_without_weights_names_the_file(tmp_path: Path) -> None:
             {"image_size": 64},
             '"image_size" is 64, but 4x4 tokens at a downsampling factor of 4 make 16 pixels',
         ),
-        ({"recommended": {"layers": [3]}}, r"recommends layers \[3\], but its blocks are 0 to 2"),
+        ({"image_size": "16"}, "\"image_size\" is '16', but .* make 16 pixels"),
+        ({"recommended": {"layers": [3]}}, r"config\.json .* is \[3\], expected a list of blocks, 0 to 2"),
+        ({"recommended": {"layers": [-1]}}, r"is \[-1\], expected a list of blocks, 0 to 2"),
+        ({"recommended": {"layers": "all"}}, r"\"layers\" .* config\.json .* is 'all', expected a list"),
+        ({"recommended": {"layers": ["1"]}}, r"\"layers\" .* config\.json .* is \['1'\], expected a list"),
+        ({"recommended": {"layers": []}}, r"\"layers\" .* is \[\], expected a list"),
+        ({"recommended": {"steps": "9"}}, r"\"steps\" .* config\.json .* is '9', expected an integer, 1 to 16"),
+        ({"recommended": {"steps": 0}}, r"\"steps\" .* is 0, expected an integer, 1 to 16"),
+        ({"recommended": {"steps": 17}}, r"\"steps\" .* is 17, expected an integer, 1 to 16"),
+        ({"recommended": [1]}, r"\"recommended\" in the config\.json of .* is \[1\], expected an object"),
+        (
+            {"transformer": {"type": "randar", **TRANSFORMER, "dim": "32"}},
+            "\"transformer\" entry .*: dim = '32' must be an integer",
+        ),
         (
             {"tokenizer": {"type": "vqvae"}},
             "unknown tokenizer type 'vqvae', expected one of llamagen, maskgit",
@@ -398,6 +412,13 @@ def test_an_unknown_name_suggests_the_nearest(load: Callable[[str], object], nam
         load(name)
     assert f"there is no model {name!r}: did you mean {nearest}" in str(caught.value)
     assert "folder" in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [rf.load_model, rf.load_tokenizer])
+@pytest.mark.parametrize("name", [None, 3, b"randar-tiny"])
+def test_what_is_neither_name_nor_path_is_refused(load: Callable[[object], object], name: object) -> None:
+    with pytest.raises(TypeError, match=rf"^{name!r} is no model: expected a name from list_models\(\)"):
+        load(name)
 
 
 def test_a_name_like_no_other_lists_all() -> None:
@@ -474,6 +495,12 @@ def test_dtype_is_what_is_asked_for_and_float32_by_default(tmp_path: Path) -> No
 def test_a_dtype_that_cannot_be(tmp_path: Path, dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=r"expected a floating-point torch\.dtype"):
         rf.load_model(write_folder(tmp_path), dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:first", 1.5])
+def test_a_device_that_cannot_be(tmp_path: Path, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device={device!r} is no device: use 'cpu', 'cuda'"):
+        rf.load_model(write_folder(tmp_path), device=device)
 
 
 def test_cuda_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
