@@ -58,7 +58,6 @@ def tiled_maps(
     patch: int,
     stride: int,
     batch_size: int = 64,
-    centre: bool = False,
 ) -> Tensor:
     """Feature map of a whole picture.
 
@@ -69,8 +68,6 @@ def tiled_maps(
         patch: pixels a side of one feature.
         stride: pixels from one tile to the next. Sizes, sides and stride must be multiples of `patch`, so that
             the features of overlapping tiles lie on one grid.
-        centre: take from each feature what the mean, over all tiles, at its place in the tile differs from the
-            mean at all places. Features also tell where in its input they are: a pattern of tiles otherwise.
 
     Returns:
         (H/patch, W/patch, D).
@@ -86,9 +83,5 @@ def tiled_maps(
     for start in tqdm(range(0, len(positions), batch_size), desc="tiles", unit="batch", leave=False):
         batch = positions[start : start + batch_size]
         maps.append(encode(torch.stack([image[:, r : r + size, c : c + size] for r, c in batch])))
-    tiles = torch.cat(maps)
-    if centre:
-        places = tiles.mean(dim=0)
-        tiles = tiles - (places - places.mean(dim=(0, 1)))
     cells = [(row // patch, column // patch) for row, column in positions]
-    return blend(tiles, cells, height // patch, width // patch)
+    return blend(torch.cat(maps), cells, height // patch, width // patch)

@@ -53,16 +53,6 @@ def test_an_encoder_that_looks_at_patches_alone_gives_the_map_of_the_whole_pictu
     assert torch.equal(maps, tiled_maps(mean_of_patches, image, batch_size=100, **options))
 
 
-def test_centring_takes_out_what_depends_on_the_place_in_the_tile_alone():
-    place = torch.randn(4, 4, 3, generator=torch.Generator().manual_seed(0))
-    image = torch.full((3, 12, 20), 0.5)
-    options = {"size": 8, "patch": 2, "stride": 4}
-    plain = tiled_maps(lambda batch: mean_of_patches(batch) + place, image, **options)
-    centred = tiled_maps(lambda batch: mean_of_patches(batch) + place, image, centre=True, **options)
-    assert plain.std(dim=(0, 1)).min() > 0.1
-    torch.testing.assert_close(centred, (0.5 + place.mean(dim=(0, 1))).expand(6, 10, 3))
-
-
 def test_sides_that_do_not_fit_are_refused():
     image = torch.zeros(3, 12, 21)
     with pytest.raises(ValueError, match="a 12x21 picture, tiles of 8 and a stride of 4 pixels must be multiples of"):
