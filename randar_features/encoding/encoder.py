@@ -248,6 +248,10 @@ class RandAREncoder(nn.Module):
 
     def encode(self, x: Tensor, classes: Tensor | None = None, *, layers: Sequence[int], norm: bool = False) -> Tensor:
         """Maps (B, L, G, G, D) float32 of the given layers."""
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"images must be a float tensor, got {type(x).__name__}: extract_features takes other forms"
+            )
         if x.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"images must be {self.image_size}x{self.image_size} pixels, shape (B, 3, {self.image_size}, "

@@ -189,6 +189,8 @@ def test_encoder_refuses_what_does_not_fit(encoder: RandAREncoder, small_model):
     side = encoder.image_size
     with pytest.raises(ValueError, match=rf"images must be {side}x{side} pixels.*got \(1, 3, 8, 8\)"):
         encoder(torch.rand(1, 3, 8, 8))
+    with pytest.raises(TypeError, match="images must be a float tensor, got list"):
+        encoder([1])
     with pytest.raises(ValueError, match="output_fmt must be one of NCHW, NLC; got 'NHWC'"):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), output_fmt="NHWC")
     with pytest.raises(IndexError, match="the last 9 layers"):
