@@ -58,7 +58,7 @@ class Demo:
     model: Model
     settings: Settings
     results: dict[str, Any] = field(default_factory=dict)
-    sections: list[tuple[str, report.Html]] = field(default_factory=list)
+    sections: list[report.Section] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     command: str = "python -m benchmarks.demo"

@@ -16,22 +16,12 @@ from benchmarks.digits import Digits
 
 AddFigure = Callable[[str, bytes, str], report.Html]
 """File name without ending, PNG, caption → HTML."""
-Section = tuple[str, report.Html]
 Numbers = Sequence[dict[str, Any]]
 
 SHOWN = ("pixels", "single", "reverse")  # whose lines are drawn between matching points
 
-CLASSIFICATION_HEADER = (
-    "features",
-    "chosen",
-    "dimensions",
-    "test, %",
-    "95 % interval",
-    "difference from the last, points",
-)
 
-
-def classification(numbers: Numbers, counts: Mapping[str, int], add_figure: AddFigure) -> Section:
+def classification(numbers: Numbers, counts: Mapping[str, int], add_figure: AddFigure) -> report.Section:
     """Table of `digits.summarize`, and accuracy by layer and context."""
     curves = {row["representation"]: list(row["validation"].values()) for row in numbers if "context" in row}
     levels = {row["representation"]: max(row["validation"].values()) for row in numbers if "context" not in row}
@@ -87,7 +77,7 @@ def printed(numbers: Numbers) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
 
 
-def retrieval(numbers: Numbers, data: Digits, ids: np.ndarray, add_figure: AddFigure) -> Section:
+def retrieval(numbers: Numbers, data: Digits, ids: np.ndarray, add_figure: AddFigure) -> report.Section:
     """Recall of all representations, and the neighbours `ids` (queries, k) that the last one finds."""
     last = numbers[-1]["representation"]
     ranks = [int(name.rpartition("_")[2]) for name in numbers[-1] if name.startswith("recall")]
@@ -133,7 +123,7 @@ def neighbour_grid(data: Digits, ids: np.ndarray) -> bytes:
 
 def matching(
     numbers: Numbers, found: Sequence[digit_pairs.Matched], pairs: Sequence[digit_pairs.Pair], add_figure: AddFigure
-) -> Section:
+) -> report.Section:
     """Table of `Matched.summary`, and the lines that each representation draws in the first pairs."""
     rows = [
         [
@@ -181,7 +171,7 @@ def match_lines(found: Sequence[digit_pairs.Matched], pairs: Sequence[digit_pair
 
 def photograph_maps(
     pictures: Sequence[Tensor], maps: Mapping[str, Sequence[np.ndarray]], layer: int, add_figure: AddFigure
-) -> Section:
+) -> report.Section:
     """The photographs, and their features as colours, one column a context."""
     columns = [samples.to_arrays(torch.stack(list(pictures))), *maps.values()]
     png = figures.image_grid(
@@ -206,7 +196,7 @@ def generation(
     filled: Sequence[Sequence[np.ndarray]],
     extended: Sequence[Sequence[np.ndarray]],
     add_figure: AddFigure,
-) -> Section:
+) -> report.Section:
     """Samples, one row a class; the same in few and many steps; images filled in and extended."""
     steps = figures.image_grid(
         list(by_steps.values()), row_titles=[f"{count} steps" for count in by_steps], column_titles=names
@@ -233,7 +223,7 @@ def generation(
     )
 
 
-def made(record: Mapping[str, Any]) -> Section:
+def made(record: Mapping[str, Any]) -> report.Section:
     """How to make the report again."""
     about = {name: record[name] for name in ("model", "weights", "command", "settings", "machine", "seconds")}
     total = sum(record["seconds"].values())

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import NewType
 
 Html = NewType("Html", str)
+Section = tuple[str, Html]
+"""A title, and what stands under it."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5c6670; --line: #dde1e6; --paper: #ffffff;
@@ -91,12 +93,12 @@ def details(summary: str, content: str) -> Html:
     return Html(f"<details><summary>{html.escape(summary)}</summary>\n<pre>{html.escape(content)}</pre></details>")
 
 
-def section(title: str, *parts: Html) -> tuple[str, Html]:
-    """A title and what stands under it."""
+def section(title: str, *parts: Html) -> Section:
+    """The parts one below the other, under a title."""
     return title, Html("\n".join(parts))
 
 
-def page(title: str, subtitle: str, sections: Sequence[tuple[str, Html]]) -> str:
+def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The whole document, with links to its sections."""
     links = "".join(f'<a href="#s{n}">{html.escape(name)}</a>' for n, (name, _) in enumerate(sections))
     body = [f'<h2 id="s{n}">{html.escape(name)}</h2>\n{content}' for n, (name, content) in enumerate(sections)]
