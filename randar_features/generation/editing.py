@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
+from numbers import Integral
 from typing import Protocol, Unpack
 
 import torch
@@ -52,7 +53,8 @@ def inpaint(
     Args:
         model: from `load_model`: its `transformer`, `tokenizer` and `image_size` S are used.
         images: (B, 3, S, S) float in [0, 1].
-        mask: boolean (S, S) for all images or (B, S, S); True = to be drawn anew. Neither empty nor full.
+        mask: boolean (S, S) for all images, or (B or 1, S, S), also with a channel, (B or 1, 1, S, S); True = to be
+            drawn anew. Neither empty nor full.
         classes: (B,) class indices, one for all images, or None for the null class (without guidance, which
             would have nothing to compare with).
         generator, guidance, settings: as for `generate` (steps, order, temperature, top_k, top_p, cache). The
@@ -84,7 +86,7 @@ def inpaint(
 def outpaint(
     model: ImageModel,
     images: Tensor,
-    padding: tuple[int, int, int, int],
+    padding: int | tuple[int, int, int, int],
     classes: Tensor | Sequence[int] | int | None = None,
     *,
     generator: SeedLike = None,
@@ -100,8 +102,8 @@ def outpaint(
     Args:
         model, classes, generator, guidance, settings: as for `inpaint`.
         images: (B, 3, H, W) float in [0, 1], of any size.
-        padding: pixels to draw at the left, top, right and bottom. The canvas, H + top + bottom by
-            W + left + right, must be at least S×S.
+        padding: pixels to draw at the left, top, right and bottom, or one number for all. The canvas,
+            H + top + bottom by W + left + right, must be at least S×S.
 
     Returns:
         (B, 3, H + top + bottom, W + left + right) in the dtype and on the device of `images`.
@@ -109,7 +111,8 @@ def outpaint(
     size = model.image_size
     check_images(images, *images.shape[-2:])
     left, top, right, bottom = check_padding(padding, images, size)
-    canvas = F.pad(images, (left, right, top, bottom), value=0.5)
+    # The tokenizer sees across the edge, so that a plain grey there would change the tokens of what is kept.
+    canvas = F.pad(images, (left, right, top, bottom), mode="replicate")
     missing = torch.ones(canvas.shape[-2:], dtype=torch.bool, device=images.device)
     missing[top : top + images.shape[2], left : left + images.shape[3]] = False
     seeds = image_seeds(generator, len(images))
@@ -162,10 +165,12 @@ def check_images(images: Tensor, height: int, width: int) -> None:
 
 def check_mask(mask: Tensor, batch: int, size: int) -> Tensor:
     """`mask` as (B, S, S) boolean; ValueError if it is of another size, empty or full."""
-    if mask.dtype != torch.bool or mask.shape not in ((size, size), (batch, size, size)):
+    given = torch.as_tensor(mask)
+    mask = given[:, 0] if given.dim() == 4 and given.shape[1] == 1 else given
+    if mask.dtype != torch.bool or mask.shape not in ((size, size), (1, size, size), (batch, size, size)):
         raise ValueError(
             f"the mask must be boolean of shape ({size}, {size}) or ({batch}, {size}, {size}), True where to "
-            f"draw anew; got {tuple(mask.shape)}, {mask.dtype}"
+            f"draw anew; got {tuple(given.shape)}, {given.dtype}"
         )
     share = mask.expand(batch, -1, -1).flatten(1).float().mean(dim=1)
     if (share == 0).any():
@@ -175,18 +180,19 @@ def check_mask(mask: Tensor, batch: int, size: int) -> Tensor:
     return mask.expand(batch, -1, -1)
 
 
-def check_padding(padding: Sequence[int], images: Tensor, size: int) -> tuple[int, int, int, int]:
+def check_padding(padding: int | Sequence[int], images: Tensor, size: int) -> tuple[int, int, int, int]:
     """The four paddings; ValueError unless the canvas is at least S×S and larger than the images."""
-    if len(padding) != 4 or min(padding) < 0 or not any(padding):
+    sides = list(padding) if isinstance(padding, Iterable) else [padding] * 4
+    if len(sides) != 4 or not all(isinstance(side, Integral) and side >= 0 for side in sides) or not any(sides):
         raise ValueError(
-            "padding must be four numbers of pixels (left, top, right, bottom), none below 0 and not all 0; "
-            f"got {tuple(padding)}"
+            "padding must be four numbers of pixels (left, top, right, bottom), or one, none below 0 and not all 0; "
+            f"got {padding!r}"
         )
-    left, top, right, bottom = padding
+    left, top, right, bottom = sides
     height, width = images.shape[2] + top + bottom, images.shape[3] + left + right
     if min(height, width) < size:
         raise ValueError(
-            f"images of {images.shape[2]}×{images.shape[3]} pixels, padded by {tuple(padding)}, make "
+            f"images of {images.shape[2]}×{images.shape[3]} pixels, padded by {tuple(sides)}, make "
             f"{height}×{width}; the model draws at least {size}×{size}: pad more, or enlarge the images first"
         )
     return left, top, right, bottom

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from randar_features import Model, inpaint, outpaint
 from randar_features.generation.complete import ORDERS
@@ -79,6 +80,13 @@ def test_masks_of_their_own_give_what_each_gives_alone(small_model: Model):
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
 
 
+def test_masks_with_a_channel_or_for_all_images_and_of_numpy(small_model: Model):
+    mask = box(2, 9, 3, 9)
+    expected = inpaint(small_model, images(), mask, generator=1)
+    for same in (mask[None], mask[None, None], mask.expand(2, 1, 16, 16), mask.numpy()):
+        assert torch.equal(inpaint(small_model, images(), same, generator=1), expected)
+
+
 def test_a_mask_that_touches_every_token_still_keeps_the_other_pixels(small_model: Model):
     mask = torch.ones(16, 16, dtype=torch.bool)
     mask[::4] = False
@@ -105,7 +113,8 @@ def test_outpainting_keeps_the_image_and_draws_everything_else(
     inside = torch.zeros(drawn.shape[-2:], dtype=torch.bool)
     inside[top : top + size[0], left : left + size[1]] = True
     assert torch.equal(drawn[:, :, inside], given.flatten(2))
-    assert (drawn[:, :, ~inside] != 0.5).any(dim=1).all()
+    untouched = F.pad(given, (left, right, top, bottom), mode="replicate")
+    assert (drawn != untouched).any(dim=1)[:, ~inside].all()
 
 
 def test_outpainting_reproduces_whatever_the_batch(small_model: Model):
@@ -164,6 +173,8 @@ def test_bad_input_is_refused(small_model: Model, given: Tensor, arguments: dict
     ("padding", "message"),
     [
         ((0, 0, 0, 0), "not all 0"),
+        (None, "got None"),
+        ((1.5, 0, 0, 8), r"four numbers of pixels.* got \(1.5, 0, 0, 8\)"),
         ((-1, 0, 0, 8), "none below 0"),
         ((1, 2, 3), r"left, top, right, bottom"),
         ((1, 0, 0, 0), r"images of 12×12 pixels, padded by \(1, 0, 0, 0\), make 12×13.* at least 16×16"),
@@ -172,3 +183,16 @@ def test_bad_input_is_refused(small_model: Model, given: Tensor, arguments: dict
 def test_bad_padding_is_refused(small_model: Model, padding: tuple, message: str):
     with pytest.raises(ValueError, match=message):
         outpaint(small_model, images(1, 12, 12), padding)
+
+
+def test_one_padding_for_all_sides(small_model: Model):
+    expected = outpaint(small_model, images(), (3, 3, 3, 3), generator=0)
+    assert torch.equal(outpaint(small_model, images(), 3, generator=0), expected)
+
+
+def test_the_tokens_next_to_an_edge_see_the_image_go_on(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+    calls = record_generate(monkeypatch)
+    given = images(1)[..., :8]
+    outpaint(small_model, given, (0, 0, 8, 0), generator=0)
+    continued = torch.cat([given, given[..., -1:].expand(-1, -1, -1, 8)], dim=3)
+    assert torch.equal(calls[0]["tokens"], small_model.tokenizer.encode(continued))
