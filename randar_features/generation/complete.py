@@ -105,6 +105,9 @@ def check_order(order: str | Tensor | None, num_tokens: int, batch: int) -> str 
 
 def as_classes(classes: Tensor | Sequence[int] | int, transformer: RandAR) -> Tensor:
     """(B,) int64 on the model's device; ValueError unless all are in 0 … C (C: the null class)."""
+    if classes is None or isinstance(classes, str):
+        null = transformer.config.num_classes
+        raise ValueError(f"classes must be integers, {null} for the null class; got {classes!r}")
     classes = torch.as_tensor(classes)
     classes = classes[None] if classes.dim() == 0 else classes
     if classes.dim() != 1 or not len(classes) or classes.is_floating_point() or classes.dtype == torch.bool:

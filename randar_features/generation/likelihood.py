@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def log_likelihood(
     transformer: RandAR,
     tokens: Tensor,
     classes: Tensor | Sequence[int] | int | None = None,
-    orders: int | Tensor = 1,
+    orders: int | Tensor | Sequence[int] = 1,
     *,
     seed: int = 0,
     batch_size: int = 16,
@@ -40,7 +41,7 @@ def log_likelihood(
         (B, N) float32 in nats, raster order, on the model's device.
     """
     batch, num_tokens = transformer.check_tokens(tokens), transformer.config.num_tokens
-    tokens = tokens.to(transformer.rotary.device)
+    tokens = tokens.to(transformer.rotary.device, torch.int64)
     null = transformer.config.num_classes
     classes = as_classes(null if classes is None else classes, transformer)
     if len(classes) not in (1, batch):
@@ -64,10 +65,13 @@ def one_order(transformer: RandAR, tokens: Tensor, classes: Tensor, order: Tenso
     return -sequence.to_raster(loss.view_as(wanted), order)
 
 
-def as_orders(orders: int | Tensor, num_tokens: int, batch: int, seed: int) -> Tensor:
+def as_orders(orders: int | Tensor | Sequence[int], num_tokens: int, batch: int, seed: int) -> Tensor:
     """(K, 1 or B, N) permutations; ValueError if they are none."""
-    if isinstance(orders, int):
-        return sequence.antithetic_orders(orders, num_tokens, seed)[:, None]
+    if isinstance(orders, Integral):
+        return sequence.antithetic_orders(int(orders), num_tokens, seed)[:, None]
+    if orders is None or isinstance(orders, str):
+        raise ValueError(f"orders must be a number of orders, or permutations of the locations; got {orders!r}")
+    orders = torch.as_tensor(orders)
     if orders.dim() == 3 and orders.shape[1] in (1, batch):
         return sequence.check_order(orders.flatten(0, 1), num_tokens).unflatten(0, orders.shape[:2])
     if orders.dim() == 3:

@@ -9,14 +9,16 @@ the same images as one call on the whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SeedLike = torch.Generator | int | Tensor | None
+SeedLike = torch.Generator | int | Tensor | Sequence[int] | None
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # as int64, like the next two
 FIRST_MIX = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -40,21 +42,21 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str | No
 
     Args:
         generator: a `torch.Generator`, from which one number an image is drawn; a number, as a fresh
-            generator of that seed; (B,) integers, the images' own seeds; None, as torch's default generator.
+            generator of that seed; (B,) integers, the images' own seeds; None, as torch's default
+            generator.
         batch: B.
         device: where the seeds are put.
     """
-    if isinstance(generator, Tensor):
-        if generator.shape != (batch,) or generator.is_floating_point():
-            raise ValueError(
-                f"seeds must be {batch} integers, one an image; got {tuple(generator.shape)}, {generator.dtype}"
-            )
-        return generator.to(device, torch.int64)
-    if isinstance(generator, int):
-        generator = torch.Generator().manual_seed(generator)
+    if isinstance(generator, Integral):
+        generator = torch.Generator().manual_seed(int(generator))
     source = torch.default_generator if generator is None else generator
-    seeds = [int(torch.randint(2**63 - 1, (), generator=source, device=source.device)) for _ in range(batch)]
-    return torch.tensor(seeds, dtype=torch.int64, device=device)
+    if not isinstance(source, torch.Generator):
+        seeds = torch.as_tensor(source)
+        if seeds.shape != (batch,) or seeds.is_floating_point():
+            raise ValueError(f"seeds must be {batch} integers, one an image; got {tuple(seeds.shape)}, {seeds.dtype}")
+        return seeds.to(device, torch.int64)
+    drawn = [int(torch.randint(2**63 - 1, (), generator=source, device=source.device)) for _ in range(batch)]
+    return torch.tensor(drawn, dtype=torch.int64, device=device)
 
 
 def substream(seeds: Tensor, stream: int) -> Tensor:

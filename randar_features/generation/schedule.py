@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 RECOMMENDED_SHARE = 88 / 256  # steps a token at the published setting
 ONE_BY_ONE = -1
@@ -44,10 +45,10 @@ def recommended_steps(num_tokens: int) -> int:
 
 def check_steps(steps: int | None, num_tokens: int) -> int | None:
     """`steps` if it is None, −1 or within 1 … N; ValueError otherwise."""
-    if steps is not None and steps != ONE_BY_ONE and not 1 <= steps <= num_tokens:
+    if steps is not None and not (isinstance(steps, Integral) and (steps == ONE_BY_ONE or 1 <= steps <= num_tokens)):
         raise ValueError(
             f"steps must lie in 1 … {num_tokens} (the number of tokens), or be −1 for one token a step, "
-            f"or None for the recommended {recommended_steps(num_tokens)}; got {steps}"
+            f"or None for the recommended {recommended_steps(num_tokens)}; got {steps!r}"
         )
     return steps
 
@@ -75,8 +76,8 @@ class Scale:
 
 def as_scale(guidance: float | tuple[float, float]) -> Scale:
     """A number is a constant scale; a pair is (start, end)."""
-    if isinstance(guidance, (int, float)):
-        return Scale(guidance, guidance)
-    if len(guidance) != 2:
-        raise ValueError(f"guidance must be one scale or a pair (start, end); got {guidance!r}")
-    return Scale(*guidance)
+    try:
+        start, end = (guidance, guidance) if isinstance(guidance, (int, float, Real)) else guidance
+    except (TypeError, ValueError):
+        raise ValueError(f"guidance must be one scale or a pair (start, end); got {guidance!r}") from None
+    return Scale(float(start), float(end))

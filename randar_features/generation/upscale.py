@@ -91,7 +91,7 @@ def upscale_tokens(
     task = DecodingTask(
         classes=classes,
         order=locations,
-        known=tokens.to(classes.device).gather(1, coarse_orders(locations, num_tokens)),
+        known=tokens.to(classes.device, torch.int64).gather(1, coarse_orders(locations, num_tokens)),
         schedule=schedule,
         guidance=Guidance(scale=as_scale(guidance), spatial=as_scale(spatial_guidance)),
         sampling=sampling,

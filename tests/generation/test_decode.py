@@ -363,6 +363,7 @@ def test_what_cannot_be_packed_is_refused():
     [
         ({"classes": [1, 11]}, "classes must lie in 0 … 9, or be 10 for the null class; got 1 … 11"),
         ({"classes": [-1]}, "got -1 … -1"),
+        ({"classes": None}, "classes must be integers, 10 for the null class; got None"),
         ({"classes": []}, "one integer an image"),
         ({"classes": [0.5]}, "one integer an image"),
         ({"steps": 0}, "steps must lie in 1 … 16"),

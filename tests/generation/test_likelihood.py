@@ -38,6 +38,14 @@ def test_the_mean_over_several_orders():
     torch.testing.assert_close(log_likelihood(MODEL, TOKENS, CLASSES, several, batch_size=2), expected)
 
 
+def test_codes_of_any_integer_format_and_orders_as_lists():
+    expected = log_likelihood(MODEL, TOKENS, CLASSES, 1)
+    for dtype in (torch.uint8, torch.int16, torch.int32, torch.uint16):
+        assert torch.equal(log_likelihood(MODEL, TOKENS.to(dtype), CLASSES, 1), expected)
+    order = sequence.antithetic_orders(1, 16)[0]
+    assert torch.equal(log_likelihood(MODEL, TOKENS, CLASSES, order.tolist()), expected)
+
+
 def test_no_class_is_the_null_class():
     null = log_likelihood(MODEL, TOKENS, torch.full((3,), 10))
     assert torch.equal(log_likelihood(MODEL, TOKENS), null)
@@ -58,6 +66,7 @@ def test_surprisal_map_is_grey_by_token():
         ({"tokens": TOKENS[:, :9]}, r"shape \(B, 16\)"),
         ({"classes": [1, 2]}, "2 classes for 3 images"),
         ({"classes": 11}, "classes must lie in 0 … 9"),
+        ({"orders": "raster"}, "a number of orders, or permutations of the locations; got 'raster'"),
         ({"orders": 0}, "number of orders must be at least 1"),
         ({"orders": torch.zeros(2, 16, dtype=torch.int64)}, "no permutation"),
         ({"orders": torch.arange(16).expand(2, 5, 16)}, r"expected \(K, 3, N\)"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,7 +82,9 @@ def test_seeds_do_not_depend_on_how_a_batch_is_split():
     generator = torch.Generator().manual_seed(7)
     parts = [image_seeds(generator, count) for count in (1, 3, 1)]
     assert torch.equal(whole, torch.cat(parts)) and whole.unique().numel() == 5
-    assert torch.equal(image_seeds(torch.tensor([4, 9]), 2), torch.tensor([4, 9]))
+    for own in (torch.tensor([4, 9]), [4, 9], np.array([4, 9])):
+        assert torch.equal(image_seeds(own, 2), torch.tensor([4, 9]))
+    assert torch.equal(image_seeds(np.int64(7), 5), whole)
     torch.manual_seed(7)
     assert torch.equal(whole, image_seeds(None, 5))
 
@@ -89,6 +92,8 @@ def test_seeds_do_not_depend_on_how_a_batch_is_split():
 def test_seeds_of_another_number_are_refused():
     with pytest.raises(ValueError, match=r"seeds must be 3 integers.*\(2,\)"):
         image_seeds(torch.tensor([1, 2]), 3)
+    with pytest.raises(ValueError, match=r"seeds must be 1 integers.*float"):
+        image_seeds(1.5, 1)  # type: ignore[arg-type]
 
 
 def test_random_orders_are_uniform_permutations_by_seed():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from randar_features.generation.schedule import Scale, as_scale, check_steps, decoding_schedule, recommended_steps
@@ -29,7 +30,7 @@ def test_published_number_of_steps_is_recommended():
     assert [recommended_steps(count) for count in (256, 64, 1024, 16, 1)] == [88, 22, 352, 6, 1]
 
 
-@pytest.mark.parametrize("steps", [0, 17, -2])
+@pytest.mark.parametrize("steps", [0, 17, -2, 2.5])
 def test_steps_outside_the_tokens_are_refused(steps: int):
     with pytest.raises(ValueError, match=rf"steps must lie in 1 … 16 .* got {steps}"):
         check_steps(steps, 16)
@@ -39,11 +40,12 @@ def test_steps_outside_the_tokens_are_refused(steps: int):
 def test_scale_is_linear_in_the_tokens_done_and_judged_by_its_end():
     assert [Scale(1, 4).at(share) for share in (0, 0.5, 1)] == [1, 2.5, 4]
     assert [Scale(*pair).active for pair in ((1, 4), (2, 1), (0, 1.5), (3, 1))] == [True, False, True, False]
-    assert as_scale(3) == Scale(3, 3) and as_scale((1, 2.5)) == Scale(1, 2.5)
+    assert as_scale(3) == as_scale(np.float32(3)) == Scale(3, 3) and as_scale((1, 2.5)) == Scale(1, 2.5)
 
 
 def test_bad_guidance_is_refused():
-    with pytest.raises(ValueError, match="one scale or a pair"):
-        as_scale((1, 2, 3))  # type: ignore[arg-type]
+    for bad in ((1, 2, 3), None, "3"):
+        with pytest.raises(ValueError, match="one scale or a pair"):
+            as_scale(bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be finite"):
         as_scale(float("nan"))

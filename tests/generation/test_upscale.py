@@ -67,7 +67,7 @@ def test_the_small_image_is_an_ordinary_one():
 
 def test_a_given_small_image_is_kept():
     small = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
-    tokens = upscale_tokens(MODEL, CLASSES, tokens=small, generator=1)
+    tokens = upscale_tokens(MODEL, CLASSES, tokens=small.to(torch.uint8), generator=1)
     assert torch.equal(tokens.view(2, 8, 8)[:, ::2, ::2].flatten(1), small)
 
 
