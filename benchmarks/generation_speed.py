@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Way:
     name: str
     run: Callable[[int], Tensor]
     bytes_per_weight: int
+    dtype: torch.dtype = torch.float32  # of the arithmetic and the cache
 
 
 def main() -> None:
@@ -45,18 +46,24 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     model = random_model(args)
-    machine = {
+    machine: dict[str, Any] = {
         "memory_bytes_per_second": memory_bandwidth(args.device),
-        "peak_flops": matrix_peak(device=args.device),
+        "peak_flops": {},
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
+    every = ways(model, args.batch, args.device)
+    for dtype in {way.dtype for way in every}:
+        machine["peak_flops"][str(dtype)] = matrix_peak(dtype=dtype, device=args.device)
     for steps in (args.steps, SINGLE):
-        for way in ways(model, args.batch, args.device):
+        for way in every:
             taken = seconds(lambda way=way, steps=steps: way.run(steps), args.repeats, args.device)  # type: ignore[misc]
             rows.append(result(way, steps, taken, model, args.batch, machine))
             print_row(rows[-1], rows)
+    gains = parallel_gains(rows)
+    print("parallel over single steps: " + ", ".join(f"{way} {gain:.2f}×" for way, gain in gains.items()))
     settings = {"model": vars(model.config), "batch": args.batch, "guidance": GUIDANCE, "repeats": args.repeats}
     content = {"machine": {**describe(args.device), **machine}, "settings": settings, "results": rows}
+    content["gain_over_single_steps"] = gains
     if args.out:
         write_json(args.out, content)
         print(args.out)
@@ -120,7 +127,7 @@ def ways(model: RandAR, batch: int, device: str) -> list[Way]:
     else:
         half = RandAR(model.config).to(device, torch.bfloat16).eval().requires_grad_(False)
         half.load_state_dict(model.state_dict())
-        found.append(ours("bfloat16", half, 2))
+        found.append(replace(ours("bfloat16", half, 2), dtype=torch.bfloat16))
     return found
 
 
@@ -131,14 +138,13 @@ def memory_bandwidth(device: str, size: int = 1 << 28) -> float:
     return size / seconds(lambda: F.linear(vector, matrix), 5, device)
 
 
-def result(way: Way, steps: int, taken: float, model: RandAR, batch: int, machine: dict[str, float]) -> dict[str, Any]:
+def result(way: Way, steps: int, taken: float, model: RandAR, batch: int, machine: dict[str, Any]) -> dict[str, Any]:
     """One row: time, and the floor of a step of average size."""
     schedule = decoding_schedule(model.config.num_tokens, steps)
     weights, operations = work(model, batch, schedule)
-    by_memory = (weights * way.bytes_per_weight + cache_bytes(model, batch, schedule)) / machine[
-        "memory_bytes_per_second"
-    ]
-    by_operations = operations / machine["peak_flops"]
+    read = weights * way.bytes_per_weight + cache_bytes(model, batch, schedule, way.dtype.itemsize)
+    by_memory = read / machine["memory_bytes_per_second"]
+    by_operations = operations / machine["peak_flops"][str(way.dtype)]
     return {
         "way": way.name,
         "steps": len(schedule),
@@ -173,12 +179,19 @@ def seen_lengths(schedule: list[int]) -> list[int]:
     return [1 + 2 * before + count for before, count in zip(done, schedule, strict=True)]
 
 
-def cache_bytes(model: RandAR, batch: int, schedule: list[int]) -> float:
+def cache_bytes(model: RandAR, batch: int, schedule: list[int], bytes_per_value: int = 4) -> float:
     """Bytes of keys and values read in a step of average size."""
     config = model.config
     width = (config.num_kv_heads or config.num_heads) * config.head_dim
     lengths = seen_lengths(schedule)
-    return 2 * config.num_layers * 2 * batch * width * 4 * sum(lengths) / len(lengths)
+    return 2 * config.num_layers * 2 * batch * width * bytes_per_value * sum(lengths) / len(lengths)
+
+
+def parallel_gains(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """For each way, its time with one token a step over that of the parallel steps."""
+    first = {row["way"]: row["seconds"] for row in reversed(rows)}
+    last = {row["way"]: row["seconds"] for row in rows}
+    return {way: last[way] / first[way] for way in last}
 
 
 def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:

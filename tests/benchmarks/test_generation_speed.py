@@ -57,13 +57,14 @@ def test_work_is_that_of_the_layers():
     saved = 2 * 2 * behind * (sum(fed(schedule)) - 16)
     assert (operations - attention) * len(schedule) == pytest.approx(sum(counted) + saved)
     assert cache_bytes(MODEL, 1, [1, 2, 1]) == 2 * 3 * 2 * 64 * 4 * 5
+    assert cache_bytes(MODEL, 1, [1, 2, 1], torch.bfloat16.itemsize) == 2 * 3 * 2 * 64 * 2 * 5
 
 
 def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     from benchmarks import generation_speed
 
     monkeypatch.setattr(generation_speed, "memory_bandwidth", lambda device: 1e10)
-    monkeypatch.setattr(generation_speed, "matrix_peak", lambda device: 1e11)
+    monkeypatch.setattr(generation_speed, "matrix_peak", lambda dtype, device: 1e11)
     sizes = [
         "--layers",
         "2",
@@ -89,4 +90,7 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
         for way in ("published loop", "float32", "packed float32", "packed float16 weights")
     ]
     assert all(row["seconds"] > 0 and row["floor_per_step"] > 0 for row in content["results"])
+    seconds = [row["seconds"] for row in content["results"]]
+    assert content["gain_over_single_steps"]["float32"] == pytest.approx(seconds[5] / seconds[1])
+    assert content["machine"]["peak_flops"] == {"torch.float32": 1e11}
     assert "the published loop" in capsys.readouterr().out
