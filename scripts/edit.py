@@ -5,7 +5,8 @@ inpaint   redraws what --box or --mask covers, seeing the rest, which stays as i
 outpaint  draws beyond the edges: `outpaint photo.png --padding 32 0 32 0`, the image as it is.
 upscale   draws it at twice the resolution, between its own tokens.
 
-One PNG for each seed, its settings inside, and NAME_EDIT_strip.png: the image and its versions.
+One PNG for each seed, its settings inside, and NAME_EDIT_strip.png: the image and its versions. Under torchrun
+the processes share the seeds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ from tqdm import tqdm
 
 import randar_features as rf
 from randar_features.data import adm_center_crop, load_image, to_image, to_tensor
-from randar_features.generation.command_line import add_arguments, load_for_decoding, settings_of
-from randar_features.generation.gallery import contact_sheet, find_class, is_done, save_png
+from randar_features.generation.command_line import (
+    add_arguments,
+    load_for_decoding,
+    rank_and_ranks,
+    settings_of,
+    wait_for_all,
+)
+from randar_features.generation.gallery import contact_sheet, find_class, is_done, save_png, save_sheet
+from randar_features.weights import file_hash
 
 
 def main() -> None:
@@ -33,14 +41,17 @@ def main() -> None:
     image = load_image(args.image)
     if args.edit != "outpaint":
         image = adm_center_crop(image, model.image_size)
-    pixels, versions = to_tensor(image), []
-    for seed in tqdm(args.seeds, unit="image"):
-        path = args.out / f"{args.image.stem}_{args.edit}_{'null' if index is None else index}_seed{seed:06d}.png"
+    pixels, (rank, ranks) = to_tensor(image), rank_and_ranks()
+    name = f"{args.image.stem}_{args.edit}"
+    paths = {seed: args.out / f"{name}_{'null' if index is None else index}_seed{seed:06d}.png" for seed in args.seeds}
+    for seed, path in tqdm(list(paths.items())[rank::ranks], unit="image", disable=rank > 0):
         about = {**notes_of(args, model), **settings_of(args), "class": index, "seed": seed}
         if args.overwrite or not is_done(path, about):
             save_png(path, to_image(edit(args, model, pixels, index, seed)), about)
-        versions.append(to_tensor(load_image(path)))
-    strip(pixels, versions).save(args.out / f"{args.image.stem}_{args.edit}_strip.png")
+    wait_for_all(ranks)
+    if rank == 0:
+        versions = [to_tensor(load_image(path)) for path in paths.values()]
+        save_sheet(args.out / f"{name}_strip.png", strip(pixels, versions), args.overwrite)
 
 
 def parse() -> argparse.Namespace:
@@ -77,6 +88,8 @@ def mask_of(args: argparse.Namespace, size: int) -> Tensor:
     if args.mask is not None:
         return to_tensor(adm_center_crop(load_image(args.mask), size)).mean(dim=0) > 0.5
     left, top, right, bottom = args.box
+    if not (0 <= left < right <= size and 0 <= top < bottom <= size):
+        raise ValueError(f"--box must lie in the image of {size}×{size} pixels, LEFT TOP RIGHT BOTTOM; got {args.box}")
     mask = torch.zeros(size, size, dtype=torch.bool)
     mask[top:bottom, left:right] = True
     return mask
@@ -91,10 +104,15 @@ def notes_of(args: argparse.Namespace, model: rf.Model) -> dict[str, Any]:
         "weights": model.weights_hash,
         "number_format": args.weights,
         "edit": args.edit,
-        "image": str(args.image),
+        "image": fingerprint(args.image),
         **area,
-        "mask": None if mask is None else str(mask),
+        "mask": None if mask is None else fingerprint(mask),
     }
+
+
+def fingerprint(path: Path) -> str:
+    """A file by its name and content, wherever it lies."""
+    return f"{path.name} {file_hash(path)[:16]}"
 
 
 def strip(pixels: Tensor, versions: list[Tensor]) -> Any:

@@ -7,19 +7,23 @@ ones are generated. Over several GPUs or processes: `torchrun --nproc-per-node 4
 from __future__ import annotations
 
 import argparse
-import os
 
-import torch
 from tqdm import tqdm
 
 from randar_features.data import load_image, to_image, to_tensor
-from randar_features.generation.command_line import add_arguments, load_for_decoding, settings_of
-from randar_features.generation.gallery import Wanted, contact_sheet, fill_gallery, find_classes
+from randar_features.generation.command_line import (
+    add_arguments,
+    load_for_decoding,
+    rank_and_ranks,
+    settings_of,
+    wait_for_all,
+)
+from randar_features.generation.gallery import Wanted, contact_sheet, fill_gallery, find_classes, save_sheet
 
 
 def main() -> None:
     args = parse()
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, ranks = rank_and_ranks()
     model = load_for_decoding(args.model, args.device, args.weights)
     names, number = model.classes, model.transformer.config.num_classes
     classes = find_classes(args.classes, names, number) if args.classes else range(min(8, number))
@@ -36,10 +40,13 @@ def main() -> None:
             overwrite=args.overwrite,
         ):
             bar.update(count)
+    if not args.sheet:
+        return
     wait_for_all(ranks)
-    if args.sheet and rank == 0:
+    if rank == 0:
         images = [to_tensor(load_image(args.out / one.filename)) for one in wanted]
-        to_image(contact_sheet(images, columns=len(args.seeds))).save(args.out / "sheet.png")
+        sheet = to_image(contact_sheet(images, columns=len(args.seeds)))
+        save_sheet(args.out / "sheet.png", sheet, args.overwrite)
         print(f"{args.out / 'sheet.png'}: a row for each class, a column for each seed")
 
 
@@ -51,14 +58,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, choices=(1, 2), default=1, help="2: twice the resolution")
     add_arguments(parser)
     return parser.parse_args()
-
-
-def wait_for_all(ranks: int) -> None:
-    """Until every process of torchrun is here."""
-    if ranks > 1:
-        torch.distributed.init_process_group("gloo")
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

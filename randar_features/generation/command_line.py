@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -39,17 +40,37 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_for_decoding(name: str, device: str | None, weights: str) -> Model:
-    """The model in a number format; on a CPU with packed weights (`pack_weights`), except in bfloat16.
+    """The model in a number format; on a CPU with packed weights (`pack_weights`) where that is possible.
 
     `device` None: the process's own GPU (LOCAL_RANK, as torchrun sets it) where there is one, else the CPU.
     """
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     dtype: torch.dtype = getattr(torch, weights)
-    if device != "cpu" or dtype == torch.bfloat16:
+    if device != "cpu" or not can_pack(dtype):
         return load_model(name, device, dtype)
     model = load_model(name, device)
     return replace(model, transformer=pack_weights(model.transformer, dtype))
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch packs weights in a number format: on ARM, for one, it may lack the kernels."""
+    if dtype == torch.float16:
+        return "fbgemm" in torch.backends.quantized.supported_engines
+    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """This process's number and that of all processes, as torchrun says; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def wait_for_all(ranks: int) -> None:
+    """Until every process of torchrun is here; shares of images may differ by hours."""
+    if ranks > 1:
+        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def seed_range(text: str) -> range:

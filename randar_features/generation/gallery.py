@@ -121,7 +121,9 @@ def is_done(path: Path, settings: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     found, expected = read_settings(path), json.loads(json.dumps(settings))
-    differing = [name for name in {**expected, **(found or {})} if (found or {}).get(name) != expected.get(name)]
+    # A model's name may be spelt in several ways; its weights tell.
+    names = {**expected, **(found or {})}.keys() - {"model"}
+    differing = sorted(name for name in names if found is None or found.get(name) != expected.get(name))
     if differing:
         was = {name: (found or {}).get(name) for name in differing}
         now = {name: expected.get(name) for name in differing}
@@ -138,6 +140,15 @@ def save_png(path: Path, image: Image.Image, settings: dict[str, Any]) -> None:
     info.add_itxt(SETTINGS_KEY, json.dumps(settings, ensure_ascii=False))
     with written_whole(path) as file:
         image.save(file, format="PNG", pnginfo=info)
+
+
+def save_sheet(path: Path, image: Image.Image, overwrite: bool) -> None:
+    """Write an overview of images; in place of an older one, but of nothing else unless `overwrite`."""
+    if path.exists() and not overwrite and (read_settings(path) or {}).get("sheet") is not True:
+        raise FileExistsError(
+            f"{path} is there and no sheet of this script: move it, or say that it may be overwritten"
+        )
+    save_png(path, image, {"sheet": True})
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

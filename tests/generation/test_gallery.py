@@ -74,6 +74,13 @@ def test_images_of_other_settings_are_not_overwritten_unless_told(model: Model, 
     assert found is not None and found["steps"] == 8
 
 
+def test_the_same_weights_under_another_name_are_the_same_model(model: Model, tmp_path: Path):
+    list(fill_gallery(model, WANTED[:1], tmp_path, SETTINGS))
+    assert list(fill_gallery(replace(model, name="elsewhere"), WANTED[:1], tmp_path, SETTINGS)) == [1]
+    with pytest.raises(FileExistsError, match="'weights'"):
+        list(fill_gallery(replace(model, weights_hash="other"), WANTED[:1], tmp_path, SETTINGS))
+
+
 def test_a_foreign_picture_is_not_overwritten(model: Model, tmp_path: Path):
     Image.new("RGB", (4, 4)).save(tmp_path / WANTED[0].filename)
     assert read_settings(tmp_path / WANTED[0].filename) is None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from randar_features.generation import command_line
 from randar_features.generation.command_line import seed_range
 from randar_features.generation.gallery import read_settings
 from tests.small_models import write_folder
@@ -51,14 +52,65 @@ def test_generate_by_class_name_and_resume(folder: Path, monkeypatch: pytest.Mon
     assert (out / "class0001_seed000003.png").stat().st_mtime_ns == kept
 
 
-def test_processes_share_the_images(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
-    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
-    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+def as_second_of_two_processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The environment of torchrun; what is asked of torch.distributed."""
+    asked: list[str] = []
+    for name in ("init_process_group", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_, name=name, **__: asked.append(name))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    out = run(monkeypatch, folder, "generate.py", "--classes", "0", "--seeds", "0:4")
+    return asked
+
+
+def test_processes_share_the_images(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = as_second_of_two_processes(monkeypatch)
+    arguments = ["--classes", "0", "--seeds", "0:4"]
+    out = run(monkeypatch, folder, "generate.py", *arguments)
     assert sorted(path.name for path in out.iterdir()) == ["class0000_seed000001.png", "class0000_seed000003.png"]
+    assert not asked  # only a sheet needs the others' images
+    run(monkeypatch, folder, "generate.py", *arguments, "--sheet")
+    assert asked == ["init_process_group", "barrier", "destroy_process_group"] and not (out / "sheet.png").exists()
+
+
+def test_processes_share_the_edits(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = as_second_of_two_processes(monkeypatch)
+    picture = str(folder / "photo.png")
+    out = run(monkeypatch, folder, "edit.py", "inpaint", picture, "--box", "0", "0", "8", "8", "--seeds", "0:3")
+    assert [path.name for path in out.iterdir()] == ["photo_inpaint_null_seed000001.png"] and "barrier" in asked
+
+
+def test_a_sheet_takes_the_place_of_a_sheet_alone(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    for seeds in ("0:1", "0:2"):
+        out = run(monkeypatch, folder, "generate.py", "--classes", "0", "--seeds", seeds, "--sheet")
+    assert read(out / "sheet.png").shape == (16, 34, 3)
+    Image.new("RGB", (2, 2)).save(out / "sheet.png")
+    with pytest.raises(SystemExit, match="no sheet of this script"):
+        run(monkeypatch, folder, "generate.py", "--classes", "0", "--seeds", "0", "--sheet")
+    run(monkeypatch, folder, "generate.py", "--classes", "0", "--seeds", "0", "--sheet", "--overwrite")
+    assert read(out / "sheet.png").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("box", ["-4 0 8 8", "0 0 17 8", "8 0 8 8"])
+def test_a_box_outside_the_image_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, box: str):
+    with pytest.raises(SystemExit, match=r"--box must lie in the image of 16×16 pixels"):
+        run(monkeypatch, folder, "edit.py", "inpaint", str(folder / "photo.png"), "--box", *box.split())
+
+
+def test_another_picture_of_the_same_name_is_not_taken_as_done(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    arguments = ["edit.py", "inpaint", str(folder / "photo.png"), "--box", "0", "0", "8", "8", "--seeds", "0"]
+    run(monkeypatch, folder, *arguments)
+    run(monkeypatch, folder, *arguments)
+    Image.new("RGB", (16, 16)).save(folder / "photo.png")
+    with pytest.raises(SystemExit, match=r"is there with other settings, \{'image': 'photo.png "):
+        run(monkeypatch, folder, *arguments)
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16", "bfloat16"])
+def test_models_decode_where_weights_cannot_be_packed(folder: Path, monkeypatch: pytest.MonkeyPatch, weights: str):
+    monkeypatch.setattr(command_line, "can_pack", lambda dtype: False)
+    model = command_line.load_for_decoding(str(folder / "model"), "cpu", weights)
+    assert model.dtype == getattr(torch, weights)
+    assert isinstance(model.transformer.output, torch.nn.Linear)
 
 
 def test_generate_at_twice_the_resolution(folder: Path, monkeypatch: pytest.MonkeyPatch):
