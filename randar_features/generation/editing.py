@@ -47,7 +47,8 @@ def inpaint(
     """Redraw the pixels under the mask, seeing the rest of the image.
 
     A token is redrawn if the mask touches any of its pixels; the others are given to the model first, in one
-    pass. Of the decoded image only the pixels under the mask are taken: all others are the given ones, equal
+    pass. What lies under the mask is not looked at: the tokenizer, which sees across a token's edge, is shown
+    the nearest kept pixels there. Of the decoded image only the pixels under the mask are taken: all others are the given ones, equal
     to the bit. With a class the region is redrawn as that class, with guidance.
 
     Args:
@@ -67,7 +68,7 @@ def inpaint(
     mask = check_mask(mask, len(images), model.image_size).to(images.device)
     transformer, grid = model.transformer, model.transformer.config.grid
     device = transformer.rotary.device
-    tokens = model.tokenizer.encode(images).to(device)
+    tokens = model.tokenizer.encode(filled(images, mask)).to(device)
     touched = F.max_pool2d(mask[:, None].float(), model.image_size // grid).flatten(1) > 0
     drawn = generate(
         transformer,
@@ -111,8 +112,7 @@ def outpaint(
     size = model.image_size
     check_images(images, *images.shape[-2:])
     left, top, right, bottom = check_padding(padding, images, size)
-    # The tokenizer sees across the edge, so that a plain grey there would change the tokens of what is kept.
-    canvas = F.pad(images, (left, right, top, bottom), mode="replicate")
+    canvas = F.pad(images, (left, right, top, bottom))
     missing = torch.ones(canvas.shape[-2:], dtype=torch.bool, device=images.device)
     missing[top : top + images.shape[2], left : left + images.shape[3]] = False
     seeds = image_seeds(generator, len(images))
@@ -125,6 +125,18 @@ def outpaint(
         view.copy_(inpaint(model, view, mask, classes, generator=own, guidance=guidance, **settings))
         mask.fill_(False)
     return canvas
+
+
+def filled(images: Tensor, mask: Tensor) -> Tensor:
+    """Images (B, 3, S, S) in which each pixel under the mask (B, S, S) is the mean of its nearest kept ones."""
+    kept = (~mask)[:, None].float()
+    pixels = images.float() * kept
+    while not bool(kept.all()):
+        weight, total = (F.avg_pool2d(each, 3, stride=1, padding=1) for each in (kept, pixels))
+        reached = (kept == 0) & (weight > 0)
+        pixels = torch.where(reached, total / weight.clamp_min(1e-9), pixels)
+        kept = torch.where(reached, 1.0, kept)
+    return pixels.clamp(0, 1).to(images.dtype)
 
 
 def fullest_window(missing: Tensor, size: int) -> tuple[slice, slice]:

@@ -34,7 +34,8 @@ def log_likelihood(
         tokens: (B, N) codes in raster order.
         classes: (B,) class indices, one for all images, or None for the null class.
         orders: K for the first K of `sequence.antithetic_orders` under `seed`, the same for all images; or
-            permutations of the locations: (N,), (K, N) for K orders of all images, (K, B, N) for their own.
+            permutations of the locations: (N,) for all images, (B, N) each image's own as everywhere, or
+            several of either, (K, 1, N) or (K, B, N).
         batch_size: images at once.
 
     Returns:
@@ -76,7 +77,13 @@ def as_orders(orders: int | Tensor | Sequence[int], num_tokens: int, batch: int,
         return sequence.check_order(orders.flatten(0, 1), num_tokens).unflatten(0, orders.shape[:2])
     if orders.dim() == 3:
         raise ValueError(f"orders of shape {tuple(orders.shape)} for {batch} images: expected (K, {batch}, N)")
-    return sequence.check_order(orders, num_tokens)[:, None]
+    rows = sequence.check_order(orders, num_tokens)
+    if len(rows) not in (1, batch):
+        raise ValueError(
+            f"{len(rows)} orders for {batch} images: give one for all or one for each; K orders of all images "
+            f"have the shape (K, 1, {num_tokens})"
+        )
+    return rows[None]
 
 
 def surprisal_map(log_likelihoods: Tensor, image_size: int, limit: float) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from randar_features import Model, inpaint, outpaint
+from randar_features.generation import editing
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.editing import fullest_window, window_starts
 
@@ -36,8 +37,6 @@ def test_pixels_are_kept_in_every_float_format(small_model: Model):
 
 
 def record_generate(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    from randar_features.generation import editing
-
     calls: list[dict] = []
     real = editing.generate
 
@@ -54,7 +53,25 @@ def test_a_token_is_redrawn_if_the_mask_touches_it(small_model: Model, monkeypat
     inpaint(small_model, images(), box(3, 5, 8, 9), generator=0)  # tokens are 4×4 pixels, rows 0 and 1, column 2
     (call,) = calls
     assert (~call["known"]).nonzero().tolist() == [[0, 2], [0, 6], [1, 2], [1, 6]]
-    assert torch.equal(call["tokens"], small_model.tokenizer.encode(images()))
+    seen = editing.filled(images(), box(3, 5, 8, 9).expand(2, -1, -1))
+    assert torch.equal(call["tokens"], small_model.tokenizer.encode(seen))
+
+
+def test_what_lies_under_the_mask_changes_nothing(small_model: Model):
+    mask = box(3, 5, 8, 9)
+    black, white = (torch.where(mask, value, images()) for value in (0.0, 1.0))
+    assert torch.equal(
+        inpaint(small_model, black, mask, generator=0)[..., mask],
+        inpaint(small_model, white, mask, generator=0)[..., mask],
+    )
+
+
+def test_pixels_under_the_mask_are_filled_from_the_nearest_kept():
+    image = torch.tensor([[0.2, 0.4, 0.9, 0.9]]).expand(1, 3, 4, 4).clone()
+    mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask[..., 2:] = True
+    expected = torch.tensor([0.2, 0.4, 0.4, 0.4]).expand(1, 3, 4, 4)
+    torch.testing.assert_close(editing.filled(image, mask), expected)
 
 
 def test_without_a_class_there_is_no_guidance(small_model: Model, monkeypatch: pytest.MonkeyPatch):
@@ -194,5 +211,7 @@ def test_the_tokens_next_to_an_edge_see_the_image_go_on(small_model: Model, monk
     calls = record_generate(monkeypatch)
     given = images(1)[..., :8]
     outpaint(small_model, given, (0, 0, 8, 0), generator=0)
-    continued = torch.cat([given, given[..., -1:].expand(-1, -1, -1, 8)], dim=3)
+    missing = box(0, 16, 8, 16)
+    continued = editing.filled(F.pad(given, (0, 8)), missing[None])
+    assert (continued[..., 8] - given[..., 7]).abs().mean() < 0.25  # grey would be as far off as any other picture
     assert torch.equal(calls[0]["tokens"], small_model.tokenizer.encode(continued))

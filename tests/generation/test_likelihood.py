@@ -33,9 +33,9 @@ def test_each_token_is_scored_given_those_before_it():
 def test_the_mean_over_several_orders():
     several = sequence.antithetic_orders(3, 16, seed=4)
     expected = torch.stack([log_likelihood(MODEL, TOKENS, CLASSES, order) for order in several]).mean(0)
-    torch.testing.assert_close(log_likelihood(MODEL, TOKENS, CLASSES, several), expected)
+    torch.testing.assert_close(log_likelihood(MODEL, TOKENS, CLASSES, several[:, None]), expected)
     torch.testing.assert_close(log_likelihood(MODEL, TOKENS, CLASSES, 3, seed=4), expected)
-    torch.testing.assert_close(log_likelihood(MODEL, TOKENS, CLASSES, several, batch_size=2), expected)
+    torch.testing.assert_close(log_likelihood(MODEL, TOKENS, CLASSES, several[:, None], batch_size=2), expected)
 
 
 def test_codes_of_any_integer_format_and_orders_as_lists():
