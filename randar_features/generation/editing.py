@@ -48,8 +48,8 @@ def inpaint(
 
     A token is redrawn if the mask touches any of its pixels; the others are given to the model first, in one
     pass. What lies under the mask is not looked at: the tokenizer, which sees across a token's edge, is shown
-    the nearest kept pixels there. Of the decoded image only the pixels under the mask are taken: all others are the given ones, equal
-    to the bit. With a class the region is redrawn as that class, with guidance.
+    the nearest kept pixels there. Of the decoded image only the pixels under the mask are taken: all others
+    are the given ones, equal to the bit. With a class the region is redrawn as that class, with guidance.
 
     Args:
         model: from `load_model`: its `transformer`, `tokenizer` and `image_size` S are used.
