@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from benchmarks.quality import measure
+from randar_features import load_model, sequence
+from tests.small_models import IMAGE_SIZE, write_folder
+
+
+def test_figures_equal_those_by_hand(tmp_path: Path):
+    rng, folder = np.random.default_rng(0), tmp_path / "images"
+    for label in range(3):
+        (folder / str(label)).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / str(label) / "0.png")
+    model = load_model(write_folder(tmp_path / "model"), device="cpu")
+    result = measure(str(tmp_path / "model"), str(folder), None, count=3, orders=2)
+
+    files = sorted(folder.rglob("*.png"))
+    images = torch.stack([torch.from_numpy(np.asarray(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
+    tokens = model.tokenizer.encode(images)
+    error = (model.tokenizer.decode(tokens) - images).square().mean((1, 2, 3))
+    assert result["tokenizer"]["psnr"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-4)
+    for classes, name in ((torch.arange(3), "nats_per_token"), (None, "nats_per_token_null_class")):
+        losses = []
+        for order in sequence.antithetic_orders(2, 16):
+            logits = model.transformer(tokens, classes, order)
+            losses.append(F.cross_entropy(logits.flatten(0, 1), tokens[:, order].flatten()))
+        assert result[name] == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
