@@ -30,9 +30,10 @@ def classification(numbers: Numbers, counts: Mapping[str, int], add_figure: AddF
         "Reading digits",
         report.text(
             "photo-digits puts scikit-learn's scanned digits, coloured, scaled and turned, on crops of its two "
-            f"photographs. A linear probe (logistic regression on standardised vectors) learns to read them from "
-            f"{counts['train']} samples; layer and regularisation are chosen on {counts['validation']} others, and the "
-            f"test split, {counts['test']} more, is touched once. No scan is in two splits."
+            "photographs. A linear probe (logistic regression on standardised vectors) learns to read them from "
+            f"{counts['train']} samples. Layer and regularisation are chosen on {counts['validation']} others, the "
+            f"probe is refitted on both, and the test split, {counts['test']} more, is touched once. No scan is in two "
+            "splits."
         ),
         report.text(
             "Features are means over all tokens of an image and are not told its class. “single” shows the image to "

@@ -1,7 +1,8 @@
 """photo-digits under every representation: digit classes and nearest neighbours.
 
-A representation's variant (layer) is chosen on the validation split; the test split is touched once, by the
-chosen one. Intervals are bootstrapped over the test split's scans, whose samples stay together.
+A representation's variant (layer) and C are chosen on the validation split, the probe is then refitted on both
+splits, and the test split touched once, by the chosen one. Intervals are bootstrapped over the test split's scans,
+whose samples stay together.
 """
 
 from __future__ import annotations
@@ -97,13 +98,19 @@ def classify(name: str, candidates: list[Variant], digits: Digits, seed: int) ->
     """Logistic regression on each variant; variant and C of the best validation accuracy, the first of equals."""
     probes = []
     for variant in tqdm(candidates, desc=f"probe {name}", unit="probe", leave=False):
-        train, validation = (digits.of(split, variant.vectors) for split in ("train", "validation"))
-        probe = LogisticProbe(C_grid=C_GRID, refit=False, max_iterations=MAX_ITERATIONS, seed=seed)
-        probes.append(probe.fit(train, digits.labels("train"), validation, digits.labels("validation")))
+        probes.append(fit_probe(variant, digits, C_grid=C_GRID, refit=False, seed=seed))
     scores = [probe.validation_accuracy for probe in probes]
     chosen = int(np.argmax(scores))
-    predictions = probes[chosen].predict(digits.of("test", candidates[chosen].vectors))
-    return Classified(name, candidates, scores, chosen, probes[chosen].C, predictions)
+    best = fit_probe(candidates[chosen], digits, C_grid=(probes[chosen].C,), refit=True, seed=seed)
+    predictions = best.predict(digits.of("test", candidates[chosen].vectors))
+    return Classified(name, candidates, scores, chosen, best.C, predictions)
+
+
+def fit_probe(variant: Variant, digits: Digits, *, C_grid: Sequence[float], refit: bool, seed: int) -> LogisticProbe:
+    """Fit on the training split, choose C on the validation split, and perhaps refit on both."""
+    train, validation = (digits.of(split, variant.vectors) for split in ("train", "validation"))
+    probe = LogisticProbe(C_grid=C_grid, refit=refit, max_iterations=MAX_ITERATIONS, seed=seed)
+    return probe.fit(train, digits.labels("train"), validation, digits.labels("validation"))
 
 
 def summarize(result: Classified, digits: Digits, against: Classified, seed: int) -> dict[str, Any]:
