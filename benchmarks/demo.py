@@ -39,8 +39,8 @@ class Settings:
         seed: of the digits' placements, the pairs' points, the intervals and the samples.
     """
 
-    placements: int = 3
-    held_out: int = 2
+    placements: int = 2
+    held_out: int = 1
     scans: int | None = None
     validation_pairs: int = 60
     test_pairs: int = 120
