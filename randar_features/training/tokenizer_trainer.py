@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from randar_features.data.pixel_cache import PixelCache
 from randar_features.files import write_json, written_whole
-from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
+from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.config import check_keys
 from randar_features.training.ema import WeightAverage
@@ -175,7 +175,7 @@ def random_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruction_quality(model: LlamaGenTokenizer, images: Tensor, batch_size: int = 128) -> dict[str, float]:
+def reconstruction_quality(model: ImageTokenizer, images: Tensor, batch_size: int = 128) -> dict[str, float]:
     """`psnr` in dB (mean over images), `mse` in [0, 1], codes used (share), entropy of the tokens in nats."""
     errors, tokens = [], []
     for batch in images.split(batch_size):
