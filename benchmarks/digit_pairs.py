@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from benchmarks.digits import BATCH_SIZE
 from probes import bootstrap_interval, match_points, pck
 from randar_features import Model, extract_features
 from randar_features.data import PhotoDigit, PhotoDigits, corresponding_points
 
 ALPHA = 0.1
-BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def pair_maps(representation: str, pairs: Sequence[Pair], model: Model) -> Tenso
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
         maps = (_patches if representation == "pixels" else _codes)(pixels, model)[:, None]
     else:
-        features = extract_features(images, model, layers=range(config.num_layers), context=representation)
+        layers = range(config.num_layers)
+        features = extract_features(images, model, layers=layers, context=representation, batch_size=BATCH_SIZE)
         assert features.maps is not None
         maps = features.maps
     return maps.unflatten(0, (-1, 2))

@@ -24,6 +24,7 @@ from randar_features.data import PhotoDigits
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 MAX_ITERATIONS = 200
+BATCH_SIZE = 16  # a CPU's allocator hands small batches the memory of the last ones, and large ones fresh pages
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def representations(digits: Digits, model: Model, contexts: Sequence[str]) -> di
     """Vectors of every sample: pixels, the tokenizer's codes, and mean-pooled features of each layer by context."""
     found = {name: list(variants(name, digits.images, model=model)) for name in ("pixels", "codes")}
     found |= {context: [] for context in contexts}
-    for variant in variants(model.name, digits.images, model=model, contexts=contexts, reads=("image",)):
+    options: dict[str, Any] = {"contexts": contexts, "reads": ("image",), "batch_size": BATCH_SIZE}
+    for variant in variants(model.name, digits.images, model=model, **options):
         if isinstance(variant.details["layer"], int):
             found[variant.details["context"]].append(variant)
     return found
