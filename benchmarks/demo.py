@@ -7,7 +7,6 @@ Everything comes with the package: the model, photo-digits, and scikit-learn's t
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 from benchmarks import demo_sections, digit_pairs, digits, photographs, report, samples
 from benchmarks.machine import describe
 from randar_features import Model, load_model
+from randar_features.files import write_json
 
 CONTEXTS = ("single", "repeat", "reverse")
 STEPS = (4, 16, 64)
@@ -171,7 +171,7 @@ def write(demo: Demo, out: Path) -> Path:
     model, machine = demo.model, describe(demo.model.device)
     about = {"model": model.name, "weights": model.weights_hash, "command": demo.command, "machine": machine}
     record = {**about, "settings": asdict(demo.settings), **demo.results, "seconds": demo.seconds}
-    (out / "results.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "results.json", record)
     for name, png in demo.pictures.items():
         (out / f"{name}.png").write_bytes(png)
     subtitle = f"{model.name}, weights {model.weights_hash}, commit {machine['commit']}"

@@ -87,10 +87,10 @@ class Classified:
 
 def representations(digits: Digits, model: Model, contexts: Sequence[str]) -> dict[str, list[Variant]]:
     """Vectors of every sample: pixels, the tokenizer's codes, and mean-pooled features of each layer by context."""
-    found = {name: list(variants(name, digits.images, model=model)) for name in ("pixels", "codes")}
+    options: dict[str, Any] = {"model": model, "contexts": contexts, "reads": ("image",), "batch_size": BATCH_SIZE}
+    found = {name: list(variants(name, digits.images, **options)) for name in ("pixels", "codes")}
     found |= {context: [] for context in contexts}
-    options: dict[str, Any] = {"contexts": contexts, "reads": ("image",), "batch_size": BATCH_SIZE}
-    for variant in variants(model.name, digits.images, model=model, **options):
+    for variant in variants(model.name, digits.images, **options):
         if isinstance(variant.details["layer"], int):
             found[variant.details["context"]].append(variant)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Variant:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Decoded images (n, 3, S, S) uint8 of one data set, their labels (n,), and what could not be read."""
 
@@ -101,7 +102,9 @@ def _pixels(images: Images) -> Variant:
     return Variant("pixels", f"{PIXEL_SIDE}x{PIXEL_SIDE}", torch.cat(small))
 
 
+@lru_cache(maxsize=1)
 def _tokens(images: Images, model: Model, batch_size: int) -> Tensor:
+    """Tokens (n, N), kept: "codes" and the model behind them need the same ones, one after the other."""
     return torch.cat([model.tokenizer.encode(batch).cpu() for batch in images.batches(batch_size)])
 
 

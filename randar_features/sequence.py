@@ -126,9 +126,9 @@ def known_first(order: Tensor, known: Tensor) -> Tensor:
     return order.gather(1, unknown.byte().argsort(dim=1, stable=True))
 
 
-def check_order(order: Tensor | Sequence[int], num_tokens: int) -> Tensor:
-    """`order` as (B or 1, N) int64, or ValueError if a row is no permutation of 0 … N−1."""
-    order = order_rows(order, num_tokens)
+def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
+    """`order` as (B or 1, N) int64, or ValueError if a row is no permutation of 0 … N−1; B is `batch` if given."""
+    order = order_rows(order, num_tokens, batch)
     expected = torch.arange(num_tokens, device=order.device).expand_as(order)
     wrong = (order.sort(dim=1).values != expected).any(dim=1)
     if wrong.any():
@@ -137,8 +137,8 @@ def check_order(order: Tensor | Sequence[int], num_tokens: int) -> Tensor:
     return order
 
 
-def order_rows(order: Tensor | Sequence[int], num_tokens: int) -> Tensor:
-    """`order` as (B or 1, N) int64, or ValueError for another shape or dtype; whether it permutes is not seen."""
+def order_rows(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
+    """`check_order` without asking whether the rows permute: their shape and dtype alone."""
     order = torch.as_tensor(order)
     order = order[None] if order.dim() == 1 else order
     if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point() or order.dtype == torch.bool:
@@ -146,6 +146,8 @@ def order_rows(order: Tensor | Sequence[int], num_tokens: int) -> Tensor:
             f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N); "
             f"got shape {tuple(order.shape)}, {order.dtype}"
         )
+    if batch is not None and len(order) not in (1, batch):
+        raise ValueError(f"{len(order)} orders for {batch} images: give one for all or one for each")
     return order.long()
 
 

@@ -142,17 +142,19 @@ def extract_features(
             bar.update(len(batch.status))
     if isinstance(classes, list) and len(classes) != len(rows.status):
         raise ValueError(f"{len(classes)} classes were given for {len(rows.status)} images: give one for each")
-    details = {
-        **options,
-        "pool": pool,
-        "classes": classes,
-        "dtype": str(dtype or default_dtype(loaded.device)).removeprefix("torch."),
-        "image_size": loaded.image_size,
-        "model": loaded.name,
-        "revision": loaded.revision,
-        "weights": loaded.weights_hash,
-    }
+    details = {**options, "pool": pool, "classes": classes, **_origin(loaded, dtype)}
     return rows.features(wanted, pool, source.label_names, details)
+
+
+def _origin(model: Model, dtype: torch.dtype | None) -> dict[str, Any]:
+    """The part of `Features.details` that follows from the model and the machine."""
+    return {
+        "dtype": str(dtype or default_dtype(model.device)).removeprefix("torch."),
+        "image_size": model.image_size,
+        "model": model.name,
+        "revision": model.revision,
+        "weights": model.weights_hash,
+    }
 
 
 def _encode_batch(

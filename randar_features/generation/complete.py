@@ -97,10 +97,7 @@ def check_order(order: str | Tensor | None, num_tokens: int, batch: int) -> str 
     if isinstance(order, str):
         sequence.check_choice("order", order, ORDERS)
         return order
-    order = sequence.check_order(order, num_tokens)
-    if order.shape[0] not in (1, batch):
-        raise ValueError(f"{order.shape[0]} orders for {batch} images: give one for all or one for each")
-    return order
+    return sequence.check_order(order, num_tokens, batch)
 
 
 def as_classes(classes: Tensor | Sequence[int] | int, transformer: RandAR) -> Tensor:

@@ -231,7 +231,4 @@ class RandAR(nn.Module):
         order = torch.as_tensor(order)
         # Whether it permutes is not asked on an accelerator, which would wait for the device.
         check = sequence.check_order if order.device.type == "cpu" else sequence.order_rows
-        order = check(order, self.config.num_tokens)
-        if order.shape[0] not in (1, batch):
-            raise ValueError(f"{order.shape[0]} orders for {batch} images: give one for all or one for each")
-        return order.to(self.rotary.device)
+        return check(order, self.config.num_tokens, batch).to(self.rotary.device)

@@ -23,7 +23,7 @@ def test_figures_equal_those_by_hand(tmp_path: Path):
     result = measure(str(tmp_path / "model"), str(folder), None, count=3, orders=2)
 
     files = sorted(folder.rglob("*.png"))
-    images = torch.stack([torch.from_numpy(np.asarray(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
+    images = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
     tokens = model.tokenizer.encode(images)
     error = (model.tokenizer.decode(tokens) - images).square().mean((1, 2, 3))
     assert result["tokenizer"]["psnr"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-4)
