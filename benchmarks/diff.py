@@ -1,0 +1,110 @@
+"""Why two numbers are, or are not, comparable: `python -m benchmarks.diff a.json b.json`.
+
+Prints every difference of the two protocol cards and of the rows, and the differences of the metrics where a
+comparison stands. Exit status 1 if no row of the one can be compared with a row of the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.protocol import AXES, full_axes, metrics, read_result
+
+DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
+"""Differing values make two numbers answers to different questions; on the other axes encoders are compared."""
+
+
+class Difference(NamedTuple):
+    """One thing that is not the same, and whether numbers can still be compared."""
+
+    what: str
+    first: Any
+    second: Any
+    decisive: bool
+
+    def __str__(self) -> str:
+        """One line."""
+        verdict = "NOT COMPARABLE" if self.decisive else "differs"
+        return f"{verdict:15s} {self.what}: {self.first!r} / {self.second!r}"
+
+
+def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
+    """Differences of two cards; of protocol, data and decisive axes they are decisive."""
+    if first["protocol"] != second["protocol"]:
+        yield Difference("protocol", first["protocol"], second["protocol"], True)
+    if first["data"] != second["data"]:
+        yield Difference("data", first["data"], second["data"], True)
+    for name in [axis for axis in AXES if axis in first["axes"] and axis in second["axes"]]:
+        values = first["axes"][name], second["axes"][name]
+        if values[0] != values[1]:
+            yield Difference(name, *values, name in DECISIVE_AXES)
+    for encoder in sorted(first["weights"].keys() & second["weights"].keys()):
+        values = first["weights"][encoder], second["weights"][encoder]
+        if values[0] != values[1]:
+            yield Difference(f"weights of {encoder}", *values, False)
+    for name in sorted(first["machine"].keys() | second["machine"].keys()):
+        values = first["machine"].get(name), second["machine"].get(name)
+        if values[0] != values[1]:
+            yield Difference(f"machine: {name}", *values, False)
+    for warning in sorted(set(first["warnings"]) ^ set(second["warnings"])):
+        given = [warning if warning in card["warnings"] else None for card in (first, second)]
+        yield Difference("warning", *given, False)
+
+
+def row_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+    """Differences of the `full_axes` of two rows."""
+    unequal = [axis for axis in AXES if first[axis] != second[axis]]
+    return [Difference(axis, first[axis], second[axis], axis in DECISIVE_AXES) for axis in unequal]
+
+
+def matching_rows(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[dict, dict, list[Difference]]]:
+    """Each row of the first file with the row of the second whose axes differ least from it."""
+    for row in first["results"]:
+        axes = full_axes(first["card"], row)
+        pairs = [(other, row_differences(axes, full_axes(second["card"], other))) for other in second["results"]]
+        if pairs:
+            yield row, *min(pairs, key=lambda pair: (sum(d.decisive for d in pair[1]), len(pair[1])))
+
+
+def describe_metrics(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """One line a metric that both rows have, and whether the intervals overlap where both are given."""
+    values, others = metrics(dict(first)), metrics(dict(second))
+    for name in [name for name in values if name in others]:
+        yield f"    {name}: {values[name]:.4g} / {others[name]:.4g} ({others[name] - values[name]:+.4g})"
+    if "interval" in first and "interval" in second:
+        (low, high), (other_low, other_high) = first["interval"], second["interval"]
+        verdict = "overlap" if low <= other_high and other_low <= high else "do not overlap"
+        yield f"    95 % intervals {verdict}: {first['interval']} / {second['interval']}"
+
+
+def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[list[str], bool]:
+    """Lines that say what differs, and whether any two rows are comparable."""
+    shared = list(card_differences(first["card"], second["card"]))
+    lines, comparable = [str(difference) for difference in shared], False
+    cards_agree = not any(difference.decisive for difference in shared)
+    for row, other, differences in matching_rows(first, second):
+        axes = full_axes(first["card"], row)
+        stands = cards_agree and not any(difference.decisive for difference in differences)
+        comparable |= stands
+        lines.append(f"{axes['encoder']}, {axes['output']}: {'comparable' if stands else 'not comparable'}")
+        lines += [f"    {difference}" for difference in differences]
+        lines += describe_metrics(row, other) if stands else []
+    return lines, comparable
+
+
+def main() -> None:
+    """Compare two result files, or the folders that hold them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    args = parser.parse_args()
+    lines, comparable = compare(read_result(args.first), read_result(args.second))
+    print("\n".join(lines))
+    raise SystemExit(0 if comparable else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Cards, result files, and why two of them are not comparable."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.diff import compare
+from benchmarks.protocol import AXES, card, data_hash, full_axes, metrics, plain, read_result, write_result
+
+SHARED = {"normalization": "standardised", "resolution": 64, "threshold_basis": None, "selection": "a tenth of train"}
+
+
+def make_card(**changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "axes": SHARED,
+        "data": {"train": "aa", "evaluation": "bb"},
+        "weights": {"tiny": "cc"},
+        **changes,
+    }
+    return card(given.pop("protocol", "kNN, k = 20"), **given)
+
+
+def make_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "encoder": "tiny",
+        "output": "reverse image layer 2",
+        "layer": 2,
+        "context": "reverse",
+        "read": "image",
+        "orders": "raster",
+        "pooling": "mean",
+        "accuracy": 0.5,
+        "interval": [0.45, 0.55],
+    }
+    return row | changes
+
+
+def save(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    return read_result(write_result(folder, make_card(**changes), rows))
+
+
+class TestCard:
+    def test_says_what_ran_and_how(self) -> None:
+        made = make_card()
+        assert made["machine"]["torch"] == torch.__version__
+        assert made["command"].startswith("python ")
+        assert made["warnings"] == []
+
+    def test_random_weights_are_a_warning(self) -> None:
+        made = make_card(weights={"timm:vit": "random (seed 0)", "tiny": "cc"}, warnings=["class-informed features"])
+        assert made["warnings"] == ["class-informed features", "weights are random, not trained: timm:vit"]
+
+    def test_unknown_axis(self) -> None:
+        with pytest.raises(ValueError, match="unknown axes poolign"):
+            make_card(axes={"poolign": "mean"})
+
+
+class TestWriteResult:
+    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+        row = make_row(accuracy=np.float64(0.25), interval=(np.float32(0.25), torch.tensor(0.5)))
+        path = write_result(tmp_path, make_card(), [row], artifacts={"picture": "a.png"})
+        assert path == tmp_path / "result.json"
+        read = read_result(tmp_path)
+        assert read["results"] == [make_row(accuracy=0.25, interval=[0.25, 0.5])]
+        assert read["artifacts"] == {"picture": "a.png"}
+        assert full_axes(read["card"], read["results"][0]) == {n: (SHARED | row).get(n) for n in AXES}
+
+    def test_every_axis_is_stated(self, tmp_path: Path) -> None:
+        row = make_row()
+        del row["pooling"], row["read"]
+        with pytest.raises(ValueError, match="the axes read, pooling are stated neither"):
+            write_result(tmp_path, make_card(), [row])
+        assert not (tmp_path / "result.json").exists()
+
+    def test_no_axis_is_stated_twice(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="resolution stated by the card and by the row"):
+            write_result(tmp_path, make_card(), [make_row(resolution=32)])
+
+    def test_other_files_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text("[1]")
+        with pytest.raises(ValueError, match="is no result file"):
+            read_result(tmp_path / "a.json")
+
+    def test_metrics_are_the_numbers_that_are_no_axes(self) -> None:
+        assert metrics(make_row(top_5=1, best=True)) == {"accuracy": 0.5, "top_5": 1}
+
+    def test_plain(self) -> None:
+        made = plain({1: (np.arange(2), Path("a")), "b": np.bool_(True)})
+        assert json.dumps(made) == '{"1": [[0, 1], "a"], "b": true}'
+
+
+class TestDataHash:
+    def test_changes_with_a_byte_and_with_a_name(self, tmp_path: Path) -> None:
+        (tmp_path / "d").mkdir()
+        file = tmp_path / "d" / "train.parquet"
+        file.write_bytes(b"abc")
+        first = data_hash(tmp_path / "d")
+        file.write_bytes(b"abd")
+        second = data_hash(tmp_path / "d")
+        file.rename(tmp_path / "d" / "test.parquet")
+        assert len({first, second, data_hash(tmp_path / "d")}) == 3
+
+    def test_built_in_data(self) -> None:
+        assert data_hash("photo-digits") == "built-in photo-digits"
+
+
+class TestDiff:
+    def test_equal_results_are_comparable(self, tmp_path: Path) -> None:
+        first = save(tmp_path / "a", [make_row()])
+        lines, comparable = compare(first, save(tmp_path / "b", [make_row(accuracy=0.6, interval=[0.56, 0.64])]))
+        assert comparable
+        assert lines == [
+            "tiny, reverse image layer 2: comparable",
+            "    accuracy: 0.5 / 0.6 (+0.1)",
+            "    95 % intervals do not overlap: [0.45, 0.55] / [0.56, 0.64]",
+        ]
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"protocol": "kNN, k = 10"}, "protocol: 'kNN, k = 20' / 'kNN, k = 10'"),
+            ({"data": {"train": "bb", "evaluation": "aa"}}, "data: "),
+            ({"axes": SHARED | {"resolution": 256}}, "resolution: 64 / 256"),
+            ({"axes": SHARED | {"selection": "the test set"}}, "selection: 'a tenth of train' / 'the test set'"),
+        ],
+    )
+    def test_says_why_not(self, tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+        lines, comparable = compare(save(tmp_path / "a", [make_row()]), save(tmp_path / "b", [make_row()], **changes))
+        assert not comparable
+        assert [line for line in lines if line.startswith("NOT COMPARABLE") and reason in line]
+        assert not [line for line in lines if "accuracy:" in line]
+
+    def test_rows_are_matched_by_their_axes(self, tmp_path: Path) -> None:
+        """Layers are compared, pooling decides; the nearest row is the one compared with."""
+        first = save(tmp_path / "a", [make_row()])
+        others = [make_row(pooling="max"), make_row(layer=1, output="reverse image layer 1", accuracy=0.4)]
+        lines, comparable = compare(first, save(tmp_path / "b", others))
+        assert comparable
+        assert "    differs         layer: 2 / 1" in lines
+        assert "    accuracy: 0.5 / 0.4 (-0.1)" in lines
+        lines, comparable = compare(first, save(tmp_path / "b", others[:1]))
+        assert not comparable
+        assert "    NOT COMPARABLE  pooling: 'mean' / 'max'" in lines
+
+    def test_other_weights_are_said_and_do_not_forbid(self, tmp_path: Path) -> None:
+        pair = save(tmp_path / "a", [make_row()]), save(tmp_path / "b", [make_row()], weights={"tiny": "dd"})
+        lines, comparable = compare(*pair)
+        assert comparable
+        assert lines[0].split(None, 1) == ["differs", "weights of tiny: 'cc' / 'dd'"]
+
+    def test_command_line(self, tmp_path: Path) -> None:
+        save(tmp_path / "a", [make_row()])
+        save(tmp_path / "b", [make_row()], protocol="other")
+        command = [sys.executable, "-m", "benchmarks.diff", str(tmp_path / "a"), str(tmp_path / "b" / "result.json")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "NOT COMPARABLE  protocol: 'kNN, k = 20' / 'other'" in done.stdout
