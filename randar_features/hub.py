@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from randar_features.generation.schedule import recommended_steps
-from randar_features.models import RandAR, RandARConfig
+from randar_features.models import ARCHITECTURES, RandAR
 from randar_features.registry import ModelSource, WeightsFile, find_source, imagenet_classes
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
 from randar_features.weights import build_empty, file_hash, load_weights
 
-TRANSFORMERS = {"randar": (RandAR, RandARConfig)}
 TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
 
 Name = str | os.PathLike[str]
@@ -178,7 +177,7 @@ def _build(source: ModelSource, part: str) -> Any:
         raise ValueError(f'the configuration of {source.name} has no "{part}" entry (it has {present})')
     options = dict(source.config[part])
     kind = options.pop("type", None)
-    known: Mapping[str, Any] = TRANSFORMERS if part == "transformer" else TOKENIZERS
+    known: Mapping[str, Any] = ARCHITECTURES if part == "transformer" else TOKENIZERS
     if kind not in known:
         raise ValueError(f"{source.name}: unknown {part} type {kind!r}, expected one of {', '.join(known)}")
     try:

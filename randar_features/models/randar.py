@@ -77,6 +77,9 @@ class RandARConfig:
 class RandAR(nn.Module):
     """`model(tokens, classes, order)` → logits; state-dict names are those of the published weights."""
 
+    contexts: tuple[str, ...] = sequence.CONTEXTS
+    reads: tuple[str, ...] = sequence.READS
+
     def __init__(self, config: RandARConfig) -> None:
         super().__init__()
         self.config = config
@@ -232,3 +235,9 @@ class RandAR(nn.Module):
         # Whether it permutes is not asked on an accelerator, which would wait for the device.
         check = sequence.check_order if order.device.type == "cpu" else sequence.order_rows
         return check(order, self.config.num_tokens, batch).to(self.rotary.device)
+
+    def training_order(
+        self, batch: int, generator: torch.Generator, device: torch.device | str | None = None
+    ) -> Tensor:
+        """The orders of a training step, drawn for each image: (B, N) int64 on `device`."""
+        return sequence.random_orders(batch, self.config.num_tokens, generator).to(device)
