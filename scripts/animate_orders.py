@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from randar_features.data import contact_sheet
 from randar_features.generation.animation import decoding_frames, save_gif
 from randar_features.generation.command_line import load_for_decoding
 from randar_features.generation.complete import ORDERS
-from randar_features.generation.gallery import contact_sheet, find_class
+from randar_features.generation.gallery import find_class
 
 
 def main() -> None:

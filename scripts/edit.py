@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import randar_features as rf
-from randar_features.data import adm_center_crop, load_image, to_image, to_tensor
+from randar_features.data import adm_center_crop, contact_sheet, load_image, to_image, to_tensor
 from randar_features.generation.command_line import (
     add_arguments,
     load_for_decoding,
@@ -28,7 +28,7 @@ from randar_features.generation.command_line import (
     settings_of,
     wait_for_all,
 )
-from randar_features.generation.gallery import contact_sheet, find_class, is_done, save_png, save_sheet
+from randar_features.generation.gallery import find_class, is_done, save_png, save_sheet
 from randar_features.weights import file_hash
 
 

@@ -10,7 +10,7 @@ import argparse
 
 from tqdm import tqdm
 
-from randar_features.data import load_image, to_image, to_tensor
+from randar_features.data import contact_sheet, load_image, to_image, to_tensor
 from randar_features.generation.command_line import (
     add_arguments,
     load_for_decoding,
@@ -18,7 +18,7 @@ from randar_features.generation.command_line import (
     settings_of,
     wait_for_all,
 )
-from randar_features.generation.gallery import Wanted, contact_sheet, fill_gallery, find_classes, save_sheet
+from randar_features.generation.gallery import Wanted, fill_gallery, find_classes, save_sheet
 
 
 def main() -> None:

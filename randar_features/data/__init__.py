@@ -3,7 +3,7 @@
 from .decoding import ImageError, load_image
 from .images import ImageBatch, ImageSource, open_images
 from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
-from .transforms import adm_center_crop, tensor_center_crop, to_image, to_tensor
+from .transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 
 __all__ = [
     "ImageBatch",
@@ -12,6 +12,7 @@ __all__ = [
     "PhotoDigit",
     "PhotoDigits",
     "adm_center_crop",
+    "contact_sheet",
     "corresponding_points",
     "load_image",
     "open_images",

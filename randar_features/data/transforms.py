@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -80,3 +83,14 @@ def tensor_center_crop(pixels: Tensor, size: int) -> Tensor:
     if tuple(pixels.shape[-2:]) == (size, size):
         return pixels.detach().float().cpu()
     return to_tensor(adm_center_crop(to_image(pixels), size))
+
+
+def contact_sheet(images: Sequence[Tensor], columns: int, gap: int = 2) -> Tensor:
+    """Images ``(3, H, W)`` of one size side by side, row by row, on white: ``(3, H', W')``."""
+    channels, height, width = images[0].shape
+    rows = math.ceil(len(images) / columns)
+    sheet = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from randar_features.files import written_whole
 from randar_features.generation.generate import generate
@@ -191,14 +189,3 @@ def spellings_of(name: str) -> set[str]:
     """What a class may be called by: its name, each part between commas, and that without a WordNet number."""
     parts = [name, *name.split(",")]
     return {re.sub(r"^n\d{8} ", "", part.strip().lower()) for part in parts} | {name.lower()}
-
-
-def contact_sheet(images: Sequence[Tensor], columns: int, gap: int = 2) -> Tensor:
-    """Images (3, H, W) of one size side by side, row by row, on white: (3, H', W')."""
-    channels, height, width = images[0].shape
-    rows = math.ceil(len(images) / columns)
-    sheet = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
-    for number, image in enumerate(images):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
-        sheet[:, top : top + height, left : left + width] = image
-    return sheet

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_sample_image
 
-from randar_features.data import adm_center_crop, tensor_center_crop, to_image, to_tensor
+from randar_features.data import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "adm_crop.safetensors")
 
@@ -90,3 +90,10 @@ def test_a_tensor_of_another_size_goes_the_way_of_files() -> None:
     photo = Image.fromarray(load_sample_image("china.jpg"))
     expected = torch.from_numpy(GOLDEN["china.64"]).permute(2, 0, 1) / 255
     assert torch.equal(tensor_center_crop(to_tensor(photo), 64), expected)
+
+
+def test_contact_sheet_lays_images_out_row_by_row() -> None:
+    images = [torch.full((3, 2, 2), value / 10) for value in range(3)]
+    sheet = contact_sheet(images, columns=2, gap=1)
+    rows = [[0, 0, 1, 0.1, 0.1]] * 2 + [[1] * 5] + [[0.2, 0.2, 1, 1, 1]] * 2
+    torch.testing.assert_close(sheet, torch.tensor(rows).expand(3, 5, 5))

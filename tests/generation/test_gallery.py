@@ -11,7 +11,6 @@ from randar_features import Model, generate
 from randar_features.data import load_image, to_tensor
 from randar_features.generation.gallery import (
     Wanted,
-    contact_sheet,
     fill_gallery,
     find_class,
     find_classes,
@@ -110,13 +109,6 @@ def test_classes_by_index_name_or_one_of_several_names():
 def test_unknown_classes_are_refused(wanted: str, names: list[str] | None, message: str):
     with pytest.raises(ValueError, match=message):
         find_class(wanted, names, 4)
-
-
-def test_contact_sheet_lays_images_out_row_by_row():
-    images = [torch.full((3, 2, 2), value / 10) for value in range(3)]
-    sheet = contact_sheet(images, columns=2, gap=1)
-    rows = [[0, 0, 1, 0.1, 0.1]] * 2 + [[1] * 5] + [[0.2, 0.2, 1, 1, 1]] * 2
-    torch.testing.assert_close(sheet, torch.tensor(rows).expand(3, 5, 5))
 
 
 def test_saved_pixels_read_back(tmp_path: Path):
