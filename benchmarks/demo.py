@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo_sections, digit_pairs, digits, photographs, report, samples
+from benchmarks import demo_sections, digit_pairs, digits, page, photographs, samples
 from benchmarks.machine import describe
 from randar_features import Model, load_model
 from randar_features.files import write_json
@@ -58,7 +58,7 @@ class Demo:
     model: Model
     settings: Settings
     results: dict[str, Any] = field(default_factory=dict)
-    sections: list[report.Section] = field(default_factory=list)
+    sections: list[page.Section] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     command: str = "python -m benchmarks.demo"
@@ -72,10 +72,10 @@ class Demo:
         self.seconds[name] = round(time.perf_counter() - start, 1)
         print(f"{name}: {self.seconds[name]:.1f} s", flush=True)
 
-    def figure(self, name: str, png: bytes, caption: str) -> report.Html:
+    def figure(self, name: str, png: bytes, caption: str) -> page.Html:
         """Keep the picture, to be written beside the report, and give the HTML with it inside."""
         self.pictures[name] = png
-        return report.figure(png, caption=caption, command=self.command)
+        return page.figure(png, caption=caption, command=self.command)
 
 
 def run(demo: Demo) -> None:
@@ -177,7 +177,7 @@ def write(demo: Demo, out: Path) -> Path:
     subtitle = f"{model.name}, weights {model.weights_hash}, commit {machine['commit']}"
     made = demo_sections.made(record)
     path = out / "report.html"
-    path.write_text(report.page("What the features know", subtitle, [*demo.sections, made]), encoding="utf-8")
+    path.write_text(page.page("What the features know", subtitle, [*demo.sections, made]), encoding="utf-8")
     return path
 
 

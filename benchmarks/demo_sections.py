@@ -11,37 +11,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import digit_pairs, figures, report, samples
+from benchmarks import digit_pairs, figures, page, samples
 from benchmarks.digits import Digits
 
-AddFigure = Callable[[str, bytes, str], report.Html]
+AddFigure = Callable[[str, bytes, str], page.Html]
 """File name without ending, PNG, caption → HTML."""
 Numbers = Sequence[dict[str, Any]]
 
 SHOWN = ("pixels", "single", "reverse")  # whose lines are drawn between matching points
 
 
-def classification(numbers: Numbers, counts: Mapping[str, int], add_figure: AddFigure) -> report.Section:
+def classification(numbers: Numbers, counts: Mapping[str, int], add_figure: AddFigure) -> page.Section:
     """Table of `digits.summarize`, and accuracy by layer and context."""
     curves = {row["representation"]: list(row["validation"].values()) for row in numbers if "context" in row}
     levels = {row["representation"]: max(row["validation"].values()) for row in numbers if "context" not in row}
     chart = figures.layer_chart(curves, levels, "validation accuracy, %")
-    return report.section(
+    return page.section(
         "Reading digits",
-        report.text(
+        page.text(
             "photo-digits puts scikit-learn's scanned digits, coloured, scaled and turned, on crops of its two "
             "photographs. A linear probe (logistic regression on standardised vectors) learns to read them from "
             f"{counts['train']} samples. Layer and regularisation are chosen on {counts['validation']} others, the "
             f"probe is refitted on both, and the test split, {counts['test']} more, is touched once. No scan is in two "
             "splits."
         ),
-        report.text(
+        page.text(
             "Features are means over all tokens of an image and are not told its class. “single” shows the image to "
             "the model once, so that a token sees only those before it. “repeat” and “reverse” show it a second time, "
             "in the same or in the opposite order, and read there, where every token has seen the whole image. "
             "“pixels” is the image at 32×32, “codes” the tokenizer's code vectors or their histogram."
         ),
-        report.table(
+        page.table(
             *classification_table(numbers),
             caption="Accuracy on the test split (chance: 10 %), intervals bootstrapped over its scans.",
             marked=len(numbers) - 1,
@@ -78,20 +78,20 @@ def printed(numbers: Numbers) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
 
 
-def retrieval(numbers: Numbers, data: Digits, ids: np.ndarray, add_figure: AddFigure) -> report.Section:
+def retrieval(numbers: Numbers, data: Digits, ids: np.ndarray, add_figure: AddFigure) -> page.Section:
     """Recall of all representations, and the neighbours `ids` (queries, k) that the last one finds."""
     last = numbers[-1]["representation"]
     ranks = [int(name.rpartition("_")[2]) for name in numbers[-1] if name.startswith("recall")]
     rows = [[row["representation"], *(_percent(row[f"recall_at_{k}"]) for k in ranks)] for row in numbers]
-    return report.section(
+    return page.section(
         "Nearest neighbours",
-        report.text(
+        page.text(
             "For each digit of the test split, the digits of the training split whose vectors have the largest cosine "
             "to its own. Nothing is learned here: the vectors are as they come, at the layer that the probe chose, and "
             "all that a picture shows counts, the photograph and the colours as much as the digit. “chance” draws at "
             "random."
         ),
-        report.table(
+        page.table(
             ["features", *(f"Recall@{k}, %" for k in ranks)],
             rows,
             caption="Share of test digits with one of their own class among so many nearest.",
@@ -124,7 +124,7 @@ def neighbour_grid(data: Digits, ids: np.ndarray) -> bytes:
 
 def matching(
     numbers: Numbers, found: Sequence[digit_pairs.Matched], pairs: Sequence[digit_pairs.Pair], add_figure: AddFigure
-) -> report.Section:
+) -> page.Section:
     """Table of `Matched.summary`, and the lines that each representation draws in the first pairs."""
     rows = [
         [
@@ -136,15 +136,15 @@ def matching(
         ]
         for row in numbers
     ]
-    return report.section(
+    return page.section(
         "Matching points",
-        report.text(
+        page.text(
             f"A digit in two placements, in two colours on two photographs, {len(pairs)} such pairs: for each of "
             f"{len(pairs[0].points)} points of the first, the pixel of the second whose feature has the largest cosine "
             "to the point's own (feature maps are up-sampled to the pixels). The layer is chosen on pairs of "
             "validation scans. “same place” uses no features: it looks where the point was in the first picture."
         ),
-        report.table(
+        page.table(
             ("features", "layer", "PCK@0.1 of the image, %", "95 % interval", "PCK@0.1 of the digit, %"),
             rows,
             caption="Share of points found within a tenth of the longer side of the image, or of the digit's box: mean "
@@ -172,15 +172,15 @@ def match_lines(found: Sequence[digit_pairs.Matched], pairs: Sequence[digit_pair
 
 def photograph_maps(
     pictures: Sequence[Tensor], maps: Mapping[str, Sequence[np.ndarray]], layer: int, add_figure: AddFigure
-) -> report.Section:
+) -> page.Section:
     """The photographs, and their features as colours, one column a context."""
     columns = [samples.to_arrays(torch.stack(list(pictures))), *maps.values()]
     png = figures.image_grid(
         list(zip(*columns, strict=True)), column_titles=("photograph", *maps), height=320, smooth=True
     )
-    return report.section(
+    return page.section(
         "Two photographs",
-        report.text(
+        page.text(
             f"The features of layer {layer} at every place as colours: places of one colour have like features. Each "
             "photograph is cut into overlapping tiles of the model's size, whose maps are blended into one."
         ),
@@ -197,15 +197,15 @@ def generation(
     filled: Sequence[Sequence[np.ndarray]],
     extended: Sequence[Sequence[np.ndarray]],
     add_figure: AddFigure,
-) -> report.Section:
+) -> page.Section:
     """Samples, one row a class; the same in few and many steps; images filled in and extended."""
     steps = figures.image_grid(
         list(by_steps.values()), row_titles=[f"{count} steps" for count in by_steps], column_titles=names
     )
     titles = ["masked", *(f"drawn {n}" for n in range(1, len(filled[0]) - 1))]
-    return report.section(
+    return page.section(
         "Drawn by the same weights",
-        report.text(
+        page.text(
             "The model that gave the features is a generator: it draws an image's tokens in random order, several in a "
             "step, and the tokenizer turns them into pixels."
         ),
@@ -224,12 +224,12 @@ def generation(
     )
 
 
-def made(record: Mapping[str, Any]) -> report.Section:
+def made(record: Mapping[str, Any]) -> page.Section:
     """How to make the report again."""
     about = {name: record[name] for name in ("model", "weights", "command", "settings", "machine", "seconds")}
     total = sum(record["seconds"].values())
-    return report.section(
+    return page.section(
         "How this was made",
-        report.text(f"In {total:.0f} seconds, by the command under each picture; all numbers are in results.json."),
-        report.details("Settings, machine and times", json.dumps(about, indent=1, ensure_ascii=False)),
+        page.text(f"In {total:.0f} seconds, by the command under each picture; all numbers are in results.json."),
+        page.details("Settings, machine and times", json.dumps(about, indent=1, ensure_ascii=False)),
     )

@@ -1,4 +1,4 @@
-"""Reports as one HTML file each: headings, text, tables and pictures, with nothing to fetch from anywhere.
+"""Pages as one HTML file each: headings, text, tables and pictures, with nothing to fetch from anywhere.
 
 Every helper gives a piece of HTML, `page` puts pieces together. Plain strings are escaped; only what these
 helpers made counts as HTML.

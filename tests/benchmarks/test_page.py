@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from benchmarks import report
+from benchmarks import page as html_page
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -36,10 +36,10 @@ class Reader(HTMLParser):
 
 
 def whole_page() -> str:
-    table = report.table(["a & b", "c"], [["<x>", "1"], ["y", "2"]], caption='"both"', marked=1)
-    figure = report.figure(PNG, caption="one < two", command="python -m benchmarks.demo --out 'a b' && <x>")
-    parts = report.text("<script>alert(1)</script>"), table, figure, report.details("more", '{"a": "<b>"}')
-    return report.page("T & <T>", "sub<t>", [report.section("One & two", *parts), report.section("Three")])
+    table = html_page.table(["a & b", "c"], [["<x>", "1"], ["y", "2"]], caption='"both"', marked=1)
+    figure = html_page.figure(PNG, caption="one < two", command="python -m benchmarks.demo --out 'a b' && <x>")
+    parts = html_page.text("<script>alert(1)</script>"), table, figure, html_page.details("more", '{"a": "<b>"}')
+    return html_page.page("T & <T>", "sub<t>", [html_page.section("One & two", *parts), html_page.section("Three")])
 
 
 def test_a_page_is_well_formed_and_says_everything_as_it_was_given():
@@ -75,6 +75,6 @@ def test_one_row_of_a_table_is_marked():
 
 def test_rows_that_do_not_fit_and_pictures_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"row 1 has 1 cells under a header of 2: \['c'\]"):
-        report.table(["a", "b"], [["a", "b"], ["c"]], caption="")
+        html_page.table(["a", "b"], [["a", "b"], ["c"]], caption="")
     with pytest.raises(ValueError, match=r"expected the bytes of a PNG, got b'GIF89a'"):
-        report.figure(b"GIF89a", caption="", command="")
+        html_page.figure(b"GIF89a", caption="", command="")
