@@ -46,6 +46,33 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def num_views(self) -> int:
+        """Views of each image, such as its centre crop and the mirror image of that."""
+        return self.tokens.shape[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens N of a view."""
+        return self.tokens.shape[2]
+
+    @property
+    def vocab_size(self) -> int:
+        """Codes of the tokenizer."""
+        return self.manifest["vocab_size"]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels: those named in the manifest, else one more than the highest label."""
+        names = self.manifest["label_names"]
+        return len(names) if names else int(self.labels.max()) + 1
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """Folder of the tokenizer, which `load_tokenizer` reads; None if it was not kept with the tokens."""
+        folder = self.folder.parent / "tokenizer"
+        return folder if (folder / "tokenizer.safetensors").exists() else None
+
     def batch(self, indices: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (b, N) int64 of the given view of each image, and labels (b,)."""
         tokens = self.tokens[indices.numpy(), views.numpy()].astype(np.int64)
