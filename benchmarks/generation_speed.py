@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.machine import describe, matrix_peak, seconds
+from benchmarks.machine import describe
 from benchmarks.published_loop import published_generate
 from randar_features import generate, pack_weights
 from randar_features.files import write_json
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.models import RandAR, RandARConfig
+from randar_features.timing import matrix_peak, seconds
 
 GUIDANCE = (1.0, 4.0)
 SINGLE = -1  # one token a step

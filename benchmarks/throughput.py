@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.machine import describe, matrix_peak, seconds
+from benchmarks.machine import describe
 from randar_features import encode_tokens, sequence
 from randar_features.encoding.precision import autocast, default_dtype
 from randar_features.files import write_json
 from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig
+from randar_features.timing import matrix_peak, seconds
 
 SIZES = {
     "randar-l": {"num_layers": 24, "num_heads": 16, "dim": 1024, "vocab_size": 16384, "num_tokens": 256},

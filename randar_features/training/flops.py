@@ -1,0 +1,187 @@
+"""What a training step costs: operations an image, a device's peak, and the share of it that is used (MFU)."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Protocol
+
+import torch
+
+from randar_features.layers.feed_forward import hidden_width
+from randar_features.sequence import sequence_length
+from randar_features.timing import matrix_peak
+
+# Dense FLOP/s of bfloat16 matrix products with float32 sums, from the makers' data sheets.
+PEAKS = {
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "A40": 149.7e12,
+    "A30": 165e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX A6000": 154.8e12,
+    "RTX 5090": 209.5e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+
+
+class Sizes(Protocol):
+    """What the cost of a transformer depends on: `RandARConfig` or one of its sisters'."""
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks."""
+
+    @property
+    def num_heads(self) -> int:
+        """Heads H."""
+
+    @property
+    def dim(self) -> int:
+        """Width D."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Codes V."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens N."""
+
+    @property
+    def num_kv_heads(self) -> int | None:
+        """Heads of keys and values; None: as many as `num_heads`."""
+
+    @property
+    def ffn_multiple_of(self) -> int:
+        """What the hidden width of the feed-forward is a multiple of."""
+
+
+def training_flops(sizes: Sizes, kind: str = "randar", *, causal: bool = True) -> float:
+    """Floating-point operations of one image's training step: the forward pass, and twice that for the backward.
+
+    Two for each multiply-add of the matrix products and of attention; normalisations, rotations, the softmax
+    and the optimizer are left out, and so is what gradient checkpointing computes again. Only what the loss
+    needs is counted: RandAR's last block is not followed behind attention at its image tokens, and logits
+    are taken at the N rows that predict.
+
+    Args:
+        sizes: the model's configuration.
+        kind: its type, a key of `models.ARCHITECTURES`.
+        causal: count attention as half of L², the part below the diagonal that a causal kernel computes;
+            False: in full, as Chowdhery et al. (arXiv 2204.02311, appendix B) do.
+    """
+    if kind not in _FORWARD:
+        raise ValueError(f"no operation count for a {kind!r}, only for {', '.join(_FORWARD)}")
+    return 3 * 2 * _FORWARD[kind](sizes, 0.5 if causal else 1.0)
+
+
+def _project(sizes: Sizes) -> int:
+    """Multiply-adds of queries, keys and values for one row."""
+    kv_heads = sizes.num_kv_heads or sizes.num_heads
+    return sizes.dim * (sizes.dim + 2 * kv_heads * (sizes.dim // sizes.num_heads))
+
+
+def _behind(sizes: Sizes) -> int:
+    """Multiply-adds of one row behind attention: its output projection and the feed-forward."""
+    return sizes.dim * (sizes.dim + 3 * hidden_width(sizes.dim, sizes.ffn_multiple_of))
+
+
+def _logits(sizes: Sizes) -> int:
+    return sizes.num_tokens * sizes.dim * sizes.vocab_size
+
+
+def _attention(sizes: Sizes, rows: int, share: float) -> float:
+    return 2 * rows * rows * sizes.dim * share
+
+
+def _randar(sizes: Sizes, share: float) -> float:
+    rows = sequence_length(sizes.num_tokens)
+    blocks = sizes.num_layers * (rows * (_project(sizes) + _behind(sizes)) + _attention(sizes, rows, share))
+    return blocks - (rows - sizes.num_tokens) * _behind(sizes) + _logits(sizes)
+
+
+def _llamagen(sizes: Sizes, share: float) -> float:
+    """Also PAR's: its three special tokens take the places of the last three image tokens, which predict nothing."""
+    rows = sizes.num_tokens
+    blocks = sizes.num_layers * (rows * (_project(sizes) + _behind(sizes)) + _attention(sizes, rows, share))
+    return blocks + _logits(sizes)
+
+
+def _arpg(sizes: Sizes, share: float) -> float:
+    """Half of the blocks on the content, the other half on the queries with one set of keys and values."""
+    rows, dim = sizes.num_tokens, sizes.dim
+    shared = _project(sizes) - dim * dim
+    queries = rows * (dim * dim + _behind(sizes))
+    content = rows * (_project(sizes) + _behind(sizes))
+    half = sizes.num_layers // 2
+    blocks = half * (content + _attention(sizes, rows, share)) + half * (queries + _attention(sizes, rows, share))
+    return blocks + rows * shared + _logits(sizes)
+
+
+_FORWARD = {"randar": _randar, "llamagen": _llamagen, "par": _llamagen, "arpg": _arpg}
+
+
+@cache
+def peak_flops(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
+    """Dense FLOP/s of matrix products in `dtype` on one device.
+
+    Half precision on a known NVIDIA GPU: the data sheet's. All else, such as a CPU or a share of a GPU, is
+    measured by a matrix product, once a process.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        known = data_sheet_peak(torch.cuda.get_device_name(device))
+        if known is not None:
+            return known
+    return matrix_peak(dtype, device, 8192 if device.type == "cuda" else 1024)
+
+
+def data_sheet_peak(name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a GPU by the name that CUDA gives it; None for an unknown one or a part of one."""
+    if "MIG" in name:
+        return None
+    found = [model for model in PEAKS if re.search(rf"\b{model}\b", name, re.IGNORECASE)]
+    return PEAKS[max(found, key=len)] if found else None
+
+
+class Throughput:
+    """Images/s, tokens/s and MFU since the last report.
+
+    Args:
+        flops: operations of one image, as `training_flops` gives.
+        num_tokens: image tokens of one image.
+        peak: FLOP/s of all devices together.
+    """
+
+    def __init__(self, *, flops: float, num_tokens: int, peak: float) -> None:
+        self.flops, self.num_tokens, self.peak = flops, num_tokens, peak
+        self.images, self.seconds = 0, 0.0
+
+    def add(self, images: int, seconds: float) -> None:
+        """Count steps of `images` over all processes; `seconds` must include the wait for the device."""
+        self.images += images
+        self.seconds += seconds
+
+    def report(self) -> dict[str, float]:
+        """`images_per_second`, `tokens_per_second` (image tokens), `mfu` (share of the peak); starts anew."""
+        rate = self.images / self.seconds if self.seconds else 0.0
+        self.images, self.seconds = 0, 0.0
+        return {
+            "images_per_second": rate,
+            "tokens_per_second": rate * self.num_tokens,
+            "mfu": rate * self.flops / self.peak,
+        }
