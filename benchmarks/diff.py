@@ -50,8 +50,8 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Ite
         if values[0] != values[1]:
             yield Difference(f"machine: {name}", *values, False)
     for warning in sorted(set(first["warnings"]) ^ set(second["warnings"])):
-        given = [warning if warning in card["warnings"] else None for card in (first, second)]
-        yield Difference("warning", *given, False)
+        given = tuple(warning if warning in card["warnings"] else None for card in (first, second))
+        yield Difference("warning", given[0], given[1], False)
 
 
 def row_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:

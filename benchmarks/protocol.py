@@ -107,8 +107,10 @@ def write_result(
     Args:
         folder: where it goes; `artifacts` lie in it.
         card: from `card`.
-        results: one row a variant: its own axes, metrics in [0, 1] by their names, "interval" as [low, high].
-        artifacts: files in `folder` that a report shows or reads (pictures, predictions), by what they are.
+        results: one row a variant: its own axes, settings in words (such as the probe), and metrics by their names;
+            the first one is the main one, which "interval", [low, high], belongs to. Shares are in [0, 1].
+        artifacts: files in `folder` by what they are. PNG files are shown by a report. "predictions" is an .npz
+            with labels (n,), predictions (rows, n) in the order of `results`, and label_names.
 
     Raises:
         ValueError: a row and the card together leave an axis of `AXES` unstated, or state it twice.

@@ -1,0 +1,144 @@
+"""The report's tables hold the numbers of the result files, and its pictures what they are said to."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import charts, report
+from benchmarks.protocol import card, write_result
+from probes import confusion_matrix
+
+SHARED = {"resolution": 64, "threshold_basis": None, "selection": "a tenth of train", "normalization": None}
+LABELS = np.array([0, 0, 1, 1])
+
+
+def row(context: str, layer: int | list[int], accuracy: float, **more: Any) -> dict[str, Any]:
+    axes = {"encoder": "tiny", "context": context, "layer": layer, "read": "image", "orders": "raster"}
+    name = f"{context} image layer {layer}"
+    return {**axes, "output": name, "pooling": "mean", "probe": "knn", "accuracy": accuracy, **more}
+
+
+def pixels(accuracy: float) -> dict[str, Any]:
+    absent = dict.fromkeys(("context", "layer", "read", "orders", "pooling"))
+    return {**absent, "encoder": "pixels", "output": "pixels", "probe": "knn", "accuracy": accuracy}
+
+
+RESULTS = [
+    pixels(0.25),
+    row("single", 0, 0.5),
+    row("single", 1, 0.25, interval=[0.2, 0.3]),
+    row("reverse", 0, 0.5, seconds=2.5),
+    row("reverse", 1, 0.75, interval=[0.7, 0.8], rows=4),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = card("kNN, k = 20", axes=SHARED, data={"train": "a"}, weights={"tiny": "random (seed 0)", "pixels": "none"})
+    run = tmp_path / "suite" / "cifar10" / "knn"
+    run.mkdir(parents=True)
+    Image.fromarray(np.full((4, 4, 3), 7, np.uint8)).save(run / "a.png")
+    predictions = np.array([[0, 0, 0, 0]] * 4 + [[0, 1, 1, 1]])
+    np.savez(run / "p.npz", labels=LABELS, predictions=predictions, label_names=["cat", "dog"])
+    write_result(run, made, RESULTS, artifacts={"neighbours": "a.png", "predictions": "p.npz"})
+    other = card("maps", axes=SHARED, data={}, weights={})
+    write_result(tmp_path / "suite" / "maps", other, [])
+    return tmp_path / "suite"
+
+
+def test_runs_are_named_by_their_folders(folder: Path) -> None:
+    assert [run.name for run in report.find_runs([folder])] == ["cifar10/knn", "maps"]
+    both = report.find_runs([folder / "maps", folder / "maps" / "result.json"])
+    assert [run.name for run in both] == ["maps", "maps"]
+    (folder / "maps" / "result.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no result.json below .*maps: run a benchmark"):
+        report.find_runs([folder / "maps"])
+
+
+def test_the_overview_sets_the_best_row_beside_the_baseline(folder: Path) -> None:
+    table = report.overview(report.find_runs([folder]))
+    best = ["tiny, reverse image layer 1", "accuracy", "75.0 % (70.0 % … 80.0 %)", "pixels: 25.0 %"]
+    assert table.rows == [["cifar10/knn", *best]]
+
+
+def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
+    table = report.result_table(report.find_runs([folder])[0])
+    axes = ["encoder", "output", "layer", "context", "read", "orders", "pooling"]
+    assert table.header == [*axes, "probe", "accuracy", "seconds", "rows"]
+    assert table.rows[0] == ["pixels", "pixels", "", "", "", "", "", "knn", "25.0 %", "", ""]
+    shown = ["tiny", "reverse image layer 1", "1", "reverse", "image", "raster", "mean", "knn"]
+    assert table.rows[4] == [*shown, "75.0 % (70.0 % … 80.0 %)", "", "4"]
+    assert table.rows[3][-2:] == ["2.5", ""]
+    assert table.marked == 4
+
+
+def test_numbers() -> None:
+    assert [report.number(value) for value in (0.5, -0.125, 1234567, 12.3456, 1, None)] == [
+        "50.0 %", "-12.5 %", "1,234,567", "12.35", "1", "",
+    ]  # fmt: skip
+
+
+def test_one_heat_map_of_contexts_by_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(charts, "heat_map", lambda values, **names: drawn.append((values, names)) or b"png")
+    captions = [caption for caption, _ in report.heat_maps(report.find_runs([folder])[0])]
+    assert captions == ["accuracy, %: contexts and reads by layer. tiny, raster, mean, 64, a tenth of train, knn"]
+    values, names = drawn[0]
+    assert np.array_equal(values, [[0.5, 0.25], [0.5, 0.75]])
+    assert (names["rows"], names["columns"]) == (["single image", "reverse image"], ["0", "1"])
+
+
+def test_the_confusion_matrix_is_the_best_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(charts, "confusion_picture", lambda *given: drawn.append(given) or b"png")
+    runs = report.find_runs([folder])
+    assert report.confusion(runs[0]) == b"png" and report.confusion(runs[1]) is None
+    matrix, names = drawn[0]
+    assert np.array_equal(matrix, confusion_matrix(np.array([0, 1, 1, 1]), LABELS, num_classes=2))
+    assert np.array_equal(matrix, [[1, 1], [0, 2]]) and names == ["cat", "dog"]
+
+
+def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_path: Path) -> None:
+    out = report.write_report([folder], tmp_path / "out" / "report.html", "All & more")
+    text = out.read_text()
+    assert not re.search(r"https?:|url\(|@import|<link|<script", text)
+    pictures = [base64.b64decode(found) for found in re.findall(r"base64,([^\"]+)", text)]
+    assert (folder / "cifar10/knn/a.png").read_bytes() in pictures
+    assert len(pictures) == 3  # with the heat map and the confusion matrix
+    assert len(re.findall(r"<figcaption>.*?<code>python ", text)) == 3
+    assert "Warning: weights are random, not trained: tiny." in text
+    assert "<title>All &amp; more</title>" in text
+
+
+def test_markdown_has_the_same_tables(folder: Path, tmp_path: Path) -> None:
+    report.write_report([folder], tmp_path / "report.html")
+    text = (tmp_path / "report.md").read_text()
+    assert "| **tiny** | **reverse image layer 1** | **1** |" in text
+    assert "| cifar10/knn | tiny, reverse image layer 1 | accuracy |" in text
+    assert "## maps\n\nmaps\n\n`python " in text
+
+
+class TestCharts:
+    def test_a_heat_maps_largest_cell_is_the_darkest(self) -> None:
+        values = np.array([[0.1, 0.2, np.nan], [0.3, 0.9, 0.2]])
+        png = charts.heat_map(values, rows=["a", "b"], columns=["0", "1", "2"], label="x")
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+        darkest = np.argwhere(pixels == pixels.min()).mean(axis=0)
+        height, width = pixels.shape
+        assert darkest[0] > height / 2 and abs(darkest[1] - width / 2) < width / 4
+
+    def test_a_heat_map_needs_its_names(self) -> None:
+        with pytest.raises(ValueError, match=r"\(1, 2\) values for 1 rows and 1 columns"):
+            charts.heat_map(np.ones((1, 2)), rows=["a"], columns=["b"], label="x")
+
+    def test_a_confusion_matrix_needs_a_name_a_class(self) -> None:
+        with pytest.raises(ValueError, match=r"shape \(2, 2\) for 1 class names"):
+            charts.confusion_picture(np.ones((2, 2)), ["a"])
