@@ -1,16 +1,17 @@
 """Probes for frozen features of any encoder: numpy arrays or torch tensors in, numbers out."""
 
 from .correspondence import match_points
+from .dense_metrics import class_ious, mean_iou, pck, pck_table, segmentation_counts, segmentation_scores
 from .knn import KNNProbe
 from .linear import LinearProbe
 from .logistic import LogisticProbe
 from .metrics import (
     accuracy,
     bootstrap_interval,
+    bootstrap_of_sums,
     confusion_matrix,
     mean_average_precision,
     mean_per_class_accuracy,
-    pck,
     recall_at_k,
     top_k_accuracy,
 )
@@ -27,14 +28,20 @@ __all__ = [
     "Standardizer",
     "accuracy",
     "bootstrap_interval",
+    "bootstrap_of_sums",
+    "class_ious",
     "confusion_matrix",
     "match_points",
     "mean_average_precision",
+    "mean_iou",
     "mean_per_class_accuracy",
     "pca_colours",
     "pck",
+    "pck_table",
     "recall_at_k",
     "search",
+    "segmentation_counts",
+    "segmentation_scores",
     "stratified_holdout",
     "top_k_accuracy",
 ]

@@ -1,6 +1,8 @@
-"""The one owner of every score: classification, retrieval, point matching, confidence intervals."""
+"""The one owner of scores of classification and retrieval, and of confidence intervals."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -127,54 +129,6 @@ def _without(ids: np.ndarray, own: np.ndarray) -> np.ndarray:
     return np.take_along_axis(ids, order, 1)[:, :-1]
 
 
-def pck(
-    predicted: Array,
-    target: Array,
-    pairs: Labels,
-    *,
-    box_sizes: Array,
-    image_sizes: Array,
-    alpha: float = 0.1,
-) -> dict[str, float]:
-    """Percentage of correct keypoints, as a share in [0, 1], in all four published variants.
-
-    A point is correct when |predicted - target| ≤ alpha · max(width, height) of the target's bounding box
-    or of the target image. `per_point` is hits over points; `per_image` averages the shares of the image
-    pairs (SPair-71k as measured by DIFT's `eval_spair.py`).
-
-    predicted, target: (K, 2) x and y in pixels of the target image. pairs: (K,) which of the P image pairs
-    a point belongs to. box_sizes, image_sizes: (P, 2) width and height in pixels, in either order.
-    Returns box_per_point, box_per_image, image_per_point, image_per_image.
-    """
-    points, truth = (_pairs_of_floats(v, n) for v, n in ((predicted, "predicted"), (target, "target")))
-    if points.shape != truth.shape:
-        raise ValueError(f"predicted and target must have one shape, got {points.shape} and {truth.shape}")
-    pair = label_vector(pairs, len(points), "pairs")
-    distance = np.linalg.norm(points - truth, axis=1)
-    result: dict[str, float] = {}
-    for name, sizes in (("box", box_sizes), ("image", image_sizes)):
-        threshold = alpha * _longest_sides(sizes, f"{name}_sizes", pair.max() + 1)
-        hits = distance <= threshold[pair]
-        points_of_pair = np.bincount(pair)
-        shares = np.bincount(pair, hits)[points_of_pair > 0] / points_of_pair[points_of_pair > 0]
-        result |= {f"{name}_per_point": float(hits.mean()), f"{name}_per_image": float(shares.mean())}
-    return result
-
-
-def _pairs_of_floats(values: Array, name: str) -> np.ndarray:
-    array = float_tensor(values, name, "(n, 2)", 2).cpu().double().numpy()
-    if array.shape[1] != 2:
-        raise ValueError(f"{name} must have shape (n, 2), got {array.shape}")
-    return array
-
-
-def _longest_sides(sizes: Array, name: str, needed: int) -> np.ndarray:
-    sides = _pairs_of_floats(sizes, name)
-    if len(sides) < needed or sides.min() <= 0:
-        raise ValueError(f"{name} must be {needed} rows of positive sizes, got shape {sides.shape}")
-    return sides.max(1)
-
-
 def bootstrap_interval(
     values: Array, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
@@ -182,11 +136,38 @@ def bootstrap_interval(
 
     For an accuracy, `values` are the rows' hits as 0.0 and 1.0. The same seed gives the same interval.
     """
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"confidence must lie in (0, 1) and resamples ≥ 1, got {confidence}, {resamples}")
+    _check_bootstrap(confidence, resamples)
     sample = float_tensor(values, "values", "(n,)", 1).cpu().double().numpy()
     generator = np.random.default_rng(seed)
     draws = (generator.integers(len(sample), size=len(sample)) for _ in range(resamples))
-    means = np.fromiter((sample[rows].mean() for rows in draws), float, resamples)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return _percentiles(np.fromiter((sample[rows].mean() for rows in draws), float, resamples), confidence)
+
+
+def _check_bootstrap(confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"confidence must lie in (0, 1) and resamples ≥ 1, got {confidence}, {resamples}")
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def bootstrap_of_sums(
+    rows: Array,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of a statistic of the column sums of `rows` (n, k).
+
+    For scores that are no mean over rows, such as the mIoU over images or the share of all points over image
+    pairs. `statistic` takes sums (resamples, k), float64, one resample a row, and gives (resamples,).
+    """
+    _check_bootstrap(confidence, resamples)
+    sample = float_tensor(rows, "rows", "(n, k)", 2).cpu().double().numpy()
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples)
+    return _percentiles(statistic(counts @ sample), confidence)
