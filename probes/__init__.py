@@ -15,15 +15,20 @@ from .metrics import (
     recall_at_k,
     top_k_accuracy,
 )
+from .patch_segmentation import KNNSegmenter, LogisticSegmenter
 from .pca import pca_colours
 from .retrieval import Neighbours, search
+from .segmentation import LinearSegmenter, segment
 from .splits import stratified_holdout
 from .standardizer import Standardizer
 
 __all__ = [
     "KNNProbe",
+    "KNNSegmenter",
     "LinearProbe",
+    "LinearSegmenter",
     "LogisticProbe",
+    "LogisticSegmenter",
     "Neighbours",
     "Standardizer",
     "accuracy",
@@ -40,6 +45,7 @@ __all__ = [
     "pck_table",
     "recall_at_k",
     "search",
+    "segment",
     "segmentation_counts",
     "segmentation_scores",
     "stratified_holdout",

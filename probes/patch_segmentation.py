@@ -1,0 +1,264 @@
+"""Segmentation by classifying patches one by one: CAPI's cheap protocol (`eval_segmentation.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dense_metrics import mean_iou
+from .inputs import Array, at_least_float32, float_tensor
+from .logistic import LogisticProbe
+from .retrieval import search
+from .segmentation import IGNORE, check_pairs, count_scores, tuning_images
+
+K_GRID = (1, 3, 10, 30)
+DISTANCES = ("cosine", "euclidean")
+C_GRID = tuple(10.0 ** (-6 + 11 * step / 7) for step in range(8))
+"""CAPI's eight values from 1e-6 to 1e5."""
+
+_LEAST = 1e-12  # probability of a class that a classifier has not seen
+
+
+def patch_labels(mask: np.ndarray, grid: tuple[int, int], num_classes: int, ignore_index: int = IGNORE) -> np.ndarray:
+    """The most frequent label among the pixels of each cell of a grid (h, w), the lowest of equals: int64 (h, w).
+
+    The label to ignore counts like any other, but loses against a class that is as frequent. A pixel belongs to
+    the cell in which its middle lies. Raises where the mask (H, W) has fewer pixels than the grid has cells.
+    """
+    if mask.shape[0] < grid[0] or mask.shape[1] < grid[1]:
+        raise ValueError(f"a mask of {mask.shape} has not a pixel for each cell of a grid of {grid}")
+    rows, columns = ((2 * np.arange(n) + 1) * cells // (2 * n) for n, cells in zip(mask.shape, grid, strict=True))
+    cells = rows[:, None] * grid[1] + columns
+    values = np.where(mask == ignore_index, num_classes, mask)
+    counts = np.bincount((cells * (num_classes + 1) + values).ravel(), minlength=grid[0] * grid[1] * (num_classes + 1))
+    labels = counts.reshape(*grid, num_classes + 1).argmax(2)
+    return np.where(labels == num_classes, ignore_index, labels)
+
+
+class Patches(NamedTuple):
+    """Patches of several images, those to ignore left out: `rows` (n, D) and their `labels` (n,)."""
+
+    rows: Tensor
+    labels: np.ndarray
+
+
+def gather_patches(
+    maps: Sequence[Array],
+    masks: Sequence[np.ndarray],
+    *,
+    num_classes: int,
+    ignore_index: int = IGNORE,
+    most: int | None = None,
+    seed: int = 0,
+) -> Patches:
+    """The patches of maps (h, w, D) with `patch_labels` of masks (H, W).
+
+    most: take a seeded random choice of so many, out of all images together; None: all.
+    """
+    grids = [
+        patch_labels(mask, (f.shape[0], f.shape[1]), num_classes, ignore_index).ravel()
+        for f, mask in zip(maps, masks, strict=True)
+    ]
+    kept = np.flatnonzero(np.concatenate(grids) != ignore_index)
+    if most is not None and len(kept) > most:
+        kept = np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
+    starts = np.cumsum([0, *(len(grid) for grid in grids)])
+    rows, labels = [], []
+    for features, grid, start in zip(maps, grids, starts[:-1], strict=True):
+        own = kept[(kept >= start) & (kept < start + len(grid))] - start
+        rows.append(_tokens(features)[torch.from_numpy(own)])
+        labels.append(grid[own])
+    return Patches(torch.cat(rows), np.concatenate(labels))
+
+
+def _tokens(features: Array, width: int | None = None) -> Tensor:
+    """Tokens (h·w, D) float32 or float64, on the CPU, of a map (h, w, D)."""
+    tensor = float_tensor(features, "features", f"(h, w, {'D' if width is None else width})", 3)
+    if width is not None and tensor.shape[2] != width:
+        raise ValueError(f"features must have shape (h, w, {width}) as in fit, got {tuple(tensor.shape)}")
+    return at_least_float32(tensor).cpu().flatten(0, 1)
+
+
+class _PatchSegmenter:
+    """What both have in common: candidates judged by the mIoU of held-out training images at their masks' size."""
+
+    validation_miou: float
+
+    def __init__(
+        self, num_classes: int, ignore_index: int, max_patches: int | None, validation_fraction: float, seed: int
+    ) -> None:
+        if num_classes < 2 or (max_patches or 1) < 1:
+            raise ValueError(f"expected num_classes ≥ 2 and max_patches ≥ 1 or None, got {num_classes}, {max_patches}")
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.max_patches = max_patches
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+
+    def _split(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        check_pairs(maps, masks, self.num_classes, self.ignore_index)
+        return tuning_images(len(maps), self.validation_fraction, self.seed)
+
+    def _patches(self, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray) -> Patches:
+        return gather_patches(
+            [maps[i] for i in images],
+            [masks[i] for i in images],
+            num_classes=self.num_classes,
+            ignore_index=self.ignore_index,
+            most=self.max_patches,
+            seed=self.seed,
+        )
+
+    def _miou(self, scores: Sequence[Tensor], masks: Sequence[np.ndarray]) -> float:
+        """Of token scores (h, w, C) of some images."""
+        return mean_iou(count_scores(scores, masks, self.num_classes, self.ignore_index).sum(0))
+
+
+class KNNSegmenter(_PatchSegmenter):
+    """Each patch takes the labels of the `k` nearest training patches, one vote each; features as they come.
+
+    A patch's label is the majority of its pixels. k and the distance are chosen by the mIoU of held-out training
+    images, of equals the first of `distances`, then the smallest k; then all training patches vote.
+
+    After `fit`: `k`; `distance`; `validation_miou` of the chosen ones, `validation_mious` by (distance, k).
+    """
+
+    k: int
+    distance: str
+    validation_mious: dict[tuple[str, int], float]
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        k_grid: Sequence[int] = K_GRID,
+        distances: Sequence[str] = DISTANCES,
+        ignore_index: int = IGNORE,
+        max_patches: int | None = None,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        """`max_patches`: so many random training patches at most, None for all."""
+        super().__init__(num_classes, ignore_index, max_patches, validation_fraction, seed)
+        self.k_grid = tuple(sorted(set(k_grid)))
+        self.distances = tuple(distances)
+        if not self.k_grid or self.k_grid[0] < 1 or not set(self.distances) <= set(DISTANCES) or not self.distances:
+            raise ValueError(f"expected k of at least 1 and distances among {DISTANCES}, got {k_grid} and {distances}")
+
+    def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> KNNSegmenter:
+        """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""
+        kept, held = self._split(maps, masks)
+        self._gallery = self._patches(maps, masks, kept)
+        self._check_size()
+        self.validation_mious = {}
+        for distance in self.distances:
+            found = [self._neighbours(maps[i], distance) for i in held]
+            for k in self.k_grid:
+                votes = [self._votes(neighbours, k) for neighbours in found]
+                self.validation_mious[distance, k] = self._miou(votes, [masks[i] for i in held])
+        self.distance, self.k = max(self.validation_mious, key=self.validation_mious.__getitem__)
+        self.validation_miou = self.validation_mious[self.distance, self.k]
+        self._gallery = self._patches(maps, masks, np.arange(len(maps)))
+        return self
+
+    def _check_size(self) -> None:
+        if len(self._gallery.labels) < self.k_grid[-1]:
+            raise ValueError(f"k = {self.k_grid[-1]} needs as many training patches, got {len(self._gallery.labels)}")
+
+    def _neighbours(self, features: Array, distance: str) -> np.ndarray:
+        """Labels (h, w, k) of the nearest patches, nearest first, for the largest k."""
+        queries, gallery = _tokens(features, self._gallery.rows.shape[1]), self._gallery.rows
+        if distance == "euclidean":
+            queries, gallery = lift(queries, gallery)
+        ids = search(queries, gallery, self.k_grid[-1]).ids
+        return self._gallery.labels[ids].reshape(*features.shape[:2], -1)
+
+    def _votes(self, neighbours: np.ndarray, k: int) -> Tensor:
+        voters = torch.from_numpy(neighbours[..., :k])
+        votes = torch.zeros(*voters.shape[:2], self.num_classes)
+        return votes.scatter_add_(2, voters, torch.full(voters.shape, 1 / k))
+
+    def scores(self, features: Array) -> Tensor:
+        """Share of the votes (h, w, C)."""
+        if not hasattr(self, "distance"):
+            raise RuntimeError("the KNNSegmenter has not been fitted: call fit(maps, masks) first")
+        return self._votes(self._neighbours(features, self.distance), self.k)
+
+
+def lift(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows whose order by cosine is that of `queries` (q, D) and `gallery` (m, D) by Euclidean distance: (·, D + 2).
+
+    |q − g|² orders g as g·q − |g|²/2, the product of (q, 1) and (g, −|g|²/2); a last entry gives all of the
+    latter one length. Both are first centred and scaled, which changes no order and keeps float32 exact enough.
+    """
+    centre = gallery.double().mean(0)
+    gallery, queries = gallery.double() - centre, queries.double() - centre
+    scale = gallery.square().sum(1).mean().sqrt().clamp(min=1e-30)
+    gallery, queries = gallery / scale, queries / scale
+    rows = torch.cat([gallery, -gallery.square().sum(1, keepdim=True) / 2], 1)
+    squares = rows.square().sum(1, keepdim=True)
+    rows = torch.cat([rows, (squares.max() - squares).clamp(min=0).sqrt()], 1)
+    asked = torch.cat([queries, torch.ones(len(queries), 1), torch.zeros(len(queries), 1)], 1)
+    return asked.float(), rows.float()
+
+
+class LogisticSegmenter(_PatchSegmenter):
+    """Logistic regression on standardised patches; a patch's label is the majority of its pixels.
+
+    C is chosen by the mIoU of held-out training images (the smallest of equals); then the classifier is fitted once
+    more, to all training patches.
+
+    After `fit`: `C`; `validation_miou` of the chosen one before refitting, `validation_mious` and `converged` by C.
+    """
+
+    C: float
+    validation_mious: dict[float, float]
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        C_grid: Sequence[float] = C_GRID,
+        max_iterations: int = 200,
+        ignore_index: int = IGNORE,
+        max_patches: int | None = None,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        """`max_patches`: so many random training patches at most, None for all."""
+        super().__init__(num_classes, ignore_index, max_patches, validation_fraction, seed)
+        self.C_grid = tuple(sorted(set(C_grid)))
+        self.max_iterations = max_iterations
+
+    def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> LogisticSegmenter:
+        """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""
+        kept, held = self._split(maps, masks)
+        train, tuning = self._patches(maps, masks, kept), self._patches(maps, masks, held)
+        self._width = train.rows.shape[1]
+        self.validation_mious, self.converged = {}, {}
+        for strength in self.C_grid:
+            self._probe = self._fitted(strength, train, tuning)
+            self.converged[strength] = self._probe.converged[strength]
+            scores = [self.scores(maps[i]) for i in held]
+            self.validation_mious[strength] = self._miou(scores, [masks[i] for i in held])
+        self.C = max(self.validation_mious, key=self.validation_mious.__getitem__)
+        self.validation_miou = self.validation_mious[self.C]
+        self._probe = self._fitted(self.C, self._patches(maps, masks, np.arange(len(maps))), tuning)
+        return self
+
+    def _fitted(self, strength: float, train: Patches, tuning: Patches) -> LogisticProbe:
+        probe = LogisticProbe(C_grid=(strength,), refit=False, max_iterations=self.max_iterations, seed=self.seed)
+        return probe.fit(train.rows, train.labels, tuning.rows, tuning.labels)
+
+    def scores(self, features: Array) -> Tensor:
+        """Log-probabilities (h, w, C)."""
+        if not hasattr(self, "_probe"):
+            raise RuntimeError("the LogisticSegmenter has not been fitted: call fit(maps, masks) first")
+        rows = _tokens(features, self._width)
+        probabilities = torch.from_numpy(self._probe.predict_proba(rows)).float()
+        scores = torch.full((len(probabilities), self.num_classes), _LEAST)
+        scores[:, torch.from_numpy(self._probe.classes)] = probabilities.clamp(min=_LEAST)
+        return scores.log().unflatten(0, tuple(features.shape[:2]))
