@@ -100,7 +100,8 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     Args:
         name: a name from `list_models`, with `@revision` for a branch, tag or commit of the transformer's Hub
             repository (the tokenizer, in a repository of its own, comes from "main" all the same); a folder
-            that training wrote; or a loaded model, which is returned, or copied if `device` or `dtype` ask
+            that training wrote; a repository of the Hugging Face Hub with such a folder's files, `owner/name` or
+            `owner/name@revision`; or a loaded model, which is returned, or copied if `device` or `dtype` ask
             for another.
         device: None: CUDA where there is one, else the CPU.
         dtype: of the weights in memory, whatever the files'; None: float32.

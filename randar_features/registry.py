@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -25,6 +26,7 @@ ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("randar-tiny",)
 ALIASES = {"randar-l": "randar-l-llamagen", "randar-xl": "randar-xl-llamagen"}
 FOLDER_FILES = {"transformer": "model.safetensors", "tokenizer": "tokenizer.safetensors"}
+HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")
 
 
 @dataclass(frozen=True)
@@ -144,14 +146,15 @@ PARAMETERS = {
 
 
 def find_source(name: str | os.PathLike[str]) -> ModelSource:
-    """What a registered name, `name@revision`, or a folder stands for.
+    """What a registered name, a folder, or a repository of the Hugging Face Hub, `owner/name`, stands for.
 
-    A registered name always means that model; write `./name` for a folder of the same name.
+    A registered name always means that model; write `./name` for a folder of the same name. A folder goes before
+    a repository. `@revision` behind the name of a model or repository is a branch, a tag or a commit.
 
     Raises:
         TypeError: it is neither a string nor a path.
         ValueError: it is no name and no folder; the message suggests the nearest names.
-        FileNotFoundError: it is a path without a folder, or a folder without a model.
+        FileNotFoundError: it is a path without a folder, or a folder or repository without a model.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(
@@ -170,8 +173,36 @@ def find_source(name: str | os.PathLike[str]) -> ModelSource:
         return folder_source(folder)
     if isinstance(name, str) and "/" not in text and os.sep not in text and not text.startswith(("~", ".")):
         raise ValueError(_unknown(text))
+    if isinstance(name, str) and not folder.exists() and (match := HUB_NAME.fullmatch(text)):
+        return hub_source(match["repository"], match["revision"] or "main")
     what = "is a file" if folder.exists() else "does not exist"
     raise FileNotFoundError(f"{folder} {what}: expected a folder with config.json and weights")
+
+
+def hub_source(repository: str, revision: str = "main") -> ModelSource:
+    """A repository of the Hugging Face Hub with the files of a folder that training wrote (see `push_to_hub`).
+
+    All files are taken from the commit that config.json came from.
+
+    Raises:
+        FileNotFoundError: there is no such repository or revision, it holds no config.json, or it is out of reach.
+        ValueError: config.json or classes.json cannot be used.
+    """
+    name = repository if revision == "main" else f"{repository}@{revision}"
+    try:
+        config = download(HubFile(repository, "config.json", revision=revision))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{name} does not exist: expected a folder with config.json and weights, or a repository of the "
+            f"Hugging Face Hub with the same files ({error})"
+        ) from error
+    commit = config.revision or revision
+    files = {part: HubFile(repository, file, revision=commit) for part, file in FOLDER_FILES.items()}
+    try:
+        classes = _read_classes(download(HubFile(repository, "classes.json", revision=commit)).path)
+    except FileNotFoundError:
+        classes = None  # not every model's classes have names
+    return ModelSource(name, _read_config(config.path), files, classes)
 
 
 def folder_source(folder: Path, name: str | None = None) -> ModelSource:
@@ -184,11 +215,15 @@ def folder_source(folder: Path, name: str | None = None) -> ModelSource:
     path = folder / "config.json"
     if not path.is_file():
         return _published_in(folder)
+    files = {part: WeightsFile(folder / file) for part, file in FOLDER_FILES.items()}
+    return ModelSource(name or str(folder), _read_config(path), files, _read_classes(folder / "classes.json"))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, expected an object with named entries")
-    files = {part: WeightsFile(folder / file) for part, file in FOLDER_FILES.items()}
-    return ModelSource(name or str(folder), config, files, _read_classes(folder / "classes.json"))
+    return config
 
 
 def _published_in(folder: Path) -> ModelSource:

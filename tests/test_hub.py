@@ -222,6 +222,50 @@ def test_a_revision_that_the_hub_does_not_know_is_named(small_names: None, monke
         rf.load_model("randar-l@nope")
 
 
+def put_repository(cache: Path, folder: Path, commit: str, reference: str) -> None:
+    for file in folder.iterdir():
+        put_in_cache(cache, "someone/my.model", commit, file, reference)
+
+
+def test_a_repository_of_the_hub_loads_by_its_name(cache: Path, tmp_path: Path) -> None:
+    put_repository(cache, write_folder(tmp_path / "first", recommended={"steps": 5}), OTHER_COMMIT, "v1")
+    (write_folder(tmp_path / "second", "maskgit") / "classes.json").write_text('["a", "b", "c"]')
+    put_repository(cache, tmp_path / "second", COMMIT, "main")
+    model = rf.load_model("someone/my.model")
+    assert_is_small(model, "maskgit")
+    assert (model.name, model.revision, model.tokenizer_revision) == ("someone/my.model", COMMIT, COMMIT)
+    assert model.classes == ["a", "b", "c"]
+    older = rf.load_model("someone/my.model@v1")
+    assert_is_small(older)
+    assert (older.name, older.revision, older.tokenizer_revision) == ("someone/my.model@v1", *[OTHER_COMMIT] * 2)
+    assert (older.classes, older.recommended_steps) == (None, 5)
+    assert rf.load_tokenizer("someone/my.model")[1] == IMAGE_SIZE
+
+
+def test_all_files_of_a_repository_come_from_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = write_folder(tmp_path / "snapshots" / COMMIT)
+    calls: list[tuple[str, str]] = []
+
+    def download(repository: str, filename: str, *, revision: str, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        calls.append((filename, revision))
+        if not (snapshot / filename).exists():
+            raise LocalEntryNotFoundError("no such file")
+        return str(snapshot / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert_is_small(rf.load_model("someone/my.model"))
+    rest = ("classes.json", "model.safetensors", "tokenizer.safetensors")
+    assert calls == [("config.json", "main"), *((name, COMMIT) for name in rest)]
+
+
+def test_a_folder_goes_before_a_repository(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(Path("someone/my.model"))
+    assert rf.load_model("someone/my.model").revision is None
+
+
 def test_published_files_in_a_plain_folder_load(small_names: None, tmp_path: Path) -> None:
     write_published(tmp_path, PUBLISHED["randar-l-llamagen"])
     model = rf.load_model(tmp_path)
@@ -427,7 +471,7 @@ def test_a_name_like_no_other_lists_all() -> None:
 
 
 @pytest.mark.parametrize("path", ["runs/nowhere", "./nowhere", "~/nowhere-at-all", Path("randar-l")])
-def test_a_path_that_does_not_exist_says_so(path: str | Path) -> None:
+def test_a_path_that_does_not_exist_says_so(cache: Path, path: str | Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist: expected a folder"):
         rf.load_model(path)
 

@@ -1,0 +1,129 @@
+"""A finished model to the Hugging Face Hub, from where `load_model("owner/name")` takes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from randar_features.files import read_json, written_whole
+from randar_features.hub import Model, load_model
+from randar_features.registry import FOLDER_FILES, HUB_NAME
+
+CARD = "README.md"
+UPLOADED = ("config.json", "classes.json", CARD, *FOLDER_FILES.values())
+
+
+def push_to_hub(
+    folder: str | os.PathLike[str],
+    repository: str,
+    *,
+    private: bool | None = None,
+    message: str = "Upload model",
+    token: str | None = None,
+) -> str:
+    """Upload a folder that training wrote; gives the address of the repository, which is made if need be.
+
+    The folder is loaded first, so that nothing goes up that could not be used. Only the files of the model go:
+    config.json, the weights, classes.json, and README.md, which is written from config.json if there is none.
+
+    Args:
+        folder: `RUN/model`, a checkpoint, or what scripts/assemble_model.py wrote.
+        repository: `owner/name`.
+        private: of a repository that is made now; None: as the owner has it set.
+        message: of the commit.
+        token: for the Hub; None: the one that `hf auth login` stored, or HF_TOKEN.
+
+    Raises:
+        ValueError: `repository` is no `owner/name`, or the folder's files do not fit each other.
+        FileNotFoundError: the folder or a file in it is missing.
+    """
+    from huggingface_hub import HfApi
+
+    write_card(folder, repository)
+    api = HfApi(token=token)
+    address = api.create_repo(repository, private=private, exist_ok=True)
+    api.upload_folder(
+        repo_id=repository, folder_path=Path(folder), allow_patterns=list(UPLOADED), commit_message=message
+    )
+    return str(address)
+
+
+def write_card(folder: str | os.PathLike[str], repository: str) -> Path:
+    """Load the model in `folder`, and write its README.md if there is none; errors as for `push_to_hub`."""
+    match = HUB_NAME.fullmatch(repository)
+    if match is None or match["revision"]:
+        raise ValueError(f"{repository!r} is no repository of the Hub, expected 'owner/name'")
+    folder, path = Path(folder), Path(folder) / CARD
+    model = load_model(folder, device="cpu")
+    if not path.exists():
+        with written_whole(path) as file:
+            file.write(model_card(model, read_json(folder / "config.json"), repository).encode())
+    return path
+
+
+def model_card(model: Model, config: Mapping[str, Any], repository: str) -> str:
+    """A README in Markdown: sizes, how to load the model, and the recipe of its training.
+
+    Args:
+        model: from `load_model`.
+        config: the content of its config.json.
+        repository: where it is to be loaded from.
+    """
+    parts = [
+        "---\nlibrary_name: randar-features\npipeline_tag: image-feature-extraction\n"
+        "tags:\n- image-generation\n- autoregressive\n---\n",
+        f"# {repository.partition('/')[2]}\n",
+        "An autoregressive model of image tokens, for randar-features: bidirectional features, generation, editing.\n",
+        _table(_sizes(model, config)),
+        "## Use\n",
+        _example(model, repository),
+    ]
+    for title, entry in (("Training", "training"), ("Training of the tokenizer", "tokenizer_training")):
+        if isinstance(recipe := config.get(entry), Mapping):
+            parts += [f"## {title}\n", _table(dict(_flat(recipe)))]
+    return "\n".join(parts)
+
+
+def _sizes(model: Model, config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = model.transformer.config
+    about = {
+        "architecture": config["transformer"]["type"],
+        "parameters": f"{_millions(model.transformer)} M",
+        "layers, heads, width": f"{sizes.num_layers}, {sizes.num_heads}, {sizes.dim}",
+        "tokens an image": f"{sizes.num_tokens} ({sizes.grid}×{sizes.grid}) of {sizes.vocab_size} codes",
+        "classes": sizes.num_classes,
+        "weights": f"`{model.weights_hash}`",
+    }
+    if model.optional_tokenizer is not None:
+        about["image size"] = f"{model.image_size}×{model.image_size}"
+        about["tokenizer"] = f"{config['tokenizer']['type']}, {_millions(model.tokenizer)} M parameters"
+    return about
+
+
+def _millions(module: Any) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.1f}"
+
+
+def _example(model: Model, repository: str) -> str:
+    lines = ["import randar_features as rf", "", f'model = rf.load_model("{repository}")']
+    if model.optional_tokenizer is not None:
+        lines += [
+            'features = rf.extract_features("photos/", model=model)',
+            "images = model.tokenizer.decode(rf.generate(model.transformer, [0, 1]))",
+        ]
+    return "\n".join(["```python", *lines, "```\n"])
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines]) + "\n"
