@@ -158,30 +158,15 @@ def data_sheet_peak(name: str) -> float | None:
     return PEAKS[max(found, key=len)] if found else None
 
 
-class Throughput:
-    """Images/s, tokens/s and MFU since the last report.
+def throughput(images: int, seconds: float, *, flops: float, num_tokens: int, peak: float) -> dict[str, float]:
+    """`images_per_second`, `tokens_per_second` (image tokens) and `mfu` (share of the peak).
 
     Args:
+        images: trained on, over all processes.
+        seconds: that took, with the wait for the device.
         flops: operations of one image, as `training_flops` gives.
         num_tokens: image tokens of one image.
         peak: FLOP/s of all devices together.
     """
-
-    def __init__(self, *, flops: float, num_tokens: int, peak: float) -> None:
-        self.flops, self.num_tokens, self.peak = flops, num_tokens, peak
-        self.images, self.seconds = 0, 0.0
-
-    def add(self, images: int, seconds: float) -> None:
-        """Count steps of `images` over all processes; `seconds` must include the wait for the device."""
-        self.images += images
-        self.seconds += seconds
-
-    def report(self) -> dict[str, float]:
-        """`images_per_second`, `tokens_per_second` (image tokens), `mfu` (share of the peak); starts anew."""
-        rate = self.images / self.seconds if self.seconds else 0.0
-        self.images, self.seconds = 0, 0.0
-        return {
-            "images_per_second": rate,
-            "tokens_per_second": rate * self.num_tokens,
-            "mfu": rate * self.flops / self.peak,
-        }
+    rate = images / seconds
+    return {"images_per_second": rate, "tokens_per_second": rate * num_tokens, "mfu": rate * flops / peak}

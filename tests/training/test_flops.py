@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from randar_features import sequence
 from randar_features.models import RandAR, RandARConfig
 from randar_features.training import flops
-from randar_features.training.flops import Throughput, data_sheet_peak, peak_flops, training_flops
+from randar_features.training.flops import data_sheet_peak, peak_flops, throughput, training_flops
 from randar_features.training.trainer import next_token_loss
 
 
@@ -122,9 +122,5 @@ def test_a_cpus_peak_is_measured_once(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_throughput_by_hand():
-    throughput = Throughput(flops=5e9, num_tokens=64, peak=1e12)
-    throughput.add(32, 0.5)
-    throughput.add(32, 1.5)
-    assert throughput.report() == {"images_per_second": 32.0, "tokens_per_second": 2048.0, "mfu": 0.16}
-    throughput.add(8, 1.0)
-    assert throughput.report()["images_per_second"] == 8.0
+    rates = throughput(64, 2.0, flops=5e9, num_tokens=64, peak=1e12)
+    assert rates == {"images_per_second": 32.0, "tokens_per_second": 2048.0, "mfu": 0.16}
