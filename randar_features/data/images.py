@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .archives import TarImages
 from .decoding import check_image, check_range, load_pixels
 from .sources import (
+    IMAGE_EXTENSIONS,
     ParquetTable,
     list_folder,
     list_parquet,
@@ -29,7 +32,7 @@ from .sources import (
 ACCEPTED = (
     "a path, a folder, a Pillow image, a uint8 array (H, W, 3) or (B, H, W, 3), a float tensor "
     "(3, H, W) or (B, 3, H, W) in [0, 1], a list of these, a torch Dataset or DataLoader, "
-    "a datasets.Dataset, or Parquet files"
+    "a datasets.Dataset, Parquet files, or a tar"
 )
 # What reading one row may raise; RuntimeError is what torch's and torchvision's decoders raise on bad files.
 READ_ERRORS = (OSError, RuntimeError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -59,6 +62,7 @@ class ImageSource:
     Attributes:
         length: number of rows, or None for a stream that cannot tell.
         label_names: name of each class, or None.
+        streamed: whether the rows can only be read one after the other.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class ImageSource:
         label_names: Sequence[str] | None = None,
     ) -> None:
         self._items = items
-        self._streamed = streamed
+        self.streamed = streamed
         self.length = length
         self.label_names = None if label_names is None else list(label_names)
 
@@ -79,8 +83,14 @@ class ImageSource:
             raise TypeError("this stream of images has no known length")
         return self.length
 
-    def batches(self, image_size: int, batch_size: int, num_workers: int = 0) -> Iterator[ImageBatch]:
+    def batches(
+        self, image_size: int, batch_size: int, num_workers: int = 0, rows: Iterable[range] | None = None
+    ) -> Iterator[ImageBatch]:
         """All rows in order, as ADM centre crops of ``image_size`` pixels a side, ``batch_size`` at a time.
+
+        ``rows`` reads those runs of consecutive rows alone, one after the other, and no batch reaches from one
+        into the next. A stream passes over what lies before and between them, so there they must come in order,
+        and it ends at the first run that it cannot fill.
 
         A row that cannot be read keeps its place: its pixels are zeros, and its status is the reason.
         ``num_workers`` processes decode what can be read at random; streams and DataLoaders are decoded here,
@@ -94,16 +104,35 @@ class ImageSource:
                 "expected image_size and batch_size of at least 1 and num_workers of at least 0, got "
                 f"image_size={image_size}, batch_size={batch_size}, num_workers={num_workers}"
             )
-        if self._streamed:
-            return _stream(self._items, image_size, batch_size)
+        if self.streamed:
+            return _stream(self._items, image_size, batch_size, [range(sys.maxsize)] if rows is None else rows)
+        runs = [range(len(self._items))] if rows is None else rows
         loader = DataLoader(
             _Decoded(self._items, image_size),
-            batch_size=batch_size,
+            batch_sampler=[run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size)],
             num_workers=num_workers,
             collate_fn=_collate,
             generator=torch.Generator(),  # else the loader draws from the global one
         )
         return iter(loader)
+
+
+    def files(self) -> list[Path]:
+        """The files that hold the images, one a row or each many, in order; empty where there are none."""
+        if isinstance(self._items, ParquetTable):
+            return self._items.files
+        return [Path(path) for path in self._paths() if path is not None]
+
+    def without(self, paths: Collection[str]) -> ImageSource:
+        """The rows of a folder or a list whose file is not one of `paths`; other sources as they are."""
+        if not isinstance(self._items, (list, tuple)):
+            return self
+        kept = [item for item, path in zip(self._items, self._paths(), strict=True) if path not in paths]
+        return ImageSource(kept, length=len(kept), label_names=self.label_names)
+
+    def _paths(self) -> list[str | None]:
+        """The file of each item of a list; empty for anything else."""
+        return [parse_item(item).path for item in self._items] if isinstance(self._items, (list, tuple)) else []
 
 
 class _DecodedRow(NamedTuple):
@@ -150,10 +179,16 @@ def _collate(rows: Sequence[_DecodedRow]) -> ImageBatch:
     return ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status))
 
 
-def _stream(items: Iterable[Any], image_size: int, batch_size: int) -> Iterator[ImageBatch]:
-    decoded = (_decode(item, image_size) for item in _checked_first(items))
-    while rows := list(islice(decoded, batch_size)):
-        yield _collate(rows)
+def _stream(items: Iterable[Any], image_size: int, batch_size: int, runs: Iterable[range]) -> Iterator[ImageBatch]:
+    remaining, position = _checked_first(items), 0
+    for run in runs:
+        wanted = islice(remaining, run.start - position, run.stop - position)
+        position = run.start
+        while rows := [_decode(item, image_size) for item in islice(wanted, batch_size)]:
+            yield _collate(rows)
+            position += len(rows)
+        if position < run.stop:
+            return
 
 
 def _checked_first(items: Iterable[Any]) -> Iterator[Any]:
@@ -172,6 +207,7 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
             - a path, or paths in a list, a NumPy array or a pandas Series;
             - a folder: all images in it and below, sorted. Where every file lies in a subfolder, the
               immediate subfolders are the classes;
+            - a tar of ``class/file`` members, or of one ``class.tar`` a class, not compressed;
             - a Parquet file, or a folder with Parquet files, as on the Hugging Face Hub;
             - a Pillow image, or a list;
             - a uint8 array ``(H, W, 3)`` or ``(B, H, W, 3)``, or a list;
@@ -233,6 +269,9 @@ def _listed(images: Any) -> Any:
 def _open_path(path: Path, split: str | None) -> ImageSource:
     if not path.exists():
         raise FileNotFoundError(f"no file or folder '{path}'")
+    if path.suffix == ".tar":
+        archive = TarImages(path, IMAGE_EXTENSIONS, split)
+        return _indexed(archive, archive.label_names)
     if split is not None and (path / split).is_dir():
         return _open_path(path / split, None)
     parquet = list_parquet(path, split) if path.is_dir() or path.suffix == ".parquet" else []

@@ -195,6 +195,7 @@ class ParquetTable:
     def __init__(self, files: Sequence[Path]) -> None:
         import pyarrow.parquet
 
+        self.files = list(files)
         self.columns = find_columns(_parquet_features(files[0]))
         self._groups: list[tuple[Path, int]] = []
         self._ends: list[int] = []

@@ -1,0 +1,67 @@
+"""Encoders under one interface: a name to an `Encoder`, and its features of a data set, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.encoders.base import Encoder
+from benchmarks.encoders.extract import extract
+from benchmarks.encoders.generators import CodesEncoder, GeneratorEncoder, LatentsEncoder
+from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
+from benchmarks.encoders.variants import Images, Variant, load_for, read_images, variants
+from randar_features import Model
+
+DEFAULT_MODEL = "randar-tiny"
+
+
+def load_encoder(
+    name: str | Model,
+    *,
+    contexts: Sequence[str] | None = None,
+    reads: Sequence[str] | None = None,
+    orders: int | None = None,
+    device: torch.device | str | None = None,
+) -> Encoder:
+    """An encoder by its name.
+
+    Args:
+        name: "pixels"; "histogram" (of colours); "codes:MODEL" or "latents:MODEL", what the model's tokenizer
+            makes of an image ("codes" and "latents": of randar-tiny's); "timm:NAME" or "timm:NAME@SIZE"; else a
+            model as `load_model` takes it, a loaded one too.
+        contexts, reads: of a model, None: all that it has.
+        orders: of a model, None: one raster order; K: the mean over K seeded random ones.
+        device: None: CUDA where there is one.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such encoder, or a model has no such context or read.
+    """
+    if isinstance(name, Model):
+        return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
+    kind, _, rest = name.partition(":")
+    if name == "pixels":
+        return PixelsEncoder()
+    if name == "histogram":
+        return HistogramEncoder()
+    if kind == "codes":
+        return CodesEncoder(name, rest or DEFAULT_MODEL, device)
+    if kind == "latents":
+        return LatentsEncoder(name, rest or DEFAULT_MODEL, device)
+    if kind == "timm":
+        from benchmarks.encoders.timm_models import TimmEncoder  # takes seconds to import
+
+        return TimmEncoder(name, device)
+    return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
+
+
+__all__ = [
+    "Encoder",
+    "Images",
+    "Variant",
+    "extract",
+    "load_encoder",
+    "load_for",
+    "read_images",
+    "variants",
+]

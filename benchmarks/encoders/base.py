@@ -1,0 +1,95 @@
+"""What every encoder offers to the benchmarks: named outputs, each a map of features."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Encoder(ABC):
+    """Frozen images-to-features, in evaluation mode and without gradients.
+
+    Attributes:
+        name: what `load_encoder` was given.
+        image_size: S, pixels a side of the images it takes.
+        weights: a hash of its weights, "none" if it has none, or "random (seed 0)".
+        outputs: details of each output by its name: "layer", "context", "read", "norm" and "orders", None where
+            they do not apply.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        image_size: int,
+        weights: str,
+        outputs: Mapping[str, Mapping[str, Any]],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.name, self.image_size, self.weights = name, image_size, weights
+        self.outputs = {output: {**NO_DETAILS, **details} for output, details in outputs.items()}
+        self.device = torch.device(device)
+
+    def __repr__(self) -> str:
+        """Name, weights, size and how many outputs."""
+        return (
+            f"Encoder({self.name!r}, weights {self.weights}, {self.image_size}x{self.image_size} pixels, "
+            f"{len(self.outputs)} outputs)"
+        )
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, outputs: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Maps (b, G, G, D) float32 of each output, all in one pass; G = 1 where there is no grid.
+
+        Args:
+            images: (b, 3, S, S) float in [0, 1].
+            outputs: which ones; None: all.
+
+        Raises:
+            TypeError, ValueError: images of another type, size or range; an output that it does not have.
+        """
+        self._check_images(images)
+        wanted = self.choose(outputs)
+        found = self._encode(images.to(self.device), wanted)
+        return {name: found[name].float() for name in wanted}
+
+    def choose(self, outputs: Sequence[str] | None) -> list[str]:
+        """These outputs, None: all; ValueError for one that it does not have, or none at all."""
+        wanted = list(self.outputs) if outputs is None else list(outputs)
+        if unknown := [name for name in wanted if name not in self.outputs]:
+            raise ValueError(f"{self.name} has no output {unknown[0]!r}: its outputs are {', '.join(self.outputs)}")
+        if not wanted:
+            raise ValueError(f"no outputs were asked for; those of {self.name} are {', '.join(self.outputs)}")
+        return wanted
+
+    @abstractmethod
+    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
+        """Maps (b, G, G, D) of at least these outputs, of checked images on `device`."""
+
+    def _check_images(self, images: Tensor) -> None:
+        shape = (3, self.image_size, self.image_size)
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            found = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"{self.name} takes a float tensor (b, 3, S, S) in [0, 1], got {found}")
+        if images.ndim != 4 or images.shape[1:] != shape:
+            raise ValueError(
+                f"{self.name} takes images (b, {', '.join(map(str, shape))}), got {tuple(images.shape)}: read them "
+                f"with open_images(...).batches({self.image_size}, …)"
+            )
+
+
+NO_DETAILS: dict[str, Any] = {"layer": None, "context": None, "read": None, "norm": False, "orders": None}
+
+
+def weights_hash(module: nn.Module) -> str:
+    """16 hexadecimal digits of the names and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,105 @@
+"""Features of an encoder and a data set, computed once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.datasets import open_data
+from benchmarks.encoders.base import Encoder
+from probes.pooling import POOLINGS, pool
+from randar_features.encoding.store import FeatureStore, read_manifest
+from randar_features.encoding.store_writer import Content, write_store
+
+
+def extract(
+    encoder: Encoder,
+    data: Any,
+    *,
+    split: str | None = None,
+    folder: str | Path,
+    outputs: Sequence[str] | None = None,
+    pooling: str | None = "mean",
+    dtype: str = "float16",
+    batch_size: int = 32,
+    num_workers: int = 0,
+    name: str | None = None,
+    progress: bool = True,
+) -> FeatureStore:
+    """The features of all images, from `folder` if they are there, else computed in one pass and put there.
+
+    A killed extraction goes on where it was. Rows are the data's, in its order; an unreadable image keeps its
+    row, of NaN, and its reason in `status`.
+
+    Args:
+        encoder: from `load_encoder`.
+        data: what `open_data` takes.
+        split: of the data.
+        folder: the cache; the store lies in a folder of encoder, weights, data and outputs below it.
+        outputs: which ones; None: all.
+        pooling: one of `probes.pooling.POOLINGS`, for rows (P,); None: maps (G, G, D).
+        dtype: on disk, "float16" or "float32".
+        batch_size: images a pass.
+        num_workers: processes that decode images.
+        name: of the data, in the cache and in the manifest; None: made of `data`.
+        progress: show a bar.
+
+    Raises:
+        ValueError: an unknown output or pooling; or other images than the cache was made of.
+    """
+    if pooling is not None and pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, or None for maps; got {pooling!r}")
+    wanted = encoder.choose(outputs)
+    name = _name_of(data) if name is None else name
+    name = name if split is None else f"{name}-{split}"
+    home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}" / _plain(name)
+    made = _outputs_of_a_store(home, encoder, wanted, pooling, dtype) or wanted
+    content = Content(
+        encoder=encoder.name,
+        weights=encoder.weights,
+        outputs={output: encoder.outputs[output] for output in made},
+        image_size=encoder.image_size,
+        pooling=pooling,
+        dtype=dtype,
+    )
+
+    def encode(images: Tensor) -> dict[str, Tensor]:
+        maps = encoder.encode(images, made)
+        return maps if pooling is None else {output: pool(values, pooling) for output, values in maps.items()}
+
+    place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
+    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    write_store(open_data(data, split, encoder.image_size), place, encode, content, data=name, **options)
+    return FeatureStore(place, wanted)
+
+
+def _outputs_of_a_store(
+    home: Path, encoder: Encoder, wanted: list[str], pooling: str | None, dtype: str
+) -> list[str] | None:
+    """All outputs of a store that has those wanted, and was made the same way; None if there is none."""
+    for path in sorted(home.glob("*/manifest.json")):
+        held = read_manifest(path.parent)
+        outputs = held["outputs"]
+        same = (held["pooling"], held["dtype"], held["image_size"]) == (pooling, dtype, encoder.image_size)
+        if same and set(wanted) <= set(outputs) and all(encoder.outputs.get(name) == outputs[name] for name in outputs):
+            return list(outputs)
+    return None
+
+
+def _name_of(data: Any) -> str:
+    return Path(data).name if isinstance(data, str | Path) else type(data).__name__
+
+
+def _plain(name: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"[^\w.+@-]+", "-", name).strip("-")
+
+
+def _short_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

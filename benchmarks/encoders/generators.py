@@ -1,0 +1,94 @@
+"""RandAR and its sisters, and what their tokenizers alone know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.encoders.base import Encoder, weights_hash
+from randar_features import Model, load_model
+from randar_features.encoding.outputs import encode_outputs, model_outputs
+from randar_features.hub import load_tokenizer
+
+
+class GeneratorEncoder(Encoder):
+    """Every layer of a generator, in every context and at every kind of token. The class is the null class."""
+
+    def __init__(
+        self,
+        model: str | Model,
+        *,
+        layers: int | Iterable[int] | None = None,
+        contexts: Sequence[str] | None = None,
+        reads: Sequence[str] | None = None,
+        orders: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.model = load_model(model, device=device)
+        outputs = model_outputs(
+            self.model,
+            layers=range(self.model.transformer.config.num_layers) if layers is None else layers,
+            contexts=self.model.transformer.contexts if contexts is None else contexts,
+            reads=self.model.transformer.reads if reads is None else reads,
+            orders=orders,
+        )
+        super().__init__(
+            name=self.model.name,
+            image_size=self.model.image_size,
+            weights=self.model.weights_hash,
+            outputs=outputs,
+            device=self.model.device,
+        )
+
+    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
+        return encode_outputs(self.model, images, {name: self.outputs[name] for name in outputs})
+
+
+class CodesEncoder(Encoder):
+    """The code vectors that a tokenizer gives an image, on their grid, and how often it uses each code."""
+
+    def __init__(self, name: str, model: str | Model, device: torch.device | str | None = None) -> None:
+        self.tokenizer, image_size = _tokenizer_of(model, device)
+        super().__init__(
+            name=name,
+            image_size=image_size,
+            weights=weights_hash(self.tokenizer),
+            outputs={"vectors": {}, "histogram": {}},
+            device=next(self.tokenizer.parameters()).device,
+        )
+
+    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
+        tokens = self.tokenizer.encode(images)
+        side = self.image_size // self.tokenizer.downsampling
+        counts = torch.zeros(len(tokens), self.tokenizer.vocab_size, device=tokens.device)
+        counts.scatter_add_(1, tokens, torch.ones(tokens.shape, device=tokens.device))
+        return {
+            "vectors": self.tokenizer.codes(tokens).unflatten(1, (side, side)),
+            "histogram": (counts / tokens.shape[1])[:, None, None],
+        }
+
+
+class LatentsEncoder(Encoder):
+    """What a tokenizer's network gives in front of the codebook."""
+
+    def __init__(self, name: str, model: str | Model, device: torch.device | str | None = None) -> None:
+        self.tokenizer, image_size = _tokenizer_of(model, device)
+        super().__init__(
+            name=name,
+            image_size=image_size,
+            weights=weights_hash(self.tokenizer),
+            outputs={"latents": {}},
+            device=next(self.tokenizer.parameters()).device,
+        )
+
+    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
+        return {"latents": self.tokenizer.latents(images).permute(0, 2, 3, 1)}
+
+
+def _tokenizer_of(model: str | Model, device: torch.device | str | None) -> tuple:
+    if isinstance(model, Model):
+        model = model.to(device)
+        return model.tokenizer, model.image_size
+    return load_tokenizer(model, device=device)
