@@ -5,26 +5,21 @@ Run it again to continue; `--max-minutes` ends a stage early, with exit status 7
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 
 from randar_features.data.pixel_cache import cache_pixels
+from randar_features.training.command_line import train, training_parser
 from randar_features.training.config import load_config
-from randar_features.training.loop import UNFINISHED, LoopConfig, run
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 
 DATA = "a folder of images or Parquet files, with the splits train and validation"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = training_parser(__doc__, Path(__file__).parent / "configs/tiny_tokenizer.yaml")
     parser.add_argument("--data", required=True, help=DATA)
-    parser.add_argument("--out", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs/tiny_tokenizer.yaml")
-    parser.add_argument("--max-minutes", type=float, help="stop at a checkpoint after this long")
-    parser.add_argument("overrides", nargs="*", help="key=value, for example total_steps=100")
     args = parser.parse_args()
 
     config = load_config(TokenizerTrainingConfig, args.config, args.overrides)
@@ -33,11 +28,7 @@ def main() -> None:
         for split in ("train", "validation")
     ]
     torch.set_float32_matmul_precision("high")
-    trainer = TokenizerTrainer(config, *caches)
-    seconds = None if args.max_minutes is None else 60 * args.max_minutes
-    if not run(trainer, args.out, LoopConfig(max_seconds=seconds)):
-        print("not finished: run it again to continue")
-        raise SystemExit(UNFINISHED)
+    train(TokenizerTrainer(config, *caches), args)
 
 
 if __name__ == "__main__":

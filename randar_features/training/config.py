@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -66,8 +67,13 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _typed(where: str, value: Any, kind: Any) -> Any:
     """`value` if it is of type `kind`, else what it stands for: YAML 1.1 reads 1e-3 as text, and 1 as no float."""
-    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    plain = tuple(get_origin(one) or one for one in kinds)
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        return build_config(kind, value, where)
+    choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
+    if value in choices:
+        return value
+    plain = tuple(get_origin(one) or one for one in kinds if get_origin(one) is not Literal)
     if type(value) in plain:
         return value
     if float in plain and type(value) in (int, str):
@@ -75,5 +81,18 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
             return float(value)
         except ValueError:
             pass
-    expected = " or ".join("none" if one is types.NoneType else one.__name__ for one in plain)
+    names = ["none" if one is types.NoneType else one.__name__ for one in plain]
+    expected = " or ".join([*map(str, choices), *names])
     raise ValueError(f"{where} is {value!r}, expected {expected}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where two nested settings differ, as "model.dim: 16 → 32"; what one of them lacks is "absent"."""
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = (side.get(key, "absent") for side in (old, new))
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += [f"{key}.{difference}" for difference in differences(before, after)]
+        elif json.dumps(before, sort_keys=True) != json.dumps(after, sort_keys=True):
+            found.append(f"{key}: {before!r} → {after!r}")
+    return found

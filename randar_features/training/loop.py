@@ -2,93 +2,205 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from randar_features.files import written_whole
 from randar_features.training.checkpoint import load_newest, save_checkpoint
+from randar_features.training.config import differences
+from randar_features.training.log import Log
 
-
-class Trainer(Protocol):
-    """What `run` drives. Everything drawn in a step must follow from the seed and the step alone."""
-
-    total_steps: int
-
-    def train_step(self, step: int) -> dict[str, float]:
-        """One update; returns figures to log, `loss` among them."""
-        ...
-
-    def evaluate(self) -> dict[str, float]:
-        """Figures on held-out data."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        ...
-
-    def export(self, folder: Path) -> None:
-        """Write the present model as a folder that `randar_features.load_model` or a tokenizer reads."""
-        ...
+# Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
+FREE_SECTIONS = ("loop", "hardware")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How often to log, evaluate and save, in steps; `max_seconds` ends a stage early, at a checkpoint."""
+    """How often to log, evaluate, draw and save, in steps.
+
+    Of the checkpoints the newest `keep_checkpoints` stay, and those whose step is a multiple of `keep_every`.
+    `checkpoint_file_mb` bounds each file of one, unless a single tensor is larger. `log_writers`: as for `Log`.
+    """
 
     log_every: int = 50
     evaluate_every: int = 500
+    preview_every: int | None = None
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
-    max_seconds: float | None = None
+    keep_every: int | None = None
+    checkpoint_file_mb: int = 15
+    log_writers: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "log_every", "evaluate_every", "preview_every", "checkpoint_every",
+            "keep_checkpoints", "keep_every", "checkpoint_file_mb",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"loop.{name} = {value}, expected at least 1")
 
 
-# Exit status (EX_TEMPFAIL) of a script whose run wants to be continued, so that what builds on it does not start.
-UNFINISHED = 75
+class TrainerConfig(Protocol):
+    """The part of a trainer's configuration that the loop and the scripts read."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps until the run is done."""
+
+    @property
+    def loop(self) -> LoopConfig:
+        """Intervals."""
 
 
-def run(trainer: Trainer, folder: Path, config: LoopConfig) -> bool:
+class Trainer(Protocol):
+    """What `run` drives. Everything drawn in a step must follow from the seed and the step alone.
+
+    Where several processes train together, each calls every method; only the main one writes.
+    """
+
+    @property
+    def config(self) -> TrainerConfig:
+        """Model, recipe and intervals."""
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One update; returns figures to log, `loss` among them."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on held-out data."""
+
+    def pictures(self) -> Mapping[str, Tensor]:
+        """Images (n, 3, S, S) in [0, 1] to log, by name; may be none."""
+
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        """Throughput, of that many steps in that time."""
+
+    def settings(self) -> dict[str, Any]:
+        """Configuration and data, as JSON holds them: what a run must have in common with the one it continues."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+
+    def export(self, folder: Path) -> None:
+        """Write the present model as a folder that `randar_features.load_model` or a tokenizer reads."""
+
+
+def run(
+    trainer: Trainer,
+    folder: Path,
+    config: LoopConfig,
+    *,
+    max_seconds: float | None = None,
+    allow_changes: bool = False,
+) -> bool:
     """Train from the newest checkpoint in `folder` to the end; True when the last step is done.
 
     Figures go to `folder/log.jsonl`, checkpoints to `folder/checkpoints`, the model to `folder/model`.
     A run that is stopped or killed at any point and started again gives what an uninterrupted one gives.
+
+    Args:
+        trainer: what is trained.
+        folder: the run's.
+        config: intervals.
+        max_seconds: end the stage at the first step behind that time, with a checkpoint.
+        allow_changes: continue from a checkpoint of other settings.
+
+    Raises:
+        ValueError: the checkpoint to continue from is of other settings (the message names them), and
+            `allow_changes` is off or cannot help.
+        FloatingPointError: a figure of a step is not finite.
     """
-    step = _resume(trainer, folder / "checkpoints")
-    log = _Log(folder / "log.jsonl", step)
-    deadline = math.inf if config.max_seconds is None else time.monotonic() + config.max_seconds
-    with tqdm(total=trainer.total_steps, initial=step, unit="step", dynamic_ncols=True) as bar:
-        while step < trainer.total_steps and time.monotonic() < deadline:
-            figures = trainer.train_step(step)
-            _check_finite(figures, step)
+    step = _resume(trainer, folder / "checkpoints", allow_changes)
+    total, main = trainer.config.total_steps, PartialState().is_main_process
+    if step >= total:
+        trainer.export(folder / "model")
+        return True
+    log = Log(folder, step, writers=config.log_writers, settings=trainer.settings(), active=main)
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    timed = _Timed(trainer)
+    with tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=not main) as bar:
+        while step < total and not _is_over(deadline):
+            figures = timed.step(step)
+            check_finite(figures, step)
             step += 1
             bar.update()
             if step % config.log_every == 0:
+                figures |= timed.rates()
                 log.write(step, figures)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
-            if step % config.evaluate_every == 0 or step == trainer.total_steps:
-                log.write(step, trainer.evaluate())
-            if step % config.checkpoint_every == 0 or step == trainer.total_steps:
+            _look(trainer, log, step, config)
+            if step % config.checkpoint_every == 0 or step == total:
                 _save(trainer, folder, step, config)
-    if step < trainer.total_steps and step % config.checkpoint_every:
+    if step < total and step % config.checkpoint_every:
         _save(trainer, folder, step, config)
+    log.close()
     trainer.export(folder / "model")
-    return step >= trainer.total_steps
+    return step >= total
 
 
-def _resume(trainer: Trainer, checkpoints: Path) -> int:
+class _Timed:
+    """Steps of a trainer, and the time they took since the last report."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.steps, self.seconds = trainer, 0, 0.0
+
+    def step(self, step: int) -> dict[str, float]:
+        start = time.perf_counter()
+        figures = self.trainer.train_step(step)
+        self.seconds += time.perf_counter() - start
+        self.steps += 1
+        return figures
+
+    def rates(self) -> dict[str, float]:
+        rates = self.trainer.rates(self.steps, self.seconds)
+        self.steps, self.seconds = 0, 0.0
+        return rates
+
+
+def _is_over(deadline: float | None) -> bool:
+    """Whether the main process's time is up: all must stop at the same step."""
+    if deadline is None:
+        return False
+    over = torch.tensor(float(time.monotonic() >= deadline))
+    state = PartialState()
+    return bool(broadcast(over.to(state.device)) if state.num_processes > 1 else over)
+
+
+def _look(trainer: Trainer, log: Log, step: int, config: LoopConfig) -> None:
+    """Evaluate and draw when it is time."""
+    last = step == trainer.config.total_steps
+    if step % config.evaluate_every == 0 or last:
+        log.write(step, trainer.evaluate())
+    if config.preview_every and (step % config.preview_every == 0 or last):
+        for name, images in trainer.pictures().items():
+            log.images(step, name, images)
+
+
+def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
     """Take up the newest checkpoint; the number of steps done."""
     saved = load_newest(checkpoints)
     if saved is None:
         return 0
+    changes = differences(saved["settings"], trainer.settings())
+    changes = [change for change in changes if not change.startswith(tuple(f"{name}." for name in FREE_SECTIONS))]
+    if changes and not allow_changes:
+        raise ValueError(
+            f"the newest checkpoint in {checkpoints} is of another configuration than the one given: "
+            f"{'; '.join(changes)}. Continue with the old one, start in another folder, "
+            "or allow changes (--allow-changes) to go on with the new one"
+        )
     try:
         trainer.load_state_dict(saved["trainer"])
     except (RuntimeError, ValueError, KeyError) as error:
@@ -100,8 +212,8 @@ def _resume(trainer: Trainer, checkpoints: Path) -> int:
     return saved["step"]
 
 
-def _check_finite(figures: dict[str, float], step: int) -> None:
-    """Stop before an update that was not finite can reach a checkpoint: gradients may explode before the loss does."""
+def check_finite(figures: Mapping[str, float], step: int) -> None:
+    """Stop before an update that is not finite can be kept: gradients may explode before the loss does."""
     for name, value in figures.items():
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -111,28 +223,5 @@ def _check_finite(figures: dict[str, float], step: int) -> None:
 
 
 def _save(trainer: Trainer, folder: Path, step: int, config: LoopConfig) -> None:
-    state = {"step": step, "trainer": trainer.state_dict()}
+    state = {"step": step, "settings": trainer.settings(), "trainer": trainer.state_dict()}
     save_checkpoint(folder / "checkpoints", step, state, config.keep_checkpoints)
-
-
-class _Log:
-    """JSON lines; lines behind the step that training resumes from are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        with written_whole(path) as file:
-            file.write("".join(f"{line}\n" for line in kept).encode())
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time(), 1), **rounded}) + "\n")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf  # torn by a kill, so behind the checkpoint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, Tokeni
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.config import check_keys
 from randar_features.training.ema import WeightAverage
+from randar_features.training.loop import LoopConfig
 from randar_features.training.lr_schedule import cosine_multiplier
 
 
@@ -41,6 +42,7 @@ class TokenizerTrainingConfig:
     ema_decay: float = 0.998
     seed: int = 0
     evaluation_images: int = 512
+    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 class TokenizerTrainer:
@@ -136,6 +138,18 @@ class TokenizerTrainer:
         model = self.averaged()
         images = self.validation.images(torch.arange(min(self.config.evaluation_images, len(self.validation))))
         return {f"validation_{name}": value for name, value in reconstruction_quality(model, images).items()}
+
+    def pictures(self) -> dict[str, Tensor]:
+        """None yet."""
+        return {}
+
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        """`images_per_second`."""
+        return {"images_per_second": steps * self.config.batch_size / seconds}
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration."""
+        return asdict(self.config)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, their average, the optimizer's and the codebook's state: all that the next step depends on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from randar_features.models import RandAR, RandARConfig
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.config import build_config
 from randar_features.training.ema import WeightAverage
+from randar_features.training.loop import LoopConfig
 from randar_features.training.lr_schedule import cosine_multiplier
 from randar_features.training.optimizer import build_optimizer
 
@@ -40,6 +41,7 @@ class TrainingConfig:
     seed: int = 0
     evaluation_images: int = 256
     evaluation_orders: int = 8
+    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 def next_token_loss(model: RandAR, tokens: Tensor, classes: Tensor | None, order: Tensor) -> Tensor:
@@ -90,7 +92,7 @@ class RandARTrainer:
         """One update on batch `step`."""
         config, generator = self.config, step_generator(self.config.seed, step)
         indices = batch_indices(step, batch_size=config.batch_size, size=len(self.train), seed=config.seed)
-        views = torch.randint(self.train.tokens.shape[1], (len(indices),), generator=generator)
+        views = torch.randint(self.train.num_views, (len(indices),), generator=generator)
         tokens, classes = self.train.batch(indices, views)
         order = sequence.random_orders(len(tokens), tokens.shape[1], generator)
         dropped = torch.rand(len(tokens), generator=generator) < config.class_dropout
@@ -118,6 +120,18 @@ class RandARTrainer:
         return validation_loss(
             model, self.validation, images=self.config.evaluation_images, orders=self.config.evaluation_orders
         )
+
+    def pictures(self) -> dict[str, Tensor]:
+        """None yet."""
+        return {}
+
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        """`images_per_second`."""
+        return {"images_per_second": steps * self.config.batch_size / seconds}
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration."""
+        return asdict(self.config)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, their average, and the optimizer's state: all that the next step depends on."""

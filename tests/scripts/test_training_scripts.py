@@ -23,7 +23,7 @@ from PIL import Image
 from randar_features import generate, load_model, load_tokenizer
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.training.checkpoint import load_newest
-from randar_features.training.loop import UNFINISHED
+from randar_features.training.command_line import UNFINISHED
 from tests.small_models import IMAGE_SIZE, write_folder
 from tests.training.small import random_tokens, read_log, same, write_store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ from randar_features.training.loop import LoopConfig, run
 from tests.training.small import Killed, read_log
 
 
+@dataclass(frozen=True)
+class ToyConfig:
+    total_steps: int = 10
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
 class Toy:
     """x ← x/2 + step; is killed before the step `dies_at`, and gives `bad` as a figure at step `bad_at`."""
 
     def __init__(self, *, dies_at: int | None = None, bad_at: int | None = None, bad: dict[str, float] | None = None):
-        self.total_steps, self.x, self.exports = 10, 1.0, 0
+        self.config, self.x = ToyConfig(), 1.0
         self.dies_at, self.bad_at, self.bad = dies_at, bad_at, bad or {}
 
     def train_step(self, step: int) -> dict[str, float]:
@@ -30,6 +37,15 @@ class Toy:
 
     def evaluate(self) -> dict[str, float]:
         return {"validation_loss": 2 * self.x}
+
+    def pictures(self) -> dict[str, torch.Tensor]:
+        return {"x": torch.full((1, 3, 2, 2), self.x % 1)}
+
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        return {"images_per_second": steps / seconds}
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.config)
 
     def state_dict(self) -> dict[str, Any]:
         return {"x": torch.tensor(self.x)}
@@ -104,13 +120,13 @@ def test_a_torn_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path):
 def test_stops_in_time_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(1000))  # a second each time it is looked at
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    stage = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3, max_seconds=5)
-    assert not run(trainer := Toy(), tmp_path, stage)
+    stage = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3)
+    assert not run(trainer := Toy(), tmp_path, stage, max_seconds=5)
     saved = load_newest(tmp_path / "checkpoints")
     assert saved is not None
     assert saved["step"] == 4
     assert float((tmp_path / "model/x").read_text()) == trainer.x
-    assert [run(Toy(), tmp_path, stage) for _ in range(2)] == [False, True]
+    assert [run(Toy(), tmp_path, stage, max_seconds=5) for _ in range(2)] == [False, True]
     assert read_log(tmp_path) == expected_log()
 
 

@@ -189,10 +189,12 @@ def test_tokens_of_two_tokenizers_are_refused(tmp_path: Path):
 
 
 def test_a_run_of_other_sizes_is_not_continued(tmp_path: Path):
-    run(small_trainer(tmp_path / "tokens", total_steps=1), tmp_path / "run", CONFIG)
+    run(small_trainer(tmp_path / "tokens"), tmp_path / "run", CONFIG)
     wider = small_trainer(tmp_path / "tokens", model={**MODEL, "dim": 32})
-    with pytest.raises(ValueError, match=r"of another configuration than the one given.*size mismatch"):
+    with pytest.raises(ValueError, match=r"than the one given: model\.dim: 16 → 32\. Continue with the old one"):
         run(wider, tmp_path / "run", CONFIG)
+    with pytest.raises(ValueError, match=r"of another configuration than the one given.*size mismatch"):
+        run(wider, tmp_path / "run", CONFIG, allow_changes=True)
 
 
 def test_the_exported_folder_is_a_model(uninterrupted: tuple[RandARTrainer, Path]):

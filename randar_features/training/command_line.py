@@ -1,0 +1,32 @@
+"""What the training scripts have in common: their arguments, and the run behind them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from randar_features.training.loop import Trainer, run
+
+# Exit status (EX_TEMPFAIL) of a script whose run wants to be continued, so that what builds on it does not start.
+UNFINISHED = 75
+
+
+def training_parser(description: str | None, config: Path) -> argparse.ArgumentParser:
+    """Arguments of every trainer's script: where to write, the recipe, what overrides it, and when to stop."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder; one that is there is continued")
+    parser.add_argument("--config", type=Path, default=config, help=f"the recipe, by default {config.name}")
+    parser.add_argument("--max-minutes", type=float, help="stop at a checkpoint after this long, with exit status 75")
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="continue a run though its model, recipe or data have changed"
+    )
+    parser.add_argument("overrides", nargs="*", help="key=value, for example total_steps=100 loop.log_every=5")
+    return parser
+
+
+def train(trainer: Trainer, args: argparse.Namespace) -> None:
+    """Run the trainer as the arguments say; SystemExit with status `UNFINISHED` if it was stopped in time."""
+    seconds = None if args.max_minutes is None else 60 * args.max_minutes
+    if not run(trainer, args.out, trainer.config.loop, max_seconds=seconds, allow_changes=args.allow_changes):
+        print("not finished: run it again to continue")
+        raise SystemExit(UNFINISHED)
