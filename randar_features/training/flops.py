@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 
 from randar_features.layers.feed_forward import hidden_width
-from randar_features.sequence import sequence_length
 from randar_features.timing import matrix_peak
 
 # Dense FLOP/s of bfloat16 matrix products with float32 sums, from the makers' data sheets.
@@ -75,8 +74,8 @@ def training_flops(sizes: Sizes, kind: str = "randar", *, causal: bool = True) -
 
     Two for each multiply-add of the matrix products and of attention; normalisations, rotations, the softmax
     and the optimizer are left out, and so is what gradient checkpointing computes again. Only what the loss
-    needs is counted: RandAR's last block is not followed behind attention at its image tokens, and logits
-    are taken at the N rows that predict.
+    needs is counted: not RandAR's last image token, nor its last block behind attention at image tokens, nor
+    logits at other rows than the N that predict.
 
     Args:
         sizes: the model's configuration.
@@ -109,7 +108,7 @@ def _attention(sizes: Sizes, rows: int, share: float) -> float:
 
 
 def _randar(sizes: Sizes, share: float) -> float:
-    rows = sequence_length(sizes.num_tokens)
+    rows = 2 * sizes.num_tokens  # [class] [P1] [x1] … [PN]
     blocks = sizes.num_layers * (rows * (_project(sizes) + _behind(sizes)) + _attention(sizes, rows, share))
     return blocks - (rows - sizes.num_tokens) * _behind(sizes) + _logits(sizes)
 
