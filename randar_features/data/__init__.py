@@ -2,12 +2,15 @@
 
 from .decoding import ImageError, load_image
 from .images import ImageBatch, ImageSource, open_images
+from .pairs import ImageMask, ImageMasks, load_mask, open_pairs
 from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
 from .transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 
 __all__ = [
     "ImageBatch",
     "ImageError",
+    "ImageMask",
+    "ImageMasks",
     "ImageSource",
     "PhotoDigit",
     "PhotoDigits",
@@ -15,7 +18,9 @@ __all__ = [
     "contact_sheet",
     "corresponding_points",
     "load_image",
+    "load_mask",
     "open_images",
+    "open_pairs",
     "tensor_center_crop",
     "to_image",
     "to_tensor",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .transforms import adm_center_crop, tensor_center_crop, to_tensor
+
+Decoded = TypeVar("Decoded")
 
 RANGE_TOLERANCE = 1e-4
 ORIENTATION_TAG = 0x0112
@@ -49,8 +52,13 @@ def load_image(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray)
         raise TypeError("load_image takes paths, bytes, Pillow images and arrays, got a tensor: use to_image")
     if isinstance(image, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(image))
+    return decode(image, _to_rgb)
+
+
+def decode(image: str | os.PathLike[str] | bytes | Image.Image, convert: Callable[[Image.Image], Decoded]) -> Decoded:
+    """What `convert` makes of a picture; whatever fails in reading or converting becomes an ImageError."""
     try:
-        return _to_rgb(_open(image))
+        return convert(_open(image))
     except UnidentifiedImageError:
         raise ImageError(f"cannot read {_name(image)}: not an image of a known format") from None
     except Exception as error:  # decoders raise nearly anything on damaged files
