@@ -2,6 +2,7 @@
 
 from .correspondence import match_points
 from .dense_metrics import class_ious, mean_iou, pck, pck_table, segmentation_counts, segmentation_scores
+from .joint_linear import JointLinearProbe
 from .knn import KNNProbe
 from .linear import LinearProbe
 from .logistic import LogisticProbe
@@ -23,6 +24,7 @@ from .splits import stratified_holdout
 from .standardizer import Standardizer
 
 __all__ = [
+    "JointLinearProbe",
     "KNNProbe",
     "KNNSegmenter",
     "LinearProbe",

@@ -23,16 +23,17 @@ def float_tensor(values: Array, name: str, shape: str, ndim: int) -> Tensor:
     """
     if not isinstance(values, np.ndarray | Tensor):
         raise TypeError(f"{name} must be a numpy array or a torch tensor, got {type(values).__name__}")
-    tensor = values.detach() if isinstance(values, Tensor) else _share(values, name)
+    tensor = values.detach() if isinstance(values, Tensor) else share(values, name)
     if tensor.ndim != ndim or tensor.numel() == 0:
         raise ValueError(f"{name} must have shape {shape} and not be empty, got {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must hold floats, got {tensor.dtype}; convert, for example to float32")
-    _require_finite(tensor, name)
+    require_finite(tensor, name)
     return tensor
 
 
-def _share(values: np.ndarray, name: str) -> Tensor:
+def share(values: np.ndarray, name: str) -> Tensor:
+    """A tensor of the array's memory, or of a copy where its strides are negative; TypeError for objects."""
     if any(stride < 0 for stride in values.strides):
         values = values.copy()
     with warnings.catch_warnings():  # read-only arrays (memory maps) are only ever read here
@@ -43,13 +44,15 @@ def _share(values: np.ndarray, name: str) -> Tensor:
             raise TypeError(f"{name} must hold floats, got dtype {values.dtype}") from error
 
 
-def _require_finite(tensor: Tensor, name: str) -> None:
+def require_finite(tensor: Tensor, name: str, numbers: np.ndarray | None = None) -> None:
+    """ValueError that names the first row with NaN or infinity; `numbers` (n,) are the rows', where not 0 … n - 1."""
     for start in range(0, len(tensor), _BLOCK_ROWS):
         block = tensor[start : start + _BLOCK_ROWS]
         finite = torch.isfinite(block).reshape(len(block), -1).all(1)
         if not finite.all():
             row = start + int(torch.nonzero(~finite)[0, 0])
-            raise ValueError(f"{name}: row {row} of {len(tensor)} holds NaN or infinity; drop or repair it")
+            number = f"{row} of {len(tensor)}" if numbers is None else int(numbers[row])
+            raise ValueError(f"{name}: row {number} holds NaN or infinity; drop or repair it")
 
 
 def feature_matrix(features: Array, name: str = "features", width: int | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from .classifier import require_fitted
 from .inputs import Array, Labels, class_indices, feature_matrix, label_vector
 from .retrieval import search
 
@@ -68,8 +69,7 @@ class KNNProbe:
 
     def _votes(self, features: Array, exclude: Labels | None) -> Iterator[dict[int, np.ndarray]]:
         """For one block of rows after another: votes for each class by k, float64 (rows, C)."""
-        if not hasattr(self, "classes"):
-            raise RuntimeError("the KNNProbe has not been fitted: call fit(features, labels) first")
+        require_fitted(self)
         queries = feature_matrix(features, width=self._gallery.shape[1])
         ids, similarities = search(queries, self._gallery, self.k[-1], exclude, device=self.device)
         for start in range(0, len(ids), _BLOCK_ROWS):

@@ -2,130 +2,125 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from torch import Tensor
+from torch.nn import functional as F
 
-from .inputs import Array, Labels, class_indices, feature_matrix
+from .classifier import TunedProbe
+from .inputs import class_indices
 from .metrics import accuracy
-from .splits import TuningSplit, tuning_split
+from .rows import BLOCK_ROWS, Rows, StackedRows
+from .softmax_regression import SoftmaxRegression, Solution
+from .splits import TuningSplit
 from .standardizer import Standardizer
 
-C_GRID = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 1))
-"""1e-5 … 1 in half decades; the published grid (DINOv2: 45 values, 1e-6 … 1e5) is for unscaled features."""
-
-_MANY_CLASSES = 64
+C_GRID = tuple(10.0 ** (exponent / 4) for exponent in range(-24, 21))
+"""45 values, 1e-6 … 1e5: DINOv2's 10^linspace(-6, 5, 45)."""
 
 
-class LogisticProbe:
-    """scikit-learn's `LogisticRegression` on standardised features, after DINOv2's `log_regression.py`.
+class LogisticProbe(TunedProbe):
+    """L2-regularised softmax regression after DINOv2's `log_regression.py`: `SoftmaxRegression` along a grid of C.
 
-    Minimises C · Σ cross-entropy + ½ ‖W‖². `fit` goes up the C grid, each start warm from the one before,
-    and keeps the C with the best validation accuracy (the smallest of equals). Without a validation set it
-    holds out a stratified, seeded `validation_fraction` of the training rows. `refit` then trains once
-    more, at that C, on training and validation rows together.
+    `fit` goes up the C grid, each start warm from the one before, and keeps the C with the best validation accuracy
+    (the smallest of equals). It stops before the end of the grid when `patience` steps in a row improved neither the
+    validation accuracy nor the validation loss, which only more overfitting could follow. `refit` then trains once
+    more, at that C, on training and validation rows together. Features are standardised by the mean and deviation of
+    the rows trained on; DINOv2 does not (`standardize=False`). All features are read into memory, once.
 
-    After `fit`: `C`; `validation_accuracy` (in [0, 1], of the chosen C before refitting);
-    `validation_accuracies` and `converged`, by C; `classes` (the labels seen, sorted). float64 features
-    are fitted in float64, all others in float32.
+    After `fit`: `C`; `validation_accuracy` (in [0, 1], of the chosen C before refitting); `validation_accuracies`,
+    `iterations` and `converged`, by each C that was tried; `classes` (the labels seen, sorted); `weight` (D, C) and
+    `bias` (C,) for standardised features. float64 features are fitted in float64, all others in float32.
     """
 
     C: float
-    classes: np.ndarray
-    validation_accuracy: float
+    weight: Tensor
+    bias: Tensor
 
     def __init__(
         self,
         *,
         C_grid: Sequence[float] = C_GRID,
+        patience: int = 6,
         refit: bool = True,
+        standardize: bool = True,
         validation_fraction: float = 0.1,
         max_iterations: int = 1000,
-        tolerance: float = 1e-4,
+        tolerance: float = 1e-5,
         seed: int = 0,
+        device: torch.device | str | None = None,
     ) -> None:
-        """`tolerance`: largest component of the gradient of the mean loss at which L-BFGS stops."""
+        """`tolerance` as in `SoftmaxRegression.solve`; `device`: default where the features are."""
         if not C_grid or min(C_grid) <= 0:
             raise ValueError(f"C_grid must hold at least one value, all > 0, got {tuple(C_grid)}")
+        if patience < 1:
+            raise ValueError(f"patience must be ≥ 1, got {patience}")
+        super().__init__(validation_fraction=validation_fraction, seed=seed)
         self.C_grid = tuple(sorted(set(C_grid)))
-        self.refit = refit
-        self.validation_fraction = validation_fraction
-        self.max_iterations = max_iterations
-        self.tolerance = tolerance
-        self.seed = seed
+        self.patience, self.refit, self.standardize = patience, refit, standardize
+        self.max_iterations, self.tolerance, self.device = max_iterations, tolerance, device
 
-    def fit(
-        self,
-        features: Array,
-        labels: Labels,
-        validation_features: Array | None = None,
-        validation_labels: Labels | None = None,
-    ) -> LogisticProbe:
-        """Fit on `features` (n, D) and integer `labels` (n,) ≥ 0; returns self.
+    @property
+    def _width(self) -> int:
+        return len(self.weight)
 
-        Raises on wrong shapes, NaN or infinity, labels that are no class, or a single class.
-        """
-        split = tuning_split(
-            features,
-            labels,
-            validation_features,
-            validation_labels,
-            fraction=self.validation_fraction,
-            seed=self.seed,
-        )
-        classes, _ = class_indices(split.labels)
-        # Few classes make thin products, bound by memory: a second BLAS thread gains little there, and
-        # on a busy machine the threads' waiting for each other made a step a hundred times slower.
-        with threadpool_limits(1 if len(classes) < _MANY_CLASSES else None, user_api="blas"):
-            self._choose(split)
-            if self.refit:
-                self._refit(split)
-        self.classes = self._model.classes_
-        return self
+    def _fit(self, split: TuningSplit) -> None:
+        self._choose(split)
+        if self.refit:
+            rows = StackedRows([split.features, split.validation_features])
+            problem = self._problem(rows, np.concatenate([split.labels, split.validation_labels]))
+            self._keep(problem, self._solve(problem, self.C, problem.start()))
 
     def _choose(self, split: TuningSplit) -> None:
-        self._standardizer = Standardizer().fit(split.features)
-        train, validation = (self._inputs(rows) for rows in (split.features, split.validation_features))
-        model = self._new_model(warm_start=True)
-        self.validation_accuracy, self.validation_accuracies, self.converged = -1.0, {}, {}
-        for strength in self.C_grid:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # told in `converged` instead
-                model.set_params(C=strength).fit(train, split.labels)
-            self.converged[strength] = int(model.n_iter_.max()) < self.max_iterations
-            score = accuracy(model.predict(validation), split.validation_labels)
+        problem = self._problem(split.features, split.labels)
+        self.validation_accuracy, self.validation_accuracies = -1.0, {}
+        self.iterations: dict[float, int] = {}
+        self.converged: dict[float, bool] = {}
+        lowest_loss, fruitless = np.inf, 0
+        for strength, solution in self._path(problem):
+            weight = problem.weight(solution)
+            score, loss = self._validate(split.validation_features, split.validation_labels, weight, solution.bias)
             self.validation_accuracies[strength] = score
+            self.iterations[strength], self.converged[strength] = solution.iterations, solution.converged
+            fruitless = 0 if score > self.validation_accuracy or loss < lowest_loss else fruitless + 1
+            lowest_loss = min(loss, lowest_loss)
             if score > self.validation_accuracy:
-                self.C, self.validation_accuracy, self._model = strength, score, copy.deepcopy(model)
+                self.C, self.validation_accuracy = strength, score
+                self.weight, self.bias = weight, solution.bias
+            if fruitless == self.patience:
+                break
 
-    def _refit(self, split: TuningSplit) -> None:
-        rows = torch.cat([split.features, split.validation_features.to(split.features)])
-        self._standardizer = Standardizer().fit(rows)
-        self._model = self._new_model(C=self.C)
-        self._model.fit(self._inputs(rows), np.concatenate([split.labels, split.validation_labels]))
+    def _path(self, problem: SoftmaxRegression) -> Iterator[tuple[float, Solution]]:
+        solution = problem.start()
+        for strength in self.C_grid:
+            solution = self._solve(problem, strength, solution)
+            yield strength, solution
 
-    def _new_model(self, **options: Any) -> LogisticRegression:
-        return LogisticRegression(tol=self.tolerance, max_iter=self.max_iterations, **options)
+    def _problem(self, features: Rows, labels: np.ndarray) -> SoftmaxRegression:
+        self.classes, targets = class_indices(labels)
+        places = torch.from_numpy(targets)
+        problem = SoftmaxRegression(features, places, standardize=self.standardize, device=self.device)
+        self._standardizer: Standardizer = problem.standardizer
+        return problem
 
-    def _inputs(self, features: Tensor) -> np.ndarray:
-        return self._standardizer.apply(features).cpu().numpy()
+    def _solve(self, problem: SoftmaxRegression, strength: float, start: Solution) -> Solution:
+        return problem.solve(strength, start, max_iterations=self.max_iterations, tolerance=self.tolerance)
 
-    def predict_proba(self, features: Array) -> np.ndarray:
-        """Class probabilities (n, C), columns in the order of `classes`."""
-        if not hasattr(self, "classes"):
-            raise RuntimeError("the LogisticProbe has not been fitted: call fit(features, labels) first")
-        rows = feature_matrix(features, width=len(self._standardizer.mean))
-        return self._model.predict_proba(self._inputs(rows))
+    def _validate(self, rows: Rows, labels: np.ndarray, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+        """Accuracy and mean cross-entropy; labels that were not trained on count in the former only."""
+        logits = torch.cat([self._apply(block, weight, bias) for _, block in rows.blocks(BLOCK_ROWS)]).cpu()
+        places = np.searchsorted(self.classes, labels).clip(max=len(self.classes) - 1)
+        known = torch.from_numpy(self.classes[places] == labels)
+        loss = F.cross_entropy(logits[known].double(), torch.from_numpy(places)[known]).item()
+        return accuracy(self.classes[logits.argmax(1).numpy()], labels), loss
 
-    def predict(self, features: Array) -> np.ndarray:
-        """Most probable label of each row, int64 (n,)."""
-        probabilities = self.predict_proba(features)
-        return self.classes[probabilities.argmax(1)]
+    def _keep(self, problem: SoftmaxRegression, solution: Solution) -> None:
+        self.weight, self.bias = problem.weight(solution), solution.bias
+
+    def _apply(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self._standardizer.apply(features).to(weight) @ weight + bias
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self._apply(features, self.weight, self.bias)

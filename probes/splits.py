@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from .inputs import Array, Labels, feature_matrix, label_vector
+from .inputs import Labels, label_vector
+from .rows import Rows, SelectedRows
 
 
 class TuningSplit(NamedTuple):
-    """Training rows (n, D) and (n,), and the validation rows (m, D) and (m,) that choose among candidates."""
+    """Training rows (n, …) and (n,), and the validation rows (m, …) and (m,) that choose among candidates."""
 
-    features: Tensor
+    features: Rows
     labels: np.ndarray
-    validation_features: Tensor
+    validation_features: Rows
     validation_labels: np.ndarray
 
 
@@ -43,25 +42,39 @@ def stratified_holdout(labels: Labels, fraction: float = 0.1, seed: int = 0) -> 
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
+def few_shot_rows(labels: Labels, shots: int, seed: int = 0) -> np.ndarray:
+    """Sorted numbers of `shots` rows of each class, drawn without replacement.
+
+    The same labels and seed give the same rows, and fewer shots some of the rows of more. ValueError if a class
+    has not as many.
+    """
+    labels = label_vector(labels, len(labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    if not 1 <= shots <= counts.min():
+        raise ValueError(
+            f"shots must lie within 1 … {counts.min()}, the rows of class {classes[counts.argmin()]}, got {shots}"
+        )
+    generator = np.random.default_rng(seed)
+    drawn = [generator.permutation(np.flatnonzero(labels == label))[:shots] for label in classes]
+    return np.sort(np.concatenate(drawn))
+
+
 def tuning_split(
-    features: Array,
+    features: Rows,
     labels: Labels,
-    validation_features: Array | None,
+    validation_features: Rows | None,
     validation_labels: Labels | None,
     *,
     fraction: float,
     seed: int,
 ) -> TuningSplit:
-    """The given validation set beside the training set, or a stratified `fraction` of the latter."""
-    train = feature_matrix(features)
-    train_labels = label_vector(labels, len(train))
+    """The given validation set beside the training set, or a stratified `fraction` of the latter; no copies."""
+    train_labels = label_vector(labels, len(features))
     if (validation_features is None) != (validation_labels is None):
         raise ValueError("validation_features and validation_labels go together: pass both or neither")
     if validation_features is None or validation_labels is None:
         kept, held = stratified_holdout(train_labels, fraction, seed)
-        kept_rows, held_rows = (torch.from_numpy(rows).to(train.device) for rows in (kept, held))
-        return TuningSplit(train[kept_rows], train_labels[kept], train[held_rows], train_labels[held])
-    validation = feature_matrix(validation_features, "validation_features", train.shape[1])
-    return TuningSplit(
-        train, train_labels, validation, label_vector(validation_labels, len(validation), "validation_labels")
-    )
+        parts = SelectedRows(features, kept), SelectedRows(features, held)
+        return TuningSplit(parts[0], train_labels[kept], parts[1], train_labels[held])
+    held_labels = label_vector(validation_labels, len(validation_features), "validation_labels")
+    return TuningSplit(features, train_labels, validation_features, held_labels)

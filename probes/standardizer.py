@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .inputs import Array, at_least_float32, feature_matrix
-
-_BLOCK_ROWS = 4096
+from .rows import Features, as_rows
 
 
 class Standardizer:
@@ -19,14 +18,20 @@ class Standardizer:
     mean: Tensor
     scale: Tensor
 
-    def fit(self, features: Array) -> Standardizer:
-        """Measure the (population) mean and std of `features` (n, D), in float64 whatever their precision."""
-        rows = feature_matrix(features)
-        blocks = rows.split(_BLOCK_ROWS)
-        self.mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(rows)
-        squares = [(block.double() - self.mean).square().sum(0) for block in blocks]
-        std = (torch.stack(squares).sum(0) / len(rows)).sqrt()
-        precision = torch.finfo(at_least_float32(rows[:1]).dtype)
+    def fit(self, features: Features) -> Standardizer:
+        """Measure the (population) mean and std of `features` (n, D), in float64 whatever their precision.
+
+        One pass over blocks, whose moments are merged (Chan, Golub and LeVeque 1983).
+        """
+        count, mean, variance = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for _, block in as_rows(features, "features", "(n, D)", 2).blocks():
+            own_variance, own_mean = (part.cpu() for part in torch.var_mean(block.double(), 0, correction=0))
+            count += len(block)
+            share, shift = len(block) / count, own_mean - mean
+            mean = mean + share * shift
+            variance = (1 - share) * variance + share * own_variance + share * (1 - share) * shift.square()
+        self.mean, std = mean, variance.sqrt()
+        precision = torch.finfo(at_least_float32(block[:1]).dtype)
         # Below a few rounding steps of the mean there is only noise, which division would blow up.
         constant = std <= 10 * precision.eps * self.mean.abs() + precision.tiny
         self.scale = torch.where(constant, 1.0, std)

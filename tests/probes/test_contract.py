@@ -140,6 +140,12 @@ def test_bad_queries_are_refused(make: Callable[[], Any]) -> None:
         probe.predict(replaced(FEATURES, 2, np.nan))
 
 
+@pytest.mark.parametrize("name", ["logistic", "linear"])
+def test_validation_rows_of_another_width_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"validation_features must have shape \(n, 6\) as in fit, got \(120, 5\)"):
+        PROBES[name]().fit(FEATURES, LABELS, FEATURES[:, :5], LABELS)
+
+
 def test_predicting_before_fitting_says_so(make: Callable[[], Any]) -> None:
     with pytest.raises(RuntimeError, match="call fit"):
         predictions(make(), FEATURES)

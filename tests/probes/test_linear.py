@@ -28,8 +28,8 @@ def trained_by_torch(rate: float, epochs: int, batch: int, seed: int) -> tuple[T
     """One head the plain way: torch's SGD, cross-entropy and cosine schedule; weight (D, C) and bias (C,)."""
     features = Standardizer().fit(TRAIN[0]).transform(TRAIN[0])
     labels = torch.from_numpy(TRAIN[1])
+    weight = torch.empty(8, 4).normal_(0, 0.01, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.empty(8, 4).normal_(0, 0.01, generator=generator).requires_grad_()
     bias = torch.zeros(4, requires_grad=True)
     optimizer = torch.optim.SGD([weight, bias], lr=rate * batch / 256, momentum=0.9)
     steps = epochs * math.ceil(len(features) / batch)

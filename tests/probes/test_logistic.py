@@ -31,7 +31,7 @@ def plain(C: float, features: np.ndarray, labels: np.ndarray) -> tuple[StandardS
 
 def test_grid_and_winner_equal_plain_scikit_learn() -> None:
     grid = (1e-4, 1e-2, 1.0, 100.0)
-    probe = LogisticProbe(C_grid=grid, tolerance=1e-10, max_iterations=5000, refit=False)
+    probe = LogisticProbe(C_grid=grid, tolerance=1e-15, max_iterations=5000, refit=False)
     probe.fit(*TRAIN, *VALIDATION)
     expected = {}
     for C in grid:
@@ -46,7 +46,7 @@ def test_grid_and_winner_equal_plain_scikit_learn() -> None:
 
 
 def test_refit_uses_training_and_validation_rows() -> None:
-    probe = LogisticProbe(C_grid=(0.1,), tolerance=1e-10, max_iterations=5000).fit(*TRAIN, *VALIDATION)
+    probe = LogisticProbe(C_grid=(0.1,), tolerance=1e-15, max_iterations=5000).fit(*TRAIN, *VALIDATION)
     both = [np.concatenate(parts) for parts in zip(TRAIN, VALIDATION, strict=True)]
     scaler, model = plain(0.1, *both)
     found = probe.predict_proba(TEST[0])
@@ -71,13 +71,13 @@ def test_float32_is_close_to_float64() -> None:
 
 def test_constant_features_do_no_harm() -> None:
     features = np.concatenate([TRAIN[0], np.full((400, 1), 0.1)], axis=1)
-    without = LogisticProbe(C_grid=(0.1,), tolerance=1e-8).fit(*TRAIN).predict_proba(TRAIN[0])
-    found = LogisticProbe(C_grid=(0.1,), tolerance=1e-8).fit(features, TRAIN[1]).predict_proba(features)
+    without = LogisticProbe(C_grid=(0.1,), tolerance=1e-13).fit(*TRAIN).predict_proba(TRAIN[0])
+    found = LogisticProbe(C_grid=(0.1,), tolerance=1e-13).fit(features, TRAIN[1]).predict_proba(features)
     np.testing.assert_allclose(found, without, atol=1e-5)
 
 
 def test_stopping_early_is_reported() -> None:
-    probe = LogisticProbe(C_grid=(1e-6, 1e3), max_iterations=15, refit=False)
+    probe = LogisticProbe(C_grid=(1e-6, 1e3), max_iterations=2, refit=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         probe.fit(*TRAIN)

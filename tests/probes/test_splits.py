@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from probes import stratified_holdout
-from probes.splits import tuning_split
+from probes.rows import TensorRows
+from probes.splits import few_shot_rows, tuning_split
 
 
 def test_each_class_gives_its_share() -> None:
@@ -37,11 +39,37 @@ def test_nothing_to_hold_out_is_an_error() -> None:
         stratified_holdout(np.array([0, 1]), 1.5)
 
 
-def test_validation_needs_features_and_labels_of_the_same_width() -> None:
-    features, labels = np.zeros((4, 3), np.float32), np.array([0, 0, 1, 1])
+def test_validation_needs_features_and_as_many_labels() -> None:
+    features, labels = TensorRows(torch.zeros(4, 3)), np.array([0, 0, 1, 1])
     with pytest.raises(ValueError, match="pass both or neither"):
         tuning_split(features, labels, features, None, fraction=0.1, seed=0)
-    with pytest.raises(ValueError, match=r"validation_features must have shape \(n, 3\).*\(4, 2\)"):
-        tuning_split(features, labels, features[:, :2], labels, fraction=0.1, seed=0)
     with pytest.raises(ValueError, match=r"validation_labels must have shape \(4,\), got \(3,\)"):
         tuning_split(features, labels, features, labels[:3], fraction=0.1, seed=0)
+
+
+def test_a_tuning_part_is_read_from_the_training_rows() -> None:
+    """Row i holds i: what is read tells which rows are where."""
+    features, labels = torch.arange(20.0)[:, None], np.tile([3, 5], 10)
+    split = tuning_split(TensorRows(features), labels, None, None, fraction=0.2, seed=1)
+    kept, held = stratified_holdout(labels, 0.2, seed=1)
+    assert split.validation_features.read(np.array([3, 0])).flatten().tolist() == [held[3], held[0]]
+    assert split.features.read(np.arange(len(kept))).flatten().tolist() == kept.tolist()
+    assert split.labels.tolist() == labels[kept].tolist()
+    assert split.validation_labels.tolist() == labels[held].tolist()
+
+
+def test_few_shots_are_of_every_class_and_grow() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([2, 4, 9], [30, 12, 10]))
+    one, five, ten = (few_shot_rows(labels, shots, seed=4) for shots in (1, 5, 10))
+    assert np.bincount(labels[five]).tolist() == [0, 0, 5, 0, 5, 0, 0, 0, 0, 5]
+    assert len(set(ten)) == 30
+    assert set(one) < set(five) < set(ten)
+    assert five.tolist() == sorted(five)
+    assert five.tolist() != few_shot_rows(labels, 5, seed=5).tolist()
+
+
+def test_more_shots_than_a_class_has_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"1 … 2, the rows of class 7, got 3"):
+        few_shot_rows([1, 1, 1, 7, 7], 3)
+    with pytest.raises(ValueError, match="got 0"):
+        few_shot_rows([1, 1, 7, 7], 0)

@@ -1,0 +1,81 @@
+"""What the probes that choose something on validation rows share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .inputs import Labels
+from .rows import Features, Rows, as_rows
+from .splits import TuningSplit, tuning_split
+
+
+def require_fitted(probe: object) -> None:
+    """RuntimeError if `fit` has not given the probe its `classes`."""
+    if not hasattr(probe, "classes"):
+        raise RuntimeError(f"the {type(probe).__name__} has not been fitted: call fit(features, labels) first")
+
+
+class TunedProbe(ABC):
+    """A classifier of feature vectors whose options are chosen on validation rows.
+
+    Without a validation set, a stratified, seeded `validation_fraction` of the training rows chooses.
+
+    After `fit`: `classes` (the labels seen, sorted) and `validation_accuracy` (in [0, 1], of what was chosen).
+    """
+
+    classes: np.ndarray
+    validation_accuracy: float
+
+    def __init__(self, *, validation_fraction: float = 0.1, seed: int = 0) -> None:
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+
+    def fit(
+        self,
+        features: Features,
+        labels: Labels,
+        validation_features: Features | None = None,
+        validation_labels: Labels | None = None,
+    ) -> Self:
+        """Fit on `features` (n, D) and integer `labels` (n,) ≥ 0; returns self.
+
+        Raises on wrong shapes, NaN or infinity, labels that are no class, or a single class.
+        """
+        train = self._rows(features)
+        held = validation_features
+        if held is not None:
+            held = self._rows(held, "validation_features", train.shape[-1])
+        options: dict[str, Any] = {"fraction": self.validation_fraction, "seed": self.seed}
+        self._fit(tuning_split(train, labels, held, validation_labels, **options))
+        return self
+
+    def predict_proba(self, features: Features) -> np.ndarray:
+        """Class probabilities (n, C), columns in the order of `classes`."""
+        require_fitted(self)
+        rows = self._rows(features, width=self._width)
+        return torch.cat([self._logits(block).softmax(1).cpu() for _, block in rows.blocks()]).numpy()
+
+    def predict(self, features: Features) -> np.ndarray:
+        """Most probable label of each row, int64 (n,)."""
+        probabilities = self.predict_proba(features)
+        return self.classes[probabilities.argmax(1)]
+
+    def _rows(self, features: Features, name: str = "features", width: int | None = None) -> Rows:
+        return as_rows(features, name, "(n, D)" if width is None else f"(n, {width})", 2, width)
+
+    @property
+    @abstractmethod
+    def _width(self) -> int:
+        """D of the features that the probe was fitted with."""
+
+    @abstractmethod
+    def _fit(self, split: TuningSplit) -> None: ...
+
+    @abstractmethod
+    def _logits(self, features: Tensor) -> Tensor:
+        """(b, C) of features (b, D) of any float precision."""
