@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,28 +52,99 @@ def search(
     available = len(gallery_rows) - int((own >= 0).any())
     if not 1 <= k <= available:
         raise ValueError(f"k must lie within 1 … {available}, the gallery rows that can be found, got {k}")
-    finder = _Finder(query_rows, gallery_rows, torch.from_numpy(own), torch.device(device or gallery_rows.device))
-    ids, similarities = finder.find(k)
+    searched = _ExactGallery(gallery_rows, torch.device(device or gallery_rows.device))
+    return best_rows(query_rows, searched, torch.from_numpy(own), k)
+
+
+class Gallery(Protocol):
+    """Rows to be found: what `best_rows` needs of an array or of an index."""
+
+    @property
+    def count(self) -> int:
+        """M, how many rows."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where cosines are computed."""
+
+    @property
+    def estimates(self) -> bool:
+        """Whether `nearest` gives estimates, so that each candidate must be compared again."""
+
+    @property
+    def least_candidates(self) -> int:
+        """Candidates of a query to compare at least."""
+
+    def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines, descending, and rows (q, width) of unit `queries` (q, D); `own` (q,) must not be found.
+
+        Where fewer are found, the last cosines are −inf.
+        """
+
+    def unit(self, ids: Tensor) -> Tensor:
+        """These rows (n, D), float32, of length 1."""
+
+
+def best_rows(queries: Tensor, gallery: Gallery, own: Tensor, k: int) -> Neighbours:
+    """The first `k` rows of `gallery` for each of `queries` (Q, D): by cosine, equal ones by lowest id.
+
+    own: (Q,) the row that must not be found, -1 for none.
+    """
+    ids, similarities = _Finder(queries, gallery, own).find(k)
     return Neighbours(ids.numpy(), similarities.numpy())
+
+
+@dataclass(frozen=True)
+class _ExactGallery:
+    """All rows of a matrix, compared block by block."""
+
+    rows: Tensor
+    device: torch.device
+    estimates: bool = False
+    least_candidates: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        values = torch.empty(len(queries), 0, device=self.device)
+        ids = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
+        for start in range(0, len(self.rows), _GALLERY_ROWS):
+            block = normalized(self.rows[start : start + _GALLERY_ROWS].to(self.device))
+            products = queries @ block.T
+            inside = torch.nonzero((own >= start) & (own < start + len(block))).squeeze(1)
+            products[inside, own[inside] - start] = -torch.inf
+            best, columns = products.topk(min(width, len(block)), dim=1)
+            values, ids = torch.cat([values, best], 1), torch.cat([ids, columns + start], 1)
+            values, columns = values.topk(min(width, values.shape[1]), dim=1)
+            ids = ids.gather(1, columns)
+        return values, ids
+
+    def unit(self, ids: Tensor) -> Tensor:
+        return normalized(self.rows[ids.to(self.rows.device)].to(self.device))
+
+
 
 
 @dataclass(frozen=True)
 class _Finder:
     queries: Tensor
-    gallery: Tensor
+    gallery: Gallery
     own: Tensor
-    device: torch.device
 
     def find(self, k: int) -> tuple[Tensor, Tensor]:
         ids = torch.empty(len(self.queries), k, dtype=torch.int64)
         similarities = torch.empty(len(self.queries), k)
         pending, width = torch.arange(len(self.queries)), k
         while len(pending):
-            width = min(4 * width if width > k else k + _SPARE, len(self.gallery))
+            width = 4 * width if width > k else max(k + _SPARE, self.gallery.least_candidates)
+            width = min(width, self.gallery.count)
             block_rows = max(1, min(_QUERY_ROWS, _CANDIDATE_VALUES // width))
             settled = []
             for rows in pending.split(block_rows):
-                values, found = self._candidates(rows, width)
+                queries, own = self._unit(rows), self.own[rows].to(self.gallery.device)
+                values, found = self.gallery.nearest(queries, own, width)
                 ranked = self._ranked(rows, values, found)
                 ids[rows], similarities[rows] = (part[:, :k].cpu() for part in ranked)
                 settled.append(self._beyond_doubt(values, k).cpu())
@@ -89,43 +160,33 @@ class _Finder:
         return 4 * math.sqrt(self.queries.shape[1]) * torch.finfo(torch.float32).eps
 
     def _beyond_doubt(self, values: Tensor, k: int) -> Tensor:
-        """Whether the true first k are certainly among the candidates, bool (q,)."""
-        if values.shape[1] == len(self.gallery):
+        """Whether no other row can tie with the first k of the candidates, bool (q,)."""
+        if values.shape[1] == self.gallery.count:
             return torch.ones(len(values), dtype=torch.bool)
         return values[:, k - 1] - values[:, -1] > self._tolerance
 
-    def _candidates(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """The `width` largest products of some queries, descending, and their gallery rows (q, width)."""
-        queries, own = self._unit(self.queries, rows), self.own[rows].to(self.device)
-        values = torch.empty(len(rows), 0, device=self.device)
-        ids = torch.empty(len(rows), 0, dtype=torch.int64, device=self.device)
-        for start in range(0, len(self.gallery), _GALLERY_ROWS):
-            block = _normalized(self.gallery[start : start + _GALLERY_ROWS].to(self.device))
-            products = queries @ block.T
-            inside = torch.nonzero((own >= start) & (own < start + len(block))).squeeze(1)
-            products[inside, own[inside] - start] = -torch.inf
-            best, columns = products.topk(min(width, len(block)), dim=1)
-            values, ids = torch.cat([values, best], 1), torch.cat([ids, columns + start], 1)
-            values, columns = values.topk(min(width, values.shape[1]), dim=1)
-            ids = ids.gather(1, columns)
-        return values, ids
-
     def _ranked(self, rows: Tensor, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates by similarity, then id; those closer than rounding are first compared exactly."""
-        close = values[:, :-1] - values[:, 1:] <= self._tolerance
-        doubtful = F.pad(close, (1, 0)) | F.pad(close, (0, 1))
         values = values.double()
-        for pair in torch.nonzero(doubtful).split(max(1, _CANDIDATE_VALUES // self.queries.shape[1])):
+        for pair in torch.nonzero(self._doubtful(values)).split(max(1, _CANDIDATE_VALUES // self.queries.shape[1])):
             place = pair[:, 0], pair[:, 1]
-            queries = self._unit(self.queries, rows.to(self.device)[place[0]])
-            values[place] = (queries * self._unit(self.gallery, ids[place])).sum(1, dtype=torch.float64)
+            queries = self._unit(rows.to(self.gallery.device)[place[0]])
+            values[place] = (queries * self.gallery.unit(ids[place])).sum(1, dtype=torch.float64)
         ids, columns = ids.sort(dim=1)
         values, order = values.gather(1, columns).sort(dim=1, descending=True, stable=True)
         return ids.gather(1, order), values.float()
 
-    def _unit(self, features: Tensor, rows: Tensor) -> Tensor:
-        return _normalized(features[rows.to(features.device)].to(self.device))
+    def _doubtful(self, values: Tensor) -> Tensor:
+        """Which candidates (q, width) must be compared exactly."""
+        if self.gallery.estimates:
+            return values > -torch.inf
+        close = values[:, :-1] - values[:, 1:] <= self._tolerance
+        return F.pad(close, (1, 0)) | F.pad(close, (0, 1))
+
+    def _unit(self, rows: Tensor) -> Tensor:
+        return normalized(self.queries[rows.to(self.queries.device)].to(self.gallery.device))
 
 
-def _normalized(rows: Tensor) -> Tensor:
+def normalized(rows: Tensor) -> Tensor:
+    """Rows (n, D) as float32 of length 1; zeros stay zeros."""
     return F.normalize(rows.float(), dim=1)

@@ -1,0 +1,26 @@
+"""Indexes of feature vectors on faiss: built in bounded memory, saved with what they are of, ties by lowest id."""
+
+from .build import Blocks, blocks_of, build_index, rebatched
+from .files import IndexFilesError
+from .memory import IndexMemoryError, available_memory, in_words, predict_memory, process_memory, require_memory
+from .search import VectorIndex
+from .settings import KINDS, NORMALIZATIONS, IndexSettings, choose_settings
+
+__all__ = [
+    "KINDS",
+    "NORMALIZATIONS",
+    "Blocks",
+    "IndexFilesError",
+    "IndexMemoryError",
+    "IndexSettings",
+    "VectorIndex",
+    "available_memory",
+    "blocks_of",
+    "build_index",
+    "choose_settings",
+    "in_words",
+    "predict_memory",
+    "process_memory",
+    "rebatched",
+    "require_memory",
+]

@@ -1,0 +1,129 @@
+"""How much memory building an index takes, known before it begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from .settings import KINDS, IndexSettings, choose_settings
+
+FLOAT, ID = 4, 8  # bytes
+TRAINING_COPIES = 4  # the sample, its normalised copy, faiss's subsample and the residuals
+BLOCK_COPIES = 4  # as read, as float32, normalised, and residuals
+CODEBOOK = 256  # rows of D numbers that the codes of all parts of a vector have together
+TABLE_ROWS = 1024  # vectors that faiss encodes at once, where it makes a table of distances to all codes
+WORK = 1 << 26  # bytes of products with centroids that faiss keeps, and what allocators leave unused
+GROWTH = 2  # lists grow by doubling
+RESERVE = 1.05  # room for as many links as chance may ask for
+
+
+class IndexMemoryError(MemoryError):
+    """Building would take more memory than there is; nothing was built."""
+
+
+def predict_memory(settings: IndexSettings, count: int, *, existing: int = 0) -> dict[str, int]:
+    """Bytes that building an index of `count` vectors takes at its peak, by what takes them; their sum is the peak.
+
+    What the process holds before that is not counted. existing: vectors that are there already, from an
+    interrupted or an earlier building: they are read whole before they are moved.
+    """
+    dim = settings.dim
+    parts = {
+        "training sample": TRAINING_COPIES * settings.training_rows * dim * FLOAT,
+        "block": BLOCK_COPIES * settings.block_rows * dim * FLOAT,
+        "work": WORK,
+    }
+    if settings.kind == "ivfpq":
+        parts["codes and ids"] = GROWTH * count * (settings.code_bytes + ID)
+        parts["centroids"] = (settings.lists + CODEBOOK) * dim * FLOAT
+        parts["distances to codes"] = TABLE_ROWS * CODEBOOK * settings.code_bytes * FLOAT
+        return parts
+    parts["vectors"] = count * dim * FLOAT
+    parts["links"] = count * link_bytes(settings)
+    parts["vectors read back"] = existing * (dim * FLOAT + link_bytes(settings))
+    return parts
+
+
+def link_bytes(settings: IndexSettings) -> int:
+    """Bytes of the graph for each vector: neighbours of the lowest layer and, for 1 in `links`, of those above.
+
+    Beside them: where they begin and the layers (doubling), a lock and a mark.
+    """
+    if settings.kind != "hnsw":
+        return 0
+    return FLOAT * reserved_links(settings) + GROWTH * (ID + FLOAT) + FLOAT + 1
+
+
+def reserved_links(settings: IndexSettings) -> int:
+    """Links of a vector that there is room for: 2·links below, and links / (links − 1) above, on average."""
+    upper = settings.links / (settings.links - 1) if settings.links > 1 else 2.0
+    return math.ceil((2 * settings.links + upper) * RESERVE)
+
+
+def require_memory(settings: IndexSettings, count: int, limit: int | None = None, *, existing: int = 0) -> int:
+    """The predicted peak of this process in bytes, what it holds now included.
+
+    limit: bytes that the process may take; None: what it holds and what the machine has available.
+
+    Raises:
+        IndexMemoryError: the prediction is beyond the limit; the message has the number, its parts, and which
+            kind would fit.
+    """
+    held = process_memory()
+    limit = held + available_memory() if limit is None else limit
+    parts = {"this process now": held, **predict_memory(settings, count, existing=existing)}
+    needed = sum(parts.values())
+    if needed > limit:
+        listed = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items() if size)
+        raise IndexMemoryError(
+            f"building a {settings.kind} index of {count} vectors of {settings.dim} numbers needs {in_words(needed)} "
+            f"({needed} bytes: {listed}), and the limit is {in_words(limit)}. {_advice(settings, count, limit - held)}"
+        )
+    return needed
+
+
+def _advice(settings: IndexSettings, count: int, room: int) -> str:
+    smaller = []
+    for kind in KINDS:
+        try:
+            other = choose_settings(count, settings.dim, kind=kind, normalization=settings.normalization)
+        except ValueError:
+            continue
+        smaller.append((sum(predict_memory(other, count).values()), kind))
+    needed, kind = min(smaller)
+    if needed <= room and kind != settings.kind:
+        return f"Choose {kind}, which needs {in_words(needed)} beside this process, or raise the limit"
+    return "Raise the limit, or lower the rows of a block or of the training sample"
+
+
+def in_words(size: int) -> str:
+    """1234567 → "1.2 MB"."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def process_memory(peak: bool = False) -> int:
+    """Bytes of this process that are in memory now, or at most so far (Linux; 0 where it is not told)."""
+    return _kilobytes(Path("/proc/self/status"), "VmHWM" if peak else "VmRSS")
+
+
+def available_memory() -> int:
+    """Bytes that may still be taken, by the machine and by the limit of the control group, whichever is less."""
+    machine = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such group, or "max": no limit
+        return machine or 1 << 62
+    return min(machine or 1 << 62, max(0, limit - used))
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    try:
+        lines: Mapping[str, str] = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        return 1024 * int(lines[name].split()[0])
+    except (OSError, KeyError):
+        return 0
