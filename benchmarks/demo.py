@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import demo_sections, digit_pairs, digits, page, photographs, samples
+from benchmarks.encoders import load_encoder
 from benchmarks.machine import describe
 from randar_features import Model, load_model
 from randar_features.files import write_json
@@ -141,8 +142,10 @@ def map_photographs(demo: Demo) -> None:
     model, layer = demo.model, demo.model.recommended_layers[0]
     side = demo.settings.photograph_scale * model.image_size
     pictures = [photographs.load_photograph(name, side, model.image_size // 2) for name in photographs.NAMES]
+    encoder = load_encoder(model, contexts=("single", "reverse"), reads=("image",))
     single, reverse = (
-        photographs.feature_colours(pictures, model, layer=layer, context=context) for context in ("single", "reverse")
+        photographs.feature_colours(pictures, encoder, f"{context} image layer {layer}")
+        for context in ("single", "reverse")
     )
     maps = {"single": photographs.align_colours(single, reverse), "reverse": reverse}
     demo.sections.append(demo_sections.photograph_maps(pictures, maps, layer, demo.figure))

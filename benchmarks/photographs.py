@@ -11,9 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
+from benchmarks.encoders import Encoder
 from benchmarks.tiling import tiled_maps
 from probes import pca_colours
-from randar_features import Model, RandAREncoder
 from randar_features.data import to_tensor
 
 NAMES = ("china.jpg", "flower.jpg")
@@ -28,19 +28,23 @@ def load_photograph(name: str, short_side: int, multiple: int) -> Tensor:
     return pixels[:, : height // multiple * multiple, : width // multiple * multiple]
 
 
-def feature_colours(photographs: Sequence[Tensor], model: Model, *, layer: int, context: str) -> list[np.ndarray]:
+def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str) -> list[np.ndarray]:
     """First three principal components of the features of photographs of one size, in one basis: (h, w, 3) each.
 
-    Tiles of the model's size overlap by half.
+    Tiles of the encoder's size overlap by half. Sides must be multiples of half of it.
+
+    Raises:
+        ValueError: the output has no map, or sides that do not fit.
     """
-    encoder = RandAREncoder(model, layer=layer, context=context)
-    patch = model.image_size // model.transformer.config.grid
+    size = encoder.image_size
+    grid = encoder.encode(torch.zeros(1, 3, size, size), [output])[output].shape[1]
+    if grid == 1:
+        raise ValueError(f"{output} of {encoder.name} is one vector an image: a picture needs a map")
 
     def encode(batch: Tensor) -> Tensor:
-        features = encoder.forward_features(batch.to(model.device))
-        return features.unflatten(1, encoder.grid_size).cpu()
+        return encoder.encode(batch, [output])[output].cpu()
 
-    sizes = {"size": model.image_size, "patch": patch, "stride": model.image_size // 2}
+    sizes = {"size": size, "patch": size // grid, "stride": size // 2}
     maps = [tiled_maps(encode, photograph, **sizes) for photograph in photographs]
     return list(pca_colours(torch.stack(maps)))
 

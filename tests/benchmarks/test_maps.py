@@ -1,0 +1,66 @@
+"""Feature maps as colours: places of one feature have one colour, in every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import maps
+from benchmarks.encoders import Encoder
+from benchmarks.photographs import feature_colours
+from benchmarks.protocol import read_result
+
+SIZE = 16
+
+
+class PatchMeans(Encoder):
+    """The mean colour of each 4×4 patch, and of the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__(name="means", image_size=SIZE, weights="none", outputs={"patches": {}, "image": {}})
+
+    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
+        patches = F.avg_pool2d(images, 4).permute(0, 2, 3, 1)
+        return {"patches": patches, "image": patches.mean(dim=(1, 2), keepdim=True)}
+
+
+def halves(left: float, right: float) -> Tensor:
+    picture = torch.full((3, 2 * SIZE, 2 * SIZE), left)
+    picture[:, :, SIZE:] = right
+    return picture
+
+
+def test_equal_features_have_equal_colours_across_pictures() -> None:
+    first, second = feature_colours([halves(0.1, 0.9), halves(0.9, 0.5)], PatchMeans(), "patches")
+    assert first.shape == (8, 8, 3)
+    assert np.allclose(first[:, :4], first[0, 0], atol=1e-6)
+    assert np.allclose(first[:, 4:], second[:, :4], atol=1e-6)
+    # The one component that varies runs from the darkest to the brightest; the others do not vary.
+    assert np.allclose([first[0, 0], second[0, 7], first[0, 7]], [[0, 0.5, 0.5], [0.5] * 3, [1, 0.5, 0.5]], atol=1e-3)
+
+
+def test_one_vector_an_image_is_no_picture() -> None:
+    with pytest.raises(ValueError, match="image of means is one vector an image"):
+        feature_colours([halves(0.1, 0.9)], PatchMeans(), "image")
+
+
+def test_the_command_draws_images_beside_their_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (40, 32), (50 * number, 100, 0)).save(folder / f"{number}.png")
+    monkeypatch.setattr(maps, "load_encoder", lambda name: PatchMeans())
+    config = maps.Config(data=str(folder), encoder="means", outputs=("patches",), images=3, scale=2)
+    result = read_result(maps.run(config, tmp_path / "out"))
+    assert result["artifacts"] == {"Feature maps as colours": "maps.png"}
+    assert (result["card"]["axes"]["encoder"], result["card"]["axes"]["resolution"]) == ("means", 2 * SIZE)
+    drawn = np.asarray(Image.open(tmp_path / "out" / "maps.png").convert("RGB"))
+    greens = {(50 * number, 100, 0) for number in (0, 2, 4)}
+    assert greens <= set(map(tuple, drawn.reshape(-1, 3)))
