@@ -67,7 +67,7 @@ def _create(architecture: str, options: dict[str, Any]) -> tuple[Any, bool]:
         return timm.create_model(architecture, pretrained=True, num_classes=0, **options), True
     except (OSError, RuntimeError) as error:  # out of reach, or there are none
         reason = " ".join(str(error).split())[:200]
-        warnings.warn(f"{architecture} has random weights, its trained ones are out of reach: {reason}", stacklevel=4)
+        warnings.warn(f"{architecture} has random weights, its trained ones are out of reach: {reason}", stacklevel=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return timm.create_model(architecture, pretrained=False, num_classes=0, **options), False

@@ -1,0 +1,97 @@
+"""Features of collections that fit no memory, or that a killed run must not cost: into a store on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from randar_features import sequence
+from randar_features.data import open_images
+from randar_features.encoding.outputs import encode_outputs, model_outputs
+from randar_features.encoding.store import FeatureStore
+from randar_features.encoding.store_writer import SHARD_ROWS, Content, write_store
+from randar_features.hub import Model, load_model
+
+
+def extract_to_store(
+    images: Any,
+    folder: str | Path,
+    model: str | Model = "randar-tiny",
+    *,
+    layers: int | Iterable[int] | None = None,
+    context: str | Sequence[str] = "reverse",
+    read: str | Sequence[str] = "image",
+    norm: bool = False,
+    orders: int | None = None,
+    seed: int = 0,
+    pool: str | None = "mean",
+    store_dtype: str = "float16",
+    append: bool = False,
+    batch_size: int = 32,
+    shard_rows: int = SHARD_ROWS,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    num_workers: int = 0,
+    progress: bool = True,
+    split: str | None = None,
+) -> FeatureStore:
+    """`extract_features` into a folder, of any number of images, in bounded memory.
+
+    A killed extraction goes on where it was when it is called again; a finished one is given back. An image
+    that cannot be read keeps its row, of NaN, and its reason in `status`. Under torchrun each process makes
+    its own shards. The class is the null class, so that no label leaks.
+
+    Args:
+        images, model, layers, norm, orders, seed, device, dtype, num_workers, progress, split: as for
+            `extract_features`.
+        folder: where the store goes; it holds one store.
+        context, read: one or several of each; all come from one tokenization, and all layers and reads of a
+            context from one pass. Outputs are named "reverse image layer 2".
+        pool: "mean" over locations, rows (D,); None: maps (G, G, D).
+        store_dtype: "float16" or "float32", on disk.
+        append: the images follow those that the store has; files that it has already are passed over.
+        batch_size: images a forward pass.
+        shard_rows: rows a file: as many as a kill can cost.
+
+    Raises:
+        ValueError: settings that do not fit the model; or a folder with the features of another model, of other
+            settings, or of other images.
+    """
+    if pool is not None:
+        sequence.check_choice("pool", pool, ("mean",))
+    loaded = load_model(model, device=device)
+    outputs = model_outputs(loaded, layers=layers, contexts=context, reads=read, norm=norm, orders=orders, seed=seed)
+
+    def encode(pixels: Tensor) -> dict[str, Tensor]:
+        maps = encode_outputs(loaded, pixels, outputs, dtype)
+        return maps if pool is None else {name: values.mean(dim=(1, 2)) for name, values in maps.items()}
+
+    content = Content(
+        encoder=loaded.name,
+        weights=loaded.weights_hash,
+        outputs=outputs,
+        image_size=loaded.image_size,
+        pooling=pool,
+        dtype=store_dtype,
+    )
+    return write_store(
+        open_images(images, split=split),
+        folder,
+        encode,
+        content,
+        data=_name_of(images, split),
+        batch_size=batch_size,
+        shard_rows=shard_rows,
+        num_workers=num_workers,
+        append=append,
+        progress=progress,
+    )
+
+
+def _name_of(images: Any, split: str | None) -> str:
+    name = str(images) if isinstance(images, str | Path) else type(images).__name__
+    return name if split is None else f"{name} {split}"
