@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from randar_features.data.images import OK, ImageSource
+from randar_features.data.images import OK, ImageBatch, ImageSource
 
 
 def readable_batches(
@@ -23,17 +23,30 @@ def readable_batches(
     row = 0
     with tqdm(total=source.length, desc=description, unit="image") as bar:
         for batch in source.batches(image_size, batch_size):
-            good = [index for index, status in enumerate(batch.status) if status == OK]
-            for index in sorted(set(range(len(batch.status))) - set(good)):
-                unreadable.append({"row": row + index, "path": batch.paths[index], "reason": batch.status[index]})
+            pixels, labels, failed = split_readable(batch, row)
+            unreadable += failed
             row += len(batch.status)
             bar.update(len(batch.status))
-            if good:
-                labels = (batch.labels[index] for index in good)
-                yield batch.pixels[good], [-1 if label is None else label for label in labels]
+            if labels:
+                yield pixels, labels
     if row == len(unreadable):
         first = unreadable[0]["reason"] if unreadable else "there is none"
         raise ValueError(f"none of {row} images could be read; the first: {first}")
+
+
+def split_readable(batch: ImageBatch, row: int) -> tuple[Tensor, list[int], list[dict[str, Any]]]:
+    """Pixels and labels (−1: none) of the rows that can be read; row, path and reason of those that cannot.
+
+    The batch's first row is number `row` of its source.
+    """
+    good = [index for index, status in enumerate(batch.status) if status == OK]
+    labels = (batch.labels[index] for index in good)
+    failed = [
+        {"row": row + index, "path": batch.paths[index], "reason": status}
+        for index, status in enumerate(batch.status)
+        if status != OK
+    ]
+    return batch.pixels[good], [-1 if label is None else label for label in labels], failed
 
 
 def check_made_of(about: dict[str, Any], source: ImageSource, *, count: int, image_size: int, folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
+from randar_features.data.token_shards import Shard, ShardWriter
 from randar_features.data.token_store import TokenStore
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
@@ -38,20 +39,24 @@ def random_tokens(count: int = 20, num_tokens: int = 9, seed: int = 0) -> np.nda
 
 def write_store(folder: Path, tokens: np.ndarray, labels: np.ndarray | None = None, **manifest: Any) -> TokenStore:
     """A token store in the format on disk; the labels go round the classes if they are not given."""
-    folder.mkdir(parents=True, exist_ok=True)
     labels = np.arange(len(tokens)) % NUM_CLASSES if labels is None else labels
-    np.save(folder / "tokens.npy", tokens.astype(np.uint16))
-    np.save(folder / "labels.npy", labels.astype(np.int64))
-    about = {
-        "shape": list(tokens.shape),
+    settings = {
         "views": ["centre crop", "mirror image"],
+        "crop_range": 1.0,
         "image_size": 12,
         "tokenizer": "0123456789abcdef",
+        "dtype": "float32",
         "vocab_size": VOCAB_SIZE,
         "label_names": [f"class {index}" for index in range(NUM_CLASSES)],
-        "unreadable": 0,
+        "shard_size": 8,
     }
-    (folder / "manifest.json").write_text(json.dumps(about | manifest))
+    count, *shape = tokens.shape
+    writer = ShardWriter(folder=folder, shape=tuple(shape), settings=settings | manifest, length=count)
+    for number, rows in list(writer.missing()):
+        shard = Shard([tokens[rows.start : rows.stop].astype(np.uint16)], labels[rows.start : rows.stop].tolist())
+        shard.rows = len(rows)
+        writer.write(number, shard)
+    writer.write_manifest()
     return TokenStore(folder)
 
 

@@ -1,0 +1,158 @@
+"""Ready-made image tokens, one `.npy` an image, as RandAR and LlamaGen publish those of ImageNet, into token shards."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from randar_features.data.archives import list_tar, read_member
+from randar_features.data.token_shards import SHARD_SIZE, VIEWS, Shard, ShardWriter
+from randar_features.data.token_store import TokenStore
+
+
+class _Codes:
+    """`class index/file.npy` in a folder or a tar, sorted by class and file, numbers as numbers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_dir():
+            self.places: dict[str, Any] = {
+                str((Path(parent) / name).relative_to(path)): Path(parent) / name
+                for parent, _, names in os.walk(path, followlinks=True)
+                for name in names
+                if name.endswith(".npy")
+            }
+        elif path.is_file():
+            self.places = {member.name: member for member in list_tar(path, (".npy",))}
+        else:
+            raise FileNotFoundError(f"no folder or tar of codes at {path}")
+        if not self.places:
+            raise ValueError(f"no .npy files in {path}: expected one folder a class index with one .npy an image")
+        self.names = sorted(self.places, key=_natural)
+        self.labels = [self._label(name) for name in self.names]
+
+    def read(self, index: int) -> np.ndarray:
+        """The array of one file; OSError or ValueError if it is torn."""
+        place = self.places[self.names[index]]
+        content = place.read_bytes() if isinstance(place, Path) else read_member(self.path, place)
+        return np.load(io.BytesIO(content), allow_pickle=False)
+
+    def _label(self, name: str) -> int:
+        folder = PurePosixPath(name).parent.name
+        if not folder.isdecimal():
+            raise ValueError(
+                f"{self.path} holds {name}, whose folder {folder!r} is no class index: expected names such as 207/1.npy"
+            )
+        return int(folder)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts 2.npy in front of 10.npy."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def import_codes(
+    codes: Path,
+    folder: Path,
+    *,
+    vocab_size: int,
+    tokenizer: str | None = None,
+    image_size: int | None = None,
+    shard_size: int = SHARD_SIZE,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TokenStore | None:
+    """A token store out of `codes`, a folder or tar of `class index/file.npy`, each (views, N) or (1, views, N).
+
+    Args:
+        codes: such as the published imagenet-llamagen-adm-256_codes.tar (256 tokens of the centre crop and of its
+            mirror image).
+        folder: of the store; shards that are there stay.
+        vocab_size: codes of the tokenizer.
+        tokenizer: `tokenizer_hash` of the one that made the codes, None where it is not known.
+        image_size: pixels a side of what was encoded, None where it is not known.
+        shard_size: images a shard.
+        rank: this process among `world_size`, each of which makes its own shards.
+        world_size: number of processes.
+
+    Returns:
+        The store, or None while other processes still have shards to make. Files that are torn or of another
+        shape are left out and named in the manifest.
+
+    Raises:
+        FileNotFoundError: there is nothing at `codes`.
+        ValueError: there are no such files in it, a code is not below `vocab_size`, or `folder` holds others.
+    """
+    source = _Codes(codes)
+    shape = _first_shape(source)
+    views = next((names for names in VIEWS.values() if len(names) == shape[0]), None)
+    writer = ShardWriter(
+        folder=folder,
+        shape=shape,
+        settings={
+            "tokenizer": tokenizer,
+            "dtype": None,
+            "vocab_size": vocab_size,
+            "label_names": None,
+            "image_size": image_size,
+            "views": views or [f"view {number}" for number in range(shape[0])],
+            "crop_range": None,
+            "images": len(source.names),
+            "shard_size": shard_size,
+        },
+        length=len(source.names),
+        rank=rank,
+        world_size=world_size,
+    )
+    for number, rows in writer.missing():
+        shard = Shard()
+        for row in tqdm(rows, desc=f"importing shard {number}", unit="image", dynamic_ncols=True):
+            _add(shard, source, row, shape, vocab_size)
+        writer.write(number, shard)
+    return TokenStore(folder, verify=False) if writer.write_manifest() else None
+
+
+def _first_shape(source: _Codes) -> tuple[int, int]:
+    reason = ""
+    for row in range(len(source.names)):
+        try:
+            return _as_views(source.read(row)).shape[0], _as_views(source.read(row)).shape[1]
+        except (OSError, ValueError, EOFError) as error:
+            reason = reason or f"{source.names[row]}: {error}"
+    raise ValueError(f"none of {len(source.names)} files in {source.path} could be read; the first: {reason}")
+
+
+def _as_views(array: np.ndarray) -> np.ndarray:
+    """(views, N), also of LlamaGen's (1, views, N) and of (N,); ValueError for anything else."""
+    flat = array[0] if array.ndim == 3 and len(array) == 1 else array
+    flat = flat[None] if flat.ndim == 1 else flat
+    if flat.ndim != 2 or not flat.size or flat.dtype.kind not in "iu":
+        raise ValueError(f"holds {array.dtype} {array.shape}, expected integers (views, N)")
+    return flat
+
+
+def _add(shard: Shard, source: _Codes, row: int, shape: Sequence[int], vocab_size: int) -> None:
+    """Add one file to the shard, or to its unreadable ones."""
+    shard.rows += 1
+    try:
+        codes = _as_views(source.read(row))
+        if codes.shape != tuple(shape):
+            raise ValueError(f"holds {codes.shape} codes, the others {tuple(shape)}")
+    except (OSError, ValueError, EOFError) as error:
+        path = f"{source.path}/{source.names[row]}"
+        shard.unreadable.append({"row": row, "path": path, "reason": " ".join(str(error).split())})
+        return
+    if codes.min() < 0 or codes.max() >= vocab_size:
+        raise ValueError(
+            f"{source.path}/{source.names[row]} holds codes {codes.min()} to {codes.max()}, but the tokenizer has "
+            f"{vocab_size}: give the tokenizer, or the number of codes, that made them"
+        )
+    shard.tokens.append(codes[None].astype(np.uint16))
+    shard.labels.append(source.labels[row])

@@ -1,0 +1,30 @@
+"""A tokenizer on its own in a folder, as `load_tokenizer` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from randar_features.files import write_json, written_whole
+
+
+def write_tokenizer(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write `tokenizer.safetensors` and `config.json`, the content of `about`: "tokenizer", "image_size", …
+
+    Weights are written as given, without LlamaGen's usage history, which nothing reads.
+    """
+    kept = {name: value.contiguous() for name, value in weights.items() if name != "quantize.codebook_used"}
+    with written_whole(folder / "tokenizer.safetensors") as file:
+        file.write(save(kept))
+    write_json(folder / "config.json", dict(about))
+
+
+def half_where_exact(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float16 if that changes none of them, which files from training allow, else as they are."""
+    halves = {name: value.half() for name, value in weights.items()}
+    exact = all((halves[name].to(value.dtype) == value).all() for name, value in weights.items())
+    return halves if exact else dict(weights)
