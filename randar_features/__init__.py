@@ -1,6 +1,6 @@
 """Features, generation and editing from autoregressive image models."""
 
-from randar_features.encoding import Features, RandAREncoder, encode_tokens, extract_features
+from randar_features.encoding import Features, ImageEncoder, RandAREncoder, encode_tokens, extract_features
 from randar_features.generation import (
     generate,
     inpaint,
@@ -15,6 +15,7 @@ from randar_features.registry import list_models
 
 __all__ = [
     "Features",
+    "ImageEncoder",
     "Model",
     "RandAREncoder",
     "encode_tokens",

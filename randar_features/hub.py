@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from randar_features.generation.schedule import recommended_steps
-from randar_features.models import ARCHITECTURES, RandAR
+from randar_features.generation.recipe import recipe_of
+from randar_features.models import ARCHITECTURES, ImageTransformer
 from randar_features.registry import ModelSource, WeightsFile, find_source, imagenet_classes
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
 from randar_features.weights import build_empty, file_hash, load_weights
@@ -40,7 +40,7 @@ class Model:
     """
 
     name: str
-    transformer: RandAR
+    transformer: ImageTransformer
     recommended_layers: list[int]
     recommended_steps: int
     weights_hash: str
@@ -72,12 +72,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the transformer is."""
-        return self.transformer.tok_embeddings.weight.device
+        return self.transformer.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the transformer's weights."""
-        return self.transformer.tok_embeddings.weight.dtype
+        return self.transformer.dtype
 
     def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Model:
         """This model itself if it is there and so already (None: as it is), else a copy that is."""
@@ -190,7 +190,7 @@ def _build(source: ModelSource, part: str) -> Any:
         raise ValueError(f'the "{part}" entry in the configuration of {source.name}: {error}') from error
 
 
-def _check_fit(source: ModelSource, transformer: RandAR, tokenizer: ImageTokenizer | None) -> None:
+def _check_fit(source: ModelSource, transformer: ImageTransformer, tokenizer: ImageTokenizer | None) -> None:
     """ValueError if transformer, tokenizer and image size do not go together."""
     sizes, names = transformer.config, source.classes
     if isinstance(names, list) and len(names) != sizes.num_classes:
@@ -210,7 +210,7 @@ def _check_fit(source: ModelSource, transformer: RandAR, tokenizer: ImageTokeniz
         )
 
 
-def _recommended(source: ModelSource, transformer: RandAR) -> tuple[list[int], int]:
+def _recommended(source: ModelSource, transformer: ImageTransformer) -> tuple[list[int], int]:
     """Layers and steps from config.json, else the middle block, and as many steps a token as were published."""
     given, config = source.config.get("recommended", {}), transformer.config
     last = config.num_layers - 1
@@ -219,11 +219,11 @@ def _recommended(source: ModelSource, transformer: RandAR) -> tuple[list[int], i
         raise ValueError(f'"recommended" {where} is {given!r}, expected an object with "layers" and "steps"')
     layers, steps = given.get("layers"), given.get("steps")
     if layers is None:
-        layers = [config.middle_layer]
+        layers = [transformer.middle_layer("image")]
     if not isinstance(layers, list) or not layers or not all(_within(layer, 0, last) for layer in layers):
         raise ValueError(f'"layers" under "recommended" {where} is {layers!r}, expected a list of blocks, 0 to {last}')
     if steps is None:
-        steps = recommended_steps(config.num_tokens)
+        steps = recipe_of(transformer).recommended_steps(config.num_tokens)
     if not _within(steps, 1, config.num_tokens):
         raise ValueError(
             f'"steps" under "recommended" {where} is {steps!r}, expected an integer, 1 to {config.num_tokens}'

@@ -1,13 +1,15 @@
-"""Token orders, their inverse, and the interleaved sequence: the one owner of both.
+"""Token orders, their inverse, and the sequences made of them: the one owner of both.
 
-An image of N tokens on a G×G grid is shown to RandAR in an order π, a permutation of the N raster
-locations, as (RandAR, arXiv 2412.01827, section 3):
+An image of N tokens on a G×G grid is shown in an order π, a permutation of the N raster locations:
 
-    [class] [P_π(1)] [x_π(1)] [P_π(2)] [x_π(2)] … [P_π(N)] [x_π(N)]          length 1 + 2N
+    RandAR     [class] [P_π(1)] [x_π(1)] [P_π(2)] [x_π(2)] … [P_π(N)] [x_π(N)]          length 1 + 2N
+    LlamaGen   [class] [x_1] [x_2] … [x_N], in raster order; so ARPG's content half, in any order
+    PAR        [class] [t_1] … [t_4] [s_1] [s_2] [s_3] [t_5] … [t_N], in an order of groups of four
 
-where P is the position-instruction token of a location and x its image token. As a bidirectional
-encoder the model is shown the image a second time behind the first; see `context` below.
-Training, encoding and decoding all take the layout from here.
+where P is the position-instruction token of a location (RandAR, arXiv 2412.01827, section 3), x or t its
+image token, and s a special token (PAR, arXiv 2412.15119). As a bidirectional encoder a model is shown the
+image a second time behind the first; see `context` below. Training, encoding and decoding all take the
+layout from here.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ Read = Literal["image", "instruction"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
 READS: tuple[str, ...] = get_args(Read)
 SPREAD_REPULSION = 20.0
+GROUP = 4  # PAR's tokens a step: one of each quadrant
 
 
 def grid_side(num_tokens: int) -> int:
@@ -37,6 +40,15 @@ def grid_side(num_tokens: int) -> int:
 def raster_order(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
     """Row by row, left to right: (1, N) int64."""
     return torch.arange(num_tokens, device=device)[None]
+
+
+def group_order(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
+    """PAR's order: the tokens at the same place of the four quadrants, place after place; (1, N) int64."""
+    half, odd = divmod(grid_side(num_tokens), 2)
+    if odd:
+        raise ValueError(f"{num_tokens} tokens cannot be cut into four quadrants: the grid's side must be even")
+    places = torch.arange(num_tokens, device=device).view(2, half, 2, half)
+    return places.permute(1, 3, 0, 2).reshape(1, num_tokens)
 
 
 def random_orders(batch: int, num_tokens: int, generator: torch.Generator) -> Tensor:
@@ -195,23 +207,56 @@ def interleave(instructions: Tensor, tokens: Tensor) -> Tensor:
     return torch.stack([instructions, tokens], dim=2).flatten(1, 2)
 
 
-def sequence_length(num_tokens: int, context: str = "single") -> int:
-    """1 + 2N with one copy, 1 + 4N with two."""
+def with_instructions(first: Tensor, tokens: Tensor, instructions: Tensor) -> Tensor:
+    """[class, P1, x1, …, Pn, xn, P of more]: (B, 1, …), (B, n, …), (B, n + m, …) → (B, 1 + 2n + m, …)."""
+    done = tokens.shape[1]
+    return torch.cat([first, interleave(instructions[:, :done], tokens), instructions[:, done:]], dim=1)
+
+
+def with_specials(first: Tensor, tokens: Tensor, specials: Tensor) -> Tensor:
+    """[class, t1 … t4, specials, t5 … tn]: (B, 1, …), (B, n, …), (B, 3, …); the specials from n = 4 on."""
+    if tokens.shape[1] < GROUP:
+        return torch.cat([first, tokens], dim=1)
+    return torch.cat([first, tokens[:, :GROUP], specials, tokens[:, GROUP:]], dim=1)
+
+
+def with_queries(first: Tensor, tokens: Tensor, queries: Tensor) -> Tensor:
+    """[class, x1 … xn] [queries of more]: (B, 1, …), (B, n, …), (B, n + m, …) → (B, 1 + n + m, …)."""
+    return torch.cat([first, tokens, queries[:, tokens.shape[1] :]], dim=1)
+
+
+def group_mask(length: int, device: torch.device | str | None = None) -> Tensor:
+    """Whether row p of PAR's sequence sees row q: q ≤ p, or p ≥ 4 and both in one group of four. (L, L) boolean."""
+    rows = torch.arange(length, device=device)
+    groups = rows // GROUP
+    same = (groups[:, None] == groups) & (rows >= GROUP)[:, None]
+    return (rows <= rows[:, None]) | same
+
+
+def leave_one_out_mask(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
+    """What the query of each place sees of an image shown in both directions: (N, 1 + 2N) boolean.
+
+    The entries are [class, x1 … xN], of which each has seen those in front of it, and [x1 … xN], of which each
+    has seen those behind it. Query i sees those in front of i of the one and behind i of the other: all tokens
+    but i, and none that has seen i.
+    """
+    places = torch.arange(num_tokens, device=device)
+    front = places < places[:, None]
+    every = torch.ones(num_tokens, 1, dtype=torch.bool, device=device)
+    return torch.cat([every, front, front.T], dim=1)
+
+
+def sequence_length(num_tokens: int, context: str = "single", rows_per_token: int = 2) -> int:
+    """1 + 2N with one copy, 1 + 4N with two; with one row a token, without instructions, 1 + N and 1 + 2N."""
     check_choice("context", context, CONTEXTS)
-    return 1 + 2 * num_tokens * (1 if context == "single" else 2)
+    return 1 + rows_per_token * num_tokens * (1 if context == "single" else 2)
 
 
 def read_rows(num_tokens: int, context: str = "single", read: str = "image") -> slice:
-    """Rows of the sequence (class token at 0) at which the last copy's N tokens are read."""
+    """Rows of RandAR's sequence (class token at 0) at which the last copy's N tokens are read."""
     check_choice("read", read, READS)
     length = sequence_length(num_tokens, context)
     return slice(length - 2 * num_tokens + READS[::-1].index(read), length, 2)
-
-
-def copy_rows(num_tokens: int, context: str = "single") -> slice:
-    """Rows of all instruction and image tokens of the last copy: 2N of them."""
-    length = sequence_length(num_tokens, context)
-    return slice(length - 2 * num_tokens, length, 1)
 
 
 def read_order(order: Tensor, context: str) -> Tensor:

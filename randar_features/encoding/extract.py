@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, open_images
 from randar_features.data.images import OK
-from randar_features.encoding.encoder import as_index, encode_orders, resolve_layers
+from randar_features.encoding.encoder import as_index, encode_orders, resolve_view
 from randar_features.encoding.precision import autocast, default_dtype
 from randar_features.hub import Model, load_model
 
@@ -75,7 +75,7 @@ def extract_features(
     model: str | Model = "randar-tiny",
     *,
     layers: int | Iterable[int] | None = None,
-    context: str = "reverse",
+    context: str | None = None,
     read: str = "image",
     norm: bool = False,
     classes: str | int | Sequence[int] | Tensor | None = None,
@@ -98,12 +98,13 @@ def extract_features(
             square and brought to the model's size (`data.adm_center_crop`).
         model: a name (`list_models()`), a folder, or a loaded model.
         layers: block indices from 0, negative from the end; None: the model's recommended ones.
-        context: "single" (a causal pass), "repeat" or "reverse" (the image shown twice, read at the second copy).
-        read: at the "image" tokens or at the "instruction" tokens.
+        context: "single" (a causal pass), "repeat" or "reverse" (the image shown twice, read at the second copy);
+            None: "reverse", or "repeat" where the model knows one order only.
+        read: at the "image" tokens, or what else the model has, see `encode_tokens`.
         norm: apply the model's final norm.
         classes: None: the null class, so that no label leaks; "labels": each image's own label (the null class
             where it has none); an index for all, or one for each image.
-        orders: None: one raster order; K: K seeded random orders in antithetic pairs.
+        orders: None: the model's own order (raster but for PAR); K: K seeded random orders in antithetic pairs.
         combine: "mean" of the K orders, or "concatenate" them along D.
         seed: of the K orders.
         pool: None: keep the maps; "mean": keep only their mean over locations.
@@ -122,10 +123,11 @@ def extract_features(
         ImageError: not one image could be read.
     """
     loaded = load_model(model, device=device)
-    config = loaded.transformer.config
-    wanted = resolve_layers(layers, config.num_layers, loaded.recommended_layers)
-    length = sequence.sequence_length(config.num_tokens, context)
-    sequence.check_choice("read", read, sequence.READS)
+    transformer = loaded.transformer
+    wanted, context = resolve_view(
+        transformer, layers=layers, context=context, read=read, recommended=loaded.recommended_layers
+    )
+    length = transformer.length_of(transformer.config.num_tokens, context)
     if pool is not None:
         sequence.check_choice("pool", pool, ("mean",))
     options = {"layers": wanted, "context": context, "read": read, "norm": norm}

@@ -11,11 +11,11 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.data import to_image
 from randar_features.files import written_whole
-from randar_features.generation.complete import as_classes, check_order, complete
-from randar_features.generation.decode import Guidance
+from randar_features.generation.complete import as_classes, complete
 from randar_features.generation.editing import ImageModel
+from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import Sampling, image_seeds
-from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule, recommended_steps
+from randar_features.generation.schedule import check_steps
 
 OPEN = 0.5  # grey of what is not drawn yet
 
@@ -28,30 +28,30 @@ def decoding_frames(
     seed: int,
     order: str | Tensor | None = None,
     steps: int | None = None,
-    guidance: float | tuple[float, float] = (1.0, 4.0),
+    guidance: GuidanceLike = None,
 ) -> Tensor:
     """The image of a class and a seed as it is behind each step: (steps, 3, S, S) float in [0, 1].
 
     What is drawn is shown as it is in the finished image, the rest grey. The last frame is the image that
     `generate` gives for `generator=torch.tensor([seed])`.
     """
-    num_tokens = model.transformer.config.num_tokens
+    recipe, num_tokens = recipe_of(model.transformer), model.transformer.config.num_tokens
+    schedule = recipe.schedule(None, num_tokens, 0, check_steps(steps, num_tokens))
     classes = as_classes(class_index, model.transformer)
-    steps = check_steps(steps, num_tokens) or recommended_steps(num_tokens)
     decoded = complete(
         model.transformer,
         classes,
         seeds=image_seeds(torch.tensor([seed]), 1, classes.device),
         steps=steps,
-        guidance=Guidance(scale=as_scale(guidance)),
-        order=check_order(order, num_tokens, 1),
+        guidance=recipe.guide(guidance),
+        order=order,
         sampling=Sampling(),
         tokens=None,
         known=None,
         cache=None,
     )
     image = model.tokenizer.decode(decoded.tokens).cpu()
-    return reveal(image[0], decoded.order[0].cpu(), decoding_schedule(num_tokens, steps))
+    return reveal(image[0], decoded.order[0].cpu(), schedule)
 
 
 def reveal(image: Tensor, order: Tensor, schedule: Sequence[int]) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from randar_features import sequence
 from randar_features.generation.decode import Decoded, DecodingTask, Guidance, decode
+from randar_features.generation.recipe import recipe_of
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
-from randar_features.generation.schedule import decoding_schedule, recommended_steps
-from randar_features.layers import KVCache
-from randar_features.models import RandAR
+from randar_features.layers import KVCache, check_classes
+from randar_features.models import ImageTransformer
 
 FIXED_ORDERS = {
     "raster": sequence.raster_order,
@@ -26,11 +26,12 @@ ORDERS = ("random", *FIXED_ORDERS, "spread", "confidence")
 
 
 def complete(
-    transformer: RandAR,
+    transformer: ImageTransformer,
     classes: Tensor,
     *,
     seeds: Tensor,
     steps: int | None,
+    schedule: str | None = None,
     guidance: Guidance,
     order: str | Tensor | None,
     sampling: Sampling,
@@ -44,19 +45,19 @@ def complete(
         tokens = torch.zeros(batch, num_tokens, dtype=torch.int64, device=classes.device)
         known = torch.zeros_like(tokens, dtype=torch.bool)
     tokens = tokens.to(classes.device, torch.int64)
-    order = check_order(order, num_tokens, batch)
+    order = own_order(order, transformer, known)
     counts = known.sum(dim=1).tolist()
     cache = cache or transformer.new_cache(guidance.branches * max(map(counts.count, counts)))
     result = Decoded(torch.empty_like(tokens), torch.empty_like(tokens))
     for count in sorted(set(counts)):
         index = torch.tensor([i for i, own in enumerate(counts) if own == count], device=classes.device)
-        schedule = decoding_schedule(num_tokens - count, steps or recommended_steps(num_tokens - count))
-        locations = arrange(order, seeds, index, schedule, known[index])
+        counted = recipe_of(transformer).schedule(schedule, num_tokens, count, steps)
+        locations = arrange(order, seeds, index, counted, known[index])
         task = DecodingTask(
             classes=classes[index],
             order=locations,
             known=tokens[index].gather(1, locations[:, :count]),
-            schedule=schedule,
+            schedule=counted,
             guidance=guidance,
             sampling=sampling,
             seeds=substream(seeds[index], Stream.TOKENS),
@@ -90,6 +91,23 @@ def spread_order(schedule: tuple[int, ...], known: tuple[bool, ...]) -> Tensor:
     return sequence.spread_order(len(known), schedule, torch.tensor(known))
 
 
+def own_order(order: str | Tensor | None, transformer: ImageTransformer, known: Tensor) -> str | Tensor:
+    """`check_order`; of a model that knows one order only, that one. `known` (B, N) must be its first ones then."""
+    batch, num_tokens = known.shape
+    if not transformer.fixed_order:
+        return check_order(order, num_tokens, batch)
+    name = type(transformer).__name__
+    if isinstance(order, str):
+        raise ValueError(f"{name} knows one order only, so that order={order!r} cannot be: leave it out (None)")
+    own = transformer.check_order(order, batch)
+    if not torch.equal(sequence.known_first(own.expand(batch, -1), known), own.expand(batch, -1)):
+        raise ValueError(
+            f"{name} draws its tokens in one order, each from those before it, and can go on from the first of them "
+            "alone; to draw any others anew takes a model of any order, RandAR or ARPG"
+        )
+    return own
+
+
 def check_order(order: str | Tensor | None, num_tokens: int, batch: int) -> str | Tensor:
     """A name out of `ORDERS`, or (1 or B, N) permutations; ValueError otherwise."""
     if order is None:
@@ -100,24 +118,27 @@ def check_order(order: str | Tensor | None, num_tokens: int, batch: int) -> str 
     return sequence.check_order(order, num_tokens, batch)
 
 
-def as_classes(classes: Tensor | Sequence[int] | int, transformer: RandAR) -> Tensor:
-    """(B,) int64 on the model's device; ValueError unless all are in 0 … C (C: the null class)."""
+def as_classes(
+    classes: Tensor | Sequence[int] | int | None, transformer: ImageTransformer, batch: int | None = None
+) -> Tensor:
+    """(B,) int64 on the model's device; ValueError unless all are in 0 … C (C: the null class).
+
+    With `batch` one class is for all of so many images, and None the null class for all.
+    """
+    null = transformer.config.num_classes
+    classes = null if classes is None and batch is not None else classes
     if classes is None or isinstance(classes, str):
-        null = transformer.config.num_classes
         raise ValueError(f"classes must be integers, {null} for the null class; got {classes!r}")
-    classes = torch.as_tensor(classes)
-    classes = classes[None] if classes.dim() == 0 else classes
-    if classes.dim() != 1 or not len(classes) or classes.is_floating_point() or classes.dtype == torch.bool:
-        raise ValueError(f"classes must be one integer an image; got {tuple(classes.shape)}, {classes.dtype}")
-    lowest, highest, null = int(classes.min()), int(classes.max()), transformer.config.num_classes
-    if not 0 <= lowest <= highest <= null:
-        raise ValueError(
-            f"classes must lie in 0 … {null - 1}, or be {null} for the null class; got {lowest} … {highest}"
-        )
-    return classes.to(transformer.rotary.device, torch.int64)
+    given = torch.as_tensor(classes).cpu()
+    given = given[None] if given.dim() == 0 else given
+    if given.dim() != 1 or not len(given):
+        raise ValueError(f"classes must be one integer an image; got {tuple(given.shape)}, {given.dtype}")
+    if batch is not None and len(given) not in (1, batch):
+        raise ValueError(f"{len(given)} classes for {batch} images: give one for all or one for each")
+    return check_classes(given.expand(batch or len(given)), batch or len(given), null).to(transformer.device)
 
 
-def as_known(tokens: Tensor | None, known: Tensor | None, transformer: RandAR, batch: int) -> Tensor | None:
+def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTransformer, batch: int) -> Tensor | None:
     """Which tokens are given, (B, N) boolean on the model's device, or None if there are none."""
     if tokens is None and known is None:
         return None
@@ -131,7 +152,7 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: RandAR, b
         )
     if transformer.check_tokens(torch.where(known.to(tokens.device), tokens, 0)) != batch:
         raise ValueError(f"{len(tokens)} rows of tokens for {batch} classes")
-    known = known.expand(batch, -1).to(transformer.rotary.device)
+    known = known.expand(batch, -1).to(transformer.device)
     if known.all(dim=1).any():
         raise ValueError("all tokens of an image are known: nothing is left to generate")
     return known

@@ -1,9 +1,11 @@
 """The decode loop: any order, any number of tokens a step, known tokens first, up to three guidance branches.
 
-The cache always ends up as the training sequence [class, P1, x1, P2, x2, …] (`sequence.py`). A step asks m
-instruction tokens, one behind the other. The next step's input is [x1, P2, x2, …, Pm, xm, next
-instructions …], placed right behind P1 of the step before, so that P2 … Pm move to their places. All
-lengths are host integers known before the loop starts, so no step waits for the device.
+The cache always ends up as the training sequence (`sequence.py`). A step's input is what its sequence has behind
+the rows that are settled: the tokens chosen in the step before, with what belongs to them, and what asks for the
+next. With RandAR, whose sequence is [class, P1, x1, P2, x2, …], a step asks m instruction tokens, one behind the
+other; the next step's input is [x1, P2, x2, …, Pm, xm, next instructions …], placed right behind P1 of the step
+before, so that P2 … Pm move to their places. All lengths are host integers known before the loop starts, so no
+step waits for the device.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.generation.schedule import Scale
 from randar_features.layers import KVCache
-from randar_features.models import RandAR
+from randar_features.models import ImageTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,11 @@ class Guidance:
 
     scale: Scale
     spatial: Scale | None = None
+    counts_own_step: bool = False
+
+    def progress(self, done: int, count: int, num_tokens: int) -> float:
+        """Share of all tokens that counts as done in a step of `count` behind `done`."""
+        return (done + count * self.counts_own_step) / num_tokens
 
     @property
     def branches(self) -> int:
@@ -39,7 +46,7 @@ class Guidance:
         return 3 if self.spatial is not None and self.spatial.active else 2
 
     def combine(self, logits: Tensor, progress: float) -> Tensor:
-        """Logits (branches·B, M, V) → (B, M, V), at a step before which this share of all tokens is done."""
+        """Logits (branches·B, M, V) → (B, M, V), at a step where this share of all tokens counts as done."""
         if self.branches == 1:
             return logits
         scale = self.scale.at(progress)
@@ -99,87 +106,53 @@ class Decoded(NamedTuple):
 class SequenceRows:
     """Embeddings and angles of any stretch of a task's sequences."""
 
-    def __init__(self, transformer: RandAR, task: DecodingTask) -> None:
+    def __init__(self, transformer: ImageTransformer, task: DecodingTask) -> None:
         self.transformer, self.task = transformer, task
-        self.instructions = transformer.instructions(task.rotary[1:])  # (N, D)
+        self.places = transformer.places(task.rotary)
+        null = torch.full_like(task.classes, transformer.config.num_classes)
+        stacked = torch.cat([task.classes] + [null] * (task.guidance.branches - 1))
+        self.first = transformer.embed_classes(stacked, len(stacked))[:, None]
 
     def behind(self, start: int, order: Tensor, tokens: Tensor, asked: int) -> tuple[Tensor, Tensor]:
-        """What stands behind the first `start` tokens, up to the `asked` instructions next in the order.
+        """What stands behind the first `start` rows, up to what asks for the next `asked` of the order.
 
         `tokens` (B, n) are all chosen so far. Gives (branches·B, L, D) embeddings and (…, L, d/2, 2) angles.
         """
-        done = tokens.shape[1]
-        first, skip = divmod(start - 1, 2) if start else (0, 0)
-        pairs = sequence.interleave(order[:, first:done], order[:, first:done])[:, skip:]
-        locations = torch.cat([pairs, order[:, done : done + asked]], dim=1)
-        x = self.embed(order, tokens, first, asked)[:, skip:]
-        index = locations + 1
-        if start == 0:
-            x = torch.cat([self.class_rows(), x], dim=1)
-            index = torch.nn.functional.pad(index, (1, 0))
-        return x, self.task.rotary[index].repeat(self.task.guidance.branches, 1, 1, 1)
-
-    def embed(self, order: Tensor, tokens: Tensor, first: int, asked: int) -> Tensor:
-        """[P, x of the tokens from `first` on] [P of the next `asked`]: (branches·B, L, D)."""
-        done = tokens.shape[1]
-        image = self.transformer.tok_embeddings(tokens[:, first:])
-        instructions = self.instructions[order[:, first : done + asked]]
-        asking = instructions[:, done - first :]
-
-        def rows(image: Tensor) -> Tensor:
-            return torch.cat([sequence.interleave(instructions[:, : done - first], image), asking], dim=1)
-
+        image = self.transformer.code_embedding(tokens)
         branches = self.task.guidance.branches
-        if branches == 3 and self.task.dropped is not None and done == self.task.dropped.shape[1]:
-            partly = image.masked_fill(self.task.dropped[..., None], 0)
-            return torch.cat([rows(image), rows(image), rows(partly)])
-        return rows(image).repeat(branches, 1, 1)
-
-    def class_rows(self) -> Tensor:
-        """(branches·B, 1, D): the classes, then the null class for every other branch."""
-        embedding, classes = self.transformer.cls_embedding, self.task.classes
-        null = torch.full_like(classes, embedding.null_class)
-        stacked = torch.cat([classes] + [null] * (self.task.guidance.branches - 1))
-        return embedding(stacked, len(stacked))[:, None]
+        images = [image] * branches
+        if branches == 3 and self.task.dropped is not None:
+            known = self.task.dropped.shape[1]
+            partly = image[:, :known].masked_fill(self.task.dropped[..., None], 0)
+            images[-1] = torch.cat([partly, image[:, known:]], dim=1)
+        order = order[:, : tokens.shape[1] + asked].repeat(branches, 1)
+        x, rotary = self.transformer.lay_out(self.first, torch.cat(images), order, self.places)
+        return x[:, start:], rotary[:, start:]
 
 
-def decode(transformer: RandAR, task: DecodingTask, cache: KVCache | None = None) -> Decoded:
+def decode(transformer: ImageTransformer, task: DecodingTask, cache: KVCache | None = None) -> Decoded:
     """Run the task.
 
-    `cache`, if given, must hold at least `task.rows` sequences of 1 + 2N tokens; ValueError otherwise.
+    `cache`, if given, must hold at least `task.rows` sequences of this model's length; ValueError otherwise.
     """
     num_tokens = task.order.shape[1]
-    length = sequence.sequence_length(num_tokens)
+    length = transformer.length_of(num_tokens)
     cache = transformer.new_cache(task.rows, length) if cache is None else cache
-    cache.require(rows=task.rows, length=length)
+    cache.require(rows=task.rows, length=length, **transformer.cache_layout)
     rows = SequenceRows(transformer, task)
     order, tokens, start = task.order, task.known, 0
     for count in task.schedule:
         done = tokens.shape[1]
         asked = num_tokens - done if task.by_confidence else count
         x, rotary = rows.behind(start, order, tokens, asked)
-        mask = separate_queries_mask(x, start, asked) if task.by_confidence else None
-        logits = transformer.continue_from(cache, start, x, rotary, read=asked, mask=mask)
-        logits = task.guidance.combine(logits, done / num_tokens)
+        logits = transformer.continue_from(cache, start, x, rotary, read=asked, separate=task.by_confidence)
+        logits = task.guidance.combine(logits, task.guidance.progress(done, count, num_tokens))
         if task.by_confidence:
             order, logits = surest_first(order, logits, done, count)
         drawn = task.sampling.draw(logits, task.seeds, order[:, done : done + count])
         tokens = torch.cat([tokens, drawn], dim=1)
-        # In a fixed order P1 of this step is already where it belongs.
-        start = 1 + 2 * done + (0 if task.by_confidence else 1)
+        start = transformer.settled_length(done, in_order=not task.by_confidence)
     return Decoded(sequence.to_raster(tokens, order), order)
-
-
-def separate_queries_mask(x: Tensor, start: int, asked: int) -> Tensor:
-    """Additive mask (L, start + L) under which the last `asked` rows do not see each other.
-
-    Each is then read as if it were the only instruction behind the tokens chosen so far.
-    """
-    count = x.shape[1]
-    mask = torch.full((count, start + count), float("-inf"), dtype=x.dtype, device=x.device).triu_(start + 1)
-    mask[-asked:, -asked:] = float("-inf")
-    mask[-asked:, -asked:].fill_diagonal_(0)
-    return mask
 
 
 def surest_first(order: Tensor, logits: Tensor, done: int, count: int) -> tuple[Tensor, Tensor]:

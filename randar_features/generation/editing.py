@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from randar_features.generation.complete import as_classes
 from randar_features.generation.generate import DecodingSettings, generate
+from randar_features.generation.recipe import GuidanceLike
 from randar_features.generation.sampling import SeedLike, Stream, image_seeds, substream
-from randar_features.models import RandAR
+from randar_features.models import ImageTransformer
 from randar_features.tokenizers import ImageTokenizer
 
 
@@ -21,7 +23,7 @@ class ImageModel(Protocol):
     """What editing needs of a loaded model."""
 
     @property
-    def transformer(self) -> RandAR:
+    def transformer(self) -> ImageTransformer:
         """The generator."""
 
     @property
@@ -41,7 +43,7 @@ def inpaint(
     classes: Tensor | Sequence[int] | int | None = None,
     *,
     generator: SeedLike = None,
-    guidance: float | tuple[float, float] = (1.0, 4.0),
+    guidance: GuidanceLike = None,
     **settings: Unpack[DecodingSettings],
 ) -> Tensor:
     """Redraw the pixels under the mask, seeing the rest of the image.
@@ -58,8 +60,9 @@ def inpaint(
             drawn anew. Neither empty nor full.
         classes: (B,) class indices, one for all images, or None for the null class (without guidance, which
             would have nothing to compare with).
-        generator, guidance, settings: as for `generate` (steps, order, temperature, top_k, top_p, cache). The
-            steps are for the redrawn tokens; None recommends a number for theirs.
+        generator, guidance, settings: as for `generate` (steps, schedule, order, temperature, top_k, top_p,
+            cache). The steps are for the redrawn tokens; None recommends a number for theirs. A model of one order
+            alone, LlamaGen or PAR, redraws its last tokens only: with LlamaGen whole rows at the bottom.
 
     Returns:
         (B, 3, S, S) in the dtype and on the device of `images`.
@@ -67,12 +70,12 @@ def inpaint(
     check_images(images, model.image_size, model.image_size)
     mask = check_mask(mask, len(images), model.image_size).to(images.device)
     transformer, grid = model.transformer, model.transformer.config.grid
-    device = transformer.rotary.device
+    device = transformer.device
     tokens = model.tokenizer.encode(filled(images, mask)).to(device)
     touched = F.max_pool2d(mask[:, None].float(), model.image_size // grid).flatten(1) > 0
     drawn = generate(
         transformer,
-        one_class_each(classes, len(images), transformer.config.num_classes),
+        as_classes(classes, transformer, len(images)),
         generator=generator,
         guidance=1.0 if classes is None else guidance,
         tokens=tokens,
@@ -91,7 +94,7 @@ def outpaint(
     classes: Tensor | Sequence[int] | int | None = None,
     *,
     generator: SeedLike = None,
-    guidance: float | tuple[float, float] = (1.0, 4.0),
+    guidance: GuidanceLike = None,
     **settings: Unpack[DecodingSettings],
 ) -> Tensor:
     """Draw what lies beyond the edges of images, which themselves stay equal to the bit.
@@ -154,15 +157,6 @@ def fullest_window(missing: Tensor, size: int) -> tuple[slice, slice]:
 def window_starts(length: int, size: int) -> list[int]:
     """0, S/2, S, … and length − S."""
     return [*range(0, length - size, max(size // 2, 1)), length - size]
-
-
-def one_class_each(classes: Tensor | Sequence[int] | int | None, batch: int, num_classes: int) -> Tensor:
-    """A class for each of `batch` images; None gives the null class, one class is for all."""
-    given = torch.as_tensor(num_classes if classes is None else classes)
-    given = given.reshape(1) if given.dim() == 0 else given
-    if given.dim() != 1 or len(given) not in (1, batch):
-        raise ValueError(f"classes of shape {tuple(given.shape)} for {batch} images: give one for all or one for each")
-    return given.expand(batch)
 
 
 def check_images(images: Tensor, height: int, width: int) -> None:

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from randar_features import sequence
 from randar_features.generation.complete import as_classes, evaluating
-from randar_features.models import RandAR
+from randar_features.models import ImageTransformer
 
 
 @torch.no_grad()
 def log_likelihood(
-    transformer: RandAR,
+    transformer: ImageTransformer,
     tokens: Tensor,
     classes: Tensor | Sequence[int] | int | None = None,
     orders: int | Tensor | Sequence[int] = 1,
@@ -33,8 +33,8 @@ def log_likelihood(
     Args:
         tokens: (B, N) codes in raster order.
         classes: (B,) class indices, one for all images, or None for the null class.
-        orders: K for the first K of `sequence.antithetic_orders` under `seed`, the same for all images; or
-            permutations of the locations: (N,) for all images, (B, N) each image's own as everywhere, or
+        orders: K for the first K of `sequence.antithetic_orders` under `seed`, the same for all images (LlamaGen
+            and PAR have one order only); or permutations of the locations: (N,) for all images, (B, N) each image's own as everywhere, or
             several of either, (K, 1, N) or (K, B, N).
         batch_size: images at once.
 
@@ -42,13 +42,9 @@ def log_likelihood(
         (B, N) float32 in nats, raster order, on the model's device.
     """
     batch, num_tokens = transformer.check_tokens(tokens), transformer.config.num_tokens
-    tokens = tokens.to(transformer.rotary.device, torch.int64)
-    null = transformer.config.num_classes
-    classes = as_classes(null if classes is None else classes, transformer)
-    if len(classes) not in (1, batch):
-        raise ValueError(f"{len(classes)} classes for {batch} images: give one for all or one for each")
-    classes = classes.expand(batch)
-    several = as_orders(orders, num_tokens, batch, seed).to(tokens.device)
+    tokens = tokens.to(transformer.device, torch.int64)
+    classes = as_classes(classes, transformer, batch)
+    several = as_orders(orders, transformer, batch, seed).to(tokens.device)
     total = torch.zeros(batch, num_tokens, device=tokens.device)
     with evaluating(transformer):
         for order in several:  # (1 or B, N)
@@ -58,7 +54,7 @@ def log_likelihood(
     return total / len(several)
 
 
-def one_order(transformer: RandAR, tokens: Tensor, classes: Tensor, order: Tensor) -> Tensor:
+def one_order(transformer: ImageTransformer, tokens: Tensor, classes: Tensor, order: Tensor) -> Tensor:
     """(B, N) log-likelihoods in raster order, under one order (1 or B, N)."""
     logits = transformer(tokens, classes, order)
     wanted = sequence.to_order(tokens, order)
@@ -66,10 +62,11 @@ def one_order(transformer: RandAR, tokens: Tensor, classes: Tensor, order: Tenso
     return -sequence.to_raster(loss.view_as(wanted), order)
 
 
-def as_orders(orders: int | Tensor | Sequence[int], num_tokens: int, batch: int, seed: int) -> Tensor:
+def as_orders(orders: int | Tensor | Sequence[int], transformer: ImageTransformer, batch: int, seed: int) -> Tensor:
     """(K, 1 or B, N) permutations; ValueError if they are none."""
+    num_tokens = transformer.config.num_tokens
     if isinstance(orders, Integral):
-        return sequence.antithetic_orders(int(orders), num_tokens, seed)[:, None]
+        return transformer.several_orders(int(orders), seed)[:, None]
     if orders is None or isinstance(orders, str):
         raise ValueError(f"orders must be a number of orders, or permutations of the locations; got {orders!r}")
     orders = torch.as_tensor(orders)

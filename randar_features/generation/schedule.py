@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
-RECOMMENDED_SHARE = 88 / 256  # steps a token at the published setting
+from randar_features.sequence import GROUP
+
+RECOMMENDED_SHARE = 88 / 256  # RandAR's steps a token at the published setting
 ONE_BY_ONE = -1
 
 
@@ -38,9 +41,52 @@ def decoding_schedule(num_tokens: int, steps: int, known: int = 0) -> list[int]:
     return schedule
 
 
-def recommended_steps(num_tokens: int) -> int:
-    """The published 88 steps at N = 256, and as many a token at any other N."""
-    return max(1, round(num_tokens * RECOMMENDED_SHARE))
+def share_schedule(num_tokens: int, steps: int, share: Callable[[float], float]) -> list[int]:
+    """Tokens to decode at each step, ARPG's rule (arXiv 2503.10568, published code).
+
+    Behind step s = 0, 1, … of S, with k tokens done before it, ⌊share((s+1)/S) · N⌋ tokens are left, but at least
+    one, and at most N − k − 1; the last step decodes all that are left.
+
+    Args:
+        num_tokens: N.
+        steps: S ≥ 1, or −1 for one token a step.
+        share: of all tokens, by progress in (0, 1].
+
+    Returns:
+        Positive numbers that add up to N.
+    """
+    if steps == ONE_BY_ONE:
+        return [1] * num_tokens
+    schedule: list[int] = []
+    for step in range(steps - 1):
+        open_tokens = num_tokens - sum(schedule)
+        left = max(1, min(open_tokens - 1, math.floor(num_tokens * share((step + 1) / steps))))
+        schedule.append(open_tokens - left)
+    schedule.append(num_tokens - sum(schedule))
+    return [count for count in schedule if count]
+
+
+def arccos_schedule(num_tokens: int, steps: int) -> list[int]:
+    """`share_schedule` under which arccos(progress) / (π/2) of the tokens are left: ARPG's later default."""
+    return share_schedule(num_tokens, steps, lambda progress: math.acos(progress) / (math.pi / 2))
+
+
+def cosine_schedule(num_tokens: int, steps: int) -> list[int]:
+    """`share_schedule` under which cos(π/2 · progress) of the tokens are left: that of ARPG's published FIDs."""
+    return share_schedule(num_tokens, steps, lambda progress: math.cos(math.pi / 2 * progress))
+
+
+def group_schedule(num_tokens: int, known: int = 0) -> list[int]:
+    """PAR's tokens a step: four single ones, then groups of four; without the first `known`."""
+    if known > GROUP and known % GROUP:
+        raise ValueError(f"PAR goes on behind whole groups of {GROUP} tokens, not behind {known} known ones")
+    singles = max(0, min(GROUP, num_tokens) - known)
+    return [1] * singles + [GROUP] * ((num_tokens - known - singles) // GROUP)
+
+
+def recommended_steps(num_tokens: int, share: float = RECOMMENDED_SHARE) -> int:
+    """RandAR's published 88 steps at N = 256, and as many a token at any other N; or another share."""
+    return max(1, round(num_tokens * share))
 
 
 def check_steps(steps: int | None, num_tokens: int) -> int | None:
@@ -48,7 +94,7 @@ def check_steps(steps: int | None, num_tokens: int) -> int | None:
     if steps is not None and not (isinstance(steps, Integral) and (steps == ONE_BY_ONE or 1 <= steps <= num_tokens)):
         raise ValueError(
             f"steps must lie in 1 … {num_tokens} (the number of tokens), or be −1 for one token a step, "
-            f"or None for the recommended {recommended_steps(num_tokens)}; got {steps!r}"
+            f"or None for the recommended number; got {steps!r}"
         )
     return steps
 
@@ -70,7 +116,7 @@ class Scale:
         return self.end > 1
 
     def at(self, progress: float) -> float:
-        """The scale at a step before which this share of all tokens is done."""
+        """The scale where this share of all tokens is done."""
         return self.start + (self.end - self.start) * progress
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from randar_features import sequence
 from randar_features.generation.complete import arrange, as_classes, check_order, complete, evaluating
-from randar_features.generation.decode import DecodingTask, Guidance, decode
+from randar_features.generation.decode import DecodingTask, decode
+from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import (
     Sampling,
     SeedLike,
@@ -22,18 +23,18 @@ from randar_features.generation.sampling import (
 from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule, recommended_steps
 from randar_features.layers import KVCache
 from randar_features.layers.rope import fine_grid_rotary_table
-from randar_features.models import RandAR
+from randar_features.models import ImageTransformer, RandAR
 
 SPATIAL_GUIDANCE = (1.5, 2.5)
 
 
 @torch.no_grad()
 def upscale_tokens(
-    transformer: RandAR,
+    transformer: ImageTransformer,
     classes: Tensor | Sequence[int] | int,
     *,
     steps: int | None = None,
-    guidance: float | tuple[float, float] = (1.0, 4.0),
+    guidance: GuidanceLike = None,
     spatial_guidance: float | tuple[float, float] = SPATIAL_GUIDANCE,
     spatial_drop: float = 0.5,
     order: str | Tensor | None = None,
@@ -65,12 +66,18 @@ def upscale_tokens(
     """
     if not 0 <= spatial_drop <= 1:
         raise ValueError(f"spatial_drop must be a share in [0, 1], got {spatial_drop}")
+    if not isinstance(transformer, RandAR):
+        raise ValueError(
+            "twice the resolution takes a RandAR, which is told where a token is to be by an instruction of any "
+            f"angle; got {type(transformer).__name__}"
+        )
     classes = as_classes(classes, transformer)
     seeds = image_seeds(generator, len(classes), classes.device)
     num_tokens = transformer.config.num_tokens
     steps = check_steps(steps, 4 * num_tokens)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     order = check_order(order, 4 * num_tokens, len(classes))
+    recipe = recipe_of(transformer)
     schedule = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
     locations = fine_orders(order, seeds, schedule, num_tokens)
     if tokens is None:
@@ -79,7 +86,7 @@ def upscale_tokens(
             classes,
             seeds=seeds,
             steps=steps,
-            guidance=Guidance(scale=as_scale(guidance)),
+            guidance=recipe.guide(guidance),
             order=order if decided_by_step(order) else coarse_orders(locations, num_tokens),
             sampling=sampling,
             tokens=None,
@@ -93,7 +100,7 @@ def upscale_tokens(
         order=locations,
         known=tokens.to(classes.device, torch.int64).gather(1, coarse_orders(locations, num_tokens)),
         schedule=schedule,
-        guidance=Guidance(scale=as_scale(guidance), spatial=as_scale(spatial_guidance)),
+        guidance=recipe.guide(guidance, as_scale(spatial_guidance)),
         sampling=sampling,
         seeds=substream(seeds, Stream.FINE_TOKENS),
         rotary=fine_rotary(transformer),
@@ -130,7 +137,7 @@ def fine_rotary(transformer: RandAR) -> Tensor:
     """Angles of the class token and the fine grid: (1 + 4N, d/2, 2) float32."""
     config = transformer.config
     table = fine_grid_rotary_table(config.grid, config.head_dim, config.rope_base)
-    return table.to(transformer.rotary.device)
+    return table.to(transformer.device)
 
 
 def random_share(seeds: Tensor, count: int, share: float) -> Tensor:

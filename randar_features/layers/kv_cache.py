@@ -30,18 +30,35 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
-    def require(self, *, rows: int, length: int) -> None:
-        """ValueError unless `rows` sequences of `length` tokens fit."""
+    def require(
+        self,
+        *,
+        rows: int,
+        length: int,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """ValueError unless `rows` sequences of `length` tokens of such a model fit."""
         if self.keys.shape[1] < rows or self.keys.shape[3] < length:
             raise ValueError(
                 f"the key-value cache holds {self.keys.shape[1]} sequences of {self.keys.shape[3]} tokens; "
                 f"needed are {rows} of {length} (guidance takes 2 or 3 sequences an image)"
             )
+        held = (*(self.keys.shape[i] for i in (0, 2, 4)), self.keys.dtype, self.keys.device)
+        needed = (num_layers, num_kv_heads, head_dim, dtype, device)
+        if held != needed:
+            kinds = ["{} layers of {} heads of {} channels, {} on {}".format(*kind) for kind in (held, needed)]
+            raise ValueError(
+                f"the key-value cache is for {kinds[0]}; the model has {kinds[1]}: take one from its own new_cache"
+            )
 
-    def windows(self, *, rows: int, start: int, mask: Tensor | None) -> list[CacheWindow]:
+    def windows(self, *, rows: int, start: int) -> list[CacheWindow]:
         """For each layer, where a pass of `rows` sequences behind `start` tokens reads and writes."""
         layers = zip(self.keys[:, :rows], self.values[:, :rows], strict=True)
-        return [CacheWindow(keys, values, start, mask) for keys, values in layers]
+        return [CacheWindow(keys, values, start) for keys, values in layers]
 
 
 class CacheWindow(NamedTuple):
@@ -52,8 +69,6 @@ class CacheWindow(NamedTuple):
     values: Tensor
     """(B, Hkv, capacity, d)."""
     start: int
-    mask: Tensor | None
-    """What the queries may see, (n, start + n) boolean or additive; None: everything."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write n entries (B, Hkv, n, d) behind the first `start`; all start + n of them."""
@@ -63,11 +78,18 @@ class CacheWindow(NamedTuple):
         return self.keys[:, :, :stop], self.values[:, :, :stop]
 
 
-def lower_right_causal_mask(count: int, start: int, *, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+def lower_right_causal_mask(
+    count: int, start: int, *, separate: int = 0, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
     """Additive mask (n, start + n) under which row i sees the first start + i + 1 entries; None if n = 1.
 
-    A single row sees everything, and attention without a mask is the faster one.
+    A single row sees everything, and attention without a mask is the faster one. The last `separate` rows do
+    not see each other: each is then read as if it were the only one behind the others.
     """
     if count == 1:
         return None
-    return torch.full((count, start + count), float("-inf"), dtype=dtype, device=device).triu_(start + 1)
+    mask = torch.full((count, start + count), float("-inf"), dtype=dtype, device=device).triu_(start + 1)
+    if separate:
+        mask[-separate:, -separate:] = float("-inf")
+        mask[-separate:, -separate:].fill_diagonal_(0)
+    return mask

@@ -1,12 +1,30 @@
 """Generators: architecture only."""
 
-from typing import Any
-
-from torch import nn
-
+from randar_features.models.arpg import ARPG, ARPGConfig
+from randar_features.models.base import ImageTransformer
+from randar_features.models.config import TransformerConfig
+from randar_features.models.llamagen import LlamaGen, LlamaGenConfig
+from randar_features.models.par import PAR, PARConfig
 from randar_features.models.randar import RandAR, RandARConfig
 
 # What `"type"` in a configuration names: the architecture and its sizes.
-ARCHITECTURES: dict[str, tuple[type[nn.Module], type[Any]]] = {"randar": (RandAR, RandARConfig)}
+ARCHITECTURES: dict[str, tuple[type[ImageTransformer], type[TransformerConfig]]] = {
+    "randar": (RandAR, RandARConfig),
+    "llamagen": (LlamaGen, LlamaGenConfig),
+    "par": (PAR, PARConfig),
+    "arpg": (ARPG, ARPGConfig),
+}
 
-__all__ = ["ARCHITECTURES", "RandAR", "RandARConfig"]
+__all__ = [
+    "ARCHITECTURES",
+    "ARPG",
+    "PAR",
+    "ARPGConfig",
+    "ImageTransformer",
+    "LlamaGen",
+    "LlamaGenConfig",
+    "PARConfig",
+    "RandAR",
+    "RandARConfig",
+    "TransformerConfig",
+]

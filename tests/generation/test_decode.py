@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from randar_features import generate, sequence
 from randar_features.generation.complete import ORDERS
-from randar_features.generation.decode import DecodingTask, Guidance, SequenceRows, decode, separate_queries_mask
+from randar_features.generation.decode import DecodingTask, Guidance, SequenceRows, decode
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale, decoding_schedule
 from randar_features.layers import pack_weights
@@ -313,7 +313,8 @@ def test_confidence_takes_the_surest_locations_first():
 
 
 def test_separate_queries_mask():
-    mask = separate_queries_mask(torch.zeros(1, 4, 1), start=2, asked=3)
+    mask = MODEL.mask(4, 2, separate=3)
+    assert isinstance(mask, Tensor)
     seen = [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 1]]
     assert (mask == 0).int().tolist() == seen
 
@@ -365,7 +366,7 @@ def test_what_cannot_be_packed_is_refused():
         ({"classes": [-1]}, "got -1 … -1"),
         ({"classes": None}, "classes must be integers, 10 for the null class; got None"),
         ({"classes": []}, "one integer an image"),
-        ({"classes": [0.5]}, "one integer an image"),
+        ({"classes": [0.5]}, "classes must be 1 integers"),
         ({"steps": 0}, "steps must lie in 1 … 16"),
         ({"steps": 17}, "got 17"),
         ({"order": "zigzag"}, "order must be one of random, raster, .* got 'zigzag'"),

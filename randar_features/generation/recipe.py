@@ -1,0 +1,98 @@
+"""How each generator is decoded as published: its schedules, steps and guidance, and what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from randar_features.generation.decode import Guidance
+from randar_features.generation.schedule import (
+    RECOMMENDED_SHARE,
+    Scale,
+    arccos_schedule,
+    as_scale,
+    cosine_schedule,
+    decoding_schedule,
+    group_schedule,
+    recommended_steps,
+)
+from randar_features.models import ARPG, PAR, ImageTransformer, LlamaGen, RandAR
+from randar_features.sequence import check_choice
+
+GuidanceLike = float | tuple[float, float] | None
+"""A scale: one number for all steps, or a pair that goes linearly from the first, where no token is done, to the
+second, where all are; None: as published with the model."""
+
+SCHEDULES: dict[str, Callable[[int, int], list[int]]] = {
+    "randar": decoding_schedule,
+    "arccos": arccos_schedule,
+    "cosine": cosine_schedule,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The published way to decode with a kind of model.
+
+    Attributes:
+        schedules: rules it may follow, the published one first.
+        steps_per_token: recommended steps, as a share of N.
+        guidance: recommended scale.
+        counts_own_step: whether a linear scale counts the tokens of its own step as done.
+        fixed: tokens a step of (N, so many known) where there is no choice.
+    """
+
+    schedules: tuple[str, ...] = ()
+    steps_per_token: float = 1.0
+    guidance: float | tuple[float, float]
+    counts_own_step: bool = False
+    fixed: Callable[[int, int], list[int]] | None = None
+
+    def schedule(self, name: str | None, num_tokens: int, known: int, steps: int | None) -> list[int]:
+        """Tokens a step, of N tokens of which so many are known; ValueError for what the model cannot do."""
+        if self.fixed is not None:
+            return fixed_schedule(self.fixed, name, num_tokens, known, steps)
+        name = self.schedules[0] if name is None else name
+        check_choice("schedule", name, self.schedules)
+        left = num_tokens - known
+        return SCHEDULES[name](left, self.recommended_steps(left) if steps is None else steps)
+
+    def recommended_steps(self, num_tokens: int) -> int:
+        """The recommended number of steps for so many tokens."""
+        if self.fixed is not None:
+            return len(self.fixed(num_tokens, 0))
+        return recommended_steps(num_tokens, self.steps_per_token)
+
+    def guide(self, guidance: GuidanceLike, spatial: Scale | None = None) -> Guidance:
+        """Guidance by the class, by the recommended scale for None, and by a small image if wanted."""
+        scale = as_scale(self.guidance if guidance is None else guidance)
+        return Guidance(scale=scale, spatial=spatial, counts_own_step=self.counts_own_step)
+
+
+def fixed_schedule(
+    rule: Callable[[int, int], list[int]], name: str | None, num_tokens: int, known: int, steps: int | None
+) -> list[int]:
+    """The one schedule there is; `steps` may say its length, or −1 where that is one token a step."""
+    whole, rest = rule(num_tokens, 0), rule(num_tokens, known)
+    lengths = {None, len(whole), len(rest)} | ({-1} if max(whole) == 1 else set())
+    if name is not None or steps not in lengths:
+        asked = f"steps={steps}" if name is None else f"schedule={name!r}"
+        raise ValueError(
+            f"this model always decodes its {num_tokens} tokens in {len(whole)} steps; got {asked}: leave it out"
+        )
+    return rest
+
+
+RECIPES: dict[type[ImageTransformer], Recipe] = {
+    RandAR: Recipe(schedules=("randar", "arccos", "cosine"), steps_per_token=RECOMMENDED_SHARE, guidance=(1.0, 4.0)),
+    LlamaGen: Recipe(fixed=lambda num_tokens, known: [1] * (num_tokens - known), guidance=2.0),
+    PAR: Recipe(fixed=group_schedule, guidance=2.0),
+    ARPG: Recipe(
+        schedules=("arccos", "cosine", "randar"), steps_per_token=64 / 256, guidance=(1.0, 4.5), counts_own_step=True
+    ),
+}
+
+
+def recipe_of(transformer: ImageTransformer) -> Recipe:
+    """The recipe of a model's kind."""
+    return next(recipe for kind, recipe in RECIPES.items() if isinstance(transformer, kind))
