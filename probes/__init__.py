@@ -1,18 +1,25 @@
 """Probes for frozen features of any encoder: numpy arrays or torch tensors in, numbers out."""
 
+from .attentive import AttentiveProbe
 from .correspondence import match_points
 from .dense_metrics import class_ious, mean_iou, pck, pck_table, segmentation_counts, segmentation_scores
+from .few_shot import few_shot
 from .joint_linear import JointLinearProbe
 from .knn import KNNProbe
 from .linear import LinearProbe
 from .logistic import LogisticProbe
 from .metrics import (
     accuracy,
+    average_precisions,
     bootstrap_interval,
     bootstrap_of_sums,
     confusion_matrix,
+    first_ranks,
     mean_average_precision,
     mean_per_class_accuracy,
+    mean_rank,
+    neighbour_recall,
+    paired_bootstrap,
     recall_at_k,
     top_k_accuracy,
 )
@@ -24,6 +31,7 @@ from .splits import stratified_holdout
 from .standardizer import Standardizer
 
 __all__ = [
+    "AttentiveProbe",
     "JointLinearProbe",
     "KNNProbe",
     "KNNSegmenter",
@@ -34,14 +42,20 @@ __all__ = [
     "Neighbours",
     "Standardizer",
     "accuracy",
+    "average_precisions",
     "bootstrap_interval",
     "bootstrap_of_sums",
     "class_ious",
     "confusion_matrix",
+    "few_shot",
+    "first_ranks",
     "match_points",
     "mean_average_precision",
     "mean_iou",
     "mean_per_class_accuracy",
+    "mean_rank",
+    "neighbour_recall",
+    "paired_bootstrap",
     "pca_colours",
     "pck",
     "pck_table",

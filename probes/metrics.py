@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,10 +88,48 @@ def mean_average_precision(
     Arguments and left-out queries as in `recall_at_k`. Where `neighbours` stop short of the whole gallery,
     relevant items beyond them count as never found, so the value is a lower bound.
     """
+    return float(np.nanmean(average_precisions(neighbours, query_labels, gallery_labels, exclude)))
+
+
+def average_precisions(
+    neighbours: np.ndarray, query_labels: Labels, gallery_labels: Labels, exclude: Labels | None = None
+) -> np.ndarray:
+    """The AP of each query, float64 (Q,), of which `mean_average_precision` is the mean; NaN for those left out."""
     relevant, counts = _relevance(neighbours, query_labels, gallery_labels, exclude)
-    relevant, counts = relevant[counts > 0], counts[counts > 0]
     precision = relevant.cumsum(1) / np.arange(1, relevant.shape[1] + 1)
-    return float(((precision * relevant).sum(1) / counts).mean())
+    found = (precision * relevant).sum(1)
+    return np.divide(found, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
+def mean_rank(
+    neighbours: np.ndarray, query_labels: Labels, gallery_labels: Labels, exclude: Labels | None = None
+) -> float:
+    """Mean over queries of the rank of the first item of their own label, 1 at best.
+
+    Arguments and left-out queries as in `recall_at_k`. A query with none among its K neighbours counts with
+    K + 1, so over less than the whole gallery the value is a lower bound.
+    """
+    return float(np.nanmean(first_ranks(neighbours, query_labels, gallery_labels, exclude)))
+
+
+def first_ranks(
+    neighbours: np.ndarray, query_labels: Labels, gallery_labels: Labels, exclude: Labels | None = None
+) -> np.ndarray:
+    """The rank of each query's first item of its own label, float64 (Q,), as in `mean_rank`; NaN for those left out.
+
+    The share of them that is at most k is `recall_at_k`.
+    """
+    relevant, counts = _relevance(neighbours, query_labels, gallery_labels, exclude)
+    ranks = np.where(relevant.any(1), relevant.argmax(1), relevant.shape[1]) + 1.0
+    return np.where(counts > 0, ranks, np.nan)
+
+
+def neighbour_recall(found: np.ndarray, exact: np.ndarray) -> float:
+    """Share of the exact neighbours (Q, k) that are among those `found` (Q, K), in [0, 1], whatever their order."""
+    if len(found) != len(exact) or found.ndim != 2 or exact.ndim != 2 or exact.size == 0:
+        raise ValueError(f"found and exact must be (Q, K) and (Q, k), got {found.shape} and {exact.shape}")
+    hits = [np.isin(true, ids).sum() for ids, true in zip(found, exact, strict=True)]
+    return float(np.sum(hits) / exact.size)
 
 
 def _relevance(
@@ -138,9 +177,40 @@ def bootstrap_interval(
     """
     _check_bootstrap(confidence, resamples)
     sample = float_tensor(values, "values", "(n,)", 1).cpu().double().numpy()
+    return _percentiles(_resampled_means(sample, resamples, seed), confidence)
+
+
+class Difference(NamedTuple):
+    """Of the means of two scores on the same rows, the first less the second."""
+
+    difference: float
+    interval: tuple[float, float]
+    """Percentile bootstrap, at the confidence asked for."""
+    worse: float
+    """Share of resamples in which the first was not better: near 0, it is; near 1, it is not."""
+
+
+def paired_bootstrap(
+    first: Array, second: Array, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Difference:
+    """Whether one variant beats another on the same rows: `first` and `second` (n,) are each row's scores, as hits.
+
+    Rows are drawn together (Efron and Tibshirani 1993, chapter 16), so that what is hard for both does not widen the
+    interval; that of two independent accuracies would be wider. The same seed gives the same interval.
+    """
+    _check_bootstrap(confidence, resamples)
+    scores = [float_tensor(v, n, "(n,)", 1).cpu().double().numpy() for v, n in ((first, "first"), (second, "second"))]
+    if len(scores[0]) != len(scores[1]):
+        raise ValueError(f"first and second must be scores of the same rows, got {len(scores[0])} and {len(scores[1])}")
+    gains = scores[0] - scores[1]
+    means = _resampled_means(gains, resamples, seed)
+    return Difference(float(gains.mean()), _percentiles(means, confidence), float((means <= 0).mean()))
+
+
+def _resampled_means(sample: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     draws = (generator.integers(len(sample), size=len(sample)) for _ in range(resamples))
-    return _percentiles(np.fromiter((sample[rows].mean() for rows in draws), float, resamples), confidence)
+    return np.fromiter((sample[rows].mean() for rows in draws), float, resamples)
 
 
 def _check_bootstrap(confidence: float, resamples: int) -> None:

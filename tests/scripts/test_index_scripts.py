@@ -1,0 +1,125 @@
+"""Building and searching an index from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from randar_features.encoding import extract_to_store
+from tests.small_models import small_transformer, write_folder
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+CLASSES = ("cat", "dog")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model, and ten images in two classes; the last dog is a copy of the first cat, one file is no image."""
+    write_folder(tmp_path / "model")
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(5):
+            noise = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(5, 0).repeat(5, 1)
+            Image.fromarray(noise).save(tmp_path / "images" / name / f"{number}.png")
+    copied = (tmp_path / "images/cat/0.png").read_bytes()
+    (tmp_path / "images/dog/4.png").write_bytes(copied)
+    (tmp_path / "images/cat/2.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+
+def build(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> Path:
+    common = ("--encoder", folder / "model", "--out", folder / "index", "--device", "cpu")
+    run(monkeypatch, "build_index.py", "--images", folder / "images", *common, *arguments)
+    return folder / "index"
+
+
+def test_a_query_finds_its_copy_and_not_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = build(monkeypatch, folder, "--output", "reverse image layer 1")
+    assert "9 vectors of 32 numbers" in capsys.readouterr().out
+    query = folder / "images/cat/0.png"
+    outside = folder / "outside.png"
+    outside.write_bytes(query.read_bytes())
+    files = [arg for kind in ("json", "csv", "grid") for arg in (f"--{kind}", folder / f"found.{kind}")]
+    run(monkeypatch, "search_index.py", index, "--images", query, outside, "-k", 3, "--device", "cpu", *files)
+
+    found = json.loads((folder / "found.json").read_text())
+    own, other = found["queries"]
+    assert own["query"] == {"row": 0, "path": str(query)} and other["query"]["row"] is None
+    first = own["found"][0]
+    assert (first["row"], first["label"], first["rank"]) == (9, "dog", 1)
+    assert first["similarity"] == pytest.approx(1, abs=1e-5)
+    assert [one["row"] for one in other["found"]][:2] == [0, 9]
+    assert found["features"]["output"] == "reverse image layer 1"
+    rows = list(csv.DictReader((folder / "found.csv").open()))
+    assert len(rows) == 6 and rows[0]["path"] == str(folder / "images/dog/4.png") and rows[0]["query_row"] == "0"
+    with Image.open(folder / "found.grid") as grid:
+        assert grid.format == "PNG" and grid.width > 4 * 128
+    assert "1   1.0000  row 9         dog" in capsys.readouterr().out
+
+
+def test_rows_of_the_index_are_queries_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = build(monkeypatch, folder, "--kind", "hnsw", "--normalization", "standardized")
+    run(monkeypatch, "search_index.py", index, "--rows", 9, 1, "-k", 2, "--json", folder / "found.json")
+    first, second = json.loads((folder / "found.json").read_text())["queries"]
+    assert first["query"]["path"] == str(folder / "images/dog/4.png") and first["found"][0]["row"] == 0
+    assert second["query"]["label"] == "cat" and 1 not in [one["row"] for one in second["found"]]
+    with pytest.raises(SystemExit, match="IndexError: row 2 is not in the index"):
+        run(monkeypatch, "search_index.py", index, "--rows", 2)
+
+
+def test_an_index_of_other_weights_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = build(monkeypatch, folder)
+    write_folder(folder / "other")
+    save_file(small_transformer(seed=1).state_dict(), folder / "other" / "model.safetensors")
+    query = folder / "images/dog/0.png"
+    with pytest.raises(SystemExit, match=r"is of other features than the queries: .*weights '\w+', not '\w+'"):
+        run(monkeypatch, "search_index.py", index, "--images", query, "--encoder", folder / "other")
+    (folder / "model").rename(folder / "moved")
+    run(monkeypatch, "search_index.py", index, "--images", query, "--encoder", folder / "moved", "-k", 1)
+
+
+def test_images_are_added_to_a_store_and_then_to_its_index(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def extract(append: bool) -> None:
+        store, model = folder / "store", str(folder / "model")
+        extract_to_store(folder / "images", store, model, layers=[0, 1], device="cpu", progress=False, append=append)
+
+    extract(append=False)
+    arguments = [folder / "store", "--output", "reverse image layer 0", "--out", folder / "index"]
+    with pytest.raises(SystemExit, match="holds several outputs, choose one by --output: reverse image layer 0, rev"):
+        run(monkeypatch, "build_index.py", folder / "store", "--out", folder / "index")
+    run(monkeypatch, "build_index.py", *arguments)
+    new = folder / "images/dog/new.png"
+    new.write_bytes((folder / "images/cat/1.png").read_bytes())
+    extract(append=True)
+    run(monkeypatch, "build_index.py", *arguments)
+    assert "10 vectors" in capsys.readouterr().out
+    run(monkeypatch, "search_index.py", folder / "index", "--images", new, "-k", 1, "--json", folder / "found.json")
+    (query,) = json.loads((folder / "found.json").read_text())["queries"]
+    assert query["query"]["row"] == 10 and query["found"][0]["row"] == 1
+
+
+def test_too_little_memory_is_refused_with_the_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"IndexMemoryError: building a flat index of 10 vectors .* needs .* bytes"):
+        build(monkeypatch, folder, "--memory-limit", "1.5 MB")
+    with pytest.raises(SystemExit):
+        build(monkeypatch, folder, "--memory-limit", "much")
