@@ -187,6 +187,10 @@ class KNNSegmenter(_PatchSegmenter):
             raise RuntimeError("the KNNSegmenter has not been fitted: call fit(maps, masks) first")
         return self._votes(self._neighbours(features, self.distance), self.k)
 
+    def probabilities(self, features: Array) -> Tensor:
+        """The same as `scores`."""
+        return self.scores(features)
+
 
 def lift(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
     """Rows whose order by cosine is that of `queries` (q, D) and `gallery` (m, D) by Euclidean distance: (·, D + 2).
@@ -262,3 +266,7 @@ class LogisticSegmenter(_PatchSegmenter):
         scores = torch.full((len(probabilities), self.num_classes), _LEAST)
         scores[:, torch.from_numpy(self._probe.classes)] = probabilities.clamp(min=_LEAST)
         return scores.log().unflatten(0, tuple(features.shape[:2]))
+
+    def probabilities(self, features: Array) -> Tensor:
+        """Probabilities (h, w, C)."""
+        return self.scores(features).softmax(2)

@@ -30,6 +30,9 @@ class Segmenter(Protocol):
     def scores(self, features: Array) -> Tensor:
         """Logits, log-probabilities or votes (h, w, C) of a map (h, w, D)."""
 
+    def probabilities(self, features: Array) -> Tensor:
+        """The scores as shares that sum to 1 (h, w, C)."""
+
 
 def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """Scores (h, w, C) of tokens at every pixel: (C, H, W), bilinear with half-pixel centres."""
@@ -219,6 +222,10 @@ class LinearSegmenter:
         if not hasattr(self, "weight"):
             raise RuntimeError("the LinearSegmenter has not been fitted: call fit(maps, masks) first")
         return _affine(features, self.weight, self.bias)
+
+    def probabilities(self, features: Array) -> Tensor:
+        """Softmax of the logits (h, w, C)."""
+        return self.scores(features).softmax(2)
 
 
 def warm_cosine(step: int, iterations: int) -> float:

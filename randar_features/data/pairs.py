@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,14 +62,16 @@ class ImageMasks:
             raise ImageError(f"{self.path(row)}: {error}") from error
         return ImageMask(pixels, labels, file or self.path(row))
 
-    def readable(self, unreadable: list[dict[str, Any]]) -> Iterator[tuple[int, ImageMask]]:
-        """The rows that can be read, with their pairs; the others are appended as row, path and reason.
+    def readable(
+        self, unreadable: list[dict[str, Any]], rows: Iterable[int] | None = None
+    ) -> Iterator[tuple[int, ImageMask]]:
+        """Those of the rows (None: all) that can be read, with their pairs; others are appended as row, path, reason.
 
         Raises:
             ValueError: not one can be read.
         """
         found = 0
-        for row in range(len(self)):
+        for row in range(len(self)) if rows is None else map(int, rows):
             try:
                 pair = self[row]
             except ImageError as error:
@@ -78,7 +80,7 @@ class ImageMasks:
             found += 1
             yield row, pair
         if not found:
-            raise ValueError(f"none of {len(self)} pairs could be read; the first: {unreadable[0]['reason']}")
+            raise ValueError(f"none of {len(unreadable)} pairs could be read; the first: {unreadable[0]['reason']}")
 
     def _check(self, image: NDArray[np.uint8], mask: NDArray[np.integer]) -> None:
         if image.shape[:2] != mask.shape:

@@ -1,0 +1,70 @@
+"""Command lines out of a benchmark's Config: its fields are the options, its docstring says what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import types
+from collections.abc import Collection
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def add_options(parser: argparse.ArgumentParser, config: type, *, without: Collection[str] = ()) -> None:
+    """Add an option for each field of a dataclass: `--train-split` for train_split.
+
+    Fields are str, int, float, bool (a flag), tuples of one of these (several values), or None besides. Those without
+    a default are required. Help is what the docstring says under "Attributes:".
+    """
+    hints, texts = get_type_hints(config), attribute_texts(config.__doc__ or "")
+    for field in dataclasses.fields(config):
+        if field.name in without:
+            continue
+        given: dict[str, Any] = {"help": texts.get(field.name)}
+        kind, several = _kind(hints[field.name])
+        if field.default is dataclasses.MISSING:
+            given["required"] = True
+        else:
+            given["default"] = field.default
+        given |= {"action": "store_true"} if kind is bool else {"type": kind, **({"nargs": "+"} if several else {})}
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **given)
+
+
+def read_options(config: type[Config], given: argparse.Namespace, **more: Any) -> Config:
+    """The dataclass with what was parsed by `add_options`, and `more` for fields that were left out there."""
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    values = {name: getattr(given, name) for name in names if hasattr(given, name) and name not in more}
+    return config(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}, **more)
+
+
+def attribute_texts(docstring: str) -> dict[str, str]:
+    """What a docstring says of each attribute; one line may speak of several, as in "train, test: splits."."""
+    _, found, section = docstring.partition("Attributes:\n")
+    if not found:
+        return {}
+    texts: dict[str, str] = {}
+    names: list[str] = []
+    indent = len(section) - len(section.lstrip(" "))
+    for line in section.splitlines():
+        entry = re.match(rf" {{{indent}}}(\w+(?:, \w+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+            texts |= dict.fromkeys(names, entry[2])
+        elif line.startswith(" " * (indent + 1)):
+            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
+        elif line.strip():
+            break
+    return {name: text.replace("%", "%%") for name, text in texts.items()}
+
+
+def _kind(hint: Any) -> tuple[type, bool]:
+    """The type of a value, and whether there are several."""
+    if get_origin(hint) is types.UnionType:
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], True
+    if hint not in (str, int, float, bool):
+        raise TypeError(f"an option must be str, int, float, bool, a tuple of one of these or None, got {hint}")
+    return hint, False

@@ -1,0 +1,78 @@
+"""Pictures of segmentations: the image, the truth and the prediction in colours, and which colour is which class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+
+from benchmarks.figures import CHARACTER, FONT, GAP, LINE, enlarge, make_canvas, to_png
+
+OPACITY = 0.6
+
+
+def class_colours(count: int) -> np.ndarray:
+    """Colours (count, 3) in [0, 1], neighbours in the list far apart in hue."""
+    if count <= 20:
+        pairs = np.asarray(colormaps["tab20"].colors)  # type: ignore[attr-defined]
+        return np.concatenate([pairs[::2], pairs[1::2]])[:count]
+    return colormaps["hsv"]((np.arange(count) * 0.618034) % 1)[:, :3]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """The image (H, W, 3) uint8 under the colours of its mask's classes; other values of the mask stay bare."""
+    known = (mask >= 0) & (mask < len(colours))
+    tinted = (1 - OPACITY) * image + OPACITY * 255 * colours[np.where(known, mask, 0)]
+    return np.where(known[..., None], np.rint(tinted), image).astype(np.uint8)
+
+
+def segmentations(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    ignore_index: int,
+    height: int = 180,
+) -> bytes:
+    """PNG: a row an image, with columns image, truth and prediction, and a legend of the classes that occur.
+
+    Pixels to ignore are bare in both.
+    """
+    colours = class_colours(len(names))
+    rows = []
+    for image, truth, prediction in zip(images, truths, predictions, strict=True):
+        shown = np.where(truth == ignore_index, ignore_index, prediction)
+        pictures = [image, overlay(image, truth, colours), overlay(image, shown, colours)]
+        rows.append([enlarge(picture, height) for picture in pictures])
+    present = sorted(
+        {int(value) for mask in (*truths, *predictions) for value in np.unique(mask)} & {*range(len(names))}
+    )
+    canvas = make_canvas(rows, top=LINE * (1 + _legend_lines(present, names, sum(p.width + GAP for p in rows[0]))))
+    for title, picture, (x, y) in zip(("image", "truth", "prediction"), rows[0], canvas.corners[0], strict=True):
+        canvas.axes.text(x + picture.width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
+    for value, (x, line) in zip(
+        present, _legend_places(present, names, sum(p.width + GAP for p in rows[0])), strict=True
+    ):
+        corner = (GAP + x, GAP + LINE * line)
+        canvas.axes.add_patch(Rectangle(corner, 16, 16, color=(*colours[value], 1)))
+        canvas.axes.text(corner[0] + 22, corner[1] + 8, names[value], va="center", fontsize=FONT)
+    return to_png(canvas.figure)
+
+
+def _legend_places(present: Sequence[int], names: Sequence[str], width: int) -> list[tuple[int, int]]:
+    """Distance from the left, in pixels, and line of each entry."""
+    places, x, line = [], 0, 0
+    for value in present:
+        entry = 22 + CHARACTER * (len(names[value]) + 2)
+        if x and x + entry > width:
+            x, line = 0, line + 1
+        places.append((x, line))
+        x += entry
+    return places
+
+
+def _legend_lines(present: Sequence[int], names: Sequence[str], width: int) -> int:
+    return _legend_places(present, names, width)[-1][1] + 1 if present else 0

@@ -1,0 +1,332 @@
+"""Segmentation from frozen maps: `python -m benchmarks.segmentation --data camvid/ --labels camvid`.
+
+A head learns the class of every pixel from the feature maps of the training images. Its options are chosen on a
+tenth of those, the evaluation images are touched once by each row. mIoU is that of the whole evaluation set, at the
+masks' own size; its interval is bootstrapped over images. `--resolution` shows images larger than the encoder's
+input as overlapping tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks.datasets import PHOTO_DIGITS
+from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.options import add_options, read_options
+from benchmarks.overlays import segmentations
+from benchmarks.protocol import Result, card, data_hash, read_result, write_result
+from benchmarks.scenes import Labels, Scenes, labels_of
+from benchmarks.tiling import blend
+from probes import KNNSegmenter, LinearSegmenter, LogisticSegmenter, segment, segmentation_counts, segmentation_scores
+from probes.segmentation import Segmenter, resize_mask, upsample
+
+HEADS = ("linear", "knn", "logistic")
+BLENDS = ("features", "probabilities")
+PROTOCOLS = {
+    "linear": "segmentation: batch normalisation and a 1×1 convolution on the token grid, logits up-sampled "
+    "(after DINOv3, without augmentation)",
+    "knn": "segmentation: kNN on patches, k and distance from a grid, votes up-sampled (CAPI)",
+    "logistic": "segmentation: logistic regression on patches, C from a grid, log-probabilities up-sampled (CAPI)",
+}
+NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "standardised"}
+SHOWN = 4  # pictures of the evaluation set in an overlay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        data: "photo-digits", a folder with images/ and masks/, or Parquet files.
+        encoder: names, as `load_encoder` takes them.
+        head: one of `HEADS`.
+        labels: camvid, photo-digits or voc, which say the classes and what to ignore; None: num_classes does.
+        num_classes: where labels are not given.
+        ignore_index: value of pixels to ignore where labels are not given; None: 255.
+        train_split: of the data.
+        evaluation_split: of the data; None: "test" of photo-digits, else "validation".
+        train_images, evaluation_images: seeded random choices of so many; None: all.
+        outputs: of each encoder; None: all that have a grid.
+        contexts, reads, orders: of generators, as `load_encoder` takes them.
+        size: pixels a side that photo-digits is composed at.
+        resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
+        stride: pixels from tile to tile; None: half the input.
+        blend: tiles' features, or the probabilities that the head gives for each tile. It is fitted to the former.
+        resized: score at the size the encoder was shown too.
+        iterations: of the linear head.
+        max_patches: training patches of kNN and logistic regression at most, drawn at random; None: all.
+        seed: of every random choice.
+        cache: folder that keeps features.
+    """
+
+    data: str
+    encoder: tuple[str, ...] = ("randar-tiny",)
+    head: str = "linear"
+    labels: str | None = None
+    num_classes: int | None = None
+    ignore_index: int | None = None
+    train_split: str = "train"
+    evaluation_split: str | None = None
+    train_images: int | None = None
+    evaluation_images: int | None = None
+    outputs: tuple[str, ...] | None = None
+    contexts: tuple[str, ...] | None = None
+    reads: tuple[str, ...] | None = None
+    orders: int | None = None
+    size: int = 64
+    resolution: int | None = None
+    stride: int | None = None
+    blend: str = "features"
+    resized: bool = False
+    iterations: int = 1000
+    max_patches: int | None = 50_000
+    seed: int = 0
+    cache: str = "runs/features"
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS or self.blend not in BLENDS:
+            raise ValueError(
+                f"expected a head among {', '.join(HEADS)} and a blend among {', '.join(BLENDS)}, "
+                f"got {self.head!r} and {self.blend!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """The data of one run, and its classes."""
+
+    config: Config
+    labels: Labels
+    train: Scenes
+    evaluation: Scenes
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.labels.names)
+
+
+def load_task(config: Config) -> Task:
+    """Read both splits once, to know which pairs can be read."""
+    digits = config.data == PHOTO_DIGITS
+    labels = labels_of(config.labels or (PHOTO_DIGITS if digits else None), config.num_classes, config.ignore_index)
+    splits = {
+        config.train_split: config.train_images,
+        config.evaluation_split or ("test" if digits else "validation"): config.evaluation_images,
+    }
+    if len(splits) < 2:
+        raise ValueError(
+            f"images to train on and to evaluate on must differ, got the split {config.train_split!r} twice"
+        )
+    options: dict[str, Any] = {"size": config.size, "seed": config.seed}
+    train, evaluation = (Scenes(config.data, name, labels, count=n, **options) for name, n in splits.items())
+    return Task(config, labels, train, evaluation)
+
+
+def make_head(task: Task) -> Segmenter:
+    """The head that the configuration names, not fitted."""
+    config = task.config
+    options: dict[str, Any] = {"ignore_index": task.labels.ignore_index, "seed": config.seed}
+    if config.head == "linear":
+        return LinearSegmenter(task.num_classes, iterations=config.iterations, **options)
+    if config.head == "knn":
+        return KNNSegmenter(task.num_classes, max_patches=config.max_patches, **options)
+    return LogisticSegmenter(task.num_classes, max_patches=config.max_patches, **options)
+
+
+def chosen_options(head: Any) -> dict[str, Any]:
+    """What a fitted head chose on the tuning images."""
+    return {name: getattr(head, name) for name in ("learning_rate", "k", "distance", "C") if hasattr(head, name)}
+
+
+def evaluate(
+    encoder: Encoder, task: Task, show: Callable[[Encoder, str, float, Callable[[int], np.ndarray]], None] | None = None
+) -> list[Result]:
+    """One result for each output of the encoder.
+
+    show: called with encoder, output, tuning mIoU and a function from the number of an evaluation image to its
+    predicted classes (H, W).
+    """
+    config = task.config
+    grids = grid_outputs(encoder, config.outputs)
+    layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
+    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, "folder": config.cache}
+    train, evaluation = (
+        dense_features(encoder, scenes.image, scenes.sizes, name=_cache_name(config, scenes, part), **options)
+        for part, scenes in (("train", task.train), ("evaluation", task.evaluation))
+    )
+    results = []
+    for output in tqdm(grids, desc=f"{encoder.name} {config.head}", unit="head"):
+        start = time.perf_counter()
+        head = make_head(task).fit(train.of(output), task.train.masks)
+        results.append(
+            {
+                "encoder": encoder.name,
+                "output": output,
+                **encoder.outputs[output],
+                "resolution": f"{layout}, {config.blend} blended" if config.resolution else str(layout),
+                **score(head, evaluation, output, task),
+                "validation": head.validation_miou,
+                "chosen": chosen_options(head),
+                "grid": f"{grids[output]}x{grids[output]}",
+                "seconds": round(time.perf_counter() - start, 1),
+            }
+        )
+        if show is not None:
+            predict = _predictor(head, evaluation, output, task)
+            show(encoder, output, head.validation_miou, predict)
+    return results
+
+
+def score(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> Result:
+    """Of all evaluation images, at the size of their masks, and at that of the canvas if it is asked for."""
+    native, small = [], []
+    options = task.num_classes, task.labels.ignore_index
+    for number in range(len(task.evaluation)):
+        mask, scores = task.evaluation.masks[number], scores_of(head, features, output, number, task.config)
+        native.append(segmentation_counts(segment(scores, mask.shape), mask, *options))
+        if task.config.resized:
+            size = features.tiles.layout.canvas(*mask.shape)
+            small.append(segmentation_counts(segment(scores, size), resize_mask(mask, size), *options))
+    found = segmentation_scores(np.stack(native), seed=task.config.seed)
+    if small:
+        found["miou_resized"] = segmentation_scores(np.stack(small), resamples=1)["miou"]
+    return found
+
+
+def scores_of(head: Segmenter, features: DenseFeatures, output: str, number: int, config: Config) -> Tensor:
+    """Scores (h, w, C) of an image: of its blended features, or its tiles' probabilities blended at their pixels."""
+    if config.blend == "features":
+        return head.scores(features.of(output)[number])
+    maps, positions, canvas = features.tiles_of(output, number)
+    return blended_probabilities(head, maps, positions, canvas, features.tiles.layout.size)
+
+
+def blended_probabilities(
+    head: Segmenter, maps: np.ndarray, positions: list[tuple[int, int]], canvas: tuple[int, int], size: int
+) -> Tensor:
+    """Probabilities (h, w, C) at every pixel of a canvas (h, w), from maps (n, G, G, D) of tiles of `size` pixels."""
+    tiles = [upsample(head.probabilities(tile), (size, size)).permute(1, 2, 0) for tile in maps]
+    return blend(torch.stack(tiles), positions, *canvas)
+
+
+def _predictor(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> Callable[[int], np.ndarray]:
+    def predict(number: int) -> np.ndarray:
+        return segment(scores_of(head, features, output, number, task.config), task.evaluation.sizes[number])
+
+    return predict
+
+
+def _cache_name(config: Config, scenes: Scenes, part: str) -> str:
+    return file_name(f"{Path(config.data).name}-{part}-{len(scenes)}-{scenes.fingerprint}")
+
+
+class Overlays:
+    """Pictures of each encoder's output that was best on the tuning images."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        self.task, self.folder = task, folder
+        self._best: dict[str, float] = {}
+        self.files: dict[str, str] = {}
+
+    def __call__(self, encoder: Encoder, output: str, validation: float, predict: Callable[[int], np.ndarray]) -> None:
+        """Draw, if there was no better output of this encoder."""
+        if validation <= self._best.get(encoder.name, -1.0):
+            return
+        self._best[encoder.name] = validation
+        scenes = self.task.evaluation
+        rows = np.unique(np.linspace(0, len(scenes) - 1, SHOWN).round().astype(int)).tolist()
+        png = segmentations(
+            [scenes.image(row) for row in rows],
+            [scenes.masks[row] for row in rows],
+            [predict(row) for row in rows],
+            self.task.labels.names,
+            ignore_index=self.task.labels.ignore_index,
+        )
+        name = f"overlays-{file_name(encoder.name)}.png"
+        (self.folder / name).write_bytes(png)
+        title = f"Segmentation by {encoder.name} ({self.task.config.head})"
+        self.files = {k: v for k, v in self.files.items() if v != name} | {title: name}
+
+
+def run(config: Config, out: Path) -> Path:
+    """Every output of every encoder; writes result.json and pictures to `out` and gives the former's path."""
+    task = load_task(config)
+    out.mkdir(parents=True, exist_ok=True)
+    overlays, results, weights = Overlays(task, out), [], {}
+    for name in config.encoder:
+        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        results += evaluate(encoder, task, overlays)
+        weights[encoder.name] = encoder.weights
+    made = card(
+        PROTOCOLS[config.head],
+        axes={
+            "pooling": None,
+            "normalization": NORMALIZATIONS[config.head],
+            "threshold_basis": None,
+            "selection": "mIoU of a tenth of the training images",
+        },
+        data=data_parts(task),
+        weights=weights,
+        warnings=warnings_of(task),
+    )
+    return write_result(out, made, results, artifacts=overlays.files)
+
+
+def data_parts(task: Task) -> dict[str, str]:
+    """Hash and number of images of both parts."""
+    content = data_hash(task.config.data)
+    parts = {"train": task.train, "evaluation": task.evaluation}
+    return {part: f"{content}, {len(scenes)} images ({scenes.fingerprint})" for part, scenes in parts.items()}
+
+
+def warnings_of(task: Task) -> list[str]:
+    """Pairs that were left out, and evaluation masks that hold fewer classes than there are."""
+    found = []
+    for part, scenes in (("train", task.train), ("evaluation", task.evaluation)):
+        named = "; ".join(entry["reason"] for entry in scenes.unreadable[:3])
+        if scenes.unreadable:
+            found.append(f"{len(scenes.unreadable)} {part} pairs could not be read: {named}")
+    return found
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown, one row an output."""
+    resized = any("miou_resized" in row for row in results)
+    header = ["encoder", "output", "mIoU, %", "95 % interval", "pixel accuracy, %", "tuning mIoU, %", "chosen"]
+    lines = [header[:4] + (["mIoU resized, %"] if resized else []) + header[4:]]
+    for row in results:
+        cells = [row["encoder"], row["output"], f"{100 * row['miou']:.1f}"]
+        cells.append(" … ".join(f"{100 * bound:.1f}" for bound in row["interval"]))
+        cells += [f"{100 * row['miou_resized']:.1f}"] if resized else []
+        cells += [f"{100 * row['pixel_accuracy']:.1f}", f"{100 * row['validation']:.1f}"]
+        lines.append([*cells, ", ".join(f"{name} {value}" for name, value in row["chosen"].items())])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    """Parse, run each head, print, and say where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Config, without=("head",))
+    parser.add_argument("--head", nargs="+", choices=HEADS, default=list(HEADS), help="each writes to its own folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/segmentation"))
+    given = parser.parse_args()
+    for head in given.head:
+        path = run(read_options(Config, given, head=head), given.out / head)
+        print(f"{head}\n{table(read_result(path)['results'])}\n{path}")
+
+
+if __name__ == "__main__":
+    main()
