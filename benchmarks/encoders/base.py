@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from randar_features.data.decoding import check_range
+
 
 class Encoder(ABC):
     """Frozen images-to-features, in evaluation mode and without gradients.
@@ -82,6 +84,7 @@ class Encoder(ABC):
                 f"{self.name} takes images (b, {', '.join(map(str, shape))}), got {tuple(images.shape)}: read them "
                 f"with open_images(...).batches({self.image_size}, …)"
             )
+        check_range(images)
 
 
 NO_DETAILS: dict[str, Any] = {"layer": None, "context": None, "read": None, "norm": False, "orders": None}
@@ -91,5 +94,5 @@ def weights_hash(module: nn.Module) -> str:
     """16 hexadecimal digits of the names and values of a module's weights."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,0 +1,267 @@
+"""The contract that every encoder of the benchmarks keeps, and what each of them adds to it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.datasets import open_data
+from benchmarks.encoders import Encoder, extract, load_encoder
+from benchmarks.encoders.base import weights_hash
+from probes.pooling import POOLINGS, pool
+from randar_features import Model, encode_tokens
+from randar_features.data import PhotoDigits
+from tests.small_models import IMAGE_SIZE, NUM_CLASSES, VOCAB_SIZE
+
+NAMES = ["pixels", "histogram", "codes", "latents", "small", "small, 2 orders", "timm:test_vit@32", "timm:resnet10t"]
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _offline() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        yield
+
+
+@pytest.fixture(scope="module")
+def encoders(small_model: Model) -> Mapping[str, Encoder]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* has random weights")
+        loaded = {name: load_encoder(name) for name in NAMES if not name.startswith(("small", "codes", "latents"))}
+    for kind in ("codes", "latents"):
+        loaded[kind] = load_encoder(f"{kind}:{small_model.name}", device="cpu")
+    loaded["small"] = load_encoder(small_model)
+    loaded["small, 2 orders"] = load_encoder(small_model, contexts=["reverse"], orders=2)
+    return loaded
+
+
+@pytest.fixture(params=NAMES)
+def encoder(request: pytest.FixtureRequest, encoders: Mapping[str, Encoder]) -> Encoder:
+    return encoders[request.param]
+
+
+def images_for(encoder: Encoder, count: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(count, 3, encoder.image_size, encoder.image_size, generator=generator)
+
+
+def modules_of(encoder: Encoder) -> list[nn.Module]:
+    found = [value for value in vars(encoder).values() if isinstance(value, nn.Module)]
+    models = [value for value in vars(encoder).values() if isinstance(value, Model)]
+    return found + [module for model in models for module in (model.transformer, model.tokenizer)]
+
+
+class TestContract:
+    def test_shapes(self, encoder: Encoder):
+        maps = encoder.encode(images_for(encoder))
+        assert list(maps) == list(encoder.outputs) and maps
+        for values in maps.values():
+            assert values.dtype == torch.float32 and values.ndim == 4
+            assert values.shape[0] == 3 and values.shape[1] == values.shape[2]
+            assert torch.isfinite(values).all() and not values.requires_grad
+
+    def test_details(self, encoder: Encoder):
+        for details in encoder.outputs.values():
+            assert {"layer", "context", "read", "norm", "orders"} <= details.keys()
+
+    def test_images_of_a_batch_do_not_touch_each_other(self, encoder: Encoder):
+        images = images_for(encoder)
+        together = encoder.encode(images)
+        for name, values in encoder.encode(images[1:2]).items():
+            torch.testing.assert_close(values, together[name][1:2], **TOLERANCE)
+
+    def test_the_same_twice(self, encoder: Encoder):
+        images = images_for(encoder)
+        first, second = encoder.encode(images), encoder.encode(images)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_images_differ(self, encoder: Encoder):
+        for name, values in encoder.encode(images_for(encoder)).items():
+            assert not torch.equal(values[0], values[1]), name
+
+    def test_one_output_is_the_same_as_among_all(self, encoder: Encoder):
+        images = images_for(encoder)
+        everything, last = encoder.encode(images), list(encoder.outputs)[-1]
+        alone = encoder.encode(images, [last])
+        assert list(alone) == [last]
+        torch.testing.assert_close(alone[last], everything[last], **TOLERANCE)
+
+    def test_weights_are_untouched(self, encoder: Encoder):
+        modules = modules_of(encoder)
+        before = [weights_hash(module) for module in modules]
+        encoder.encode(images_for(encoder).requires_grad_())
+        assert [weights_hash(module) for module in modules] == before
+        assert not any(module.training for module in modules)
+        assert not any(parameter.requires_grad for module in modules for parameter in module.parameters())
+        assert bool(modules) == (encoder.weights != "none")
+
+    def test_wrong_images(self, encoder: Encoder):
+        side = encoder.image_size
+        with pytest.raises(ValueError, match=rf"images \(b, 3, {side}, {side}\), got \(1, 3, {side}, {side + 1}\)"):
+            encoder.encode(torch.zeros(1, 3, side, side + 1))
+        with pytest.raises(ValueError, match=r"got \(1, 1,"):
+            encoder.encode(torch.zeros(1, 1, side, side))
+        with pytest.raises(ValueError, match=r"got \(3,"):
+            encoder.encode(torch.zeros(3, side, side))
+        with pytest.raises(TypeError, match=r"got torch.uint8"):
+            encoder.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        with pytest.raises(TypeError, match="got ndarray"):
+            encoder.encode(np.zeros((1, 3, side, side), dtype=np.float32))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"expected pixels in \[0, 1\], got values from 0 to 255"):
+            encoder.encode(255 * torch.eye(side).expand(1, 3, side, side))
+
+    def test_wrong_outputs(self, encoder: Encoder):
+        with pytest.raises(ValueError, match="has no output 'depth': its outputs are"):
+            encoder.encode(images_for(encoder), ["depth"])
+        with pytest.raises(ValueError, match="no outputs were asked for"):
+            encoder.encode(images_for(encoder), [])
+
+    def test_features_are_kept(self, encoder: Encoder, tmp_path: Path):
+        images = images_for(encoder)
+        options: dict[str, Any] = {"folder": tmp_path, "dtype": "float32", "progress": False, "pooling": "max"}
+        store = extract(encoder, images, **options)
+        maps = encoder.encode(images)
+        for name in encoder.outputs:
+            torch.testing.assert_close(torch.from_numpy(store.array(name)), pool(maps[name], "max"), **TOLERANCE)
+        assert (store.manifest["encoder"], store.manifest["weights"]) == (encoder.name, encoder.weights)
+
+
+def test_pixels():
+    image = images_for(load_encoder("pixels"), 1)
+    maps = load_encoder("pixels").encode(image)
+    assert maps["32x32"].shape == (1, 1, 1, 3072) and maps["patches"].shape == (1, 8, 8, 192)
+    assert maps["32x32"].view(3, 32, 32)[1, 4, 5].item() == pytest.approx(image[0, 1, 8:10, 10:12].mean().item())
+    assert torch.equal(maps["patches"][0, 2, 3].view(3, 8, 8), image[0, :, 16:24, 24:32])
+
+
+def test_histogram():
+    image = torch.zeros(1, 3, 64, 64)
+    image[0, 0, :16] = 1.0  # a quarter is red
+    counts = load_encoder("histogram").encode(image)["8x8x8"].view(8, 8, 8)
+    assert counts[7, 0, 0].item() == 0.25 and counts[0, 0, 0].item() == 0.75 and counts.sum().item() == 1
+
+
+def test_codes_and_latents(encoders: Mapping[str, Encoder], small_model: Model):
+    images, tokenizer = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE), small_model.tokenizer
+    tokens, maps = tokenizer.encode(images), encoders["codes"].encode(images)
+    assert torch.equal(maps["vectors"].flatten(1, 2), tokenizer.codes(tokens))
+    counts = torch.stack([row.bincount(minlength=VOCAB_SIZE) for row in tokens]) / tokens.shape[1]
+    assert torch.equal(maps["histogram"][:, 0, 0], counts)
+    latents = encoders["latents"].encode(images)["latents"]
+    assert torch.equal(tokenizer.quantize_latents(latents.permute(0, 3, 1, 2)), tokens)
+    assert encoders["codes"].weights == encoders["latents"].weights == weights_hash(tokenizer)
+
+
+def test_a_generator_has_every_layer_context_and_read(encoders: Mapping[str, Encoder], small_model: Model):
+    encoder = encoders["small"]
+    assert len(encoder.outputs) == 3 * 3 * 2 and encoder.weights == small_model.weights_hash
+    images = images_for(encoder)
+    tokens, maps = small_model.tokenizer.encode(images), encoder.encode(images)
+    for name, details in encoder.outputs.items():
+        assert name == f"{details['context']} {details['read']} layer {details['layer']}"
+        options = {"layers": details["layer"], "context": details["context"], "read": details["read"]}
+        torch.testing.assert_close(maps[name], encode_tokens(small_model.transformer, tokens, **options)[:, 0])
+    null = torch.full((3,), NUM_CLASSES)
+    expected = encode_tokens(small_model.transformer, tokens, null, layers=1)[:, 0]
+    torch.testing.assert_close(maps["reverse image layer 1"], expected)
+
+
+def test_timm_maps_and_pooled_vector(encoders: Mapping[str, Encoder]):
+    encoder: Any = encoders["timm:test_vit@32"]
+    assert encoder.weights == "random (seed 0)" and encoder.image_size == 32
+    images = images_for(encoder)
+    maps = encoder.encode(images)
+    normed = (images - encoder.mean) / encoder.std
+    features = encoder.model.forward_features(normed)
+    torch.testing.assert_close(maps["pooled"][:, 0, 0], encoder.model.forward_head(features))
+    last = encoder.model.norm(maps["layer 5"].flatten(1, 2))
+    torch.testing.assert_close(last, features[:, encoder.model.num_prefix_tokens :])
+    again = load_encoder_quietly("timm:test_vit@32")
+    assert weights_hash(again.model) == weights_hash(encoder.model)
+
+
+def load_encoder_quietly(name: str) -> Any:
+    with pytest.warns(UserWarning, match=r"test_vit has random weights, its trained ones are out of reach"):
+        return load_encoder(name)
+
+
+def test_names_that_are_none(small_model: Model):
+    with pytest.raises(ValueError, match=r"timm has no model 'test_vitt'; near it: "):
+        load_encoder("timm:test_vitt")
+    with pytest.raises(ValueError, match="there is no model 'randar-tin'"):
+        load_encoder("randar-tin")
+    with pytest.raises(ValueError, match="sideways"):
+        load_encoder(small_model, contexts=["sideways"])
+
+
+class TestExtract:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        for number in range(6):
+            (tmp_path / f"data/train/class{number % 2}").mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(number).integers(0, 256, (20, 16, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / f"data/train/class{number % 2}/{number}.png")
+        return tmp_path / "data"
+
+    def extract(self, encoder: Encoder, data: Any, tmp_path: Path, **options: Any):
+        return extract(encoder, data, folder=tmp_path / "cache", progress=False, **{"split": "train", **options})
+
+    def test_labels_and_places(self, data: Path, tmp_path: Path):
+        store = self.extract(load_encoder("pixels"), data, tmp_path)
+        assert store.labels.tolist() == [0, 0, 0, 1, 1, 1] and store.label_names == ["class0", "class1"]
+        assert store.folder.parent == tmp_path / "cache/pixels-none/data-train"
+        assert store.manifest["parts"][0]["data"] == "data-train"
+
+    @pytest.mark.parametrize("pooling", [*POOLINGS, None])
+    def test_poolings(self, data: Path, tmp_path: Path, pooling: str | None):
+        store = self.extract(load_encoder("pixels"), data, tmp_path, pooling=pooling, outputs=["patches"])
+        shapes = {"mean": (192,), "mean+deviation": (384,), "max": (192,), "flat": (12288,), None: (8, 8, 192)}
+        assert store.shape("patches") == shapes[pooling] and store.manifest["pooling"] == pooling
+
+    def test_computed_once(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        encoder = load_encoder("pixels")
+        everything = self.extract(encoder, data, tmp_path)
+        monkeypatch.setattr(encoder, "encode", None)
+        again = self.extract(encoder, data, tmp_path)
+        some = self.extract(encoder, data, tmp_path, outputs=["patches"])
+        assert again.folder == some.folder == everything.folder and some.names == ["patches"]
+        assert np.array_equal(some.array("patches"), everything.array("patches"))
+        with pytest.raises(TypeError):
+            self.extract(encoder, data, tmp_path, pooling="max")
+
+    def test_orders_do_not_mix(self, encoders: Mapping[str, Encoder], data: Path, tmp_path: Path):
+        name = "reverse image layer 1"
+        one = self.extract(encoders["small"], data, tmp_path, outputs=[name])
+        two = self.extract(encoders["small, 2 orders"], data, tmp_path, outputs=[name])
+        assert one.folder != two.folder and not np.allclose(one.array(name), two.array(name))
+
+    def test_other_data_of_the_same_name(self, data: Path, tmp_path: Path):
+        self.extract(load_encoder("pixels"), data, tmp_path)
+        (data / "train/class0/0.png").unlink()
+        with pytest.raises(ValueError, match="made of other images: 6 of data-train, now 5"):
+            self.extract(load_encoder("pixels"), data, tmp_path)
+
+    def test_unknown_pooling(self, data: Path, tmp_path: Path):
+        with pytest.raises(ValueError, match="or None for maps; got 'median'"):
+            self.extract(load_encoder("pixels"), data, tmp_path, pooling="median")
+
+
+def test_photo_digits_by_name():
+    source, digits = open_data("photo-digits", "validation", 32), PhotoDigits("validation", size=32)
+    assert source.length == len(digits) == 359 and source.label_names == list("0123456789")
+    batch = next(source.batches(32, 2))
+    assert batch.labels == [digits[0].label, digits[1].label]
+    assert torch.equal(batch.pixels[1], torch.from_numpy(digits[1].image).permute(2, 0, 1) / 255)
+    assert open_data("photo-digits", None, 32).length == 1074
+    with pytest.raises(ValueError, match="unknown split 'everything'"):
+        open_data("photo-digits", "everything", 32)
