@@ -1,6 +1,12 @@
-"""Which images each step sees: a function of the seed and the step, so that resuming needs no state."""
+"""What each step sees: a function of the seed and the step, so that resuming needs no state.
+
+Everything is drawn for the whole batch, whichever processes and micro batches compute its parts.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,17 +15,41 @@ from torch import Tensor
 SEED_STRIDE = 0x9E3779B1
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
+def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The generator of one step's random draws."""
-    return torch.Generator().manual_seed(seed * SEED_STRIDE + step)
+    return torch.Generator(device).manual_seed(seed * SEED_STRIDE + step)
 
 
 def batch_indices(step: int, *, batch_size: int, size: int, seed: int) -> Tensor:
     """Indices (batch_size,) of step `step`: epochs of freshly shuffled data, one behind the other."""
     positions = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // size
-    parts = [
-        torch.randperm(size, generator=step_generator(seed, -1 - int(epoch)))[positions[epochs == epoch] % size]
-        for epoch in epochs.unique()
-    ]
+    parts = [_epoch(seed, int(epoch), size)[positions[epochs == epoch] % size] for epoch in epochs.unique()]
     return torch.cat(parts)
+
+
+@lru_cache(maxsize=2)
+def _epoch(seed: int, epoch: int, size: int) -> Tensor:
+    return torch.randperm(size, generator=step_generator(seed, -1 - epoch))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A step's random choices for its images: `indices`, `views`, `dropped` classes (B,), and the dropout's seed."""
+
+    indices: Tensor
+    views: Tensor
+    dropped: Tensor
+    dropout_seed: int
+
+
+def draw(
+    generator: torch.Generator, step: int, *, batch_size: int, size: int, views: int, class_dropout: float, seed: int
+) -> Draws:
+    """The draws of step `step`; `generator` is the step's, on the CPU, and is advanced."""
+    return Draws(
+        indices=batch_indices(step, batch_size=batch_size, size=size, seed=seed),
+        views=torch.randint(views, (batch_size,), generator=generator),
+        dropped=torch.rand(batch_size, generator=generator) < class_dropout,
+        dropout_seed=int(torch.randint(2**62, (), generator=generator)),
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from randar_features.data.token_store import tokenizer_hash
 from randar_features.files import read_json, write_json, written_whole
@@ -63,6 +64,34 @@ def assemble_model(
     if names:
         write_json(out / "classes.json", readable_names(names))
     write_json(out / "config.json", {**tokenizer_config, **config, "recommended": recommended})
+
+
+def export_transformer(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    tokenizer: Path | None,
+    label_names: Sequence[str] | None,
+) -> None:
+    """Write a generator's weights in float16 as `load_model` reads them, with the tokenizer's folder if there is one.
+
+    Args:
+        folder: to write to.
+        weights: the generator's.
+        config: content of config.json, without the tokenizer's.
+        tokenizer: as `load_tokenizer` reads it; None: the folder is one that cannot encode images.
+        label_names: of the classes, if they have any.
+    """
+    with written_whole(folder / "model.safetensors") as file:
+        file.write(save({name: value.half().contiguous() for name, value in weights.items()}))
+    tokenizer_config = {}
+    if tokenizer is not None:
+        tokenizer_config = read_json(tokenizer / "config.json")
+        with written_whole(folder / "tokenizer.safetensors") as file:
+            file.write((tokenizer / "tokenizer.safetensors").read_bytes())
+        if label_names:
+            write_json(folder / "classes.json", readable_names(label_names))
+    write_json(folder / "config.json", {**tokenizer_config, **config})
 
 
 def _recommended(

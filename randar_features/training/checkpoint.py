@@ -1,61 +1,123 @@
-"""Checkpoints that are either whole or not there, and the newest one that can be read."""
+"""Checkpoints: folders that are either whole or not there, and the newest one that is undamaged."""
 
 from __future__ import annotations
 
-import pickle
+import hashlib
 import re
-import zipfile
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from randar_features.files import ASIDE, read_json, write_json
+from randar_features.training.state_files import load_state
 
-from randar_features.files import ASIDE, written_whole
+MANIFEST = "checkpoint.json"
+REMOVING = ".removing"
+_NAME = re.compile(r"step-(\d{8})")
 
-_NAME = re.compile(r"step-(\d{8})\.pt")
-_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of a model and of the training's state; `settings` are those that it was trained with."""
+
+    folder: Path
+    step: int
+    settings: dict[str, Any]
+
+    def state(self) -> dict[str, Any]:
+        """The state, on the CPU."""
+        return load_state(self.folder)
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write `state` as `folder/step-XXXXXXXX.pt` and remove all but the newest `keep` files.
+@contextmanager
+def whole_checkpoint(folder: Path, step: int, settings: Mapping[str, Any], active: bool = True) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder/step-XXXXXXXX` when the block ends.
 
-    The file appears under its name only when it is complete, so a kill or a full disk while saving
-    (OSError) leaves the previous checkpoint as the newest.
+    A list of its files with their check sums is written last, and the whole renamed: a kill or a full disk
+    (OSError) leaves the previous checkpoint as the newest. Where `active` is off, as on all processes but the
+    main one, nothing is written.
     """
+    path = folder / f"step-{step:08d}"
+    aside = path.with_name(path.name + ASIDE)
+    if not active:
+        yield aside
+        return
+    _remove_leftovers(folder)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        sums = {str(file.relative_to(aside)): _check_sum(file) for file in sorted(aside.rglob("*")) if file.is_file()}
+        write_json(aside / MANIFEST, {"step": step, "settings": settings, "sha256": sums})
+        _remove(path)
+        aside.rename(path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def remove_old(folder: Path, keep: int, keep_every: int | None = None) -> None:
+    """Remove all checkpoints but the newest `keep` and those whose step is a multiple of `keep_every`."""
     if keep < 1:
         raise ValueError(f"keep={keep}, expected at least 1 checkpoint to stay")
-    path = folder / f"step-{step:08d}.pt"
-    with written_whole(path) as file:
-        torch.save(state, file)
-    left_by_kills = folder.glob(f"*{ASIDE}")
-    for old in [*list_checkpoints(folder)[:-keep], *left_by_kills]:
-        old.unlink()
-    return path
+    for path in list_checkpoints(folder)[:-keep]:
+        if keep_every is None or step_of(path) % keep_every:
+            _remove(path)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+    """Checkpoints in `folder` that have their name, damaged ones among them, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint's state on the CPU, or None if there is none.
+def step_of(path: Path) -> int:
+    """Steps done at a checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
 
-    A torn or damaged file is passed over, with a line that says so.
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest undamaged checkpoint, or None if there is none.
+
+    Every file's check sum is compared. A torn or damaged one is passed over, with a line that says so.
+
+    Raises:
+        ValueError: there are only checkpoints of a format that is no longer read.
     """
     for path in reversed(list_checkpoints(folder)):
         try:
-            return _load(path)
-        except _UNREADABLE as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            print(f"passing over unreadable checkpoint {path}: {reason}")
+            return _open(path)
+        except (OSError, ValueError, KeyError) as error:
+            print(f"passing over damaged checkpoint {path}: {error}")
+    if outdated := sorted(folder.glob("step-*.pt")):
+        raise ValueError(f"{outdated[-1]} is of an older format, which is not read: train in another folder")
     return None
 
 
-def _load(path: Path) -> dict[str, Any]:
-    # PyTorch writes a zip file with check sums, but does not look at them when it reads.
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"the check sum of {damaged} is wrong")
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _open(path: Path) -> Checkpoint:
+    manifest = read_json(path / MANIFEST)
+    for name, expected in manifest["sha256"].items():
+        if _check_sum(path / name) != expected:
+            raise ValueError(f"the check sum of {name} is wrong")
+    return Checkpoint(path, manifest["step"], manifest["settings"])
+
+
+def _check_sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder so that it is whole under its name until it is gone."""
+    if path.exists():
+        going = path.with_name(path.name + REMOVING)
+        path.rename(going)
+        shutil.rmtree(going)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a kill left half written or half removed."""
+    for ending in (ASIDE, REMOVING):
+        for path in folder.glob(f"step-*{ending}"):
+            shutil.rmtree(path)

@@ -68,7 +68,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _typed(where: str, value: Any, kind: Any) -> Any:
     """`value` if it is of type `kind`, else what it stands for: YAML 1.1 reads 1e-3 as text, and 1 as no float."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if is_dataclass(kind) and isinstance(value, Mapping):
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
         return build_config(kind, value, where)
     choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
     if value in choices:

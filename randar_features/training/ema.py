@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from randar_features.training.distributed import gathered, placed_like
 
 
 class WeightAverage:
-    """Average of a module's floating-point state, as float32: a ← d·a + (1 − d)·w, d = min(decay, (1 + s)/(10 + s)).
+    """Average of a module's floating-point state: a ← d·a + (1 − d)·w, d = min(decay, (1 + s)/(10 + s)).
 
-    The decay grows with the number of updates s, so that the first weights are soon forgotten.
+    The decay grows with the number of updates s, so that the first weights are soon forgotten. Where the
+    module's weights are sharded, so is the average.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -27,12 +32,13 @@ class WeightAverage:
             else:
                 self.values[name].copy_(value)
 
-    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
-        """What `load_state_dict` needs."""
-        return {"updates": self.updates, "values": self.values}
+    def state_dict(self, keep: bool = True) -> dict[str, Any]:
+        """What `load_state_dict` needs, whole and on the CPU; empty without `keep`, see `gathered`."""
+        return {"updates": self.updates, "values": gathered(self.values, keep)}
 
-    def load_state_dict(self, state: dict) -> None:
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved average."""
         self.updates = state["updates"]
         for name, value in state["values"].items():
-            self.values[name].copy_(value)
+            self.values[name].copy_(placed_like(value, self.values[name]))

@@ -15,9 +15,10 @@ from accelerate.utils import broadcast
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from randar_features.training.checkpoint import load_newest, save_checkpoint
+from randar_features.training.checkpoint import newest_checkpoint, remove_old, whole_checkpoint
 from randar_features.training.config import differences
 from randar_features.training.log import Log
+from randar_features.training.state_files import save_state
 
 # Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
 FREE_SECTIONS = ("loop", "hardware")
@@ -190,26 +191,26 @@ def _look(trainer: Trainer, log: Log, step: int, config: LoopConfig) -> None:
 
 def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
     """Take up the newest checkpoint; the number of steps done."""
-    saved = load_newest(checkpoints)
+    saved = newest_checkpoint(checkpoints)
     if saved is None:
         return 0
-    changes = differences(saved["settings"], trainer.settings())
-    changes = [change for change in changes if not change.startswith(tuple(f"{name}." for name in FREE_SECTIONS))]
+    other = f"{saved.folder} is of another configuration than the one given"
+    changes = differences(_decisive(saved.settings), _decisive(trainer.settings()))
     if changes and not allow_changes:
         raise ValueError(
-            f"the newest checkpoint in {checkpoints} is of another configuration than the one given: "
-            f"{'; '.join(changes)}. Continue with the old one, start in another folder, "
+            f"{other}: {'; '.join(changes)}. Continue with the old one, start in another folder, "
             "or allow changes (--allow-changes) to go on with the new one"
         )
     try:
-        trainer.load_state_dict(saved["trainer"])
+        trainer.load_state_dict(saved.state())
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()[:24])
-        raise ValueError(
-            f"the newest checkpoint in {checkpoints} is of another configuration than the one given: "
-            f"continue with that one, or start in another folder ({reason} …)"
-        ) from error
-    return saved["step"]
+        raise ValueError(f"{other}: continue with that one, or start in another folder ({reason} …)") from error
+    return saved.step
+
+
+def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in FREE_SECTIONS}
 
 
 def check_finite(figures: Mapping[str, float], step: int) -> None:
@@ -223,5 +224,14 @@ def check_finite(figures: Mapping[str, float], step: int) -> None:
 
 
 def _save(trainer: Trainer, folder: Path, step: int, config: LoopConfig) -> None:
-    state = {"step": step, "settings": trainer.settings(), "trainer": trainer.state_dict()}
-    save_checkpoint(folder / "checkpoints", step, state, config.keep_checkpoints)
+    """Every process takes part, since each may hold a part of the weights; the main one writes."""
+    processes, checkpoints = PartialState(), folder / "checkpoints"
+    main = processes.is_main_process
+    with whole_checkpoint(checkpoints, step, trainer.settings(), active=main) as aside:
+        trainer.export(aside)
+        state = trainer.state_dict()
+        if main:
+            save_state(aside, state, config.checkpoint_file_mb << 20)
+    if main:
+        remove_old(checkpoints, config.keep_checkpoints, config.keep_every)
+    processes.wait_for_everyone()

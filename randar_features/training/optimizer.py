@@ -7,6 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from randar_features.training.distributed import gathered, placed_like
+
+# Projections of one matrix that are stacked in the rows of a weight, by the module's name.
+STACKED = {"wqkv": 3}
+FUSED = ("cpu", "cuda", "mps", "xpu")
 
 
 class Muon(torch.optim.Optimizer):
@@ -14,22 +21,31 @@ class Muon(torch.optim.Optimizer):
 
     Updates are scaled to AdamW's root mean square, 0.2·√max(rows, columns) (Liu et al., arXiv 2502.16982).
     Unlike `torch.optim.Muon` it iterates in float32 on a CPU, where bfloat16 may be many times slower,
-    and treats all matrices of one shape as one batch. A parameter may be given as a stack of matrices.
+    and treats all matrices of one shape as one batch. In a group with `stack` k each parameter is a stack of
+    k matrices of one height, which are orthogonalised one by one.
     """
 
     def __init__(
-        self, params: Any, *, lr: float, weight_decay: float = 0.0, momentum: float = 0.95, steps: int = 5
+        self,
+        params: Any,
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        steps: int = 5,
+        stack: int = 1,
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps, "stack": stack}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[square_blocks(parameter).shape[1:]].append((parameter, parameter.grad))
+                    by_shape[parameter.shape].append((parameter, parameter.grad))
             for pairs in by_shape.values():
                 self._update(group, pairs)
 
@@ -38,18 +54,19 @@ class Muon(torch.optim.Optimizer):
         for parameter, gradient in pairs:
             momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
             momentum.lerp_(gradient, 1 - group["momentum"])
-            directions.append(square_blocks(gradient.lerp(momentum, group["momentum"])))
-        updates = orthogonalize(torch.cat(directions), group["steps"]).split([len(d) for d in directions])
+            direction = gradient.lerp(momentum, group["momentum"])
+            whole = direction.full_tensor() if isinstance(direction, DTensor) else direction
+            directions.append(split_stack(whole, group["stack"]))
+        updates = orthogonalize(torch.cat(directions), group["steps"]).split(group["stack"])
         for (parameter, _), update in zip(pairs, updates, strict=True):
             scale = 0.2 * max(update.shape[1:]) ** 0.5
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
+            parameter.add_(placed_like(update.flatten(0, 1), parameter), alpha=-group["lr"] * scale)
 
 
-def square_blocks(matrix: Tensor) -> Tensor:
-    """(k·D, D) → (k, D, D) for whole k, else (1, R, C): stacked projections are orthogonalised one by one."""
-    rows, columns = matrix.shape
-    return matrix.reshape(-1, columns, columns) if rows % columns == 0 else matrix[None]
+def split_stack(matrix: Tensor, count: int) -> Tensor:
+    """(count·R, C) → (count, R, C)."""
+    return matrix.reshape(count, -1, matrix.shape[1])
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -65,10 +82,10 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizer:
-    """Torch optimisers that step together, each with its own peak learning rates."""
+    """Torch optimisers that step together, each with its own peak learning rates; `names` of their parameters."""
 
-    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self.parts = parts
+    def __init__(self, parts: list[torch.optim.Optimizer], names: dict[Tensor, str]) -> None:
+        self.parts, self.names = parts, names
         self.peaks = [[group["lr"] for group in part.param_groups] for part in parts]
 
     def step(self, multiplier: float) -> None:
@@ -77,16 +94,38 @@ class Optimizer:
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * multiplier
             part.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
             part.zero_grad()
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """States of the parts."""
-        return [part.state_dict() for part in self.parts]
+    def state_dict(self, keep: bool = True) -> dict[str, dict[str, Tensor]]:
+        """Each parameter's state by its name, whole and on the CPU: all processes take part if it is sharded.
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up saved states."""
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+        Learning rates and the like are the configuration's, not the state's.
+        """
+        state = {self.names[parameter]: values for part in self.parts for parameter, values in part.state.items()}
+        return {name: gathered(values, keep) for name, values in state.items()}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Take up a saved state; KeyError if it is of other parameters, or other optimisers had them."""
+        if state and (absent := set(self.names.values()) - state.keys()):
+            raise KeyError(f"the optimizer's state lacks {min(absent)}")
+        for part in self.parts:
+            parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+            placed = {
+                index: {key: _placed(value, parameter) for key, value in state[self.names[parameter]].items()}
+                for index, parameter in enumerate(parameters)
+                if state
+            }
+            part.load_state_dict({"state": placed, "param_groups": part.state_dict()["param_groups"]})
+
+
+def _placed(value: Tensor, parameter: Tensor) -> Tensor:
+    """Moments lie where their parameter does; a counter is everywhere."""
+    return placed_like(value, parameter) if value.shape == parameter.shape else value
 
 
 def build_optimizer(
@@ -97,20 +136,33 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.95),
     muon_learning_rate: float | None = None,
 ) -> Optimizer:
-    """AdamW, with decay on tensors of two or more dimensions only.
+    """AdamW, with decay on tensors of two or more dimensions only; fused where the device has it.
 
     With `muon_learning_rate` the matrices inside `model.layers` are trained by Muon instead.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
     use_muon = muon_learning_rate is not None
-    matrices = [p for name, p in named if use_muon and name.startswith("layers.") and p.dim() == 2]
-    taken = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in taken]
+    matrices = [p for p, name in names.items() if use_muon and name.startswith("layers.") and p.dim() == 2]
+    taken = set(matrices)
+    rest = [p for p in names if p not in taken]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)]
+    fused = all(p.device.type in FUSED for p in names)
+    parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)]
     if muon_learning_rate is not None:
-        parts.append(Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay))
-    return Optimizer(parts)
+        stacks = {p: _stack(p, names[p]) for p in matrices}
+        by_stack = [
+            {"params": [p for p in matrices if stacks[p] == stack], "stack": stack}
+            for stack in sorted({*stacks.values()})
+        ]
+        parts.append(Muon(by_stack, lr=muon_learning_rate, weight_decay=weight_decay))
+    return Optimizer(parts, names)
+
+
+def _stack(parameter: Tensor, name: str) -> int:
+    """How many matrices are stacked in it; 1 where they are of different heights, as with grouped queries."""
+    rows, columns = parameter.shape
+    count = STACKED.get(name.split(".")[-2], 1)
+    return count if rows == count * columns else 1

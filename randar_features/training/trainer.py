@@ -1,176 +1,262 @@
-"""Training of RandAR on image tokens: next-token prediction, a fresh random order for each image."""
+"""Training of RandAR and its sisters on image tokens: next-token prediction, a fresh order for each image."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from randar_features import sequence
 from randar_features.data.token_store import TokenStore
-from randar_features.files import write_json, written_whole
-from randar_features.models import RandAR, RandARConfig
-from randar_features.training.batches import batch_indices, step_generator
-from randar_features.training.config import build_config
+from randar_features.models import ARCHITECTURES
+from randar_features.precision import autocast
+from randar_features.training.batches import Draws, draw, step_generator
+from randar_features.training.bundle import export_transformer
+from randar_features.training.distributed import (
+    blocks,
+    gathered,
+    make_accelerator,
+    micro_batches,
+    placed_like,
+    recompute_blocks,
+    shard,
+    without_sync,
+)
 from randar_features.training.ema import WeightAverage
-from randar_features.training.loop import LoopConfig
-from randar_features.training.lr_schedule import cosine_multiplier
+from randar_features.training.flops import peak_flops, throughput, training_flops
+from randar_features.training.loop import check_finite
+from randar_features.training.lr_schedule import SCHEDULES
+from randar_features.training.objective import evaluation_orders, next_token_loss, validation_losses
 from randar_features.training.optimizer import build_optimizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Fields of `RandARConfig` under `model` (vocabulary, tokens and classes come from the data), and the recipe."""
-
-    model: dict[str, Any]
-    total_steps: int = 2000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    muon_learning_rate: float | None = None
-    weight_decay: float = 0.05
-    warmup_steps: int = 100
-    final_multiplier: float = 0.02
-    gradient_clip: float = 1.0
-    class_dropout: float = 0.1
-    ema_decay: float = 0.999
-    seed: int = 0
-    evaluation_images: int = 256
-    evaluation_orders: int = 8
-    loop: LoopConfig = field(default_factory=LoopConfig)
-
-
-def next_token_loss(model: RandAR, tokens: Tensor, classes: Tensor | None, order: Tensor) -> Tensor:
-    """Mean cross-entropy in nats per token of raster tokens (B, N) under an order."""
-    logits = model(tokens, classes, order)
-    return F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
-
-
-def model_config(config: TrainingConfig, store: TokenStore) -> RandARConfig:
-    """Sizes of the model for the tokens of `store`; ValueError for options that `config.model` cannot have."""
-    names = store.manifest["label_names"]
-    from_data = {
-        "vocab_size": store.manifest["vocab_size"],
-        "num_tokens": store.manifest["shape"][2],
-        "num_classes": len(names) if names else int(store.labels.max()) + 1,
-    }
-    if given := from_data.keys() & config.model.keys():
-        raise ValueError(f"model: {', '.join(sorted(given))} come from the tokens, do not give them")
-    return build_config(RandARConfig, config.model | from_data, "model")
+from randar_features.training.recipe import TrainingConfig, model_config, model_type
+from randar_features.weights import build_empty
 
 
 class RandARTrainer:
-    """Trains a `RandAR` on a `TokenStore`; see `training.loop.run`.
+    """Trains a generator of `models.ARCHITECTURES` on a `TokenStore`; see `training.loop.run`.
 
-    Every draw of a step (images, views, orders, dropped classes, dropout) follows from the seed and the step.
+    Every draw of a step (images, views, orders, dropped classes, dropout) follows from the seed and the step, and
+    is the same however many processes share the work; dropout's, as long as micro batches are of one size.
+
+    Args:
+        config: what to train and how.
+        train, validation: tokens of one tokenizer.
+        preview: images (n, 3, S, S) of a model in evaluation mode, for `pictures`; None: no pictures.
     """
 
-    def __init__(self, config: TrainingConfig, train: TokenStore, validation: TokenStore) -> None:
-        self.config, self.train, self.validation = config, train, validation
-        self.total_steps = config.total_steps
-        if train.manifest["tokenizer"] != validation.manifest["tokenizer"]:
-            raise ValueError(
-                f"training tokens were made by tokenizer {train.manifest['tokenizer']}, "
-                f"validation tokens by {validation.manifest['tokenizer']}: make both with one"
-            )
+    def __init__(
+        self,
+        config: TrainingConfig,
+        train: TokenStore,
+        validation: TokenStore,
+        preview: Callable[[nn.Module], Tensor] | None = None,
+    ) -> None:
+        self.config, self.train, self.validation, self.preview = config, train, validation, preview
+        _check_same_tokenizer(train, validation)
         self.model_config = model_config(config, train)
-        self.model = RandAR(self.model_config).train()
-        self.model.initialize(torch.Generator().manual_seed(config.seed))
+        self.accelerator = make_accelerator()
+        self.device = self.accelerator.device
+        self.dtype = config.hardware.dtype(self.device)
+        processes = self.accelerator.num_processes
+        self.parts = micro_batches(
+            config.batch_size, config.hardware.micro_batch_size, processes, self.accelerator.process_index
+        )
+        self.model = self._build().train()
+        self.orders = evaluation_orders(self.model, config.order, config.evaluation_orders)
+        self.model.check_order(self.orders[:1], 1)
+        self.parallel = self._spread(self.model)
         self.optimizer = build_optimizer(
             self.model,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
+            betas=(config.adam_betas[0], config.adam_betas[1]),
             muon_learning_rate=config.muon_learning_rate,
         )
         self.average = WeightAverage(self.model, config.ema_decay)
+        self.skipped_steps = 0
+
+    def _build(self) -> Any:
+        """The model with its first weights, on the device."""
+        model = ARCHITECTURES[model_type(self.config)][0](self.model_config)
+        model.initialize(torch.Generator().manual_seed(self.config.seed))
+        return model.to(self.device)
+
+    def _spread(self, model: nn.Module) -> nn.Module:
+        """`model` as the hardware is to compute it; its parameters may be others behind that."""
+        hardware = self.config.hardware
+        if hardware.gradient_checkpointing:
+            recompute_blocks(model)
+        if hardware.compile:
+            for block in blocks(model):
+                block.compile()
+        if hardware.shard_weights:
+            return shard(model, self.accelerator, self.dtype)
+        return self.accelerator.prepare(model)
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One update on batch `step`."""
-        config, generator = self.config, step_generator(self.config.seed, step)
-        indices = batch_indices(step, batch_size=config.batch_size, size=len(self.train), seed=config.seed)
-        views = torch.randint(self.train.num_views, (len(indices),), generator=generator)
-        tokens, classes = self.train.batch(indices, views)
-        order = sequence.random_orders(len(tokens), tokens.shape[1], generator)
-        dropped = torch.rand(len(tokens), generator=generator) < config.class_dropout
-        classes = torch.where(dropped | (classes < 0), self.model_config.num_classes, classes)
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for the dropout layers
-        loss = next_token_loss(self.model, tokens, classes, order)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        multiplier = cosine_multiplier(
-            step + 1, warmup=config.warmup_steps, total=self.total_steps, floor=config.final_multiplier
-        )
-        self.optimizer.step(multiplier)
-        self.average.update(self.model)
-        return {"loss": loss.item(), "gradient_norm": norm.item(), "lr_multiplier": multiplier}
+        """One update on batch `step`.
 
-    def averaged(self) -> RandAR:
-        """A copy of the model with the averaged weights, in evaluation mode."""
-        model = RandAR(self.model_config)
-        model.load_state_dict(self.average.values)
-        return model.eval()
+        Raises:
+            FloatingPointError: loss or gradient are not finite; the weights are as they were before.
+        """
+        draws, order = self._draw(step)
+        total = torch.zeros((), device=self.device)
+        for number, rows in self.parts:
+            last = number == self.parts[-1][0]
+            with nullcontext() if last else without_sync(self.accelerator, self.parallel):
+                torch.manual_seed(draws.dropout_seed + number)  # for the dropout layers
+                loss = self._loss(draws, order, rows) / len(self.parts)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.parallel.parameters(), self.config.gradient_clip)
+        figures = self._figures(total, norm)
+        check_finite(figures, step)
+        return figures | {"lr_multiplier": self._update(step, figures["gradient_norm"])} | self._skipped()
+
+    def _draw(self, step: int) -> tuple[Draws, Tensor]:
+        """All random choices of a step and the orders (B or 1, N), these drawn on the device."""
+        config, generator = self.config, step_generator(self.config.seed, step)
+        draws = draw(
+            generator,
+            step,
+            batch_size=config.batch_size,
+            size=len(self.train),
+            views=self.train.num_views,
+            class_dropout=config.class_dropout,
+            seed=config.seed,
+        )
+        if config.order == "raster":
+            return draws, sequence.raster_order(self.train.num_tokens, self.device)
+        if self.device.type != "cpu":
+            generator = step_generator(config.seed, step, self.device)
+        return draws, self.model.training_order(config.batch_size, generator, self.device)
+
+    def _loss(self, draws: Draws, order: Tensor, rows: slice) -> Tensor:
+        tokens, classes = self.train.batch(draws.indices[rows], draws.views[rows])
+        classes = torch.where(draws.dropped[rows] | (classes < 0), self.model_config.num_classes, classes)
+        tokens, classes = (value.to(self.device, non_blocking=True) for value in (tokens, classes))
+        with autocast(self.device, self.dtype):
+            return next_token_loss(self.parallel, tokens, classes, order if len(order) == 1 else order[rows])
+
+    def _figures(self, loss: Tensor, norm: Tensor) -> dict[str, float]:
+        """Loss of the whole batch and norm of its gradient, with one wait for the device."""
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        both = torch.stack([self.accelerator.reduce(loss, "mean"), norm.to(loss)])
+        return dict(zip(("loss", "gradient_norm"), both.tolist(), strict=True))
+
+    def _update(self, step: int, norm: float) -> float:
+        """Move weights and average, unless the gradient exploded; the learning rate's multiplier."""
+        config = self.config
+        multiplier = SCHEDULES[config.schedule](
+            step + 1, warmup=config.warmup_steps, total=config.total_steps, floor=config.final_multiplier
+        )
+        if config.skip_gradient_norm is not None and step >= config.skip_after and norm > config.skip_gradient_norm:
+            self.skipped_steps += 1
+            self.optimizer.clear()
+        else:
+            self.optimizer.step(multiplier)
+            self.average.update(self.model)
+        return multiplier
+
+    def _skipped(self) -> dict[str, float]:
+        return {"skipped_steps": float(self.skipped_steps)} if self.skipped_steps else {}
+
+    def averaged(self) -> Any:
+        """A copy of the whole model with the averaged weights, in evaluation mode, for every process."""
+        architecture = ARCHITECTURES[model_type(self.config)][0]
+        model = build_empty(lambda: architecture(self.model_config))
+        model.load_state_dict(gathered(self.average.values))
+        return model.to(self.device).eval()
 
     def evaluate(self) -> dict[str, float]:
-        """`validation_loss` of the averaged weights."""
+        """`validation_loss` and `validation_loss_null` of the averaged weights: nats per token, the class given or not.
+
+        Means over the orders and over `evaluation_images` images in their first view, evenly spread through the
+        store, so that all classes take part; each process looks at its share.
+        """
+        count = min(self.config.evaluation_images, len(self.validation))
+        picked = torch.linspace(0, len(self.validation) - 1, count).long()
+        mine = picked[self.accelerator.process_index :: self.accelerator.num_processes]
+        tokens, classes = self.validation.batch(mine, torch.zeros_like(mine))
+        known = torch.where(classes < 0, self.model_config.num_classes, classes).to(self.device)
         model = self.averaged()
-        return validation_loss(
-            model, self.validation, images=self.config.evaluation_images, orders=self.config.evaluation_orders
-        )
+        with autocast(self.device, self.dtype):
+            sums = validation_losses(model, tokens.to(self.device), known, self.orders, self._images_at_once)
+        both = self.accelerator.reduce(torch.tensor(sums, device=self.device)) / (count * len(self.orders))
+        return dict(zip(("validation_loss", "validation_loss_null"), both.tolist(), strict=True))
+
+    @property
+    def _images_at_once(self) -> int:
+        rows = self.parts[0][1]
+        return rows.stop - rows.start
 
     def pictures(self) -> dict[str, Tensor]:
-        """None yet."""
-        return {}
+        """What `preview` gives of the averaged weights, on the main process."""
+        if self.preview is None:
+            return {}
+        model = self.averaged()
+        if not self.accelerator.is_main_process:
+            return {}
+        with torch.no_grad(), autocast(self.device, self.dtype):
+            return {"samples": self.preview(model)}
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """`images_per_second`."""
-        return {"images_per_second": steps * self.config.batch_size / seconds}
+        """`images_per_second`, `tokens_per_second` and `mfu`, the share of the devices' peak."""
+        return throughput(
+            steps * self.config.batch_size,
+            seconds,
+            flops=training_flops(self.model_config, model_type(self.config)),
+            num_tokens=self.train.num_tokens,
+            peak=self.accelerator.num_processes * peak_flops(self.device, self.dtype),
+        )
 
     def settings(self) -> dict[str, Any]:
-        """The configuration."""
-        return asdict(self.config)
+        """The configuration, and which tokens are trained on."""
+        data = {"tokenizer": self.train.manifest["tokenizer"], "images": len(self.train), "views": self.train.num_views}
+        return asdict(self.config) | {"data": data}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, their average, and the optimizer's state: all that the next step depends on."""
+        keep = self.accelerator.is_main_process
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict(),
+            "weights": gathered(self.model.state_dict(), keep),
+            "optimizer": self.optimizer.state_dict(keep),
+            "average": self.average.state_dict(keep),
+            "skipped_steps": self.skipped_steps,
         }
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        self.model.load_state_dict(state["model"])
+        """Take up a saved state; RuntimeError if it is of a model of other sizes."""
+        present = self.model.state_dict()
+        weights = {n: placed_like(v, present[n]) if n in present else v for n, v in state["weights"].items()}
+        self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        self.skipped_steps = state["skipped_steps"]
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights in float16 and their configuration, as `load_model` reads them."""
-        weights = {name: value.half().contiguous() for name, value in self.average.values.items()}
-        with written_whole(folder / "model.safetensors") as file:
-            file.write(save(weights))
-        about = {
-            "transformer": {"type": "randar", **asdict(self.model_config)},
+        """Write the averaged weights in float16, with configuration and tokenizer, as `load_model` reads them."""
+        weights = gathered(self.average.values, keep=self.accelerator.is_main_process)
+        if not self.accelerator.is_main_process:
+            return
+        config = {
+            "transformer": {"type": model_type(self.config), **asdict(self.model_config)},
             "training": asdict(self.config),
             "tokenizer_hash": self.train.manifest["tokenizer"],
         }
-        write_json(folder / "config.json", about)
+        export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
 
 
-@torch.no_grad()
-def validation_loss(model: RandAR, store: TokenStore, *, images: int, orders: int) -> dict[str, float]:
-    """Nats per token with the class and with the null class, over `orders` antithetic orders and the first view.
-
-    `images` images, evenly spread through the store, so that all classes take part.
-    """
-    picked = torch.linspace(0, len(store) - 1, min(images, len(store))).long()
-    tokens, classes = store.batch(picked, torch.zeros_like(picked))
-    known = torch.where(classes < 0, model.config.num_classes, classes)
-    losses: dict[str, list[Tensor]] = {"validation_loss": [], "validation_loss_null": []}
-    for order in sequence.antithetic_orders(orders, tokens.shape[1]):
-        losses["validation_loss"].append(next_token_loss(model, tokens, known, order[None]))
-        losses["validation_loss_null"].append(next_token_loss(model, tokens, None, order[None]))
-    return {name: torch.stack(values).mean().item() for name, values in losses.items()}
+def _check_same_tokenizer(train: TokenStore, validation: TokenStore) -> None:
+    if train.manifest["tokenizer"] != validation.manifest["tokenizer"]:
+        raise ValueError(
+            f"training tokens were made by tokenizer {train.manifest['tokenizer']}, "
+            f"validation tokens by {validation.manifest['tokenizer']}: make both with one"
+        )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randar_features.training.batches import batch_indices, step_generator
+from randar_features.training.batches import batch_indices, draw, step_generator
 
 
 def stream(steps: int, **options: int) -> torch.Tensor:
@@ -39,3 +39,19 @@ def test_step_generators_differ_by_step_and_seed_alone():
 
     assert draw(0, 5) == draw(0, 5)
     assert len({draw(seed, step) for seed in range(4) for step in range(50)}) == 200
+
+
+def test_what_is_drawn_follows_from_the_step():
+    options = {"batch_size": 6, "size": 10, "views": 3, "class_dropout": 0.5, "seed": 1}
+    first, again, next_one = (draw(step_generator(1, step), step, **options) for step in (4, 4, 5))
+    assert torch.equal(first.indices, batch_indices(4, batch_size=6, size=10, seed=1))
+    assert torch.equal(first.views, again.views) and torch.equal(first.dropped, again.dropped)
+    assert first.dropout_seed == again.dropout_seed != next_one.dropout_seed
+    assert not torch.equal(first.views, next_one.views)
+    assert {int(view) for step in range(20) for view in draw(step_generator(1, step), step, **options).views} == {
+        0,
+        1,
+        2,
+    }
+    shares = [draw(step_generator(1, step), step, **options).dropped.float().mean() for step in range(200)]
+    assert 0.45 < torch.stack(shares).mean() < 0.55

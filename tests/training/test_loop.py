@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from randar_features.training import loop
-from randar_features.training.checkpoint import list_checkpoints, load_newest
+from randar_features.training.checkpoint import list_checkpoints, newest_checkpoint
 from randar_features.training.loop import LoopConfig, run
 from tests.training.small import Killed, read_log
 
@@ -58,7 +58,7 @@ class Toy:
         (folder / "x").write_text(str(self.x))
 
 
-CONFIG = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3)
+CONFIG = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3, log_writers=[])
 
 
 def expected_log() -> list[dict[str, float]]:
@@ -75,7 +75,7 @@ def test_logs_evaluates_saves_and_exports(tmp_path: Path):
     trainer = Toy()
     assert run(trainer, tmp_path, CONFIG)
     assert read_log(tmp_path) == expected_log()
-    saved = [path.stem for path in list_checkpoints(tmp_path / "checkpoints")]
+    saved = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
     assert saved == ["step-00000009", "step-00000010"]
     assert float((tmp_path / "model/x").read_text()) == trainer.x
 
@@ -84,8 +84,8 @@ def test_logs_evaluates_saves_and_exports(tmp_path: Path):
 def test_a_killed_run_continues_as_if_nothing_happened(tmp_path: Path, dies_at: int):
     with pytest.raises(Killed):
         run(Toy(dies_at=dies_at), tmp_path, CONFIG)
-    saved = load_newest(tmp_path / "checkpoints")
-    assert (saved["step"] if saved else 0) == 3 * (dies_at // 3)
+    saved = newest_checkpoint(tmp_path / "checkpoints")
+    assert (saved.step if saved else 0) == 3 * (dies_at // 3)
     assert run(trainer := Toy(), tmp_path, CONFIG)
     assert read_log(tmp_path) == expected_log()
     assert trainer.x == float((tmp_path / "model/x").read_text()) == uninterrupted().x
@@ -110,8 +110,8 @@ def test_a_line_torn_by_a_kill_is_written_anew(tmp_path: Path):
 def test_a_torn_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path):
     with pytest.raises(Killed):
         run(Toy(dies_at=8), tmp_path, CONFIG)
-    newest = tmp_path / "checkpoints/step-00000006.pt"
-    newest.write_bytes(newest.read_bytes()[:100])
+    newest = tmp_path / "checkpoints/step-00000006/state.json"
+    newest.write_bytes(newest.read_bytes()[:10])
     run(trainer := Toy(), tmp_path, CONFIG)
     assert read_log(tmp_path) == expected_log()
     assert trainer.x == uninterrupted().x
@@ -120,11 +120,11 @@ def test_a_torn_checkpoint_costs_the_steps_since_the_one_before(tmp_path: Path):
 def test_stops_in_time_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(1000))  # a second each time it is looked at
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    stage = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3)
+    stage = LoopConfig(log_every=2, evaluate_every=4, checkpoint_every=3, log_writers=[])
     assert not run(trainer := Toy(), tmp_path, stage, max_seconds=5)
-    saved = load_newest(tmp_path / "checkpoints")
+    saved = newest_checkpoint(tmp_path / "checkpoints")
     assert saved is not None
-    assert saved["step"] == 4
+    assert saved.step == 4
     assert float((tmp_path / "model/x").read_text()) == trainer.x
     assert [run(Toy(), tmp_path, stage, max_seconds=5) for _ in range(2)] == [False, True]
     assert read_log(tmp_path) == expected_log()
@@ -146,12 +146,12 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path):
     ],
 )
 def test_a_step_that_is_not_finite_is_not_kept(tmp_path: Path, bad: dict[str, float], message: str):
-    every = LoopConfig(log_every=1, evaluate_every=100, checkpoint_every=1)
+    every = LoopConfig(log_every=1, evaluate_every=100, checkpoint_every=1, log_writers=[])
     with pytest.raises(FloatingPointError, match=message):
         run(Toy(bad_at=4, bad=bad), tmp_path, every)
-    saved = load_newest(tmp_path / "checkpoints")
+    saved = newest_checkpoint(tmp_path / "checkpoints")
     assert saved is not None
-    assert saved["step"] == 4  # steps 0 … 3
+    assert saved.step == 4  # steps 0 … 3
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
     assert not (tmp_path / "model").exists()
 
@@ -159,5 +159,5 @@ def test_a_step_that_is_not_finite_is_not_kept(tmp_path: Path, bad: dict[str, fl
 def test_a_checkpoint_of_another_configuration_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(Toy(), tmp_path, CONFIG)
     monkeypatch.setattr(Toy, "load_state_dict", lambda self, state: torch.nn.Linear(1, 1).load_state_dict(state))
-    with pytest.raises(ValueError, match=r"checkpoints is of another configuration than the one given.*Missing key"):
+    with pytest.raises(ValueError, match=r"step-00000010 is of another configuration than the one given.*Missing key"):
         run(Toy(), tmp_path, CONFIG)

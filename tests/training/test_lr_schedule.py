@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from randar_features.training.lr_schedule import cosine_multiplier
+from randar_features.training.lr_schedule import SCHEDULES, constant_multiplier, cosine_multiplier, linear_multiplier
 from tests.golden.models import FOLDER
 
 RECORDED = json.loads((FOLDER / "lr_schedule.json").read_text())
@@ -29,3 +29,19 @@ def test_holds_the_floor_behind_the_end():
 def test_without_warm_up_it_starts_at_the_peak():
     assert cosine_multiplier(0, warmup=0, total=4) == 1
     assert cosine_multiplier(5, warmup=5, total=5, floor=0.1) == 1  # all of it warm-up
+
+
+def test_linear_goes_down_in_a_straight_line():
+    values = [linear_multiplier(step, warmup=2, total=6, floor=0.2) for step in range(9)]
+    assert values == pytest.approx([0, 0.5, 1, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
+
+
+def test_constant_stays_at_the_peak():
+    values = [constant_multiplier(step, warmup=2, total=6, floor=0.2) for step in range(9)]
+    assert values == [0, 0.5, 1, 1, 1, 1, 1, 1, 1]
+    assert constant_multiplier(0, warmup=0, total=6) == 1
+
+
+def test_schedules_agree_while_they_warm_up():
+    assert set(SCHEDULES) == {"cosine", "constant", "linear"}
+    assert [multiplier(3, warmup=4, total=9) for multiplier in SCHEDULES.values()] == [0.75] * 3

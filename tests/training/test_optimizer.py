@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from randar_features.models import RandAR, RandARConfig
-from randar_features.training.optimizer import Muon, Optimizer, build_optimizer, orthogonalize, square_blocks
+from randar_features.training.optimizer import Muon, Optimizer, build_optimizer, orthogonalize, split_stack
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 
@@ -67,12 +68,26 @@ def test_muon_equals_a_plain_restatement():
 
 def test_stacked_projections_are_treated_one_by_one():
     weight, gradient = normal(12, 4), normal(12, 4, seed=1)
-    [stacked] = run_muon([weight], [[gradient]], lr=0.1)
+    [stacked] = run_muon([weight], [[gradient]], lr=0.1, stack=3)
     apart = run_muon(list(weight.split(4)), [list(gradient.split(4))], lr=0.1)
     torch.testing.assert_close(stacked, torch.cat(apart))
-    assert square_blocks(weight).shape == (3, 4, 4)
-    assert square_blocks(normal(10, 4)).shape == (1, 10, 4)
-    assert torch.equal(square_blocks(weight)[1], weight[4:8])
+    [whole] = run_muon([weight], [[gradient]], lr=0.1)
+    torch.testing.assert_close(
+        whole.double(), plain_muon(weight, [gradient], lr=0.1, weight_decay=0), atol=1e-4, rtol=1e-4
+    )
+    assert torch.equal(split_stack(weight, 3)[1], weight[4:8])
+
+
+@pytest.mark.parametrize(("kv_heads", "stacked"), [(None, True), (1, False)])
+def test_only_queries_keys_and_values_are_stacked(kv_heads: int | None, stacked: bool):
+    """At width 8 the feed-forward's 16 rows are two times the width, and yet one matrix."""
+    model = small_randar(num_kv_heads=kv_heads)
+    muon = build_optimizer(model, learning_rate=0.1, weight_decay=0.0, muon_learning_rate=0.7).parts[1]
+    stacks = {group["stack"]: names_in(model, group["params"]) for group in muon.param_groups}
+    wqkv = {"layers.0.attention.wqkv.weight", "layers.1.attention.wqkv.weight"}
+    assert stacks.pop(3, set()) == (wqkv if stacked else set())
+    assert len(stacks.pop(1)) == (8 if stacked else 10)
+    assert not stacks
 
 
 def test_muon_leaves_what_has_no_gradient():
@@ -82,10 +97,9 @@ def test_muon_leaves_what_has_no_gradient():
     assert torch.equal(parameter, before)
 
 
-def small_randar() -> RandAR:
-    config = RandARConfig(
-        num_layers=2, num_heads=2, dim=8, vocab_size=6, num_tokens=4, num_classes=2, ffn_multiple_of=16
-    )
+def small_randar(**options: Any) -> RandAR:
+    sizes = {"num_layers": 2, "num_heads": 2, "dim": 8, "vocab_size": 6, "num_tokens": 4, "num_classes": 2}
+    config = RandARConfig(**sizes, ffn_multiple_of=16, **options)
     model = RandAR(config).eval()
     model.initialize(torch.Generator().manual_seed(0))
     nn.init.normal_(model.output.weight, std=0.5, generator=torch.Generator().manual_seed(1))
@@ -115,8 +129,8 @@ def test_decay_is_for_matrices_and_muon_for_those_of_the_blocks():
     decayed, plain = adamw.param_groups
     assert names_in(model, decayed["params"]) == everything - norms - blocks
     assert names_in(model, plain["params"]) == norms
-    assert names_in(model, muon.param_groups[0]["params"]) == blocks
-    assert (muon.param_groups[0]["lr"], muon.param_groups[0]["weight_decay"]) == (0.7, 0.3)
+    assert names_in(model, [p for group in muon.param_groups for p in group["params"]]) == blocks
+    assert {(group["lr"], group["weight_decay"]) for group in muon.param_groups} == {(0.7, 0.3)}
 
 
 def step_on_random_gradients(model: nn.Module, optimizer: Optimizer, steps: range) -> None:
@@ -164,3 +178,13 @@ def test_continues_from_its_saved_state():
     step_on_random_gradients(part, second, range(3, 5))
     for name, value in whole.state_dict().items():
         assert torch.equal(part.state_dict()[name], value), name
+
+
+def test_a_state_of_other_parameters_is_refused():
+    model = small_randar()
+    optimizer = build_optimizer(model, learning_rate=0.01, weight_decay=0.1)
+    step_on_random_gradients(model, optimizer, range(1))
+    state = optimizer.state_dict()
+    del state["norm.weight"]
+    with pytest.raises(KeyError, match=r"lacks norm\.weight"):
+        optimizer.load_state_dict(state)

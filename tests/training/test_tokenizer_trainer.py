@@ -28,7 +28,7 @@ from tests.training.small import (
     small_tokenizer_trainer,
 )
 
-CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4)
+CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4, log_writers=[])
 
 
 @pytest.fixture(scope="module")

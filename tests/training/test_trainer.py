@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from randar_features import load_model, sequence
+from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import LoopConfig, run
-from randar_features.training.trainer import RandARTrainer, TrainingConfig, next_token_loss, validation_loss
+from randar_features.training.objective import next_token_loss
+from randar_features.training.trainer import RandARTrainer, TrainingConfig
 from tests.small_models import NUM_CLASSES as SMALL_CLASSES
 from tests.small_models import VOCAB_SIZE as SMALL_VOCAB
 from tests.small_models import small_transformer
@@ -27,7 +29,7 @@ from tests.training.small import (
     write_store,
 )
 
-CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4)
+CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4, log_writers=[])
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(
 def test_the_state_moves(uninterrupted: tuple[RandARTrainer, Path], tmp_path: Path):
     fresh = small_trainer(tmp_path / "tokens").state_dict()
     for name, value in uninterrupted[0].model.state_dict().items():
-        assert not torch.equal(value, fresh["model"][name]), name
+        assert not torch.equal(value, fresh["weights"][name]), name
         assert not torch.equal(value, uninterrupted[0].average.values[name]), name
 
 
@@ -95,19 +97,24 @@ def test_next_token_loss_by_hand():
 
 
 def test_validation_loss_is_the_mean_over_orders_and_images(tmp_path: Path):
-    tokens = random_tokens(count=7, num_tokens=16)
+    tokens = random_tokens(count=7)
     store = write_store(tmp_path, tokens, np.array([0, 1, 2, -1, 0, 1, 2]))
-    model = small_transformer()
-    figures = validation_loss(model, store, images=3, orders=4)
+    config = TrainingConfig(
+        model=MODEL, batch_size=4, evaluation_images=3, evaluation_orders=4, hardware=HardwareConfig(micro_batch_size=2)
+    )
+    trainer = RandARTrainer(config, store, store)
+    for value in trainer.average.values.values():
+        value.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    figures = trainer.evaluate()
     picked = torch.from_numpy(tokens[[0, 3, 6], 0])  # evenly spread, centre crops
-    known = torch.tensor([0, SMALL_CLASSES, 2])  # −1, no label, is the null class
-    orders = sequence.antithetic_orders(4, 16)
+    known = torch.tensor([0, NUM_CLASSES, 2])  # −1, no label, is the null class
+    orders = sequence.antithetic_orders(4, 9)
     for name, classes in (("validation_loss", known), ("validation_loss_null", None)):
-        losses = [next_token_loss(model, picked, classes, order).item() for order in orders]
+        losses = [next_token_loss(trainer.averaged(), picked, classes, order).item() for order in orders]
         assert figures[name] == pytest.approx(np.mean(losses), rel=1e-5)
     assert figures["validation_loss"] != figures["validation_loss_null"]
     torch.manual_seed(3)
-    assert validation_loss(model, store, images=3, orders=4) == figures
+    assert trainer.evaluate() == figures
 
 
 def test_a_fresh_model_knows_nothing(tmp_path: Path):
@@ -125,7 +132,8 @@ def test_learns_constant_tokens(tmp_path: Path):
 
 def test_learns_what_the_class_says(tmp_path: Path):
     tokens = np.broadcast_to((np.arange(9) % NUM_CLASSES)[:, None, None], (9, 2, 4))
-    trainer = small_trainer(tmp_path, tokens, total_steps=60, learning_rate=0.03, batch_size=9, ema_decay=0.5)
+    recipe = {"total_steps": 60, "learning_rate": 0.03, "batch_size": 9, "ema_decay": 0.5, "class_dropout": 0.5}
+    trainer = small_trainer(tmp_path, tokens, **recipe)
     for step in range(60):
         trainer.train_step(step)
     figures = trainer.evaluate()

@@ -1,0 +1,141 @@
+"""How a step is spread over processes and devices; none of it changes what is computed but for rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
+
+from randar_features.precision import default_dtype
+
+DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """How the devices at hand compute a step; may change from one stage of a run to the next.
+
+    Attributes:
+        micro_batch_size: images that a process has in memory at once; None: its share of the batch. Gradients are
+            accumulated until the batch is complete.
+        mixed_precision: "bf16" or "no"; None: bf16 where the hardware multiplies in it.
+        gradient_checkpointing: keep the inputs of the blocks only, and compute them again for the gradients.
+        compile: compile the blocks with `torch.compile`.
+        shard_weights: spread weights, gradients and optimizer over all processes (FSDP2), for a model that does
+            not fit one device; else each has a copy (DDP).
+    """
+
+    micro_batch_size: int | None = None
+    mixed_precision: Literal["bf16", "no"] | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    shard_weights: bool = False
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """What matrix products run in on that device."""
+        return default_dtype(device) if self.mixed_precision is None else DTYPES[self.mixed_precision]
+
+
+def make_accelerator() -> Accelerator:
+    """This process among those that train together: one, or as many as torchrun or `accelerate launch` started.
+
+    Raises:
+        ValueError: the launcher asks for a way of training other than this configuration's.
+    """
+    replicas = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Precision is this package's own, the same as for encoding.
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[replicas])
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"the launcher asks for {accelerator.distributed_type.value}: leave that to hardware.shard_weights=true, "
+            "and launch with several processes alone"
+        )
+    return accelerator
+
+
+def micro_batches(
+    batch_size: int, micro_batch_size: int | None, processes: int, process: int
+) -> list[tuple[int, slice]]:
+    """The parts of the global batch that one process computes, one behind the other: (number of the part, rows).
+
+    All parts are of one size, so that the mean over their losses is the batch's.
+
+    Raises:
+        ValueError: the batch does not divide into such parts.
+    """
+    size = micro_batch_size or batch_size // processes
+    if size < 1 or batch_size % (size * processes):
+        raise ValueError(
+            f"a global batch of {batch_size} images does not divide into micro batches of {micro_batch_size or size} "
+            f"on {processes} processes: set hardware.micro_batch_size to a divisor of {batch_size}/{processes}"
+        )
+    numbers = range(process, batch_size // size, processes)
+    return [(number, slice(number * size, (number + 1) * size)) for number in numbers]
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a model: whatever stands in its lists."""
+    return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Gradient checkpointing of each block (Chen et al., arXiv 1604.06174)."""
+    for block in blocks(model):
+        block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return recomputed
+
+
+def shard(model: nn.Module, accelerator: Accelerator, dtype: torch.dtype) -> nn.Module:
+    """Spread the weights over all processes, block by block (FSDP2); gradients are summed in float32.
+
+    PyTorch's own `fully_shard`, since accelerate's plugin takes no CPU processes, with which it can be tested.
+    """
+    if accelerator.num_processes == 1:
+        raise ValueError("hardware.shard_weights needs several processes: start with torchrun or `accelerate launch`")
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # Rotary angles are an input, and stay float32.
+    half = None if dtype == torch.float32 else dtype
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in [*blocks(model), model]:
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    return model
+
+
+def without_sync(accelerator: Accelerator, model: nn.Module) -> AbstractContextManager[None]:
+    """Context of a backward pass whose gradients are not yet exchanged; sharded ones always are, to save memory."""
+    return nullcontext() if isinstance(model, FSDPModule) else accelerator.no_sync(model)
+
+
+def gathered(values: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Whole tensors on the CPU of such as may be sharded; all processes take part, those without `keep` get none."""
+    whole = {}
+    for name, value in values.items():
+        value = value.detach()
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            whole[name] = value.cpu()
+    return whole
+
+
+def placed_like(value: Tensor, target: Tensor) -> Tensor:
+    """A whole tensor on the target's device, or this process's shard of it where the target is sharded."""
+    value = value.to(target.device)
+    if not isinstance(target, DTensor):
+        return value
+    return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)

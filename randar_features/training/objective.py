@@ -1,0 +1,40 @@
+"""What is minimised, and what is measured: next-token prediction over orders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from randar_features import sequence
+
+
+def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, order: Tensor) -> Tensor:
+    """Mean cross-entropy in nats per token of raster tokens (B, N) under an order."""
+    logits = model(tokens, classes, order)
+    return F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
+
+
+def evaluation_orders(model: Any, order: str, count: int) -> Tensor:
+    """Orders (K, N) to validate a model in: `count` antithetic ones, or the only one that it is trained in."""
+    num_tokens = model.config.num_tokens
+    if order == "raster":
+        return sequence.raster_order(num_tokens)
+    own = model.training_order(2, torch.Generator())
+    return own if len(own) == 1 else sequence.antithetic_orders(count, num_tokens)
+
+
+@torch.no_grad()
+def validation_losses(
+    model: nn.Module, tokens: Tensor, classes: Tensor, orders: Tensor, batch_size: int
+) -> tuple[float, float]:
+    """Nats per token with the classes and with the null class, summed over images (B, N) and orders (K, N)."""
+    with_class = without = 0.0
+    for rows in torch.arange(len(tokens)).split(batch_size):
+        for order in orders.to(tokens.device):
+            shown = tokens[rows]
+            with_class += next_token_loss(model, shown, classes[rows], order[None]).item() * len(rows)
+            without += next_token_loss(model, shown, None, order[None]).item() * len(rows)
+    return with_class, without

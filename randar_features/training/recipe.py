@@ -1,0 +1,73 @@
+"""What a generator's training is given: the model, the recipe, the intervals, the hardware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from randar_features.data.token_store import TokenStore
+from randar_features.models import ARCHITECTURES
+from randar_features.training.config import build_config
+from randar_features.training.distributed import HardwareConfig
+from randar_features.training.loop import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The model, the recipe, the intervals of the loop, and how the hardware computes it.
+
+    Attributes:
+        model: `type`, a key of `models.ARCHITECTURES` (randar), and fields of its configuration; vocabulary, tokens
+            and classes come from the data.
+        batch_size: images in a step, over all processes.
+        schedule: of the learning rate behind the warm-up, down to `final_multiplier`.
+        muon_learning_rate: train the matrices of the blocks with Muon; None: everything with AdamW.
+        skip_gradient_norm: leave a step's update out if the gradient's norm is over it, once `skip_after` steps
+            are done; None: never.
+        order: "random": as the architecture is trained, for RandAR and ARPG a fresh order for each image; "raster".
+        class_dropout: share of images whose class is replaced by the null class.
+        evaluation_images: how many of the validation images are looked at, in `evaluation_orders` orders each.
+    """
+
+    model: dict[str, Any]
+    total_steps: int = 2000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    muon_learning_rate: float | None = None
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.05
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    warmup_steps: int = 100
+    final_multiplier: float = 0.02
+    gradient_clip: float = 1.0
+    skip_gradient_norm: float | None = 10.0
+    skip_after: int = 100
+    order: Literal["random", "raster"] = "random"
+    class_dropout: float = 0.1
+    ema_decay: float = 0.999
+    seed: int = 0
+    evaluation_images: int = 256
+    evaluation_orders: int = 8
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+
+def model_type(config: TrainingConfig) -> str:
+    """The architecture's name; ValueError if there is none of that name."""
+    kind = config.model.get("type", "randar")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"model: unknown type {kind!r}, expected one of {', '.join(ARCHITECTURES)}")
+    return kind
+
+
+def model_config(config: TrainingConfig, store: TokenStore) -> Any:
+    """Sizes of the model for the tokens of `store`; ValueError for options that `config.model` cannot have."""
+    from_data = {
+        "vocab_size": store.vocab_size,
+        "num_tokens": store.num_tokens,
+        "num_classes": store.num_classes,
+    }
+    if given := from_data.keys() & config.model.keys():
+        raise ValueError(f"model: {', '.join(sorted(given))} come from the tokens, do not give them")
+    sizes = {name: value for name, value in config.model.items() if name != "type"}
+    return build_config(ARCHITECTURES[model_type(config)][1], sizes | from_data, "model")
