@@ -279,8 +279,8 @@ class ImageEncoder(nn.Module):
 
         Args:
             x: (B, 3, S, S) in [0, 1].
-            indices: layer indices; an int n: the last n layers; None: all (that the read has). As in timm the maps come by depth,
-                each layer once.
+            indices: layer indices; an int n: the last n layers; None: all; of those that the read has. As in timm
+                the maps come by depth, each layer once.
             norm: apply the final norm to each.
             stop_early: with `intermediates_only`, run no block behind the deepest index (always so here).
             output_fmt: "NCHW": (B, D, G, G); "NLC": (B, G·G, D).

@@ -1,4 +1,4 @@
-"""Many kinds of features of one model at once: one tokenization, one pass for all layers and reads of a context."""
+"""Many kinds of features of one model at once: one tokenization, one pass for all layers and reads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randar_features import sequence
-from randar_features.encoding.encoder import as_index, encode_reads, resolve_layers
+from randar_features.encoding.encoder import as_index, resolve_view
 from randar_features.hub import Model
 from randar_features.precision import autocast
 
@@ -20,35 +19,48 @@ def model_outputs(
     model: Model,
     *,
     layers: int | Iterable[int] | None = None,
-    contexts: str | Sequence[str] = ("reverse",),
+    contexts: str | Sequence[str] | None = None,
     reads: str | Sequence[str] = ("image",),
     norm: bool = False,
     orders: int | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Every combination of contexts, reads and layers, as details by name: "reverse image layer 2".
+    """Details of outputs by name, "reverse image layer 2": every context, read and layer that go together.
 
     Arguments are those of `extract_features`, of which contexts and reads may be several here.
 
     Raises:
         ValueError, IndexError, TypeError: what the model does not have.
     """
-    config = model.transformer.config
-    wanted = resolve_layers(layers, config.num_layers, model.recommended_layers)
-    contexts, reads = ([given] if isinstance(given, str) else list(given) for given in (contexts, reads))
-    for context in contexts:
-        sequence.check_choice("context", context, model.transformer.contexts)
-    for read in reads:
-        sequence.check_choice("read", read, model.transformer.reads)
+    transformer = model.transformer
+    reads = [reads] if isinstance(reads, str) else list(reads)
     if orders is not None:
-        sequence.antithetic_orders(as_index(orders), config.num_tokens)
+        transformer.several_orders(as_index(orders), seed)
     shared = {"norm": norm, "orders": orders, "seed": None if orders is None else seed}
-    return {
-        f"{context} {read} layer {layer}": {"layer": layer, "context": context, "read": read, **shared}
-        for context in contexts
-        for read in reads
-        for layer in wanted
-    }
+    outputs = {}
+    for context, read in _views(transformer, contexts, reads):
+        wanted, _ = resolve_view(
+            transformer, layers=layers, context=context, read=read, recommended=model.recommended_layers
+        )
+        for layer in wanted:
+            outputs[f"{context} {read} layer {layer}"] = {"layer": layer, "context": context, "read": read, **shared}
+    return outputs
+
+
+def _views(
+    transformer: ImageTransformer, contexts: str | Sequence[str] | None, reads: Sequence[str]
+) -> list[tuple[str, str]]:
+    """The contexts and reads that go together; of no context, the recommended one of each read."""
+    recommended = [(transformer.check_view(None, read), read) for read in reads]
+    if contexts is None:
+        return recommended
+    views = []
+    for context in [contexts] if isinstance(contexts, str) else contexts:
+        fitting = [read for read in reads if context in transformer.contexts_of(read)]
+        if not fitting:
+            transformer.check_view(context, reads[0])
+        views += [(context, read) for read in fitting]
+    return views
 
 
 @torch.no_grad()
@@ -66,32 +78,35 @@ def encode_outputs(
     tokens = model.tokenizer.encode(images.to(model.device))
     found: dict[str, Tensor] = {}
     with autocast(model.device, dtype):
-        for group in _passes(outputs):
+        for group in _passes(outputs, apart=() if model.transformer.reads_together else ("read",)):
             found |= _encode_pass(model, tokens, group)
     return {name: found[name] for name in outputs}
 
 
-def _passes(outputs: Mapping[str, Output]) -> list[dict[str, Output]]:
-    """The outputs, together those that one pass over the sequence gives."""
+def _passes(outputs: Mapping[str, Output], reads_together: bool) -> list[dict[str, Output]]:
+    """The outputs, together those that are read in the same passes."""
+    axes = ("norm", "orders", "seed") if reads_together else ("norm", "orders", "seed", "read")
     groups: dict[tuple[Any, ...], dict[str, Output]] = {}
     for name, output in outputs.items():
-        key = tuple(output[axis] for axis in ("context", "norm", "orders", "seed"))
-        groups.setdefault(key, {})[name] = output
+        groups.setdefault(tuple(output[axis] for axis in axes), {})[name] = output
     return list(groups.values())
 
 
 def _encode_pass(model: Model, tokens: Tensor, outputs: Mapping[str, Output]) -> dict[str, Tensor]:
+    layers, contexts, reads = (
+        sorted({output[axis] for output in outputs.values()}) for axis in ("layer", "context", "read")
+    )
     shared = next(iter(outputs.values()))
-    layers = sorted({output["layer"] for output in outputs.values()})
-    reads = list(dict.fromkeys(output["read"] for output in outputs.values()))
     orders: Sequence[Tensor | None] = [None]
     if shared["orders"] is not None:
-        orders = list(sequence.antithetic_orders(shared["orders"], tokens.shape[1], shared["seed"]))
-    total: dict[str, Tensor] = {}
+        orders = list(model.transformer.several_orders(shared["orders"], shared["seed"]))
+    total: dict[tuple[str, str], Tensor] = {}
     for order in orders:
-        options = {"layers": layers, "context": shared["context"], "reads": reads, "norm": shared["norm"]}
-        for read, maps in encode_reads(model.transformer, tokens, None, order, **options).items():
-            total[read] = total[read] + maps if read in total else maps
+        maps = encode_contexts(
+            model.transformer, tokens, order, layers=layers, contexts=contexts, reads=reads, norm=shared["norm"]
+        )
+        total = {view: total[view] + values if total else values for view, values in maps.items()}
     return {
-        name: total[output["read"]][:, layers.index(output["layer"])] / len(orders) for name, output in outputs.items()
+        name: total[output["context"], output["read"]][:, layers.index(output["layer"])] / len(orders)
+        for name, output in outputs.items()
     }

@@ -11,8 +11,8 @@ from torch import Tensor
 from randar_features.generation.complete import as_classes, as_known, complete
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import Sampling, SeedLike, image_seeds
-from randar_features.generation.upscale import upscale_tokens
 from randar_features.generation.schedule import check_steps
+from randar_features.generation.upscale import upscale_tokens
 from randar_features.layers import KVCache
 from randar_features.models import ImageTransformer
 
@@ -62,10 +62,10 @@ def generate(
             before the step with RandAR, with ARPG the step's own too. None for the recommended one: (1, 4) with
             RandAR, (1, 4.5) with ARPG, 2 with LlamaGen and PAR. No unconditional branch runs where the end is at
             most 1.
-        order: of a model of any order None or "random" (each image its own), "raster", "spiral" (outwards), "centre_out",
-            "hierarchical" (square and quincunx lattices, coarse to fine), "spread" (each step's locations
-            near what is known and far from each other), "confidence" (each step takes the locations the
-            model is surest of; asks all open ones at every step, so it costs about N/2 more tokens a step),
+        order: with RandAR and ARPG None or "random" (each image its own), "raster", "spiral" (outwards),
+            "centre_out", "hierarchical" (square and quincunx lattices, coarse to fine), "spread" (each step's
+            locations near what is known and far from each other), "confidence" (each step takes the locations
+            the model is surest of; asks all open ones at every step, so it costs about N/2 more tokens a step),
             or (N,) or (B, N) permutations of the raster locations. LlamaGen and PAR have an order of their own.
         temperature, top_k, top_p: see `Sampling`; top_k = 1 is the greedy choice.
         generator: a `torch.Generator`, a seed, (B,) seeds of the images, or None for torch's default

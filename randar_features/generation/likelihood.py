@@ -34,8 +34,8 @@ def log_likelihood(
         tokens: (B, N) codes in raster order.
         classes: (B,) class indices, one for all images, or None for the null class.
         orders: K for the first K of `sequence.antithetic_orders` under `seed`, the same for all images (LlamaGen
-            and PAR have one order only); or permutations of the locations: (N,) for all images, (B, N) each image's own as everywhere, or
-            several of either, (K, 1, N) or (K, B, N).
+            and PAR have one order only); or permutations of the locations: (N,) for all images, (B, N) each
+            image's own as everywhere, or several of either, (K, 1, N) or (K, B, N).
         batch_size: images at once.
 
     Returns:

@@ -318,7 +318,7 @@ class ImageTransformer(nn.Module):
     def training_order(
         self, batch: int, generator: torch.Generator, device: torch.device | str | None = None
     ) -> Tensor:
-        """The orders of a training step, drawn for each image: (B, N) int64 on `device`; (1, N) if there is one only."""
+        """The orders of a training step on `device`: (B, N) int64, drawn for each image, or the only one, (1, N)."""
         if self.fixed_order:
             return self.own_order().to(device)
         return sequence.random_orders(batch, self.config.num_tokens, generator).to(device)

@@ -48,7 +48,7 @@ class PAR(CausalTransformer):
 
     def asking_rows(self, rotary: Tensor) -> Tensor:
         """The three special tokens."""
-        return self.spe_tok_embeddings.special_embeddings.weight
+        return self.spe_tok_embeddings.get_parameter("special_embeddings.weight")
 
     def asked(self, order: Tensor) -> tuple[Tensor, Tensor]:
         """The special tokens, nowhere."""
