@@ -1,7 +1,7 @@
 """Probes for frozen features of any encoder: numpy arrays or torch tensors in, numbers out."""
 
 from .attentive import AttentiveProbe
-from .correspondence import match_points
+from .correspondence import match_points, positional_basis, remove_basis
 from .dense_metrics import class_ious, mean_iou, pck, pck_table, segmentation_counts, segmentation_scores
 from .few_shot import few_shot
 from .joint_linear import JointLinearProbe
@@ -59,7 +59,9 @@ __all__ = [
     "pca_colours",
     "pck",
     "pck_table",
+    "positional_basis",
     "recall_at_k",
+    "remove_basis",
     "search",
     "segment",
     "segmentation_counts",

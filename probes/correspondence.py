@@ -47,6 +47,34 @@ def match_points(
     return torch.stack([found % target_size[1], found // target_size[1]], 1).cpu().numpy()
 
 
+def positional_basis(maps: Array, components: int) -> Tensor:
+    """Directions (components, D), of length 1 and at right angles, in which features say where and not what.
+
+    The leading right singular vectors of the features of images without content, averaged over the images, so that
+    what they happen to show cancels out (INSID3, of DINOv3's features of noise). Not centred: what all places share
+    is among them.
+
+    maps (n, h, w, D): features of n images of random codes or of noise. Raises where there are fewer places or
+    features than components, on other shapes, and on NaN or infinity.
+    """
+    places = float_tensor(maps, "maps", "(n, h, w, D)", 4).double().mean(0).flatten(0, 1)
+    if not 1 <= components <= min(places.shape):
+        raise ValueError(
+            f"components must lie within 1 … {min(places.shape)}, the fewer of {places.shape[0]} places and "
+            f"{places.shape[1]} features, got {components}"
+        )
+    return torch.linalg.svd(places, full_matrices=False).Vh[:components].float()
+
+
+def remove_basis(maps: Array, basis: Tensor) -> Tensor:
+    """Features (…, D), float32, less what lies along the rows of an orthonormal `basis` (k, D)."""
+    features = torch.as_tensor(maps).float()
+    if features.shape[-1] != basis.shape[1]:
+        raise ValueError(f"the basis is one of {basis.shape[1]} features, the maps have {features.shape[-1]}")
+    own = basis.to(features)
+    return features - (features @ own.T) @ own
+
+
 def _whole_pixels(points: Array, size: tuple[int, int]) -> Tensor:
     pixels = (float_tensor(points, "points", "(K, 2)", 2).double() + 0.5).floor().long()
     if pixels.shape[1] != 2:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from probes import correspondence, match_points
+from probes import correspondence, match_points, positional_basis, remove_basis
 
 
 def random_map(height: int, width: int, channels: int, seed: int) -> np.ndarray:
@@ -103,3 +103,51 @@ def test_bad_input_is_refused() -> None:
         broken = feature_map.copy()
         broken[2, 1, 3] = np.nan
         match_points(feature_map, broken, points[:1], **sizes)
+
+
+def test_the_positional_basis_holds_what_depends_on_the_place_alone() -> None:
+    """Features are a code for their place, in two directions, and content in all: the former alone is taken out."""
+    generator = np.random.default_rng(0)
+    axes = np.linalg.qr(generator.standard_normal((12, 12)))[0][:2]
+    places = 20 * generator.standard_normal((5, 6, 2)) @ axes
+    noise = generator.standard_normal((400, 5, 6, 12))
+    basis = positional_basis((places + noise).astype(np.float32), 2)
+    assert basis.shape == (2, 12)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(2), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(np.abs(np.linalg.det(basis.numpy() @ axes.T)), 1, atol=1e-3)  # they span one plane
+    content = generator.standard_normal((5, 6, 12))
+    left = remove_basis(content + places, basis).numpy()
+    expected = content - content @ axes.T @ axes
+    np.testing.assert_allclose(left, expected, atol=0.15)
+
+
+def test_removing_a_basis_by_hand() -> None:
+    maps = np.array([[[3.0, 4.0, 5.0], [1.0, 0.0, 2.0]]], np.float32)
+    basis = torch.tensor([[0.6, 0.8, 0.0]])
+    expected = torch.tensor([[[0.0, 0.0, 5.0], [0.64, -0.48, 2.0]]])
+    torch.testing.assert_close(remove_basis(maps, basis), expected)
+    torch.testing.assert_close(remove_basis(remove_basis(maps, basis), basis), expected)
+
+
+def test_without_its_position_a_moved_pattern_is_found() -> None:
+    """The same content elsewhere, under a strong code for places: found only once that is gone."""
+    generator = np.random.default_rng(3)
+    places = 8 * generator.standard_normal((6, 6, 16)) @ np.diag([1] * 4 + [0] * 12)
+    content = generator.standard_normal((6, 6, 16))
+    source, target = content + places, np.roll(content, (1, 2), (0, 1)) + places
+    basis = positional_basis(places[None] + 0.01 * generator.standard_normal((50, 6, 6, 16)), 4)
+    points = np.array([[x, y] for x in (12.0, 20.0, 28.0) for y in (12.0, 28.0)])
+    sizes = {"source_size": (48, 48), "target_size": (48, 48)}
+    with_position = match_points(source, target, points, **sizes)
+    without = match_points(remove_basis(source, basis), remove_basis(target, basis), points, **sizes)
+    moved = points + np.array([16, 8])
+    assert (np.abs(without - moved).max(1) <= 4).all()
+    assert (np.abs(with_position - moved).max(1) > 4).mean() > 0.5
+
+
+def test_bases_that_do_not_fit_are_refused() -> None:
+    maps = random_map(2, 3, 8, 0)[None]
+    with pytest.raises(ValueError, match=r"within 1 … 6, the fewer of 6 places and 8 features, got 7"):
+        positional_basis(maps, 7)
+    with pytest.raises(ValueError, match="one of 8 features, the maps have 5"):
+        remove_basis(maps[..., :5], positional_basis(maps, 2))
