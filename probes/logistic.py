@@ -48,7 +48,7 @@ class LogisticProbe(TunedProbe):
         standardize: bool = True,
         validation_fraction: float = 0.1,
         max_iterations: int = 1000,
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-6,
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:

@@ -87,6 +87,19 @@ class DiskRows(Rows):
         return found
 
 
+class TokenRows(Rows):
+    """Maps (n, G, H, D) as tokens (n, G·H, D), row by row."""
+
+    def __init__(self, maps: Rows) -> None:
+        self.maps = maps
+        count, height, width, channels = maps.shape
+        self.shape = (count, height * width, channels)
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        """As `Rows.read`."""
+        return self.maps.read(rows).flatten(1, 2)
+
+
 class StackedRows(Rows):
     """Several sources one behind the other, read from the first to the last place whatever the order asked for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -71,8 +72,9 @@ class SoftmaxRegression:
     def solve(self, C: float, start: Solution, *, max_iterations: int, tolerance: float) -> Solution:
         """The minimum at `C`, from a start such as that of another C.
 
-        tolerance: part of the objective by which it may exceed its minimum, as estimated from the gradient and
-            the approximate Hessian: ½ gᵀ H⁻¹ g.
+        tolerance: how far the objective may stay above its minimum, as estimated from the gradient and the
+            approximate Hessian (½ gᵀ H⁻¹ g): a part of the objective, and of its decrease from zero weights, which
+            is small where C is.
         """
         penalty = (2 if self.num_classes == 2 else 1) / (C * len(self.inputs))
         scale = self._scale(start, penalty)
@@ -85,8 +87,11 @@ class SoftmaxRegression:
             state["excess"], state["value"] = 0.5 * float(scaled @ scaled), value
             return value, scaled
 
+        def near_enough() -> bool:
+            return state["excess"] <= tolerance * min(state["value"], math.log(self.num_classes) - state["value"])
+
         def stop(_: np.ndarray) -> None:
-            if state["excess"] <= tolerance * state["value"]:
+            if near_enough():
                 raise StopIteration
 
         first = torch.cat([start.weight, start.bias[None]]).double() * scale
@@ -100,8 +105,7 @@ class SoftmaxRegression:
             options=limits,
         )
         value, _ = value_and_gradient(found.x)
-        converged = state["excess"] <= tolerance * value
-        return Solution(*self._unscaled(found.x, scale), value, int(found.nit), converged)
+        return Solution(*self._unscaled(found.x, scale), value, int(found.nit), near_enough())
 
     def weight(self, solution: Solution) -> Tensor:
         """(D, C) on standardised features."""

@@ -77,7 +77,7 @@ def test_constant_features_do_no_harm() -> None:
 
 
 def test_stopping_early_is_reported() -> None:
-    probe = LogisticProbe(C_grid=(1e-6, 1e3), max_iterations=2, refit=False)
+    probe = LogisticProbe(C_grid=(1e-6, 1e3), max_iterations=8, refit=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         probe.fit(*TRAIN)

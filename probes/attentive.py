@@ -1,0 +1,172 @@
+"""A probe that learns where to look: attentive pooling by one learned query, and a linear head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .classifier import TunedProbe
+from .inputs import class_indices
+from .joint_linear import new_normalizer, shuffled_batches
+from .metrics import accuracy
+from .rows import Features, Rows, TokenRows, as_rows
+from .splits import TuningSplit
+
+ATTENTIVE_LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+class AttentiveHead(nn.Module):
+    """AIM's `AttentionPoolingClassifier` for one learning rate: key, value and output projections, and a query.
+
+    With a single query, the keys W x need not be formed: q · (W x) = (Wᵀ q) · x, so that each head's query goes
+    through its part of W once, and values are projected after they are averaged. The same function, without its
+    two products of every token with a D×D matrix.
+    """
+
+    def __init__(self, width: int, num_heads: int, num_classes: int, generator: torch.Generator) -> None:
+        """Weights as `nn.Linear`'s, uniform within ±1 / √D, the query N(0, 0.02²), as in AIM; no biases."""
+        super().__init__()
+        bound = 1 / math.sqrt(width)
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+
+        self.key, self.value = uniform(width, width), uniform(width, width)
+        self.query = nn.Parameter(torch.empty(width).normal_(0, 0.02, generator=generator))
+        self.output = uniform(num_classes, width)
+        self.num_heads = num_heads
+
+    def queries(self) -> Tensor:
+        """What each head looks for, in terms of the features: (H, D)."""
+        width = len(self.query)
+        query = self.query.view(self.num_heads, 1, -1) / math.sqrt(width // self.num_heads)
+        return (query @ self.key.view(self.num_heads, -1, width)).squeeze(1)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Features averaged by each head's attention (B, H, D) → logits (B, C)."""
+        value = self.value.view(self.num_heads, -1, self.value.shape[1])
+        return torch.einsum("bhd,hed->bhe", pooled, value).flatten(1) @ self.output.T
+
+
+class AttentiveProbe(TunedProbe):
+    """Attentive probe after AIM, at several learning rates at once, the best one chosen on validation.
+
+    Features are the tokens of an image, (n, T, D) or maps (n, G, G, D). `BatchNorm1d(affine=False, eps=1e-6)` over
+    all tokens, then cross-attention of one learned query with `num_heads` heads, then a linear layer, all without
+    biases (AIM, arXiv 2401.08541, and its code). Trained as CAPI trains its attentive heads: AdamW,
+    β (0.9, 0.95), weight decay, a linear warm-up over a tenth of the iterations, then a cosine to 0; CAPI takes 12 500
+    iterations, here `epochs` and `batch_size` say. Learning rates are not scaled by the batch.
+
+    After `fit`: `learning_rate` and `validation_accuracy` of the chosen head, `validation_accuracies` by learning
+    rate, `classes`, and `head`.
+    """
+
+    learning_rate: float
+    validation_accuracies: dict[float, float]
+    head: AttentiveHead
+
+    def __init__(
+        self,
+        *,
+        num_heads: int = 12,
+        learning_rates: Sequence[float] = ATTENTIVE_LEARNING_RATES,
+        weight_decay: float = 5e-4,
+        epochs: int = 10,
+        batch_size: int = 256,
+        buffer_rows: int | None = None,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """`buffer_rows` and `device` as in `JointLinearProbe`."""
+        if not learning_rates or min(learning_rates) <= 0:
+            raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
+        if min(num_heads, epochs, batch_size) < 1:
+            raise ValueError(f"num_heads, epochs and batch_size must be ≥ 1, got {num_heads}, {epochs}, {batch_size}")
+        super().__init__(validation_fraction=validation_fraction, seed=seed)
+        self.num_heads, self.learning_rates = num_heads, tuple(sorted(set(learning_rates)))
+        self.weight_decay, self.epochs, self.batch_size = weight_decay, epochs, batch_size
+        self.buffer_rows, self.device = buffer_rows, device
+
+    @property
+    def _width(self) -> int:
+        return len(self.head.query)
+
+    def _rows(self, features: Features, name: str = "features", width: int | None = None) -> Rows:
+        shape = f"(n, T, {'D' if width is None else width})"
+        if len(getattr(features, "shape", ())) == 4:
+            return TokenRows(as_rows(features, name, shape.replace("T", "G, G"), 4, width))
+        return as_rows(features, name, shape, 3, width)
+
+    def _fit(self, split: TuningSplit) -> None:
+        width = split.features.shape[-1]
+        if width % self.num_heads:
+            raise ValueError(f"num_heads must divide the width {width} of the features, got {self.num_heads}")
+        self.classes, targets = class_indices(split.labels)
+        self._device = torch.device(self.device or split.features.read(np.arange(1)).device)
+        self._normalizer = new_normalizer("batch", split.features).to(self._device)
+        heads = self._train(split.features, torch.from_numpy(targets))
+        self._choose(heads, split.validation_features, split.validation_labels)
+
+    def _train(self, rows: Rows, targets: Tensor) -> list[AttentiveHead]:
+        heads = []
+        for _ in self.learning_rates:
+            generator = torch.Generator().manual_seed(self.seed)
+            heads.append(AttentiveHead(rows.shape[-1], self.num_heads, len(self.classes), generator).to(self._device))
+        groups = [
+            {"params": list(head.parameters()), "lr": rate}
+            for head, rate in zip(heads, self.learning_rates, strict=True)
+        ]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self.weight_decay)
+        batch_size = min(self.batch_size, len(rows))
+        iterations = self.epochs * math.ceil(len(rows) / batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up_cosine(done, iterations))
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epochs):
+            for numbers, batch in shuffled_batches({"": rows}, batch_size, self.buffer_rows, generator):
+                logits = self._through(batch[""], heads)
+                wanted = targets[numbers].to(self._device)
+                optimizer.zero_grad()
+                torch.stack([F.cross_entropy(of_head, wanted) for of_head in logits]).sum().backward()
+                optimizer.step()
+                schedule.step()
+        return heads
+
+    def _through(self, features: Tensor, heads: Sequence[AttentiveHead]) -> list[Tensor]:
+        """(b, T, D) through every head, whose attention is one product: (b, C) each."""
+        tokens = features.to(self._device).float()
+        tokens = self._normalizer(tokens.flatten(0, 1)).view_as(tokens)
+        queries = torch.cat([head.queries() for head in heads])  # (R·H, D)
+        attention = (tokens @ queries.T).softmax(1)  # (b, T, R·H)
+        pooled = attention.transpose(1, 2) @ tokens  # (b, R·H, D)
+        return [head.classify(part) for head, part in zip(heads, pooled.split(self.num_heads, 1), strict=True)]
+
+    @torch.no_grad()
+    def _choose(self, heads: Sequence[AttentiveHead], rows: Rows, labels: np.ndarray) -> None:
+        self._normalizer.eval()
+        places = [
+            torch.stack(self._through(block, heads), 1).argmax(2).cpu() for _, block in rows.blocks(self.batch_size)
+        ]
+        predictions = self.classes[torch.cat(places).numpy()]
+        scores = [accuracy(column, labels) for column in predictions.T]
+        best = int(np.argmax(scores))
+        self.validation_accuracies = dict(zip(self.learning_rates, scores, strict=True))
+        self.learning_rate, self.validation_accuracy = self.learning_rates[best], scores[best]
+        self.head = heads[best].requires_grad_(False)
+
+    @torch.no_grad()
+    def _logits(self, features: Tensor) -> Tensor:
+        return torch.cat([self._through(part, [self.head])[0] for part in features.split(self.batch_size)])
+
+
+def warm_up_cosine(done: int, iterations: int) -> float:
+    """Factor of the learning rate before iteration `done`: up over the first tenth, then by a cosine to 0."""
+    warm_up = max(1, iterations // 10)
+    if done < warm_up:
+        return (done + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / max(1, iterations - warm_up)))

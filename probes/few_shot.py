@@ -1,0 +1,88 @@
+"""Classification from a few labelled rows of each class, over several draws of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .inputs import Labels, label_vector
+from .logistic import C_GRID, LogisticProbe
+from .metrics import accuracy
+from .rows import Features, Rows, SelectedRows, as_rows
+from .splits import few_shot_rows, stratified_holdout
+
+SHOTS = (1, 5, 10)
+
+
+@dataclass(frozen=True, eq=False)
+class FewShotScores:
+    """What `shots` rows of each class gave, a draw of rows each seed."""
+
+    shots: int
+    accuracies: np.ndarray
+    """(seeds,) on the evaluation rows, in [0, 1]."""
+    predictions: np.ndarray
+    """int64 (seeds, m), labels of the evaluation rows."""
+    strengths: tuple[float, ...]
+    """The C that each draw's probe chose."""
+    tuning_accuracies: np.ndarray
+    """(seeds,) of the chosen C on the tuning rows."""
+
+    @property
+    def mean(self) -> float:
+        """Of the accuracies."""
+        return float(self.accuracies.mean())
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the accuracies over draws, with n - 1; NaN of a single draw."""
+        return float(self.accuracies.std(ddof=1)) if len(self.accuracies) > 1 else float("nan")
+
+
+def few_shot(
+    features: Features,
+    labels: Labels,
+    evaluation_features: Features,
+    evaluation_labels: Labels,
+    *,
+    shots: Sequence[int] = SHOTS,
+    seeds: int = 5,
+    C_grid: Sequence[float] = C_GRID,
+    tuning_fraction: float = 0.1,
+    seed: int = 0,
+) -> Iterator[FewShotScores]:
+    """`LogisticProbe` fitted on so many rows of each class, for each number in `shots`.
+
+    A stratified `tuning_fraction` of the training rows is set aside to choose C, and shots are drawn from
+    the rest by `few_shot_rows` with the seeds `seed`, `seed` + 1 …: those of fewer shots are among those of more.
+    The tuning rows are more than the shots: what is measured is the features, not how to do without a tuning set.
+
+    Raises ValueError if a class has too few rows, and as `LogisticProbe.fit` does.
+    """
+    train = as_rows(features, "features", "(n, D)", 2)
+    width = train.shape[1]
+    evaluation = as_rows(evaluation_features, "evaluation_features", f"(n, {width})", 2, width)
+    train_labels = label_vector(labels, len(train))
+    truth = label_vector(evaluation_labels, len(evaluation), "evaluation_labels")
+    pool, tuning = stratified_holdout(train_labels, tuning_fraction, seed)
+    held = SelectedRows(train, tuning), train_labels[tuning]
+    for count in shots:
+        probes = []
+        for draw in range(seeds):
+            rows = pool[few_shot_rows(train_labels[pool], count, seed + draw)]
+            probe = LogisticProbe(C_grid=C_grid, refit=False)
+            probes.append(probe.fit(SelectedRows(train, rows), train_labels[rows], *held))
+        yield _scores(count, probes, evaluation, truth)
+
+
+def _scores(shots: int, probes: Sequence[LogisticProbe], evaluation: Rows, labels: np.ndarray) -> FewShotScores:
+    predictions = np.stack([probe.predict(evaluation) for probe in probes])
+    return FewShotScores(
+        shots=shots,
+        accuracies=np.array([accuracy(row, labels) for row in predictions]),
+        predictions=predictions,
+        strengths=tuple(probe.C for probe in probes),
+        tuning_accuracies=np.array([probe.validation_accuracy for probe in probes]),
+    )
