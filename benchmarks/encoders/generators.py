@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,18 +20,18 @@ class GeneratorEncoder(Encoder):
         self,
         model: str | Model,
         *,
-        layers: int | Iterable[int] | None = None,
         contexts: Sequence[str] | None = None,
         reads: Sequence[str] | None = None,
         orders: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         self.model = load_model(model, device=device)
+        transformer = self.model.transformer
         outputs = model_outputs(
             self.model,
-            layers=range(self.model.transformer.config.num_layers) if layers is None else layers,
-            contexts=self.model.transformer.contexts if contexts is None else contexts,
-            reads=self.model.transformer.reads if reads is None else reads,
+            layers="all",
+            contexts=transformer.contexts if contexts is None else contexts,
+            reads=transformer.reads if reads is None else reads,
             orders=orders,
         )
         super().__init__(

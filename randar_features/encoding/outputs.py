@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from randar_features.encoding.contexts import encode_contexts
 from randar_features.encoding.encoder import as_index, resolve_view
 from randar_features.hub import Model
+from randar_features.models.base import ImageTransformer
 from randar_features.precision import autocast
 
 Output = Mapping[str, Any]
@@ -18,7 +20,7 @@ Output = Mapping[str, Any]
 def model_outputs(
     model: Model,
     *,
-    layers: int | Iterable[int] | None = None,
+    layers: int | Iterable[int] | Literal["all"] | None = None,
     contexts: str | Sequence[str] | None = None,
     reads: str | Sequence[str] = ("image",),
     norm: bool = False,
@@ -27,7 +29,8 @@ def model_outputs(
 ) -> dict[str, dict[str, Any]]:
     """Details of outputs by name, "reverse image layer 2": every context, read and layer that go together.
 
-    Arguments are those of `extract_features`, of which contexts and reads may be several here.
+    Arguments are those of `extract_features`, of which contexts and reads may be several here; layers may be
+    "all" that have features of a read.
 
     Raises:
         ValueError, IndexError, TypeError: what the model does not have.
@@ -39,8 +42,9 @@ def model_outputs(
     shared = {"norm": norm, "orders": orders, "seed": None if orders is None else seed}
     outputs = {}
     for context, read in _views(transformer, contexts, reads):
+        asked = transformer.layers_of(read) if layers == "all" else layers
         wanted, _ = resolve_view(
-            transformer, layers=layers, context=context, read=read, recommended=model.recommended_layers
+            transformer, layers=asked, context=context, read=read, recommended=model.recommended_layers
         )
         for layer in wanted:
             outputs[f"{context} {read} layer {layer}"] = {"layer": layer, "context": context, "read": read, **shared}
@@ -78,7 +82,7 @@ def encode_outputs(
     tokens = model.tokenizer.encode(images.to(model.device))
     found: dict[str, Tensor] = {}
     with autocast(model.device, dtype):
-        for group in _passes(outputs, apart=() if model.transformer.reads_together else ("read",)):
+        for group in _passes(outputs, model.transformer.reads_together):
             found |= _encode_pass(model, tokens, group)
     return {name: found[name] for name in outputs}
 

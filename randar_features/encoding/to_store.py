@@ -23,7 +23,7 @@ def extract_to_store(
     model: str | Model = "randar-tiny",
     *,
     layers: int | Iterable[int] | None = None,
-    context: str | Sequence[str] = "reverse",
+    context: str | Sequence[str] | None = None,
     read: str | Sequence[str] = "image",
     norm: bool = False,
     orders: int | None = None,
@@ -49,8 +49,8 @@ def extract_to_store(
         images, model, layers, norm, orders, seed, device, dtype, num_workers, progress, split: as for
             `extract_features`.
         folder: where the store goes; it holds one store.
-        context, read: one or several of each; all come from one tokenization, and all layers and reads of a
-            context from one pass. Outputs are named "reverse image layer 2".
+        context, read: one or several of each, None: the context that the model recommends; those that go together
+            are read, all from one tokenization. Outputs are named "reverse image layer 2".
         pool: "mean" over locations, rows (D,); None: maps (G, G, D).
         store_dtype: "float16" or "float32", on disk.
         append: the images follow those that the store has; files that it has already are passed over.
