@@ -128,13 +128,15 @@ def key(one: dict[str, Any]) -> str | int:
 def read_pictures(wanted: list[dict[str, Any]], args: argparse.Namespace) -> dict[str | int, np.ndarray]:
     """Pictures by path, or by row where the images have no files: then of --data."""
     paths = sorted({one["path"] for one in wanted if one["path"] is not None and Path(one["path"]).exists()})
-    read = images_of_rows(open_images(paths), range(len(paths)), PICTURE) if paths else {}
-    pictures: dict[str | int, np.ndarray] = {paths[place]: picture for place, picture in read.items()}
+    pictures: dict[str | int, np.ndarray] = {}
+    if paths:
+        read = images_of_rows(open_images(paths), range(len(paths)), PICTURE)
+        pictures.update((paths[place], picture) for place, picture in read.items())
     rows = [one["row"] for one in wanted if one["path"] is None and one["row"] is not None]
     if rows and args.data is None:
         raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
     if rows:
-        pictures = {**pictures, **images_of_rows(open_images(args.data, split=args.split), rows, PICTURE)}
+        pictures.update(images_of_rows(open_images(args.data, split=args.split), rows, PICTURE).items())
     return pictures
 
 

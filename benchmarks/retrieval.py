@@ -1,0 +1,235 @@
+"""Retrieval by cosine: `python -m benchmarks.retrieval --data FOLDER --split validation --encoder pixels randar-tiny`.
+
+Items of the query's own class are relevant. Without --query-split each image is asked for among all others of its
+split, itself excluded by its id. Every output of every encoder is searched exactly; the best of each encoder also
+by indexes, whose results are set against the exact ones in OUT/index.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from benchmarks import near_duplicates
+from benchmarks.datasets import open_data
+from benchmarks.encoders import Encoder, extract, load_encoder
+from benchmarks.feature_index import images_of_rows
+from benchmarks.figures import RIGHT, WRONG, image_grid
+from benchmarks.options import add_options, read_options
+from benchmarks.protocol import Result, card, data_hash, read_result, write_result
+from benchmarks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
+from randar_features.encoding.store import FeatureStore
+
+SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64
+NOT_HERE = {"threshold_basis": None, "selection": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
+        split: of the data, what is searched.
+        query_split: of the data, what is asked for; None: each image of `split` among the others.
+        encoder: names, as `load_encoder` takes them.
+        outputs: of each encoder; None: all.
+        contexts, reads, orders: of generators, as `load_encoder` takes them.
+        pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
+        normalization: unit (length 1), standardized (before that, by the gallery's mean and deviation), or both.
+        queries: a seeded random choice of so many; all of them if there are no more.
+        index_kind: indexes to set against exact search: flat, hnsw, ivfpq; "none" for none.
+        duplicates: look for near-duplicates of the queries in what is searched, and warn of them.
+        seed: of every random choice.
+        cache: folder that keeps features.
+    """
+
+    data: str
+    split: str | None = None
+    query_split: str | None = None
+    encoder: tuple[str, ...] = ("pixels", "histogram", "codes", "randar-tiny")
+    outputs: tuple[str, ...] | None = None
+    contexts: tuple[str, ...] | None = None
+    reads: tuple[str, ...] | None = None
+    orders: int | None = None
+    pooling: tuple[str, ...] = ("mean",)
+    normalization: tuple[str, ...] = ("unit",)
+    queries: int = 1000
+    index_kind: tuple[str, ...] = ("hnsw", "ivfpq")
+    duplicates: bool = False
+    seed: int = 0
+    cache: str = "runs/features"
+
+
+def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
+    """Exact search with every output, pooling and normalization."""
+    for pooling in config.pooling:
+        gallery, queries = stores(encoder, config, pooling)
+        for output in tqdm(gallery.names, desc=encoder.name, unit="output", leave=False):
+            plain = make_task(gallery, queries, output, count=config.queries, seed=config.seed)
+            for normalization in config.normalization:
+                task = plain.normalized(normalization)
+                scored, neighbours = exact_scores(task)
+                about = {"pooling": pooling, "normalization": normalization, "resolution": encoder.image_size}
+                row = {"encoder": encoder.name, "output": output, **axes_of(encoder, output), **about, **scored}
+                row |= {"dimensions": task.gallery.shape[1]}
+                yield Found(row, task, neighbours)
+
+
+def axes_of(encoder: Encoder, output: str) -> dict[str, Any]:
+    """Layer, context, read and orders of an output."""
+    details = encoder.outputs[output]
+    return {name: details[name] for name in ("layer", "context", "read", "orders")}
+
+
+def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore, FeatureStore]:
+    """Features of what is searched and of what is asked for, which are one if there is no split of queries."""
+
+    def of(split: str | None) -> FeatureStore:
+        return extract(encoder, config.data, split=split, folder=config.cache, outputs=config.outputs, pooling=pooling)
+
+    gallery = of(config.split)
+    return gallery, gallery if config.query_split is None else of(config.query_split)
+
+
+def run(config: Config, out: Path) -> Path:
+    """Write out/result.json and pictures, and out/index/result.json; gives the former's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Result] = []
+    compared: list[Result] = []
+    weights: dict[str, str] = {}
+    artifacts: dict[str, str] = {}
+    warnings: list[str] = []
+    for name in config.encoder:
+        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        weights[encoder.name] = encoder.weights
+        best: Found | None = None
+        for found in evaluate(encoder, config):
+            rows.append(found.row)
+            if best is None or found.row["mean_average_precision"] > best.row["mean_average_precision"]:
+                best = found
+        assert best is not None  # an encoder has an output
+        compared += [index_scores(best, kind, config.seed) for kind in config.index_kind if kind != "none"]
+        artifacts |= draw(best, encoder.name, config, out)
+        warnings = warnings_of(encoder, config, best.row)
+    data = data_parts(config)
+    if compared:
+        words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
+        write_result(out / "index", card(words, axes=NOT_HERE, data=data, weights=weights, warnings=warnings), compared)
+    made = card(protocol(config), axes=NOT_HERE, data=data, weights=weights, warnings=warnings)
+    return write_result(out, made, rows, artifacts=artifacts)
+
+
+def protocol(config: Config) -> str:
+    """In words."""
+    among = (
+        "leave-one-out, the query excluded by its id" if config.query_split is None else "queries from another split"
+    )
+    return (
+        f"Retrieval, exact cosine search over the whole gallery, {among}, up to {config.queries} queries "
+        f"(seed {config.seed}), relevant: the query's class, ties by lowest id"
+    )
+
+
+def data_parts(config: Config) -> dict[str, str]:
+    """The data's hash for each split."""
+    content = data_hash(config.data)
+    parts = {"gallery": f"{content} {config.split or ''}".strip()}
+    return parts if config.query_split is None else parts | {"queries": f"{content} {config.query_split}"}
+
+
+def warnings_of(encoder: Encoder, config: Config, best: Mapping[str, Any]) -> list[str]:
+    """Of images that were left out, and of queries that have a near-duplicate in the gallery."""
+    found = []
+    gallery, queries = stores(encoder, config, best["pooling"])
+    for store in dict.fromkeys((gallery, queries)):
+        failed = np.flatnonzero(~store.ok)
+        named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
+        found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
+    if config.duplicates:
+        splits = (config.split, config.query_split or config.split)
+        images = [open_data(config.data, split, encoder.image_size) for split in splits]
+        pairs = near_duplicates.find(gallery, queries, best["output"], *images)
+        found += near_duplicates.warnings(pairs, gallery, len(queries), best["output"])
+    return found
+
+
+def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
+    """A grid of queries and their neighbours, framed by whether they are of the same class; its file by its title."""
+    task = best.task
+    places = np.unique(np.linspace(0, len(task.queries) - 1, SHOWN).astype(int))
+    found = best.neighbours[places, :SHOWN_NEIGHBOURS]
+    gallery = open_data(config.data, config.split, PICTURE)
+    asked = gallery if config.query_split is None else open_data(config.data, config.query_split, PICTURE)
+    queries = images_of_rows(asked, task.query_rows[places], PICTURE)
+    pictures = images_of_rows(gallery, task.gallery_rows[found].ravel(), PICTURE)
+    right = task.gallery_labels[found] == task.query_labels[places][:, None]
+    png = image_grid(
+        [
+            [queries[task.query_rows[place]], *(pictures[row] for row in task.gallery_rows[ids])]
+            for place, ids in zip(places, found, strict=True)
+        ],
+        column_titles=["query", *map(str, range(1, found.shape[1] + 1))],
+        frames=[[None, *np.where(row, RIGHT, WRONG)] for row in right],
+        height=96,
+    )
+    file = f"neighbours-{name.replace('/', '-').replace(':', '-')}.png"
+    (out / file).write_bytes(png)
+    return {f"Nearest by {name}, {best.row['output']} (thick frame: the query's class)": file}
+
+
+def table(results: list[Result]) -> str:
+    """Markdown, one row a variant."""
+    lines = [
+        "| encoder | output | pooling | normalization | mAP, % | 95 % interval | R@1 | R@5 | R@10 | mean rank |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results:
+        low, high = (100 * bound for bound in row["interval"])
+        recalls = " | ".join(f"{100 * row[f'recall_at_{k}']:.1f}" for k in RECALLS)
+        lines.append(
+            f"| {row['encoder']} | {row['output']} | {row['pooling']} | {row['normalization']} "
+            f"| {100 * row['mean_average_precision']:.2f} | {low:.2f} … {high:.2f} | {recalls} "
+            f"| {row['mean_rank']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def index_table(results: list[Result]) -> str:
+    """Markdown, one row an index."""
+    lines = [
+        "| encoder | index | R@1, % | below exact | neighbours@10, % | build, s | queries/s | bytes (on disk) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results:
+        lines.append(
+            f"| {row['encoder']} | {row['index']} | {100 * row['recall_at_1']:.1f} "
+            f"| {100 * row['recall_at_1_below_exact']:.2f} | {100 * row['neighbours_at_10']:.2f} "
+            f"| {row['build_seconds']} | {row['queries_per_second']} "
+            f"| {row['bytes_per_vector']} ({row['bytes_per_vector_on_disk']}) |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse, run, print, and say where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Config)
+    parser.add_argument("--out", type=Path, default=Path("runs/retrieval"))
+    given = parser.parse_args()
+    path = run(read_options(Config, given), given.out)
+    print(table(read_result(path)["results"]))
+    index = path.parent / "index"
+    if index.exists():
+        print(index_table(read_result(index)["results"]))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

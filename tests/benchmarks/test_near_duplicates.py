@@ -1,0 +1,112 @@
+"""Planted near-duplicates are found, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from benchmarks import near_duplicates
+from benchmarks.encoders import extract, load_encoder
+from benchmarks.near_duplicates import Config, find, pixel_correlation, warnings
+from benchmarks.protocol import read_result
+from randar_features.data import open_images
+from tests.benchmarks.image_folders import write_classes
+
+
+def recompressed(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=60)
+    return Image.open(buffer)
+
+
+CHANGES = {
+    "copied": lambda image: image,
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+    "mirrored": ImageOps.mirror,
+    "recompressed": recompressed,
+    "resized": lambda image: image.resize((45, 45), Image.Resampling.BICUBIC),
+}
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> dict[int, tuple[int, str]]:
+    """Row of a test image: the row of the training image that it is, changed, and how."""
+    trained = write_classes(tmp_path / "data/train", per_class=20, seed=0)
+    tested = write_classes(tmp_path / "data/test", per_class=8, seed=1)
+    truth = {}
+    for number, (name, change) in enumerate(CHANGES.items()):
+        row, other = 7 + 9 * number, 3 + 4 * number
+        change(Image.open(trained[row])).save(tested[other])
+        truth[other] = (row, name)
+    tested[23].write_bytes(b"no image")
+    return truth
+
+
+def pairs_of(folder: Path, output: str = "patches", **options: float) -> list[near_duplicates.Pair]:
+    encoder, parts = load_encoder("pixels"), [folder / "data/train", folder / "data/test"]
+    stores = [
+        extract(encoder, part, folder=folder / "cache", outputs=[output], name=part.name, progress=False)
+        for part in parts
+    ]
+    return find(*stores, output, *map(open_images, parts), **options)
+
+
+def test_planted_pairs_are_found_and_no_others(tmp_path: Path, planted: dict[int, tuple[int, str]]) -> None:
+    pairs = pairs_of(tmp_path, output="32x32", similarity=0.3)
+    straight = {other: row for other, (row, name) in planted.items() if name != "mirrored"}
+    assert {pair.other: pair.row for pair in pairs} == straight, "features of whole pictures know nothing of mirrors"
+    # The mean over patches of 8 pixels is much the same in a mirror image.
+    pairs = pairs_of(tmp_path, similarity=0.3)
+    assert {pair.other: pair.row for pair in pairs} == {other: row for other, (row, _) in planted.items()}
+    by_name = {planted[pair.other][1]: pair for pair in pairs}
+    assert by_name["copied"].identical and by_name["copied"].correlation == pytest.approx(1)
+    assert [name for name, pair in by_name.items() if pair.identical] == ["copied"]
+    assert [name for name, pair in by_name.items() if pair.mirrored] == ["mirrored"]
+    assert by_name["copied"].path is not None and by_name["copied"].path.endswith("train/blue/07.png")
+    assert [pair.other for pair in pairs] == sorted(pair.other for pair in pairs)
+
+
+def test_thresholds_decide(tmp_path: Path, planted: dict[int, tuple[int, str]]) -> None:
+    exact = pairs_of(tmp_path, similarity=0.3, correlation=0.999999)
+    assert {planted[pair.other][1] for pair in exact} <= {"copied", "mirrored"}
+    assert pairs_of(tmp_path, similarity=1.1) == []
+
+
+def test_pairs_within_a_split_come_once(tmp_path: Path) -> None:
+    paths = write_classes(tmp_path / "data", per_class=5, seed=0)
+    paths[12].write_bytes(paths[1].read_bytes())
+    path = near_duplicates.run(
+        Config(data=str(tmp_path / "data"), encoder="pixels", cache=str(tmp_path / "cache")), tmp_path / "out"
+    )
+    (pair,) = json.loads((tmp_path / "out/pairs.json").read_text())
+    assert (pair["row"], pair["other"], pair["identical"]) == (1, 12, True)
+    result = read_result(path)
+    (row,) = result["results"]
+    assert row["share_with_near_duplicate"] == 1 / 15 and row["with_identical"] == row["pairs"] == 1
+    assert "cosine of standardised features ≥ 0.8" in result["card"]["protocol"]
+    with Image.open(tmp_path / "out/pairs.png") as shown:
+        assert shown.format == "PNG"
+
+
+def test_a_card_warns_only_of_what_is_there(tmp_path: Path, planted: dict[int, tuple[int, str]]) -> None:
+    pairs = pairs_of(tmp_path, similarity=0.3)
+    store = extract(load_encoder("pixels"), tmp_path / "data/train", folder=tmp_path / "cache", name="train")
+    (warning,) = warnings(pairs, store, 24, "patches")
+    assert warning.startswith("5 of 24 evaluation images have a near-duplicate") and "1 of them with equal" in warning
+    assert "pixels, patches" in warning and warnings([], store, 24, "patches") == []
+
+
+def test_correlation_by_hand() -> None:
+    """Values 0, 1, 2, 3 and 0, 2, 1, 3 of one channel, the others alike: covariance 4 of variance 5."""
+    first = np.arange(4, dtype=np.uint8).reshape(2, 2)[:, :, None].repeat(3, 2)
+    second = np.array([[0, 2], [1, 3]], np.uint8)[:, :, None].repeat(3, 2)
+    assert pixel_correlation(first, second) == pytest.approx(0.8)
+    assert pixel_correlation(first, 50 + 2 * first) == pytest.approx(1)
+    plain = np.full((2, 2, 3), 9, np.uint8)
+    assert pixel_correlation(plain, plain) == 1 and pixel_correlation(plain, plain + 1) == 0
+    assert pixel_correlation(plain, first) == 0
