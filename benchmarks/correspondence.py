@@ -1,0 +1,326 @@
+"""Point matching with frozen maps: `python -m benchmarks.correspondence --data photographs --encoder randar-tiny`.
+
+For every point of one image, the pixel of another whose feature has the largest cosine to the point's own; both maps
+are up-sampled to their images (DIFT, `eval_spair.py`). PCK is given with the threshold a share of the object's box
+or of the image, and over all points or as the mean over image pairs; intervals are bootstrapped over pairs.
+
+Data: "digits" (two placements of one scanned digit) and "photographs" (crops, moved and recoloured; or a folder of
+images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks import figures, point_pairs
+from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.options import add_options, read_options
+from benchmarks.point_pairs import PairSet, PointPair
+from benchmarks.protocol import Result, card, data_hash, read_result, write_result
+from benchmarks.spair import load_spair
+from probes import match_points, pck, pck_table, positional_basis, remove_basis
+
+DIGITS, PHOTOGRAPHS = "digits", "photographs"
+SIZES = {DIGITS: 64, PHOTOGRAPHS: 256}  # pixels a side
+PRIMARY = "box_per_image"
+SAME_PLACE = "same place"
+SHOWN_PAIRS, SHOWN_POINTS, SHOWN_HEIGHT = 3, 10, 160
+PLACELESS = 64  # images of random codes that a positional basis is made of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        data: "digits", "photographs", "photographs:FOLDER", or the folder of SPair-71k.
+        encoder: names, as `load_encoder` takes them.
+        outputs: of each encoder; None: all that have a grid.
+        contexts, reads, orders: of generators, as `load_encoder` takes them.
+        components: of the positional basis taken out of the features, 0 for none; each makes a row.
+        pairs: how many; None: all of SPair-71k, 120 of the others.
+        validation_pairs: how many others are matched to tell which output is best; of SPair-71k those of "val".
+        points: of each pair of digits or photographs.
+        split: of SPair-71k.
+        size: pixels a side of digits (None: 64) and photographs (None: 256).
+        resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
+        stride: pixels from tile to tile; None: half the input.
+        seed: of every random choice.
+        cache: folder that keeps features.
+    """
+
+    data: str
+    encoder: tuple[str, ...] = ("randar-tiny",)
+    outputs: tuple[str, ...] | None = None
+    contexts: tuple[str, ...] | None = None
+    reads: tuple[str, ...] | None = None
+    orders: int | None = None
+    components: tuple[int, ...] = (0, 8)
+    pairs: int | None = None
+    validation_pairs: int = 60
+    points: int = 20
+    split: str = "test"
+    size: int | None = None
+    resolution: int | None = None
+    stride: int | None = None
+    seed: int = 0
+    cache: str = "runs/features"
+
+
+def load_pairs(config: Config, split: str, count: int | None) -> PairSet:
+    """Pairs of "validation" or "test", the latter `config.split` of SPair-71k."""
+    kind, _, folder = config.data.partition(":")
+    if kind not in SIZES:
+        name = "val" if split == "validation" else config.split
+        return load_spair(config.data, name, count=count, seed=config.seed)
+    options: dict[str, Any] = {"size": config.size or SIZES[kind], "points": config.points, "seed": config.seed}
+    options["count"] = 120 if count is None else count
+    if kind == DIGITS:
+        return point_pairs.digits(split, **options)
+    return point_pairs.photographs(split, folder=folder or None, **options)
+
+
+def content_free(encoder: Encoder, outputs: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Maps (n, G, G, D) of images without content: random codes, decoded, of a generator, else noise."""
+    generator = torch.Generator().manual_seed(seed)
+    model: Any = getattr(encoder, "model", None)
+    if hasattr(model, "tokenizer"):
+        config = model.transformer.config
+        codes = torch.randint(config.vocab_size, (PLACELESS, config.num_tokens), generator=generator)
+        images = torch.cat([model.tokenizer.decode(part.to(encoder.device)).cpu() for part in codes.split(16)])
+    else:
+        images = torch.rand(PLACELESS, 3, encoder.image_size, encoder.image_size, generator=generator)
+    maps = [encoder.encode(part.clamp(0, 1), outputs) for part in images.split(16)]
+    return {name: torch.cat([part[name].cpu() for part in maps]) for name in outputs}
+
+
+class Matcher:
+    """What one output of an encoder, less a positional basis or not, finds in the pairs of a set."""
+
+    def __init__(self, features: DenseFeatures, output: str, basis: Tensor | None) -> None:
+        self._maps, self._basis = features.of(output), basis
+
+    def _map(self, image: int) -> Tensor:
+        maps = torch.from_numpy(self._maps[image])
+        if self._basis is None:
+            return maps
+        return remove_basis(maps, self._basis)
+
+    def find(self, data: PairSet) -> list[np.ndarray]:
+        """Pixels (K, 2) of the target of each pair."""
+        return [
+            match_points(
+                self._map(pair.source),
+                self._map(pair.target),
+                pair.points,
+                source_size=data.sizes[pair.source],
+                target_size=data.sizes[pair.target],
+            )
+            for pair in data.pairs
+        ]
+
+
+def same_place(data: PairSet) -> list[np.ndarray]:
+    """Every point is sought where it was in the source, scaled to the target: what no feature at all achieves."""
+    found = []
+    for pair in data.pairs:
+        (old_height, old_width), (height, width) = data.sizes[pair.source], data.sizes[pair.target]
+        found.append((pair.points + 0.5) * (width / old_width, height / old_height) - 0.5)
+    return found
+
+
+def stacked(found: Sequence[np.ndarray], data: PairSet, pairs: Sequence[int] | None = None) -> dict[str, Any]:
+    """The arguments of `pck` for these pairs, None: all."""
+    rows = range(len(data.pairs)) if pairs is None else pairs
+    chosen = [data.pairs[row] for row in rows]
+    return {
+        "predicted": np.concatenate([found[row] for row in rows]).astype(np.float64),
+        "target": np.concatenate([pair.targets for pair in chosen]),
+        "pairs": np.repeat(np.arange(len(chosen)), [len(pair.points) for pair in chosen]),
+        "box_sizes": np.array([pair.box for pair in chosen], dtype=np.float64),
+        "image_sizes": np.array([data.sizes[pair.target] for pair in chosen], dtype=np.float64),
+    }
+
+
+def scores(found: Sequence[np.ndarray], data: PairSet, seed: int) -> Result:
+    """All variants of PCK, `PRIMARY` at 0.1 first, with intervals; and by category if there are some."""
+    values, intervals = pck_table(**stacked(found, data), seed=seed)
+    main = f"{PRIMARY}@0.1"
+    result = {main: values[main], "interval": intervals[main], **values, "intervals": intervals}
+    names = sorted({pair.category for pair in data.pairs if pair.category is not None})
+    if names:
+        result["categories"] = {
+            name: pck(**stacked(found, data, [n for n, pair in enumerate(data.pairs) if pair.category == name]))
+            for name in names
+        }
+    return result
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an encoder's output found in the test pairs, and how good it was on the validation pairs."""
+
+    encoder: str
+    output: str
+    validation: float
+    points: list[np.ndarray]
+
+
+def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> tuple[list[Result], Found]:
+    """A row for each output and number of components, and what the row of the best validation PCK found."""
+    grids = grid_outputs(encoder, config.outputs)
+    layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
+    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, "folder": config.cache}
+    features = [
+        dense_features(encoder, data.load, data.sizes, name=file_name(data.name), **options)
+        for data in (validation, test)
+    ]
+    empty = content_free(encoder, list(grids), config.seed) if any(config.components) else {}
+    results, best = [], Found(encoder.name, "", -1.0, [])
+    for output in tqdm(grids, desc=f"match {encoder.name}", unit="output"):
+        for components in config.components:
+            basis = positional_basis(empty[output], components) if components else None
+            tuned, points = (
+                Matcher(each, output, basis).find(data) for each, data in zip(features, (validation, test), strict=True)
+            )
+            score = pck(**stacked(tuned, validation))[PRIMARY]
+            results.append(
+                {
+                    "encoder": encoder.name,
+                    "output": output,
+                    **encoder.outputs[output],
+                    "normalization": f"cosine, {components} positional directions removed" if components else "cosine",
+                    "resolution": str(layout),
+                    **scores(points, test, config.seed),
+                    "components": components,
+                    "validation": score,
+                }
+            )
+            if score > best.validation:
+                without = f", {components} directions removed" if components else ""
+                best = Found(encoder.name, f"{output}{without}", score, points)
+    return results, best
+
+
+def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:
+    """The row of `same_place`."""
+    return {
+        "encoder": SAME_PLACE,
+        "output": SAME_PLACE,
+        **dict.fromkeys(("layer", "context", "read", "orders", "normalization", "resolution")),
+        **scores(same_place(test), test, seed),
+        "components": 0,
+        "validation": pck(**stacked(same_place(validation), validation))[PRIMARY],
+    }
+
+
+def run(config: Config, out: Path) -> Path:
+    """Every output of every encoder; writes result.json and a picture to `out` and gives the former's path."""
+    test = load_pairs(config, "test", config.pairs)
+    validation = load_pairs(config, "validation", config.validation_pairs)
+    out.mkdir(parents=True, exist_ok=True)
+    results, weights = [baseline(test, validation, config.seed)], {SAME_PLACE: "none"}
+    shown: list[Found] = []
+    for name in config.encoder:
+        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        rows, best = evaluate(encoder, config, test, validation)
+        results += rows
+        shown.append(best)
+        weights[encoder.name] = encoder.weights
+    (out / "matches.png").write_bytes(match_lines(shown, test))
+    made = card(
+        "point matching: arg-max of the cosine over all pixels, maps up-sampled (DIFT)",
+        axes={
+            "pooling": None,
+            "threshold_basis": "longer side of the target's box (box_…) and of the target image (image_…)",
+            "selection": f"none; `validation` is {PRIMARY}@0.1 of {len(validation.pairs)} other pairs",
+        },
+        data=data_parts(config, {"evaluation": test, "validation": validation}),
+        weights=weights,
+        warnings=warnings_of(config, (test, validation)),
+    )
+    title = f"Matched points: {', '.join(f'{each.encoder} ({each.output})' for each in shown)}"
+    return write_result(out, made, results, artifacts={title: "matches.png"})
+
+
+def data_parts(config: Config, parts: Mapping[str, PairSet]) -> dict[str, str]:
+    """What the pairs were made of, and how many there are."""
+    kind, _, folder = config.data.partition(":")
+    content = data_hash(folder if kind in SIZES and folder else config.data)
+    return {part: f"{content}, {data.name}, {len(data.pairs)} pairs" for part, data in parts.items()}
+
+
+def warnings_of(config: Config, sets: Sequence[PairSet]) -> list[str]:
+    """Pairs or images left out; that the box of photographs is the image."""
+    found = [f"{len(data.unreadable)} left out: {data.unreadable[0]['reason']}" for data in sets if data.unreadable]
+    if config.data.startswith(PHOTOGRAPHS):
+        found.append("photographs have no object: the box is the whole image")
+    return found
+
+
+def match_lines(found: Sequence[Found], data: PairSet) -> bytes:
+    """PNG of some pairs, one column a representation, with at most `SHOWN_POINTS` lines each."""
+    rows = np.unique(np.linspace(0, len(data.pairs) - 1, SHOWN_PAIRS).round().astype(int)).tolist()
+    pairs = [data.pairs[row] for row in rows]
+    kept = [np.linspace(0, len(p.points) - 1, min(SHOWN_POINTS, len(p.points))).round().astype(int) for p in pairs]
+    columns = {each.encoder: [each.points[row][k] for row, k in zip(rows, kept, strict=True)] for each in found}
+    return figures.match_lines(
+        [(_shown(data, pair.source), _shown(data, pair.target)) for pair in pairs],
+        [_scaled(pair.points[k], data.sizes[pair.source]) for pair, k in zip(pairs, kept, strict=True)],
+        {n: [_scaled(f, data.sizes[p.target]) for f, p in zip(of, pairs, strict=True)] for n, of in columns.items()},
+        {n: [_right(f, p, k) for f, p, k in zip(of, pairs, kept, strict=True)] for n, of in columns.items()},
+        scale=1,
+    )
+
+
+def _right(found: np.ndarray, pair: PointPair, kept: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(found - pair.targets[kept], axis=1) <= 0.1 * max(pair.box)
+
+
+def _shown(data: PairSet, image: int) -> np.ndarray:
+    height, width = data.sizes[image]
+    size = round(width * SHOWN_HEIGHT / height), SHOWN_HEIGHT
+    return np.asarray(Image.fromarray(data.load(image)).resize(size, Image.Resampling.BICUBIC))
+
+
+def _scaled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels of an image of this size as those of its picture, `SHOWN_HEIGHT` high."""
+    return (points + 0.5) * (SHOWN_HEIGHT / size[0]) - 0.5
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown, one row an output: PCK@0.1 in all variants, the main one's interval, and the stricter thresholds."""
+    columns = ["box_per_image@0.1", "box_per_point@0.1", "image_per_image@0.1", "image_per_point@0.1"]
+    columns += [f"{PRIMARY}@0.05", f"{PRIMARY}@0.01", "validation"]
+    header = ["encoder", "output", "removed", *columns[:1], "95 % interval", *columns[1:]]
+    lines = [header, ["---"] * len(header)]
+    for row in results:
+        values = [f"{100 * row[name]:.1f}" for name in columns]
+        interval = " … ".join(f"{100 * bound:.1f}" for bound in row["interval"])
+        lines.append([row["encoder"], row["output"], str(row["components"]), values[0], interval, *values[1:]])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    """Parse, run, print, and say where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Config)
+    parser.add_argument("--out", type=Path, default=Path("runs/correspondence"), help="folder for result and picture")
+    given = parser.parse_args()
+    path = run(read_options(Config, given), given.out)
+    print(f"{table(read_result(path)['results'])}\n{path}")
+
+
+if __name__ == "__main__":
+    main()
