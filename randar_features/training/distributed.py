@@ -47,14 +47,17 @@ class HardwareConfig:
 
 
 def make_accelerator() -> Accelerator:
-    """This process among those that train together: one, or as many as torchrun or `accelerate launch` started.
+    """This process among those that train together: one, or as many as `accelerate launch` or torchrun started.
 
     Raises:
         ValueError: the launcher asks for a way of training other than this configuration's.
     """
-    replicas = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    replicas = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     # Precision is this package's own, the same as for encoding.
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[replicas])
+    # Several processes on CPUs train together only if accelerate is told that there is nothing else.
+    accelerator = Accelerator(
+        mixed_precision="no", cpu=not torch.accelerator.is_available(), kwargs_handlers=[replicas]
+    )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
             f"the launcher asks for {accelerator.distributed_type.value}: leave that to hardware.shard_weights=true, "

@@ -131,7 +131,7 @@ def run(
     log = Log(folder, step, writers=config.log_writers, settings=trainer.settings(), active=main)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     timed = _Timed(trainer)
-    with tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=not main) as bar:
+    with tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if main else True) as bar:
         while step < total and not _is_over(deadline):
             figures = timed.step(step)
             check_finite(figures, step)

@@ -60,9 +60,8 @@ def write_store(folder: Path, tokens: np.ndarray, labels: np.ndarray | None = No
     return TokenStore(folder)
 
 
-def small_trainer(folder: Path, tokens: np.ndarray | None = None, **options: Any) -> RandARTrainer:
-    """A RandAR trainer on `tokens`, random ones if None; `options` replace those of its configuration."""
-    store = write_store(folder, random_tokens() if tokens is None else tokens)
+def small_config(**options: Any) -> TrainingConfig:
+    """A short recipe; `options` replace its own."""
     config: dict[str, Any] = {
         "model": MODEL,
         "total_steps": 10,
@@ -72,7 +71,13 @@ def small_trainer(folder: Path, tokens: np.ndarray | None = None, **options: Any
         "evaluation_images": 4,
         "evaluation_orders": 2,
     }
-    return RandARTrainer(TrainingConfig(**config | options), store, store)
+    return TrainingConfig(**config | options)
+
+
+def small_trainer(folder: Path, tokens: np.ndarray | None = None, **options: Any) -> RandARTrainer:
+    """A RandAR trainer on `tokens`, random ones if None, that are written to `folder`."""
+    store = write_store(folder, random_tokens() if tokens is None else tokens)
+    return RandARTrainer(small_config(**options), store, store)
 
 
 def random_images(count: int = 10, side: int = 8, seed: int = 0) -> Tensor:

@@ -1,0 +1,133 @@
+"""However a step is spread, it is the same step: processes, shards, micro batches, recomputed blocks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from randar_features import load_model
+from randar_features.training.checkpoint import newest_checkpoint
+from randar_features.training.distributed import HardwareConfig, micro_batches
+from randar_features.training.loop import LoopConfig, run
+from tests.training.small import MODEL, random_tokens, read_log, same, small_trainer, write_store
+
+ROOT = Path(__file__).parents[2]
+CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4, log_writers=[])
+# With dropout of activations and classes, an uneven number of images to validate, and both optimisers.
+RECIPE: dict[str, Any] = {
+    "total_steps": 8,
+    "batch_size": 8,
+    "learning_rate": 0.03,
+    "class_dropout": 0.3,
+    "evaluation_images": 5,
+    "hardware": HardwareConfig(micro_batch_size=2),
+}
+SPREAD = {
+    "replicas": RECIPE,
+    "shards": RECIPE | {"hardware": HardwareConfig(micro_batch_size=2, shard_weights=True)},
+}
+
+
+def close(found: Path, expected: Path) -> None:
+    """Logs and final states are equal but for rounding."""
+    for line, other in zip(read_log(found), read_log(expected), strict=True):
+        assert line == pytest.approx(other, rel=1e-4)
+    states = [newest_checkpoint(folder / "checkpoints") for folder in (found, expected)]
+    assert states[0] and states[1] and states[0].step == states[1].step
+    torch.testing.assert_close(states[0].state(), states[1].state(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process, which is to be equalled."""
+    folder = tmp_path_factory.mktemp("alone")
+    run(small_trainer(folder / "tokens", **RECIPE), folder / "run", CONFIG)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two processes under gloo, as torchrun starts them."""
+    folder = tmp_path_factory.mktemp("spread")
+    write_store(folder / "tokens", random_tokens())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [*torchrun, "-m", "tests.training.two_processes", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_two_processes_equal_one(spread: Path, alone: Path, name: str):
+    close(spread / name, alone)
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_one_process_continues_what_two_began(spread: Path, alone: Path, tmp_path: Path, name: str):
+    shutil.copytree(spread / name, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/step-00000008")
+    run(small_trainer(tmp_path / "tokens", **RECIPE), tmp_path / "run", CONFIG)
+    close(tmp_path / "run", alone)
+
+
+def test_a_sharded_run_exports_a_whole_model(spread: Path):
+    weights = load_model(spread / "shards/model", device="cpu").transformer.state_dict()
+    for name, value in load_model(spread / "replicas/model", device="cpu").transformer.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-2, atol=1e-4)
+
+
+def test_accumulated_gradients_equal_one_pass(tmp_path: Path):
+    recipe = RECIPE | {"model": MODEL | {"residual_dropout": 0.0, "token_dropout": 0.0}}
+    for size in (8, 2):
+        options = recipe | {"hardware": HardwareConfig(micro_batch_size=size)}
+        run(small_trainer(tmp_path / "tokens", **options), tmp_path / str(size), CONFIG)
+    close(tmp_path / "2", tmp_path / "8")
+
+
+def test_recomputed_blocks_change_nothing(tmp_path: Path, alone: Path):
+    hardware = HardwareConfig(micro_batch_size=2, gradient_checkpointing=True)
+    run(small_trainer(tmp_path / "tokens", **RECIPE | {"hardware": hardware}), tmp_path / "run", CONFIG)
+    states = [newest_checkpoint(folder / "checkpoints") for folder in (tmp_path / "run", alone)]
+    assert states[0] and states[1] and same(states[0].state(), states[1].state())
+
+
+def test_blocks_are_compiled_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    trainer = small_trainer(tmp_path, hardware=HardwareConfig(compile=True))
+    assert compiled == list(trainer.model.layers)
+
+
+def test_micro_batches_are_dealt_out_in_turn():
+    assert micro_batches(8, 2, processes=2, process=1) == [(1, slice(2, 4)), (3, slice(6, 8))]
+    assert micro_batches(8, None, processes=2, process=1) == [(1, slice(4, 8))]
+    assert micro_batches(6, 6, processes=1, process=0) == [(0, slice(0, 6))]
+    rows = [row for process in range(3) for _, part in micro_batches(24, 4, 3, process) for row in range(24)[part]]
+    assert sorted(rows) == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro", "processes", "message"),
+    [
+        (8, 3, 1, "a global batch of 8 images does not divide into micro batches of 3 on 1 processes"),
+        (8, 4, 3, "micro batches of 4 on 3 processes: set hardware.micro_batch_size to a divisor of 8/3"),
+        (9, None, 2, "a global batch of 9 images does not divide"),
+        (2, None, 4, "a global batch of 2 images does not divide"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(batch_size: int, micro: int | None, processes: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        micro_batches(batch_size, micro, processes, 0)
+
+
+def test_one_process_shards_nothing(tmp_path: Path):
+    with pytest.raises(ValueError, match="shard_weights needs several processes"):
+        small_trainer(tmp_path, hardware=HardwareConfig(shard_weights=True))
