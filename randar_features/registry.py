@@ -1,10 +1,4 @@
-"""Known models by name, where their files are, and how a file gets here.
-
-Published files are taken from the branch "main" of their repositories, at the commit that is current when they
-are first downloaded; from then on the cached ones are used. A commit to pin them to cannot be looked up
-without a connection, so none is written here: `name@revision` pins the transformer, and a loaded `Model`
-names the commits it came from.
-"""
+"""What a name, a folder or a repository stands for: a configuration and files of weights."""
 
 from __future__ import annotations
 
@@ -12,70 +6,21 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import safe_open
 
 from randar_features.files import read_json
+from randar_features.hub_files import HubFile, WeightsFile, download
+from randar_features.published import ALIASES, PARAMETERS, PUBLISHED, ModelSource
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("randar-tiny",)
-ALIASES = {"randar-l": "randar-l-llamagen", "randar-xl": "randar-xl-llamagen"}
 FOLDER_FILES = {"transformer": "model.safetensors", "tokenizer": "tokenizer.safetensors"}
 HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file on the Hugging Face Hub.
-
-    `key` is where a pickle keeps its state dict; `revision` is a branch, a tag or a commit. "main" is whatever
-    it is at the first download: the published commits are not known here.
-    """
-
-    repository: str
-    filename: str
-    key: str | None = None
-    revision: str = "main"
-
-    def __str__(self) -> str:
-        """Repository and file name."""
-        return f"{self.repository}/{self.filename}"
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A file on this machine; `revision` is the commit that the Hub's cache has it from, else None."""
-
-    path: Path
-    key: str | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model before it is loaded.
-
-    Attributes:
-        name: as shown to the user.
-        config: as in a folder's config.json.
-        files: of the weights, by "transformer" and "tokenizer".
-        classes: a name each class, "imagenet" for ImageNet's, or None.
-    """
-
-    name: str
-    config: Mapping[str, Any]
-    files: Mapping[str, HubFile | WeightsFile]
-    classes: list[str] | Literal["imagenet"] | None = None
-
-    def fetch(self, part: str) -> WeightsFile:
-        """The file of the transformer's or the tokenizer's weights, downloaded if need be."""
-        file = self.files[part]
-        return download(file) if isinstance(file, HubFile) else file
 
 
 @cache
@@ -85,64 +30,6 @@ def imagenet_classes() -> list[str]:
 
     names = ImageNetInfo()
     return [names.index_to_description(index) for index in range(names.num_classes())]
-
-
-LLAMAGEN_FILE = HubFile("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", key="model")
-MASKGIT_FILE = HubFile("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")
-
-
-def _published(
-    name: str, file: str, tokenizer: str, tokenizer_file: HubFile, *, layers: int, heads: int, vocab_size: int
-) -> ModelSource:
-    transformer = {
-        "type": "randar",
-        "num_layers": layers,
-        "num_heads": heads,
-        "dim": 64 * heads,
-        "vocab_size": vocab_size,
-        "num_tokens": 256,
-        "num_classes": 1000,
-    }
-    config = {"transformer": transformer, "tokenizer": {"type": tokenizer}, "image_size": 256}
-    files = {"transformer": HubFile("ziqipang/RandAR", file), "tokenizer": tokenizer_file}
-    return ModelSource(name, config, files, "imagenet")
-
-
-PUBLISHED = {
-    "randar-l-llamagen": _published(
-        "randar-l-llamagen",
-        "randar_0.3b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
-        "llamagen",
-        LLAMAGEN_FILE,
-        layers=24,
-        heads=16,
-        vocab_size=16384,
-    ),
-    "randar-l-maskgit": _published(
-        "randar-l-maskgit",
-        "randar_0.3b_maskgit_360k_bs_1024_lr_0.0004.safetensors",
-        "maskgit",
-        MASKGIT_FILE,
-        layers=24,
-        heads=16,
-        vocab_size=1024,
-    ),
-    "randar-xl-llamagen": _published(
-        "randar-xl-llamagen",
-        "randar_0.7b_llamagen_360k_bs_1024_lr_0.0004.safetensors",
-        "llamagen",
-        LLAMAGEN_FILE,
-        layers=36,
-        heads=20,
-        vocab_size=16384,
-    ),
-}
-# Of the published transformers, for `list_models`: counting would mean building them.
-PARAMETERS = {
-    "randar-l-llamagen": 342_912_000,
-    "randar-l-maskgit": 311_454_720,
-    "randar-xl-llamagen": 774_700_800,
-}
 
 
 def find_source(name: str | os.PathLike[str]) -> ModelSource:
@@ -246,46 +133,6 @@ def _published_in(folder: Path) -> ModelSource:
 
 def _filenames(source: ModelSource) -> dict[str, str]:
     return {part: file.filename for part, file in source.files.items() if isinstance(file, HubFile)}
-
-
-def download(file: HubFile) -> WeightsFile:
-    """The file in the Hub's local cache, downloaded into it if it is not there.
-
-    What is cached is used without asking the Hub, so weights never change unasked. Where the cache is, and
-    whether the network may be used, is up to HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE, as everywhere.
-
-    Raises:
-        FileNotFoundError: offline and not cached, or the Hub has no such file or revision.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    get = partial(hf_hub_download, file.repository, file.filename, revision=file.revision)
-    try:
-        return _cached(file, get(local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return _cached(file, get())
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{file} (revision {file.revision}) is not in the local cache, and the Hugging Face Hub cannot "
-            "be reached, or HF_HUB_OFFLINE is set. Load it once with a connection, or set HF_HOME to a cache "
-            "that has it, or pass a local folder with the model's files in it"
-        ) from error
-    except (EntryNotFoundError, HfHubHTTPError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise FileNotFoundError(
-            f"the Hugging Face Hub does not give {file} at revision {file.revision}: {reason}. "
-            "A revision is a branch, a tag or a full commit hash"
-        ) from error
-
-
-def _cached(file: HubFile, path: str) -> WeightsFile:
-    """`path` with its commit, which is the name of its folder in the Hub's cache."""
-    folder = Path(path).parent
-    commit = folder.name if folder.parent.name == "snapshots" else file.revision
-    return WeightsFile(Path(path), file.key, commit)
 
 
 def _at_revision(source: ModelSource, revision: str) -> ModelSource:

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 # Training state in LlamaGen's checkpoint that nothing reads: zeros where a file leaves it out.
 OPTIONAL = ("quantize.codebook_used",)
+USUAL_KEY = "?"
+USUAL_KEYS = ("model", "module", "state_dict")  # where training scripts of this family keep the weights
 SHOWN = 5
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -37,7 +39,8 @@ def load_weights(
     Args:
         module: as `build_empty` makes it, or any other; its weights are replaced.
         path: a `.safetensors` file, or a pickle of tensors.
-        key: where a pickle keeps its state dict; None: it is the state dict.
+        key: where a pickle keeps its state dict; None: it is the state dict; `USUAL_KEY`: whichever of the usual
+            ones it has, if it is not a state dict itself.
         device: where the module goes.
         dtype: what the weights become, whatever the file's.
 
@@ -88,6 +91,7 @@ def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dic
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     content = _read_pickle(path)
+    key = _usual_key(content) if key == USUAL_KEY else key
     state = content if key is None else _entry(content, key, path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         where = f"under the key {key!r} of {path}" if key else f"in {path}"
@@ -129,6 +133,13 @@ def _load_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         mappable = file.read(4) == b"PK\x03\x04"
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+
+
+def _usual_key(content: Any) -> str | None:
+    """Under which of `USUAL_KEYS` a state dict is; None if under none."""
+    return next(
+        (key for key in USUAL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), None
+    )
 
 
 def _entry(content: Any, key: str, path: Path) -> Any:

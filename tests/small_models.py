@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from randar_features.models import RandAR, RandARConfig
+from randar_features.models import ARCHITECTURES, ImageTransformer
 from randar_features.registry import HubFile, ModelSource
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
+from randar_features.weights import USUAL_KEY
 
 VOCAB_SIZE = 40
 NUM_CLASSES = 3
@@ -45,12 +46,18 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def small_transformer(seed: int = 0) -> RandAR:
-    """A RandAR whose output layer is not zero, as it is in a fresh one."""
-    model = RandAR(RandARConfig(**TRANSFORMER)).eval()
+def small_sizes(architecture: str = "randar") -> dict[str, Any]:
+    """Sizes of a small transformer; ARPG's layers are even in number."""
+    return TRANSFORMER | ({"num_layers": 4} if architecture == "arpg" else {})
+
+
+def small_transformer(seed: int = 0, architecture: str = "randar") -> ImageTransformer:
+    """A transformer whose output layer is not zero, as it is in a fresh one."""
+    build, sizes = ARCHITECTURES[architecture]
+    model = build(sizes(**small_sizes(architecture))).eval()
     generator = torch.Generator().manual_seed(seed)
     model.initialize(generator)
-    torch.nn.init.normal_(model.output.weight, std=0.5, generator=generator)
+    torch.nn.init.normal_(model.output_layer.get_parameter("weight"), std=0.5, generator=generator)
     return model
 
 
@@ -60,27 +67,29 @@ def small_tokenizer(kind: str = "llamagen", seed: int = 0) -> ImageTokenizer:
     return build(**TOKENIZERS[kind]).eval()
 
 
-def small_config(kind: str = "llamagen") -> dict[str, Any]:
+def small_config(kind: str = "llamagen", architecture: str = "randar") -> dict[str, Any]:
     return {
-        "transformer": {"type": "randar", **TRANSFORMER},
+        "transformer": {"type": architecture, **small_sizes(architecture)},
         "tokenizer": {"type": kind, **TOKENIZERS[kind]},
         "image_size": IMAGE_SIZE,
     }
 
 
-def write_folder(folder: Path, kind: str = "llamagen", **entries: Any) -> Path:
+def write_folder(folder: Path, kind: str = "llamagen", architecture: str = "randar", **entries: Any) -> Path:
     """A folder as training writes it; `entries` replace those of config.json, None leaves one out."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(small_transformer().state_dict(), folder / "model.safetensors")
+    save_file(small_transformer(architecture=architecture).state_dict(), folder / "model.safetensors")
     save_file(small_tokenizer(kind).state_dict(), folder / "tokenizer.safetensors")
-    config = {name: value for name, value in (small_config(kind) | entries).items() if value is not None}
+    config = {name: value for name, value in (small_config(kind, architecture) | entries).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
 def small_published(source: ModelSource) -> ModelSource:
     """A published model's files and names with the sizes of the small models."""
-    return replace(source, config=small_config(source.config["tokenizer"]["type"]))
+    return replace(
+        source, config=small_config(source.config["tokenizer"]["type"], source.config["transformer"]["type"])
+    )
 
 
 def write_published(folder: Path, source: ModelSource) -> None:
@@ -88,9 +97,18 @@ def write_published(folder: Path, source: ModelSource) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     transformer, tokenizer = source.files["transformer"], source.files["tokenizer"]
     assert isinstance(transformer, HubFile) and isinstance(tokenizer, HubFile)
-    save_file(small_transformer().state_dict(), folder / transformer.filename)
-    weights = small_tokenizer(source.config["tokenizer"]["type"]).state_dict()
-    torch.save({tokenizer.key: weights} if tokenizer.key else weights, folder / tokenizer.filename)
+    model = small_transformer(architecture=source.config["transformer"]["type"])
+    write_weights(folder, transformer, model)
+    write_weights(folder, tokenizer, small_tokenizer(source.config["tokenizer"]["type"]))
+
+
+def write_weights(folder: Path, file: HubFile, module: torch.nn.Module) -> None:
+    """A module's weights under a file's name, in its format; where that is not known, the plain state dict."""
+    state = module.state_dict()
+    if file.filename.endswith(".safetensors"):
+        save_file(state, folder / file.filename)
+    else:
+        torch.save(state if file.key in (None, USUAL_KEY) else {file.key: state}, folder / file.filename)
 
 
 def put_in_cache(cache: Path, repository: str, commit: str, file: Path, reference: str = "main") -> Path:

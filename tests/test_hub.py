@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import randar_features as rf
 from randar_features import registry
 from randar_features.hub import choose_device
-from randar_features.models import RandAR, RandARConfig
+from randar_features.models import ARCHITECTURES, ImageTransformer, RandAR, RandARConfig
 from randar_features.registry import ALIASES, PARAMETERS, PUBLISHED, HubFile
 from randar_features.tokenizers import LlamaGenTokenizer, MaskGITTokenizer
 from randar_features.weights import build_empty
@@ -43,7 +43,9 @@ ALL_NAMES = [*PUBLISHED, *ALIASES]
 
 def assert_is_small(model: rf.Model, kind: str = "llamagen") -> None:
     """The small transformer and tokenizer, to the bit."""
-    torch.testing.assert_close(model.transformer(TOKENS), small_transformer()(TOKENS), rtol=0, atol=0)
+    architecture = type(model.transformer).__name__.lower()
+    expected_logits = small_transformer(architecture=architecture)(TOKENS)
+    torch.testing.assert_close(model.transformer(TOKENS), expected_logits, rtol=0, atol=0)
     expected = small_tokenizer(kind)
     tokens = expected.encode(IMAGES)
     assert torch.equal(model.tokenizer.encode(IMAGES), tokens)
@@ -78,24 +80,58 @@ def fill_cache(cache: Path, name: str, commit: str = COMMIT, reference: str = "m
     transformer, tokenizer = hub_files(name)
     put_in_cache(cache, transformer.repository, commit, local / transformer.filename, reference)
     if reference == "main":
-        put_in_cache(cache, tokenizer.repository, TOKENIZER_COMMIT, local / tokenizer.filename)
+        put_in_cache(cache, tokenizer.repository, tokenizer_commit(name), local / tokenizer.filename)
+
+
+def tokenizer_commit(name: str) -> str:
+    """LlamaGen's is in the repository of its transformers."""
+    transformer, tokenizer = hub_files(name)
+    return COMMIT if tokenizer.repository == transformer.repository else TOKENIZER_COMMIT
 
 
 # Published names and sizes
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("randar")])
 def test_published_transformer_has_the_published_names_shapes_and_size(name: str) -> None:
-    options = {key: value for key, value in PUBLISHED[name].config["transformer"].items() if key != "type"}
-    state = build_empty(lambda: RandAR(RandARConfig(**options))).state_dict()
+    state = published_transformer(name).state_dict()
     expected = json.loads((GOLDEN / f"{name.replace('-', '_')}_state_dict.json").read_text())
     assert {key: list(value.shape) for key, value in state.items()} == expected
     assert sum(map(math.prod, expected.values())) == PARAMETERS[name]
 
 
 def test_published_parameter_counts() -> None:
-    in_millions = {name: round(count / 1e6, 1) for name, count in PARAMETERS.items()}
-    assert in_millions == {"randar-l-llamagen": 342.9, "randar-l-maskgit": 311.5, "randar-xl-llamagen": 774.7}
+    in_millions = {name: round(count / 1e6) for name, count in PARAMETERS.items()}
+    assert list(in_millions) == list(PUBLISHED)
+    assert in_millions == {
+        "randar-l-llamagen": 343,
+        "randar-l-maskgit": 311,
+        "randar-xl-llamagen": 775,
+        "llamagen-b": 111,
+        "llamagen-l": 343,
+        "llamagen-b-384": 111,
+        "llamagen-l-384": 343,
+        "llamagen-xl-384": 775,
+        "llamagen-xxl-384": 1411,
+        "par-xl-4x": 775,
+        "par-xxl-4x": 1411,
+        "par-3b-4x": 3097,
+        "arpg-l": 320,
+        "arpg-xl": 719,
+        "arpg-xxl": 1302,
+    }
+
+
+@pytest.mark.parametrize("name", ["llamagen-b", "arpg-l"])
+def test_parameters_are_those_of_the_built_model(name: str) -> None:
+    assert sum(parameter.numel() for parameter in published_transformer(name).parameters()) == PARAMETERS[name]
+
+
+def published_transformer(name: str) -> ImageTransformer:
+    """Of the published size, without weights."""
+    options = dict(PUBLISHED[name].config["transformer"])
+    build, sizes = ARCHITECTURES[options.pop("type")]
+    return build_empty(lambda: build(sizes(**options)))
 
 
 def test_published_files() -> None:
@@ -112,6 +148,25 @@ def test_published_files() -> None:
         "FoundationVision/LlamaGen/vq_ds16_c2i.pt",
     ]
     assert hub_files("randar-xl-llamagen")[1].key == "model" and hub_files("randar-l-maskgit")[1].key is None
+    sisters = {name: str(hub_files(name)[0]) for name in PUBLISHED if not name.startswith("randar")}
+    assert sisters == {
+        "llamagen-b": "FoundationVision/LlamaGen/c2i_B_256.pt",
+        "llamagen-l": "FoundationVision/LlamaGen/c2i_L_256.pt",
+        "llamagen-b-384": "FoundationVision/LlamaGen/c2i_B_384.pt",
+        "llamagen-l-384": "FoundationVision/LlamaGen/c2i_L_384.pt",
+        "llamagen-xl-384": "FoundationVision/LlamaGen/c2i_XL_384.pt",
+        "llamagen-xxl-384": "FoundationVision/LlamaGen/c2i_XXL_384.pt",
+        "par-xl-4x": "Epiphqny/PAR/PAR-XL-4x.pt",
+        "par-xxl-4x": "Epiphqny/PAR/PAR-XXL-4x.pt",
+        "par-3b-4x": "Epiphqny/PAR/PAR-3B-4x.pt",
+        "arpg-l": "hp-l33/ARPG/arpg_300m.pt",
+        "arpg-xl": "hp-l33/ARPG/arpg_700m.pt",
+        "arpg-xxl": "hp-l33/ARPG/arpg_1b.pt",
+    }
+    grids = {name: PUBLISHED[name].config["transformer"]["num_tokens"] for name in sisters}
+    assert {name for name, count in grids.items() if count == 576} == {
+        name for name in sisters if name.endswith(("384", "4x"))
+    }
 
 
 @pytest.mark.parametrize(("kind", "build"), [("llamagen", LlamaGenTokenizer), ("maskgit", MaskGITTokenizer)])
@@ -134,7 +189,7 @@ def test_models_load_from_the_hubs_cache_offline(cache: Path, name: str) -> None
     model = rf.load_model(name)
     assert_is_small(model, "maskgit" if "maskgit" in name else "llamagen")
     assert model.name == ALIASES.get(name, name)
-    assert (model.revision, model.tokenizer_revision) == (COMMIT, TOKENIZER_COMMIT)
+    assert (model.revision, model.tokenizer_revision) == (COMMIT, tokenizer_commit(name))
     assert model.image_size == IMAGE_SIZE
 
 

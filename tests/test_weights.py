@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from randar_features.models import RandAR, RandARConfig
-from randar_features.weights import build_empty, file_hash, load_weights, read_state_dict
+from randar_features.weights import USUAL_KEY, build_empty, file_hash, load_weights, read_state_dict
 from tests.small_models import TRANSFORMER, small_tokenizer, small_transformer
 
 TOKENS = torch.arange(32).view(2, 16) % 40
@@ -177,3 +177,11 @@ def test_hash_is_sha256_and_the_hub_caches_blob_name_saves_reading(tmp_path: Pat
     blob.write_bytes(b"abc")
     (tmp_path / "link").symlink_to(blob)
     assert file_hash(tmp_path / "link") == "0" * 64
+
+
+@pytest.mark.parametrize("key", [None, "model", "module", "state_dict"])
+def test_where_the_key_is_not_known_the_usual_ones_are_tried(tmp_path: Path, key: str | None) -> None:
+    weights = small_transformer().state_dict()
+    torch.save(weights if key is None else {"step": 3, key: weights}, tmp_path / "weights.pt")
+    state = read_state_dict(tmp_path / "weights.pt", key=USUAL_KEY)
+    assert list(state) == list(weights) and torch.equal(state["output.weight"], weights["output.weight"])

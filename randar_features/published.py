@@ -1,0 +1,137 @@
+"""The published models: names, sizes, and the files of their weights.
+
+Published files are taken from the branch "main" of their repositories, at the commit that is current when they
+are first downloaded; from then on the cached ones are used. A commit to pin them to cannot be looked up
+without a connection, so none is written here: `name@revision` pins the transformer, and a loaded `Model`
+names the commits it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from randar_features.hub_files import HubFile, WeightsFile, download
+from randar_features.weights import USUAL_KEY
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model before it is loaded.
+
+    Attributes:
+        name: as shown to the user.
+        config: as in a folder's config.json.
+        files: of the weights, by "transformer" and "tokenizer".
+        classes: a name each class, "imagenet" for ImageNet's, or None.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    files: Mapping[str, HubFile | WeightsFile]
+    classes: list[str] | Literal["imagenet"] | None = None
+
+    def fetch(self, part: str) -> WeightsFile:
+        """The file of the transformer's or the tokenizer's weights, downloaded if need be."""
+        file = self.files[part]
+        return download(file) if isinstance(file, HubFile) else file
+
+
+SIZES = {  # layers, heads, width
+    "b": (12, 12, 768),
+    "l": (24, 16, 1024),
+    "xl": (36, 20, 1280),
+    "xxl": (48, 24, 1536),
+    "3b": (24, 32, 3200),
+}
+TOKENIZERS = {  # codes, file
+    "llamagen": (16384, HubFile("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", key="model")),
+    "maskgit": (1024, HubFile("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")),
+}
+
+
+def _published(
+    name: str, kind: str, size: str, file: HubFile, *, tokenizer: str = "llamagen", pixels: int = 256
+) -> ModelSource:
+    """A model of ImageNet's 1000 classes, 16 × 16 pixels a token."""
+    layers, heads, dim = SIZES[size]
+    vocab_size, tokenizer_file = TOKENIZERS[tokenizer]
+    transformer = {
+        "type": kind,
+        "num_layers": layers,
+        "num_heads": heads,
+        "dim": dim,
+        "vocab_size": vocab_size,
+        "num_tokens": (pixels // 16) ** 2,
+        "num_classes": 1000,
+    }
+    config = {"transformer": transformer, "tokenizer": {"type": tokenizer}, "image_size": pixels}
+    return ModelSource(name, config, {"transformer": file, "tokenizer": tokenizer_file}, "imagenet")
+
+
+def _randar(size: str, tokenizer: str, parameters: str) -> ModelSource:
+    file = HubFile("ziqipang/RandAR", f"randar_{parameters}_{tokenizer}_360k_bs_1024_lr_0.0004.safetensors")
+    return _published(f"randar-{size}-{tokenizer}", "randar", size, file, tokenizer=tokenizer)
+
+
+def _llamagen(size: str, pixels: int) -> ModelSource:
+    name = f"llamagen-{size}" if pixels == 256 else f"llamagen-{size}-{pixels}"
+    file = HubFile("FoundationVision/LlamaGen", f"c2i_{size.upper()}_{pixels}.pt", key="model")
+    return _published(name, "llamagen", size, file, pixels=pixels)
+
+
+def _par(size: str) -> ModelSource:
+    file = HubFile("Epiphqny/PAR", f"PAR-{size.upper()}-4x.pt", key="model")
+    return _published(f"par-{size}-4x", "par", size, file, pixels=384)
+
+
+def _arpg(size: str, parameters: str) -> ModelSource:
+    # Whether the weights stand alone or under a key in these files could not be looked up.
+    return _published(f"arpg-{size}", "arpg", size, HubFile("hp-l33/ARPG", f"arpg_{parameters}.pt", key=USUAL_KEY))
+
+
+PUBLISHED = {
+    source.name: source
+    for source in (
+        _randar("l", "llamagen", "0.3b"),
+        _randar("l", "maskgit", "0.3b"),
+        _randar("xl", "llamagen", "0.7b"),
+        _llamagen("b", 256),
+        _llamagen("l", 256),
+        _llamagen("b", 384),
+        _llamagen("l", 384),
+        _llamagen("xl", 384),
+        _llamagen("xxl", 384),
+        _par("xl"),
+        _par("xxl"),
+        _par("3b"),
+        _arpg("l", "300m"),
+        _arpg("xl", "700m"),
+        _arpg("xxl", "1b"),
+    )
+}
+ALIASES = {
+    "randar-l": "randar-l-llamagen",
+    "randar-xl": "randar-xl-llamagen",
+    "llamagen-xl": "llamagen-xl-384",
+    "llamagen-xxl": "llamagen-xxl-384",
+}
+# Of the published transformers, for `list_models`: counting would mean building them.
+PARAMETERS = {
+    "randar-l-llamagen": 342_912_000,
+    "randar-l-maskgit": 311_454_720,
+    "randar-xl-llamagen": 774_700_800,
+    "llamagen-b": 110_888_448,
+    "llamagen-l": 342_910_976,
+    "llamagen-b-384": 110_888_448,
+    "llamagen-l-384": 342_910_976,
+    "llamagen-xl-384": 774_699_520,
+    "llamagen-xxl-384": 1_410_972_672,
+    "par-xl-4x": 774_703_360,
+    "par-xxl-4x": 1_410_977_280,
+    "par-3b-4x": 3_096_668_800,
+    "arpg-l": 319_845_376,
+    "arpg-xl": 718_997_760,
+    "arpg-xxl": 1_302_449_664,
+}
