@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
+from randar_features.models import ImageTransformer
 from randar_features.precision import default_dtype
 
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
@@ -86,14 +87,9 @@ def micro_batches(
     return [(number, slice(number * size, (number + 1) * size)) for number in numbers]
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a model: whatever stands in its lists."""
-    return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
-
-
-def recompute_blocks(model: nn.Module) -> None:
+def recompute_blocks(model: ImageTransformer) -> None:
     """Gradient checkpointing of each block (Chen et al., arXiv 1604.06174)."""
-    for block in blocks(model):
+    for block in model.blocks:
         block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
 
 
@@ -104,7 +100,7 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     return recomputed
 
 
-def shard(model: nn.Module, accelerator: Accelerator, dtype: torch.dtype) -> nn.Module:
+def shard(model: ImageTransformer, accelerator: Accelerator, dtype: torch.dtype) -> ImageTransformer:
     """Spread the weights over all processes, block by block (FSDP2); gradients are summed in float32.
 
     PyTorch's own `fully_shard`, since accelerate's plugin takes no CPU processes, with which it can be tested.
@@ -115,7 +111,7 @@ def shard(model: nn.Module, accelerator: Accelerator, dtype: torch.dtype) -> nn.
     # Rotary angles are an input, and stay float32.
     half = None if dtype == torch.float32 else dtype
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for module in [*blocks(model), model]:
+    for module in [*model.blocks, model]:
         fully_shard(module, mesh=mesh, mp_policy=policy)
     return model
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from randar_features import sequence
+from randar_features.models import ImageTransformer
 
 
 def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, order: Tensor) -> Tensor:
@@ -17,13 +16,11 @@ def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, or
     return F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
 
 
-def evaluation_orders(model: Any, order: str, count: int) -> Tensor:
+def evaluation_orders(model: ImageTransformer, order: str, count: int) -> Tensor:
     """Orders (K, N) to validate a model in: `count` antithetic ones, or the only one that it is trained in."""
-    num_tokens = model.config.num_tokens
     if order == "raster":
-        return sequence.raster_order(num_tokens)
-    own = model.training_order(2, torch.Generator())
-    return own if len(own) == 1 else sequence.antithetic_orders(count, num_tokens)
+        return sequence.raster_order(model.config.num_tokens)
+    return model.several_orders(1 if model.fixed_order else count)
 
 
 @torch.no_grad()

@@ -14,12 +14,11 @@ from torch.distributed.tensor import DTensor
 
 from randar_features import sequence
 from randar_features.data.token_store import TokenStore
-from randar_features.models import ARCHITECTURES
+from randar_features.models import ARCHITECTURES, ImageTransformer
 from randar_features.precision import autocast
 from randar_features.training.batches import Draws, draw, step_generator
 from randar_features.training.bundle import export_transformer
 from randar_features.training.distributed import (
-    blocks,
     gathered,
     make_accelerator,
     micro_batches,
@@ -81,19 +80,19 @@ class RandARTrainer:
         self.average = WeightAverage(self.model, config.ema_decay)
         self.skipped_steps = 0
 
-    def _build(self) -> Any:
+    def _build(self) -> ImageTransformer:
         """The model with its first weights, on the device."""
         model = ARCHITECTURES[model_type(self.config)][0](self.model_config)
         model.initialize(torch.Generator().manual_seed(self.config.seed))
         return model.to(self.device)
 
-    def _spread(self, model: nn.Module) -> nn.Module:
+    def _spread(self, model: ImageTransformer) -> nn.Module:
         """`model` as the hardware is to compute it; its parameters may be others behind that."""
         hardware = self.config.hardware
         if hardware.gradient_checkpointing:
             recompute_blocks(model)
         if hardware.compile:
-            for block in blocks(model):
+            for block in model.blocks:
                 block.compile()
         if hardware.shard_weights:
             return shard(model, self.accelerator, self.dtype)
@@ -167,7 +166,7 @@ class RandARTrainer:
     def _skipped(self) -> dict[str, float]:
         return {"skipped_steps": float(self.skipped_steps)} if self.skipped_steps else {}
 
-    def averaged(self) -> Any:
+    def averaged(self) -> ImageTransformer:
         """A copy of the whole model with the averaged weights, in evaluation mode, for every process."""
         architecture = ARCHITECTURES[model_type(self.config)][0]
         model = build_empty(lambda: architecture(self.model_config))

@@ -1,0 +1,68 @@
+"""The shipped recipes of generators, and what a configuration may say of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from randar_features.models import ARCHITECTURES
+from randar_features.training.config import load_config
+from randar_features.training.recipe import TrainingConfig, model_config, model_type
+
+CONFIGS = Path(__file__).parents[2] / "scripts/configs"
+GENERATORS = sorted(path for path in CONFIGS.glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
+IMAGENET: Any = SimpleNamespace(vocab_size=16384, num_tokens=256, num_classes=1000)
+TINY: Any = SimpleNamespace(vocab_size=512, num_tokens=64, num_classes=200)
+
+
+def parameters(config: TrainingConfig, store: Any) -> int:
+    """Of the model, which is built without memory for its weights."""
+    with torch.device("meta"):
+        model = ARCHITECTURES[model_type(config)][0](model_config(config, store))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
+def test_every_shipped_recipe_builds_its_model(path: Path):
+    config = load_config(TrainingConfig, path)
+    large = path.stem.startswith("randar_")
+    assert parameters(config, IMAGENET if large else TINY) > (3e8 if large else 1e6)
+    share = config.hardware.micro_batch_size or config.batch_size
+    assert config.batch_size % share == 0
+    assert config.warmup_steps < config.total_steps
+
+
+@pytest.mark.parametrize(("name", "millions"), [("randar_l", 342.9), ("randar_xl", 774.7)])
+def test_the_published_models_and_their_recipe(name: str, millions: float):
+    config = load_config(TrainingConfig, CONFIGS / f"{name}.yaml")
+    assert round(parameters(config, IMAGENET) / 1e6, 1) == millions
+    assert (config.batch_size, config.total_steps, config.warmup_steps) == (1024, 360_000, 50_000)
+    assert (config.learning_rate, config.adam_betas, config.weight_decay) == (4e-4, [0.9, 0.95], 0.05)
+    assert (config.gradient_clip, config.skip_gradient_norm, config.skip_after) == (1.0, 10.0, 100)
+    assert (config.schedule, config.final_multiplier, config.class_dropout) == ("cosine", 0.05, 0.1)
+    sizes = model_config(config, IMAGENET)
+    assert (sizes.token_dropout, sizes.residual_dropout) == (0.1, 0.1)
+    assert config.muon_learning_rate is None and config.order == "random"
+
+
+def test_the_architectures_compare_at_one_size():
+    counts = {}
+    for kind in ARCHITECTURES:
+        config = load_config(TrainingConfig, CONFIGS / "compare.yaml", [f"model.type={kind}"])
+        counts[kind] = parameters(config, TINY)
+    assert max(counts.values()) < 1.1 * min(counts.values())
+    assert {"randar", "llamagen", "par", "arpg"} <= counts.keys()
+
+
+def test_there_are_shipped_recipes():
+    assert {"tiny", "randar_l", "randar_xl", "compare"} <= {path.stem for path in GENERATORS}
+
+
+def test_an_unknown_architecture_is_named():
+    with pytest.raises(ValueError, match="model: unknown type 'randr', expected one of randar, llamagen"):
+        model_type(TrainingConfig(model={"type": "randr"}))
