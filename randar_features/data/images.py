@@ -107,9 +107,10 @@ class ImageSource:
         if self.streamed:
             return _stream(self._items, image_size, batch_size, [range(sys.maxsize)] if rows is None else rows)
         runs = [range(len(self._items))] if rows is None else rows
+        parts: Any = [run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size)]
         loader = DataLoader(
             _Decoded(self._items, image_size),
-            batch_sampler=[run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size)],
+            batch_sampler=parts,
             num_workers=num_workers,
             collate_fn=_collate,
             generator=torch.Generator(),  # else the loader draws from the global one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,19 +31,15 @@ def encode_contexts(
     No row of the first copy sees the second, so its keys and values are the same in every context: a causal model
     runs it once and keeps them, which saves a third of the work of "repeat" and "reverse", and more with "single".
     """
-    if len(contexts) > 1 and _first_copy_is_the_same(transformer):
+    # Not PAR, one of whose groups may lie in both copies: its rows see what stands behind them in their group.
+    if len(contexts) > 1 and isinstance(transformer, CausalTransformer) and transformer.mask(2) == "causal":
         return _shared(transformer, tokens, order, layers, contexts, reads, norm)
     maps: Maps = {}
     for context in contexts:
-        options = {"layers": layers, "context": context, "reads": reads, "norm": norm}
+        options: dict[str, Any] = {"layers": layers, "context": context, "reads": reads, "norm": norm}
         found = encode_reads(transformer, tokens, None, order, **options)
         maps |= {(context, read): values for read, values in found.items()}
     return maps
-
-
-def _first_copy_is_the_same(transformer: ImageTransformer) -> bool:
-    """Whether nothing that stands behind a row reaches it, as in PAR's groups, one of which may lie in both copies."""
-    return isinstance(transformer, CausalTransformer) and transformer.mask(2) == "causal"
 
 
 def _shared(

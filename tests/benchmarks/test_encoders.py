@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,21 @@ from benchmarks.encoders.base import weights_hash
 from probes.pooling import POOLINGS, pool
 from randar_features import Model, encode_tokens
 from randar_features.data import PhotoDigits
-from tests.small_models import IMAGE_SIZE, NUM_CLASSES, VOCAB_SIZE
+from randar_features.models import ARCHITECTURES
+from tests.small_models import IMAGE_SIZE, NUM_CLASSES, TRANSFORMER, VOCAB_SIZE
 
-NAMES = ["pixels", "histogram", "codes", "latents", "small", "small, 2 orders", "timm:test_vit@32", "timm:resnet10t"]
+SISTERS = [kind for kind in ARCHITECTURES if kind != "randar"]
+NAMES = [
+    "pixels",
+    "histogram",
+    "codes",
+    "latents",
+    "small",
+    "small, 2 orders",
+    *SISTERS,
+    "timm:test_vit@32",
+    "timm:resnet10t",
+]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -37,12 +50,22 @@ def _offline() -> Any:
 def encoders(small_model: Model) -> Mapping[str, Encoder]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* has random weights")
-        loaded = {name: load_encoder(name) for name in NAMES if not name.startswith(("small", "codes", "latents"))}
+        plain = ("pixels", "histogram", "timm:test_vit@32", "timm:resnet10t")
+        loaded = {name: load_encoder(name, device="cpu") for name in plain}
     for kind in ("codes", "latents"):
         loaded[kind] = load_encoder(f"{kind}:{small_model.name}", device="cpu")
+    loaded |= {kind: load_encoder(small_sister(kind, small_model)) for kind in SISTERS}
     loaded["small"] = load_encoder(small_model)
     loaded["small, 2 orders"] = load_encoder(small_model, contexts=["reverse"], orders=2)
     return loaded
+
+
+def small_sister(kind: str, model: Model) -> Model:
+    """A generator of four blocks over the tokens of another."""
+    architecture, configuration = ARCHITECTURES[kind]
+    transformer = architecture(configuration(**TRANSFORMER | {"num_layers": 4})).eval().requires_grad_(False)
+    transformer.initialize(torch.Generator().manual_seed(0))
+    return replace(model, name=kind, transformer=transformer, weights_hash="of-the-sister")
 
 
 @pytest.fixture(params=NAMES)
@@ -174,6 +197,18 @@ def test_a_generator_has_every_layer_context_and_read(encoders: Mapping[str, Enc
     null = torch.full((3,), NUM_CLASSES)
     expected = encode_tokens(small_model.transformer, tokens, null, layers=1)[:, 0]
     torch.testing.assert_close(maps["reverse image layer 1"], expected)
+
+
+@pytest.mark.parametrize("kind", SISTERS)
+def test_a_sister_has_the_views_that_go_together(encoders: Mapping[str, Encoder], kind: str):
+    encoder: Any = encoders[kind]
+    images, transformer = images_for(encoder), encoder.model.transformer
+    tokens, maps = encoder.model.tokenizer.encode(images), encoder.encode(images)
+    assert {details["read"] for details in encoder.outputs.values()} == set(transformer.reads)
+    for name, details in encoder.outputs.items():
+        options = {axis: details[axis] for axis in ("context", "read")}
+        expected = encode_tokens(transformer, tokens, layers=details["layer"], **options)[:, 0]
+        torch.testing.assert_close(maps[name], expected, **TOLERANCE)
 
 
 def test_timm_maps_and_pooled_vector(encoders: Mapping[str, Encoder]):
