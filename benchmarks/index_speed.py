@@ -1,0 +1,248 @@
+"""An index of a million vectors, built and searched: `python -m benchmarks.index_speed --memory-limit 4 --out FILE`.
+
+Vectors are synthetic: in clusters, and of far fewer dimensions than numbers, as features of images are. They are made
+block by block and never all in memory. Each index is built in a process of its own and searched in another, so that the
+peak memory of each is its own. Recall is against exact search, done block by block. Beside the peak stands what was
+predicted before building.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from benchmarks.machine import describe
+from benchmarks.options import add_options, read_options
+from probes import neighbour_recall
+from probes.index import (
+    Blocks,
+    VectorIndex,
+    available_memory,
+    build_index,
+    choose_settings,
+    in_words,
+    predict_memory,
+    process_memory,
+)
+from randar_features.files import write_json
+
+GIGABYTE = 10**9
+QUERIES, CENTRES = 1 << 40, 1 << 41  # seeds beside those of the blocks, which are their first rows
+SPREAD, NOISE = 0.7, 0.1  # standard deviations around a centre, and of each number
+MADE_AT_ONCE = 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is built, and how it is searched.
+
+    Attributes:
+        count: vectors.
+        dim: numbers of a vector.
+        centres: random centres that the vectors lie around.
+        intrinsic: dimensions in which centres and vectors vary, apart from a little noise.
+        queries: how many are asked at once; they lie around the same centres.
+        one_by_one: how many are asked one by one, for the time of a single query.
+        k: neighbours of a query.
+        kind: indexes: flat, hnsw, ivfpq.
+        probes: ivfpq: lists looked into, one or several; 0: the index's own default.
+        memory_limit: gigabytes that building may take; an index that needs more is refused, and that is reported.
+        threads: of building and searching; 1 makes hnsw the same each time.
+        construction: hnsw: candidates looked at for each vector added.
+        seed: of vectors, queries and indexes.
+    """
+
+    count: int = 1_000_000
+    dim: int = 256
+    centres: int = 2000
+    intrinsic: int = 32
+    queries: int = 1000
+    one_by_one: int = 100
+    k: int = 10
+    kind: tuple[str, ...] = ("ivfpq", "flat")
+    probes: tuple[int, ...] = (0,)
+    memory_limit: float = 4.0
+    threads: int = 2
+    construction: int = 64
+    seed: int = 0
+
+
+class Source:
+    """Where vectors come from: centres (c, d) in a few dimensions, and a matrix (d, D) that spreads them out."""
+
+    def __init__(self, config: Config) -> None:
+        generator = np.random.default_rng([config.seed, CENTRES])
+        self.seed = config.seed
+        self.centres = generator.standard_normal((config.centres, config.intrinsic), dtype=np.float32)
+        self.spread_out = generator.standard_normal((config.intrinsic, config.dim), dtype=np.float32)
+
+    def vectors(self, count: int, part: int) -> np.ndarray:
+        """(count, D) float32, always the same for a part."""
+        generator = np.random.default_rng([self.seed, part])
+        inner = self.centres[generator.integers(len(self.centres), size=count)]
+        inner += SPREAD * generator.standard_normal(inner.shape, dtype=np.float32)
+        rows = generator.standard_normal((count, self.spread_out.shape[1]), dtype=np.float32)
+        rows *= NOISE * np.sqrt(self.spread_out.shape[0]).astype(np.float32)
+        rows += inner @ self.spread_out
+        return rows
+
+
+def blocks(config: Config) -> Blocks:
+    """The vectors, the same whatever size of block is asked for."""
+    source = Source(config)
+
+    def made(size: int) -> Iterator[tuple[int, np.ndarray]]:
+        for start in range(0, config.count, MADE_AT_ONCE):
+            block = source.vectors(min(MADE_AT_ONCE, config.count - start), start)
+            for first in range(0, len(block), size):
+                yield start + first, block[first : first + size]
+
+    return made
+
+
+def queries(config: Config) -> np.ndarray:
+    """(queries, D)."""
+    return Source(config).vectors(config.queries, QUERIES)
+
+
+def exact_neighbours(config: Config) -> np.ndarray:
+    """The k nearest of each query by cosine (Q, k), of one block of vectors after another."""
+    asked = torch.nn.functional.normalize(torch.from_numpy(queries(config)))
+    values, ids = torch.full((len(asked), config.k), -2.0), torch.zeros(len(asked), config.k, dtype=torch.int64)
+    for start, block in blocks(config)(MADE_AT_ONCE):
+        products = asked @ torch.nn.functional.normalize(torch.from_numpy(block)).T
+        best, columns = products.topk(min(config.k, products.shape[1]), dim=1)
+        values, order = torch.cat([values, best], 1).topk(config.k, dim=1)
+        ids = torch.cat([ids, columns + start], 1).gather(1, order)
+    return ids.numpy()
+
+
+def build(config: Config, kind: str, folder: Path) -> dict[str, Any]:
+    """Build an index in this process; time, and memory at its peak beside the prediction."""
+    settings = choose_settings(config.count, config.dim, kind=kind, seed=config.seed, construction=config.construction)
+    made, held = blocks(config), process_memory()
+    predicted = held + sum(predict_memory(settings, config.count).values())
+    limit = int(config.memory_limit * GIGABYTE)
+    start = time.perf_counter()
+    options: dict[str, Any] = {"memory_limit": limit, "threads": config.threads, "progress": False}
+    # A checkpoint would be written ten times: here none but the last.
+    build_index(made, config.count, folder, settings=settings, features={}, checkpoint_rows=config.count, **options)
+    return {
+        "settings": settings.as_json(),
+        "build_seconds": time.perf_counter() - start,
+        "build_peak_bytes": process_memory(peak=True),
+        "predicted_peak_bytes": predicted,
+    }
+
+
+def ask(config: Config, folder: Path, probes: int) -> dict[str, Any]:
+    """Search an index in this process."""
+    torch.set_num_threads(config.threads)
+    with threadpool_limits(config.threads):
+        start = time.perf_counter()
+        index = VectorIndex(folder)
+        opened = time.perf_counter() - start
+        asked = queries(config)
+        index.search(asked[:10], config.k, probes=probes or None)
+        start = time.perf_counter()
+        ids = index.search(asked, config.k, probes=probes or None).ids
+        together = time.perf_counter() - start
+        start = time.perf_counter()
+        for row in range(min(config.one_by_one, len(asked))):
+            index.search(asked[row : row + 1], config.k, probes=probes or None)
+        alone = (time.perf_counter() - start) / min(config.one_by_one, len(asked))
+    return {
+        "probes": probes or None,
+        "ids": ids,
+        "open_seconds": opened,
+        "queries_per_second": len(asked) / together,
+        "seconds_per_single_query": alone,
+        "search_peak_bytes": process_memory(peak=True),
+        "bytes_per_vector": index.bytes_per_vector["memory"],
+        "bytes_per_vector_on_disk": index.bytes_per_vector["disk"],
+    }
+
+
+def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work` gives in a new process, whose memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def measure(config: Config, kind: str, exact: np.ndarray, folder: Path) -> list[dict[str, Any]]:
+    """One row for each number of probes, or one that says why the index was refused."""
+    row: dict[str, Any] = {"kind": kind, "vectors": config.count, "dim": config.dim}
+    try:
+        row |= apart(build, config, kind, folder)
+    except MemoryError as error:
+        return [row | {"refused": str(error)}]
+    rows = []
+    for probes in config.probes if kind == "ivfpq" else (0,):
+        found = apart(ask, config, folder, probes)
+        recall = neighbour_recall(found.pop("ids"), exact)
+        rows.append(row | {f"recall_at_{config.k}": recall} | found)
+    return rows
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Everything: machine, settings, and a row for each index."""
+    start = time.perf_counter()
+    exact = apart(exact_neighbours, config)
+    rows = []
+    for kind in config.kind:
+        folder = Path(tempfile.mkdtemp(prefix=f"index-{kind}-"))
+        try:
+            rows += measure(config, kind, exact, folder)
+        finally:
+            shutil.rmtree(folder)
+        print_row(rows[-1], config)
+    return {
+        "machine": describe(),
+        "available_bytes": available_memory(),
+        "config": asdict(config),
+        "results": rows,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def print_row(row: dict[str, Any], config: Config) -> None:
+    """One line an index."""
+    if "refused" in row:
+        print(f"{row['kind']:6s} refused: {row['refused']}", flush=True)
+        return
+    print(
+        f"{row['kind']:6s} built in {row['build_seconds']:7.1f} s, {in_words(row['build_peak_bytes'])} at its peak "
+        f"(predicted {in_words(row['predicted_peak_bytes'])}); {row['queries_per_second']:.0f} queries/s, "
+        f"{1000 * row['seconds_per_single_query']:.1f} ms for one, {in_words(row['search_peak_bytes'])} to search; "
+        f"recall@{config.k} {100 * row[f'recall_at_{config.k}']:.1f} %; {row['bytes_per_vector']:.0f} bytes a vector "
+        f"({row['bytes_per_vector_on_disk']:.0f} on disk)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Config)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    given = parser.parse_args()
+    result = run(read_options(Config, given))
+    if given.out is not None:
+        write_json(given.out, result)
+        print(given.out)
+
+
+if __name__ == "__main__":
+    main()
