@@ -10,7 +10,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from randar_features.models import RandAR, RandARConfig
+from randar_features import sequence
+from randar_features.models import ARCHITECTURES, ImageTransformer, RandAR
 from tests.golden.deterministic_weights import fill_
 
 FOLDER = Path(__file__).parent
@@ -24,11 +25,12 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata.get("config", "{}"))  # noqa: SIM118
 
 
-def golden_randar(name: str = "randar_small") -> RandAR:
-    """The RandAR of a golden file, in evaluation mode."""
+def golden_model(name: str) -> ImageTransformer:
+    """The model of a golden file, whose name begins with its architecture, in evaluation mode."""
     published = golden(name)[1]
-    model = RandAR(
-        RandARConfig(
+    build, sizes = ARCHITECTURES[name.partition("_")[0]]
+    model = build(
+        sizes(
             num_layers=published["n_layer"],
             num_heads=published["n_head"],
             dim=published["dim"],
@@ -39,3 +41,16 @@ def golden_randar(name: str = "randar_small") -> RandAR:
     ).eval()
     fill_(model.state_dict())
     return model.requires_grad_(False)
+
+
+def golden_randar(name: str = "randar_small") -> RandAR:
+    """`golden_model` of a RandAR."""
+    model = golden_model(name)
+    assert isinstance(model, RandAR)
+    return model
+
+
+def raster_tokens(name: str) -> Tensor:
+    """The golden file's tokens in raster order; PAR's are recorded in its own."""
+    tokens = golden(name)[0]["idx"]
+    return sequence.to_raster(tokens, sequence.group_order(tokens.shape[1])) if name == "par_small" else tokens
