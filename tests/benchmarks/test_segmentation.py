@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import segmentation
+from benchmarks.overlays import class_colours, overlay, segmentations
+from benchmarks.scenes import LABELS, Labels, Scenes, labels_of
+from benchmarks.segmentation import Config, blended_probabilities, evaluate, load_task, run, table
+from benchmarks.tiling import tile_positions
+from probes import LinearSegmenter, segment
+from randar_features import Model
+from tests.benchmarks.test_dense import Means
+
+COLOURS = np.array([[200, 30, 30], [20, 180, 40], [30, 40, 220]], np.uint8)
+
+
+def write_scenes(folder: Path, count: int = 14, size: tuple[int, int] = (48, 64), bad: bool = True) -> Path:
+    """Rectangles of three colours, which are the classes; a border of pixels to ignore (9)."""
+    for split, seed in (("train", 0), ("validation", 1)):
+        generator = np.random.default_rng(seed)
+        for number in range(count):
+            mask = generator.integers(0, 3, (3, 4), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+            noise = generator.integers(-15, 16, (*size, 3))
+            image = (COLOURS[mask].astype(int) + noise).clip(0, 255).astype(np.uint8)
+            mask[:2] = 9
+            for kind, array in (("images", image), ("masks", mask)):
+                path = folder / split / kind / f"{number:02d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    if bad:
+        (folder / "train" / "masks" / "03.png").write_bytes(b"x")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch: pytest.MonkeyPatch, small_model: Model) -> None:
+    encoders = {"means": Means(), "small": segmentation.load_encoder(small_model, contexts=["reverse"])}
+    monkeypatch.setattr(segmentation, "load_encoder", lambda name, **options: encoders[name])
+
+
+def config(tmp_path: Path, **options: Any) -> Config:
+    given: dict[str, Any] = {"num_classes": 3, "ignore_index": 9, "encoder": ("means",), "outputs": ("fine",)}
+    given |= {"resolution": 48, "iterations": 40, "cache": str(tmp_path / "cache"), "data": str(tmp_path / "scenes")}
+    return Config(**(given | options))
+
+
+@pytest.mark.parametrize(
+    ("head", "blend"),
+    [("linear", "features"), ("linear", "probabilities"), ("knn", "probabilities"), ("logistic", "features")],
+)
+def test_colours_are_segmented_by_their_means(tmp_path: Path, head: str, blend: str) -> None:
+    write_scenes(tmp_path / "scenes")
+    path = run(config(tmp_path, head=head, blend=blend, resized=True), tmp_path / "out")
+    result = json.loads(path.read_text())
+    (row,) = result["results"]
+    assert next(iter(k for k, v in row.items() if isinstance(v, float))) == "miou"
+    assert row["miou"] > 0.8 and row["interval"][0] <= row["miou"] <= row["interval"][1]
+    assert row["pixel_accuracy"] > 0.9 and row["validation"] > 0.8 and len(row["class_ious"]) == 3
+    assert row["miou_resized"] == row["miou"]  # the canvas has the masks' size
+    assert row["resolution"] == f"shorter side 48, tiles of 16 every 8 pixels, {blend} blended"
+    assert "13 images" in result["card"]["data"]["train"]
+    assert "1 train pairs could not be read" in result["card"]["warnings"][0]
+    assert "03.png" in result["card"]["warnings"][0]
+    assert (tmp_path / "out" / "overlays-means.png").read_bytes().startswith(b"\x89PNG")
+    assert list(result["artifacts"].values()) == ["overlays-means.png"]
+    assert f"| means | fine | {100 * row['miou']:.1f} |" in table([row])
+
+
+def test_every_output_of_a_generator_has_a_row_and_its_weights_stay(tmp_path: Path, small_model: Model) -> None:
+    write_scenes(tmp_path / "scenes", bad=False)
+    before = {name: value.clone() for name, value in small_model.transformer.state_dict().items()}
+    options: dict[str, Any] = {"encoder": ("small",), "outputs": None, "resolution": None, "iterations": 5}
+    result = json.loads(run(config(tmp_path, **options), tmp_path / "out").read_text())
+    outputs = [row["output"] for row in result["results"]]
+    assert len(outputs) == 6 and "reverse image layer 2" in outputs
+    assert {row["context"] for row in result["results"]} == {"reverse"}
+    assert result["card"]["weights"] == {small_model.name: small_model.weights_hash}
+    for name, value in small_model.transformer.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+
+
+def test_native_and_resized_scores_differ_where_details_are_lost(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", bad=False)
+    for path in (tmp_path / "scenes" / "validation" / "masks").iterdir():
+        mask = np.array(Image.open(path))
+        mask[2::6] = (mask[2::6] + 1) % 3  # lines that a canvas of a third of the size passes over
+        Image.fromarray(mask).save(path)
+    task = load_task(config(tmp_path, resolution=16, resized=True))
+    (row,) = evaluate(Means(), task)
+    assert row["miou"] < 0.8 * row["miou_resized"]
+
+
+def test_photo_digits_need_no_files(tmp_path: Path) -> None:
+    given = config(tmp_path, data="photo-digits", num_classes=None, resolution=None, size=16, train_images=20)
+    task = load_task(Config(**{**given.__dict__, "evaluation_images": 6}))
+    assert task.num_classes == 11 and len(task.train) == 20 and len(task.evaluation) == 6
+    (row,) = evaluate(Means(), task)
+    assert 0 < row["miou"] < 1
+
+
+def test_blended_probabilities_equal_the_untiled_ones_for_one_tile() -> None:
+    generator = np.random.default_rng(0)
+    maps = generator.standard_normal((12, 4, 4, 6)).astype(np.float32)
+    masks = list(generator.integers(0, 3, (12, 16, 16)))
+    head = LinearSegmenter(3, learning_rates=(1e-2,), iterations=10).fit(list(maps), masks)
+    blended = blended_probabilities(head, maps[:1], [(0, 0)], (16, 16), 16)
+    torch.testing.assert_close(blended.sum(2), torch.ones(16, 16))
+    np.testing.assert_array_equal(segment(blended, (16, 16)), blended.argmax(2).numpy())
+    plain = torch.nn.functional.interpolate(
+        head.probabilities(maps[0]).permute(2, 0, 1)[None], size=(16, 16), mode="bilinear"
+    )
+    torch.testing.assert_close(blended, plain[0].permute(1, 2, 0))
+
+
+def test_equal_tiles_blend_to_what_each_says() -> None:
+    """Tiles of one class each, everywhere: a constant field stays one, and two fade by the hat's weights."""
+
+    class Sure:
+        num_classes = 2
+
+        def probabilities(self, features: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.stack([1 - features[..., 0], features[..., 0]], 2))
+
+    positions = tile_positions(4, 6, 4, 2)
+    maps = np.stack([np.zeros((2, 2, 1), np.float32), np.ones((2, 2, 1), np.float32)])
+    blended = blended_probabilities(Sure(), maps, positions, (4, 6), 4)  # type: ignore[arg-type]
+    expected = torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 1])  # weights 2 and 1, then 1 and 2
+    torch.testing.assert_close(blended[..., 1], expected.expand(4, 6))
+
+
+# Data and pictures
+
+
+def test_scenes_leave_out_what_cannot_be_read_and_draw_by_seed(tmp_path: Path) -> None:
+    write_scenes(tmp_path)
+    labels = Labels(("a", "b", "c"), 9)
+    whole = Scenes(str(tmp_path), "train", labels, size=64, count=None, seed=0)
+    assert len(whole) == 13 and whole.unreadable[0]["row"] == 3
+    assert Path(whole.paths[3]).name == "04.png"
+    np.testing.assert_array_equal(whole.masks[3], np.array(Image.open(tmp_path / "train" / "masks" / "04.png")))
+    some, again, other = (Scenes(str(tmp_path), "train", labels, size=64, count=5, seed=s) for s in (1, 1, 2))
+    assert some.paths == again.paths != other.paths and some.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_labels_by_name_or_number() -> None:
+    assert labels_of("camvid", None, None).ignore_index == 11 and len(LABELS["camvid"].names) == 11
+    assert len(LABELS["voc"].names) == 21
+    assert labels_of(None, 4, 7) == Labels(("0", "1", "2", "3"), 7)
+    with pytest.raises(ValueError, match="how many classes have the masks"):
+        labels_of(None, None, None)
+    with pytest.raises(ValueError, match="unknown labels 'ade'"):
+        labels_of("ade", None, None)
+
+
+def test_bad_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="head among linear, knn, logistic"):
+        config(tmp_path, head="mlp")
+    write_scenes(tmp_path / "scenes")
+    with pytest.raises(ValueError, match="the split 'train' twice"):
+        load_task(config(tmp_path, evaluation_split="train"))
+
+
+def test_overlays_by_hand() -> None:
+    image = np.full((1, 3, 3), 100, np.uint8)
+    colours = np.array([[1.0, 0, 0], [0, 0, 1.0]])
+    found = overlay(image, np.array([[0, 1, 255]]), colours)
+    assert found.tolist() == [[[193, 40, 40], [40, 40, 193], [100, 100, 100]]]
+
+
+def test_colours_of_classes_differ_and_a_legend_names_them() -> None:
+    for count in (3, 11, 20, 150):
+        colours = class_colours(count)
+        assert colours.shape == (count, 3) and colours.min() >= 0 and colours.max() <= 1
+        assert len(np.unique(colours.round(4), axis=0)) == count
+    image, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), int)
+    names = [f"class {n}" for n in range(30)]
+    small = segmentations([image], [mask], [mask], names, ignore_index=255)
+    many = segmentations([image], [np.arange(600).reshape(20, 30) % 30], [mask], names, ignore_index=255)
+    assert small.startswith(b"\x89PNG") and many.startswith(b"\x89PNG")
