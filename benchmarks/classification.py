@@ -1,238 +1,232 @@
-"""Linear probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder codes randar-tiny`.
+"""Probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder pixels codes randar-tiny`.
 
-Every variant of every encoder (layer, context, read) is standardised and classified by logistic regression.
-The regularisation is chosen on a tenth of the training rows, the probe then refitted on all of them, and
-the evaluation rows are touched once. The evaluation rows are a split of the data, or held back from it.
+Every output of every encoder (layer, context, read), in every pooling, is classified by the probes asked for. Options
+of the heads are chosen on a tenth of the training rows, and the evaluation rows are touched once by each head. They
+are a split of the data, or held back from it. The same rows serve every encoder, so that differences are paired.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks.encoders import Images, Variant, load_for, read_images, variants
-from benchmarks.machine import describe
-from probes import (
-    KNNProbe,
-    LinearProbe,
-    LogisticProbe,
-    accuracy,
-    bootstrap_interval,
-    mean_per_class_accuracy,
-    stratified_holdout,
-)
-from randar_features import Model, sequence
+from benchmarks.classification_probes import Scored, Training, score
+from benchmarks.dense import grid_outputs
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.figures import layer_chart
+from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
+from benchmarks.options import add_options, read_options
+from benchmarks.protocol import AXES, card, write_result
+from probes import paired_bootstrap
 from randar_features.files import write_json
 
-HOLD_OUTS = ("stratified", "last")
-PROTOCOLS = {
-    "logistic": "logistic regression, standardised vectors, C chosen on a tenth of the training rows, refitted on all",
-    "linear": "softmax regression by SGD, standardised vectors, learning rate chosen on a tenth of the training rows",
-    "knn": "weighted 20 nearest neighbours by cosine, temperature 0.07",
-}
+PROTOCOL = (
+    "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
+    "head by SGD, learning rate of 13 values; 20 nearest neighbours by cosine, weighted, temperature 0.07, ties by "
+    "lowest id; few-shot logistic regression; attentive pooling"
+)
+CONTEXTS = ("reverse", "repeat", "single")  # each is set against those behind it
+PREDICTIONS, DIFFERENCES = "predictions.npz", "differences.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Everything that the numbers depend on besides data and weights."""
+class Config(LabelledData):
+    """Everything that the numbers depend on besides data and weights.
 
-    data: str
-    encoder: list[str]
-    train_split: str | None = None
-    evaluation_split: str | None = None
-    evaluation_rows: int = 5000
-    hold_out: str = "stratified"
-    train_rows: int | None = None
-    contexts: list[str]
-    reads: list[str]
-    orders: int | None = None
-    probe: str = "logistic"
-    seed: int = 0
-
-
-def load_splits(config: Config, image_size: int) -> tuple[Images, Images]:
-    """Training and evaluation images: two splits, or `evaluation_rows` of one held back."""
-    train = read_images(config.data, image_size=image_size, split=config.train_split)
-    if config.evaluation_split is not None:
-        evaluation = read_images(config.data, image_size=image_size, split=config.evaluation_split)
-        if train.label_names != evaluation.label_names:
-            raise ValueError(
-                f"the classes of {config.train_split} are {train.label_names}, those of {config.evaluation_split} "
-                f"are {evaluation.label_names}: the same label would mean different things"
-            )
-    else:
-        kept, held_out = hold_out(train.labels, config)
-        train, evaluation = train.rows(kept), train.rows(held_out)
-    return fewer(train, config.train_rows, config.seed), evaluation
-
-
-def fewer(images: Images, count: int | None, seed: int) -> Images:
-    """A seeded, stratified choice of about `count` images; None: all."""
-    if count is None or count >= len(images):
-        return images
-    if count < 1:
-        raise ValueError(f"--train-rows must be at least 1, got {count}")
-    _, chosen = stratified_holdout(images.labels.numpy(), fraction=count / len(images), seed=seed)
-    return images.rows(torch.from_numpy(chosen))
-
-
-def hold_out(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """Rows to train on and to evaluate on; the latter are the last ones, or a seeded share of each class.
-
-    ValueError if too few rows are left, or if the last rows are not of all classes, as in sorted data.
+    Attributes:
+        encoder: names, as `load_encoder` takes them.
+        outputs: of each encoder; None: all.
+        contexts, reads, orders: of generators, as `load_encoder` takes them.
+        pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
+        single_layers: leave out the concatenation of all layers.
+        probe: one or several of logistic, linear, knn, few-shot, attentive.
+        attentive_outputs: what the attentive probe is trained on, of outputs on a grid; None: of each encoder the
+            one of the best tuning accuracy by the other probes, or all without other probes.
+        normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
+        epochs, batch_size: of the linear and the attentive probe.
+        shots: labelled rows a class of the few-shot probe.
+        draws: of those rows.
+        buffer_rows: with on_disk, how many rows the linear and the attentive probe hold in memory at a time.
     """
-    count, held = len(labels), config.evaluation_rows
-    if not 0 < held < count:
-        raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-rows")
-    if config.hold_out == "stratified":
-        kept, held_out = stratified_holdout(labels.numpy(), fraction=held / count, seed=config.seed)
-        return torch.from_numpy(kept), torch.from_numpy(held_out)
-    rows = torch.arange(count)
-    missing = set(labels.tolist()) - set(labels[-held:].tolist())
-    if missing:
-        raise ValueError(
-            f"the last {held} rows hold none of {len(missing)} classes, {sorted(missing)[:5]} for example: "
-            "use --hold-out stratified"
-        )
-    return rows[:-held], rows[-held:]
+
+    encoder: tuple[str, ...] = ("pixels", "codes", "randar-tiny")
+    outputs: tuple[str, ...] | None = None
+    contexts: tuple[str, ...] | None = None
+    reads: tuple[str, ...] | None = None
+    orders: int | None = None
+    pooling: tuple[str, ...] = ("mean",)
+    single_layers: bool = False
+    probe: tuple[str, ...] = ("logistic",)
+    attentive_outputs: tuple[str, ...] | None = None
+    normalization: str = "standardize"
+    epochs: int = 30
+    batch_size: int = 256
+    shots: tuple[int, ...] = (1, 5, 10)
+    draws: int = 5
+    buffer_rows: int = 65536
 
 
-def fit_and_score(
-    variant: Variant, train_labels: np.ndarray, labels: np.ndarray, probe: str, seed: int
-) -> dict[str, Any]:
-    """Fit on the first rows of the variant's vectors, score once on the others."""
-    vectors = variant.vectors.numpy()
-    train, evaluation = vectors[: len(train_labels)], vectors[len(train_labels) :]
-    start = time.perf_counter()
-    chosen, predictions = _predict(probe, train, train_labels, evaluation, seed)
-    low, high = bootstrap_interval((predictions == labels).astype(np.float64), seed=seed)
-    return {
-        "encoder": variant.encoder,
-        "variant": variant.name,
-        **variant.details,
-        "dimensions": vectors.shape[1],
-        "chosen": chosen,
-        "accuracy": accuracy(predictions, labels),
-        "interval": [low, high],
-        "mean_per_class": mean_per_class_accuracy(predictions, labels),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFeatures]:
+    """Every probe on every output and pooling; and the features, which know the labels."""
+    features = [labelled_features(encoder, config, pooling, config.outputs) for pooling in config.pooling]
+    candidates = [c for each in features for c in each.candidates(joined=not config.single_layers)]
+    training = training_of(features[0], config)
+    found: list[Scored] = []
+    for probe in config.probe:
+        trained_on = maps_of(encoder, config, found) if probe == "attentive" else candidates
+        for scored in score(probe, trained_on, training):
+            row = scored.row
+            words = f"{row['encoder']}, {row['output']}, {row['pooling'] or 'maps'}, {probe}, {row['settings']}"
+            tqdm.write(f"{100 * row['accuracy']:5.1f} %  {words}")
+            found.append(scored)
+    return found, features[0]
 
 
-def _predict(
-    probe: str, train: np.ndarray, train_labels: np.ndarray, evaluation: np.ndarray, seed: int
-) -> tuple[dict[str, float], np.ndarray]:
-    if probe == "knn":
-        return {"k": 20}, KNNProbe(k=(20,)).fit(train, train_labels).predict(evaluation)[20]
-    if probe == "linear":
-        linear = LinearProbe(seed=seed).fit(train, train_labels)
-        return {"learning_rate": linear.learning_rate, "tuning": linear.validation_accuracy}, linear.predict(evaluation)
-    logistic = LogisticProbe(seed=seed).fit(train, train_labels)
-    return {"C": logistic.C, "tuning": logistic.validation_accuracy}, logistic.predict(evaluation)
+def training_of(features: LabelledFeatures, config: Config) -> Training:
+    """Labels and settings."""
+    return Training(
+        train_labels=features.train.labels,
+        labels=features.evaluation.labels,
+        normalization=config.normalization,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        buffer_rows=config.buffer_rows if config.on_disk else None,
+        shots=config.shots,
+        draws=config.draws,
+        seed=config.seed,
+    )
 
 
-def evaluate(config: Config, models: dict[str, Model], train: Images, evaluation: Images) -> list[dict[str, Any]]:
-    """One result for each variant of each encoder."""
-    both = Images(torch.cat([train.pixels, evaluation.pixels]), torch.cat([train.labels, evaluation.labels]), None)
-    results = []
-    for encoder in config.encoder:
-        found = variants(
-            encoder,
-            both,
-            model=models[encoder],
-            contexts=config.contexts,
-            reads=config.reads,
-            orders=config.orders,
-        )
-        for variant in tqdm(found, desc=encoder, unit="probe"):
-            result = fit_and_score(variant, train.labels.numpy(), evaluation.labels.numpy(), config.probe, config.seed)
-            tqdm.write(f"{encoder:12s} {variant.name:32s} {100 * result['accuracy']:.1f} %")
-            results.append(result)
-    return results
+def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[Candidate]:
+    """What the attentive probe is trained on: maps, of outputs that have a grid."""
+    try:
+        on_grid = grid_outputs(encoder)
+    except ValueError:  # the other encoders may have one
+        tqdm.write(f"{encoder.name} has no grid: the attentive probe is left out")
+        return []
+    wanted = [name for name in config.attentive_outputs or config.outputs or on_grid if name in on_grid]
+    others = [scored.row for scored in found if scored.row["output"] in wanted]
+    if others and config.attentive_outputs is None:
+        wanted = [max(others, key=lambda row: row["tuning"])["output"]]
+    if not wanted:
+        return []
+    return list(labelled_features(encoder, config, None, wanted).candidates(joined=False))
 
 
-def run(config: Config, models: dict[str, Model]) -> dict[str, Any]:
-    """The whole report: protocol, configuration, hashes, counts, machine and results."""
-    sizes = {model.image_size for model in models.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"the encoders need images of different sizes, {sorted(sizes)} pixels: run them one by one")
-    train, evaluation = load_splits(config, sizes.pop())
-    return {
-        "protocol": PROTOCOLS[config.probe],
-        "config": asdict(config),
-        "data": data_hash(config.data),
-        "rows": {"train": len(train), "evaluation": len(evaluation)},
-        "unreadable": train.unreadable + (evaluation.unreadable if config.evaluation_split else []),
-        "weights": {name: model.weights_hash for name, model in models.items()},
-        "machine": describe(),
-        "results": evaluate(config, models, train, evaluation),
-    }
+def differences(scored: Sequence[Scored], seed: int) -> Iterator[dict[str, Any]]:
+    """For each probe, encoder, layer, read and pooling: one context against another on the same rows."""
+    groups: dict[str, dict[str, Scored]] = {}
+    for each in scored:
+        axes = {name: each.row.get(name) for name in ("probe", "settings", *AXES) if name not in ("context", "output")}
+        if each.row["context"] is not None:
+            groups.setdefault(repr(axes), {})[each.row["context"]] = each
+    for members in groups.values():
+        for first, second in combinations([context for context in CONTEXTS if context in members], 2):
+            found = paired_bootstrap(members[first].hits, members[second].hits, seed=seed)
+            row = members[first].row
+            about = {name: row[name] for name in ("encoder", "probe", "settings", "pooling", "read", "layer")}
+            yield about | {"first": first, "second": second, **found._asdict()}
 
 
-def data_hash(data: str) -> str:
-    """Hash of the names and sizes of the data's files and of their first and last MiB."""
-    digest, path = hashlib.sha256(), Path(data)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
-            with file.open("rb") as opened:
-                digest.update(opened.read(1 << 20))
-                opened.seek(max(0, size - (1 << 20)))
-                digest.update(opened.read())
-    return digest.hexdigest()[:16]
+def run(config: Config, out: Path) -> Path:
+    """Write result.json, predictions, differences, the tables and the curves over depth to `out`; its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    scored: list[Scored] = []
+    weights: dict[str, str] = {}
+    warnings: list[str] = []
+    labels: np.ndarray | None = None
+    for name in config.encoder:
+        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        found, features = evaluate(encoder, config)
+        if labels is not None and not np.array_equal(labels, features.evaluation.labels):
+            raise ValueError(f"{name} was given other evaluation rows than {config.encoder[0]}: run it on its own")
+        labels, warnings = features.evaluation.labels, features.unreadable()
+        scored, weights = scored + found, weights | {encoder.name: encoder.weights}
+    assert labels is not None  # there is an encoder
+    rows = [each.row for each in scored]
+    names = features.label_names or [str(label) for label in range(labels.max() + 1)]
+    predictions = np.stack([each.predictions for each in scored])
+    np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
+    compared = list(differences(scored, config.seed))
+    write_json(out / DIFFERENCES, compared)
+    tables = table(rows) + ("\n\n" + difference_table(compared) if compared else "")
+    (out / "result.md").write_text(tables + "\n", encoding="utf-8")
+    artifacts = {"predictions": PREDICTIONS, "differences": DIFFERENCES, **depth_curves(rows, out)}
+    axes = {"threshold_basis": None, "selection": config.selection()}
+    made = card(PROTOCOL, axes=axes, data=config.data_parts(), weights=weights, warnings=warnings)
+    return write_result(out, made, rows, artifacts=artifacts)
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def depth_curves(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, str]:
+    """Pictures of the tuning accuracy by layer, a line a context; their files by what they show."""
+    groups: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if isinstance(row["layer"], int):
+            kind = (row["encoder"], row["probe"], row["settings"], row["pooling"] or "maps", row["read"] or "")
+            groups.setdefault(kind, {}).setdefault(row["context"] or "", {})[row["layer"]] = row["tuning"]
+    files = {}
+    for number, (kind, curves) in enumerate(groups.items()):
+        count = max(len(curve) for curve in curves.values())
+        if count > 1 and all(sorted(curve) == list(range(count)) for curve in curves.values()):
+            values = {name: [curve[layer] for layer in range(count)] for name, curve in curves.items()}
+            files[f"Tuning accuracy by layer: {', '.join(filter(None, kind))}"] = f"depth-{number}.png"
+            (out / f"depth-{number}.png").write_bytes(layer_chart(values, {}, "tuning accuracy, %"))
+    return files
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown, one row a variant."""
-    lines = ["| encoder | variant | D | accuracy, % | 95 % interval | chosen |", "|---|---|---|---|---|---|"]
-    for r in results:
-        low, high = (100 * bound for bound in r["interval"])
-        chosen = ", ".join(f"{name} {value:.3g}" for name, value in r["chosen"].items())
+    lines = [
+        "| encoder | output | pooling | probe | D | accuracy, % | 95 % interval | top-5 | by class | tuning | head |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = (100 * bound for bound in row["interval"])
+        chosen = ", ".join(f"{name} {np.round(value, 6)}" for name, value in row["chosen"].items())
+        probe = f"{row['probe']}, {row['settings']}"
+        top = f"{100 * row['top_5']:.1f}" if "top_5" in row else ""
+        spread = f" ± {100 * row['deviation']:.1f}" if "deviation" in row else ""
         lines.append(
-            f"| {r['encoder']} | {r['variant']} | {r['dimensions']} | {100 * r['accuracy']:.1f} "
-            f"| {low:.1f} … {high:.1f} | {chosen} |"
+            f"| {row['encoder']} | {row['output']} | {row['pooling'] or 'maps'} | {probe} | {row['dimensions']} "
+            f"| {100 * row['accuracy']:.1f}{spread} | {low:.1f} … {high:.1f} | {top} "
+            f"| {100 * row['mean_per_class']:.1f} | {100 * row['tuning']:.1f} | {chosen} |"
+        )
+    return "\n".join(lines)
+
+
+def difference_table(compared: Sequence[dict[str, Any]]) -> str:
+    """Markdown, one row a pair of contexts."""
+    lines = [
+        "| encoder | probe | pooling | read | layer | contexts | difference, points | 95 % interval | not better |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in compared:
+        low, high = (100 * bound for bound in row["interval"])
+        layer = "all" if isinstance(row["layer"], list) else row["layer"]
+        lines.append(
+            f"| {row['encoder']} | {row['probe']}, {row['settings']} | {row['pooling'] or 'maps'} | {row['read']} "
+            f"| {layer} | {row['first']} − {row['second']} | {100 * row['difference']:+.1f} "
+            f"| {low:+.1f} … {high:+.1f} | {100 * row['worse']:.1f} % |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run the probes and write JSON and Markdown."""
+    """Parse, run, print, and say where."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="labelled images: a folder of class folders, or Parquet files")
-    parser.add_argument("--encoder", nargs="+", default=["pixels", "codes", "randar-tiny"])
-    parser.add_argument("--train-split", help="split to train on, where the data has several")
-    parser.add_argument("--evaluation-split", help="split to evaluate on; without it rows are held back")
-    parser.add_argument("--evaluation-rows", type=int, default=5000, help="how many rows to hold back")
-    parser.add_argument(
-        "--hold-out", default="stratified", choices=HOLD_OUTS, help="a share of each class, or the last"
-    )
-    parser.add_argument("--train-rows", type=int, help="only so many training rows")
-    parser.add_argument("--contexts", nargs="+", default=list(sequence.CONTEXTS), choices=sequence.CONTEXTS)
-    parser.add_argument("--reads", nargs="+", default=list(sequence.READS), choices=sequence.READS)
-    parser.add_argument("--orders", type=int, help="mean over so many random orders instead of one raster order")
-    parser.add_argument("--probe", default="logistic", choices=PROTOCOLS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for result.json and result.md")
-    args = parser.parse_args()
-
-    options = vars(args)
-    out = options.pop("out")
-    config = Config(**options)
-    report = run(config, load_for(config.encoder))
-    print(table(report["results"]))
-    if out is not None:
-        write_json(out / "result.json", report)
-        (out / "result.md").write_text(table(report["results"]) + "\n")
+    add_options(parser, Config)
+    parser.add_argument("--out", type=Path, default=Path("runs/classification"), help="folder for what is written")
+    given = parser.parse_args()
+    path = run(read_options(Config, given), given.out)
+    print((given.out / "result.md").read_text(encoding="utf-8"))
+    print(path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Why two numbers are, or are not, comparable: `python -m benchmarks.diff a.json b.json`.
 
-Prints every difference of the two protocol cards and of the rows, and the differences of the metrics where a
-comparison stands. Exit status 1 if no row of the one can be compared with a row of the other.
+Prints every difference of the two protocol cards and of the rows' axes and settings, and the differences of the
+metrics where a comparison stands. Exit status 1 if no row of the one can be compared with a row of the other.
 """
 
 from __future__ import annotations
@@ -55,16 +55,24 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Ite
 
 
 def row_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Differences of the `full_axes` of two rows."""
-    unequal = [axis for axis in AXES if first[axis] != second[axis]]
-    return [Difference(axis, first[axis], second[axis], axis in DECISIVE_AXES) for axis in unequal]
+    """Differences of the `stated` of two rows; of settings in words they are decisive."""
+    unequal = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    return [
+        Difference(name, first.get(name), second.get(name), name in DECISIVE_AXES or name not in AXES)
+        for name in unequal
+    ]
+
+
+def stated(card: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """All axes of a row, and its settings in words, such as the probe."""
+    return full_axes(dict(card), dict(row)) | {name: value for name, value in row.items() if isinstance(value, str)}
 
 
 def matching_rows(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[dict, dict, list[Difference]]]:
     """Each row of the first file with the row of the second whose axes differ least from it."""
     for row in first["results"]:
-        axes = full_axes(first["card"], row)
-        pairs = [(other, row_differences(axes, full_axes(second["card"], other))) for other in second["results"]]
+        axes = stated(first["card"], row)
+        pairs = [(other, row_differences(axes, stated(second["card"], other))) for other in second["results"]]
         if pairs:
             yield row, *min(pairs, key=lambda pair: (sum(d.decisive for d in pair[1]), len(pair[1])))
 

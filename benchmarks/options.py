@@ -16,9 +16,10 @@ def add_options(parser: argparse.ArgumentParser, config: type, *, without: Colle
     """Add an option for each field of a dataclass: `--train-split` for train_split.
 
     Fields are str, int, float, bool (a flag), tuples of one of these (several values), or None besides. Those without
-    a default are required. Help is what the docstring says under "Attributes:".
+    a default are required. Help is what the docstring, or that of a class it extends, says under "Attributes:".
     """
-    hints, texts = get_type_hints(config), attribute_texts(config.__doc__ or "")
+    hints = get_type_hints(config)
+    texts = {name: text for base in config.__mro__[::-1] for name, text in attribute_texts(base.__doc__ or "").items()}
     for field in dataclasses.fields(config):
         if field.name in without:
             continue

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.classification import data_hash
 from benchmarks.encoders import read_images
 from benchmarks.machine import describe
+from benchmarks.protocol import data_hash
 from randar_features import load_model, log_likelihood
 from randar_features.files import write_json
 from randar_features.training.tokenizer_trainer import reconstruction_quality

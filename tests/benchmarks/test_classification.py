@@ -6,139 +6,220 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from torch.nn import functional as F
 
 from benchmarks import classification
-from benchmarks.encoders import Images, read_images, variants
-from probes import LogisticProbe, stratified_holdout
-from randar_features import Model, encode_tokens
-from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, write_folder
+from benchmarks.classification import Config
+from benchmarks.classification_probes import Scored, top_hits
+from benchmarks.encoders import extract, load_encoder
+from benchmarks.labelled_rows import LabelledData, Split, choose_rows, fewer, hold_out
+from benchmarks.protocol import read_result
+from probes import KNNProbe, LogisticProbe, few_shot, paired_bootstrap, stratified_holdout
+from tests.benchmarks.image_folders import write_classes
+from tests.small_models import write_folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes by colour, 16 images each, and noise."""
-    root, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
-    for label, name in enumerate(("blue", "green", "red")):
-        (root / name).mkdir()
-        for index in range(16):
-            picture = rng.integers(0, 200, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-            picture[..., 2 - label] = np.minimum(255, picture[..., 2 - label] + 90)
-            Image.fromarray(picture).save(root / name / f"{index:02d}.png")
+    """Three classes by colour, 24 images each."""
+    root = tmp_path_factory.mktemp("colours") / "images"
+    write_classes(root, per_class=24, seed=0)
     return root
 
 
 @pytest.fixture(scope="module")
-def images(folder: Path) -> Images:
-    return read_images(folder, image_size=IMAGE_SIZE)
+def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What the encoder "pixels" makes of them, in the precision of the cache, and the labels."""
+    store = extract(load_encoder("pixels"), str(folder), folder=folder.parent / "cache", progress=False)
+    return store.array("32x32").astype(np.float16), store.labels
 
 
-def test_variants_are_the_features_they_say(images: Images, small_model: Model):
-    pixels = images.pixels.float() / 255
-    tokens = small_model.tokenizer.encode(pixels)
-    (raw,) = variants("pixels", images, model=small_model)
-    assert torch.equal(raw.vectors, F.adaptive_avg_pool2d(pixels, 32).flatten(1))
-    vectors, histogram = variants("codes", images, model=small_model, batch_size=5)
-    assert torch.equal(vectors.vectors, small_model.tokenizer.codes(tokens).flatten(1))
-    assert torch.equal(
-        histogram.vectors, torch.stack([torch.bincount(row, minlength=VOCAB_SIZE) for row in tokens]).float()
-    )
-    found = {v.name: v for v in variants("small", images, model=small_model, batch_size=5)}
-    assert len(found) == 3 * 2 * (3 + 1)
-    for context, read, layer in (("single", "image", 0), ("reverse", "instruction", 2)):
-        expected = encode_tokens(small_model.transformer, tokens, layers=layer, context=context, read=read).mean(
-            (2, 3)
-        )[:, 0]
-        torch.testing.assert_close(found[f"{context} {read} layer {layer}"].vectors, expected, atol=1e-5, rtol=1e-5)
-    joined = found["repeat image all layers"].vectors
-    torch.testing.assert_close(joined[:, 32:64], found["repeat image layer 1"].vectors)
-
-
-def test_several_orders_are_averaged(images: Images, small_model: Model):
-    from randar_features.encoding import encode_orders
-
-    few = Images(images.pixels[:3], images.labels[:3], None)
-    tokens = small_model.tokenizer.encode(few.pixels.float() / 255)
-    options = {"contexts": ["reverse"], "reads": ["image"], "orders": 4}
-    found = {v.name: v for v in variants("small", few, model=small_model, **options)}
-    expected = encode_orders(small_model.transformer, tokens, orders=4, layers=1).mean((2, 3))[:, 0]
-    torch.testing.assert_close(found["reverse image layer 1"].vectors, expected, atol=1e-5, rtol=1e-5)
+def config(folder: Path, cache: Path, **options: object) -> Config:
+    shared = {"evaluation_rows": 12, "cache": str(cache / "cache"), "epochs": 2, "draws": 2, "shots": (2,)}
+    return Config(data=str(folder), **{**shared, **options})
 
 
 def test_the_command_reports_what_the_probe_gives(
-    folder: Path, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, pixels: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model = write_folder(tmp_path / "model")
-    arguments = ["--data", str(folder), "--encoder", "pixels", str(model)]
-    arguments += ["--evaluation-rows", "9", "--contexts", "reverse", "--reads", "image", "--out", str(tmp_path / "out")]
+    arguments = ["--data", str(folder), "--encoder", "pixels", str(model), "--cache", str(tmp_path / "cache")]
+    arguments += [
+        "--evaluation-rows",
+        "12",
+        "--contexts",
+        "reverse",
+        "--reads",
+        "image",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr(sys, "argv", ["classification", *arguments])
     classification.main()
-    report = json.loads((tmp_path / "out/result.json").read_text())
-    assert report["config"]["evaluation_rows"] == 9
-    by_name = {result["variant"]: result for result in report["results"]}
-    assert set(by_name) == {"32x32", *(f"reverse image layer {i}" for i in range(3)), "reverse image all layers"}
+    report = read_result(tmp_path / "out")
+    by_name = {row["output"]: row for row in report["results"]}
+    outputs = {"32x32", "patches", *(f"reverse image layer {i}" for i in range(3)), "reverse image all layers"}
+    assert set(by_name) == outputs
+    assert by_name["reverse image all layers"]["layer"] == [0, 1, 2]
+    assert by_name["reverse image all layers"]["dimensions"] == 3 * by_name["reverse image layer 1"]["dimensions"]
 
-    # By hand: three rows of each class are held back, the probe never sees them.
-    vectors = F.adaptive_avg_pool2d(images.pixels.float() / 255, 32).flatten(1).numpy()
-    labels = images.labels.numpy()
-    kept, held_out = stratified_holdout(labels, fraction=9 / 48, seed=0)
-    assert np.bincount(labels[held_out]).tolist() == [3, 3, 3]
+    # By hand: four rows of each class are held back, the probe never sees them.
+    vectors, labels = pixels
+    kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
+    assert np.bincount(labels[held_out]).tolist() == [4, 4, 4]
     probe = LogisticProbe(seed=0).fit(vectors[kept], labels[kept])
-    expected = float((probe.predict(vectors[held_out]) == labels[held_out]).mean())
-    assert by_name["32x32"]["accuracy"] == expected
-    assert by_name["32x32"]["chosen"]["C"] == probe.C
-    assert "| pixels | 32x32 | 3072 |" in (tmp_path / "out/result.md").read_text()
+    row = by_name["32x32"]
+    assert row["accuracy"] == (probe.predict(vectors[held_out]) == labels[held_out]).mean()
+    assert row["chosen"] == {"C": probe.C}
+    assert row["tuning"] == probe.validation_accuracy
+    assert (row["probe"], row["layer"], row["pooling"], row["normalization"]) == (
+        "logistic",
+        None,
+        "mean",
+        "standardize",
+    )
+    kept_predictions = np.load(tmp_path / "out" / report["artifacts"]["predictions"])
+    np.testing.assert_array_equal(kept_predictions["labels"], labels[held_out])
+    np.testing.assert_array_equal(kept_predictions["predictions"][0], probe.predict(vectors[held_out]))
+    assert kept_predictions["label_names"].tolist() == ["blue", "green", "red"]
+    assert len(kept_predictions["predictions"]) == len(report["results"])
+    assert "| pixels | 32x32 | mean | logistic" in (tmp_path / "out/result.md").read_text()
+    assert "Tuning accuracy by layer: model, logistic" in " ".join(report["artifacts"])
 
 
-def test_unusable_data_is_refused(folder: Path, tmp_path: Path, small_model: Model):
+def test_every_probe_on_the_same_rows(folder: Path, pixels: tuple[np.ndarray, np.ndarray], tmp_path: Path):
+    probes = ("logistic", "linear", "knn", "few-shot", "attentive")
+    classification.run(config(folder, tmp_path, encoder=("pixels",), probe=probes), tmp_path)
+    rows = read_result(tmp_path)["results"]
+    assert [(row["probe"], row["output"]) for row in rows] == [
+        *((probe, output) for probe in probes[:4] for output in ("32x32", "patches")),
+        ("attentive", "patches"),
+    ]
+    vectors, labels = pixels
+    kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
+    sets = vectors[kept].astype(np.float32), labels[kept], vectors[held_out].astype(np.float32), labels[held_out]
+    knn = KNNProbe(k=(10, 20)).fit(*sets[:2]).predict(sets[2])
+    by_probe = {row["probe"]: row for row in rows if row["output"] == "32x32"}
+    assert by_probe["knn"]["accuracy"] == (knn[20] == sets[3]).mean()
+    assert by_probe["knn"]["by_k"] == {str(k): (knn[k] == sets[3]).mean() for k in (10, 20)}
+    (shots,) = few_shot(*sets, shots=(2,), seeds=2)
+    assert (by_probe["few-shot"]["accuracy"], by_probe["few-shot"]["deviation"]) == (shots.mean, shots.deviation)
+    assert all(row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in rows)
+    assert rows[-1]["pooling"] is None and rows[0]["pooling"] == "mean"
+
+
+def test_features_on_disk_give_the_same_but_for_the_order_of_batches(folder: Path, tmp_path: Path):
+    options = {"encoder": ("pixels",), "probe": ("logistic", "knn"), "outputs": ("patches",)}
+    for name, on_disk in (("memory", False), ("disk", True)):
+        classification.run(config(folder, tmp_path, on_disk=on_disk, **options), tmp_path / name)
+    first, second = (read_result(tmp_path / name)["results"] for name in ("memory", "disk"))
+    assert [row["accuracy"] for row in first] == [row["accuracy"] for row in second]
+    assert first[0]["chosen"] == second[0]["chosen"]
+
+
+def scored(context: str | None, layer: int, hits: list[int], encoder: str = "a") -> Scored:
+    about = {"encoder": encoder, "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
+    row = about | {"context": context, "layer": layer, "output": f"{context} {layer}"}
+    return Scored(row, np.zeros(len(hits), int), np.array(hits, float))
+
+
+def test_contexts_are_compared_on_the_same_rows_of_the_same_layer():
+    reverse, single = [1, 1, 1, 0, 1, 1], [1, 0, 1, 0, 0, 1]
+    rows = [scored("single", 0, single), scored("reverse", 0, reverse), scored("reverse", 1, single)]
+    rows += [scored(None, 0, single, "pixels"), scored("repeat", 1, reverse)]
+    found = list(classification.differences(rows, seed=3))
+    assert [(row["layer"], row["first"], row["second"]) for row in found] == [
+        (0, "reverse", "single"),
+        (1, "reverse", "repeat"),
+    ]
+    expected = paired_bootstrap(np.array(reverse, float), np.array(single, float), seed=3)
+    assert found[0]["difference"] == expected.difference == pytest.approx(2 / 6)
+    assert (found[0]["interval"], found[0]["worse"]) == (expected.interval, expected.worse)
+    assert "| reverse − single | +33.3 |" in classification.difference_table(found)
+
+
+def test_top_hits_count_an_unknown_label_as_missed():
+    table = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]])
+    assert top_hits(table, np.array([2, 4, 8]), np.array([4, 2, 9]), 2) == pytest.approx(1 / 3)
+    assert top_hits(table, np.array([2, 4, 8]), np.array([9, 9, 9]), 2) == 0
+
+
+def test_unusable_data_is_refused(folder: Path, tmp_path: Path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain/a.png").write_bytes((folder / "blue/00.png").read_bytes())
+    options = {"encoder": ("histogram",)}
     with pytest.raises(ValueError, match=r"1 of 1 images of .*plain have no label"):
-        read_images(tmp_path / "plain", image_size=16)
-    options = {"data": str(folder), "encoder": ["pixels"], "contexts": ["reverse"], "reads": ["image"]}
-    with pytest.raises(ValueError, match="48 images cannot hold back 48"):
-        classification.run(classification.Config(**options, evaluation_rows=48), {"pixels": small_model})
-    sorted_by_class = classification.Config(**options, evaluation_rows=16, hold_out="last")
-    with pytest.raises(ValueError, match=r"the last 16 rows hold none of 2 classes, \[0, 1\]"):
-        classification.run(sorted_by_class, {"pixels": small_model})
+        classification.run(config(tmp_path / "plain", tmp_path, **options), tmp_path)
+    with pytest.raises(ValueError, match="72 images cannot hold back 72"):
+        classification.run(config(folder, tmp_path, evaluation_rows=72, **options), tmp_path)
+    with pytest.raises(ValueError, match=r"the last 24 rows hold none of 2 classes, \[0, 1\]"):
+        classification.run(config(folder, tmp_path, evaluation_rows=24, hold_out="last", **options), tmp_path)
+    with pytest.raises(ValueError, match=r"--probe must be of logistic, .*, got 'svm'"):
+        classification.run(config(folder, tmp_path, probe=("svm",), **options), tmp_path)
+    with pytest.raises(ValueError, match="--normalization batch is for --probe linear"):
+        classification.run(config(folder, tmp_path, normalization="batch", **options), tmp_path)
 
 
 def test_the_last_rows_are_held_back_when_asked_for():
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    config = classification.Config(data="", encoder=[], contexts=[], reads=[], evaluation_rows=3, hold_out="last")
-    kept, held_out = classification.hold_out(labels, config)
-    assert kept.tolist() == [0, 1, 2] and held_out.tolist() == [3, 4, 5]
+    split = Split(np.array([0, 1, 3, 4, 5, 7]), np.array([0, 1, 2, 0, 1, 2]))
+    kept, held_out = hold_out(split, LabelledData(data="", evaluation_rows=3, hold_out="last"))
+    assert kept.rows.tolist() == [0, 1, 3] and held_out.rows.tolist() == [4, 5, 7]
+    assert held_out.labels.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="--hold-out must be one of stratified, last, got 'first'"):
+        hold_out(split, LabelledData(data="", evaluation_rows=3, hold_out="first"))
 
 
 def test_an_unreadable_image_is_left_out_and_named(folder: Path, tmp_path: Path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "0.png").write_bytes((folder / "blue/00.png").read_bytes())
-    (tmp_path / "a/1.jpg").write_text("no picture")
-    images = read_images(tmp_path, image_size=16)
-    assert images.labels.tolist() == [0, 1]
-    assert [(bad["row"], Path(bad["path"]).name) for bad in images.unreadable] == [(1, "1.jpg")]
+    for label, name in enumerate(("a", "b")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = folder / ("blue", "red")[label] / f"{number:02d}.png"
+            (tmp_path / "images" / name / picture.name).write_bytes(picture.read_bytes())
+    (tmp_path / "images/a/03.png").write_text("no picture")
+    classification.run(
+        config(tmp_path / "images", tmp_path, encoder=("histogram",), evaluation_rows=4), tmp_path / "out"
+    )
+    report = json.loads((tmp_path / "out/result.json").read_text())
+    assert report["card"]["warnings"][0].startswith("1 of 24 images could not be read: row 3: ")
+    assert np.load(tmp_path / "out/predictions.npz")["labels"].tolist() == [0, 0, 1, 1]
 
 
-def test_splits_of_other_classes_are_refused(folder: Path, tmp_path: Path, small_model: Model):
+def test_splits_of_other_classes_are_refused(folder: Path, tmp_path: Path):
     for split, names in (("train", "abc"), ("validation", "ac")):
         for name in names:
-            (tmp_path / split / name).mkdir(parents=True)
-            (tmp_path / split / name / "0.png").write_bytes((folder / "blue/00.png").read_bytes())
-    config = classification.Config(
-        data=str(tmp_path), encoder=[], contexts=[], reads=[], train_split="train", evaluation_split="validation"
-    )
-    with pytest.raises(
-        ValueError, match=r"are \['a', 'b', 'c'\], those of validation are \['a', 'c'\]"
-    ):
-        classification.run(config, {"pixels": small_model})
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            (tmp_path / "images" / split / name / "0.png").write_bytes((folder / "blue/00.png").read_bytes())
+    splits = {"train_split": "train", "evaluation_split": "validation", "encoder": ("histogram",)}
+    with pytest.raises(ValueError, match=r"are \['a', 'b', 'c'\], those of validation are \['a', 'c'\]"):
+        classification.run(config(tmp_path / "images", tmp_path, **splits), tmp_path)
 
 
-def test_fewer_training_rows_are_of_all_classes(images: Images):
-    few = classification.fewer(images, 6, seed=0)
-    assert torch.bincount(few.labels).tolist() == [2, 2, 2]
-    assert classification.fewer(images, None, seed=0) is images
+def test_two_splits_are_trained_and_evaluated_on(tmp_path: Path):
+    write_classes(tmp_path / "images/train", per_class=10, seed=0)
+    write_classes(tmp_path / "images/validation", per_class=3, seed=1)
+    splits = {"train_split": "train", "evaluation_split": "validation", "encoder": ("histogram",), "train_rows": 18}
+    classification.run(config(tmp_path / "images", tmp_path, **splits), tmp_path / "out")
+    report = read_result(tmp_path / "out")
+    assert report["card"]["data"]["evaluation"].endswith(" validation")
+    assert report["card"]["data"]["train"].endswith(" train, at most 18, seed 0")
+    assert np.load(tmp_path / "out/predictions.npz")["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_fewer_training_rows_are_of_all_classes():
+    split = Split(np.arange(100, 148), np.repeat([0, 1, 2], 16))
+    few = fewer(split, 6, seed=0)
+    assert np.bincount(few.labels).tolist() == [2, 2, 2]
+    assert (split.labels[few.rows - 100] == few.labels).all()
+    assert fewer(split, None, seed=0) is split
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        classification.fewer(images, 0, seed=0)
+        fewer(split, 0, seed=0)
+
+
+def test_rows_are_chosen_by_the_labels_alone(folder: Path, tmp_path: Path):
+    """Encoders of other sizes and contents are given the same rows."""
+    options = config(folder, tmp_path)
+    found = []
+    for name in ("pixels", "codes"):
+        store = extract(load_encoder(name), str(folder), folder=options.cache)
+        found.append(choose_rows(store, None, options))
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first.rows, second.rows)
