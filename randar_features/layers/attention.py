@@ -69,9 +69,10 @@ class Attention(SelfAttention):
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `SelfAttention.project`, in one product."""
         heads = self.wqkv(x).unflatten(-1, (-1, self.head_dim))  # (B, L, H + 2·Hkv, d)
-        turned = rotate(heads[:, :, : -self.num_kv_heads], rotary).transpose(1, 2)
-        queries, keys = turned.split([self.num_heads, self.num_kv_heads], dim=1)
-        return queries, keys, heads[:, :, -self.num_kv_heads :].transpose(1, 2)
+        # Split, not sliced: the gradient of slices is the sum of zero-filled copies of the whole.
+        turning, values = heads.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=2)
+        queries, keys = rotate(turning, rotary).transpose(1, 2).split([self.num_heads, self.num_kv_heads], dim=1)
+        return queries, keys, values.transpose(1, 2)
 
     def merge(self, attended: Tensor) -> Tensor:
         """(B, H, L, d) → (B, L, D) through `wo`."""
