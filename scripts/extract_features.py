@@ -14,7 +14,7 @@ import numpy as np
 
 from randar_features import sequence
 from randar_features.encoding.store import FeatureStore
-from randar_features.encoding.store_writer import DTYPES, SHARD_ROWS
+from randar_features.encoding.store_writer import DTYPES
 from randar_features.encoding.to_store import extract_to_store
 
 SHOWN = 20
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--append", action="store_true", help="add the images that the store does not have yet")
     parser.add_argument("--split", help="of Parquet files, or a subfolder")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="rows a file: as many as a kill can cost")
+    parser.add_argument("--shard-rows", type=int, help="rows a file, as many as a kill can cost; 1024 or 64 MiB")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; CUDA where there is one")
     parser.add_argument("--max-unreadable", type=float, default=0.01, help="share of images; more is exit status 1")

@@ -43,6 +43,7 @@ from randar_features.files import ASIDE, write_json, written_whole
 
 DTYPES = ("float16", "float32")
 SHARD_ROWS = 1024
+SHARD_BYTES = 64 << 20
 
 Encode = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -86,7 +87,7 @@ def write_store(
     *,
     data: str,
     batch_size: int = 32,
-    shard_rows: int = SHARD_ROWS,
+    shard_rows: int | None = None,
     num_workers: int = 0,
     append: bool = False,
     progress: bool = True,
@@ -102,7 +103,8 @@ def write_store(
         content: what `encode` gives.
         data: name of the images, for the record.
         batch_size: images a call of `encode`.
-        shard_rows: rows a file: what a kill can cost.
+        shard_rows: rows a file, which is as many as a kill can cost and as memory must hold; None: those that the
+            store has, in a new one 1024 or what makes 64 MiB.
         num_workers: processes that decode images.
         append: the images follow those that are there; files that are there already are passed over.
         progress: show a bar.
@@ -114,6 +116,7 @@ def write_store(
     folder = Path(folder)
     if source.streamed and rank_and_world()[1] > 1:
         raise ValueError("a stream of images cannot be shared out to several processes: run a single one")
+    shard_rows = _rows_a_shard(folder, encode, content, batch_size) if shard_rows is None else shard_rows
     source, index = agree(folder, content.manifest() | {"shard_rows": shard_rows}, source, data, append)
     if index is None:
         return _finished(folder)
@@ -131,6 +134,16 @@ def write_store(
         part["rows"] = _count(folder) - part["first"]
         write_json(folder / MANIFEST, manifest)
     return _finished(folder)
+
+
+@torch.no_grad()
+def _rows_a_shard(folder: Path, encode: Encode, content: Content, batch_size: int) -> int:
+    if (folder / MANIFEST).exists():
+        return read_manifest(folder)["shard_rows"]
+    rows = encode(torch.zeros(1, 3, content.image_size, content.image_size))
+    size = sum(values.numel() for values in rows.values()) * np.dtype(content.dtype).itemsize
+    fitting = min(SHARD_ROWS, max(1, SHARD_BYTES // size))
+    return fitting - fitting % batch_size or fitting
 
 
 def _count(folder: Path) -> int:

@@ -13,7 +13,7 @@ from randar_features import sequence
 from randar_features.data import open_images
 from randar_features.encoding.outputs import encode_outputs, model_outputs
 from randar_features.encoding.store import FeatureStore
-from randar_features.encoding.store_writer import SHARD_ROWS, Content, write_store
+from randar_features.encoding.store_writer import Content, write_store
 from randar_features.hub import Model, load_model
 
 
@@ -32,7 +32,7 @@ def extract_to_store(
     store_dtype: str = "float16",
     append: bool = False,
     batch_size: int = 32,
-    shard_rows: int = SHARD_ROWS,
+    shard_rows: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     num_workers: int = 0,
@@ -55,7 +55,8 @@ def extract_to_store(
         store_dtype: "float16" or "float32", on disk.
         append: the images follow those that the store has; files that it has already are passed over.
         batch_size: images a forward pass.
-        shard_rows: rows a file: as many as a kill can cost.
+        shard_rows: rows a file: as many as a kill can cost and as memory must hold; None: 1024, or as many as make
+            64 MiB.
 
     Raises:
         ValueError: settings that do not fit the model; or a folder with the features of another model, of other

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -524,3 +525,42 @@ def test_pixels_of_other_sizes_agree_between_forms(tmp_path: Path) -> None:
     expected = _read(tmp_path / "big.png").pixels
     for form in (big, Image.fromarray(big), tensor):
         assert torch.equal(_read(form).pixels, expected)
+
+
+class Numbers(IterableDataset):
+    """Images that tell which they are."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self):
+        return (np.full((4, 4, 3), number, dtype=np.uint8) for number in range(self.count))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_runs_of_rows(streamed: bool):
+    source = open_images(Numbers(20) if streamed else list(Numbers(20)))
+    assert source.streamed == streamed
+    runs = [range(1, 2), range(5, 10), range(10, 12)]
+    batches = [(batch.pixels[:, 0, 0, 0] * 255).round().int().tolist() for batch in source.batches(4, 3, rows=runs)]
+    assert batches == [[1], [5, 6, 7], [8, 9], [10, 11]]
+    assert list(source.batches(4, 3, rows=[])) == []
+
+
+def test_a_stream_ends_in_a_run_that_it_cannot_fill():
+    runs = (range(start, start + 4) for start in itertools.count(0, 4))
+    batches = open_images(Numbers(10)).batches(4, 8, rows=runs)
+    assert [len(batch.status) for batch in batches] == [4, 4, 2]
+
+
+def test_files_and_those_that_are_new(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    source = open_images(tmp_path)
+    assert source.files() == [tmp_path / f"{name}.png" for name in ("a", "b", "c")]
+    new = source.without({str(tmp_path / "a.png"), "elsewhere.png"})
+    assert new.files() == source.files()[1:] and len(new) == 2
+    assert next(new.batches(4, 2)).paths == [str(tmp_path / "b.png"), str(tmp_path / "c.png")]
+    assert open_images([Image.new("RGB", (4, 4))]).files() == []
+    stream = open_images(Numbers(3))
+    assert stream.files() == [] and stream.without({"a.png"}) is stream

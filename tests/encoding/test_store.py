@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from randar_features import Model, extract_features
 from randar_features.data import ImageError, open_images
-from randar_features.encoding import FeatureStore, extract_to_store
+from randar_features.encoding import FeatureStore, extract_to_store, store_writer
 from randar_features.encoding.store import find_shards
 from randar_features.encoding.store_writer import Content, write_store
 from tests.small_models import IMAGE_SIZE
@@ -367,6 +367,19 @@ def test_values_beyond_half_precision(tmp_path: Path):
     assert store.array("mean colour").tolist() == [[1e5], [1e5]]
     with pytest.raises(ValueError, match="got 'int8'"):
         content(dtype="int8")
+
+
+@pytest.mark.parametrize(("batch_size", "rows"), [(2, 4), (5, 5), (8, 5)])
+def test_large_rows_make_short_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, rows: int):
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 5 * (3 + 12) * 2 + 7)
+    store = write(pictures(9), tmp_path, shard_rows=None, batch_size=batch_size)
+    assert store.manifest["shard_rows"] == rows and len(store.rows("corner")[0]) == rows
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 10**6)
+    assert len(write(pictures(9), tmp_path, shard_rows=None)) == 9
+    with pytest.raises(ValueError, match=f"its shard_rows is {rows}, now 3"):
+        write(pictures(9), tmp_path, shard_rows=3)
+    store = write(pictures(9), tmp_path / "large", shard_rows=None, batch_size=batch_size)
+    assert len(store.shards) == 1 and store.manifest["shard_rows"] in (1024, 1020)
 
 
 def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
