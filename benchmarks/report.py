@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks import charts, page
 from benchmarks.protocol import AXES, RESULT_FILE, Card, Result, full_axes, metrics, read_result
 from probes import confusion_matrix
+from randar_features.files import read_json
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
 
@@ -109,6 +110,17 @@ def _settings(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(n for row in results for n, v in row.items() if isinstance(v, str) and n not in AXES))
 
 
+def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
+    """One line for two variants that were evaluated on the same rows: the first minus the second, in points."""
+    words = ("encoder", "probe", "settings", "pooling", "read", "layer")
+    rows = []
+    for row in differences:
+        low, high = (100 * bound for bound in row["interval"])
+        shown = f"{100 * row['difference']:+.1f} ({low:+.1f} … {high:+.1f})"
+        rows.append([*(_cell(row.get(name)) for name in words), f"{row['first']} − {row['second']}", shown])
+    return Table([*words, "contexts", "points, 95 % interval"], rows)
+
+
 def number(value: float | None) -> str:
     """Shares as percentages, counts as they are, other figures to four digits."""
     if value is None:
@@ -161,6 +173,25 @@ def _ordered(values: Iterator[Any]) -> list[Any]:
     return found
 
 
+def learning_curve(run: Run) -> bytes | None:
+    """Accuracy against labelled images a class, of each encoder's output that is best with the most; None without."""
+    lines: dict[str, list[Result]] = {}
+    for row in run.results:
+        if "shots" in row:
+            lines.setdefault(_name(run, row), []).append(row)
+    best: dict[str, str] = {}
+    for name, rows in lines.items():
+        encoder = full_axes(run.card, rows[-1])["encoder"]
+        if encoder not in best or rows[-1][run.main_metric] > lines[best[encoder]][-1][run.main_metric]:
+            best[encoder] = name
+    if not best:
+        return None
+    points = {name: [(row["shots"], row[run.main_metric]) for row in lines[name]] for name in best.values()}
+    spreads = {name: [tuple(row["interval"]) for row in lines[name]] for name in best.values()}
+    options: dict[str, Any] = {"x_label": "labelled images a class", "y_label": str(run.main_metric), "spreads": spreads}
+    return charts.curves(points, log_x=True, **options)
+
+
 def confusion(run: Run) -> bytes | None:
     """The confusion matrix of the best row, where the run kept its predictions; None where it did not."""
     if "predictions" not in run.artifacts:
@@ -185,6 +216,12 @@ def section(run: Run) -> page.Section:
     for name, file in run.artifacts.items():
         if file.endswith(".png"):
             parts.append(page.figure((run.folder / file).read_bytes(), caption=name, command=command))
+    if "differences" in run.artifacts:
+        table = difference_table(read_json(run.folder / run.artifacts["differences"]))
+        parts.append(page.table(table.header, table.rows, caption=f"Differences on the same rows. {command}"))
+    curve = learning_curve(run)
+    if curve is not None:
+        parts.append(page.figure(curve, caption="Few labelled images; bands: 95 % intervals.", command=command))
     matrix = confusion(run)
     if matrix is not None:
         parts.append(page.figure(matrix, caption=f"Confusion matrix of {_name(run, run.best())}, %.", command=command))

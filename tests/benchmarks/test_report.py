@@ -106,6 +106,26 @@ def test_the_confusion_matrix_is_the_best_rows(folder: Path, monkeypatch: pytest
     assert np.array_equal(matrix, [[1, 1], [0, 2]]) and names == ["cat", "dog"]
 
 
+def test_learning_curves_are_of_each_encoders_best_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(charts, "curves", lambda lines, **more: drawn.append((lines, more)) or b"png")
+    rows = [row("single", 0, 0.1, shots=1, interval=[0, 0.2]), row("single", 0, 0.4, shots=5, interval=[0.3, 0.5])]
+    rows += [row("reverse", 0, 0.2, shots=1, interval=[0.1, 0.3]), row("reverse", 0, 0.3, shots=5, interval=[0.2, 0.4])]
+    write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
+    assert report.learning_curve(report.find_runs([tmp_path])[0]) == b"png"
+    lines, more = drawn[0]
+    assert lines == {"tiny, single image layer 0": [(1, 0.1), (5, 0.4)]}
+    assert more["spreads"] == {"tiny, single image layer 0": [(0, 0.2), (0.3, 0.5)]}
+
+
+def test_differences_are_in_points() -> None:
+    about = {"encoder": "tiny", "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
+    found = {"first": "reverse", "second": "single", "difference": 0.0123, "interval": [-0.005, 0.03]}
+    table = report.difference_table([about | {"layer": [0, 1]} | found])
+    shown = ["0 + 1", "reverse − single", "+1.2 (-0.5 … +3.0)"]
+    assert table.rows == [["tiny", "knn", "k = 20", "mean", "image", *shown]]
+
+
 def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_path: Path) -> None:
     out = report.write_report([folder], tmp_path / "out" / "report.html", "All & more")
     text = out.read_text()

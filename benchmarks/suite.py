@@ -1,0 +1,222 @@
+"""Every benchmark on every data set: `python -m benchmarks.suite --data cifar10/ camvid/ photo-digits --out runs/all`.
+
+What a data set is asked for follows from what it has: labels (classification, retrieval), masks (segmentation),
+corresponding points (matching). Each benchmark writes a folder of its own, at the end all go into one report. Run the
+same command again to continue: what is there with the same options and weights is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from benchmarks import classification, correspondence, maps, retrieval, segmentation
+from benchmarks.datasets import PHOTO_DIGITS
+from benchmarks.encoders import load_encoder
+from benchmarks.options import add_options, read_options
+from benchmarks.protocol import RESULT_FILE, plain
+from benchmarks.report import write_report
+from benchmarks.scenes import LABELS
+from randar_features.data import open_images, open_pairs
+from randar_features.data.pairs import ImageMask
+from randar_features.files import read_json, write_json
+
+CONFIG_FILE = "config.json"
+EVALUATION_SPLITS = ("validation", "val", "test")
+BUILT_IN = {PHOTO_DIGITS: {"labels", "masks"}, "digits": {"points"}, "photographs": {"points"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured, on what.
+
+    Attributes:
+        data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
+            built in.
+        encoders: names, as `load_encoder` takes them.
+        contexts, reads: of generators; None: all that they have.
+        probes: of `benchmarks.classification`.
+        pooling: of maps to vectors, for classification.
+        heads: of `benchmarks.segmentation`.
+        train_rows: labelled images to train on at most, stratified; None: all.
+        hold_out: "last" or "stratified": which rows are evaluated on where the data has one split only.
+        resolution: pixels of the shorter side of images with masks, shown in tiles; None: squashed.
+        cache: folder that keeps features.
+        seed: of every random choice.
+    """
+
+    data: tuple[str, ...]
+    encoders: tuple[str, ...] = ("pixels", "histogram", "codes", "latents", "randar-tiny")
+    contexts: tuple[str, ...] | None = None
+    reads: tuple[str, ...] | None = None
+    probes: tuple[str, ...] = ("logistic", "knn")
+    pooling: tuple[str, ...] = ("mean",)
+    heads: tuple[str, ...] = ("linear", "knn")
+    train_rows: int | None = None
+    hold_out: str = "stratified"
+    resolution: int | None = None
+    cache: str = "runs/features"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark on one data set."""
+
+    name: str
+    config: Any
+    run: Callable[[Any, Path], object]
+
+
+def kinds_of(data: str) -> set[str]:
+    """What a data set has: some of labels, masks and points.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+    """
+    if data in BUILT_IN:
+        return BUILT_IN[data]
+    if not Path(data).exists():
+        raise FileNotFoundError(f"no data at {data}: expected a folder, a Parquet file, or {', '.join(BUILT_IN)}")
+    if (Path(data) / "PairAnnotation").is_dir():
+        return {"points"}
+    return {"masks"} if _opens(_first_pair, data, "train", None) else {"labels"}
+
+
+def splits_of(data: str) -> tuple[str | None, str | None]:
+    """The split to train on, None: all; and the one to evaluate on, None: rows of the former are held back."""
+    if data == PHOTO_DIGITS:
+        return "train", "test"
+    opened = _first_pair if "masks" in kinds_of(data) else open_images
+    train, evaluation = _opens(opened, data, "train"), _opens(opened, data, *EVALUATION_SPLITS)
+    return train and train[0], evaluation and evaluation[0]
+
+
+def _first_pair(data: str, *, split: str | None) -> ImageMask:
+    return open_pairs(data, split=split)[0]
+
+
+def _opens(opened: Callable[..., object], data: str, *splits: str | None) -> tuple[str | None] | None:
+    """The first of the splits that can be opened, None if none can be."""
+    for split in splits:
+        try:
+            opened(data, split=split)
+        except (ValueError, TypeError, KeyError, FileNotFoundError):
+            continue
+        return (split,)
+    return None
+
+
+def jobs(settings: Settings) -> Iterator[Job]:
+    """All that is to be done, in order."""
+    for data in settings.data:
+        name, kinds = Path(data).name, kinds_of(data)
+        makers: dict[str, Callable[[Settings, str], Iterator[tuple[str, Any, Callable]]]] = {
+            "labels": _labelled,
+            "masks": _masked,
+            "points": _matched,
+        }
+        for kind in sorted(kinds):
+            for task, config, run in makers[kind](settings, data):
+                yield Job(f"{name}/{task}", config, run)
+
+
+def _shared(settings: Settings) -> dict[str, Any]:
+    return {
+        "encoder": settings.encoders,
+        "contexts": settings.contexts,
+        "reads": settings.reads,
+        "seed": settings.seed,
+        "cache": settings.cache,
+    }
+
+
+def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
+    train, evaluation = splits_of(data)
+    config = classification.Config(
+        data=data,
+        train_split=train,
+        evaluation_split=evaluation,
+        hold_out=settings.hold_out,
+        train_rows=settings.train_rows,
+        probe=settings.probes,
+        pooling=settings.pooling,
+        **_shared(settings),
+    )
+    yield "classification", config, classification.run
+    searched = retrieval.Config(data=data, split=evaluation or train, **_shared(settings))
+    yield "retrieval", searched, retrieval.run
+
+
+def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
+    train, evaluation = splits_of(data)
+    labels = next((known for known in LABELS if known in Path(data).name.lower()), None)
+    shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation, "labels": labels}
+    for head in settings.heads:
+        config = segmentation.Config(head=head, resolution=settings.resolution, **shared, **_shared(settings))
+        yield f"segmentation-{head}", config, segmentation.run
+    for encoder in settings.encoders:
+        if encoder not in ("pixels", "histogram", "codes", "latents"):
+            yield f"maps-{encoder}", maps.Config(data=data, split=evaluation, encoder=encoder), maps.run
+
+
+def _matched(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
+    config = correspondence.Config(data=data, **_shared(settings))
+    yield "correspondence", config, correspondence.run
+
+
+def finished(job: Job, folder: Path, weights: dict[str, str]) -> bool:
+    """Whether the result in `folder` is of the same options and weights."""
+    path = folder / CONFIG_FILE
+    return (folder / RESULT_FILE).exists() and path.exists() and read_json(path) == description(job, weights)
+
+
+def description(job: Job, weights: dict[str, str]) -> dict[str, Any]:
+    """What decides whether a result has to be made again."""
+    return plain({"config": asdict(job.config), "weights": weights})
+
+
+def run(settings: Settings, out: Path) -> Path:
+    """Do what is not done yet, then write the report, whose path it gives.
+
+    A benchmark that fails is named at the end, by an error, after all others have been done.
+    """
+    weights = {name: load_encoder(name).weights for name in settings.encoders}
+    planned, failures = list(jobs(settings)), []
+    for job in tqdm(planned, desc="suite", unit="benchmark"):
+        folder = out / job.name
+        if finished(job, folder, weights):
+            tqdm.write(f"{job.name}: done before")
+            continue
+        start = time.perf_counter()
+        try:
+            job.run(job.config, folder)
+        except (ValueError, FileNotFoundError, RuntimeError) as error:
+            failures.append(f"{job.name}: {error}")
+            tqdm.write(f"{job.name} FAILED: {error}")
+            continue
+        write_json(folder / CONFIG_FILE, description(job, weights))
+        tqdm.write(f"{job.name}: {time.perf_counter() - start:.0f} s")
+    report = write_report([out], out / "report.html", "Benchmarks")
+    if failures:
+        raise RuntimeError(f"{len(failures)} of {len(planned)} benchmarks failed:\n" + "\n".join(failures))
+    return report
+
+
+def main() -> None:
+    """Parse, run, say where the report is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Settings)
+    parser.add_argument("--out", type=Path, default=Path("runs/suite"))
+    given = parser.parse_args()
+    print(run(read_options(Settings, given), given.out))
+
+
+if __name__ == "__main__":
+    main()

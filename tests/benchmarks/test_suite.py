@@ -1,0 +1,128 @@
+"""The suite asks each data set for what it has, does nothing twice, and loses nothing to a failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import suite
+from benchmarks.protocol import AXES, card, write_result
+
+
+def pictures(folder: Path, count: int = 3, mode: str = "RGB") -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        colour = number if mode == "L" else (40 * number, 10, 200)
+        Image.new(mode, (16, 16), colour).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, str]:
+    """Folders of labelled images with and without splits, of images with masks, and of point pairs."""
+    for split in ("train", "validation"):
+        for name in ("cat", "dog"):
+            pictures(tmp_path / "split" / split / name)
+            if split == "train":
+                pictures(tmp_path / "whole" / name)
+        pictures(tmp_path / "masks" / split / "images")
+        pictures(tmp_path / "masks" / split / "masks", mode="L")
+    (tmp_path / "spair" / "PairAnnotation").mkdir(parents=True)
+    return {name: str(tmp_path / name) for name in ("split", "whole", "masks", "spair")}
+
+
+def test_what_data_sets_have(data: dict[str, str]) -> None:
+    assert {name: suite.kinds_of(path) for name, path in data.items()} == {
+        "split": {"labels"}, "whole": {"labels"}, "masks": {"masks"}, "spair": {"points"},
+    }  # fmt: skip
+    assert suite.kinds_of("photo-digits") == {"labels", "masks"}
+    with pytest.raises(FileNotFoundError, match="no data at nowhere: expected a folder"):
+        suite.kinds_of("nowhere")
+
+
+def test_splits(data: dict[str, str]) -> None:
+    assert suite.splits_of(data["split"]) == ("train", "validation")
+    assert suite.splits_of(data["whole"]) == (None, None)
+    assert suite.splits_of(data["masks"]) == ("train", "validation")
+    assert suite.splits_of("photo-digits") == ("train", "test")
+
+
+def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
+    settings = suite.Settings(data=(*data.values(), "digits"), encoders=("pixels", "tiny"), heads=("knn",), seed=3)
+    planned = {job.name: job.config for job in suite.jobs(settings)}
+    assert list(planned) == [
+        "split/classification", "split/retrieval", "whole/classification", "whole/retrieval",
+        "masks/segmentation-knn", "masks/maps-tiny", "spair/correspondence", "digits/correspondence",
+    ]  # fmt: skip
+    held = planned["split/classification"]
+    assert (held.train_split, held.evaluation_split, held.seed) == ("train", "validation", 3)
+    assert planned["whole/classification"].evaluation_split is None
+    assert planned["split/retrieval"].split == "validation"
+    assert planned["masks/segmentation-knn"].encoder == ("pixels", "tiny")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Options of a benchmark that counts its runs."""
+
+    value: int = 0
+    fails: bool = False
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+
+    def __call__(self, config: Counted, out: Path) -> Path:
+        if config.fails:
+            raise ValueError("no luck")
+        self.runs.append(config.value)
+        axes = {"encoder": "pixels", "output": "pixels"}
+        made = card("counting", axes={**dict.fromkeys(AXES), **axes}, data={}, weights={})
+        return write_result(out, made, [{"accuracy": np.float64(0.5)}])
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    bench = Bench()
+
+    def jobs(settings: suite.Settings) -> Iterator[suite.Job]:
+        for name in settings.data:
+            yield suite.Job(name, Counted(len(name), fails=name == "bad" and settings.seed == 0), bench)
+
+    monkeypatch.setattr(suite, "jobs", jobs)
+    return bench
+
+
+def test_what_is_done_is_not_done_again(bench: Bench, tmp_path: Path) -> None:
+    settings = suite.Settings(data=("a", "bb"), encoders=("pixels",))
+    report = suite.run(settings, tmp_path)
+    assert bench.runs == [1, 2]
+    assert "50.0 %" in report.read_text() and "| bb |" in report.with_suffix(".md").read_text()
+    (tmp_path / "bb" / "config.json").unlink()  # as a kill between the result and its description leaves it
+    suite.run(settings, tmp_path)
+    assert bench.runs == [1, 2, 2]
+    described = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert described == {"config": {"value": 1, "fails": False}, "weights": {"pixels": "none"}}
+
+
+def test_other_weights_are_measured_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = suite.Settings(data=("a",), encoders=("tiny",))
+    for weights, runs in (("aa", 1), ("aa", 1), ("bb", 2)):
+        monkeypatch.setattr(suite, "load_encoder", lambda name, weights=weights: type("E", (), {"weights": weights}))
+        suite.run(settings, tmp_path)
+        assert len(bench.runs) == runs
+
+
+def test_a_failure_costs_no_other_benchmark(bench: Bench, tmp_path: Path) -> None:
+    names = ("a", "bad", "cc")
+    with pytest.raises(RuntimeError, match="1 of 3 benchmarks failed:\nbad: no luck"):
+        suite.run(suite.Settings(data=names, encoders=("pixels",)), tmp_path)
+    assert bench.runs == [1, 2] and (tmp_path / "report.html").exists()
+    suite.run(suite.Settings(data=names, encoders=("pixels",), seed=1), tmp_path)
+    assert 3 in bench.runs
