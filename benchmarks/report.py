@@ -179,17 +179,16 @@ def learning_curve(run: Run) -> bytes | None:
     for row in run.results:
         if "shots" in row:
             lines.setdefault(_name(run, row), []).append(row)
-    best: dict[str, str] = {}
+    metric, best = str(run.main_metric), {}
     for name, rows in lines.items():
         encoder = full_axes(run.card, rows[-1])["encoder"]
-        if encoder not in best or rows[-1][run.main_metric] > lines[best[encoder]][-1][run.main_metric]:
+        if encoder not in best or rows[-1][metric] > lines[best[encoder]][-1][metric]:
             best[encoder] = name
     if not best:
         return None
-    points = {name: [(row["shots"], row[run.main_metric]) for row in lines[name]] for name in best.values()}
+    points = {name: [(row["shots"], row[metric]) for row in lines[name]] for name in best.values()}
     spreads = {name: [tuple(row["interval"]) for row in lines[name]] for name in best.values()}
-    options: dict[str, Any] = {"x_label": "labelled images a class", "y_label": str(run.main_metric), "spreads": spreads}
-    return charts.curves(points, log_x=True, **options)
+    return charts.curves(points, x_label="labelled images a class", y_label=metric, spreads=spreads, log_x=True)
 
 
 def confusion(run: Run) -> bytes | None:
