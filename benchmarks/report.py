@@ -179,7 +179,8 @@ def learning_curve(run: Run) -> bytes | None:
     for row in run.results:
         if "shots" in row:
             lines.setdefault(_name(run, row), []).append(row)
-    metric, best = str(run.main_metric), {}
+    metric = str(run.main_metric)
+    best: dict[str, str] = {}
     for name, rows in lines.items():
         encoder = full_axes(run.card, rows[-1])["encoder"]
         if encoder not in best or rows[-1][metric] > lines[best[encoder]][-1][metric]:
