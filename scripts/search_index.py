@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.datasets import open_data
 from benchmarks.feature_index import encode_images, encoder_of, images_of_rows
 from benchmarks.figures import image_grid
 from probes import Neighbours
@@ -38,7 +39,7 @@ def main() -> None:
         write_csv(args.csv, results)
     if args.grid:
         args.grid.parent.mkdir(parents=True, exist_ok=True)
-        args.grid.write_bytes(grid(index, results, args))
+        args.grid.write_bytes(grid(results, args))
 
 
 def by_rows(index: VectorIndex, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Neighbours]:
@@ -112,7 +113,7 @@ def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
                 writer.writerow([*query, *(one[name] for name in ("rank", "similarity", "row", "label", "path"))])
 
 
-def grid(index: VectorIndex, results: list[dict[str, Any]], args: argparse.Namespace) -> bytes:
+def grid(results: list[dict[str, Any]], args: argparse.Namespace) -> bytes:
     """A row of pictures for each query: itself, then what was found."""
     rows = [[result["query"], *result["found"]] for result in results]
     pictures = read_pictures([one for row in rows for one in row], args)
@@ -122,21 +123,23 @@ def grid(index: VectorIndex, results: list[dict[str, Any]], args: argparse.Names
 
 
 def key(one: dict[str, Any]) -> str | int:
-    return one["row"] if one["path"] is None else one["path"]
+    """The file of an image, where it has one, else its row."""
+    path = one["path"]
+    return path if path is not None and Path(path).exists() else one["row"]
 
 
 def read_pictures(wanted: list[dict[str, Any]], args: argparse.Namespace) -> dict[str | int, np.ndarray]:
-    """Pictures by path, or by row where the images have no files: then of --data."""
-    paths = sorted({one["path"] for one in wanted if one["path"] is not None and Path(one["path"]).exists()})
+    """Pictures by file, or by row where the images have none: then of --data."""
+    keys = {key(one) for one in wanted}
+    paths, rows = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
     pictures: dict[str | int, np.ndarray] = {}
     if paths:
         read = images_of_rows(open_images(paths), range(len(paths)), PICTURE)
         pictures.update((paths[place], picture) for place, picture in read.items())
-    rows = [one["row"] for one in wanted if one["path"] is None and one["row"] is not None]
     if rows and args.data is None:
         raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
     if rows:
-        pictures.update(images_of_rows(open_images(args.data, split=args.split), rows, PICTURE).items())
+        pictures.update(images_of_rows(open_data(args.data, args.split, PICTURE), rows, PICTURE).items())
     return pictures
 
 

@@ -77,7 +77,7 @@ def build_index(
             other ones are refused.
         columns: what search results shall tell of a row, for example {"path": [...], "label": [...]}.
         memory_limit: bytes that this process may take; None: what the machine has available.
-        threads: more are faster, and hnsw then differs from run to run.
+        threads: more are faster, but sums are then rounded otherwise, and hnsw differs from run to run.
         checkpoint_rows: rows between checkpoints; None: a tenth of them.
         progress: show a bar.
 

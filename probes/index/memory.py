@@ -25,7 +25,8 @@ class IndexMemoryError(MemoryError):
 def predict_memory(settings: IndexSettings, count: int, *, existing: int = 0) -> dict[str, int]:
     """Bytes that building an index of `count` vectors takes at its peak, by what takes them; their sum is the peak.
 
-    What the process holds before that is not counted. existing: vectors that are there already, from an
+    Not counted: what the process holds before that, and pages of memory-mapped files, which the system takes back
+    when it needs them. existing: vectors that are there already, from an
     interrupted or an earlier building: they are read whole before they are moved.
     """
     dim = settings.dim

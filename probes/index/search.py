@@ -133,10 +133,12 @@ class VectorIndex:
         rows = normalize(feature_matrix(queries, "queries", self.settings.dim), self._standardizer)
         return self._best(rows.cpu(), k, exclude, probes, candidates)
 
-    def search_rows(self, rows: Labels, k: int, **options: int | None) -> Neighbours:
+    def search_rows(
+        self, rows: Labels, k: int, *, probes: int | None = None, candidates: int | None = None
+    ) -> Neighbours:
         """The `k` rows most similar to each of the index's own `rows` (Q,), without itself; options as in `search`."""
         own = row_ids(rows, "rows", len(rows), self.rows)
-        return self._best(self.vectors(own), k, own, options.get("probes"), options.get("candidates"))
+        return self._best(self.vectors(own), k, own, probes, candidates)
 
     def vectors(self, rows: Labels) -> Tensor:
         """The vectors (n, D) of these rows, as the index compares them: normalised, of length 1.

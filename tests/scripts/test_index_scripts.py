@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import save_file
 
+from benchmarks.figures import GAP
 from randar_features.encoding import extract_to_store
 from tests.small_models import small_transformer, write_folder
 
@@ -123,3 +126,20 @@ def test_too_little_memory_is_refused_with_the_number(folder: Path, monkeypatch:
         build(monkeypatch, folder, "--memory-limit", "1.5 MB")
     with pytest.raises(SystemExit):
         build(monkeypatch, folder, "--memory-limit", "much")
+
+
+def test_images_in_parquet_are_shown_from_the_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted((folder / "images").rglob("*.png"))
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
+    parquet.write_table(pa.table({"image": images, "label": [0] * 5 + [1] * 5}), folder / "test.parquet")
+    index, model = folder / "index", folder / "model"
+    arguments = ("--images", folder / "test.parquet", "--encoder", model, "--out", index, "--kind", "flat")
+    run(monkeypatch, "build_index.py", *arguments)
+    asked = (index, "--rows", 0, "-k", 2, "--grid", folder / "found.png")
+    with pytest.raises(SystemExit, match="no files of their own: name the data by --data"):
+        run(monkeypatch, "search_index.py", *asked)
+    run(monkeypatch, "search_index.py", *asked, "--data", folder / "test.parquet")
+    with Image.open(folder / "found.png") as grid:
+        pixels = np.asarray(grid.convert("RGB")).astype(int)
+    inside = [pixels[60:120, left : left + 100] for left in (20, 20 + 128 + GAP)]
+    assert abs(inside[0] - inside[1]).mean() < 3 < inside[0].std(), "the copy, beside the query"
