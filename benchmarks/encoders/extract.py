@@ -29,6 +29,7 @@ def extract(
     dtype: str = "float16",
     batch_size: int = 32,
     num_workers: int = 0,
+    max_rows: int | None = None,
     name: str | None = None,
     progress: bool = True,
 ) -> FeatureStore:
@@ -47,6 +48,7 @@ def extract(
         dtype: on disk, "float16" or "float32".
         batch_size: images a pass.
         num_workers: processes that decode images.
+        max_rows: only the first so many images, of data in no particular order; None: all.
         name: of the data, in the cache and in the manifest; None: made of `data`.
         progress: show a bar.
 
@@ -58,6 +60,7 @@ def extract(
     wanted = encoder.choose(outputs)
     name = _name_of(data) if name is None else name
     name = name if split is None else f"{name}-{split}"
+    name = name if max_rows is None else f"{name}-first-{max_rows}"
     home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}" / _plain(name)
     made = _outputs_of_a_store(home, encoder, wanted, pooling, dtype) or wanted
     content = Content(
@@ -75,7 +78,9 @@ def extract(
 
     place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    write_store(open_data(data, split, encoder.image_size), place, encode, content, data=name, **options)
+    source = open_data(data, split, encoder.image_size)
+    source = source if max_rows is None else source.first(max_rows)
+    write_store(source, place, encode, content, data=name, **options)
     return FeatureStore(place, wanted)
 
 

@@ -106,7 +106,7 @@ class ImageSource:
             )
         if self.streamed:
             return _stream(self._items, image_size, batch_size, [range(sys.maxsize)] if rows is None else rows)
-        runs = [range(len(self._items))] if rows is None else rows
+        runs = [range(len(self))] if rows is None else rows
         parts: Any = [run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size)]
         loader = DataLoader(
             _Decoded(self._items, image_size),
@@ -122,13 +122,21 @@ class ImageSource:
         """The files that hold the images, one a row or each many, in order; empty where there are none."""
         if isinstance(self._items, ParquetTable):
             return self._items.files
-        return [Path(path) for path in self._paths() if path is not None]
+        return [Path(path) for path in self._paths()[: self.length] if path is not None]
+
+    def first(self, count: int) -> ImageSource:
+        """The first rows alone, all if there are no more; ValueError for a stream, or a count below 1."""
+        if self.streamed or count < 1:
+            found = "a stream" if self.streamed else str(count)
+            raise ValueError(f"expected images in a fixed order and a count of at least 1, got {found}")
+        return ImageSource(self._items, length=min(count, len(self)), label_names=self.label_names)
 
     def without(self, paths: Collection[str]) -> ImageSource:
         """The rows of a folder or a list whose file is not one of `paths`; other sources as they are."""
         if not isinstance(self._items, (list, tuple)):
             return self
-        kept = [item for item, path in zip(self._items, self._paths(), strict=True) if path not in paths]
+        rows = list(zip(self._items, self._paths(), strict=True))[: self.length]
+        kept = [item for item, path in rows if path not in paths]
         return ImageSource(kept, length=len(kept), label_names=self.label_names)
 
     def _paths(self) -> list[str | None]:

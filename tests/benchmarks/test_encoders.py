@@ -286,6 +286,13 @@ class TestExtract:
         with pytest.raises(ValueError, match="made of other images: 6 of data-train, now 5"):
             self.extract(load_encoder("pixels"), data, tmp_path)
 
+    def test_the_first_rows(self, data: Path, tmp_path: Path):
+        encoder = load_encoder("pixels")
+        everything = self.extract(encoder, data, tmp_path)
+        some = self.extract(encoder, data, tmp_path, max_rows=4)
+        assert len(some) == 4 and some.folder.parent.name == "data-train-first-4"
+        assert np.array_equal(some.array("patches"), everything.array("patches", range(4)))
+
     def test_unknown_pooling(self, data: Path, tmp_path: Path):
         with pytest.raises(ValueError, match="or None for maps; got 'median'"):
             self.extract(load_encoder("pixels"), data, tmp_path, pooling="median")

@@ -547,6 +547,23 @@ def test_runs_of_rows(streamed: bool):
     assert list(source.batches(4, 3, rows=[])) == []
 
 
+def test_the_first_rows(tmp_path: Path):
+    source = open_images(list(Numbers(5)))
+    few = source.first(3)
+    assert len(few) == 3 and len(source) == 5
+    assert [len(batch.status) for batch in few.batches(4, 2)] == [2, 1]
+    assert len(source.first(9)) == 5
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    files = open_images(tmp_path).first(2)
+    assert files.files() == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert files.without([str(tmp_path / "a.png")]).files() == [tmp_path / "b.png"]
+    with pytest.raises(ValueError, match="count of at least 1, got 0"):
+        source.first(0)
+    with pytest.raises(ValueError, match=r"fixed order .* got a stream"):
+        open_images(Numbers(5)).first(2)
+
+
 def test_a_stream_ends_in_a_run_that_it_cannot_fill():
     runs = (range(start, start + 4) for start in itertools.count(0, 4))
     batches = open_images(Numbers(10)).batches(4, 8, rows=runs)
