@@ -204,24 +204,8 @@ def test_groups_are_the_same_place_of_the_four_quadrants():
 
 def test_group_mask_of_a_4x4_grid():
     """class, t1 … t4, three special tokens, t5 … t12: what the rows see, written by hand."""
-    expected = [
-        "x...............",
-        "xx..............",
-        "xxx.............",
-        "xxxx............",
-        "xxxxxxxx........",
-        "xxxxxxxx........",
-        "xxxxxxxx........",
-        "xxxxxxxx........",
-        "xxxxxxxxxxxx....",
-        "xxxxxxxxxxxx....",
-        "xxxxxxxxxxxx....",
-        "xxxxxxxxxxxx....",
-        "xxxxxxxxxxxxxxxx",
-        "xxxxxxxxxxxxxxxx",
-        "xxxxxxxxxxxxxxxx",
-        "xxxxxxxxxxxxxxxx",
-    ]
+    alone = ["x" * count + "." * (16 - count) for count in (1, 2, 3, 4)]
+    expected = [*alone, *["xxxxxxxx........"] * 4, *["xxxxxxxxxxxx...."] * 4, *["xxxxxxxxxxxxxxxx"] * 4]
     mask = sequence.group_mask(16)
     assert ["".join(".x"[seen] for seen in row) for row in mask.int().tolist()] == expected
     model = golden_model("par_small")
