@@ -28,9 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What the encoder "pixels" makes of them, in the precision of the cache, and the labels."""
+    """Their mean patch by the encoder "pixels", in the precision of the cache, and the labels."""
     store = extract(load_encoder("pixels"), str(folder), folder=folder.parent / "cache", progress=False)
-    return store.array("32x32").astype(np.float16), store.labels
+    return store.array("patches").astype(np.float16), store.labels
 
 
 def config(folder: Path, cache: Path, **options: object) -> Config:
@@ -67,7 +67,7 @@ def test_the_command_reports_what_the_probe_gives(
     kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
     assert np.bincount(labels[held_out]).tolist() == [4, 4, 4]
     probe = LogisticProbe(seed=0).fit(vectors[kept], labels[kept])
-    row = by_name["32x32"]
+    row = by_name["patches"]
     assert row["accuracy"] == (probe.predict(vectors[held_out]) == labels[held_out]).mean()
     assert row["chosen"] == {"C": probe.C}
     assert row["tuning"] == probe.validation_accuracy
@@ -79,26 +79,26 @@ def test_the_command_reports_what_the_probe_gives(
     )
     kept_predictions = np.load(tmp_path / "out" / report["artifacts"]["predictions"])
     np.testing.assert_array_equal(kept_predictions["labels"], labels[held_out])
-    np.testing.assert_array_equal(kept_predictions["predictions"][0], probe.predict(vectors[held_out]))
+    np.testing.assert_array_equal(kept_predictions["predictions"][1], probe.predict(vectors[held_out]))
     assert kept_predictions["label_names"].tolist() == ["blue", "green", "red"]
     assert len(kept_predictions["predictions"]) == len(report["results"])
-    assert "| pixels | 32x32 | mean | logistic" in (tmp_path / "out/result.md").read_text()
-    assert "Tuning accuracy by layer: model, logistic" in " ".join(report["artifacts"])
+    assert "| pixels | patches | mean | logistic" in (tmp_path / "out/result.md").read_text()
+    (curve,) = [name for name in report["artifacts"] if name.startswith("Tuning accuracy by layer: ")]
+    assert curve.endswith("model, logistic, L-BFGS, refitted with the tuning rows, mean, image")
+    assert (tmp_path / "out" / report["artifacts"][curve]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_probe_on_the_same_rows(folder: Path, pixels: tuple[np.ndarray, np.ndarray], tmp_path: Path):
     probes = ("logistic", "linear", "knn", "few-shot", "attentive")
-    classification.run(config(folder, tmp_path, encoder=("pixels",), probe=probes), tmp_path)
+    options = {"encoder": ("pixels",), "outputs": ("patches",), "probe": probes}
+    classification.run(config(folder, tmp_path, **options), tmp_path)
     rows = read_result(tmp_path)["results"]
-    assert [(row["probe"], row["output"]) for row in rows] == [
-        *((probe, output) for probe in probes[:4] for output in ("32x32", "patches")),
-        ("attentive", "patches"),
-    ]
+    assert [(row["probe"], row["output"]) for row in rows] == [(probe, "patches") for probe in probes]
     vectors, labels = pixels
     kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
     sets = vectors[kept].astype(np.float32), labels[kept], vectors[held_out].astype(np.float32), labels[held_out]
     knn = KNNProbe(k=(10, 20)).fit(*sets[:2]).predict(sets[2])
-    by_probe = {row["probe"]: row for row in rows if row["output"] == "32x32"}
+    by_probe = {row["probe"]: row for row in rows}
     assert by_probe["knn"]["accuracy"] == (knn[20] == sets[3]).mean()
     assert by_probe["knn"]["by_k"] == {str(k): (knn[k] == sets[3]).mean() for k in (10, 20)}
     (shots,) = few_shot(*sets, shots=(2,), seeds=2)
