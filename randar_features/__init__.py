@@ -1,6 +1,14 @@
 """Features, generation and editing from autoregressive image models."""
 
-from randar_features.encoding import Features, ImageEncoder, RandAREncoder, encode_tokens, extract_features
+from randar_features.encoding import (
+    Features,
+    FeatureStore,
+    ImageEncoder,
+    RandAREncoder,
+    encode_tokens,
+    extract_features,
+    extract_to_store,
+)
 from randar_features.generation import (
     generate,
     inpaint,
@@ -14,12 +22,14 @@ from randar_features.hub import Model, load_model, load_tokenizer
 from randar_features.registry import list_models
 
 __all__ = [
+    "FeatureStore",
     "Features",
     "ImageEncoder",
     "Model",
     "RandAREncoder",
     "encode_tokens",
     "extract_features",
+    "extract_to_store",
     "generate",
     "inpaint",
     "list_models",

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,13 @@ def write_store(
     part = manifest["parts"][index]
     shards = intact_shards(folder, part, shard_rows)
     checks = rows_to_check(source, part, shards)
-    runs = missing_runs(source, part, shards, shard_rows)
-    own = (range(run.start - part["first"], run.stop - part["first"]) for run in chain(checks, runs))
+    runs = partial(missing_runs, source, part, shards, shard_rows)
+    own = (range(run.start - part["first"], run.stop - part["first"]) for run in chain(checks, runs()))
     batches = source.batches(content.image_size, batch_size, num_workers, own)
     check_rows(folder, shards, checks, batches)
-    runs = missing_runs(source, part, shards, shard_rows)
-    _fill(folder, encode, content.dtype, runs, batches, tqdm(desc="features", unit="image", disable=not progress))
+    total = None if part["rows"] is None else sum(map(len, runs()))
+    bar = tqdm(total=total, desc="features", unit="image", disable=not progress)
+    _fill(folder, encode, content.dtype, runs(), batches, bar)
     if part["rows"] is None:
         part["rows"] = _count(folder) - part["first"]
         write_json(folder / MANIFEST, manifest)
