@@ -1,6 +1,7 @@
 """Indexes of feature vectors on faiss: built in bounded memory, saved with what they are of, ties by lowest id."""
 
-from .build import Blocks, blocks_of, build_index, rebatched
+from .blocks import Blocks, blocks_of, rebatched
+from .build import build_index
 from .files import IndexFilesError
 from .memory import IndexMemoryError, available_memory, in_words, predict_memory, process_memory, require_memory
 from .search import VectorIndex

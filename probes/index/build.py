@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..standardizer import Standardizer
 from . import files
+from .blocks import Blocks, rebatched, sample_rows, usable_rows
 from .memory import TABLE_ROWS, require_memory, reserved_links
 from .settings import IndexSettings
 from .vectors import (
@@ -34,19 +35,6 @@ from .vectors import (
 KEPT = ("kind", "dim", "normalization")  # what an index that is gone on with must agree in
 CHECKED_ROWS = 8
 CODE_POINTS = 64  # training rows for each code, a quarter of faiss's default: most of the training time goes there
-
-Blocks = Callable[[int], Iterable[tuple[int, np.ndarray]]]
-"""Called with a number of rows: consecutive blocks (first row, floats (b, D)) of at most so many, from row 0 on."""
-
-
-def blocks_of(features: np.ndarray) -> Blocks:
-    """Features (n, D) in memory, or memory-mapped, as `build_index` takes them."""
-
-    def blocks(size: int) -> Iterator[tuple[int, np.ndarray]]:
-        for start in range(0, len(features), size):
-            yield start, features[start : start + size]
-
-    return blocks
 
 
 def build_index(
@@ -176,7 +164,7 @@ class _Builder:
         if not self.index.ntotal:
             return
         _, first = next(iter(blocks(CHECKED_ROWS)))
-        given = self._unit(_usable(first)[0])
+        given = self._unit(usable_rows(first)[0])
         mapped = mapped_vectors(self.folder, self.index.ntotal, self.settings.dim)
         there = stored_vectors(self.index, mapped, np.arange(min(len(given), self.index.ntotal)))
         if not torch.allclose(there, given[: len(there)], atol=2e-3):
@@ -186,7 +174,7 @@ class _Builder:
         """An empty index, trained if its kind needs it, as the first checkpoint."""
         self.index = _empty_index(self.settings)
         if self.settings.training_rows:
-            sample = _sample(blocks, count, self.settings)
+            sample = sample_rows(blocks, count, self.settings)
             if self.settings.normalization == "standardized":
                 self.standardizer = Standardizer().fit(sample)
             if not self.index.is_trained:
@@ -205,7 +193,7 @@ class _Builder:
 
     def add(self, start: int, block: np.ndarray) -> None:
         """Add rows `start` …, without those that are not finite."""
-        rows, usable = _usable(block)
+        rows, usable = usable_rows(block)
         self.left_out += (start + np.flatnonzero(~usable)).tolist()
         self.rows = start + len(block)
         if not len(rows):
@@ -264,51 +252,3 @@ def _reserve(index: FaissIndex, settings: IndexSettings, count: int) -> None:
         size = array.size()
         array.resize(max(size, room))
         array.resize(size)
-
-
-def _usable(block: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """The finite rows of a block as float32, and which they are, bool (b,)."""
-    usable = np.isfinite(block).all(1)
-    return torch.from_numpy(np.asarray(block[usable], np.float32)), usable
-
-
-def _sample(blocks: Blocks, count: int, settings: IndexSettings) -> Tensor:
-    """A seeded choice of `training_rows` rows, those that are finite, in their order."""
-    generator = np.random.default_rng(settings.seed)
-    wanted = np.sort(generator.choice(count, min(count, settings.training_rows), replace=False))
-    sample, filled = torch.empty(len(wanted), settings.dim), 0
-    for start, block in rebatched(blocks, 0, count, settings):
-        first, last = np.searchsorted(wanted, [start, start + len(block)])
-        rows, _ = _usable(block[wanted[first:last] - start])
-        sample[filled : filled + len(rows)] = rows
-        filled += len(rows)
-    if filled < max(1, settings.lists, 256 if settings.kind == "ivfpq" else 1):
-        raise ValueError(f"only {filled} of {len(wanted)} rows to train on are free of NaN and infinity: choose flat")
-    return sample[:filled]
-
-
-def rebatched(blocks: Blocks, first: int, count: int, settings: IndexSettings) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows `first` … count − 1 in blocks of exactly `settings.block_rows` (the last may be shorter).
-
-    ValueError if the blocks are not (b, D) floats, not consecutive from row 0, or not `count` rows.
-    """
-    size, waiting, start, seen = settings.block_rows, np.empty((0, settings.dim), np.float32), first, 0
-    for row, block in blocks(size):
-        _check_block(row, block, seen, settings.dim)
-        seen += len(block)
-        fresh = block[max(0, first - row) :]
-        waiting = np.concatenate([waiting, fresh]) if len(waiting) else fresh
-        while len(waiting) >= size:
-            yield start, waiting[:size]
-            start, waiting = start + size, waiting[size:]
-    if seen != count:
-        raise ValueError(f"the blocks hold {seen} rows, expected {count}")
-    if len(waiting):
-        yield start, waiting
-
-
-def _check_block(row: int, block: np.ndarray, expected: int, dim: int) -> None:
-    if row != expected:
-        raise ValueError(f"a block begins at row {row}, expected row {expected}: blocks must leave out no row")
-    if block.ndim != 2 or block.shape[1] != dim or not np.issubdtype(block.dtype, np.floating):
-        raise ValueError(f"blocks must be floats (b, {dim}), got {block.dtype} {block.shape} at row {row}")

@@ -13,7 +13,7 @@ TRAINING_COPIES = 4  # the sample, its normalised copy, faiss's subsample and th
 BLOCK_COPIES = 4  # as read, as float32, normalised, and residuals
 CODEBOOK = 256  # rows of D numbers that the codes of all parts of a vector have together
 TABLE_ROWS = 1024  # vectors that faiss encodes at once, where it makes a table of distances to all codes
-WORK = 1 << 26  # bytes of products with centroids that faiss keeps, and what allocators leave unused
+WORK = 1 << 27  # bytes of products with centroids that faiss keeps, and what allocators leave unused
 GROWTH = 2  # lists grow by doubling
 RESERVE = 1.05  # room for as many links as chance may ask for
 

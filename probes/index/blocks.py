@@ -1,0 +1,75 @@
+"""Features as they come to an index: block by block, checked, of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .settings import CODES, IndexSettings
+
+Blocks = Callable[[int], Iterable[tuple[int, np.ndarray]]]
+"""Called with a number of rows: consecutive blocks (first row, floats (b, D)) of at most so many, from row 0 on."""
+
+
+def blocks_of(features: np.ndarray) -> Blocks:
+    """Features (n, D) in memory, or memory-mapped, as `build_index` takes them."""
+
+    def blocks(size: int) -> Iterator[tuple[int, np.ndarray]]:
+        for start in range(0, len(features), size):
+            yield start, features[start : start + size]
+
+    return blocks
+
+
+def usable_rows(block: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """The finite rows of a block as float32, and which they are, bool (b,)."""
+    usable = np.isfinite(block).all(1)
+    return torch.from_numpy(np.asarray(block[usable], np.float32)), usable
+
+
+def sample_rows(blocks: Blocks, count: int, settings: IndexSettings) -> Tensor:
+    """A seeded choice of `training_rows` rows, those that are finite, in their order, float32.
+
+    ValueError if too few are finite to train on.
+    """
+    generator = np.random.default_rng(settings.seed)
+    wanted = np.sort(generator.choice(count, min(count, settings.training_rows), replace=False))
+    sample, filled = torch.empty(len(wanted), settings.dim), 0
+    for start, block in rebatched(blocks, 0, count, settings):
+        first, last = np.searchsorted(wanted, [start, start + len(block)])
+        rows, _ = usable_rows(block[wanted[first:last] - start])
+        sample[filled : filled + len(rows)] = rows
+        filled += len(rows)
+    if filled < max(1, settings.lists, CODES if settings.kind == "ivfpq" else 1):
+        raise ValueError(f"only {filled} of {len(wanted)} rows to train on are free of NaN and infinity: choose flat")
+    return sample[:filled]
+
+
+def rebatched(blocks: Blocks, first: int, count: int, settings: IndexSettings) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows `first` … count − 1 in blocks of exactly `settings.block_rows` (the last may be shorter).
+
+    ValueError if the blocks are not (b, D) floats, not consecutive from row 0, or not `count` rows.
+    """
+    size, waiting, start, seen = settings.block_rows, np.empty((0, settings.dim), np.float32), first, 0
+    for row, block in blocks(size):
+        _check_block(row, block, seen, settings.dim)
+        seen += len(block)
+        fresh = block[max(0, first - row) :]
+        waiting = np.concatenate([waiting, fresh]) if len(waiting) else fresh
+        while len(waiting) >= size:
+            yield start, waiting[:size]
+            start, waiting = start + size, waiting[size:]
+    if seen != count:
+        raise ValueError(f"the blocks hold {seen} rows, expected {count}")
+    if len(waiting):
+        yield start, waiting
+
+
+def _check_block(row: int, block: np.ndarray, expected: int, dim: int) -> None:
+    if row != expected:
+        raise ValueError(f"a block begins at row {row}, expected row {expected}: blocks must leave out no row")
+    if block.ndim != 2 or block.shape[1] != dim or not np.issubdtype(block.dtype, np.floating):
+        raise ValueError(f"blocks must be floats (b, {dim}), got {block.dtype} {block.shape} at row {row}")
