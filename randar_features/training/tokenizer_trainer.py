@@ -2,174 +2,249 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from randar_features.data.pixel_cache import PixelCache
-from randar_features.files import write_json, written_whole
-from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, TokenizerOutput
+from randar_features.precision import autocast
+from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.config import check_keys
+from randar_features.training.discriminator import Adversary, PatchDiscriminator
+from randar_features.training.distributed import DTYPES, make_accelerator, micro_batches
 from randar_features.training.ema import WeightAverage
-from randar_features.training.loop import LoopConfig
+from randar_features.training.image_quality import quality_figures, quality_sums, reconstruction_quality
+from randar_features.training.learner import Learner
 from randar_features.training.lr_schedule import cosine_multiplier
+from randar_features.training.moving_codebook import MovingCodebook
+from randar_features.training.perceptual import PerceptualDistance
+from randar_features.training.tokenizer_recipe import (
+    TokenizerTrainingConfig,
+    build_tokenizer,
+    network_sizes,
+    save_tokenizer,
+)
+
+__all__ = ["TokenizerTrainer", "TokenizerTrainingConfig", "mirror", "reconstruction_quality", "weigh_chroma"]
+
+SHOWN = 16  # images in a picture of reconstructions, and as many reconstructions
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerTrainingConfig:
-    """Sizes of the network (arguments of `LlamaGenTokenizer`) and the recipe."""
+class _Losses(NamedTuple):
+    """The terms of one step; `reconstruction` is weighted, `total` what is minimised."""
 
-    network: dict[str, Any]
-    image_size: int = 64
-    total_steps: int = 4000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    chroma_weight: float = 1.0
-    commitment: float = 0.25
-    continuous_steps: int = 300  # steps before quantisation starts
-    continuous_noise: float = 0.2  # standard deviation on each coordinate of the unit-length latents
-    codebook_decay: float = 0.98
-    revive_below: float = 0.1  # share of the mean use under which a code is replaced
-    ema_decay: float = 0.998
-    seed: int = 0
-    evaluation_images: int = 512
-    loop: LoopConfig = field(default_factory=LoopConfig)
+    total: Tensor
+    reconstruction: Tensor
+    commitment: Tensor
+    perceptual: Tensor | None
+    adversarial: Tensor | None
+    adversarial_weight: Tensor | None
 
 
 class TokenizerTrainer:
     """Trains a `LlamaGenTokenizer` on cached pixels; see `training.loop.run`.
 
     Loss: L1 + L2 between image and reconstruction in [−1, 1], plus commitment (van den Oord et al.,
-    arXiv 1711.00937, eq. 3). The first steps quantise nothing, but add noise. The codebook is not trained by
-    gradient: each code follows the moving mean of the latents it won (their appendix A.1), and codes that
-    hardly win any are moved onto present latents.
+    arXiv 1711.00937, eq. 3); if asked for, plus a perceptual and an adversarial term (Esser et al.,
+    arXiv 2012.09841). The first steps quantise nothing, but add noise. The codebook is not trained by gradient,
+    see `MovingCodebook`.
+
+    Several processes each take an equal share of the batch and average their gradients, which gives what one
+    process gives but for rounding; only the discriminator's batch normalisation sees each share alone.
     """
 
     def __init__(self, config: TokenizerTrainingConfig, train: PixelCache, validation: PixelCache) -> None:
         self.config, self.train, self.validation = config, train, validation
-        self.total_steps = config.total_steps
-        check_keys(config.network, LlamaGenTokenizer, "network")
+        self.accelerator = make_accelerator()
+        self.device = self.accelerator.device
+        self.dtype = None if config.mixed_precision is None else DTYPES[config.mixed_precision]
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        [(_, self.rows)] = micro_batches(config.batch_size, None, processes, process)
         torch.manual_seed(config.seed)
-        self.model = LlamaGenTokenizer(**config.network).to(memory_format=torch.channels_last)
-        self.model.quantize.embedding.weight.requires_grad_(False)
-        self.codebook_counts = torch.zeros(self.model.vocab_size)
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.model = build_tokenizer(config).to(self.device, memory_format=torch.channels_last)
+        self.learner = self._learner(self.model, config.learning_rate)
         self.average = WeightAverage(self.model, config.ema_decay)
+        self.codebook = MovingCodebook(
+            self.model.quantize.embedding.weight,
+            decay=config.codebook_decay,
+            revive_below=config.revive_below,
+            accelerator=self.accelerator,
+        )
+        self.perceptual = self._build_perceptual()
+        self.adversary = self._build_adversary()
+
+    def _learner(self, module: nn.Module, learning_rate: float) -> Learner:
+        config = self.config
+        return Learner(
+            module,
+            learning_rate=learning_rate,
+            betas=(config.adam_betas[0], config.adam_betas[1]),
+            weight_decay=config.weight_decay,
+            gradient_clip=config.gradient_clip,
+            accelerator=self.accelerator,
+        )
+
+    def _build_perceptual(self) -> PerceptualDistance | None:
+        config = self.config
+        if not config.perceptual_weight:
+            return None
+        return PerceptualDistance(vgg=config.perceptual_vgg, linear=config.perceptual_linear).to(self.device)
+
+    def _build_adversary(self) -> Adversary | None:
+        config = self.config
+        if not config.adversarial_weight:
+            return None
+        check_keys(config.discriminator, ("channels", "layers"), "discriminator")
+        generator = torch.Generator().manual_seed(config.seed)
+        discriminator = PatchDiscriminator(**config.discriminator, generator=generator).to(self.device)
+        rate = config.discriminator_learning_rate
+        learner = self._learner(discriminator, config.learning_rate if rate is None else rate)
+        return Adversary(learner, weight=config.adversarial_weight, adaptive=config.adversarial_adaptive)
 
     def train_step(self, step: int) -> dict[str, float]:
         """One update on batch `step`."""
         config, generator = self.config, step_generator(self.config.seed, step)
-        indices = batch_indices(step, batch_size=config.batch_size, size=len(self.train), seed=config.seed)
-        images = random_mirror(self.train.images(indices), generator).contiguous(memory_format=torch.channels_last)
-        self._set_learning_rate(step)
-        output = self.model(images) if step >= config.continuous_steps else self._continuous(images, generator)
-        difference = weigh_chroma(output.reconstruction - self.model.to_raw_range(images), config.chroma_weight)
-        reconstruction = difference.abs().mean() + difference.square().mean()
-        commitment = F.mse_loss(output.latents, output.quantized.detach())
-        loss = reconstruction + config.commitment * commitment
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if step >= config.continuous_steps - 1:
-            self._move_codebook(output.latents.detach(), output.tokens, generator)
+        images = self._images(step, generator)
+        multiplier = cosine_multiplier(
+            step + 1, warmup=config.warmup_steps, total=config.total_steps, floor=config.final_multiplier
+        )
+        with autocast(self.device, self.dtype):
+            output = self._forward(images, step, generator)
+            losses = self._losses(output, images, step)
+        norm = self.learner.update(losses.total, multiplier)
+        figures = self._figures(losses, norm, output)
+        if self.adversary is not None and losses.adversarial is not None:
+            with autocast(self.device, self.dtype):
+                real, fake = self.model.to_raw_range(images), output.reconstruction.detach()
+                figures |= self._reduced(self.adversary.learn(real, fake, multiplier))
+        if config.train == "all" and step >= config.continuous_steps - 1:
+            self.codebook.move(output.latents.detach(), output.tokens, generator)
+            figures |= self.codebook.usage()
         self.average.update(self.model)
-        return {
-            "loss": loss.item(),
-            "reconstruction": reconstruction.item(),
-            "commitment": commitment.item(),
-            "gradient_norm": norm.item(),
-            "codes_in_batch": float(output.tokens.unique().numel()),
-        }
+        return figures
+
+    def _images(self, step: int, generator: torch.Generator) -> Tensor:
+        """This process's part of the step's batch, some of it mirrored."""
+        size = self.config.batch_size
+        indices = batch_indices(step, batch_size=size, size=len(self.train), seed=self.config.seed)
+        mirrored = torch.rand(size, generator=generator) < 0.5
+        images = mirror(self.train.images(indices[self.rows]).to(self.device), mirrored[self.rows].to(self.device))
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _forward(self, images: Tensor, step: int, generator: torch.Generator) -> TokenizerOutput:
+        if self.config.train == "decoder":
+            with torch.no_grad():
+                latents, quantized, tokens = self.model.quantize(self.model.latents(images))
+            reconstruction = self.model.decoder(self.model.post_quant_conv(quantized)).float()
+            return TokenizerOutput(reconstruction, latents, quantized, tokens)
+        return self.model(images) if step >= self.config.continuous_steps else self._continuous(images, generator)
 
     def _continuous(self, images: Tensor, generator: torch.Generator) -> TokenizerOutput:
         """A pass with noise in the place of quantisation: it makes the latents use the whole sphere."""
         latents, _, tokens = self.model.quantize(self.model.latents(images))
-        noise = torch.randn(latents.shape, generator=generator) * self.config.continuous_noise
-        noisy = F.normalize(latents + noise, dim=1)
-        reconstruction = self.model.decoder(self.model.post_quant_conv(noisy))
+        noise = torch.randn((self.config.batch_size, *latents.shape[1:]), generator=generator)
+        noisy = F.normalize(latents + noise[self.rows].to(self.device) * self.config.continuous_noise, dim=1)
+        reconstruction = self.model.decoder(self.model.post_quant_conv(noisy)).float()
         return TokenizerOutput(reconstruction, latents, latents, tokens)
 
-    def _set_learning_rate(self, step: int) -> None:
-        multiplier = cosine_multiplier(step + 1, warmup=self.config.warmup_steps, total=self.total_steps, floor=0.02)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * multiplier
+    def _losses(self, output: TokenizerOutput, images: Tensor, step: int) -> _Losses:
+        config, target = self.config, self.model.to_raw_range(images)
+        difference = weigh_chroma(output.reconstruction - target, config.chroma_weight)
+        reconstruction = config.l1_weight * difference.abs().mean() + config.l2_weight * difference.square().mean()
+        commitment = F.mse_loss(output.latents, output.quantized.detach())
+        total, likeness = reconstruction, reconstruction
+        perceptual = adversarial = weight = None
+        if self.perceptual is not None:
+            perceptual = self.perceptual(output.reconstruction, target).mean()
+            total = likeness = reconstruction + config.perceptual_weight * perceptual
+        if config.train == "all":
+            total = total + config.commitment * commitment
+        if self.adversary is not None and step >= config.adversarial_start:
+            last_layer = self.model.decoder.conv_out.weight
+            adversarial, weight = self.adversary.term(output.reconstruction, likeness, last_layer)
+            total = total + weight * adversarial
+        return _Losses(total, reconstruction, commitment, perceptual, adversarial, weight)
 
-    @torch.no_grad()
-    def _move_codebook(self, latents: Tensor, tokens: Tensor, generator: torch.Generator) -> None:
-        vectors = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B·N, C)
-        winners = tokens.flatten()
-        weight, decay = self.model.quantize.embedding.weight, self.config.codebook_decay
-        counts = torch.bincount(winners, minlength=len(weight)).float()
-        sums = torch.zeros_like(weight).index_add_(0, winners, vectors)
-        means = weight * self.codebook_counts[:, None] * decay + sums * (1 - decay)
-        self.codebook_counts.mul_(decay).add_(counts, alpha=1 - decay)
-        used = self.codebook_counts > 0
-        weight[used] = F.normalize(means[used], dim=-1)
-        dead = (self.codebook_counts < self.config.revive_below * self.codebook_counts.mean()).nonzero().flatten()
-        chosen = torch.randperm(len(vectors), generator=generator)[: len(dead)]
-        weight[dead[: len(chosen)]] = vectors[chosen]
-        self.codebook_counts[dead[: len(chosen)]] = self.codebook_counts.mean()
+    def _figures(self, losses: _Losses, norm: Tensor, output: TokenizerOutput) -> dict[str, float]:
+        terms = {
+            "loss": losses.total,
+            "reconstruction": losses.reconstruction,
+            "commitment": losses.commitment,
+            "perceptual": losses.perceptual,
+            "adversarial": losses.adversarial,
+            "adversarial_weight": losses.adversarial_weight,
+        }
+        figures = self._reduced({name: value for name, value in terms.items() if value is not None})
+        codes = float(self.accelerator.gather(output.tokens).unique().numel())
+        return figures | {"gradient_norm": norm.item(), "codes_in_batch": codes}
+
+    def _reduced(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the processes, with one wait for the device."""
+        stacked = torch.stack([value.detach().float() for value in terms.values()])
+        return dict(zip(terms, self.accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
     def averaged(self) -> LlamaGenTokenizer:
         """A copy of the tokenizer with the averaged weights, in evaluation mode."""
-        model = LlamaGenTokenizer(**self.config.network)
+        model = LlamaGenTokenizer(**network_sizes(self.config))
         model.load_state_dict(self.average.values)
-        return model.eval()
+        return model.to(self.device).eval()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """`reconstruction_quality` of the averaged weights."""
+        """`reconstruction_quality` of the averaged weights; each process looks at its share."""
         model = self.averaged()
-        images = self.validation.images(torch.arange(min(self.config.evaluation_images, len(self.validation))))
-        return {f"validation_{name}": value for name, value in reconstruction_quality(model, images).items()}
+        count = min(self.config.evaluation_images, len(self.validation))
+        mine = torch.arange(self.accelerator.process_index, count, self.accelerator.num_processes)
+        sums = torch.zeros(4 + model.vocab_size, dtype=torch.float64, device=self.device)
+        for indices in mine.split(64):
+            sums += quality_sums(model, self.validation.images(indices).to(self.device))
+        figures = quality_figures(self.accelerator.reduce(sums, "sum").cpu())
+        return {f"validation_{name}": value for name, value in figures.items()}
 
+    @torch.no_grad()
     def pictures(self) -> dict[str, Tensor]:
-        """None yet."""
-        return {}
+        """`reconstructions`: validation images in rows of eight, each row above that of its reconstructions."""
+        count = min(SHOWN, len(self.validation))
+        images = self.validation.images(torch.linspace(0, len(self.validation) - 1, count).long()).to(self.device)
+        model = self.averaged()
+        rows = zip(images.split(8), model.decode(model.encode(images)).split(8), strict=True)
+        return {"reconstructions": torch.cat([row for pair in rows for row in pair])}
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
         """`images_per_second`."""
         return {"images_per_second": steps * self.config.batch_size / seconds}
 
     def settings(self) -> dict[str, Any]:
-        """The configuration."""
-        return asdict(self.config)
+        """The configuration, and how many images are trained on."""
+        return asdict(self.config) | {"data": {"images": len(self.train)}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, their average, the optimizer's and the codebook's state: all that the next step depends on."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        """All that the next step depends on: weights, their average, the states of optimizers and codebook."""
+        state = {
+            "tokenizer": self.learner.state_dict(),
             "average": self.average.state_dict(),
-            "codebook_counts": self.codebook_counts,
+            "codebook_counts": self.codebook.counts,
         }
+        return state | ({"discriminator": self.adversary.learner.state_dict()} if self.adversary else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["tokenizer"])
         self.average.load_state_dict(state["average"])
-        self.codebook_counts.copy_(state["codebook_counts"])
+        self.codebook.counts.copy_(state["codebook_counts"])
+        if self.adversary is not None:
+            self.adversary.learner.load_state_dict(state["discriminator"])
 
     def export(self, folder: Path) -> None:
         """Write the averaged tokenizer, as `load_tokenizer` reads it."""
-        save_tokenizer(self.averaged(), self.config, folder)
+        if self.accelerator.is_main_process:
+            weights = {name: value.cpu() for name, value in self.average.values.items()}
+            save_tokenizer(weights, self.config, folder)
 
 
 def weigh_chroma(difference: Tensor, weight: float) -> Tensor:
@@ -182,40 +257,6 @@ def weigh_chroma(difference: Tensor, weight: float) -> Tensor:
     return grey + weight * (difference - grey)
 
 
-def random_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image (B, 3, H, W) mirrored left to right with probability one half."""
-    mirrored = torch.rand(len(images), generator=generator) < 0.5
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images (B, 3, H, W) with those mirrored left to right for which `mirrored` (B,) says so."""
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
-
-
-@torch.no_grad()
-def reconstruction_quality(model: ImageTokenizer, images: Tensor, batch_size: int = 128) -> dict[str, float]:
-    """`psnr` in dB (mean over images), `mse` in [0, 1], codes used (share), entropy of the tokens in nats."""
-    errors, tokens = [], []
-    for batch in images.split(batch_size):
-        codes = model.encode(batch)
-        errors.append((model.decode(codes) - batch).square().mean((1, 2, 3)))
-        tokens.append(codes.flatten())
-    error = torch.cat(errors)
-    share = torch.bincount(torch.cat(tokens), minlength=model.vocab_size).float()
-    share /= share.sum()
-    return {
-        "psnr": (-10 * error.log10()).mean().item(),
-        "mse": error.mean().item(),
-        "usage": (share > 0).float().mean().item(),
-        "entropy": torch.special.entr(share).sum().item(),
-    }
-
-
-def save_tokenizer(model: LlamaGenTokenizer, config: TokenizerTrainingConfig, folder: Path) -> None:
-    """Write `tokenizer.safetensors` (float16) and `config.json`."""
-    # The usage history is the published training's; ours has none worth keeping.
-    weights = {n: v.half().contiguous() for n, v in model.state_dict().items() if n != "quantize.codebook_used"}
-    with written_whole(folder / "tokenizer.safetensors") as file:
-        file.write(save(weights))
-    about = {
-        "tokenizer": {"type": "llamagen", **config.network},
-        "image_size": config.image_size,
-        "tokenizer_training": asdict(config),
-    }
-    write_json(folder / "config.json", about)

@@ -1,25 +1,28 @@
 from __future__ import annotations
 
 import json
-import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
+from randar_features.data.token_store import tokenizer_hash
+from randar_features.training.config import load_config
+from randar_features.training.discriminator import PatchDiscriminator
 from randar_features.training.loop import LoopConfig, run
 from randar_features.training.tokenizer_trainer import (
     TokenizerTrainer,
-    random_mirror,
-    reconstruction_quality,
+    TokenizerTrainingConfig,
+    mirror,
     weigh_chroma,
 )
 from tests.training.small import (
     NETWORK,
-    VOCAB_SIZE,
     Killed,
     kill_at,
     random_images,
@@ -99,41 +102,6 @@ def test_the_codebook_waits_and_takes_no_gradient(tmp_path: Path):
     assert trainer.train_step(3)["commitment"] > 0
 
 
-def latents_of(vectors: Tensor) -> Tensor:
-    """Vectors (n, C) as latents (1, C, 1, n)."""
-    return vectors.T[None, :, None]
-
-
-def test_codes_follow_the_mean_of_what_they_win(tmp_path: Path):
-    trainer = small_tokenizer_trainer(tmp_path, codebook_decay=0.75, revive_below=0.0)
-    trainer.codebook_counts.fill_(2.0)
-    weight = trainer.model.quantize.embedding.weight
-    old = weight.clone()
-    vectors = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    trainer._move_codebook(latents_of(vectors), torch.tensor([[4, 1, 4]]), torch.Generator())
-    expected = old.clone()
-    expected[4] = F.normalize(0.75 * 2 * old[4] + 0.25 * (vectors[0] + vectors[2]), dim=0)
-    expected[1] = F.normalize(0.75 * 2 * old[1] + 0.25 * vectors[1], dim=0)
-    torch.testing.assert_close(weight, expected)
-    counts = torch.full((VOCAB_SIZE,), 1.5)
-    counts[[1, 4]] = torch.tensor([1.75, 2.0])
-    torch.testing.assert_close(trainer.codebook_counts, counts)
-
-
-def test_unused_codes_move_onto_latents_and_the_rest_stay_of_unit_length(tmp_path: Path):
-    trainer = small_tokenizer_trainer(tmp_path)
-    weight = trainer.model.quantize.embedding.weight
-    old = weight.clone()
-    vectors = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    generator = torch.Generator().manual_seed(0)
-    trainer._move_codebook(latents_of(vectors), torch.zeros(1, 3, dtype=torch.long), generator)
-    # Of the 11 codes that won nothing there are latents for 3; the others wait where they are.
-    torch.testing.assert_close(weight[1:4].sort(dim=0).values, vectors.sort(dim=0).values)
-    assert torch.equal(weight[4:], old[4:])
-    torch.testing.assert_close(weight.norm(dim=1), torch.ones(VOCAB_SIZE))
-    torch.testing.assert_close(weight[0], F.normalize(vectors.sum(0), dim=0))
-
-
 def test_chroma_is_weighed_and_grey_is_not():
     difference = torch.tensor([0.5, 0.25, 0.0]).view(1, 3, 1, 1)
     assert weigh_chroma(difference, 3.0).flatten().tolist() == [1.0, 0.25, -0.5]  # 0.25 ± 3 · 0.25
@@ -142,33 +110,194 @@ def test_chroma_is_weighed_and_grey_is_not():
     assert torch.equal(weigh_chroma(grey, 3.0), grey)
 
 
-def test_mirrors_about_half_of_the_images():
-    images = random_images(count=200, side=4)
-    mirrored = random_mirror(images, torch.Generator().manual_seed(0))
-    flipped = (mirrored == images.flip(3)).flatten(1).all(dim=1)
-    assert ((mirrored == images).flatten(1).all(dim=1) ^ flipped).all()
-    assert 80 < flipped.sum() < 120
-
-
-def test_quality_by_hand(tmp_path: Path):
-    model = small_tokenizer_trainer(tmp_path).averaged()
-    images = random_images(count=5)
-    tokens = model.encode(images)
-    decoded = [model.decode(row[None])[0] for row in tokens]
-    errors = [(new - image).square().mean().item() for new, image in zip(decoded, images, strict=True)]
-    shares = [count / tokens.numel() for count in tokens.flatten().bincount().tolist() if count]
-    quality = reconstruction_quality(model, images, batch_size=2)
-    assert quality == pytest.approx(
-        {
-            "psnr": sum(-10 * math.log10(error) for error in errors) / 5,
-            "mse": sum(errors) / 5,
-            "usage": len(shares) / VOCAB_SIZE,
-            "entropy": -sum(share * math.log(share) for share in shares),
-        },
-        rel=1e-5,
-    )
+def test_mirrors_those_that_it_is_told_to():
+    images = random_images(count=3)
+    mirrored = mirror(images, torch.tensor([True, False, True]))
+    assert torch.equal(mirrored[::2], images[::2].flip(3))
+    assert torch.equal(mirrored[1], images[1])
 
 
 def test_a_misspelt_size_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"network has no option 'chanels'; did you mean channels\?"):
         small_tokenizer_trainer(tmp_path, network={**NETWORK, "chanels": 3})
+
+
+def test_the_default_recipe_gives_the_losses_that_it_always_gave(tmp_path: Path):
+    """Recorded before the other terms were there, of one thread on a CPU."""
+    trainer = small_tokenizer_trainer(tmp_path)
+    losses = [trainer.train_step(step)["loss"] for step in range(6)]
+    recorded = [0.92665017, 0.92557633, 0.89770019, 0.88555980, 0.90810466, 0.87141818]
+    assert losses == pytest.approx(recorded, rel=1e-4)
+
+
+def test_weights_of_the_two_differences(tmp_path: Path):
+    figures = {}
+    for name, weights in {"l1": (1.0, 0.0), "l2": (0.0, 1.0), "both": (0.5, 3.0)}.items():
+        trainer = small_tokenizer_trainer(tmp_path / name, l1_weight=weights[0], l2_weight=weights[1])
+        figures[name] = trainer.train_step(0)["reconstruction"]
+    assert figures["both"] == pytest.approx(0.5 * figures["l1"] + 3 * figures["l2"], rel=1e-5)
+
+
+def polished(folder: Path, initial: Path, **options: object) -> TokenizerTrainer:
+    options = {"train": "decoder", "initial": str(initial), "network": {}, "total_steps": 5, **options}
+    trainer = small_tokenizer_trainer(folder / "pixels", **options)
+    assert run(trainer, folder / "run", CONFIG)
+    return trainer
+
+
+@pytest.mark.parametrize("half", [True, False])  # as training writes weights, and as others publish them
+def test_polishing_the_decoder_keeps_every_token(
+    tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path], half: bool
+):
+    initial = tmp_path / "initial"
+    initial.mkdir()
+    (initial / "config.json").write_bytes((uninterrupted[1] / "model/config.json").read_bytes())
+    weights = load_file(uninterrupted[1] / "model/tokenizer.safetensors")
+    save_file({n: v if half else v.float() * 1.0001 for n, v in weights.items()}, initial / "tokenizer.safetensors")
+    trainer = polished(tmp_path, initial)
+    before, _ = load_tokenizer(initial, device="cpu")
+    after, _ = load_tokenizer(tmp_path / "run/model", device="cpu")
+    assert tokenizer_hash(after) == tokenizer_hash(before) == tokenizer_hash(trainer.model)
+    images = random_images(count=40)
+    tokens = before.encode(images)
+    assert torch.equal(after.encode(images), tokens)
+    assert not torch.equal(after.decode(tokens), before.decode(tokens))
+    log = read_log(tmp_path / "run")
+    assert log[0]["loss"] == log[0]["reconstruction"]
+    assert (load_file(tmp_path / "run/model/tokenizer.safetensors")["decoder.conv_in.weight"].dtype) == torch.float16
+
+
+def test_polishing_improves_reconstructions(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
+    trainer = polished(
+        tmp_path, uninterrupted[1] / "model", total_steps=60, learning_rate=0.01, batch_size=10, ema_decay=0.9
+    )
+    before = uninterrupted[0].evaluate()
+    after = trainer.evaluate()
+    assert after["validation_psnr"] > before["validation_psnr"] + 0.3
+    assert after["validation_ssim"] > before["validation_ssim"]
+    assert after["validation_entropy"] == pytest.approx(before["validation_entropy"], abs=0.2)
+
+
+def test_training_starts_from_given_weights(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
+    initial = uninterrupted[1] / "model"
+    trainer = small_tokenizer_trainer(tmp_path, initial=str(initial))
+    for name, value in load_file(initial / "tokenizer.safetensors").items():
+        assert torch.equal(trainer.model.state_dict()[name], value.float()), name
+    assert trainer.model.encoder.conv_in.weight.requires_grad
+    assert not trainer.model.quantize.embedding.weight.requires_grad
+
+
+def test_what_cannot_be_started_from(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
+    with pytest.raises(ValueError, match="train=decoder keeps encoder and codebook as they are: name a trained one"):
+        small_tokenizer_trainer(tmp_path, train="decoder")
+    with pytest.raises(FileNotFoundError, match=r"nowhere/config\.json is missing, expected a tokenizer's folder"):
+        small_tokenizer_trainer(tmp_path, initial="nowhere", network={})
+    other = NETWORK | {"latent_channels": 16}
+    with pytest.raises(ValueError, match=r"tokenizer\.safetensors"):
+        small_tokenizer_trainer(tmp_path, initial=str(uninterrupted[1] / "model"), network=other)
+
+
+ADVERSARY = {
+    "adversarial_weight": 0.5,
+    "adversarial_start": 4,
+    "discriminator": {"channels": 4, "layers": 1},
+    "discriminator_learning_rate": 0.01,
+}
+
+
+def test_the_adversary_comes_late_and_learns(tmp_path: Path):
+    plain = small_tokenizer_trainer(tmp_path / "plain")
+    trainer = small_tokenizer_trainer(tmp_path / "adversarial", **ADVERSARY)
+    figures = [trainer.train_step(step) for step in range(10)]
+    assert [plain.train_step(step)["loss"] for step in range(4)] == [entry["loss"] for entry in figures[:4]]
+    assert ["discriminator_loss" in entry for entry in figures] == [False] * 4 + [True] * 6
+    for entry in figures[4:]:
+        term = entry["adversarial_weight"] * entry["adversarial"] + 0.25 * entry["commitment"]
+        assert entry["loss"] == pytest.approx(entry["reconstruction"] + term, rel=1e-5)
+    assert figures[-1]["discriminator_loss"] < figures[4]["discriminator_loss"]
+    assert figures[-1]["logits_real"] > figures[-1]["logits_fake"]
+
+
+def test_resumed_with_an_adversary_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = small_tokenizer_trainer(tmp_path / "pixels", **ADVERSARY)
+    run(whole, tmp_path / "whole", CONFIG)
+    killed = small_tokenizer_trainer(tmp_path / "pixels", **ADVERSARY)
+    kill_at(killed, 7, monkeypatch)
+    config = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=6, log_writers=[])
+    with pytest.raises(Killed):
+        run(killed, tmp_path / "run", config)
+    monkeypatch.undo()
+    resumed = small_tokenizer_trainer(tmp_path / "pixels", **ADVERSARY)
+    run(resumed, tmp_path / "run", config)
+    assert same(resumed.state_dict(), whole.state_dict())
+    assert read_log(tmp_path / "run") == read_log(tmp_path / "whole")
+
+
+def test_a_fixed_weight_of_the_adversary(tmp_path: Path):
+    trainer = small_tokenizer_trainer(tmp_path, **ADVERSARY | {"adversarial_adaptive": False, "adversarial_start": 0})
+    assert trainer.train_step(0)["adversarial_weight"] == 0.5
+
+
+def test_a_perceptual_loss_without_its_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"needs the weights of torchvision's VGG-16, .* perceptual_vgg=FILE"):
+        small_tokenizer_trainer(tmp_path / "pixels", perceptual_weight=1.0)
+
+
+def test_rows_of_images_and_reconstructions_are_logged(tmp_path: Path):
+    trainer = small_tokenizer_trainer(tmp_path / "pixels", random_images(count=12))
+    [(name, images)] = trainer.pictures().items()
+    assert (name, images.shape) == ("reconstructions", (24, 3, 8, 8))
+    originals = torch.cat([images[:8], images[16:20]])
+    expected = trainer.validation.images(torch.linspace(0, 11, 12).long())
+    assert torch.equal(originals, expected)
+    model = trainer.averaged()
+    torch.testing.assert_close(torch.cat([images[8:16], images[20:]]), model.decode(model.encode(expected)))
+    run(trainer, tmp_path / "run", LoopConfig(preview_every=5, log_writers=[]))
+    drawn = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
+    assert drawn == [f"reconstructions-step-{step:08d}.png" for step in (5, 10)]
+
+
+def test_figures_of_the_codebook_are_logged(tmp_path: Path):
+    trainer = small_tokenizer_trainer(tmp_path, continuous_steps=0)
+    figures = trainer.train_step(0)
+    assert 0 < figures["codebook_usage"] <= 1
+    assert 1 <= figures["codebook_perplexity"] <= 12
+
+
+def test_a_misspelt_option_of_the_discriminator_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match="discriminator has no option 'chanels'; did you mean channels"):
+        small_tokenizer_trainer(tmp_path, adversarial_weight=1.0, discriminator={"chanels": 3})
+
+
+# With dead codes in both halves of each batch, and an uneven number of images to validate.
+SHARED = {"batch_size": 6, "revive_below": 0.5, "evaluation_images": 5}
+
+
+def test_two_processes_equal_one(tmp_path: Path):
+    root = Path(__file__).parents[2]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    whole = small_tokenizer_trainer(tmp_path / "pixels", **SHARED)
+    run(whole, tmp_path / "whole", CONFIG)
+    command = [*torchrun, "-m", "tests.training.two_tokenizer_processes", str(tmp_path)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line, other in zip(read_log(tmp_path / "run"), read_log(tmp_path / "whole"), strict=True):
+        # Which code is nearest, and so which are revived, hangs on the last bit sooner or later.
+        assert line == pytest.approx(other, rel=1e-3 if line["step"] <= 4 else 0.05, abs=1e-6)
+
+
+def test_shipped_discriminators():
+    for path in (Path(__file__).parents[2] / "scripts/configs").glob("*tokenizer*.yaml"):
+        config = load_config(TokenizerTrainingConfig, path)
+        assert PatchDiscriminator(**config.discriminator)(torch.zeros(2, 3, 64, 64)).shape[:2] == (2, 1)
+
+
+def test_the_shipped_polish_builds(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
+    recipe = Path(__file__).parents[2] / "scripts/configs/tiny_decoder.yaml"
+    config = load_config(TokenizerTrainingConfig, recipe, [f"initial={uninterrupted[1] / 'model'}"])
+    trainer = TokenizerTrainer(config, uninterrupted[0].train, uninterrupted[0].validation)
+    assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == {
+        name for name in trainer.model.state_dict() if name.startswith(("decoder.", "post_quant_conv."))
+    }

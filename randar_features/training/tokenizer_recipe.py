@@ -1,0 +1,141 @@
+"""What a tokenizer's training is given: the network, the recipe, the intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from randar_features.data.token_store import NOT_ENCODING
+from randar_features.files import read_json
+from randar_features.tokenizers import LlamaGenTokenizer
+from randar_features.tokenizers.folder import write_tokenizer
+from randar_features.training.config import check_keys
+from randar_features.training.loop import LoopConfig
+from randar_features.weights import load_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTrainingConfig:
+    """Sizes of the network, the recipe, and the intervals of the loop.
+
+    Attributes:
+        network: arguments of `LlamaGenTokenizer`; may be left out with `initial`.
+        initial: folder of a tokenizer to start from; None: new weights.
+        train: "all", or "decoder": encoder and codebook stay as they are, and with them all tokens, while the
+            reconstructions of a finished tokenizer are polished.
+        batch_size: images in a step, over all processes.
+        mixed_precision: "bf16" or "no"; None: bf16 where the hardware multiplies in it.
+        l1_weight, l2_weight: of the mean absolute and squared differences, in [−1, 1].
+        chroma_weight: of colour against brightness in those differences.
+        commitment: weight of the pull of latents to their codes.
+        perceptual_weight: of `PerceptualDistance`; above 0 its weights must be at hand, see `perceptual_vgg`.
+        perceptual_vgg, perceptual_linear: files of those weights; None: where they usually are.
+        adversarial_weight: of the discriminator's judgement; 0: there is no discriminator.
+        adversarial_start: steps before it, and the discriminator's training, begin.
+        adversarial_adaptive: whether that weight is in proportion to the gradients, as VQGAN has it.
+        discriminator: arguments of `PatchDiscriminator`.
+        continuous_steps: steps before quantisation starts.
+        continuous_noise: standard deviation, in that time, on each coordinate of the unit-length latents.
+        codebook_decay: of the moving means that the codes follow.
+        revive_below: share of the mean use under which a code is replaced.
+    """
+
+    network: dict[str, Any] = field(default_factory=dict)
+    initial: str | None = None
+    train: Literal["all", "decoder"] = "all"
+    image_size: int = 64
+    total_steps: int = 4000
+    batch_size: int = 32
+    mixed_precision: Literal["bf16", "no"] | None = "no"
+    learning_rate: float = 1e-3
+    final_multiplier: float = 0.02
+    warmup_steps: int = 100
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    l1_weight: float = 1.0
+    l2_weight: float = 1.0
+    chroma_weight: float = 1.0
+    commitment: float = 0.25
+    perceptual_weight: float = 0.0
+    perceptual_vgg: str | None = None
+    perceptual_linear: str | None = None
+    adversarial_weight: float = 0.0
+    adversarial_start: int = 0
+    adversarial_adaptive: bool = True
+    discriminator: dict[str, Any] = field(default_factory=dict)
+    discriminator_learning_rate: float | None = None
+    continuous_steps: int = 300
+    continuous_noise: float = 0.2
+    codebook_decay: float = 0.98
+    revive_below: float = 0.1
+    ema_decay: float = 0.998
+    seed: int = 0
+    evaluation_images: int = 512
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
+    """The network with its first weights, in training mode; global random numbers are drawn for new ones.
+
+    Raises:
+        FileNotFoundError: `initial` is no tokenizer's folder.
+        ValueError: an option of the network is unknown, or the weights of `initial` are of another network; or
+            "decoder" is to be trained behind an encoder that has not been.
+    """
+    network = network_sizes(config)
+    check_keys(network, LlamaGenTokenizer, "network")
+    model = LlamaGenTokenizer(**network)
+    if config.initial is not None:
+        load_weights(model, Path(config.initial) / "tokenizer.safetensors")
+    elif config.train == "decoder":
+        raise ValueError("train=decoder keeps encoder and codebook as they are: name a trained one, as initial=FOLDER")
+    model.requires_grad_(True).train()
+    if config.train == "decoder":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(decides_no_token(name))
+    model.quantize.embedding.weight.requires_grad_(False)
+    return model
+
+
+def network_sizes(config: TokenizerTrainingConfig) -> dict[str, Any]:
+    """`network`, or where it is left out that of `initial`."""
+    if config.network or config.initial is None:
+        return config.network
+    path = Path(config.initial) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"initial={config.initial}: {path} is missing, expected a tokenizer's folder")
+    about = dict(read_json(path).get("tokenizer", {}))
+    if (kind := about.pop("type", None)) != "llamagen":
+        raise ValueError(f"initial={config.initial}: the tokenizer's type is {kind!r}, only llamagen can be trained")
+    return about
+
+
+def decides_no_token(name: str) -> bool:
+    """Whether the weight of that name has no influence on the tokens of an image."""
+    return name.startswith(NOT_ENCODING)
+
+
+def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfig, folder: Path) -> None:
+    """Write `tokenizer.safetensors` and `config.json` as `load_tokenizer` reads them, the weights in float16.
+
+    Where only the decoder was trained, other weights that float16 would change stay as they are: the tokens of
+    the tokenizer, and its hash, are those that it started with.
+    """
+    exact = config.train == "decoder"
+    kept = {name: value if exact and _must_stay(name, value) else value.half() for name, value in weights.items()}
+    about = {
+        "tokenizer": {"type": "llamagen", **network_sizes(config)},
+        "image_size": config.image_size,
+        "tokenizer_training": asdict(config),
+    }
+    write_tokenizer(folder, kept, about)
+
+
+def _must_stay(name: str, value: Tensor) -> bool:
+    return not decides_no_token(name) and not torch.equal(value.half().to(value.dtype), value)
