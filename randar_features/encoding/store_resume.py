@@ -22,6 +22,7 @@ from randar_features.files import write_json
 CHECKED_ROWS = 8  # rows decoded to tell whether a store is of the images given
 PATIENCE = 60.0  # seconds that the other processes wait for the first one's manifest
 POLL = 0.2
+FINGERPRINT_SIZE = 32
 
 
 def agree(
@@ -33,30 +34,39 @@ def agree(
         return source, 0
     manifest = read_manifest(folder)
     _check_content(folder, manifest, about)
-    prints = [part["fingerprint"] for part in manifest["parts"]]
-    if not append:
-        if (own := fingerprint(source)) in prints:
-            return source, prints.index(own)
-        raise ValueError(
-            f"{folder} was made of other images: {_images_in(manifest)}, now {source.length} of {data}. Give another "
-            "folder, remove that one to make it again, or append what is new"
-        )
+    if append:
+        return _append(folder, manifest, source, data)
+    own = fingerprint(source)
+    for index, part in enumerate(manifest["parts"]):
+        if part["fingerprint"] == own:
+            return source, index
+    raise ValueError(
+        f"{folder} was made of other images: {_images_in(manifest)}, now {source.length} of {data}. Give another "
+        "folder, remove that one to make it again, or append what is new"
+    )
+
+
+def _append(folder: Path, manifest: dict[str, Any], source: ImageSource, data: str) -> tuple[ImageSource, int | None]:
+    """As `agree`: the part that these images were appended as, or a new one of those that are not there."""
     if source.label_names not in (None, manifest["label_names"]):
         raise ValueError(
             f"{folder} cannot take images of other classes: its label_names are {_short(manifest['label_names'])}, "
             f"now {_short(source.label_names)}, and the same label would mean different things"
         )
-    unfinished = bool(missing_rows(manifest, find_shards(folder)))
-    first = manifest["parts"][-1]["first"] if unfinished else int(expected_rows(manifest) or 0)
-    source = source.without(_known_paths(folder, first))
-    if source.length == 0 or (own := fingerprint(source)) in prints[: None if not unfinished else -1]:
-        return source, None
-    if unfinished and own != prints[-1]:
+    parts = manifest["parts"]
+    for index in reversed(range(len(parts))):
+        rest = source.without(_known_paths(folder, parts[index]["first"]))
+        finished_stream = source.streamed and parts[index]["rows"] is not None  # it may be another one
+        if fingerprint(rest) == parts[index]["fingerprint"] and not finished_stream:
+            return rest, index
+    if missing_rows(manifest, find_shards(folder)):
         raise ValueError(f"{folder} is not finished ({_images_in(manifest)}): finish it before appending to it")
-    if not unfinished:
-        publish(folder, manifest | {"parts": [*manifest["parts"], _part(source, data, first)]})
-        prints.append(own)
-    return source, len(prints) - 1
+    first = expected_rows(manifest) or 0
+    source = source.without(_known_paths(folder, first))
+    if source.length == 0:
+        return source, None
+    publish(folder, manifest | {"parts": [*parts, _part(source, data, first)]})
+    return source, len(parts)
 
 
 def _part(source: ImageSource, data: str, first: int) -> dict[str, Any]:
@@ -64,10 +74,18 @@ def _part(source: ImageSource, data: str, first: int) -> dict[str, Any]:
 
 
 def fingerprint(source: ImageSource) -> str:
-    """16 hexadecimal digits of the number of images, the names of the classes, and the names and sizes of the files."""
+    """16 hexadecimal digits of the number of images, the names of the classes, and the names and sizes of the files.
+
+    Of images that are in no files, some pixels instead; of a stream, which would pass by, nothing.
+    """
     digest = hashlib.sha256(json.dumps([source.length, source.label_names]).encode())
-    for file in source.files():
+    files = source.files()
+    for file in files:
         digest.update(f"\n{file.name} {file.stat().st_size if file.exists() else 'missing'}".encode())
+    if not files and not source.streamed and len(source):
+        rows = sorted({0, len(source) // 2, len(source) - 1})
+        for batch in source.batches(FINGERPRINT_SIZE, 1, rows=[range(row, row + 1) for row in rows]):
+            digest.update(str(pixel_checksums(batch)).encode())
     return digest.hexdigest()[:16]
 
 

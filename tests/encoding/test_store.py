@@ -279,6 +279,8 @@ def test_other_pixels_are_refused(tmp_path: Path):
     images[3] = 255 - images[3]
     with pytest.raises(ValueError, match=r"row 3 \(no path\) has other pixels now"):
         write(images, tmp_path)
+    with pytest.raises(ValueError, match="made of other images: 8 of test, now 8 of test"):
+        write(pictures(8, seed=1), tmp_path)
 
 
 def test_append_keeps_the_rows(tmp_path: Path):
@@ -308,6 +310,28 @@ def test_an_append_that_was_interrupted_goes_on(tmp_path: Path):
     write(images[:4], tmp_path / "whole")
     write(images[4:], tmp_path / "whole", append=True)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_shard_of_what_was_appended(tmp_path: Path):
+    images = pictures(9)
+    write(save(images[:5], tmp_path / "images"), tmp_path / "store")
+    write(save(images[5:], tmp_path / "images", first=5), tmp_path / "store", append=True)
+    whole = contents(tmp_path / "store")
+    flip(find_shards(tmp_path / "store")[2].path, -1)
+    with pytest.warns(UserWarning, match="is damaged"):
+        write(tmp_path / "images", tmp_path / "store", append=True)
+    assert contents(tmp_path / "store") == whole
+
+
+def test_as_many_other_images_are_appended(tmp_path: Path):
+    images = pictures(8)
+    for part in (images[:4], images[4:], images[:4]):
+        write(part, tmp_path, append=True)
+    store = FeatureStore(tmp_path)
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    for _ in range(2):
+        write(Stream(images), tmp_path, append=True)
+    assert len(FeatureStore(tmp_path)) == 24
 
 
 def test_appending_other_classes_is_refused(tmp_path: Path):
