@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -52,26 +53,29 @@ def gather_patches(
     *,
     num_classes: int,
     ignore_index: int = IGNORE,
+    images: Sequence[int] | np.ndarray | None = None,
     most: int | None = None,
     seed: int = 0,
 ) -> Patches:
-    """The patches of maps (h, w, D) with `patch_labels` of masks (H, W).
+    """The patches of maps (h, w, D) with `patch_labels` of masks (H, W), read one image at a time.
 
-    most: take a seeded random choice of so many, out of all images together; None: all.
+    images: numbers of those to take, None: all. most: a seeded random choice of so many patches, out of all these
+    images together; None: all.
     """
-    grids = [
-        patch_labels(mask, (f.shape[0], f.shape[1]), num_classes, ignore_index).ravel()
-        for f, mask in zip(maps, masks, strict=True)
-    ]
+    numbers = range(len(maps)) if images is None else images
+    grids = []
+    for number in numbers:
+        height, width, _ = maps[number].shape
+        grids.append(patch_labels(masks[number], (height, width), num_classes, ignore_index).ravel())
     kept = np.flatnonzero(np.concatenate(grids) != ignore_index)
     if most is not None and len(kept) > most:
         kept = np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
-    starts = np.cumsum([0, *(len(grid) for grid in grids)])
-    rows, labels = [], []
-    for features, grid, start in zip(maps, grids, starts[:-1], strict=True):
+    rows, labels, start = [], [], 0
+    for number, grid in zip(numbers, grids, strict=True):
         own = kept[(kept >= start) & (kept < start + len(grid))] - start
-        rows.append(_tokens(features)[torch.from_numpy(own)])
+        rows.append(_tokens(maps[number])[torch.from_numpy(own)])
         labels.append(grid[own])
+        start += len(grid)
     return Patches(torch.cat(rows), np.concatenate(labels))
 
 
@@ -83,20 +87,22 @@ def _tokens(features: Array, width: int | None = None) -> Tensor:
     return at_least_float32(tensor).cpu().flatten(0, 1)
 
 
+@dataclass(kw_only=True, eq=False)
 class _PatchSegmenter:
     """What both have in common: candidates judged by the mIoU of held-out training images at their masks' size."""
 
-    validation_miou: float
+    num_classes: int = field(kw_only=False)
+    ignore_index: int = IGNORE
+    max_patches: int | None = None
+    validation_fraction: float = 0.1
+    seed: int = 0
 
-    def __init__(
-        self, num_classes: int, ignore_index: int, max_patches: int | None, validation_fraction: float, seed: int
-    ) -> None:
-        if num_classes < 2 or (max_patches or 1) < 1:
-            raise ValueError(f"expected num_classes ≥ 2 and max_patches ≥ 1 or None, got {num_classes}, {max_patches}")
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.max_patches = max_patches
-        self.validation_fraction = validation_fraction
-        self.seed = seed
+    def __post_init__(self) -> None:
+        if self.num_classes < 2 or (self.max_patches or 1) < 1:
+            raise ValueError(
+                "expected num_classes of at least 2 and max_patches of at least 1 or None, got "
+                f"{self.num_classes} and {self.max_patches}"
+            )
 
     def _split(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         check_pairs(maps, masks, self.num_classes, self.ignore_index)
@@ -104,10 +110,11 @@ class _PatchSegmenter:
 
     def _patches(self, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray) -> Patches:
         return gather_patches(
-            [maps[i] for i in images],
-            [masks[i] for i in images],
+            maps,
+            masks,
             num_classes=self.num_classes,
             ignore_index=self.ignore_index,
+            images=images,
             most=self.max_patches,
             seed=self.seed,
         )
@@ -117,43 +124,35 @@ class _PatchSegmenter:
         return mean_iou(count_scores(scores, masks, self.num_classes, self.ignore_index).sum(0))
 
 
+@dataclass(kw_only=True, eq=False)
 class KNNSegmenter(_PatchSegmenter):
     """Each patch takes the labels of the `k` nearest training patches, one vote each; features as they come.
 
     A patch's label is the majority of its pixels. k and the distance are chosen by the mIoU of held-out training
-    images, of equals the first of `distances`, then the smallest k; then all training patches vote.
+    images, of equals the first of `distances`, then the smallest k; then all training patches vote, or a random
+    choice of `max_patches`.
 
     After `fit`: `k`; `distance`; `validation_miou` of the chosen ones, `validation_mious` by (distance, k).
     """
 
-    k: int
-    distance: str
-    validation_mious: dict[tuple[str, int], float]
+    k_grid: Sequence[int] = K_GRID
+    distances: Sequence[str] = DISTANCES
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        k_grid: Sequence[int] = K_GRID,
-        distances: Sequence[str] = DISTANCES,
-        ignore_index: int = IGNORE,
-        max_patches: int | None = None,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        """`max_patches`: so many random training patches at most, None for all."""
-        super().__init__(num_classes, ignore_index, max_patches, validation_fraction, seed)
-        self.k_grid = tuple(sorted(set(k_grid)))
-        self.distances = tuple(distances)
-        if not self.k_grid or self.k_grid[0] < 1 or not set(self.distances) <= set(DISTANCES) or not self.distances:
-            raise ValueError(f"expected k of at least 1 and distances among {DISTANCES}, got {k_grid} and {distances}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.k_grid = tuple(sorted(set(self.k_grid)))
+        wrong = not self.distances or not set(self.distances) <= set(DISTANCES)
+        if not self.k_grid or self.k_grid[0] < 1 or wrong:
+            raise ValueError(
+                f"expected k of at least 1 and distances among {DISTANCES}, got {self.k_grid} and {self.distances}"
+            )
 
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> KNNSegmenter:
         """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""
         kept, held = self._split(maps, masks)
         self._gallery = self._patches(maps, masks, kept)
         self._check_size()
-        self.validation_mious = {}
+        self.validation_mious: dict[tuple[str, int], float] = {}
         for distance in self.distances:
             found = [self._neighbours(maps[i], distance) for i in held]
             for k in self.k_grid:
@@ -209,41 +208,27 @@ def lift(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
     return asked.float(), rows.float()
 
 
+@dataclass(kw_only=True, eq=False)
 class LogisticSegmenter(_PatchSegmenter):
     """Logistic regression on standardised patches; a patch's label is the majority of its pixels.
 
     C is chosen by the mIoU of held-out training images (the smallest of equals); then the classifier is fitted once
-    more, to all training patches.
+    more, to all training patches or a random choice of `max_patches`.
 
     After `fit`: `C`; `validation_miou` of the chosen one before refitting, `validation_mious` and `converged` by C.
     """
 
-    C: float
-    validation_mious: dict[float, float]
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        C_grid: Sequence[float] = C_GRID,
-        max_iterations: int = 200,
-        ignore_index: int = IGNORE,
-        max_patches: int | None = None,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        """`max_patches`: so many random training patches at most, None for all."""
-        super().__init__(num_classes, ignore_index, max_patches, validation_fraction, seed)
-        self.C_grid = tuple(sorted(set(C_grid)))
-        self.max_iterations = max_iterations
+    C_grid: Sequence[float] = C_GRID
+    max_iterations: int = 200
 
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> LogisticSegmenter:
         """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""
         kept, held = self._split(maps, masks)
         train, tuning = self._patches(maps, masks, kept), self._patches(maps, masks, held)
         self._width = train.rows.shape[1]
-        self.validation_mious, self.converged = {}, {}
-        for strength in self.C_grid:
+        self.validation_mious: dict[float, float] = {}
+        self.converged: dict[float, bool] = {}
+        for strength in sorted(set(self.C_grid)):
             self._probe = self._fitted(strength, train, tuning)
             self.converged[strength] = self._probe.converged[strength]
             scores = [self.scores(maps[i]) for i in held]

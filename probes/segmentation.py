@@ -148,11 +148,11 @@ class LinearSegmenter:
         """
         check_pairs(maps, masks, self.num_classes, self.ignore_index)
         kept, held = tuning_images(len(maps), self.validation_fraction, self.seed)
-        heads = self._train([maps[i] for i in kept], [masks[i] for i in kept])
-        self._choose(heads.eval(), [maps[i] for i in held], [masks[i] for i in held])
+        heads = self._train(maps, masks, kept)
+        self._choose(heads.eval(), maps, masks, held)
         return self
 
-    def _train(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> _Heads:
+    def _train(self, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray) -> _Heads:
         generator = torch.Generator().manual_seed(self.seed)
         heads = _Heads(maps[0].shape[2], self.num_classes, len(self.learning_rates), generator).to(self.device)
         groups = [
@@ -160,7 +160,7 @@ class LinearSegmenter:
         ]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, self.iterations))
-        for rows in self._batches(len(maps), generator):
+        for rows in self._batches(images, generator):
             batch = [(maps[row], *self._draw(masks[row], generator)) for row in rows]
             optimizer.zero_grad()
             self._loss(heads, batch).backward()
@@ -168,12 +168,12 @@ class LinearSegmenter:
             schedule.step()
         return heads
 
-    def _batches(self, count: int, generator: torch.Generator) -> Iterator[list[int]]:
+    def _batches(self, images: np.ndarray, generator: torch.Generator) -> Iterator[list[int]]:
         """Images of each iteration: all of them once in random order, then again; short batches are left out."""
-        size, done = min(self.batch_size, count), 0
+        size, done = min(self.batch_size, len(images)), 0
         while True:
-            order = torch.randperm(count, generator=generator).tolist()
-            for start in range(0, count - size + 1, size):
+            order = images[torch.randperm(len(images), generator=generator).numpy()].tolist()
+            for start in range(0, len(order) - size + 1, size):
                 if done == self.iterations:
                     return
                 done += 1
@@ -206,12 +206,13 @@ class LinearSegmenter:
         losses = F.cross_entropy(torch.cat(sampled)[kept].flatten(0, 1), labels.flatten(), reduction="sum")
         return losses / kept.sum().clamp(min=1)
 
-    def _choose(self, heads: _Heads, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> None:
+    def _choose(self, heads: _Heads, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray) -> None:
         folded = [heads.folded(r) for r in range(len(self.learning_rates))]
+        truth = [masks[i] for i in images]
         scores = []
         for head in folded:
-            logits = (_affine(features, *head) for features in maps)
-            scores.append(mean_iou(count_scores(logits, masks, self.num_classes, self.ignore_index).sum(0)))
+            logits = (_affine(maps[i], *head) for i in images)
+            scores.append(mean_iou(count_scores(logits, truth, self.num_classes, self.ignore_index).sum(0)))
         best = int(np.argmax(scores))
         self.validation_mious = dict(zip(self.learning_rates, scores, strict=True))
         self.learning_rate, self.validation_miou = self.learning_rates[best], scores[best]

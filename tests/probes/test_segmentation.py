@@ -190,7 +190,7 @@ def test_the_loss_of_random_pixels_is_that_of_all_in_the_mean() -> None:
     maps, masks = scenes(4)
     few, all_of_them = (LinearSegmenter(3, learning_rates=(1e-2,), iterations=20, pixels=n) for n in (50, None))
     generator = torch.Generator().manual_seed(0)
-    heads = few._train(maps, masks).eval()
+    heads = few._train(maps, masks, np.arange(4)).eval()
     with torch.no_grad():
         draws = [few._loss(heads, [(maps[0], *few._draw(masks[0], generator))]) for _ in range(200)]
         expected = all_of_them._loss(heads, [(maps[0], *all_of_them._draw(masks[0], generator))])
@@ -234,6 +234,8 @@ def test_patches_are_gathered_in_order_and_drawn_by_seed() -> None:
     assert whole.rows.shape == (58, 8)
     np.testing.assert_array_equal(whole.rows[20], maps[1][0, 2])
     assert whole.labels[20] == masks[1][0, 12]
+    last = gather_patches(maps, masks, num_classes=3, images=[2])
+    torch.testing.assert_close(last.rows, whole.rows[38:], atol=0, rtol=0)
     some = gather_patches(maps, masks, num_classes=3, most=10, seed=4)
     again = gather_patches(maps, masks, num_classes=3, most=10, seed=4)
     torch.testing.assert_close(some.rows, again.rows, atol=0, rtol=0)
