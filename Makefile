@@ -17,17 +17,23 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The whole recipe of the bundled model; run it again to continue. MINUTES ends training early, and with it
-# make (Error 75), so that no stage builds on an unfinished one. LAYERS and STEPS are what it will recommend.
+# The whole recipe of the bundled model; run it again to continue. After MINUTES in all it ends at a checkpoint, and
+# with it make (Error 75), so that no stage builds on an unfinished one. TOKENS=FOLDER trains on tokens that were made
+# elsewhere, and needs no images. LAYERS and STEPS are what the model will recommend, RECIPE overrides training options.
 DATA ?= data/tiny_imagenet
 RUN ?= runs/tiny
 MINUTES ?= 100000
+RECIPE ?=
+START := $(shell date +%s)
+LEFT = --max-minutes $$(( $(MINUTES) - ($$(date +%s) - $(START)) / 60 ))
 train-tiny: $(STAMP)
-	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --out $(RUN)/tokenizer --max-minutes $(MINUTES)
+ifndef TOKENS
+	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --out $(RUN)/tokenizer $(LEFT)
 	$(BIN)/python scripts/tokenize_images.py --data $(DATA) --tokenizer $(RUN)/tokenizer/model --out $(RUN)/tokens
-	$(BIN)/python scripts/train_randar.py --tokens $(RUN)/tokens --out $(RUN)/randar --max-minutes $(MINUTES)
-	$(BIN)/python scripts/assemble_model.py --tokenizer $(RUN)/tokenizer/model --transformer $(RUN)/randar/model \
-		--tokens $(RUN)/tokens --out $(RUN)/model $(if $(LAYERS),--layers $(LAYERS)) $(if $(STEPS),--steps $(STEPS))
+endif
+	$(BIN)/python scripts/train_randar.py --tokens $(or $(TOKENS),$(RUN)/tokens) --out $(RUN)/randar $(LEFT) $(RECIPE)
+	$(BIN)/python scripts/assemble_model.py --transformer $(RUN)/randar/model --tokens $(or $(TOKENS),$(RUN)/tokens) \
+		--out $(RUN)/model $(if $(LAYERS),--layers $(LAYERS)) $(if $(STEPS),--steps $(STEPS))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

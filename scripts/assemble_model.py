@@ -1,6 +1,6 @@
 """Put a tokenizer and a RandAR into one folder for `randar_features.load_model`.
 
-`python scripts/assemble_model.py --tokenizer RUN/model --transformer RUN/model --tokens TOKENS --out FOLDER`
+`python scripts/assemble_model.py --transformer RUN/model --tokens TOKENS --out FOLDER [--tokenizer RUN/model]`
 refuses parts that were not trained together.
 """
 
@@ -17,7 +17,11 @@ from randar_features.training.bundle import assemble_model
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="the folder `model` of train_tokenizer.py")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="the folder `model` of train_tokenizer.py; left out: the one kept with the tokens",
+    )
     parser.add_argument("--transformer", type=Path, required=True, help="the folder `model` of train_randar.py")
     parser.add_argument("--tokens", type=Path, required=True, help="the tokens it was trained on, with `train`")
     parser.add_argument("--out", type=Path, required=True)
@@ -26,10 +30,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="recommended decoding steps")
     args = parser.parse_args()
 
+    store = TokenStore(args.tokens / "train")
+    tokenizer = args.tokenizer or store.tokenizer
+    if tokenizer is None:
+        parser.error(f"{args.tokens} holds no tokenizer: give --tokenizer")
     assemble_model(
-        tokenizer=args.tokenizer,
+        tokenizer=tokenizer,
         transformer=args.transformer,
-        manifest=TokenStore(args.tokens / "train").manifest,
+        manifest=store.manifest,
         out=args.out,
         class_names=read_json(args.classes) if args.classes else None,
         layers=args.layers,

@@ -1,17 +1,37 @@
-"""Train RandAR on image tokens: `python scripts/train_randar.py --tokens FOLDER --out RUN`.
+"""Train RandAR or a sister on image tokens: `python scripts/train_randar.py --tokens FOLDER --out RUN`.
 
 The folder holds `train` and `validation`, as scripts/tokenize_images.py writes them. Run it again to
 continue; `--max-minutes` ends a stage early, with exit status 75.
+
+  accelerate launch --num_processes 8 scripts/train_randar.py --config scripts/configs/randar_l.yaml …     several GPUs
+  torchrun --nproc-per-node 8 --nnodes 4 --rdzv-endpoint HOST:29500 scripts/train_randar.py …     several nodes
+  … hardware.shard_weights=true                                                 a model that does not fit one GPU
+  … model.type=llamagen                                                         another architecture
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from randar_features.data.token_store import TokenStore
+from randar_features.generation.preview import sample_preview, spread_classes
+from randar_features.hub import load_tokenizer
 from randar_features.training.command_line import train, training_parser
 from randar_features.training.config import load_config
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
+
+SAMPLES = 16
+
+
+def previews(store: TokenStore) -> Callable[[nn.Module], Tensor] | None:
+    """Samples of classes that are spread over all, one of them of the null class; None without a tokenizer."""
+    if store.tokenizer is None:
+        return None
+    tokenizer, _ = load_tokenizer(store.tokenizer)
+    return sample_preview(tokenizer, [*spread_classes(store.num_classes, SAMPLES - 1), store.num_classes])
 
 
 def main() -> None:
@@ -20,8 +40,9 @@ def main() -> None:
     args = parser.parse_args()
 
     config = load_config(TrainingConfig, args.config, args.overrides)
-    trainer = RandARTrainer(config, TokenStore(args.tokens / "train"), TokenStore(args.tokens / "validation"))
-    train(trainer, args)
+    tokens, validation = TokenStore(args.tokens / "train"), TokenStore(args.tokens / "validation")
+    preview = previews(tokens) if config.loop.preview_every else None
+    train(RandARTrainer(config, tokens, validation, preview), args)
 
 
 if __name__ == "__main__":

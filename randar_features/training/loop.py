@@ -22,6 +22,8 @@ from randar_features.training.state_files import save_state
 
 # Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
 FREE_SECTIONS = ("loop", "hardware")
+# Of a line of the log, what depends on when and where the run was made.
+UNREPEATABLE = ("time", "images_per_second", "tokens_per_second", "mfu")
 
 
 @dataclass(frozen=True, kw_only=True)

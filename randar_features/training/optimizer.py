@@ -106,8 +106,8 @@ class Optimizer:
 
         Learning rates and the like are the configuration's, not the state's.
         """
-        state = {self.names[parameter]: values for part in self.parts for parameter, values in part.state.items()}
-        return {name: gathered(values, keep) for name, values in state.items()}
+        state = {parameter: values for part in self.parts for parameter, values in part.state.items()}
+        return {name: gathered(state[p], keep) for p, name in self.names.items() if p in state}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Take up a saved state; KeyError if it is of other parameters, or other optimisers had them."""

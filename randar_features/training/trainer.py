@@ -248,8 +248,9 @@ class RandARTrainer:
         config = {
             "transformer": {"type": model_type(self.config), **asdict(self.model_config)},
             "training": asdict(self.config),
-            "tokenizer_hash": self.train.manifest["tokenizer"],
         }
+        if self.train.manifest["tokenizer"] is not None:
+            config["tokenizer_hash"] = self.train.manifest["tokenizer"]
         export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
 
 

@@ -72,7 +72,7 @@ def recipe(folder: Path) -> None:
     call("train_tokenizer", "--data", folder / "data", "--out", tokenizer, *TOKENIZER_SIZES, *TOKENIZER_RECIPE)
     call("tokenize_images", "--data", folder / "data", "--tokenizer", tokenizer / "model", "--out", tokens)
     call("train_randar", "--tokens", tokens, "--out", randar, *RANDAR_SIZES, *RANDAR_RECIPE)
-    parts = ["--tokenizer", tokenizer / "model", "--transformer", randar / "model", "--tokens", tokens]
+    parts = ["--transformer", randar / "model", "--tokens", tokens]
     call("assemble_model", *parts, "--out", folder / "model", "--layers", "1", "--steps", "4")
 
 
@@ -94,6 +94,17 @@ def test_the_recipe_makes_a_model(done: Path):
     assert read_log(done / "tokenizer")[-1]["step"] == read_log(done / "randar")[-1]["step"] == 6
     assert len(TokenStore(done / "tokens/train")) == 6
     assert len(TokenStore(done / "tokens/validation")) == 2
+
+
+def test_every_checkpoint_is_a_model(done: Path):
+    [folder] = (done / "randar/checkpoints").iterdir()
+    model = load_model(folder, device="cpu")
+    exported = load_model(done / "model", device="cpu")
+    assert model.classes == ["bee", "goldfish"]
+    assert same(dict(model.transformer.state_dict()), dict(exported.transformer.state_dict()))
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.tokenizer.encode(images), exported.tokenizer.encode(images))
+    assert all(path.stat().st_size < 16 << 20 for path in folder.iterdir())
 
 
 def test_the_recipe_run_again_changes_nothing(done: Path):

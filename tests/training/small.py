@@ -14,12 +14,12 @@ from torch import Tensor
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
 from randar_features.data.token_shards import Shard, ShardWriter
 from randar_features.data.token_store import TokenStore
+from randar_features.training.loop import UNREPEATABLE
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
 
 VOCAB_SIZE = 12
 NUM_CLASSES = 3
-UNREPEATABLE = ("time", "images_per_second", "tokens_per_second", "mfu")
 # With dropout, since a resumed run has to draw the same masks.
 MODEL = {"num_layers": 2, "num_heads": 2, "dim": 16, "ffn_multiple_of": 16, "residual_dropout": 0.2}
 NETWORK = {

@@ -161,3 +161,43 @@ def test_a_checkpoint_of_another_configuration_says_so(tmp_path: Path, monkeypat
     monkeypatch.setattr(Toy, "load_state_dict", lambda self, state: torch.nn.Linear(1, 1).load_state_dict(state))
     with pytest.raises(ValueError, match=r"step-00000010 is of another configuration than the one given.*Missing key"):
         run(Toy(), tmp_path, CONFIG)
+
+
+def test_pictures_are_logged_in_their_interval(tmp_path: Path):
+    run(Toy(), tmp_path, LoopConfig(preview_every=4, log_writers=[]))
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["x-step-00000004.png", "x-step-00000008.png", "x-step-00000010.png"]
+
+
+def test_intervals_may_change_and_settings_may_not(tmp_path: Path):
+    with pytest.raises(Killed):
+        run(Toy(dies_at=7), tmp_path, CONFIG)
+    other = Toy()
+    other.config = ToyConfig(total_steps=9, loop=LoopConfig(log_every=1))
+    with pytest.raises(ValueError, match=r"step-00000006 is of another .* given: total_steps: 10 → 9\. Continue"):
+        run(other, tmp_path, CONFIG)
+    assert read_log(tmp_path)[-1]["step"] == 6  # nothing was touched
+    assert run(other, tmp_path, CONFIG, allow_changes=True)
+    assert list_checkpoints(tmp_path / "checkpoints")[-1].name == "step-00000009"
+    other.config = ToyConfig(total_steps=9, loop=LoopConfig(log_every=1, keep_every=2))
+    assert run(other, tmp_path, CONFIG)
+
+
+def test_every_kth_checkpoint_stays(tmp_path: Path):
+    run(Toy(), tmp_path, LoopConfig(checkpoint_every=2, keep_checkpoints=1, keep_every=4, log_writers=[]))
+    assert [path.name[-2:] for path in list_checkpoints(tmp_path / "checkpoints")] == ["04", "08", "10"]
+
+
+def test_each_checkpoint_holds_its_settings_and_the_model(tmp_path: Path):
+    run(Toy(), tmp_path, CONFIG)
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        assert (path / "x").exists()
+    newest = newest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.settings == asdict(ToyConfig())
+
+
+@pytest.mark.parametrize("name", ["log_every", "preview_every", "keep_checkpoints", "checkpoint_file_mb"])
+def test_intervals_are_at_least_one(name: str):
+    with pytest.raises(ValueError, match=f"loop.{name} = 0, expected at least 1"):
+        LoopConfig(**{name: 0})
