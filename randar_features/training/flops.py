@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Protocol
 
 import torch
 
 from randar_features.layers.feed_forward import hidden_width
+from randar_features.models.config import TransformerConfig
 from randar_features.timing import matrix_peak
 
 # Dense FLOP/s of bfloat16 matrix products with float32 sums, from the makers' data sheets.
@@ -37,39 +37,7 @@ PEAKS = {
 }
 
 
-class Sizes(Protocol):
-    """What the cost of a transformer depends on: `RandARConfig` or one of its sisters'."""
-
-    @property
-    def num_layers(self) -> int:
-        """Blocks."""
-
-    @property
-    def num_heads(self) -> int:
-        """Heads H."""
-
-    @property
-    def dim(self) -> int:
-        """Width D."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Codes V."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Image tokens N."""
-
-    @property
-    def num_kv_heads(self) -> int | None:
-        """Heads of keys and values; None: as many as `num_heads`."""
-
-    @property
-    def ffn_multiple_of(self) -> int:
-        """What the hidden width of the feed-forward is a multiple of."""
-
-
-def training_flops(sizes: Sizes, kind: str = "randar", *, causal: bool = True) -> float:
+def training_flops(sizes: TransformerConfig, kind: str = "randar", *, causal: bool = True) -> float:
     """Floating-point operations of one image's training step: the forward pass, and twice that for the backward.
 
     Two for each multiply-add of the matrix products and of attention; normalisations, rotations, the softmax
@@ -88,39 +56,38 @@ def training_flops(sizes: Sizes, kind: str = "randar", *, causal: bool = True) -
     return 3 * 2 * _FORWARD[kind](sizes, 0.5 if causal else 1.0)
 
 
-def _project(sizes: Sizes) -> int:
+def _project(sizes: TransformerConfig) -> int:
     """Multiply-adds of queries, keys and values for one row."""
-    kv_heads = sizes.num_kv_heads or sizes.num_heads
-    return sizes.dim * (sizes.dim + 2 * kv_heads * (sizes.dim // sizes.num_heads))
+    return sizes.dim * (sizes.dim + 2 * sizes.kv_heads * sizes.head_dim)
 
 
-def _behind(sizes: Sizes) -> int:
+def _behind(sizes: TransformerConfig) -> int:
     """Multiply-adds of one row behind attention: its output projection and the feed-forward."""
     return sizes.dim * (sizes.dim + 3 * hidden_width(sizes.dim, sizes.ffn_multiple_of))
 
 
-def _logits(sizes: Sizes) -> int:
+def _logits(sizes: TransformerConfig) -> int:
     return sizes.num_tokens * sizes.dim * sizes.vocab_size
 
 
-def _attention(sizes: Sizes, rows: int, share: float) -> float:
+def _attention(sizes: TransformerConfig, rows: int, share: float) -> float:
     return 2 * rows * rows * sizes.dim * share
 
 
-def _randar(sizes: Sizes, share: float) -> float:
+def _randar(sizes: TransformerConfig, share: float) -> float:
     rows = 2 * sizes.num_tokens  # [class] [P1] [x1] … [PN]
     blocks = sizes.num_layers * (rows * (_project(sizes) + _behind(sizes)) + _attention(sizes, rows, share))
     return blocks - (rows - sizes.num_tokens) * _behind(sizes) + _logits(sizes)
 
 
-def _llamagen(sizes: Sizes, share: float) -> float:
+def _llamagen(sizes: TransformerConfig, share: float) -> float:
     """Also PAR's: its three special tokens take the places of the last three image tokens, which predict nothing."""
     rows = sizes.num_tokens
     blocks = sizes.num_layers * (rows * (_project(sizes) + _behind(sizes)) + _attention(sizes, rows, share))
     return blocks + _logits(sizes)
 
 
-def _arpg(sizes: Sizes, share: float) -> float:
+def _arpg(sizes: TransformerConfig, share: float) -> float:
     """Half of the blocks on the content, the other half on the queries with one set of keys and values."""
     rows, dim = sizes.num_tokens, sizes.dim
     shared = _project(sizes) - dim * dim

@@ -1,30 +1,24 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from randar_features import sequence
-from randar_features.models import RandAR, RandARConfig
+from randar_features.models import ARCHITECTURES, RandARConfig
+from randar_features.models.config import TransformerConfig
 from randar_features.training import flops
 from randar_features.training.flops import data_sheet_peak, peak_flops, throughput, training_flops
-from randar_features.training.trainer import next_token_loss
+from randar_features.training.objective import next_token_loss
 
 
-@dataclass
-class Sizes:
-    """Fields that all architectures have; hidden width 32 at this D."""
-
-    num_layers: int = 4
-    num_heads: int = 2
-    dim: int = 8
-    vocab_size: int = 10
-    num_tokens: int = 4
-    num_kv_heads: int | None = None
-    ffn_multiple_of: int = 32
+def sizes(**options: int) -> TransformerConfig:
+    """Hidden width 32 at width 8."""
+    return TransformerConfig(
+        **{"num_layers": 4, "num_heads": 2, "dim": 8, "vocab_size": 10, "num_tokens": 4, "num_classes": 3}
+        | {"ffn_multiple_of": 32}
+        | options
+    )
 
 
 QKV, WO, FFN, LOGITS = 3 * 8 * 8, 8 * 8, 3 * 8 * 32, 4 * 8 * 10
@@ -35,53 +29,55 @@ def test_randar_by_hand():
     attention = 2 * 8 * 8 * 8 / 2
     whole = 8 * (QKV + WO + FFN) + attention
     last = 8 * QKV + 4 * (WO + FFN) + attention
-    assert training_flops(Sizes()) == 6 * (3 * whole + last + LOGITS)
+    assert training_flops(sizes()) == 6 * (3 * whole + last + LOGITS)
 
 
 @pytest.mark.parametrize("kind", ["llamagen", "par"])
 def test_raster_models_by_hand(kind: str):
     """Sequence 4: the class and all tokens but the last."""
-    assert training_flops(Sizes(), kind) == 6 * (4 * (4 * (QKV + WO + FFN) + 2 * 4 * 4 * 8 / 2) + LOGITS)
+    assert training_flops(sizes(), kind) == 6 * (4 * (4 * (QKV + WO + FFN) + 2 * 4 * 4 * 8 / 2) + LOGITS)
 
 
 def test_arpg_by_hand():
     """2 blocks of content, 2 of queries without keys and values of their own, which are projected once."""
     attention = 2 * 4 * 4 * 8 / 2
     content, queries = 4 * (QKV + WO + FFN) + attention, 4 * (QKV // 3 + WO + FFN) + attention
-    assert training_flops(Sizes(), "arpg") == 6 * (2 * content + 2 * queries + 4 * QKV * 2 / 3 + LOGITS)
+    assert training_flops(sizes(), "arpg") == 6 * (2 * content + 2 * queries + 4 * QKV * 2 / 3 + LOGITS)
 
 
 def test_grouped_queries_by_hand():
     attention = 2 * 4 * 4 * 8 / 2
     block = 4 * (8 * 8 + 2 * 8 * 4 + WO + FFN) + attention
-    assert training_flops(Sizes(num_kv_heads=1), "llamagen") == 6 * (4 * block + LOGITS)
+    assert training_flops(sizes(num_kv_heads=1), "llamagen") == 6 * (4 * block + LOGITS)
 
 
 def test_published_size():
     """RandAR-L, 300 M parameters in blocks: about 6 operations a parameter and row of 512, and attention's."""
-    sizes = RandARConfig(num_layers=24, num_heads=16, dim=1024, vocab_size=16384, num_tokens=256, num_classes=1000)
+    large = RandARConfig(num_layers=24, num_heads=16, dim=1024, vocab_size=16384, num_tokens=256, num_classes=1000)
     per_row = 24 * (4 * 1024**2 + 3 * 1024 * 2816)
     rest = 256 * 1024 * 16384 - 256 * (1024**2 + 3 * 1024 * 2816)
-    assert training_flops(sizes) == 6 * (512 * per_row + 24 * 512 * 512 * 1024 + rest)
-    assert training_flops(sizes) == pytest.approx(996.5e9, rel=1e-4)
-    assert training_flops(sizes, causal=False) / training_flops(sizes) == pytest.approx(1.038, abs=1e-3)
+    assert training_flops(large) == 6 * (512 * per_row + 24 * 512 * 512 * 1024 + rest)
+    assert training_flops(large) == pytest.approx(996.5e9, rel=1e-4)
+    assert training_flops(large, causal=False) / training_flops(large) == pytest.approx(1.038, abs=1e-3)
 
 
 def test_an_unknown_type_is_refused():
     with pytest.raises(ValueError, match="no operation count for a 'gpt', only for randar, llamagen, par, arpg"):
-        training_flops(Sizes(), "gpt")
+        training_flops(sizes(), "gpt")
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("num_kv_heads", [None, 2])
-def test_equals_what_pytorch_counts(num_kv_heads: int | None):
-    sizes = RandARConfig(
-        num_layers=3, num_heads=4, dim=32, vocab_size=20, num_tokens=16, num_classes=3, num_kv_heads=num_kv_heads
+def test_equals_what_pytorch_counts(kind: str, num_kv_heads: int | None):
+    architecture, configuration = ARCHITECTURES[kind]
+    config = configuration(
+        num_layers=4, num_heads=4, dim=32, vocab_size=20, num_tokens=16, num_classes=3, num_kv_heads=num_kv_heads
     )
-    model = RandAR(sizes)
+    model = architecture(config)
     tokens = torch.arange(32).view(2, 16) % 20
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        next_token_loss(model, tokens, None, sequence.raster_order(16)).backward()
-    assert counter.get_total_flops() == 2 * training_flops(sizes, causal=False)
+        next_token_loss(model, tokens, None, model.own_order()).backward()
+    assert counter.get_total_flops() == 2 * training_flops(config, kind, causal=False)
 
 
 @pytest.mark.parametrize(
