@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
+from randar_features.training.allocator import keep_freed_memory
 from randar_features.training.loop import Trainer, run
 
 # Exit status (EX_TEMPFAIL) of a script whose run wants to be continued, so that what builds on it does not start.
@@ -26,6 +29,8 @@ def training_parser(description: str | None, config: Path) -> argparse.ArgumentP
 
 def train(trainer: Trainer, args: argparse.Namespace) -> None:
     """Run the trainer as the arguments say; SystemExit with status `UNFINISHED` if it was stopped in time."""
+    if not torch.accelerator.is_available():
+        keep_freed_memory()
     seconds = None if args.max_minutes is None else 60 * args.max_minutes
     if not run(trainer, args.out, trainer.config.loop, max_seconds=seconds, allow_changes=args.allow_changes):
         print("not finished: run it again to continue")
