@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.encoders.base import Encoder
 from benchmarks.encoders.extract import extract
-from benchmarks.encoders.generators import CodesEncoder, GeneratorEncoder, LatentsEncoder
+from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
 from benchmarks.encoders.variants import Images, Variant, load_for, read_images, variants
 from randar_features import Model
@@ -44,10 +44,8 @@ def load_encoder(
         return PixelsEncoder()
     if name == "histogram":
         return HistogramEncoder()
-    if kind == "codes":
-        return CodesEncoder(name, rest or DEFAULT_MODEL, device)
-    if kind == "latents":
-        return LatentsEncoder(name, rest or DEFAULT_MODEL, device)
+    if kind in ("codes", "latents"):
+        return TokenizerEncoder(name, rest or DEFAULT_MODEL, device)
     if kind == "timm":
         from benchmarks.encoders.timm_models import TimmEncoder  # takes seconds to import
 

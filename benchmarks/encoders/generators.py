@@ -46,49 +46,32 @@ class GeneratorEncoder(Encoder):
         return encode_outputs(self.model, images, {name: self.outputs[name] for name in outputs})
 
 
-class CodesEncoder(Encoder):
-    """The code vectors that a tokenizer gives an image, on their grid, and how often it uses each code."""
+class TokenizerEncoder(Encoder):
+    """What a tokenizer alone makes of an image.
 
-    def __init__(self, name: str, model: str | Model, device: torch.device | str | None = None) -> None:
-        self.tokenizer, image_size = _tokenizer_of(model, device)
+    "codes": the vectors of its codes on their grid, and how often it uses each. "latents": what its network gives
+    in front of the codebook.
+    """
+
+    def __init__(self, name: str, model: str, device: torch.device | str | None = None) -> None:
+        self.tokenizer, image_size = load_tokenizer(model, device=device)
+        outputs = ("latents",) if name.startswith("latents") else ("vectors", "histogram")
         super().__init__(
             name=name,
             image_size=image_size,
             weights=weights_hash(self.tokenizer),
-            outputs={"vectors": {}, "histogram": {}},
+            outputs={output: {} for output in outputs},
             device=next(self.tokenizer.parameters()).device,
         )
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
-        tokens = self.tokenizer.encode(images)
-        side = self.image_size // self.tokenizer.downsampling
+        latents = self.tokenizer.latents(images)
+        if "latents" in self.outputs:
+            return {"latents": latents.permute(0, 2, 3, 1)}
+        tokens = self.tokenizer.quantize_latents(latents)
         counts = torch.zeros(len(tokens), self.tokenizer.vocab_size, device=tokens.device)
         counts.scatter_add_(1, tokens, torch.ones(tokens.shape, device=tokens.device))
         return {
-            "vectors": self.tokenizer.codes(tokens).unflatten(1, (side, side)),
+            "vectors": self.tokenizer.codes(tokens).unflatten(1, latents.shape[2:]),
             "histogram": (counts / tokens.shape[1])[:, None, None],
         }
-
-
-class LatentsEncoder(Encoder):
-    """What a tokenizer's network gives in front of the codebook."""
-
-    def __init__(self, name: str, model: str | Model, device: torch.device | str | None = None) -> None:
-        self.tokenizer, image_size = _tokenizer_of(model, device)
-        super().__init__(
-            name=name,
-            image_size=image_size,
-            weights=weights_hash(self.tokenizer),
-            outputs={"latents": {}},
-            device=next(self.tokenizer.parameters()).device,
-        )
-
-    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
-        return {"latents": self.tokenizer.latents(images).permute(0, 2, 3, 1)}
-
-
-def _tokenizer_of(model: str | Model, device: torch.device | str | None) -> tuple:
-    if isinstance(model, Model):
-        model = model.to(device)
-        return model.tokenizer, model.image_size
-    return load_tokenizer(model, device=device)

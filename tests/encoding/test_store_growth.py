@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from randar_features.data import ImageError
+from randar_features.encoding import FeatureStore, store_writer
+from randar_features.encoding.store import find_shards
+from tests.encoding.stores import (
+    Interrupted,
+    Stream,
+    contents,
+    encode,
+    expected,
+    flip,
+    interrupted_after,
+    pictures,
+    save,
+    write,
+)
+
+
+def test_append_keeps_the_rows(tmp_path: Path):
+    images = pictures(9)
+    write(save(images[:5], tmp_path / "images"), tmp_path / "store")
+    before = contents(tmp_path / "store")
+    store = write(save(images[5:], tmp_path / "images", first=5), tmp_path / "store", append=True)
+    assert len(store) == 9
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    assert [Path(str(path)).name for path in store.paths] == [f"{number:02d}.png" for number in range(9)]
+    assert [part["first"] for part in store.manifest["parts"]] == [0, 5]
+    after = contents(tmp_path / "store")
+    assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
+    write(tmp_path / "images", tmp_path / "store", append=True, encode=interrupted_after(0))
+    assert contents(tmp_path / "store") == after
+
+
+def test_an_append_that_was_interrupted_goes_on(tmp_path: Path):
+    images = pictures(12)
+    write(images[:4], tmp_path / "parts")
+    with pytest.raises(Interrupted):
+        write(images[4:], tmp_path / "parts", append=True, encode=interrupted_after(3))
+    with pytest.raises(ValueError, match="finish it before appending"):
+        write(pictures(3, seed=1), tmp_path / "parts", append=True)
+    store = write(images[4:], tmp_path / "parts", append=True)
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    write(images[:4], tmp_path / "whole")
+    write(images[4:], tmp_path / "whole", append=True)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_shard_of_what_was_appended(tmp_path: Path):
+    images = pictures(9)
+    write(save(images[:5], tmp_path / "images"), tmp_path / "store")
+    write(save(images[5:], tmp_path / "images", first=5), tmp_path / "store", append=True)
+    whole = contents(tmp_path / "store")
+    flip(find_shards(tmp_path / "store")[2].path, -1)
+    with pytest.warns(UserWarning, match="is damaged"):
+        write(tmp_path / "images", tmp_path / "store", append=True)
+    assert contents(tmp_path / "store") == whole
+
+
+def test_as_many_other_images_are_appended(tmp_path: Path):
+    images = pictures(8)
+    for part in (images[:4], images[4:], images[:4]):
+        write(part, tmp_path, append=True)
+    store = FeatureStore(tmp_path)
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    for _ in range(2):
+        write(Stream(images), tmp_path, append=True)
+    assert len(FeatureStore(tmp_path)) == 24
+
+
+def test_appending_other_classes_is_refused(tmp_path: Path):
+    save(pictures(2), tmp_path / "cat").parent.joinpath("images").mkdir()
+    (tmp_path / "cat").rename(tmp_path / "images/cat")
+    write(tmp_path / "images", tmp_path / "store")
+    save(pictures(2), tmp_path / "ape").rename(tmp_path / "images/ape")
+    with pytest.raises(ValueError, match=r'label_names are \["cat"\], now \["ape", "cat"\]'):
+        write(tmp_path / "images", tmp_path / "store", append=True)
+
+
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_a_stream_of_unknown_length(tmp_path: Path, count: int):
+    images = pictures(count)
+    if count == 0:
+        with pytest.raises(ImageError, match="no image to read"):
+            write(Stream(images), tmp_path / "parts")
+        return
+    with pytest.raises(Interrupted):
+        write(Stream(images), tmp_path / "parts", encode=interrupted_after(2))
+    with pytest.raises(ValueError, match="lacks the rows 3 to 3 of a stream"):
+        FeatureStore(tmp_path / "parts")
+    store = write(Stream(images), tmp_path / "parts")
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    assert store.manifest["parts"][0]["rows"] == count
+    assert contents(tmp_path / "parts") == contents(write(Stream(images), tmp_path / "whole").folder)
+    with pytest.raises(ValueError, match="row 0"):
+        write(Stream(255 - images), tmp_path / "parts")
+
+
+def test_a_loader_goes_on_behind_a_damaged_shard(tmp_path: Path):
+    images = torch.from_numpy(pictures(8)).permute(0, 3, 1, 2) / 255
+    loader = DataLoader(TensorDataset(images, torch.arange(8)), batch_size=4)
+    store = write(loader, tmp_path)
+    whole = contents(tmp_path)
+    assert store.labels.tolist() == list(range(8))
+    find_shards(tmp_path)[1].path.unlink()
+    write(loader, tmp_path)
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize(("batch_size", "rows"), [(2, 4), (5, 5), (8, 5)])
+def test_large_rows_make_short_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, rows: int):
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 5 * (3 + 12) * 2 + 7)
+    store = write(pictures(9), tmp_path, shard_rows=None, batch_size=batch_size)
+    assert store.manifest["shard_rows"] == rows and len(store.rows("corner")[0]) == rows
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 10**6)
+    assert len(write(pictures(9), tmp_path, shard_rows=None)) == 9
+    with pytest.raises(ValueError, match=f"its shard_rows is {rows}, now 3"):
+        write(pictures(9), tmp_path, shard_rows=3)
+    store = write(pictures(9), tmp_path / "large", shard_rows=None, batch_size=batch_size)
+    assert len(store.shards) == 1 and store.manifest["shard_rows"] in (1024, 1020)
+
+
+def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images = pictures(14)
+    write(images, tmp_path / "whole")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("randar_features.encoding.store_resume.os.environ", PerThread(os.environ))
+    made: dict[int, list[int]] = {0: [], 1: []}
+
+    def run(rank: int) -> None:
+        PerThread.rank.value = str(rank)
+
+        def counted(pixels: Tensor) -> Mapping[str, Tensor]:
+            made[rank].append(len(pixels))
+            return encode(pixels)
+
+        assert len(write(images, tmp_path / "shared", encode=counted)) == 14
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in (1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {rank: sum(rows) for rank, rows in made.items()} == {0: 8, 1: 6}
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+
+
+class PerThread(dict[str, str]):
+    """An environment in which each thread has a RANK of its own."""
+
+    rank = threading.local()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.rank.value if key == "RANK" else super().get(key, default)
