@@ -42,6 +42,8 @@ class Score:
 def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str, steps: int, seed: int = 0) -> Tensor:
     """Log-likelihood of each token (B, N) in nats, raster order, decoded in so many steps; null class."""
     batch, num_tokens = tokens.shape
+    if model.transformer.fixed_order:
+        raise ValueError(f"{model.name} knows one order only: there are no orders to compare")
     schedule, score = decoding_schedule(num_tokens, steps), Score(tokens)
     every = torch.arange(batch, device=tokens.device)
     nothing = torch.zeros(batch, num_tokens, dtype=torch.bool, device=tokens.device)

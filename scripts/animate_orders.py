@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--model", default="randar-tiny", help="a name, or a folder that training wrote")
     parser.add_argument("--class", dest="class_name", default="0", help="name or index")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS), help="default: all, in this order")
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, help="default: all that the model knows")
     parser.add_argument("--steps", type=int, help="default: as recommended; -1: one token a step")
     parser.add_argument("--out", type=Path, required=True, help="GIF file")
     parser.add_argument("--overwrite", action="store_true")
@@ -28,9 +28,10 @@ def main() -> None:
         raise FileExistsError(f"{args.out} is there: give another name, or --overwrite")
     model = load_for_decoding(args.model, args.device, "float32")
     index = find_class(args.class_name, model.classes, model.transformer.config.num_classes)
-    columns = [decoding_frames(model, index, seed=args.seed, order=name, steps=args.steps) for name in args.orders]
+    names = args.orders or ([None] if model.transformer.fixed_order else ORDERS)
+    columns = [decoding_frames(model, index, seed=args.seed, order=name, steps=args.steps) for name in names]
     save_gif(args.out, [contact_sheet(row, columns=len(columns)) for row in zip(*columns, strict=True)])
-    print(f"{args.out}: {', '.join(args.orders)}")
+    print(f"{args.out}: {', '.join(name or 'its only order' for name in names)}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main() -> None:
     name = f"{args.image.stem}_{args.edit}"
     paths = {seed: args.out / f"{name}_{'null' if index is None else index}_seed{seed:06d}.png" for seed in args.seeds}
     for seed, path in tqdm(list(paths.items())[rank::ranks], unit="image", disable=rank > 0):
-        about = {**notes_of(args, model), **settings_of(args), "class": index, "seed": seed}
+        about = {**notes_of(args, model), **settings_of(args, model.transformer), "class": index, "seed": seed}
         if args.overwrite or not is_done(path, about):
             save_png(path, to_image(edit(args, model, pixels, index, seed)), about)
     wait_for_all(ranks)
@@ -72,7 +72,7 @@ def parse() -> argparse.Namespace:
 
 def edit(args: argparse.Namespace, model: rf.Model, pixels: Tensor, index: int | None, seed: int) -> Tensor:
     """One version of the image (3, H, W)."""
-    settings = {**settings_of(args), "generator": torch.tensor([seed])}
+    settings = {**settings_of(args, model.transformer), "generator": torch.tensor([seed])}
     if args.edit == "inpaint":
         return rf.inpaint(model, pixels[None], mask_of(args, model.image_size), index, **settings)[0]
     if args.edit == "outpaint":

@@ -34,7 +34,7 @@ def main() -> None:
             model,
             mine,
             args.out,
-            {**settings_of(args), "scale": args.scale},
+            {**settings_of(args, model.transformer), "scale": args.scale},
             notes={"number_format": args.weights},
             batch_size=args.batch_size,
             overwrite=args.overwrite,

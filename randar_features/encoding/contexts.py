@@ -11,7 +11,7 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.encoding.encoder import encode_reads
 from randar_features.layers.kv_cache import CacheWindow
-from randar_features.models.base import CausalTransformer, ImageTransformer
+from randar_features.models import CausalTransformer, ImageTransformer
 
 Maps = dict[tuple[str, str], Tensor]
 

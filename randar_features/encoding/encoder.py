@@ -14,7 +14,7 @@ from randar_features.encoding.precision import autocast, check_dtype
 from randar_features.hub import Model, load_model
 from randar_features.layers import Rows
 from randar_features.models import ImageTransformer
-from randar_features.models.base import Reading
+from randar_features.models.passes import Reading
 
 
 def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default: Sequence[int]) -> list[int]:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from randar_features.generation.complete import ORDERS
+from randar_features.generation.recipe import SCHEDULES, recipe_of
 from randar_features.hub import Model, load_model
 from randar_features.layers import pack_weights
+from randar_features.models import ImageTransformer
 
-SETTINGS = ("steps", "guidance", "order", "temperature", "top_k", "top_p")
+SETTINGS = ("steps", "schedule", "guidance", "order", "temperature", "top_k", "top_p")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="make also the images that are there")
     parser.add_argument("--seeds", type=seed_range, default=range(8), help="first:behind the last, or one; default 0:8")
     parser.add_argument("--steps", type=int, help="default: as recommended; -1: one token a step")
-    parser.add_argument("--guidance", type=float, nargs=2, default=(1.0, 4.0), metavar=("START", "END"))
-    parser.add_argument("--order", choices=ORDERS, default="random")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="how the steps are spread; default: as published")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        nargs="+",
+        metavar="SCALE",
+        help="one scale, or the first and the last; default: as recommended",
+    )
+    parser.add_argument("--order", choices=ORDERS, help="default: random, where the model knows more than one")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int, default=0, help="0: all codes; 1: the greedy choice")
     parser.add_argument("--top-p", type=float, default=1.0)
@@ -34,9 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=("float32", "float16", "bfloat16"), default="float32")
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `generate` among the parsed ones."""
-    return {name: getattr(args, name) for name in SETTINGS}
+def settings_of(args: argparse.Namespace, transformer: ImageTransformer) -> dict[str, Any]:
+    """The arguments of `generate` among the parsed ones, the model's own guidance and order where none is given."""
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    guidance = args.guidance or recipe_of(transformer).guidance
+    settings["guidance"] = guidance[0] if isinstance(guidance, list) and len(guidance) == 1 else guidance
+    if args.order is None and not transformer.fixed_order:
+        settings["order"] = "random"
+    if args.schedule is None:
+        del settings["schedule"]
+    return settings
 
 
 def load_for_decoding(name: str, device: str | None, weights: str) -> Model:

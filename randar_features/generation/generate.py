@@ -86,8 +86,6 @@ def generate(
     if scale == 2:
         if tokens is not None or known is not None:
             raise ValueError("known tokens cannot be given with scale=2; give them to upscale_tokens")
-        if schedule is not None:
-            raise ValueError(f"with scale=2 the schedule is RandAR's own; got schedule={schedule!r}: leave it out")
         return upscale_tokens(
             transformer,
             classes,
@@ -99,6 +97,7 @@ def generate(
             top_p=top_p,
             generator=generator,
             cache=cache,
+            schedule=schedule,
         )
     if scale != 1:
         raise ValueError(f"scale must be 1 or 2, got {scale}")

@@ -44,6 +44,7 @@ def upscale_tokens(
     generator: SeedLike = None,
     tokens: Tensor | None = None,
     cache: KVCache | None = None,
+    schedule: str | None = None,
 ) -> Tensor:
     """Tokens of a 2G×2G image: an ordinary G×G image first, then the locations between its tokens.
 
@@ -60,6 +61,7 @@ def upscale_tokens(
         order: as for `generate`, over the fine grid. Locations of even row and column come first in any case.
         tokens: a small image (B, N) to start from, instead of a generated one.
         cache: as for `generate`; of 3·B rows and length 1 + 8N.
+        schedule: None or "randar".
 
     Returns:
         Tokens (B, 4N) int64 in raster order of the fine grid.
@@ -71,6 +73,8 @@ def upscale_tokens(
             "twice the resolution takes a RandAR, which is told where a token is to be by an instruction of any "
             f"angle; got {type(transformer).__name__}"
         )
+    if schedule not in (None, "randar"):
+        raise ValueError(f"at twice the resolution the schedule is RandAR's own; got {schedule!r}: leave it out")
     classes = as_classes(classes, transformer)
     seeds = image_seeds(generator, len(classes), classes.device)
     num_tokens = transformer.config.num_tokens
@@ -78,8 +82,8 @@ def upscale_tokens(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     order = check_order(order, 4 * num_tokens, len(classes))
     recipe = recipe_of(transformer)
-    schedule = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
-    locations = fine_orders(order, seeds, schedule, num_tokens)
+    counts = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
+    locations = fine_orders(order, seeds, counts, num_tokens)
     if tokens is None:
         tokens = complete(
             transformer,
@@ -99,7 +103,7 @@ def upscale_tokens(
         classes=classes,
         order=locations,
         known=tokens.to(classes.device, torch.int64).gather(1, coarse_orders(locations, num_tokens)),
-        schedule=schedule,
+        schedule=counts,
         guidance=recipe.guide(guidance, as_scale(spatial_guidance)),
         sampling=sampling,
         seeds=substream(seeds, Stream.FINE_TOKENS),

@@ -2,6 +2,7 @@
 
 from randar_features.models.arpg import ARPG, ARPGConfig
 from randar_features.models.base import ImageTransformer
+from randar_features.models.causal import CausalTransformer
 from randar_features.models.config import TransformerConfig
 from randar_features.models.llamagen import LlamaGen, LlamaGenConfig
 from randar_features.models.par import PAR, PARConfig
@@ -20,6 +21,7 @@ __all__ = [
     "ARPG",
     "PAR",
     "ARPGConfig",
+    "CausalTransformer",
     "ImageTransformer",
     "LlamaGen",
     "LlamaGenConfig",

@@ -23,8 +23,9 @@ from randar_features.layers import (
     merged_heads,
 )
 from randar_features.layers.rope import rotate
-from randar_features.models.base import ImageTransformer, Indices, Reading, run
+from randar_features.models.base import ImageTransformer, Indices
 from randar_features.models.config import TransformerConfig
+from randar_features.models.passes import Reading, run
 
 QUERY_READS = ("query", "leave_one_out")
 

@@ -1,70 +1,24 @@
-"""What the generators share: angles, the class and the tokens in an order, checks, the cache, one causal stream.
+"""What the generators share: angles, the class and the tokens in an order, checks, the cache.
 
-The models differ in their sequence (`arrange`, `asking`, `length_of`), in what sees what (`mask`) and in where a
-token is predicted; each says these in its own file.
+The models differ in their sequence (`arrange`, `asking_rows`, `asked`, `length_of`), in what sees what and in where
+a token is predicted; each says these in its own file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.layers import Block, ClassEmbedding, KVCache, Mask, RMSNorm, Rows
-from randar_features.layers.kv_cache import lower_right_causal_mask
+from randar_features.layers import KVCache
 from randar_features.layers.rope import grid_rotary_table
 from randar_features.models.config import TransformerConfig
+from randar_features.models.passes import Places, Reading
 
 Indices = Tensor | Sequence[int]
-
-
-class Places(NamedTuple):
-    """The locations of one grid: their angles, and the embeddings of what else stands in a sequence."""
-
-    rotary: Tensor
-    """(1 + N, d/2, 2) angles of the class token, which are zero, and of the raster locations."""
-    asking: Tensor
-    """(E, D): instructions, special tokens, the query, or nothing."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
-    """A pass through some blocks, and where in it features of image tokens are read."""
-
-    x: Tensor
-    """(B, L, D) in front of the first block."""
-    rotary: Tensor
-    """(B or 1, L, d/2, 2)."""
-    mask: Mask
-    layers: range
-    """The blocks."""
-    rows: Mapping[str, Rows]
-    """For each read, the N rows in which it is read."""
-    order: Tensor
-    """(B or 1, N) the locations of these rows."""
-    window: Any = None
-    """What the blocks attend to in place of their own rows."""
-
-
-def run(
-    blocks: Iterable[nn.Module],
-    x: Tensor,
-    rotary: Tensor,
-    mask: Mask,
-    *,
-    rows: Rows | None = None,
-    windows: Sequence[Any] | None = None,
-) -> Tensor:
-    """(B, L, D) through the blocks, each with its own window; of the last one only `rows`."""
-    blocks = list(blocks)
-    windows = [None] * len(blocks) if windows is None else windows
-    for block, window in zip(blocks[:-1], windows, strict=False):
-        x = block(x, rotary, mask, None, window)
-    return blocks[-1](x, rotary, mask, rows, windows[len(blocks) - 1])
 
 
 class ImageTransformer(nn.Module):
@@ -363,97 +317,3 @@ class ImageTransformer(nn.Module):
                     "Were they made by another tokenizer?"
                 )
         return tokens.shape[0]
-
-
-class CausalTransformer(ImageTransformer):
-    """One stream of blocks over the whole sequence, as in LlamaGen, PAR and RandAR, each under the same names."""
-
-    def build(self, config: TransformerConfig) -> None:
-        """As `ImageTransformer.build`."""
-        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(
-            Block(
-                dim=config.dim,
-                num_heads=config.num_heads,
-                num_kv_heads=config.kv_heads,
-                ffn_multiple_of=config.ffn_multiple_of,
-                norm_eps=config.norm_eps,
-                dropout=config.residual_dropout,
-            )
-            for _ in range(config.num_layers)
-        )
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
-
-    @property
-    def code_embedding(self) -> nn.Embedding:
-        """As `ImageTransformer.code_embedding`."""
-        return self.tok_embeddings
-
-    @property
-    def output_layer(self) -> nn.Module:
-        """As `ImageTransformer.output_layer`."""
-        return self.output
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """As `ImageTransformer.blocks`."""
-        return list(self.layers)
-
-    def final_norm(self, read: str) -> nn.Module:
-        """As `ImageTransformer.final_norm`."""
-        return self.norm
-
-    def embed_classes(self, classes: Indices | int | None, batch: int) -> Tensor:
-        """As `ImageTransformer.embed_classes`."""
-        return self.cls_embedding(classes, batch)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """As `ImageTransformer.logits`."""
-        return self.output(self.norm(x)).float()
-
-    def predicting_rows(self) -> slice:
-        """The N rows of an image's sequence at which its tokens are predicted: the first N."""
-        return slice(0, self.config.num_tokens)
-
-    def read_rows(self, context: str, read: str) -> Rows:
-        """The N rows of an image's last copy that belong to a read."""
-        length = self.length_of(self.config.num_tokens, context)
-        return slice(length - self.config.num_tokens, length)
-
-    def mask(self, count: int, start: int = 0, *, separate: int = 0) -> Mask:
-        """What `count` rows behind the first `start` see of all start + count; the last `separate` not each other."""
-        if not start and not separate:
-            return "causal"
-        return lower_right_causal_mask(count, start, separate=separate, dtype=self.dtype, device=self.device)
-
-    def forward(self, tokens: Tensor, classes: Indices | int | None = None, order: Indices | None = None) -> Tensor:
-        """As `ImageTransformer.forward`."""
-        x, rotary = self.embed(tokens, classes, order)
-        rows = self.predicting_rows()
-        mask = self.mask(rows.stop)
-        return self.logits(run(self.blocks, x[:, : rows.stop], rotary[:, : rows.stop], mask, rows=rows))
-
-    def continue_from(
-        self, cache: KVCache, start: int, x: Tensor, rotary: Tensor, *, read: int, separate: bool = False
-    ) -> Tensor:
-        """As `ImageTransformer.continue_from`."""
-        batch, count = x.shape[:2]
-        mask = self.mask(count, start, separate=read if separate else 0)
-        windows = cache.windows(rows=batch, start=start)
-        return self.logits(run(self.blocks, x, rotary, mask, rows=slice(count - read, count), windows=windows))
-
-    def reading(
-        self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
-    ) -> Reading:
-        """As `ImageTransformer.reading`."""
-        x, rotary = self.embed(tokens, classes, order, context)
-        return Reading(
-            x=x,
-            rotary=rotary,
-            mask=self.mask(x.shape[1]),
-            layers=self.layers_of(reads[0]),
-            rows={read: self.read_rows(context, read) for read in reads},
-            order=sequence.read_order(self.check_order(order, len(tokens)), context),
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from randar_features.models.base import CausalTransformer
+from randar_features.models.causal import CausalTransformer
 from randar_features.models.config import TransformerConfig
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from randar_features import sequence
 from randar_features.layers.rope import rotate
-from randar_features.models.base import CausalTransformer
+from randar_features.models.causal import CausalTransformer
 from randar_features.models.config import TransformerConfig
 
 

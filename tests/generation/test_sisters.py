@@ -200,7 +200,7 @@ def test_schedules_of_any_order_models_are_for_both():
     default = generate(model, [1, 2], steps=5, generator=0)
     assert torch.equal(default, generate(model, [1, 2], steps=5, generator=0, schedule="randar"))
     assert not torch.equal(default, generate(model, [1, 2], steps=5, generator=0, schedule="arccos"))
-    with pytest.raises(ValueError, match="with scale=2 the schedule is RandAR's own"):
+    with pytest.raises(ValueError, match="at twice the resolution the schedule is RandAR's own"):
         generate(model, [1], scale=2, schedule="arccos")
     with pytest.raises(ValueError, match="twice the resolution takes a RandAR"):
         upscale_tokens(golden_model("par_small"), [1])

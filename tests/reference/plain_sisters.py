@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -41,24 +41,47 @@ def feed_forward(x: Tensor, weights: Weights, prefix: str) -> Tensor:
     return (gate * (x @ weights[f"{prefix}.w3.weight"].T)) @ weights[f"{prefix}.w2.weight"].T
 
 
+def own_states(
+    weights: Weights,
+    x: Tensor,
+    places: list[int | None],
+    heads: int,
+    grid: int,
+    sees: Sees,
+    project: Callable[[int, Tensor], Sequence[Tensor]],
+    names: tuple[str, str, str, str, str],
+) -> list[Tensor]:
+    """The residual stream (L, D) behind each block of self-attention.
+
+    `project` gives a layer's queries, keys and values; `names` are, with {} for the layer, those of the first norm,
+    the output projection, the second norm and the feed-forward layer, and that of the weight that must be there.
+    """
+
+    def turn(part: Tensor) -> Tensor:
+        return turned(part, places, grid)
+
+    states: list[Tensor] = []
+    while names[4].format(len(states)) in weights:
+        layer = len(states)
+        norm, output, ffn_norm, ffn, _ = (name.format(layer) for name in names)
+        q, k, v = project(layer, rms_norm(x, weights[f"{norm}.weight"]))
+        x = x + attention(q, k, v, heads, sees, turn, turn) @ weights[f"{output}.weight"].T
+        x = x + feed_forward(rms_norm(x, weights[f"{ffn_norm}.weight"]), weights, ffn)
+        states.append(x)
+    return states
+
+
 def stream_states(
     weights: Weights, rows: list[Tensor], places: list[int | None], heads: int, grid: int, sees: Sees
 ) -> list[Tensor]:
     """LlamaGen's and PAR's residual stream behind each block."""
-    x, states, layer = torch.stack(rows), [], 0
-    while f"layers.{layer}.attention.wo.weight" in weights:
-        name = f"layers.{layer}"
-        normed = rms_norm(x, weights[f"{name}.attention_norm.weight"])
-        q, k, v = (normed @ weights[f"{name}.attention.wqkv.weight"].T).chunk(3, dim=1)
 
-        def turn(part: Tensor) -> Tensor:
-            return turned(part, places, grid)
+    def project(layer: int, x: Tensor) -> Sequence[Tensor]:
+        return (x @ weights[f"layers.{layer}.attention.wqkv.weight"].T).chunk(3, dim=1)
 
-        x = x + attention(q, k, v, heads, sees, turn, turn) @ weights[f"{name}.attention.wo.weight"].T
-        x = x + feed_forward(rms_norm(x, weights[f"{name}.ffn_norm.weight"]), weights, f"{name}.feed_forward")
-        states.append(x)
-        layer += 1
-    return states
+    parts = ("attention_norm", "attention.wo", "ffn_norm", "feed_forward", "attention.wo.weight")
+    names = tuple(f"layers.{{}}.{part}" for part in parts)
+    return own_states(weights, torch.stack(rows), places, heads, grid, sees, project, names)  # type: ignore[arg-type]
 
 
 def par_sees(p: int, q: int) -> bool:
@@ -70,22 +93,14 @@ def arpg_content(
     weights: Weights, tokens: list[int], places: list[int], class_row: int, heads: int, grid: int, sees: Sees
 ) -> list[Tensor]:
     """The content half's residual stream behind each block, (1 + L, D): the class, then the tokens."""
+
+    def project(layer: int, x: Tensor) -> Sequence[Tensor]:
+        return [x @ weights[f"layers.self_dec.{layer}.attn.to_{part}.weight"].T for part in "qkv"]
+
     x = weights["embeddings.weight"][torch.tensor([class_row, *tokens])]
-    where: list[int | None] = [None, *places]
-    states, layer = [], 0
-    while f"layers.self_dec.{layer}.attn.proj.weight" in weights:
-        name = f"layers.self_dec.{layer}"
-        normed = rms_norm(x, weights[f"{name}.attn_norm.weight"])
-        q, k, v = (normed @ weights[f"{name}.attn.to_{part}.weight"].T for part in "qkv")
-
-        def turn(part: Tensor) -> Tensor:
-            return turned(part, where, grid)
-
-        x = x + attention(q, k, v, heads, sees, turn, turn) @ weights[f"{name}.attn.proj.weight"].T
-        x = x + feed_forward(rms_norm(x, weights[f"{name}.ffn_norm.weight"]), weights, f"{name}.ffn")
-        states.append(x)
-        layer += 1
-    return states
+    parts = ("attn_norm", "attn.proj", "ffn_norm", "ffn", "attn.proj.weight")
+    names = tuple(f"layers.self_dec.{{}}.{part}" for part in parts)
+    return own_states(weights, x, [None, *places], heads, grid, sees, project, names)  # type: ignore[arg-type]
 
 
 def arpg_queries(

@@ -182,3 +182,19 @@ def test_orders_animated_side_by_side(folder: Path, monkeypatch: pytest.MonkeyPa
         assert gif.size == (34, 16)
     with pytest.raises(SystemExit, match="is there: give another name, or --overwrite"):
         runpy.run_path(str(SCRIPTS / "animate_orders.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize("architecture", ["llamagen", "par", "arpg"])
+def test_every_kind_of_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str):
+    write_folder(tmp_path / "model", architecture=architecture)
+    out = run(monkeypatch, tmp_path, "generate.py", "--classes", "1", "--seeds", "3", "--guidance", "2.5")
+    settings = read_settings(out / "class0001_seed000003.png")
+    assert settings is not None and settings["guidance"] == 2.5
+    assert settings["order"] == ("random" if architecture == "arpg" else None)
+
+
+def test_the_recommended_guidance_is_written_down(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    out = run(monkeypatch, folder, "generate.py", "--classes", "1", "--seeds", "3", "--schedule", "arccos")
+    settings = read_settings(out / "class0001_seed000003.png")
+    assert settings is not None
+    assert (settings["guidance"], settings["order"], settings["schedule"]) == ([1.0, 4.0], "random", "arccos")
