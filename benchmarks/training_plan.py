@@ -1,0 +1,168 @@
+"""What a training run will take: `python -m benchmarks.training_plan --config scripts/configs/randar_l.yaml --gpus 8`.
+
+Parameters, memory of each GPU and days, before anything is rented. Weights, gradients, optimizer and average are
+counted; what the forward pass keeps for the backward one is measured on a few tokens and scaled. Days are
+operations over peak times MFU, a guess that `training_speed` or a run's log can replace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.options import add_options, read_options
+from randar_features.data.token_store import TokenStore
+from randar_features.models import ARCHITECTURES
+from randar_features.precision import autocast
+from randar_features.training.config import load_config
+from randar_features.training.flops import PEAKS, data_sheet_peak, training_flops
+from randar_features.training.objective import next_token_loss
+from randar_features.training.recipe import TrainingConfig, model_config, model_type
+from randar_features.weights import build_empty
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is planned.
+
+    Attributes:
+        config: YAML file of scripts/train_randar.py.
+        gpus: how many, over all nodes.
+        gpu: their name, such as H100, A100 or RTX 4090.
+        mfu: share of the peak that training reaches.
+        vocab_size, num_tokens, num_classes: of the image tokens.
+        images: in the training data, to count epochs.
+    """
+
+    config: str
+    gpus: int = 8
+    gpu: str = "H100"
+    mfu: float = 0.4
+    vocab_size: int = 16384
+    num_tokens: int = 256
+    num_classes: int = 1000
+    images: int = 1_281_167
+
+
+def plan(config: Config, recipe: TrainingConfig) -> dict[str, float]:
+    """Parameters, GiB of each GPU by what they hold, TFLOP an image, days, epochs.
+
+    Raises:
+        ValueError: a GPU of unknown peak, or a batch that does not divide among the GPUs.
+    """
+    peak = data_sheet_peak(config.gpu)
+    if peak is None:
+        raise ValueError(f"the peak of a {config.gpu!r} is not known, only of {', '.join(PEAKS)}")
+    share, rest = divmod(recipe.batch_size, config.gpus)
+    micro_batch = recipe.hardware.micro_batch_size or share
+    if rest or not micro_batch or share % micro_batch:
+        raise ValueError(f"a batch of {recipe.batch_size} in parts of {micro_batch} does not fit {config.gpus} GPUs")
+    data = SimpleNamespace(vocab_size=config.vocab_size, num_tokens=config.num_tokens, num_classes=config.num_classes)
+    sizes, kind = model_config(recipe, cast(TokenStore, data)), model_type(recipe)
+    memory = state_bytes(sizes, kind, recipe, config.gpus)
+    memory["activations"] = activation_bytes(sizes, kind, recipe, micro_batch)
+    flops = training_flops(sizes, kind)
+    seconds = recipe.total_steps * recipe.batch_size * flops / (config.gpus * peak * config.mfu)
+    return {
+        "parameters": memory["weights"] / 4 * (config.gpus if recipe.hardware.shard_weights else 1),
+        **{f"{name}_gib": value / GIB for name, value in memory.items()},
+        "total_gib": sum(memory.values()) / GIB,
+        "tflop_per_image": flops / 1e12,
+        "images_per_second": recipe.total_steps * recipe.batch_size / seconds,
+        "days": seconds / 86400,
+        "gpu_days": seconds / 86400 * config.gpus,
+        "epochs": recipe.total_steps * recipe.batch_size / config.images,
+    }
+
+
+def state_bytes(sizes: Any, kind: str, recipe: TrainingConfig, gpus: int) -> dict[str, float]:
+    """Bytes on each GPU of what stays from step to step, all float32."""
+    model = build_empty(lambda: ARCHITECTURES[kind][0](sizes))
+    named = dict(model.named_parameters())
+    count = sum(parameter.numel() for parameter in named.values())
+    by_muon = sum(p.numel() for n, p in named.items() if n.startswith("layers.") and p.dim() == 2)
+    moments = 2 * count - (by_muon if recipe.muon_learning_rate is not None else 0)
+    each = gpus if recipe.hardware.shard_weights else 1
+    numbers = {"weights": count, "gradients": count, "optimizer": moments, "average": count}
+    return {name: 4 * number / each for name, number in numbers.items()}
+
+
+def activation_bytes(sizes: Any, kind: str, recipe: TrainingConfig, micro_batch: int) -> float:
+    """Bytes that the forward pass of a micro batch keeps, with weights in half precision and the loss's buffers."""
+    dtype = torch.float32 if recipe.hardware.mixed_precision == "no" else torch.bfloat16
+    few, more, step = 4, 16, 2 if kind == "arpg" else 1
+    kept = {
+        (layers, tokens): kept_bytes(replace(sizes, num_layers=layers, num_tokens=tokens), kind, dtype)
+        for layers in (step, 2 * step)
+        for tokens in (few, more)
+    }
+    slope = {layers: (kept[layers, more] - kept[layers, few]) / (more - few) for layers in (step, 2 * step)}
+    fixed = {layers: kept[layers, few] - few * slope[layers] for layers in (step, 2 * step)}
+    a_block = (slope[2 * step] - slope[step]) / step  # bytes a token
+    blocks = sizes.num_layers - step
+    rows = micro_batch * sizes.num_tokens
+    in_half = fixed[step] + (fixed[2 * step] - fixed[step]) / step * blocks
+    if recipe.hardware.gradient_checkpointing:
+        inputs = 4 * sizes.dim * (2 if kind == "randar" else 1)
+        return in_half + rows * (slope[step] + a_block + inputs * blocks) + _loss_bytes(rows, sizes)
+    return in_half + rows * (slope[step] + a_block * blocks) + _loss_bytes(rows, sizes)
+
+
+def _loss_bytes(rows: int, sizes: Any) -> float:
+    """The gradients of logits and of their logarithms, beside the logits that are kept: float32."""
+    return 2 * 4 * rows * sizes.vocab_size
+
+
+def kept_bytes(sizes: Any, kind: str, dtype: torch.dtype) -> float:
+    """Bytes of all tensors but the weights that one image's loss keeps for its gradient, on this CPU."""
+    model = ARCHITECTURES[kind][0](sizes).train()
+    tokens = torch.zeros(1, sizes.num_tokens, dtype=torch.long)
+    with keeping(model) as kept, autocast(torch.device("cpu"), dtype):
+        next_token_loss(model, tokens, None, model.own_order())
+    return float(sum(kept.values()))
+
+
+@contextmanager
+def keeping(model: nn.Module) -> Iterator[Mapping[int, int]]:
+    """Bytes of each storage that is kept for the backward pass, by its address; parameters and buffers are not."""
+    own = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    alive, kept = [], {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            alive.append(tensor)  # or its address could be another's
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def main() -> None:
+    """Plan and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Config)
+    parser.add_argument("overrides", nargs="*", help="key=value, for example hardware.gradient_checkpointing=true")
+    args = parser.parse_args()
+
+    config = read_options(Config, args)
+    result = plan(config, load_config(TrainingConfig, Path(config.config), args.overrides))
+    for name, value in result.items():
+        digits = 0 if value >= 1000 or not value else max(0, 2 - math.floor(math.log10(value)))
+        print(f"{name:20s} {value:,.{digits}f}")
+
+
+if __name__ == "__main__":
+    main()
