@@ -10,7 +10,7 @@ from benchmarks.encoders.base import Encoder
 from benchmarks.encoders.extract import extract
 from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
-from benchmarks.encoders.variants import Images, Variant, load_for, read_images, variants
+from benchmarks.encoders.variants import Images, Variant, read_images, variants
 from randar_features import Model
 
 DEFAULT_MODEL = "randar-tiny"
@@ -59,7 +59,6 @@ __all__ = [
     "Variant",
     "extract",
     "load_encoder",
-    "load_for",
     "read_images",
     "variants",
 ]

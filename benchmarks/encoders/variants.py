@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from randar_features import Model, load_model, sequence
+from randar_features import Model, sequence
 from randar_features.data import open_images
 from randar_features.data.readable import readable_batches
 from randar_features.encoding import encode_reads
@@ -152,11 +152,3 @@ def _features(
                 )
             layers = list(range(count))
             yield Variant(name, f"{context} {read} all layers", pooled[read].flatten(1), {**about, "layer": layers})
-
-
-def load_for(encoders: Sequence[str], default: str = "randar-tiny") -> dict[str, Model]:
-    """The model behind each encoder; "pixels" and "codes" go with the first model named, else with `default`."""
-    named = [encoder for encoder in encoders if encoder not in ("pixels", "codes")]
-    models = {name: load_model(name) for name in dict.fromkeys(named or [default])}
-    first = next(iter(models.values()))
-    return {encoder: models.get(encoder, first) for encoder in encoders}
