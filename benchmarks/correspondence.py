@@ -11,31 +11,33 @@ images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks import figures, point_pairs
+from benchmarks import point_pairs
+from benchmarks.contexts import context_differences, difference_table, markdown
 from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
 from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.match_pictures import is_right, match_lines
 from benchmarks.options import add_options, read_options
-from benchmarks.point_pairs import PairSet, PointPair
-from benchmarks.protocol import Result, card, data_hash, read_result, write_result
+from benchmarks.point_pairs import PairSet
+from benchmarks.protocol import Result, card, data_hash, write_result
 from benchmarks.spair import load_spair
-from probes import match_points, pck, pck_table, positional_basis, remove_basis
+from probes import match_points, paired_bootstrap, pck, pck_table, positional_basis, remove_basis
+from randar_features.files import write_json
 
 DIGITS, PHOTOGRAPHS = "digits", "photographs"
 SIZES = {DIGITS: 64, PHOTOGRAPHS: 256}  # pixels a side
+DIFFERENCES = "differences.json"
 PRIMARY = "box_per_image"
 SAME_PLACE = "same place"
-SHOWN_PAIRS, SHOWN_POINTS, SHOWN_HEIGHT = 3, 10, 160
 PLACELESS = 64  # images of random codes that a positional basis is made of
 
 
@@ -168,17 +170,24 @@ def scores(found: Sequence[np.ndarray], data: PairSet, seed: int) -> Result:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an encoder's output found in the test pairs, and how good it was on the validation pairs."""
+class Matched:
+    """One row of a result, and the pixels (K, 2) that it found in the target of each test pair."""
 
-    encoder: str
-    output: str
-    validation: float
+    row: Result
     points: list[np.ndarray]
 
+    def shares(self, data: PairSet) -> np.ndarray:
+        """Of the points of each pair, those found within a tenth of the box's longer side: float64 (pairs,)."""
+        return np.array([is_right(own, pair).mean() for own, pair in zip(self.points, data.pairs, strict=True)])
 
-def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> tuple[list[Result], Found]:
-    """A row for each output and number of components, and what the row of the best validation PCK found."""
+    def __str__(self) -> str:
+        """The output, and what was taken out of it."""
+        removed = self.row["components"]
+        return f"{self.row['output']}, {removed} directions removed" if removed else self.row["output"]
+
+
+def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> list[Matched]:
+    """One for each output and number of components."""
     grids = grid_outputs(encoder, config.outputs)
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
     options: dict[str, Any] = {"outputs": list(grids), "layout": layout, "folder": config.cache}
@@ -187,30 +196,25 @@ def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSe
         for data in (validation, test)
     ]
     empty = content_free(encoder, list(grids), config.seed) if any(config.components) else {}
-    results, best = [], Found(encoder.name, "", -1.0, [])
+    found = []
     for output in tqdm(grids, desc=f"match {encoder.name}", unit="output"):
         for components in config.components:
             basis = positional_basis(empty[output], components) if components else None
             tuned, points = (
                 Matcher(each, output, basis).find(data) for each, data in zip(features, (validation, test), strict=True)
             )
-            score = pck(**stacked(tuned, validation))[PRIMARY]
-            results.append(
-                {
-                    "encoder": encoder.name,
-                    "output": output,
-                    **encoder.outputs[output],
-                    "normalization": f"cosine, {components} positional directions removed" if components else "cosine",
-                    "resolution": str(layout),
-                    **scores(points, test, config.seed),
-                    "components": components,
-                    "validation": score,
-                }
-            )
-            if score > best.validation:
-                without = f", {components} directions removed" if components else ""
-                best = Found(encoder.name, f"{output}{without}", score, points)
-    return results, best
+            row = {
+                "encoder": encoder.name,
+                "output": output,
+                **encoder.outputs[output],
+                "normalization": f"cosine, {components} positional directions removed" if components else "cosine",
+                "resolution": str(layout),
+                **scores(points, test, config.seed),
+                "components": components,
+                "validation": pck(**stacked(tuned, validation))[PRIMARY],
+            }
+            found.append(Matched(row, points))
+    return found
 
 
 def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:
@@ -226,19 +230,28 @@ def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:
 
 
 def run(config: Config, out: Path) -> Path:
-    """Every output of every encoder; writes result.json and a picture to `out` and gives the former's path."""
+    """Every output of every encoder; writes result.json, tables and a picture to `out` and gives the former's path."""
     test = load_pairs(config, "test", config.pairs)
     validation = load_pairs(config, "validation", config.validation_pairs)
     out.mkdir(parents=True, exist_ok=True)
-    results, weights = [baseline(test, validation, config.seed)], {SAME_PLACE: "none"}
-    shown: list[Found] = []
+    matched, best, weights = (
+        [Matched(baseline(test, validation, config.seed), same_place(test))],
+        [],
+        {SAME_PLACE: "none"},
+    )
     for name in config.encoder:
         encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
-        rows, best = evaluate(encoder, config, test, validation)
-        results += rows
-        shown.append(best)
+        found = evaluate(encoder, config, test, validation)
+        matched += found
+        best.append(max(found, key=lambda each: each.row["validation"]))
         weights[encoder.name] = encoder.weights
-    (out / "matches.png").write_bytes(match_lines(shown, test))
+    rows = [each.row for each in matched]
+    differences = list(context_differences(rows, _difference([each.shares(test) for each in matched], config.seed)))
+    write_json(out / DIFFERENCES, differences)
+    tables = [table(rows), difference_table(differences)] if differences else [table(rows)]
+    (out / "result.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    pictured = {each.row["encoder"]: each.points for each in best}
+    (out / "matches.png").write_bytes(match_lines(pictured, test))
     made = card(
         "point matching: arg-max of the cosine over all pixels, maps up-sampled (DIFT)",
         axes={
@@ -250,8 +263,20 @@ def run(config: Config, out: Path) -> Path:
         weights=weights,
         warnings=warnings_of(config, (test, validation)),
     )
-    title = f"Matched points: {', '.join(f'{each.encoder} ({each.output})' for each in shown)}"
-    return write_result(out, made, results, artifacts={title: "matches.png"})
+    shown = ", ".join(f"{each.row['encoder']} ({each})" for each in best)
+    return write_result(
+        out, made, rows, artifacts={"differences": DIFFERENCES, f"Matched points: {shown}": "matches.png"}
+    )
+
+
+def _difference(shares: Sequence[np.ndarray], seed: int) -> Callable[[int, int], tuple[float, tuple[float, float]]]:
+    """How much two rows' PCK (box, mean over pairs) differ, by their numbers."""
+
+    def compare(first: int, second: int) -> tuple[float, tuple[float, float]]:
+        found = paired_bootstrap(shares[first], shares[second], seed=seed)
+        return found.difference, found.interval
+
+    return compare
 
 
 def data_parts(config: Config, parts: Mapping[str, PairSet]) -> dict[str, str]:
@@ -269,47 +294,16 @@ def warnings_of(config: Config, sets: Sequence[PairSet]) -> list[str]:
     return found
 
 
-def match_lines(found: Sequence[Found], data: PairSet) -> bytes:
-    """PNG of some pairs, one column a representation, with at most `SHOWN_POINTS` lines each."""
-    rows = np.unique(np.linspace(0, len(data.pairs) - 1, SHOWN_PAIRS).round().astype(int)).tolist()
-    pairs = [data.pairs[row] for row in rows]
-    kept = [np.linspace(0, len(p.points) - 1, min(SHOWN_POINTS, len(p.points))).round().astype(int) for p in pairs]
-    columns = {each.encoder: [each.points[row][k] for row, k in zip(rows, kept, strict=True)] for each in found}
-    return figures.match_lines(
-        [(_shown(data, pair.source), _shown(data, pair.target)) for pair in pairs],
-        [_scaled(pair.points[k], data.sizes[pair.source]) for pair, k in zip(pairs, kept, strict=True)],
-        {n: [_scaled(f, data.sizes[p.target]) for f, p in zip(of, pairs, strict=True)] for n, of in columns.items()},
-        {n: [_right(f, p, k) for f, p, k in zip(of, pairs, kept, strict=True)] for n, of in columns.items()},
-        scale=1,
-    )
-
-
-def _right(found: np.ndarray, pair: PointPair, kept: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(found - pair.targets[kept], axis=1) <= 0.1 * max(pair.box)
-
-
-def _shown(data: PairSet, image: int) -> np.ndarray:
-    height, width = data.sizes[image]
-    size = round(width * SHOWN_HEIGHT / height), SHOWN_HEIGHT
-    return np.asarray(Image.fromarray(data.load(image)).resize(size, Image.Resampling.BICUBIC))
-
-
-def _scaled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixels of an image of this size as those of its picture, `SHOWN_HEIGHT` high."""
-    return (points + 0.5) * (SHOWN_HEIGHT / size[0]) - 0.5
-
-
 def table(results: Sequence[Result]) -> str:
     """Markdown, one row an output: PCK@0.1 in all variants, the main one's interval, and the stricter thresholds."""
     columns = ["box_per_image@0.1", "box_per_point@0.1", "image_per_image@0.1", "image_per_point@0.1"]
     columns += [f"{PRIMARY}@0.05", f"{PRIMARY}@0.01", "validation"]
-    header = ["encoder", "output", "removed", *columns[:1], "95 % interval", *columns[1:]]
-    lines = [header, ["---"] * len(header)]
+    lines = [["encoder", "output", "removed", *columns[:1], "95 % interval", *columns[1:]]]
     for row in results:
         values = [f"{100 * row[name]:.1f}" for name in columns]
         interval = " … ".join(f"{100 * bound:.1f}" for bound in row["interval"])
         lines.append([row["encoder"], row["output"], str(row["components"]), values[0], interval, *values[1:]])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown(lines)
 
 
 def main() -> None:
@@ -319,7 +313,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/correspondence"), help="folder for result and picture")
     given = parser.parse_args()
     path = run(read_options(Config, given), given.out)
-    print(f"{table(read_result(path)['results'])}\n{path}")
+    print(f"{(path.parent / 'result.md').read_text(encoding='utf-8')}\n{path}")
 
 
 if __name__ == "__main__":

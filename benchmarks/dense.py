@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.encoders import Encoder, extract
 from benchmarks.tiling import blend, tile_positions
+from probes.segmentation import Segmenter, upsample
 from randar_features.data import to_tensor
 from randar_features.encoding.store import FeatureStore
 
@@ -164,6 +165,14 @@ class DenseFeatures:
         patch = self.tiles.layout.size // maps.shape[1]
         cells = [(row // patch, column // patch) for row, column in positions]
         return blend(torch.from_numpy(maps), cells, canvas[0] // patch, canvas[1] // patch).numpy()
+
+
+def blended_probabilities(
+    head: Segmenter, maps: np.ndarray, positions: list[tuple[int, int]], canvas: tuple[int, int], size: int
+) -> Tensor:
+    """Probabilities (h, w, C) at every pixel of a canvas (h, w), from maps (n, G, G, D) of tiles of `size` pixels."""
+    tiles = [upsample(head.probabilities(tile), (size, size)).permute(1, 2, 0) for tile in maps]
+    return blend(torch.stack(tiles), positions, *canvas)
 
 
 def dense_features(

@@ -16,20 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from benchmarks.contexts import context_differences, difference_table, markdown
 from benchmarks.datasets import PHOTO_DIGITS
-from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
+from benchmarks.dense import DenseFeatures, Layout, blended_probabilities, dense_features, file_name, grid_outputs
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.options import add_options, read_options
-from benchmarks.overlays import segmentations
-from benchmarks.protocol import Result, card, data_hash, read_result, write_result
+from benchmarks.overlays import Overlays
+from benchmarks.protocol import Result, card, data_hash, write_result
 from benchmarks.scenes import Labels, Scenes, labels_of
-from benchmarks.tiling import blend
-from probes import KNNSegmenter, LinearSegmenter, LogisticSegmenter, segment, segmentation_counts, segmentation_scores
-from probes.segmentation import Segmenter, resize_mask, upsample
+from probes import (
+    KNNSegmenter,
+    LinearSegmenter,
+    LogisticSegmenter,
+    intersections_and_unions,
+    mean_iou,
+    miou_difference,
+    segment,
+    segmentation_counts,
+    segmentation_scores,
+)
+from probes.segmentation import Segmenter, resize_mask
+from randar_features.files import write_json
 
 HEADS = ("linear", "knn", "logistic")
 BLENDS = ("features", "probabilities")
@@ -40,7 +50,7 @@ PROTOCOLS = {
     "logistic": "segmentation: logistic regression on patches, C from a grid, log-probabilities up-sampled (CAPI)",
 }
 NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "standardised"}
-SHOWN = 4  # pictures of the evaluation set in an overlay
+DIFFERENCES = "differences.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +160,20 @@ def chosen_options(head: Any) -> dict[str, Any]:
     return {name: getattr(head, name) for name in ("learning_rate", "k", "distance", "C") if hasattr(head, name)}
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One row of a result, and what it is compared by: `intersections_and_unions` (n, 2, C) of the images."""
+
+    row: Result
+    parts: np.ndarray
+
+
 def evaluate(
-    encoder: Encoder, task: Task, show: Callable[[Encoder, str, float, Callable[[int], np.ndarray]], None] | None = None
-) -> list[Result]:
+    encoder: Encoder, task: Task, show: Callable[[str, float, Callable[[int], np.ndarray]], None] | None = None
+) -> list[Scored]:
     """One result for each output of the encoder.
 
-    show: called with encoder, output, tuning mIoU and a function from the number of an evaluation image to its
+    show: called with the encoder's name, tuning mIoU and a function from the number of an evaluation image to its
     predicted classes (H, W).
     """
     config = task.config
@@ -170,27 +188,31 @@ def evaluate(
     for output in tqdm(grids, desc=f"{encoder.name} {config.head}", unit="head"):
         start = time.perf_counter()
         head = make_head(task).fit(train.of(output), task.train.masks)
-        results.append(
-            {
-                "encoder": encoder.name,
-                "output": output,
-                **encoder.outputs[output],
-                "resolution": f"{layout}, {config.blend} blended" if config.resolution else str(layout),
-                **score(head, evaluation, output, task),
-                "validation": head.validation_miou,
-                "chosen": chosen_options(head),
-                "grid": f"{grids[output]}x{grids[output]}",
-                "seconds": round(time.perf_counter() - start, 1),
-            }
-        )
+        counts, small = count(head, evaluation, output, task)
+        row = {
+            "encoder": encoder.name,
+            "output": output,
+            **encoder.outputs[output],
+            "resolution": f"{layout}, {config.blend} blended" if config.resolution else str(layout),
+            **segmentation_scores(counts, seed=config.seed),
+            **({"miou_resized": mean_iou(small.sum(0))} if config.resized else {}),
+            "validation": head.validation_miou,
+            "chosen": chosen_options(head),
+            "grid": f"{grids[output]}x{grids[output]}",
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        results.append(Scored(row, intersections_and_unions(counts)))
         if show is not None:
             predict = _predictor(head, evaluation, output, task)
-            show(encoder, output, head.validation_miou, predict)
+            show(encoder.name, head.validation_miou, predict)
     return results
 
 
-def score(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> Result:
-    """Of all evaluation images, at the size of their masks, and at that of the canvas if it is asked for."""
+def count(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """`segmentation_counts` (n, C, C) of the evaluation images at the size of their masks, and at that of the canvas.
+
+    The latter are empty unless they are asked for.
+    """
     native, small = [], []
     options = task.num_classes, task.labels.ignore_index
     for number in range(len(task.evaluation)):
@@ -199,10 +221,7 @@ def score(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> 
         if task.config.resized:
             size = features.tiles.layout.canvas(*mask.shape)
             small.append(segmentation_counts(segment(scores, size), resize_mask(mask, size), *options))
-    found = segmentation_scores(np.stack(native), seed=task.config.seed)
-    if small:
-        found["miou_resized"] = segmentation_scores(np.stack(small), resamples=1)["miou"]
-    return found
+    return np.stack(native), np.array(small)
 
 
 def scores_of(head: Segmenter, features: DenseFeatures, output: str, number: int, config: Config) -> Tensor:
@@ -211,14 +230,6 @@ def scores_of(head: Segmenter, features: DenseFeatures, output: str, number: int
         return head.scores(features.of(output)[number])
     maps, positions, canvas = features.tiles_of(output, number)
     return blended_probabilities(head, maps, positions, canvas, features.tiles.layout.size)
-
-
-def blended_probabilities(
-    head: Segmenter, maps: np.ndarray, positions: list[tuple[int, int]], canvas: tuple[int, int], size: int
-) -> Tensor:
-    """Probabilities (h, w, C) at every pixel of a canvas (h, w), from maps (n, G, G, D) of tiles of `size` pixels."""
-    tiles = [upsample(head.probabilities(tile), (size, size)).permute(1, 2, 0) for tile in maps]
-    return blend(torch.stack(tiles), positions, *canvas)
 
 
 def _predictor(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> Callable[[int], np.ndarray]:
@@ -232,43 +243,26 @@ def _cache_name(config: Config, scenes: Scenes, part: str) -> str:
     return file_name(f"{Path(config.data).name}-{part}-{len(scenes)}-{scenes.fingerprint}")
 
 
-class Overlays:
-    """Pictures of each encoder's output that was best on the tuning images."""
-
-    def __init__(self, task: Task, folder: Path) -> None:
-        self.task, self.folder = task, folder
-        self._best: dict[str, float] = {}
-        self.files: dict[str, str] = {}
-
-    def __call__(self, encoder: Encoder, output: str, validation: float, predict: Callable[[int], np.ndarray]) -> None:
-        """Draw, if there was no better output of this encoder."""
-        if validation <= self._best.get(encoder.name, -1.0):
-            return
-        self._best[encoder.name] = validation
-        scenes = self.task.evaluation
-        rows = np.unique(np.linspace(0, len(scenes) - 1, SHOWN).round().astype(int)).tolist()
-        png = segmentations(
-            [scenes.image(row) for row in rows],
-            [scenes.masks[row] for row in rows],
-            [predict(row) for row in rows],
-            self.task.labels.names,
-            ignore_index=self.task.labels.ignore_index,
-        )
-        name = f"overlays-{file_name(encoder.name)}.png"
-        (self.folder / name).write_bytes(png)
-        title = f"Segmentation by {encoder.name} ({self.task.config.head})"
-        self.files = {k: v for k, v in self.files.items() if v != name} | {title: name}
-
-
 def run(config: Config, out: Path) -> Path:
-    """Every output of every encoder; writes result.json and pictures to `out` and gives the former's path."""
+    """Every output of every encoder; writes result.json, tables and pictures to `out` and gives the former's path."""
     task = load_task(config)
     out.mkdir(parents=True, exist_ok=True)
-    overlays, results, weights = Overlays(task, out), [], {}
+    overlays = Overlays(task.evaluation, task.labels, out, config.head)
+    scored: list[Scored] = []
+    weights: dict[str, str] = {}
     for name in config.encoder:
         encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
-        results += evaluate(encoder, task, overlays)
+        scored += evaluate(encoder, task, overlays)
         weights[encoder.name] = encoder.weights
+    rows = [each.row for each in scored]
+    differences = list(
+        context_differences(
+            rows, lambda one, other: miou_difference(scored[one].parts, scored[other].parts, seed=config.seed)
+        )
+    )
+    write_json(out / DIFFERENCES, differences)
+    tables = [table(rows), difference_table(differences)] if differences else [table(rows)]
+    (out / "result.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     made = card(
         PROTOCOLS[config.head],
         axes={
@@ -281,7 +275,7 @@ def run(config: Config, out: Path) -> Path:
         weights=weights,
         warnings=warnings_of(task),
     )
-    return write_result(out, made, results, artifacts=overlays.files)
+    return write_result(out, made, rows, artifacts={"differences": DIFFERENCES, **overlays.files})
 
 
 def data_parts(task: Task) -> dict[str, str]:
@@ -311,9 +305,12 @@ def table(results: Sequence[Result]) -> str:
         cells.append(" … ".join(f"{100 * bound:.1f}" for bound in row["interval"]))
         cells += [f"{100 * row['miou_resized']:.1f}"] if resized else []
         cells += [f"{100 * row['pixel_accuracy']:.1f}", f"{100 * row['validation']:.1f}"]
-        lines.append([*cells, ", ".join(f"{name} {value}" for name, value in row["chosen"].items())])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        lines.append([*cells, ", ".join(f"{name} {_short(value)}" for name, value in row["chosen"].items())])
+    return markdown(lines)
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def main() -> None:
@@ -325,7 +322,7 @@ def main() -> None:
     given = parser.parse_args()
     for head in given.head:
         path = run(read_options(Config, given, head=head), given.out / head)
-        print(f"{head}\n{table(read_result(path)['results'])}\n{path}")
+        print(f"{head}\n{(path.parent / 'result.md').read_text(encoding='utf-8')}\n{path}")
 
 
 if __name__ == "__main__":

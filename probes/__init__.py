@@ -2,7 +2,16 @@
 
 from .attentive import AttentiveProbe
 from .correspondence import match_points, positional_basis, remove_basis
-from .dense_metrics import class_ious, mean_iou, pck, pck_table, segmentation_counts, segmentation_scores
+from .dense_metrics import (
+    class_ious,
+    intersections_and_unions,
+    mean_iou,
+    miou_difference,
+    pck,
+    pck_table,
+    segmentation_counts,
+    segmentation_scores,
+)
 from .few_shot import few_shot
 from .joint_linear import JointLinearProbe
 from .knn import KNNProbe
@@ -25,7 +34,7 @@ from .metrics import (
 )
 from .patch_segmentation import KNNSegmenter, LogisticSegmenter
 from .pca import pca_colours
-from .retrieval import Neighbours, search
+from .retrieval import Neighbours, rank_all, search
 from .segmentation import LinearSegmenter, segment
 from .splits import stratified_holdout
 from .standardizer import Standardizer
@@ -49,17 +58,20 @@ __all__ = [
     "confusion_matrix",
     "few_shot",
     "first_ranks",
+    "intersections_and_unions",
     "match_points",
     "mean_average_precision",
     "mean_iou",
     "mean_per_class_accuracy",
     "mean_rank",
+    "miou_difference",
     "neighbour_recall",
     "paired_bootstrap",
     "pca_colours",
     "pck",
     "pck_table",
     "positional_basis",
+    "rank_all",
     "recall_at_k",
     "remove_basis",
     "search",

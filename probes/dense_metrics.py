@@ -27,13 +27,25 @@ def segmentation_counts(
     return confusion_matrix(predicted[kept], truth[kept], num_classes)
 
 
+def intersections_and_unions(counts: np.ndarray) -> np.ndarray:
+    """Pixels in the intersection and in the union of truth and prediction of each class: (…, C, C) → (…, 2, C).
+
+    Those of several images add up, as the counts do.
+    """
+    intersections = np.diagonal(counts, axis1=-2, axis2=-1)
+    return np.stack([intersections, counts.sum(-1) + counts.sum(-2) - intersections], -2).astype(np.float64)
+
+
 def class_ious(counts: np.ndarray) -> np.ndarray:
     """Intersection over union of each class, float64 (…, C), from `segmentation_counts` (…, C, C).
 
     NaN where a class occurs in neither truth nor prediction.
     """
-    intersections = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
-    unions = counts.sum(-1) + counts.sum(-2) - intersections
+    return _ious(intersections_and_unions(counts))
+
+
+def _ious(parts: np.ndarray) -> np.ndarray:
+    intersections, unions = parts[..., 0, :], parts[..., 1, :]
     return np.divide(intersections, unions, out=np.full(intersections.shape, np.nan), where=unions > 0)
 
 
@@ -55,12 +67,9 @@ def segmentation_scores(counts: np.ndarray, *, resamples: int = 1000, seed: int 
     """
     total = counts.sum(0)
     ious = class_ious(total)
-    shape = counts.shape[1:]
+    parts = intersections_and_unions(counts)
     interval = bootstrap_of_sums(
-        counts.reshape(len(counts), -1).astype(np.float64),
-        lambda sums: np.nanmean(class_ious(sums.reshape(-1, *shape)), axis=1),
-        resamples=resamples,
-        seed=seed,
+        parts.reshape(len(parts), -1), lambda sums: _mious(sums, 1)[:, 0], resamples=resamples, seed=seed
     )
     return {
         "miou": mean_iou(total),
@@ -68,6 +77,31 @@ def segmentation_scores(counts: np.ndarray, *, resamples: int = 1000, seed: int 
         "pixel_accuracy": float(np.trace(total) / total.sum()),
         "class_ious": [None if np.isnan(value) else float(value) for value in ious],
     }
+
+
+def miou_difference(
+    first: np.ndarray, second: np.ndarray, *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """mIoU of one segmentation less that of another of the same images, and its paired bootstrap interval.
+
+    first, second: `intersections_and_unions` (n, 2, C) of each image; images are drawn for both together.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"first and second must be of the same images and classes, got {first.shape}, {second.shape}")
+    both = np.stack([first, second], 1)
+    rows = both.reshape(len(both), -1)
+
+    def gain(sums: np.ndarray) -> np.ndarray:
+        mious = _mious(sums, 2)
+        return mious[:, 0] - mious[:, 1]
+
+    interval = bootstrap_of_sums(rows, gain, resamples=resamples, seed=seed)
+    return float(gain(rows.sum(0, keepdims=True))[0]), interval
+
+
+def _mious(sums: np.ndarray, count: int) -> np.ndarray:
+    """mIoU (r, count) of so many segmentations from their parts in a row (r, count · 2 · C)."""
+    return np.nanmean(_ious(sums.reshape(len(sums), count, 2, -1)), axis=-1)
 
 
 ALPHAS = (0.1, 0.05, 0.01)

@@ -15,7 +15,7 @@ from .dense_metrics import mean_iou, segmentation_counts
 from .inputs import Array, at_least_float32, float_tensor
 from .splits import stratified_holdout
 
-LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 IGNORE = 255
 
 

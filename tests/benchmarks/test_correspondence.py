@@ -108,11 +108,18 @@ def test_built_in_pairs_with_a_generator(
 ) -> None:
     load = correspondence.load_encoder
     monkeypatch.setattr(correspondence, "load_encoder", lambda name, **options: load(small_model, **options))
-    given = config(tmp_path, data=data, size=32, points=4, contexts=("reverse",), reads=("image",), components=(0, 2))
+    given = config(
+        tmp_path, data=data, size=32, points=4, contexts=("single", "reverse"), reads=("image",), components=(0, 2)
+    )
     first, again = (run(given, tmp_path / name) for name in ("first", "again"))
     rows = rows_of(first)
     assert rows == rows_of(again)
-    assert len(rows) == 1 + 2 * 3
+    assert len(rows) == 1 + 2 * 2 * 3
+    compared = json.loads((tmp_path / "first" / "differences.json").read_text())
+    assert len(compared) == 2 * 3 and {each["first"] for each in compared} == {"reverse"}
+    for each in compared:
+        ends = [rows[f"{each[end]} image layer {each['layer']}", each["components"]] for end in ("first", "second")]
+        assert each["difference"] == pytest.approx(ends[0]["box_per_image@0.1"] - ends[1]["box_per_image@0.1"])
     for name, row in rows.items():
         assert 0 <= row["interval"][0] <= row["box_per_image@0.1"] <= row["interval"][1] <= 1
         same = row["box_per_image@0.1"] == row["image_per_image@0.1"]

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from benchmarks import segmentation
+from benchmarks.dense import blended_probabilities
 from benchmarks.overlays import class_colours, overlay, segmentations
 from benchmarks.scenes import LABELS, Labels, Scenes, labels_of
-from benchmarks.segmentation import Config, blended_probabilities, evaluate, load_task, run, table
+from benchmarks.segmentation import Config, evaluate, load_task, run, table
 from benchmarks.tiling import tile_positions
 from probes import LinearSegmenter, segment
 from randar_features import Model
@@ -69,7 +70,7 @@ def test_colours_are_segmented_by_their_means(tmp_path: Path, head: str, blend: 
     assert "1 train pairs could not be read" in result["card"]["warnings"][0]
     assert "03.png" in result["card"]["warnings"][0]
     assert (tmp_path / "out" / "overlays-means.png").read_bytes().startswith(b"\x89PNG")
-    assert list(result["artifacts"].values()) == ["overlays-means.png"]
+    assert list(result["artifacts"].values()) == ["differences.json", "overlays-means.png"]
     assert f"| means | fine | {100 * row['miou']:.1f} |" in table([row])
 
 
@@ -81,6 +82,7 @@ def test_every_output_of_a_generator_has_a_row_and_its_weights_stay(tmp_path: Pa
     outputs = [row["output"] for row in result["results"]]
     assert len(outputs) == 6 and "reverse image layer 2" in outputs
     assert {row["context"] for row in result["results"]} == {"reverse"}
+    assert json.loads((tmp_path / "out" / "differences.json").read_text()) == []  # of one context
     assert result["card"]["weights"] == {small_model.name: small_model.weights_hash}
     for name, value in small_model.transformer.state_dict().items():
         torch.testing.assert_close(value, before[name], atol=0, rtol=0)
@@ -93,7 +95,7 @@ def test_native_and_resized_scores_differ_where_details_are_lost(tmp_path: Path)
         mask[2::6] = (mask[2::6] + 1) % 3  # lines that a canvas of a third of the size passes over
         Image.fromarray(mask).save(path)
     task = load_task(config(tmp_path, resolution=16, resized=True))
-    (row,) = evaluate(Means(), task)
+    row = evaluate(Means(), task)[0].row
     assert row["miou"] < 0.8 * row["miou_resized"]
 
 
@@ -101,7 +103,7 @@ def test_photo_digits_need_no_files(tmp_path: Path) -> None:
     given = config(tmp_path, data="photo-digits", num_classes=None, resolution=None, size=16, train_images=20)
     task = load_task(Config(**{**given.__dict__, "evaluation_images": 6}))
     assert task.num_classes == 11 and len(task.train) == 20 and len(task.evaluation) == 6
-    (row,) = evaluate(Means(), task)
+    row = evaluate(Means(), task)[0].row
     assert 0 < row["miou"] < 1
 
 

@@ -7,7 +7,9 @@ from sklearn.metrics import jaccard_score
 from probes import (
     bootstrap_of_sums,
     class_ious,
+    intersections_and_unions,
     mean_iou,
+    miou_difference,
     pck,
     pck_table,
     segmentation_counts,
@@ -59,6 +61,27 @@ def test_the_interval_holds_the_score_and_narrows_with_more_images() -> None:
     assert np.ptp(many["interval"]) < 0.6 * np.ptp(few["interval"])
     assert segmentation_scores(counts, seed=1)["interval"] == segmentation_scores(counts, seed=1)["interval"]
     assert segmentation_scores(counts, seed=1)["interval"] != segmentation_scores(counts, seed=2)["interval"]
+
+
+def test_the_difference_of_two_segmentations_is_paired() -> None:
+    """Images of very different difficulty, the first segmentation a little better in each: its sign is certain."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 3, (40, 20, 20))
+    wrong = generator.random(truth.shape) < generator.uniform(0.1, 0.9, (40, 1, 1))
+    second = np.where(wrong, (truth + 1) % 3, truth)
+    first = np.where(wrong & (generator.random(truth.shape) < 0.95), (truth + 1) % 3, truth)
+    counts = [
+        np.stack([segmentation_counts(p, t, 3) for p, t in zip(of, truth, strict=True)]) for of in (first, second)
+    ]
+    parts = [intersections_and_unions(each) for each in counts]
+    difference, (low, high) = miou_difference(*parts)
+    assert difference == pytest.approx(mean_iou(counts[0].sum(0)) - mean_iou(counts[1].sum(0)))
+    assert 0 < low < difference < high
+    assert high - low < 0.3 * np.ptp(segmentation_scores(counts[0])["interval"])
+    backwards, interval = miou_difference(*parts[::-1])
+    assert (backwards, *interval) == pytest.approx((-difference, -high, -low))
+    with pytest.raises(ValueError, match="same images and classes"):
+        miou_difference(parts[0], parts[1][1:])
 
 
 def test_bad_masks_are_refused() -> None:
