@@ -17,7 +17,7 @@ from probes import (
     bootstrap_interval,
     first_ranks,
     neighbour_recall,
-    search,
+    rank_all,
 )
 from probes.index import VectorIndex, blocks_of, build_index, choose_settings
 from randar_features.encoding.store import FeatureStore
@@ -47,11 +47,6 @@ class Task:
     own: np.ndarray
     query_rows: np.ndarray
     gallery_rows: np.ndarray
-
-    @property
-    def available(self) -> int:
-        """How many gallery rows each query can find."""
-        return len(self.gallery) - int((self.own >= 0).any())
 
     def normalized(self, normalization: str) -> Task:
         """With vectors as they are to be compared, but for their length."""
@@ -101,7 +96,7 @@ def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray]:
     precisions, ranks, first = [], [], []
     for start in range(0, len(task.queries), RANKED_AT_ONCE):
         part = slice(start, start + RANKED_AT_ONCE)
-        ids = search(task.queries[part], task.gallery, task.available, task.own[part]).ids
+        ids = rank_all(task.queries[part], task.gallery, task.own[part]).ids
         asked = (ids, task.query_labels[part], task.gallery_labels, task.own[part])
         precisions.append(average_precisions(*asked))
         ranks.append(first_ranks(*asked))

@@ -15,6 +15,7 @@ from .inputs import Array, Labels, feature_matrix, row_ids
 
 _QUERY_ROWS = 1024
 _GALLERY_ROWS = 16384
+_DOUBLE_ROWS = 4096
 _SPARE = 16
 _CANDIDATE_VALUES = 2**24
 
@@ -54,6 +55,28 @@ def search(
         raise ValueError(f"k must lie within 1 … {available}, the gallery rows that can be found, got {k}")
     searched = _ExactGallery(gallery_rows, torch.device(device or gallery_rows.device))
     return best_rows(query_rows, searched, torch.from_numpy(own), k)
+
+
+def rank_all(queries: Array, gallery: Array, exclude: Labels | None = None) -> Neighbours:
+    """The whole `gallery` (n, D), ranked for each row of `queries` (Q, D): what average precision needs.
+
+    As `search` for every row there is, at the cost of one matrix product in float64: cosines, rounded to float32,
+    descending, equal ones by lowest id. `exclude` (Q,): a row to leave out of each ranking, which are then n − 1
+    long, so it is for all queries or none. All (Q, n) is held in memory: ask for some queries at a time.
+    """
+    gallery_rows = feature_matrix(gallery, "gallery")
+    query_rows = feature_matrix(queries, "queries", gallery_rows.shape[1])
+    own = row_ids(exclude, "exclude", len(query_rows), len(gallery_rows))
+    if (own >= 0).any() and (own < 0).any():
+        raise ValueError("exclude must name a row for every query or for none: rankings are of one length")
+    unit = F.normalize(query_rows.double(), dim=1)
+    blocks = (F.normalize(block.double(), dim=1) for block in gallery_rows.split(_DOUBLE_ROWS))
+    cosines = torch.cat([(unit @ block.T).float() for block in blocks], dim=1)
+    if (own >= 0).any():
+        cosines[torch.arange(len(own)), torch.from_numpy(own)] = -torch.inf
+    similarities, ids = cosines.sort(dim=1, descending=True, stable=True)
+    length = len(gallery_rows) - int((own >= 0).any())
+    return Neighbours(ids[:, :length].cpu().numpy(), similarities[:, :length].cpu().numpy())
 
 
 class Gallery(Protocol):
@@ -123,8 +146,6 @@ class _ExactGallery:
 
     def unit(self, ids: Tensor) -> Tensor:
         return normalized(self.rows[ids.to(self.rows.device)].to(self.device))
-
-
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes import retrieval, search
+from probes import rank_all, retrieval, search
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -111,6 +111,20 @@ def test_bad_requests_are_refused() -> None:
         broken = gallery.copy()
         broken[3] = np.nan
         search(gallery, broken, 1)
+
+
+def test_the_whole_ranking_equals_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, queries = np.tile(random_rows(100, 16, 0), (4, 1)), random_rows(50, 16, 1)
+    monkeypatch.setattr(retrieval, "_DOUBLE_ROWS", 33)
+    found, expected = rank_all(queries, gallery), search(queries, gallery, 400)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)
+    own = np.arange(50)
+    np.testing.assert_array_equal(rank_all(gallery[:50], gallery, own).ids, search(gallery[:50], gallery, 399, own).ids)
+    multiples = np.array([[2.0, 4.0], [1.0, 1.0], [1.0, 2.0], [3.0, 6.0]], np.float32)
+    assert rank_all(multiples[1:2], multiples).ids.tolist() == [[1, 0, 2, 3]]
+    with pytest.raises(ValueError, match="for every query or for none"):
+        rank_all(gallery[:2], gallery, [0, -1])
 
 
 @pytest.mark.cuda
