@@ -19,6 +19,7 @@ from randar_features.generation import (
     upscale_tokens,
 )
 from randar_features.hub import Model, load_model, load_tokenizer
+from randar_features.publishing import push_to_hub
 from randar_features.registry import list_models
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "log_likelihood",
     "outpaint",
     "pack_weights",
+    "push_to_hub",
     "surprisal_map",
     "upscale_tokens",
 ]
