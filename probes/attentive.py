@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import TunedProbe
+from .classifier import TunedProbe, sorted_rates
 from .inputs import class_indices
 from .joint_linear import new_normalizer, shuffled_batches
 from .metrics import accuracy
@@ -84,12 +84,10 @@ class AttentiveProbe(TunedProbe):
         device: torch.device | str | None = None,
     ) -> None:
         """`buffer_rows` and `device` as in `JointLinearProbe`."""
-        if not learning_rates or min(learning_rates) <= 0:
-            raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
         if min(num_heads, epochs, batch_size) < 1:
             raise ValueError(f"num_heads, epochs and batch_size must be ≥ 1, got {num_heads}, {epochs}, {batch_size}")
         super().__init__(validation_fraction=validation_fraction, seed=seed)
-        self.num_heads, self.learning_rates = num_heads, tuple(sorted(set(learning_rates)))
+        self.num_heads, self.learning_rates = num_heads, sorted_rates(learning_rates)
         self.weight_decay, self.epochs, self.batch_size = weight_decay, epochs, batch_size
         self.buffer_rows, self.device = buffer_rows, device
 

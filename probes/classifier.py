@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,13 @@ def require_fitted(probe: object) -> None:
     """RuntimeError if `fit` has not given the probe its `classes`."""
     if not hasattr(probe, "classes"):
         raise RuntimeError(f"the {type(probe).__name__} has not been fitted: call fit(features, labels) first")
+
+
+def sorted_rates(learning_rates: Sequence[float]) -> tuple[float, ...]:
+    """The learning rates, ascending, each once; ValueError unless there is one and all are > 0."""
+    if not learning_rates or min(learning_rates) <= 0:
+        raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
+    return tuple(sorted(set(learning_rates)))
 
 
 class TunedProbe(ABC):

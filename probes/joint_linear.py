@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .classifier import require_fitted
+from .classifier import require_fitted, sorted_rates
 from .inputs import Labels, class_indices
 from .metrics import accuracy
 from .rows import Features, Rows, as_rows
@@ -39,6 +39,7 @@ class JointLinearProbe:
     each batch's own statistics and predicts by running ones; "none", DINOv2's. For each output the head of the
     best validation accuracy (of equals that of the lowest learning rate) is kept, and nothing is trained after
     that choice. Without a validation set, a stratified, seeded `validation_fraction` of the training rows chooses.
+    Heads and their momenta take 8 bytes for each learning rate, class and feature of all outputs.
 
     After `fit`: `heads` by output; `best`, the output of the best validation accuracy (the first of equals);
     `classes` (the labels seen, sorted).
@@ -67,15 +68,13 @@ class JointLinearProbe:
             disk; None shuffles all rows and reads batch by batch, for features in memory.
         device: where the heads are; default where the features are.
         """
-        if not learning_rates or min(learning_rates) <= 0:
-            raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be ≥ 1, got {epochs} and {batch_size}")
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
         if buffer_rows is not None and (buffer_rows < batch_size or buffer_rows % batch_size):
             raise ValueError(f"buffer_rows must be a multiple of batch_size {batch_size}, got {buffer_rows}")
-        self.learning_rates = tuple(sorted(set(learning_rates)))
+        self.learning_rates = sorted_rates(learning_rates)
         self.epochs, self.batch_size, self.momentum = epochs, batch_size, momentum
         self.normalization, self.buffer_rows = normalization, buffer_rows
         self.validation_fraction, self.seed, self.device = validation_fraction, seed, device

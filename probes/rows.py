@@ -118,8 +118,8 @@ class StackedRows(Rows):
             for part, start, low, high in zip(self.parts, starts, bounds, bounds[1:], strict=False)
             if high > low
         ]
-        inverse = torch.from_numpy(np.argsort(order))
-        return torch.cat(found)[inverse.to(found[0].device)]
+        inverse, device = torch.from_numpy(np.argsort(order)), found[0].device
+        return torch.cat([part.to(device) for part in found])[inverse.to(device)]
 
 
 def sharded_rows(shards: Sequence[np.ndarray]) -> StackedRows:

@@ -4,11 +4,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from probes import LogisticProbe
+from probes import LogisticProbe, softmax_regression
+from probes.logistic import C_GRID
 
 
 def overlapping(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +92,67 @@ def test_a_class_only_seen_in_validation_is_learnt_by_refitting() -> None:
     again = LogisticProbe(C_grid=(1.0,)).fit(*TRAIN, VALIDATION[0], labels)
     assert once.classes.tolist() == [0, 1, 2, 3]
     assert again.classes.tolist() == [0, 1, 2, 3, 8]
+
+
+def test_the_grid_is_the_published_one() -> None:
+    """DINOv2's 10^linspace(-6, 5, 45)."""
+    np.testing.assert_allclose(C_GRID, 10 ** np.linspace(-6, 5, 45))
+
+
+def test_two_classes_are_penalised_as_by_scikit_learn() -> None:
+    labels = TRAIN[1] % 2
+    probe = LogisticProbe(C_grid=(0.01,), tolerance=1e-15, refit=False).fit(TRAIN[0], labels, *TEST)
+    scaler, model = plain(0.01, TRAIN[0], labels)
+    np.testing.assert_allclose(probe.predict_proba(TEST[0]), model.predict_proba(scaler.transform(TEST[0])), atol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [4096, 5])
+def test_features_need_not_be_standardised_nor_rotated(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax_regression, "LARGEST_BASIS", largest)
+    features = 1 + (TRAIN[0] - TRAIN[0].mean(0)) / TRAIN[0].std(0) / np.logspace(-0.5, 0.5, 12)
+    probe = LogisticProbe(C_grid=(0.1,), tolerance=1e-15, refit=False, standardize=False).fit(features, TRAIN[1], *TEST)
+    model = LogisticRegression(C=0.1, tol=1e-10, max_iter=5000).fit(features, TRAIN[1])
+    np.testing.assert_allclose(probe.predict_proba(features), model.predict_proba(features), atol=1e-6)
+
+
+def test_fewer_rows_than_features_equal_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    features, labels = generator.standard_normal((30, 200)), np.arange(30) % 3
+    probe = LogisticProbe(C_grid=(0.1,), tolerance=1e-15, refit=False).fit(features, labels, features, labels)
+    scaler, model = plain(0.1, features, labels)
+    queries = generator.standard_normal((50, 200))
+    np.testing.assert_allclose(probe.predict_proba(queries), model.predict_proba(scaler.transform(queries)), atol=1e-6)
+
+
+def test_the_path_stops_where_only_overfitting_follows() -> None:
+    """Labels that are mostly noise: the validation loss rises with C from early on."""
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((150, 60))
+    labels = np.where(generator.random(150) < 0.6, features[:, 0] > 0, generator.random(150) < 0.5).astype(int)
+    probe = LogisticProbe(patience=3).fit(features, labels)
+    tried = list(probe.validation_accuracies)
+    assert tried == list(C_GRID[: len(tried)])
+    assert len(tried) < 35
+    assert probe.validation_accuracies[probe.C] == max(probe.validation_accuracies.values())
+    assert tried.index(probe.C) <= len(tried) - 1 - 3
+    whole = LogisticProbe(patience=45).fit(features, labels)
+    assert len(whole.validation_accuracies) == 45 and whole.validation_accuracies[probe.C] == probe.validation_accuracy
+
+
+def test_warm_starts_reach_what_cold_starts_reach() -> None:
+    path = LogisticProbe(C_grid=(1e-3, 1e-2, 0.1), tolerance=1e-12, refit=False).fit(*TRAIN, *VALIDATION)
+    cold = LogisticProbe(C_grid=(path.C,), tolerance=1e-12, refit=False).fit(*TRAIN, *VALIDATION)
+    np.testing.assert_allclose(path.predict_proba(TEST[0]), cold.predict_proba(TEST[0]), atol=1e-5)
+
+
+@pytest.mark.cuda
+def test_cuda_equals_cpu() -> None:
+    features = torch.from_numpy(TRAIN[0])
+    cpu = LogisticProbe(C_grid=(0.1,), tolerance=1e-12).fit(features, TRAIN[1])
+    cuda = LogisticProbe(C_grid=(0.1,), tolerance=1e-12, device="cuda").fit(features, TRAIN[1], *VALIDATION)
+    again = LogisticProbe(C_grid=(0.1,), tolerance=1e-12).fit(features.cuda(), TRAIN[1])
+    assert cuda.weight.is_cuda and again.weight.is_cuda
+    np.testing.assert_allclose(again.predict_proba(TEST[0]), cpu.predict_proba(TEST[0]), atol=1e-5)
 
 
 def test_grid_must_be_positive() -> None:
