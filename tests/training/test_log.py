@@ -63,6 +63,16 @@ def test_tensorboard_has_figures_pictures_and_nothing_twice(tmp_path: Path):
     assert b'"batch_size": 64' in found.Tensors("settings/text_summary")[0].tensor_proto.string_val[0]
 
 
+def test_tensorboard_has_what_was_logged_before_a_kill(tmp_path: Path):
+    killed = Log(tmp_path, writers=["tensorboard"])
+    killed.write(1, {"loss": 1.0})
+    log = Log(tmp_path, 1, writers=["tensorboard"])
+    log.write(2, {"loss": 2.0})
+    assert [(scalar.step, scalar.value) for scalar in events(tmp_path).Scalars("loss")] == [(1, 1.0), (2, 2.0)]
+    killed.close()
+    log.close()
+
+
 def test_pictures_are_files_of_the_run(tmp_path: Path):
     Log(tmp_path, writers=[]).images(40, "samples", IMAGES)
     sheet = to_tensor(load_image(tmp_path / "samples/samples-step-00000040.png"))
