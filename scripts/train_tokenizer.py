@@ -1,17 +1,23 @@
 """Train an image tokenizer: `python scripts/train_tokenizer.py --data FOLDER --out RUN`.
 
-Run it again to continue; `--max-minutes` ends a stage early, with exit status 75.
+Run it again to continue; `--max-minutes` ends a stage early, with exit status 75. The images are decoded once, into
+RUN/pixels, which takes image_size² · 3 bytes each; `--no-cache` decodes them anew whenever they are needed. Several
+processes (torchrun, `accelerate launch`) divide each batch. To polish the reconstructions of a finished tokenizer,
+whose tokens stay as they are: `--config scripts/configs/tiny_decoder.yaml initial=FOLDER`.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
 
-from randar_features.data.pixel_cache import cache_pixels
+from randar_features.data.pixel_cache import PixelCache, cache_pixels
+from randar_features.data.pixel_source import PixelSource
 from randar_features.training.command_line import train, training_parser
 from randar_features.training.config import load_config
+from randar_features.training.distributed import make_accelerator
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 
 DATA = "a folder of images or Parquet files, with the splits train and validation"
@@ -20,15 +26,23 @@ DATA = "a folder of images or Parquet files, with the splits train and validatio
 def main() -> None:
     parser = training_parser(__doc__, Path(__file__).parent / "configs/tiny_tokenizer.yaml")
     parser.add_argument("--data", required=True, help=DATA)
+    parser.add_argument("--splits", nargs=2, default=["train", "validation"], help="names of the splits in the data")
+    parser.add_argument("--no-cache", action="store_true", help="decode images whenever they are needed")
+    parser.add_argument("--num-workers", type=int, default=0, help="with --no-cache: processes that decode ahead")
     args = parser.parse_args()
 
     config = load_config(TokenizerTrainingConfig, args.config, args.overrides)
-    caches = [
-        cache_pixels(args.data, args.out / f"pixels/{split}", image_size=config.image_size, split=split)
-        for split in ("train", "validation")
-    ]
+    training, validation = (open_pixels(args, split, config.image_size) for split in args.splits)
     torch.set_float32_matmul_precision("high")
-    train(TokenizerTrainer(config, *caches), args)
+    train(TokenizerTrainer(config, training, validation), args)
+
+
+def open_pixels(args: argparse.Namespace, split: str, image_size: int) -> PixelCache | PixelSource:
+    """A split's images, by way of a cache that the first process makes."""
+    if args.no_cache:
+        return PixelSource(args.data, image_size=image_size, split=split, num_workers=args.num_workers)
+    with make_accelerator().main_process_first():
+        return cache_pixels(args.data, args.out / f"pixels/{split}", image_size=image_size, split=split)
 
 
 if __name__ == "__main__":

@@ -84,13 +84,13 @@ class ImageSource:
         return self.length
 
     def batches(
-        self, image_size: int, batch_size: int, num_workers: int = 0, rows: Iterable[range] | None = None
+        self, image_size: int, batch_size: int, num_workers: int = 0, rows: Iterable[Sequence[int]] | None = None
     ) -> Iterator[ImageBatch]:
         """All rows in order, as ADM centre crops of ``image_size`` pixels a side, ``batch_size`` at a time.
 
         ``rows`` reads those runs of consecutive rows alone, one after the other, and no batch reaches from one
-        into the next. A stream passes over what lies before and between them, so there they must come in order,
-        and it ends at the first run that it cannot fill.
+        into the next; what can be read at random takes rows in any order. A stream passes over what lies before
+        and between them, so there they must come in order, and it ends at the first run that it cannot fill.
 
         A row that cannot be read keeps its place: its pixels are zeros, and its status is the reason.
         ``num_workers`` processes decode what can be read at random; streams and DataLoaders are decoded here,
@@ -105,9 +105,11 @@ class ImageSource:
                 f"image_size={image_size}, batch_size={batch_size}, num_workers={num_workers}"
             )
         if self.streamed:
-            return _stream(self._items, image_size, batch_size, [range(sys.maxsize)] if rows is None else rows)
+            ranges = [range(sys.maxsize)] if rows is None else cast(Iterable[range], rows)
+            return _stream(self._items, image_size, batch_size, ranges)
         runs = [range(len(self))] if rows is None else rows
-        parts: Any = [run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size)]
+        # Lazily, since training asks for more rows than fit into memory.
+        parts: Any = (run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size))
         loader = DataLoader(
             _Decoded(self._items, image_size),
             batch_sampler=parts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ class PixelCache:
     def images(self, indices: Tensor) -> Tensor:
         """Float images (b, 3, S, S) in [0, 1]."""
         return torch.from_numpy(self.pixels[indices.numpy()]).float() / 255
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`images` of each of those batches of indices."""
+        return map(self.images, batches)
 
 
 def cache_pixels(images: Any, folder: Path, *, image_size: int, split: str | None = None) -> PixelCache:

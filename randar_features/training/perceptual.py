@@ -31,6 +31,9 @@ class PerceptualDistance(nn.Module):
         ValueError: a file holds other tensors.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, *, vgg: str | None = None, linear: str | None = None) -> None:
         super().__init__()
         from torchvision.models import vgg16  # slow to import

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from randar_features.data.pixel_cache import PixelCache
+from randar_features.data.pixel_source import PixelSource
 from randar_features.precision import autocast
 from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.batches import batch_indices, step_generator
@@ -33,6 +35,9 @@ from randar_features.training.tokenizer_recipe import (
 __all__ = ["TokenizerTrainer", "TokenizerTrainingConfig", "mirror", "reconstruction_quality", "weigh_chroma"]
 
 SHOWN = 16  # images in a picture of reconstructions, and as many reconstructions
+
+
+Pixels = PixelCache | PixelSource
 
 
 class _Losses(NamedTuple):
@@ -58,15 +63,17 @@ class TokenizerTrainer:
     process gives but for rounding; only the discriminator's batch normalisation sees each share alone.
     """
 
-    def __init__(self, config: TokenizerTrainingConfig, train: PixelCache, validation: PixelCache) -> None:
+    def __init__(self, config: TokenizerTrainingConfig, train: Pixels, validation: Pixels) -> None:
         self.config, self.train, self.validation = config, train, validation
+        self.next_step = -1
+        self.batches: Iterator[Tensor] = iter(())
         self.accelerator = make_accelerator()
         self.device = self.accelerator.device
         self.dtype = None if config.mixed_precision is None else DTYPES[config.mixed_precision]
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         [(_, self.rows)] = micro_batches(config.batch_size, None, processes, process)
         torch.manual_seed(config.seed)
-        self.model = build_tokenizer(config).to(self.device, memory_format=torch.channels_last)
+        self.model = build_tokenizer(config).to(self.device).to(memory_format=torch.channels_last)
         self.learner = self._learner(self.model, config.learning_rate)
         self.average = WeightAverage(self.model, config.ema_decay)
         self.codebook = MovingCodebook(
@@ -130,11 +137,17 @@ class TokenizerTrainer:
 
     def _images(self, step: int, generator: torch.Generator) -> Tensor:
         """This process's part of the step's batch, some of it mirrored."""
-        size = self.config.batch_size
-        indices = batch_indices(step, batch_size=size, size=len(self.train), seed=self.config.seed)
-        mirrored = torch.rand(size, generator=generator) < 0.5
-        images = mirror(self.train.images(indices[self.rows]).to(self.device), mirrored[self.rows].to(self.device))
-        return images.contiguous(memory_format=torch.channels_last)
+        if step != self.next_step:
+            steps = range(step, self.config.total_steps)
+            self.batches = self.train.stream(map(self._indices, steps))
+        self.next_step = step + 1
+        images = next(self.batches).to(self.device, non_blocking=True)
+        mirrored = torch.rand(self.config.batch_size, generator=generator) < 0.5
+        return mirror(images, mirrored[self.rows].to(self.device)).contiguous(memory_format=torch.channels_last)
+
+    def _indices(self, step: int) -> Tensor:
+        size, seed = self.config.batch_size, self.config.seed
+        return batch_indices(step, batch_size=size, size=len(self.train), seed=seed)[self.rows]
 
     def _forward(self, images: Tensor, step: int, generator: torch.Generator) -> TokenizerOutput:
         if self.config.train == "decoder":
@@ -201,8 +214,8 @@ class TokenizerTrainer:
         count = min(self.config.evaluation_images, len(self.validation))
         mine = torch.arange(self.accelerator.process_index, count, self.accelerator.num_processes)
         sums = torch.zeros(4 + model.vocab_size, dtype=torch.float64, device=self.device)
-        for indices in mine.split(64):
-            sums += quality_sums(model, self.validation.images(indices).to(self.device))
+        for images in self.validation.stream(mine.split(64)):
+            sums += quality_sums(model, images.to(self.device))
         figures = quality_figures(self.accelerator.reduce(sums, "sum").cpu())
         return {f"validation_{name}": value for name, value in figures.items()}
 

@@ -270,8 +270,9 @@ def test_a_misspelt_option_of_the_discriminator_is_named(tmp_path: Path):
         small_tokenizer_trainer(tmp_path, adversarial_weight=1.0, discriminator={"chanels": 3})
 
 
-# With dead codes in both halves of each batch, and an uneven number of images to validate.
-SHARED = {"batch_size": 6, "revive_below": 0.5, "evaluation_images": 5}
+# With dead codes, and an uneven number of images to validate. Slow and short, for which code is the nearest, and so
+# which are revived, hangs on the last bit sooner or later.
+SHARED = {"batch_size": 6, "revive_below": 0.5, "evaluation_images": 5, "learning_rate": 1e-4, "total_steps": 6}
 
 
 def test_two_processes_equal_one(tmp_path: Path):
@@ -284,8 +285,7 @@ def test_two_processes_equal_one(tmp_path: Path):
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     for line, other in zip(read_log(tmp_path / "run"), read_log(tmp_path / "whole"), strict=True):
-        # Which code is nearest, and so which are revived, hangs on the last bit sooner or later.
-        assert line == pytest.approx(other, rel=1e-3 if line["step"] <= 4 else 0.05, abs=1e-6)
+        assert line == pytest.approx(other, rel=2e-3, abs=1e-5)
 
 
 def test_shipped_discriminators():
