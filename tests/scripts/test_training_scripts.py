@@ -211,3 +211,22 @@ def test_kill_9_at_a_random_moment_changes_nothing(tmp_path: Path):
     assert read_log(tmp_path / "killed") == read_log(tmp_path / "whole")
     weights = [(tmp_path / folder / "model/model.safetensors").read_bytes() for folder in ("killed", "whole")]
     assert weights[0] == weights[1]
+
+
+def test_the_script_of_kills_finds_equal_runs_equal_and_others_different(tmp_path: Path):
+    command = [sys.executable, "scripts/kill_and_resume.py", "--kills", "2", "--steps", "30", "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "kill 2 of 2 behind step" in done.stdout
+    assert "EQUAL to the bit after 2 kills: 32 lines of log" in done.stdout
+
+    check = runpy.run_path(str(ROOT / "scripts/kill_and_resume.py"))["check"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    assert check(killed, whole) == []
+    manifest = killed / "checkpoints/step-00000030/checkpoint.json"
+    sums = json.loads(manifest.read_text())
+    sums["sha256"]["weights-00001.safetensors"] = "0"
+    manifest.write_text(json.dumps(sums))
+    (killed / "log.jsonl").write_text((killed / "log.jsonl").read_text().replace('"loss": 4', '"loss": 5'))
+    assert check(killed, whole) == ["log.jsonl", "weights-00001.safetensors"]
