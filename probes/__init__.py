@@ -12,7 +12,7 @@ from .dense_metrics import (
     segmentation_counts,
     segmentation_scores,
 )
-from .few_shot import few_shot
+from .few_shots import few_shot
 from .joint_linear import JointLinearProbe
 from .knn import KNNProbe
 from .linear import LinearProbe

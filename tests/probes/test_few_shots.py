@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from probes import few_shot, stratified_holdout
-from probes.few_shot import FewShotScores
+from probes.few_shots import FewShotScores
 from probes.splits import few_shot_rows
 
 
