@@ -37,6 +37,28 @@ def parser(without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
     return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class MoreOptions(Options):
+    """Those of a class that extends it.
+
+    Attributes:
+        count: how many.
+        rate: of the other kind.
+    """
+
+    count: int = 3
+    rate: float = 0.25
+
+
+def test_options_of_a_base_class_are_told_too() -> None:
+    made = argparse.ArgumentParser()
+    add_options(made, MoreOptions)
+    helped = {action.dest: action.help for action in made._actions}
+    assert (helped["data"], helped["count"]) == ("where the images are.", "how many.")
+    assert helped["rate"] == "of the other kind."
+    assert read_options(MoreOptions, made.parse_args(["--data=x", "--count=5"])) == MoreOptions(data="x", count=5)
+
+
 def test_defaults_are_those_of_the_dataclass() -> None:
     assert read_options(Options, parser().parse_args(["--data", "x"])) == Options(data="x")
 

@@ -150,6 +150,15 @@ class TestDiff:
         assert not comparable
         assert "    NOT COMPARABLE  pooling: 'mean' / 'max'" in lines
 
+    def test_rows_of_another_probe_answer_another_question(self, tmp_path: Path):
+        first = save(tmp_path / "a", [make_row(probe="knn")])
+        others = [make_row(probe="logistic"), make_row(probe="knn", layer=3)]
+        lines, comparable = compare(first, save(tmp_path / "b", others))
+        assert comparable and "differs         layer: 2 / 3" in "\n".join(lines)
+        lines, comparable = compare(first, save(tmp_path / "b", others[:1]))
+        assert not comparable
+        assert "NOT COMPARABLE  probe: 'knn' / 'logistic'" in "\n".join(lines)
+
     def test_other_weights_are_said_and_do_not_forbid(self, tmp_path: Path) -> None:
         pair = save(tmp_path / "a", [make_row()]), save(tmp_path / "b", [make_row()], weights={"tiny": "dd"})
         lines, comparable = compare(*pair)
