@@ -118,16 +118,15 @@ class SequenceRows:
 
         `tokens` (B, n) are all chosen so far. Gives (branches·B, L, D) embeddings and (…, L, d/2, 2) angles.
         """
-        image = self.transformer.code_embedding(tokens)
-        branches = self.task.guidance.branches
+        branches, first = self.task.guidance.branches, self.transformer.tokens_before(start)
+        image = self.transformer.code_embedding(tokens[:, first:])
         images = [image] * branches
-        if branches == 3 and self.task.dropped is not None:
-            known = self.task.dropped.shape[1]
-            partly = image[:, :known].masked_fill(self.task.dropped[..., None], 0)
-            images[-1] = torch.cat([partly, image[:, known:]], dim=1)
-        order = order[:, : tokens.shape[1] + asked].repeat(branches, 1)
+        if branches == 3 and self.task.dropped is not None and start == 0:  # the known tokens are all that is there
+            images[-1] = image.masked_fill(self.task.dropped[..., None], 0)
+        order = order[:, first : tokens.shape[1] + asked].repeat(branches, 1)
         x, rotary = self.transformer.lay_out(self.first, torch.cat(images), order, self.places)
-        return x[:, start:], rotary[:, start:]
+        left_out = self.transformer.length_of(first) - self.transformer.length_of(0)
+        return x[:, start - left_out :], rotary[:, start - left_out :]
 
 
 def decode(transformer: ImageTransformer, task: DecodingTask, cache: KVCache | None = None) -> Decoded:

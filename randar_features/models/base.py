@@ -168,6 +168,10 @@ class ImageTransformer(nn.Module):
         """Length of the sequence with so many tokens of an image, shown as the context says."""
         return sequence.sequence_length(num_tokens, context, 1)
 
+    def tokens_before(self, start: int) -> int:
+        """How many of the first tokens the rows from `start` on do not need, to be laid out without them."""
+        return max(start - 1, 0)
+
     def settled_length(self, done: int, in_order: bool) -> int:
         """How many rows stand at their place behind a pass that knew `done` tokens and asked for more.
 

@@ -59,6 +59,10 @@ class PAR(CausalTransformer):
         """As `ImageTransformer.length_of`."""
         return super().length_of(num_tokens, context) + (GROUP - 1 if num_tokens >= GROUP else 0)
 
+    def tokens_before(self, start: int) -> int:
+        """As `ImageTransformer.tokens_before`: where the special tokens stand is counted from the first token."""
+        return 0
+
     def read_rows(self, context: str, read: str) -> Rows:
         """As `CausalTransformer.read_rows`: of a first copy the special tokens are left out."""
         if context != "single":

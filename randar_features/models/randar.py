@@ -50,6 +50,10 @@ class RandAR(CausalTransformer):
         """As `ImageTransformer.length_of`."""
         return sequence.sequence_length(num_tokens, context)
 
+    def tokens_before(self, start: int) -> int:
+        """As `ImageTransformer.tokens_before`."""
+        return max(start - 1, 0) // 2
+
     def settled_length(self, done: int, in_order: bool) -> int:
         """As `ImageTransformer.settled_length`: in order, the first instruction is already where it belongs."""
         return self.length_of(done) + in_order
