@@ -30,6 +30,7 @@ class LabelledData:
         evaluation_rows: how many to hold back.
         hold_out: "stratified", a share of each class, or "last".
         train_rows: a stratified choice of so many training rows; None: all.
+        max_rows: only the first so many rows of each split are read; None: all.
         on_disk: read features as they are needed, where they are larger than memory.
         seed: of every random choice.
         cache: folder that keeps features.
@@ -41,13 +42,15 @@ class LabelledData:
     evaluation_rows: int = 5000
     hold_out: str = "stratified"
     train_rows: int | None = None
+    max_rows: int | None = None
     on_disk: bool = False
     seed: int = 0
     cache: str = "runs/features"
 
     def data_parts(self) -> dict[str, str]:
         """The data's hash, and which rows of it: equal where the same rows were used."""
-        content, train = data_hash(self.data), self.train_split or "all"
+        first = f" first {self.max_rows} rows of each split," if self.max_rows else ""
+        content, train = data_hash(self.data) + first, self.train_split or "all"
         held = f"{self.evaluation_rows} of {train}, {self.hold_out}"
         held += f", seed {self.seed}" if self.hold_out == "stratified" else ""
         trained = f"{train}, at most {self.train_rows}, seed {self.seed}" if self.train_rows else train
@@ -137,6 +140,7 @@ def labelled_features(
     pooling: of maps, or None for maps. outputs: of the encoder; None: all.
     """
     about: dict[str, Any] = {"folder": options.cache, "outputs": outputs, "pooling": pooling}
+    about |= {"max_rows": options.max_rows}
     stores = [
         extract(encoder, options.data, split=split, **about)
         for split in dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))

@@ -204,6 +204,15 @@ def test_two_splits_are_trained_and_evaluated_on(tmp_path: Path):
     assert np.load(tmp_path / "out/predictions.npz")["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
+def test_only_the_first_rows_are_read_when_asked_for(folder: Path, tmp_path: Path):
+    """Of 24 images each of three classes, 40: all of the first and 16 of the second."""
+    options = config(folder, tmp_path, encoder=("histogram",), max_rows=40, evaluation_rows=10)
+    classification.run(options, tmp_path / "out")
+    assert np.load(tmp_path / "out/predictions.npz")["labels"].tolist() == [0] * 6 + [1] * 4
+    parts = read_result(tmp_path / "out")["card"]["data"]
+    assert all("first 40 rows of each split, " in part for part in parts.values())
+
+
 def test_fewer_training_rows_are_of_all_classes():
     split = Split(np.arange(100, 148), np.repeat([0, 1, 2], 16))
     few = fewer(split, 6, seed=0)
