@@ -8,9 +8,8 @@ same command again to continue: what is there with the same options and weights 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,13 @@ from tqdm.auto import tqdm
 from benchmarks import classification, correspondence, maps, retrieval, segmentation
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.encoders import load_encoder
+from benchmarks.jobs import Job, run_once
 from benchmarks.options import add_options, read_options
-from benchmarks.protocol import RESULT_FILE, plain
 from benchmarks.report import write_report
 from benchmarks.scenes import LABELS
 from randar_features.data import open_images, open_pairs
 from randar_features.data.pairs import ImageMask
-from randar_features.files import read_json, write_json
 
-CONFIG_FILE = "config.json"
 EVALUATION_SPLITS = ("validation", "val", "test")
 BUILT_IN = {PHOTO_DIGITS: {"labels", "masks"}, "digits": {"points"}, "photographs": {"points"}}
 
@@ -65,15 +62,6 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Job:
-    """One benchmark on one data set."""
-
-    name: str
-    config: Any
-    run: Callable[[Any, Path], object]
-
-
 def kinds_of(data: str) -> set[str]:
     """What a data set has: some of labels, masks and points.
 
@@ -96,6 +84,11 @@ def splits_of(data: str) -> tuple[str | None, str | None]:
     opened = _first_pair if "masks" in kinds_of(data) else open_images
     train, evaluation = _opens(opened, data, "train"), _opens(opened, data, *EVALUATION_SPLITS)
     return train and train[0], evaluation and evaluation[0]
+
+
+def known_labels(data: str) -> str | None:
+    """Which of `LABELS` the masks of a data set have, by its name; None: not known."""
+    return next((known for known in LABELS if known in Path(data).name.lower()), None)
 
 
 def _first_pair(data: str, *, split: str | None) -> ImageMask:
@@ -156,8 +149,8 @@ def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callabl
 
 def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
-    labels = next((known for known in LABELS if known in Path(data).name.lower()), None)
-    shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation, "labels": labels}
+    shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
+    shared |= {"labels": known_labels(data)}
     for head in settings.heads:
         config = segmentation.Config(head=head, resolution=settings.resolution, **shared, **_shared(settings))
         yield f"segmentation-{head}", config, segmentation.run
@@ -171,17 +164,6 @@ def _matched(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable
     yield "correspondence", config, correspondence.run
 
 
-def finished(job: Job, folder: Path, weights: dict[str, str]) -> bool:
-    """Whether the result in `folder` is of the same options and weights."""
-    path = folder / CONFIG_FILE
-    return (folder / RESULT_FILE).exists() and path.exists() and read_json(path) == description(job, weights)
-
-
-def description(job: Job, weights: dict[str, str]) -> dict[str, Any]:
-    """What decides whether a result has to be made again."""
-    return plain({"config": asdict(job.config), "weights": weights})
-
-
 def run(settings: Settings, out: Path) -> Path:
     """Do what is not done yet, then write the report, whose path it gives.
 
@@ -190,19 +172,11 @@ def run(settings: Settings, out: Path) -> Path:
     weights = {name: load_encoder(name).weights for name in settings.encoders}
     planned, failures = list(jobs(settings)), []
     for job in tqdm(planned, desc="suite", unit="benchmark"):
-        folder = out / job.name
-        if finished(job, folder, weights):
-            tqdm.write(f"{job.name}: done before")
-            continue
-        start = time.perf_counter()
         try:
-            job.run(job.config, folder)
+            run_once(job, out / job.name, weights)
         except (ValueError, FileNotFoundError, RuntimeError) as error:
             failures.append(f"{job.name}: {error}")
             tqdm.write(f"{job.name} FAILED: {error}")
-            continue
-        write_json(folder / CONFIG_FILE, description(job, weights))
-        tqdm.write(f"{job.name}: {time.perf_counter() - start:.0f} s")
     report = write_report([out], out / "report.html", "Benchmarks")
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(planned)} benchmarks failed:\n" + "\n".join(failures))
