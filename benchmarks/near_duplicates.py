@@ -29,7 +29,7 @@ from randar_features.files import write_json
 
 COMPARED_SIDE = 32
 SIMILARITY = 0.8  # cosine of standardised features from which on a pair is looked at
-CORRELATION = 0.95  # of pixels, from which on it is a near-duplicate
+CORRELATION = 0.9  # of pixels: in 10 000 CIFAR-10 images all 9 pairs above are one picture, 9 of the 11 from 0.88 to 0.9
 NEIGHBOURS = 5
 SHOWN = 12
 
@@ -186,7 +186,7 @@ def run(config: Config, out: Path) -> Path:
     artifacts = {"all pairs": "pairs.json"}
     if pairs:
         (out / "pairs.png").write_bytes(picture(pairs, images, other_images, encoder.image_size))
-        artifacts["Near-duplicates, the least alike first"] = "pairs.png"
+        artifacts["Near-duplicates, the least alike first (↔: mirrored)"] = "pairs.png"
     content = data_hash(config.data)
     made = card(
         f"Near-duplicates, {config.neighbours} candidates by cosine of standardised features ≥ {config.similarity}, "
@@ -223,7 +223,7 @@ def picture(pairs: Sequence[Pair], images: ImageSource, other_images: ImageSourc
     right = images_of_rows(images, (pair.row for pair in shown), size)
     return image_grid(
         [[left[pair.other] for pair in shown], [right[pair.row] for pair in shown]],
-        column_titles=[f"{pair.correlation:.3f}{' mirrored' if pair.mirrored else ''}" for pair in shown],
+        column_titles=[f"{'↔ ' if pair.mirrored else ''}{pair.correlation:.3f}" for pair in shown],
         row_titles=["looked up", "indexed"],
         height=96,
     )
