@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,7 +134,8 @@ def run(
     log = Log(folder, step, writers=config.log_writers, settings=trainer.settings(), active=main)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     timed = _Timed(trainer)
-    with tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if main else True) as bar:
+    bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if main else True)
+    with closing(log), closing(bar):
         while step < total and not _is_over(deadline):
             figures = timed.step(step)
             check_finite(figures, step)
@@ -148,7 +150,6 @@ def run(
                 _save(trainer, folder, step, config)
     if step < total and step % config.checkpoint_every:
         _save(trainer, folder, step, config)
-    log.close()
     trainer.export(folder / "model")
     return step >= total
 

@@ -51,6 +51,13 @@ class TrainingConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "batch_size", "evaluation_images", "evaluation_orders"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}, expected at least 1")
+        if len(self.adam_betas) != 2:
+            raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
+
 
 def model_type(config: TrainingConfig) -> str:
     """The architecture's name; ValueError if there is none of that name."""

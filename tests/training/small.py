@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from torch import Tensor
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
 from randar_features.data.token_shards import Shard, ShardWriter
 from randar_features.data.token_store import TokenStore
-from randar_features.training.loop import UNREPEATABLE
+from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
 
 VOCAB_SIZE = 12
 NUM_CLASSES = 3
+CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4, log_writers=[])
 # With dropout, since a resumed run has to draw the same masks.
 MODEL = {"num_layers": 2, "num_heads": 2, "dim": 16, "ffn_multiple_of": 16, "residual_dropout": 0.2}
 NETWORK = {
@@ -135,7 +137,25 @@ def kill_at(trainer: Any, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "train_step", train_step)
 
 
-def read_log(run: Path) -> list[dict[str, Any]]:
+def equal_after_a_kill(
+    make: Callable[[], Any], whole: tuple[Any, Path], folder: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that dies in that step and is resumed gives what `whole`, a trainer and its run, gave, to the bit."""
+    killed = make()
+    kill_at(killed, step, monkeypatch)
+    with pytest.raises(Killed):
+        run(killed, folder, CONFIG)
+    monkeypatch.undo()
+    resumed = make()
+    torch.manual_seed(step)  # what else draws from the global generator does not matter
+    assert run(resumed, folder, CONFIG)
+    assert same(resumed.state_dict(), whole[0].state_dict())
+    assert read_log(folder) == read_log(whole[1])
+    for path in (whole[1] / "model").iterdir():
+        assert (folder / "model" / path.name).read_bytes() == path.read_bytes()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """Lines of a run's log without the time of day and the speed."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in UNREPEATABLE} for line in lines]

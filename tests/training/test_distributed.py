@@ -15,11 +15,10 @@ import torch
 from randar_features import load_model
 from randar_features.training.checkpoint import newest_checkpoint
 from randar_features.training.distributed import HardwareConfig, micro_batches
-from randar_features.training.loop import LoopConfig, run
-from tests.training.small import MODEL, random_tokens, read_log, same, small_trainer, write_store
+from randar_features.training.loop import run
+from tests.training.small import CONFIG, MODEL, random_tokens, read_log, same, small_trainer, write_store
 
 ROOT = Path(__file__).parents[2]
-CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4, log_writers=[])
 # With dropout of activations and classes, an uneven number of images to validate, and both optimisers.
 RECIPE: dict[str, Any] = {
     "total_steps": 8,

@@ -66,3 +66,16 @@ def test_there_are_shipped_recipes():
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ValueError, match="model: unknown type 'randr', expected one of randar, llamagen"):
         model_type(TrainingConfig(model={"type": "randr"}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adam_betas": [0.9]}, r"adam_betas = \[0\.9\], expected two numbers"),
+        ({"batch_size": 0}, "batch_size = 0, expected at least 1"),
+        ({"evaluation_orders": -1}, "evaluation_orders = -1, expected at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(model={}, **options)

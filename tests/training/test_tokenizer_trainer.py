@@ -22,16 +22,16 @@ from randar_features.training.tokenizer_trainer import (
     weigh_chroma,
 )
 from tests.training.small import (
+    CONFIG,
     NETWORK,
     Killed,
+    equal_after_a_kill,
     kill_at,
     random_images,
     read_log,
     same,
     small_tokenizer_trainer,
 )
-
-CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4, log_writers=[])
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +46,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenizerTr
 def test_resumed_equals_uninterrupted_to_the_bit(
     tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path], monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    killed = small_tokenizer_trainer(tmp_path / "pixels")
-    kill_at(killed, step, monkeypatch)
-    with pytest.raises(Killed):
-        run(killed, tmp_path / "run", CONFIG)
-    monkeypatch.undo()
-    resumed = small_tokenizer_trainer(tmp_path / "pixels")
-    torch.manual_seed(step)
-    assert run(resumed, tmp_path / "run", CONFIG)
-    whole, folder = uninterrupted
-    assert same(resumed.state_dict(), whole.state_dict())
-    assert read_log(tmp_path / "run") == read_log(folder)
-    for name in ("model/tokenizer.safetensors", "model/config.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
+    equal_after_a_kill(
+        lambda: small_tokenizer_trainer(tmp_path / "pixels"), uninterrupted, tmp_path / "run", step, monkeypatch
+    )
 
 
 def test_the_exported_folder_is_a_tokenizer(uninterrupted: tuple[TokenizerTrainer, Path]):

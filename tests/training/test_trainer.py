@@ -9,31 +9,23 @@ import pytest
 import torch
 
 from randar_features import load_model, sequence
-from randar_features.models import ARCHITECTURES
-from randar_features.precision import default_dtype
-from randar_features.training.checkpoint import newest_checkpoint
 from randar_features.training.distributed import HardwareConfig
-from randar_features.training.loop import LoopConfig, run
+from randar_features.training.loop import run
 from randar_features.training.objective import next_token_loss
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
 from tests.small_models import NUM_CLASSES as SMALL_CLASSES
 from tests.small_models import VOCAB_SIZE as SMALL_VOCAB
 from tests.small_models import small_transformer
 from tests.training.small import (
+    CONFIG,
     MODEL,
     NUM_CLASSES,
     VOCAB_SIZE,
-    Killed,
-    kill_at,
+    equal_after_a_kill,
     random_tokens,
-    read_log,
-    same,
-    small_config,
     small_trainer,
     write_store,
 )
-
-CONFIG = LoopConfig(log_every=1, evaluate_every=4, checkpoint_every=4, log_writers=[])
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +40,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[RandARTrain
 def test_resumed_equals_uninterrupted_to_the_bit(
     tmp_path: Path, uninterrupted: tuple[RandARTrainer, Path], monkeypatch: pytest.MonkeyPatch, step: int
 ):
-    killed = small_trainer(tmp_path / "tokens")
-    kill_at(killed, step, monkeypatch)
-    with pytest.raises(Killed):
-        run(killed, tmp_path / "run", CONFIG)
-    monkeypatch.undo()
-    torch.manual_seed(step)  # what else draws from the global generator does not matter
-    resumed = small_trainer(tmp_path / "tokens")
-    assert run(resumed, tmp_path / "run", CONFIG)
-    whole, folder = uninterrupted
-    assert same(resumed.state_dict(), whole.state_dict())
-    assert read_log(tmp_path / "run") == read_log(folder)
-    for name in ("model/model.safetensors", "model/config.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
+    equal_after_a_kill(lambda: small_trainer(tmp_path / "tokens"), uninterrupted, tmp_path / "run", step, monkeypatch)
 
 
 def test_the_state_moves(uninterrupted: tuple[RandARTrainer, Path], tmp_path: Path):
@@ -218,129 +198,3 @@ def test_the_exported_folder_is_a_model(uninterrupted: tuple[RandARTrainer, Path
     about = json.loads((folder / "model/config.json").read_text())
     assert about["training"]["batch_size"] == 4
     assert about["tokenizer_hash"] == "0123456789abcdef"
-
-
-@pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_every_architecture_trains_resumes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
-    tokens = random_tokens(count=8, num_tokens=16)
-    recipe = {"model": MODEL | {"type": kind}, "total_steps": 6, "learning_rate": 0.02}
-    whole = small_trainer(tmp_path / "tokens", tokens, **recipe)
-    run(whole, tmp_path / "whole", CONFIG)
-    killed = small_trainer(tmp_path / "tokens", tokens, **recipe)
-    kill_at(killed, 5, monkeypatch)
-    with pytest.raises(Killed):
-        run(killed, tmp_path / "killed", CONFIG)
-    monkeypatch.undo()
-    run(resumed := small_trainer(tmp_path / "tokens", tokens, **recipe), tmp_path / "killed", CONFIG)
-    assert same(resumed.state_dict(), whole.state_dict())
-    losses = [line["loss"] for line in read_log(tmp_path / "whole") if "loss" in line]
-    assert losses[0] == pytest.approx(np.log(VOCAB_SIZE), rel=1e-3) and len(set(losses)) == 6
-    assert isinstance(load_model(tmp_path / "whole/model", device="cpu").transformer, ARCHITECTURES[kind][0])
-
-
-def test_raster_order_is_trained_and_validated_alone(tmp_path: Path):
-    trainer = small_trainer(tmp_path, order="raster")
-    raster = sequence.raster_order(9)
-    _, order = trainer._draw(3)
-    assert torch.equal(order, raster) and torch.equal(trainer.orders, raster)
-    _, drawn = small_trainer(tmp_path)._draw(3)
-    assert len(drawn.unique(dim=0)) == 4  # one for each image
-
-
-def test_an_order_that_a_model_does_not_know_is_refused_at_once(tmp_path: Path):
-    tokens = random_tokens(num_tokens=16)
-    with pytest.raises(ValueError, match="PAR was trained in one order and knows no other"):
-        small_trainer(tmp_path, tokens, model=MODEL | {"type": "par"}, order="raster")
-    assert len(small_trainer(tmp_path, tokens, model=MODEL | {"type": "par"}).orders) == 1
-
-
-def test_an_exploded_gradient_moves_nothing(tmp_path: Path):
-    trainer = small_trainer(tmp_path, skip_gradient_norm=1e-6, skip_after=2)
-    figures = [trainer.train_step(step) for step in range(2)]
-    assert all("skipped_steps" not in entry for entry in figures)
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    assert [trainer.train_step(step)["skipped_steps"] for step in (2, 3)] == [1, 2]
-    assert same(dict(trainer.model.state_dict()), before)
-    assert trainer.average.updates == 2
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
-    resumed = small_trainer(tmp_path, skip_gradient_norm=1e-6, skip_after=2)
-    resumed.load_state_dict(trainer.state_dict())
-    assert resumed.skipped_steps == 2
-    assert "skipped_steps" not in small_trainer(tmp_path, skip_gradient_norm=None, skip_after=0).train_step(0)
-
-
-@pytest.mark.parametrize(
-    ("where", "message"), [("loss", "loss is nan at step 5"), ("gradient", "gradient_norm is nan")]
-)
-def test_what_is_not_finite_never_reaches_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, message: str
-):
-    trainer = small_trainer(tmp_path / "tokens")
-    seen: dict[str, torch.Tensor] = {}
-
-    def spoil(step: int) -> dict[str, float]:
-        if step == 5:
-            seen.update({name: value.clone() for name, value in trainer.model.state_dict().items()})
-            if where == "loss":
-                spoilt = lambda *arguments: torch.nan * next_token_loss(*arguments)  # noqa: E731
-                monkeypatch.setattr("randar_features.training.trainer.next_token_loss", spoilt)
-            else:
-                trainer.model.norm.weight.register_hook(lambda gradient: torch.nan * gradient)
-        return RandARTrainer.train_step(trainer, step)
-
-    monkeypatch.setattr(trainer, "train_step", spoil)
-    with pytest.raises(FloatingPointError, match=message):
-        run(trainer, tmp_path / "run", CONFIG)
-    assert same(dict(trainer.model.state_dict()), seen)
-    monkeypatch.undo()
-    saved = newest_checkpoint(tmp_path / "run/checkpoints")
-    assert saved is not None and saved.step == 4
-    assert run(small_trainer(tmp_path / "tokens"), tmp_path / "run", CONFIG)
-
-
-def test_tokens_of_another_tokenizer_do_not_continue_a_run(tmp_path: Path):
-    run(small_trainer(tmp_path / "tokens"), tmp_path / "run", CONFIG)
-    other = write_store(tmp_path / "other", random_tokens(), tokenizer="fedcba9876543210")
-    with pytest.raises(ValueError, match=r"data\.tokenizer: '0123456789abcdef' → 'fedcba9876543210'"):
-        run(RandARTrainer(small_config(), other, other), tmp_path / "run", CONFIG)
-
-
-def test_a_changed_recipe_continues_if_it_is_allowed(tmp_path: Path):
-    run(small_trainer(tmp_path / "tokens"), tmp_path / "run", CONFIG)
-    longer = {"total_steps": 12, "loop": LoopConfig(log_every=7), "hardware": HardwareConfig(micro_batch_size=2)}
-    with pytest.raises(ValueError, match=r"than the one given: total_steps: 10 → 12\. Continue"):
-        run(small_trainer(tmp_path / "tokens", **longer), tmp_path / "run", CONFIG)
-    assert run(small_trainer(tmp_path / "tokens", **longer), tmp_path / "run", CONFIG, allow_changes=True)
-    assert read_log(tmp_path / "run")[-1]["step"] == 12
-
-
-def test_half_precision_is_chosen_by_the_hardware_or_by_name(tmp_path: Path):
-    exact, half = (small_trainer(tmp_path, hardware=HardwareConfig(mixed_precision=kind)) for kind in ("no", "bf16"))
-    assert (exact.dtype, half.dtype) == (torch.float32, torch.bfloat16)
-    assert small_trainer(tmp_path).dtype == default_dtype(torch.device("cpu"))
-    losses = [[trainer.train_step(step)["loss"] for step in range(4)] for trainer in (exact, half)]
-    assert losses[0] != losses[1]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-    assert {value.dtype for value in half.model.state_dict().values()} == {torch.float32}
-
-
-def test_previews_see_the_averaged_model(tmp_path: Path):
-    shown: list[Any] = []
-
-    def preview(model: Any) -> torch.Tensor:
-        shown.append({name: value.clone() for name, value in model.state_dict().items()})
-        assert not model.training
-        return torch.zeros(2, 3, 4, 4)
-
-    store = write_store(tmp_path / "tokens", random_tokens())
-    trainer = RandARTrainer(small_config(total_steps=4), store, store, preview)
-    run(trainer, tmp_path / "run", LoopConfig(preview_every=3, log_writers=[]))
-    files = sorted(path.name for path in (tmp_path / "run/samples").iterdir())
-    assert files == ["samples-step-00000003.png", "samples-step-00000004.png"]
-    assert same(shown[1], trainer.average.values)
-
-
-def test_speed_is_told_with_its_share_of_the_peak(tmp_path: Path):
-    rates = small_trainer(tmp_path).rates(steps=5, seconds=2.0)
-    assert (rates["images_per_second"], rates["tokens_per_second"]) == (10.0, 90.0)
-    assert 0 < rates["mfu"] < 1

@@ -8,8 +8,8 @@ from pathlib import Path
 from randar_features.data.token_store import TokenStore
 from randar_features.training.loop import run
 from randar_features.training.trainer import RandARTrainer
-from tests.training.small import small_config
-from tests.training.test_distributed import CONFIG, SPREAD
+from tests.training.small import CONFIG, small_config
+from tests.training.test_distributed import SPREAD
 
 
 def main() -> None:
