@@ -29,7 +29,7 @@ from randar_features.files import write_json
 
 COMPARED_SIDE = 32
 SIMILARITY = 0.8  # cosine of standardised features from which on a pair is looked at
-CORRELATION = 0.9  # of pixels: in 10 000 CIFAR-10 images all 9 pairs above are one picture, 9 of the 11 from 0.88 to 0.9
+CORRELATION = 0.9  # of pixels: of 10 000 CIFAR-10 images all 9 pairs above are one picture, 9 of 11 from 0.88 to 0.9
 NEIGHBOURS = 5
 SHOWN = 12
 
