@@ -1,0 +1,47 @@
+"""Benchmarks that are part of a longer run: what is there with the same options and weights is not done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from benchmarks.protocol import RESULT_FILE, plain
+from randar_features.files import read_json, write_json
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark on one data set: `run(config, folder)` writes a result there."""
+
+    name: str
+    config: Any
+    run: Callable[[Any, Path], object]
+
+
+def finished(job: Job, folder: Path, weights: Mapping[str, str]) -> bool:
+    """Whether the result in `folder` is of the same options and weights."""
+    path = folder / CONFIG_FILE
+    return (folder / RESULT_FILE).exists() and path.exists() and read_json(path) == description(job, weights)
+
+
+def description(job: Job, weights: Mapping[str, str]) -> dict[str, Any]:
+    """What decides whether a result has to be made again."""
+    return plain({"config": asdict(job.config), "weights": weights})
+
+
+def run_once(job: Job, folder: Path, weights: Mapping[str, str]) -> None:
+    """Run it, unless its result is in `folder`; says which, and how long it took."""
+    if finished(job, folder, weights):
+        tqdm.write(f"{job.name}: done before")
+        return
+    start = time.perf_counter()
+    job.run(job.config, folder)
+    write_json(folder / CONFIG_FILE, description(job, weights))
+    tqdm.write(f"{job.name}: {time.perf_counter() - start:.0f} s")
