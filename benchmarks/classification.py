@@ -25,6 +25,8 @@ from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, 
 from benchmarks.options import add_options, read_options
 from benchmarks.protocol import AXES, card, write_result
 from probes import paired_bootstrap
+from probes.joint_linear import LEARNING_RATES
+from probes.logistic import C_GRID
 from randar_features.files import write_json
 
 PROTOCOL = (
@@ -160,8 +162,19 @@ def run(config: Config, out: Path) -> Path:
     (out / "result.md").write_text(tables + "\n", encoding="utf-8")
     artifacts = {"predictions": PREDICTIONS, "differences": DIFFERENCES, **depth_curves(rows, out)}
     axes = {"threshold_basis": None, "selection": config.selection()}
+    warnings = [*warnings, *ends_of_grids(rows)]
     made = card(PROTOCOL, axes=axes, data=config.data_parts(), weights=weights, warnings=warnings)
     return write_result(out, made, rows, artifacts=artifacts)
+
+
+def ends_of_grids(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A warning where the largest value that was tried was the best: a still larger one might be better."""
+    for name, largest in (("C", max(C_GRID)), ("learning_rate", max(LEARNING_RATES))):
+        chosen = [
+            row["chosen"][name] for row in rows if row["probe"] in ("logistic", "linear") and name in row["chosen"]
+        ]
+        if count := chosen.count(largest):
+            yield f"{name} = {largest:g}, the end of its grid, was chosen by {count} of {len(chosen)} heads"
 
 
 def depth_curves(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import load_encoder
-from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, Split, fewer, labelled_features
+from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
 from benchmarks.options import add_options, read_options
 from benchmarks.protocol import card, read_result, write_result
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
@@ -42,7 +42,7 @@ class Config(LabelledData):
 
     Attributes:
         model: a model as `load_model` takes it.
-        images: a stratified, seeded choice of so many evaluation images; None: all.
+        images: a seeded, random choice of so many evaluation images; None, or not as many: all.
         shortlist: classes an image, the likeliest by the probe; None: all.
         orders: how many orders are averaged, one result each; the first orders are the same in all.
         context, read, layer: what the probe is trained on, mean-pooled; None: as the model recommends.
@@ -169,12 +169,12 @@ def run(config: Config, out: Path) -> Path:
     model = load_model(config.model)
     probe, features, candidate = fitted_probe(model, config)
     check_classes(model, features.label_names, features.train.labels)
-    all_places = Split(np.arange(len(candidate.evaluation)), features.evaluation.labels)
-    places = fewer(all_places, config.images, config.seed)
-    vectors, labels = SelectedRows(candidate.evaluation, places.rows), places.labels
+    places = np.random.default_rng(config.seed).permutation(len(candidate.evaluation))
+    places = np.sort(places[: config.images])
+    vectors, labels = SelectedRows(candidate.evaluation, places), features.evaluation.labels[places]
     count = len(probe.classes) if config.shortlist is None else config.shortlist
     shortlist = torch.from_numpy(shortlists(probe, vectors, count))
-    tokens = image_tokens(model, config, features.evaluation.rows[places.rows])
+    tokens = image_tokens(model, config, features.evaluation.rows[places])
     orders = model.transformer.several_orders(max(config.orders), config.seed)
     table = resumed_log_likelihoods(model, tokens, shortlist, orders, out, batch_size=config.batch_size)
     by_probe = probe.predict(vectors)

@@ -137,6 +137,17 @@ def test_contexts_are_compared_on_the_same_rows_of_the_same_layer():
     assert "| reverse − single | +33.3 |" in classification.difference_table(found)
 
 
+def test_the_end_of_a_grid_is_warned_of():
+    chosen = [("logistic", "C", 1e5), ("logistic", "C", 0.1), ("linear", "learning_rate", 0.1)]
+    rows = [{"probe": probe, "chosen": {name: value}} for probe, name, value in chosen]
+    rows += [{"probe": "few-shot", "chosen": {"C": [1e5]}}, {"probe": "knn", "chosen": {}}]
+    assert list(classification.ends_of_grids(rows)) == [
+        "C = 100000, the end of its grid, was chosen by 1 of 2 heads",
+        "learning_rate = 0.1, the end of its grid, was chosen by 1 of 1 heads",
+    ]
+    assert list(classification.ends_of_grids(rows[1:2])) == []
+
+
 def test_top_hits_count_an_unknown_label_as_missed():
     table = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]])
     assert top_hits(table, np.array([2, 4, 8]), np.array([4, 2, 9]), 2) == pytest.approx(1 / 3)

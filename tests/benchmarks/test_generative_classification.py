@@ -132,6 +132,12 @@ def test_a_shortlist_of_all_classes_is_the_full_search(tmp_path: Path, monkeypat
     assert (probe["probe"], probe["context"], probe["pooling"]) == ("logistic", "reverse", "mean")
     assert four["against_probe"]["difference"] == pytest.approx(four["accuracy"] - probe["accuracy"])
 
+    few = run(tmp_path, tmp_path / "few", "--shortlist", "3", "--images", "5", monkeypatch=monkeypatch)
+    chosen = np.sort(np.random.default_rng(0).permutation(12)[:5])
+    few_kept = np.load(tmp_path / "few/predictions.npz")
+    np.testing.assert_array_equal(few_kept["predictions"], kept["predictions"][:, chosen])
+    assert few["card"]["data"]["images"] == "5 of the evaluation rows, seed 0"
+
     one = run(tmp_path, tmp_path / "one", "--shortlist", "1", monkeypatch=monkeypatch)
     assert one["results"][0]["accuracy"] == one["results"][2]["accuracy"] == one["results"][0]["shortlist_recall"]
 
