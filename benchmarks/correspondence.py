@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from benchmarks import point_pairs
 from benchmarks.contexts import context_differences, difference_table, markdown
-from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
+from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, outputs_of
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.match_pictures import is_right, match_lines
 from benchmarks.options import add_options, read_options
@@ -48,7 +48,7 @@ class Config:
     Attributes:
         data: "digits", "photographs", "photographs:FOLDER", or the folder of SPair-71k.
         encoder: names, as `load_encoder` takes them.
-        outputs: of each encoder; None: all that have a grid.
+        outputs: of the encoders that have them; None, and of other encoders: all that have a grid.
         contexts, reads, orders: of generators, as `load_encoder` takes them.
         components: of the positional basis taken out of the features, 0 for none; each makes a row.
         pairs: how many; None: all of SPair-71k, 120 of the others.
@@ -188,7 +188,7 @@ class Matched:
 
 def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> list[Matched]:
     """One for each output and number of components."""
-    grids = grid_outputs(encoder, config.outputs)
+    grids = outputs_of(encoder, config.outputs, alone=len(config.encoder) == 1)
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
     options: dict[str, Any] = {"outputs": list(grids), "layout": layout, "folder": config.cache}
     features = [

@@ -23,7 +23,7 @@ ZOOM = 1.5  # … and in so many times that at the most
 ROTATION = math.radians(25)
 SCALES = (0.75, 1.33)
 SHEAR = 0.15
-SHIFT = 0.1  # of the crop's side
+SHIFT = 0.25  # of the crop's side
 TRIES = 20  # places drawn for each point that is wanted
 
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.contexts import context_differences, difference_table, markdown
 from benchmarks.datasets import PHOTO_DIGITS
-from benchmarks.dense import DenseFeatures, Layout, blended_probabilities, dense_features, file_name, grid_outputs
+from benchmarks.dense import DenseFeatures, Layout, blended_probabilities, dense_features, file_name, outputs_of
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.options import add_options, read_options
 from benchmarks.overlays import Overlays
@@ -67,7 +67,7 @@ class Config:
         train_split: of the data.
         evaluation_split: of the data; None: "test" of photo-digits, else "validation".
         train_images, evaluation_images: seeded random choices of so many; None: all.
-        outputs: of each encoder; None: all that have a grid.
+        outputs: of the encoders that have them; None, and of other encoders: all that have a grid.
         contexts, reads, orders: of generators, as `load_encoder` takes them.
         size: pixels a side that photo-digits is composed at.
         resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
@@ -177,7 +177,7 @@ def evaluate(
     predicted classes (H, W).
     """
     config = task.config
-    grids = grid_outputs(encoder, config.outputs)
+    grids = outputs_of(encoder, config.outputs, alone=len(config.encoder) == 1)
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
     options: dict[str, Any] = {"outputs": list(grids), "layout": layout, "folder": config.cache}
     train, evaluation = (

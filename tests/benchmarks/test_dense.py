@@ -10,7 +10,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.dense import DenseFeatures, Layout, Lazily, Tiles, dense_features, file_name, grid_outputs, resized
+from benchmarks.dense import (
+    DenseFeatures,
+    Layout,
+    Lazily,
+    Tiles,
+    dense_features,
+    file_name,
+    grid_outputs,
+    outputs_of,
+    resized,
+)
 from benchmarks.encoders import Encoder
 
 
@@ -111,6 +121,15 @@ def test_outputs_without_a_grid_are_left_out_or_refused() -> None:
     assert grid_outputs(Means(), ["coarse"]) == {"coarse": 2}
     with pytest.raises(ValueError, match="means has no map of features in all"):
         grid_outputs(Means(), ["fine", "all"])
+
+
+def test_outputs_may_be_another_encoder_s() -> None:
+    assert outputs_of(Means(), ["coarse", "layer 7"], alone=False) == {"coarse": 2}
+    assert (
+        outputs_of(Means(), ["layer 7"], alone=False) == outputs_of(Means(), None, alone=True) == grid_outputs(Means())
+    )
+    with pytest.raises(ValueError, match="means has no output 'layer 7'"):
+        outputs_of(Means(), ["layer 7"], alone=True)
 
 
 def test_arrays_are_made_once_while_there_is_room() -> None:
