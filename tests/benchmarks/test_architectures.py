@@ -1,0 +1,207 @@
+"""One table of four small random models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import architectures
+from benchmarks.architectures import Config, best_layers, folders_of, run, training_differences
+from benchmarks.generator_measures import SpeedConfig, images_per_second, run_speed, step_counts, steps_for
+from benchmarks.protocol import read_result
+from randar_features import generate, load_model
+from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.models import ARCHITECTURES
+from randar_features.training.objective import evaluation_orders, validation_losses
+from tests.benchmarks.image_folders import write_classes
+from tests.benchmarks.test_segmentation import write_scenes
+from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, small_tokenizer, small_transformer, write_folder
+from tests.training.small import random_tokens, write_store
+
+CAUSAL = [("single", "image"), ("repeat", "image")]
+VIEWS = {
+    "randar": [(context, read) for context in ("single", "repeat", "reverse") for read in ("image", "instruction")],
+    "llamagen": CAUSAL,
+    "par": CAUSAL,
+    "arpg": [*CAUSAL, ("reverse", "image"), ("single", "query"), ("single", "leave_one_out")],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs, tokens, and images with labels and with masks."""
+    root = tmp_path_factory.mktemp("architectures")
+    for name in ARCHITECTURES:
+        write_folder(root / "runs" / name / "model", architecture=name, training={"seed": 0, "model": {"type": name}})
+    made = {"tokenizer": tokenizer_hash(small_tokenizer()), "vocab_size": VOCAB_SIZE, "image_size": IMAGE_SIZE}
+    labels = np.array([0, 1, 2, -1] * 5)
+    write_store(root / "tokens" / "validation", random_tokens(num_tokens=16), labels, **made)
+    write_classes(root / "colours", per_class=14, seed=0)
+    write_scenes(root / "camvid", count=6, bad=False)
+    return root
+
+
+def config_of(folder: Path, **options: Any) -> Config:
+    given: dict[str, Any] = {
+        "runs": tuple(f"{name}={folder / 'runs' / name}" for name in ARCHITECTURES),
+        "tokens": str(folder / "tokens"),
+        "classification": str(folder / "colours"),
+        "segmentation": str(folder / "camvid"),
+        "evaluation_rows": 12,
+        "hold_out": "stratified",
+        "loss_images": 7,
+        "head": "knn",
+        "batch": 2,
+        "repeats": 1,
+        "cache": str(folder / "cache"),
+        "work": str(folder / "work"),
+    }
+    return Config(**given | options)
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> dict[str, Any]:
+    return read_result(run(config_of(folder), folder / "out"))
+
+
+def test_every_context_and_read_of_every_model_has_a_row(result: dict[str, Any]):
+    found = [(row["encoder"], (row["context"], row["read"])) for row in result["results"]]
+    assert sorted(found) == sorted((name, view) for name, views in VIEWS.items() for view in views)
+    layers = {(row["encoder"], row["read"]): row["layer"] for row in result["results"]}
+    assert layers["arpg", "image"] in (0, 1) and layers["arpg", "query"] in (2, 3)
+
+
+def test_figures_of_a_row_are_those_of_the_benchmarks(folder: Path, result: dict[str, Any]):
+    work = folder / "work"
+    for row in result["results"]:
+        probes = read_result(work / row["encoder"] / "classification")["results"]
+        masks = read_result(work / row["encoder"] / "segmentation")["results"]
+        of_view = [each for each in probes if (each["context"], each["read"]) == (row["context"], row["read"])]
+        linear = {str(each["layer"]): each for each in of_view if each["probe"] == "logistic"}
+        knn = {str(each["layer"]): each for each in of_view if each["probe"] == "knn"}
+        layer, every = str(row["layer"]), next(layers for layers in linear if layers.startswith("["))
+        assert row["tuning"] == max(each["tuning"] for name, each in linear.items() if name != every)
+        assert row["tuning"] == linear[layer]["tuning"]
+        assert (row["accuracy"], row["interval"]) == (linear[layer]["accuracy"], linear[layer]["interval"])
+        assert (row["accuracy_all_layers"], row["knn"]) == (linear[every]["accuracy"], knn[layer]["accuracy"])
+        assert row["knn_all_layers"] == knn[every]["accuracy"]
+        (mask,) = [each for each in masks if each["output"] == linear[layer]["output"]]
+        assert row["miou"] == mask["miou"]
+        assert row["parameters"] == sum(p.numel() for p in small_transformer(0, row["encoder"]).parameters())
+
+
+def test_the_layer_is_chosen_by_tuning():
+    def row(layer: int | list[int], tuning: float, accuracy: float, probe: str = "logistic", read: str = "image"):
+        axes = {"context": "single", "read": read, "layer": layer, "probe": probe}
+        return axes | {"tuning": tuning, "accuracy": accuracy}
+
+    rows = [row(0, 0.5, 0.9), row(1, 0.7, 0.2), row(2, 0.6, 0.8), row([0, 1, 2], 0.9, 0.95)]
+    rows += [row(2, 0.99, 0.99, probe="knn"), row(0, 0.4, 0.4, read="query"), row(1, 0.4, 0.6, read="query")]
+    best = best_layers(rows)
+    assert {view: each["layer"] for view, each in best.items()} == {("single", "image"): 1, ("single", "query"): 0}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_loss_is_that_of_training(folder: Path, result: dict[str, Any], name: str):
+    store, model = TokenStore(folder / "tokens" / "validation"), small_transformer(architecture=name)
+    picked = torch.linspace(0, 19, 7).long()
+    tokens, classes = store.batch(picked, torch.zeros_like(picked))
+    assert (classes < 0).any()
+    known = torch.where(classes < 0, 3, classes)
+    orders = evaluation_orders(model, "random", 4)
+    assert len(orders) == (1 if name in ("llamagen", "par") else 4)
+    sums = validation_losses(model, tokens, known, orders, batch_size=3)
+    row = next(row for row in result["results"] if row["encoder"] == name)
+    assert row["validation_loss"] == pytest.approx(sums[0] / (7 * len(orders)), rel=1e-5)
+    assert row["validation_loss_null"] == pytest.approx(sums[1] / (7 * len(orders)), rel=1e-5)
+    assert row["validation_loss"] != pytest.approx(row["validation_loss_null"], rel=1e-5)
+    low, high = row["validation_loss_interval"]
+    assert low < row["validation_loss"] < high and row["loss_orders"] == len(orders)
+
+
+def test_models_are_timed_in_the_same_numbers_of_steps(result: dict[str, Any]):
+    assert step_counts(16) == {"single": 16, "parallel": 7} and step_counts(64)["parallel"] == 19
+    found = {row["encoder"]: (row["single_steps"], row["parallel_steps"]) for row in result["results"]}
+    assert found == {"randar": (16, 7), "arpg": (16, 7), "llamagen": (16, None), "par": (None, 7)}
+    for row in result["results"]:
+        for kind in ("single", "parallel"):
+            assert (row[f"{kind}_images_per_second"] is None) == (row[f"{kind}_steps"] is None)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("length", [7, 16])
+def test_that_many_passes_are_made(name: str, length: int):
+    model, passes = small_transformer(architecture=name), list[int]()
+    steps = steps_for(model, length)
+    if steps is None:
+        assert (name, length) in (("llamagen", 7), ("par", 16))
+        return
+    model.blocks[0].register_forward_hook(lambda *_: passes.append(1))
+    generate(model, [1, 2], steps=steps, generator=0)
+    assert len(passes) == length
+
+
+def test_speed_is_of_a_batch_with_the_published_guidance(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    model, calls = load_model(folder / "runs/par/model"), []
+    monkeypatch.setattr("benchmarks.generator_measures.generate", lambda *args, **given: calls.append((args, given)))
+    monkeypatch.setattr("benchmarks.generator_measures.seconds", lambda run, *_: run() or 0.5)
+    assert images_per_second(model, 7, SpeedConfig(models=(), batch=6, seed=3)) == 12
+    ((args, given),) = calls
+    assert args[0] is model.transformer and len(args[1]) == 6 and given == {"steps": 7, "generator": 3}
+    assert run_speed(SpeedConfig(models=(str(folder / "runs/par/model"),), batch=6), folder / "speed").exists()
+
+
+def test_tables(folder: Path, result: dict[str, Any]):
+    text = (folder / "out" / "result.md").read_text()
+    assert "| images/s, 16 steps | images/s, 7 steps |" in text
+    row = next(row for row in result["results"] if (row["encoder"], row["read"]) == ("arpg", "leave_one_out"))
+    low, high = row["interval"]
+    line = f"| arpg | single | leave_one_out | {row['layer']} | {100 * row['accuracy']:.1f} "
+    assert f"{line}| {100 * low:.1f} … {100 * high:.1f} |" in text
+    (llamagen,) = [line for line in text.splitlines() if line.startswith("| llamagen |") and " M |" in line]
+    assert llamagen.endswith("| – |") and f"| {row['validation_loss']:.3f} |" not in llamagen
+    assert result["card"]["command"] in text and result["card"]["protocol"][10:] in text
+    assert sum(line.startswith("| randar |") for line in text.splitlines()) == 1 + 6
+
+
+def test_what_is_measured_is_not_measured_again(folder: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    for benchmark in (architectures.classification, architectures.segmentation):
+        monkeypatch.setattr(benchmark, "run", fail)
+    monkeypatch.setattr(architectures, "run_speed", fail)
+    again = read_result(run(config_of(folder, loss_images=5), folder / "again"))["results"]
+    for new, old in zip(again, result["results"], strict=True):
+        changed = {key for key in old if new[key] != old[key]}
+        assert changed == {"validation_loss", "validation_loss_null", "validation_loss_interval"}
+    with pytest.raises(AssertionError, match="measured again"):
+        run(config_of(folder, batch=3), folder / "again")
+
+
+def test_unequal_runs_are_refused_or_named(folder: Path, tmp_path: Path):
+    config = config_of(folder)
+    with pytest.raises(ValueError, match=r"--runs par=.*llamagen/model: that model is of type llamagen"):
+        run(replace(config, runs=(f"par={folder / 'runs/llamagen'}",)), tmp_path)
+    other = write_folder(tmp_path / "other", tokenizer_hash="f" * 16)
+    with pytest.raises(ValueError, match=f"is a model of tokenizer {'f' * 16}, the tokens in .* are of"):
+        run(replace(config, runs=(f"other={other}",)), tmp_path)
+    for runs in (("randar",), ("=a",), ("a=b", "a=c")):
+        with pytest.raises(ValueError, match="--runs takes NAME=FOLDER, each name once"):
+            folders_of(replace(config, runs=runs))
+
+
+def test_settings_of_training_that_differ_are_warned_of(folder: Path, tmp_path: Path, result: dict[str, Any]):
+    assert result["card"]["warnings"] == []
+    for name, steps, width in (("a", 4, 8), ("b", 5, 8), ("c", 4, 8)):
+        training = {"total_steps": steps, "seed": 0, "model": {"type": name, "dim": width}, "loop": {"log": steps}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"training": training}))
+    folders = {name: str(tmp_path / name) for name in "abc"}
+    assert training_differences(folders) == ["trained with different total_steps: a 4, b 5, c 4"]
