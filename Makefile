@@ -28,8 +28,10 @@ START := $(shell date +%s)
 LEFT = --max-minutes $$(( $(MINUTES) - ($$(date +%s) - $(START)) / 60 ))
 train-tiny: $(STAMP)
 ifndef TOKENS
-	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --out $(RUN)/tokenizer $(LEFT)
-	$(BIN)/python scripts/tokenize_images.py --data $(DATA) --tokenizer $(RUN)/tokenizer/model --out $(RUN)/tokens
+	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --pixels $(RUN)/pixels --out $(RUN)/tokenizer $(LEFT)
+	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --pixels $(RUN)/pixels --out $(RUN)/decoder $(LEFT) \
+		--config scripts/configs/tiny_decoder.yaml initial=$(RUN)/tokenizer/model
+	$(BIN)/python scripts/tokenize_images.py --data $(DATA) --tokenizer $(RUN)/decoder/model --out $(RUN)/tokens
 endif
 	$(BIN)/python scripts/train_randar.py --tokens $(or $(TOKENS),$(RUN)/tokens) --out $(RUN)/randar $(LEFT) $(RECIPE)
 	$(BIN)/python scripts/assemble_model.py --transformer $(RUN)/randar/model --tokens $(or $(TOKENS),$(RUN)/tokens) \
