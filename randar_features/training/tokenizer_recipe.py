@@ -125,7 +125,8 @@ def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfi
     """Write `tokenizer.safetensors` and `config.json` as `load_tokenizer` reads them, the weights in float16.
 
     Where only the decoder was trained, other weights that float16 would change stay as they are: the tokens of
-    the tokenizer, and its hash, are those that it started with.
+    the tokenizer, and its hash, are those that it started with. What `initial` was trained with is kept under
+    "initial_training".
     """
     exact = config.train == "decoder"
     kept = {name: value if exact and _must_stay(name, value) else value.half() for name, value in weights.items()}
@@ -134,7 +135,15 @@ def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfi
         "image_size": config.image_size,
         "tokenizer_training": asdict(config),
     }
+    if config.initial is not None:
+        about["initial_training"] = read_json(Path(config.initial) / "config.json").get("tokenizer_training")
     write_tokenizer(folder, kept, about)
+
+
+def _without_folders(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose paths are names alone: where files lay on one machine is nobody else's business."""
+    paths = {name: options[name] for name in ("initial", "perceptual_vgg", "perceptual_linear")}
+    return options | {name: path and Path(path).name for name, path in paths.items()}
 
 
 def _must_stay(name: str, value: Tensor) -> bool:

@@ -152,6 +152,10 @@ def test_polishing_the_decoder_keeps_every_token(
     tokens = before.encode(images)
     assert torch.equal(after.encode(images), tokens)
     assert not torch.equal(after.decode(tokens), before.decode(tokens))
+    kept = read_json(tmp_path / "run/model/config.json")["initial_training"]
+    assert kept == read_json(initial / "config.json")["tokenizer_training"]
+    about = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert about["tokenizer_training"]["initial"] == "initial"  # no path
     log = read_log(tmp_path / "run")
     assert log[0]["loss"] == log[0]["reconstruction"]
     assert (load_file(tmp_path / "run/model/tokenizer.safetensors")["decoder.conv_in.weight"].dtype) == torch.float16
