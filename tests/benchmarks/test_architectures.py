@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks import architectures
 from benchmarks.architectures import Config, best_layers, folders_of, run, training_differences
 from benchmarks.generator_measures import SpeedConfig, images_per_second, run_speed, step_counts, steps_for
 from benchmarks.protocol import read_result
+from probes import LogisticProbe
 from randar_features import generate, load_model
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.models import ARCHITECTURES
@@ -67,7 +69,12 @@ def config_of(folder: Path, **options: Any) -> Config:
 
 @pytest.fixture(scope="module")
 def result(folder: Path) -> dict[str, Any]:
-    return read_result(run(config_of(folder), folder / "out"))
+    """Of a run that draws no pictures and tries few strengths of the linear probe, to be quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("figures", "overlays"):
+            patch.setattr(f"benchmarks.{module}.to_png", lambda figure: b"")
+        patch.setattr("benchmarks.classification_probes.LogisticProbe", partial(LogisticProbe, C_grid=(0.01, 1.0)))
+        return read_result(run(config_of(folder), folder / "out"))
 
 
 def test_every_context_and_read_of_every_model_has_a_row(result: dict[str, Any]):
