@@ -133,7 +133,7 @@ def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfi
     about = {
         "tokenizer": {"type": "llamagen", **network_sizes(config)},
         "image_size": config.image_size,
-        "tokenizer_training": asdict(config),
+        "tokenizer_training": _without_folders(asdict(config)),
     }
     if config.initial is not None:
         about["initial_training"] = read_json(Path(config.initial) / "config.json").get("tokenizer_training")
