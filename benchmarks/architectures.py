@@ -65,10 +65,10 @@ class Config:
     split: str = "validation"
     loss_images: int = 1000
     loss_orders: int = 4
-    max_rows: int = 10_000
+    max_rows: int = 8000
     evaluation_rows: int = 2000
     hold_out: str = "last"
-    head: str = "linear"
+    head: str = "knn"
     train_images: int | None = None
     evaluation_images: int | None = None
     resolution: int | None = None
