@@ -143,9 +143,10 @@ def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
     for found in few_shot(*sets, **options, seed=training.seed):
         hits = (found.predictions == training.labels).mean(0)
         about: Result = {"probe": "few-shot", "settings": f"{found.shots} a class, {training.draws} draws, logistic"}
-        about |= {"normalization": training.normalization, "accuracy": found.mean, "deviation": found.deviation}
+        about |= {"normalization": training.normalization, "accuracy": found.mean}
+        about |= {"deviation": found.deviation} if training.draws > 1 else {}
         about |= {"interval": bootstrap_interval(hits, seed=training.seed)}
-        about |= {"mean_per_class": _mean_over(found.predictions, training.labels)}
+        about |= {"mean_per_class": _mean_over(found.predictions, training.labels), "shots": found.shots}
         about |= {"chosen": {"C": list(found.strengths)}, "tuning": float(found.tuning_accuracies.mean())}
         row = candidate.axes | about | _costs(candidate, start)
         yield Scored(row, found.predictions[0], hits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ class Job:
 def finished(job: Job, folder: Path, weights: Mapping[str, str]) -> bool:
     """Whether the result in `folder` is of the same options and weights."""
     path = folder / CONFIG_FILE
-    return (folder / RESULT_FILE).exists() and path.exists() and read_json(path) == description(job, weights)
+    if not (folder / RESULT_FILE).exists() or not path.exists():
+        return False
+    kept, wanted = read_json(path), description(job, weights)
+    defaults = {field.name: plain(field.default) for field in fields(job.config)}  # of options that are newer
+    return {**kept, "config": defaults | kept["config"]} == wanted
 
 
 def description(job: Job, weights: Mapping[str, str]) -> dict[str, Any]:
@@ -42,6 +46,7 @@ def run_once(job: Job, folder: Path, weights: Mapping[str, str]) -> None:
         tqdm.write(f"{job.name}: done before")
         return
     start = time.perf_counter()
+    (folder / CONFIG_FILE).unlink(missing_ok=True)  # a kill must not leave other options beside a new result
     job.run(job.config, folder)
     write_json(folder / CONFIG_FILE, description(job, weights))
     tqdm.write(f"{job.name}: {time.perf_counter() - start:.0f} s")

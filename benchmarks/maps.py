@@ -15,10 +15,12 @@ from torch import Tensor
 
 from benchmarks import figures
 from benchmarks.datasets import open_data
+from benchmarks.dense import grid_outputs
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.photographs import align_colours, feature_colours
 from benchmarks.protocol import AXES, card, data_hash, write_result
 from benchmarks.samples import to_arrays
+from randar_features import Model
 from randar_features.data.readable import readable_batches
 
 
@@ -66,10 +68,10 @@ def run(config: Config, out: Path) -> Path:
 
 
 def recommended_outputs(encoder: Encoder) -> list[str]:
-    """One output a context: image tokens at the model's first recommended layer; all outputs of other encoders."""
+    """One output a context: image tokens at the model's first recommended layer; of other encoders, all maps."""
     model = getattr(encoder, "model", None)
-    if model is None:
-        return list(encoder.outputs)
+    if not isinstance(model, Model):
+        return list(grid_outputs(encoder))
     layer = model.recommended_layers[0]
     return [n for n, about in encoder.outputs.items() if (about["layer"], about["read"]) == (layer, "image")]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def overview(runs: Sequence[Run]) -> Table:
         best, metric = run.best(), run.main_metric
         base = [r for r in run.results if str(full_axes(run.card, r)["encoder"]).split(":")[0] in BASELINES]
         compared = max(base, key=lambda row: row[metric]) if base else None
-        against = f"{_name(run, compared)}: {number(compared[metric])}" if compared else ""
+        against = f"{_name(run, compared)}: {number(compared[metric], metric)}" if compared else ""
         rows.append([run.name, _name(run, best), metric, _with_interval(best, metric), against])
     return Table(header, rows)
 
@@ -97,7 +98,10 @@ def result_table(run: Run) -> Table:
         [
             *(_cell(axes[axis]) for axis in varying),
             *(_cell(row.get(name)) for name in words),
-            *(_with_interval(row, name) if name == run.main_metric else number(row.get(name)) for name in numbers),
+            *(
+                _with_interval(row, name) if name == run.main_metric else number(row.get(name), name)
+                for name in numbers
+            ),
         ]
         for axes, row in zip(stated, run.results, strict=True)
     ]
@@ -112,7 +116,8 @@ def _settings(results: Sequence[Result]) -> list[str]:
 
 def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
     """One line for two variants that were evaluated on the same rows: the first minus the second, in points."""
-    words = ("encoder", "probe", "settings", "pooling", "read", "layer")
+    known = ("encoder", "probe", "settings", "pooling", "read", "layer", "components")
+    words = [name for name in known if any(row.get(name) is not None for row in differences)]
     rows = []
     for row in differences:
         low, high = (100 * bound for bound in row["interval"])
@@ -121,20 +126,27 @@ def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
     return Table([*words, "contexts", "points, 95 % interval"], rows)
 
 
-def number(value: float | None) -> str:
-    """Shares as percentages, counts as they are, other figures to four digits."""
+NO_SHARES = re.compile(r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr)(_|$)")
+
+
+def number(value: float | None, name: str = "") -> str:
+    """Shares as percentages, counts as they are, other figures, such as seconds, to four digits.
+
+    name: of the metric, which tells a share from half a second.
+    """
     if value is None:
         return ""
-    if isinstance(value, float) and -1 <= value <= 1:
+    if isinstance(value, float) and -1 <= value <= 1 and not NO_SHARES.search(name):
         return f"{100 * value:.1f} %"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _with_interval(row: Result, metric: str) -> str:
-    shown, interval = number(row.get(metric)), row.get("interval")
+    shown, interval = number(row.get(metric), metric), row.get("interval")
     if not interval or not shown:
         return shown
-    return f"{shown} ({number(float(interval[0]))} … {number(float(interval[1]))})"
+    low, high = (number(float(bound), metric) for bound in interval)
+    return f"{shown} ({low} … {high})"
 
 
 def _cell(value: Any) -> str:
@@ -176,9 +188,11 @@ def _ordered(values: Iterator[Any]) -> list[Any]:
 def learning_curve(run: Run) -> bytes | None:
     """Accuracy against labelled images a class, of each encoder's output that is best with the most; None without."""
     lines: dict[str, list[Result]] = {}
+    several = len({str(full_axes(run.card, row)["pooling"]) for row in run.results if "shots" in row}) > 1
     for row in run.results:
         if "shots" in row:
-            lines.setdefault(_name(run, row), []).append(row)
+            name = f"{_name(run, row)}, {full_axes(run.card, row)['pooling']}" if several else _name(run, row)
+            lines.setdefault(name, []).append(row)
     metric = str(run.main_metric)
     best: dict[str, str] = {}
     for name, rows in lines.items():

@@ -17,10 +17,11 @@ from tqdm.auto import tqdm
 
 from benchmarks import classification, correspondence, maps, retrieval, segmentation
 from benchmarks.datasets import PHOTO_DIGITS
+from benchmarks.dense import file_name
 from benchmarks.encoders import load_encoder
 from benchmarks.jobs import Job, run_once
 from benchmarks.options import add_options, read_options
-from benchmarks.report import write_report
+from benchmarks.report import BASELINES, write_report
 from benchmarks.scenes import LABELS
 from randar_features.data import open_images, open_pairs
 from randar_features.data.pairs import ImageMask
@@ -42,6 +43,7 @@ class Settings:
         pooling: of maps to vectors, for classification.
         heads: of `benchmarks.segmentation`.
         train_rows: labelled images to train on at most, stratified; None: all.
+        evaluation_rows: labelled images to hold back where the data has one split only.
         hold_out: "last" or "stratified": which rows are evaluated on where the data has one split only.
         resolution: pixels of the shorter side of images with masks, shown in tiles; None: squashed.
         cache: folder that keeps features.
@@ -56,6 +58,7 @@ class Settings:
     pooling: tuple[str, ...] = ("mean",)
     heads: tuple[str, ...] = ("linear", "knn")
     train_rows: int | None = None
+    evaluation_rows: int = 5000
     hold_out: str = "stratified"
     resolution: int | None = None
     cache: str = "runs/features"
@@ -138,6 +141,7 @@ def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callabl
         evaluation_split=evaluation,
         hold_out=settings.hold_out,
         train_rows=settings.train_rows,
+        evaluation_rows=settings.evaluation_rows,
         probe=settings.probes,
         pooling=settings.pooling,
         **_shared(settings),
@@ -155,8 +159,8 @@ def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]
         config = segmentation.Config(head=head, resolution=settings.resolution, **shared, **_shared(settings))
         yield f"segmentation-{head}", config, segmentation.run
     for encoder in settings.encoders:
-        if encoder not in ("pixels", "histogram", "codes", "latents"):
-            yield f"maps-{encoder}", maps.Config(data=data, split=evaluation, encoder=encoder), maps.run
+        if encoder.partition(":")[0] not in BASELINES:
+            yield f"maps-{file_name(encoder)}", maps.Config(data=data, split=evaluation, encoder=encoder), maps.run
 
 
 def _matched(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
@@ -171,11 +175,13 @@ def run(settings: Settings, out: Path) -> Path:
     """
     weights = {name: load_encoder(name).weights for name in settings.encoders}
     planned, failures = list(jobs(settings)), []
+    if twice := sorted({job.name for job in planned if [other.name for other in planned].count(job.name) > 1}):
+        raise ValueError(f"two data sets or encoders have one name, and would share {', '.join(twice)}: rename one")
     for job in tqdm(planned, desc="suite", unit="benchmark"):
         try:
             run_once(job, out / job.name, weights)
-        except (ValueError, FileNotFoundError, RuntimeError) as error:
-            failures.append(f"{job.name}: {error}")
+        except Exception as error:  # whatever it is, the others are still worth doing
+            failures.append(f"{job.name}: {type(error).__name__}: {error}")
             tqdm.write(f"{job.name} FAILED: {error}")
     report = write_report([out], out / "report.html", "Benchmarks")
     if failures:

@@ -17,6 +17,7 @@ from benchmarks.encoders.generators import GeneratorEncoder
 from benchmarks.feature_index import index_stores
 from probes.index import KINDS, NORMALIZATIONS, in_words, process_memory
 from probes.pooling import POOLINGS
+from randar_features.encoding.outputs import model_outputs
 from randar_features.encoding.store import FeatureStore
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -59,9 +60,9 @@ def extracted(args: argparse.Namespace) -> FeatureStore:
 
 
 def recommended_output(encoder: Encoder) -> str:
-    """Of a model, the recommended layer seen in reverse at the image tokens; of others, the first output."""
-    if isinstance(encoder, GeneratorEncoder) and encoder.model.recommended_layers:
-        return f"reverse image layer {encoder.model.recommended_layers[0]}"
+    """Of a model, the image tokens at its recommended layer in its recommended context; of others, the first output."""
+    if isinstance(encoder, GeneratorEncoder):
+        return next(iter(model_outputs(encoder.model)))
     return next(iter(encoder.outputs))
 
 

@@ -103,6 +103,7 @@ def test_every_probe_on_the_same_rows(folder: Path, pixels: tuple[np.ndarray, np
     assert by_probe["knn"]["by_k"] == {str(k): (knn[k] == sets[3]).mean() for k in (10, 20)}
     (shots,) = few_shot(*sets, shots=(2,), seeds=2)
     assert (by_probe["few-shot"]["accuracy"], by_probe["few-shot"]["deviation"]) == (shots.mean, shots.deviation)
+    assert by_probe["few-shot"]["shots"] == 2  # the report's learning curve needs it
     assert all(row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in rows)
     assert rows[-1]["pooling"] is None and rows[0]["pooling"] == "mean"
 

@@ -84,6 +84,8 @@ def test_numbers() -> None:
     assert [report.number(value) for value in (0.5, -0.125, 1234567, 12.3456, 1, None)] == [
         "50.0 %", "-12.5 %", "1,234,567", "12.35", "1", "",
     ]  # fmt: skip
+    named = {"build_seconds": "0.5", "mean_rank": "0.5", "recall_at_1": "50.0 %", "box_per_point@0.1": "50.0 %"}
+    assert {name: report.number(0.5, name) for name in named} == named
 
 
 def test_one_heat_map_of_contexts_by_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,12 +120,26 @@ def test_learning_curves_are_of_each_encoders_best_output(tmp_path: Path, monkey
     assert more["spreads"] == {"tiny, single image layer 0": [(0, 0.2), (0.3, 0.5)]}
 
 
+def test_learning_curves_do_not_mix_poolings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(charts, "curves", lambda lines, **more: drawn.append(lines) or b"png")
+    values = {("mean", 1): 0.1, ("mean", 5): 0.4, ("max", 1): 0.2, ("max", 5): 0.3}
+    rows = [row("single", 0, value, shots=n, interval=[0, 1]) | {"pooling": p} for (p, n), value in values.items()]
+    write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
+    report.learning_curve(report.find_runs([tmp_path])[0])
+    assert drawn == [{"tiny, single image layer 0, mean": [(1, 0.1), (5, 0.4)]}]
+
+
 def test_differences_are_in_points() -> None:
     about = {"encoder": "tiny", "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
     found = {"first": "reverse", "second": "single", "difference": 0.0123, "interval": [-0.005, 0.03]}
     table = report.difference_table([about | {"layer": [0, 1]} | found])
     shown = ["0 + 1", "reverse − single", "+1.2 (-0.5 … +3.0)"]
     assert table.rows == [["tiny", "knn", "k = 20", "mean", "image", *shown]]
+    matched = [{"encoder": "tiny", "read": "image", "layer": 0, "components": n} | found for n in (0, 8)]
+    table = report.difference_table(matched)
+    assert table.header == ["encoder", "read", "layer", "components", "contexts", "points, 95 % interval"]
+    assert [cells[3] for cells in table.rows] == ["0", "8"]
 
 
 def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,7 @@ def test_splits(data: dict[str, str]) -> None:
 
 def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
     settings = suite.Settings(data=(*data.values(), "digits"), encoders=("pixels", "tiny"), heads=("knn",), seed=3)
+    settings = replace(settings, evaluation_rows=2)
     planned = {job.name: job.config for job in suite.jobs(settings)}
     assert list(planned) == [
         "split/classification", "split/retrieval", "whole/classification", "whole/retrieval",
@@ -62,6 +63,7 @@ def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
     held = planned["split/classification"]
     assert (held.train_split, held.evaluation_split, held.seed) == ("train", "validation", 3)
     assert planned["whole/classification"].evaluation_split is None
+    assert planned["whole/classification"].evaluation_rows == 2
     assert planned["split/retrieval"].split == "validation"
     assert planned["masks/segmentation-knn"].encoder == ("pixels", "tiny")
 
@@ -111,6 +113,44 @@ def test_what_is_done_is_not_done_again(bench: Bench, tmp_path: Path) -> None:
     assert described == {"config": {"value": 1, "fails": False}, "weights": {"pixels": "none"}}
 
 
+def test_a_kill_while_measuring_again_leaves_nothing_that_looks_done(tmp_path: Path) -> None:
+    def killed(config: Counted, out: Path) -> Path:
+        raise KeyboardInterrupt
+
+    suite.run_once(suite.Job("a", Counted(1), Bench()), tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_once(suite.Job("a", Counted(2), killed), tmp_path, {})
+    again = Bench()
+    suite.run_once(suite.Job("a", Counted(1), again), tmp_path, {})
+    assert again.runs == [1]
+
+
+def test_an_option_that_is_newer_than_a_result_had_its_default(tmp_path: Path) -> None:
+    bench = Bench()
+    suite.run_once(suite.Job("a", Counted(1), bench), tmp_path, {})
+    older = json.loads((tmp_path / "config.json").read_text())
+    del older["config"]["fails"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    suite.run_once(suite.Job("a", Counted(1), bench), tmp_path, {})
+    assert bench.runs == [1]
+    older["config"]["value"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    suite.run_once(suite.Job("a", Counted(1), bench), tmp_path, {})
+    assert bench.runs == [1, 1]
+
+
+def test_data_sets_of_one_name_are_refused(data: dict[str, str], tmp_path: Path) -> None:
+    pictures(tmp_path / "other" / "split" / "cat")
+    settings = suite.Settings(data=(data["split"], str(tmp_path / "other" / "split")), encoders=("pixels",))
+    with pytest.raises(ValueError, match="would share split/classification, split/retrieval: rename one"):
+        suite.run(settings, tmp_path / "out")
+
+
+def test_tokenizers_of_other_models_have_no_maps_and_names_are_files(data: dict[str, str]) -> None:
+    settings = suite.Settings(data=(data["masks"],), encoders=("codes:tiny", "runs/my model"), heads=())
+    assert [job.name for job in suite.jobs(settings)] == ["masks/maps-runs-my-model"]
+
+
 def test_other_weights_are_measured_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = suite.Settings(data=("a",), encoders=("tiny",))
     for weights, runs in (("aa", 1), ("aa", 1), ("bb", 2)):
@@ -121,7 +161,7 @@ def test_other_weights_are_measured_again(bench: Bench, tmp_path: Path, monkeypa
 
 def test_a_failure_costs_no_other_benchmark(bench: Bench, tmp_path: Path) -> None:
     names = ("a", "bad", "cc")
-    with pytest.raises(RuntimeError, match="1 of 3 benchmarks failed:\nbad: no luck"):
+    with pytest.raises(RuntimeError, match="1 of 3 benchmarks failed:\nbad: ValueError: no luck"):
         suite.run(suite.Settings(data=names, encoders=("pixels",)), tmp_path)
     assert bench.runs == [1, 2] and (tmp_path / "report.html").exists()
     suite.run(suite.Settings(data=names, encoders=("pixels",), seed=1), tmp_path)

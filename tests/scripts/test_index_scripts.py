@@ -143,3 +143,14 @@ def test_images_in_parquet_are_shown_from_the_data(folder: Path, monkeypatch: py
         pixels = np.asarray(grid.convert("RGB")).astype(int)
     inside = [pixels[60:120, left : left + 100] for left in (20, 20 + 128 + GAP)]
     assert abs(inside[0] - inside[1]).mean() < 3 < inside[0].std(), "the copy, beside the query"
+
+
+def test_a_model_without_reverse_is_indexed_in_the_context_that_it_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(folder / "sister", architecture="llamagen")
+    run(
+        monkeypatch, "build_index.py", "--images", folder / "images", "--encoder", folder / "sister",
+        "--out", folder / "index", "--device", "cpu",
+    )  # fmt: skip
+    assert "output single image layer " in capsys.readouterr().out
