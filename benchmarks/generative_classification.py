@@ -130,7 +130,7 @@ def fitted_probe(model: Model, config: Config) -> tuple[LogisticProbe, LabelledF
     """The probe, trained; and what it was trained on."""
     context = model.transformer.check_view(config.context, config.read)
     encoder = load_encoder(model, contexts=[context], reads=[config.read])
-    layer = model.recommended_layers[-1] if config.layer is None else config.layer
+    layer = model.recommended_layers[0] if config.layer is None else config.layer
     output = f"{context} {config.read} layer {layer}"
     features = labelled_features(encoder, config, "mean", [output])
     (candidate,) = features.candidates(joined=False)

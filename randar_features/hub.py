@@ -30,7 +30,7 @@ class Model:
     Attributes:
         name: the registered name, or the folder it came from.
         transformer: the generator.
-        recommended_layers: blocks to read features from, counted from 0.
+        recommended_layers: blocks to read features from, counted from 0, the best first.
         recommended_steps: parallel decoding steps for one image.
         weights_hash: 16 hexadecimal digits, the same for the same files of weights.
         optional_tokenizer: the tokenizer, None for the folder of a transformer alone.
