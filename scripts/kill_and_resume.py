@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import random
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -83,8 +81,7 @@ def kill_at(process: multiprocessing.process.BaseProcess, log: Path, step: int, 
     while process.is_alive() and not (log.exists() and log.read_bytes().count(b'"loss"') >= step):
         time.sleep(0.001)
     time.sleep(delay)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # SIGKILL; nothing if it has ended by itself
     process.join()
 
 

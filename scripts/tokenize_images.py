@@ -26,7 +26,7 @@ from randar_features.data.tokenizing import CROP_RANGE, tokenize
 from randar_features.hub import choose_device, load_tokenizer
 from randar_features.registry import find_source
 from randar_features.tokenizers import ImageTokenizer
-from randar_features.tokenizers.folder import half_where_exact, write_tokenizer
+from randar_features.tokenizers.folder import ABOUT_TOKENIZER, half_where_exact, write_tokenizer
 from randar_features.weights import read_state_dict
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -73,7 +73,7 @@ def keep_tokenizer(name: str, tokenizer: ImageTokenizer, image_size: int, folder
             return
     if write:
         config = find_source(name).config
-        about = {key: config[key] for key in ("tokenizer", "tokenizer_training") if key in config}
+        about = {key: config[key] for key in ABOUT_TOKENIZER if key in config}
         write_tokenizer(folder, half_where_exact(tokenizer.state_dict()), about | {"image_size": image_size})
 
 

@@ -75,9 +75,9 @@ class TokenStore:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the labels: those that have names, else one more than the highest label."""
+        """Classes of the labels: those that have names, else one more than the highest label; without labels one."""
         names = self.manifest["label_names"]
-        return len(names) if names else int(self.labels.max()) + 1
+        return len(names) if names else max(int(self.labels.max()), 0) + 1
 
     @property
     def tokenizer(self) -> Path | None:

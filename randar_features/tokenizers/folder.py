@@ -11,6 +11,9 @@ from torch import Tensor
 
 from randar_features.files import write_json, written_whole
 
+# What a config.json says of a tokenizer, a model's among others.
+ABOUT_TOKENIZER = ("tokenizer", "image_size", "tokenizer_training", "initial_training")
+
 
 def write_tokenizer(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write `tokenizer.safetensors` and `config.json`, the content of `about`: "tokenizer", "image_size", …

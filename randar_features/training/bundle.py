@@ -12,6 +12,8 @@ from torch import Tensor
 
 from randar_features.data.token_store import tokenizer_hash
 from randar_features.files import read_json, write_json, written_whole
+from randar_features.tokenizers.folder import ABOUT_TOKENIZER, write_tokenizer
+from randar_features.training.tokenizer_recipe import half_but_tokens
 from randar_features.weights import read_state_dict
 
 WORDNET_ID = re.compile(r"(n\d{8})(?:[\s_,:-]+(.+))?")
@@ -27,7 +29,9 @@ def assemble_model(
     layers: Sequence[int] | None = None,
     steps: int | None = None,
 ) -> None:
-    """Write config.json, model.safetensors, tokenizer.safetensors (float16) and classes.json to `out`.
+    """Write config.json, model.safetensors, tokenizer.safetensors and classes.json to `out`.
+
+    Weights are in float16, but for those of the tokenizer that would then give other tokens.
 
     Args:
         tokenizer: the folder `model` of a tokenizer's run.
@@ -54,16 +58,16 @@ def assemble_model(
             )
     names = class_names or manifest["label_names"]
     recommended = _recommended(config["transformer"], names, layers, steps)
-    for file_name, weights in (
-        ("model.safetensors", read_state_dict(transformer / "model.safetensors")),
-        ("tokenizer.safetensors", tokenizer_weights),
-    ):
-        halves = {n: value.half() for n, value in weights.items() if n != "quantize.codebook_used"}
-        with written_whole(out / file_name) as file:
-            file.write(save(halves))
+    with written_whole(out / "model.safetensors") as file:
+        weights = read_state_dict(transformer / "model.safetensors")
+        file.write(save({name: value.half() for name, value in weights.items()}))
+    # The generator's folder may tell of the tokenizer in its run, whose decoder may be another.
+    about = {key: tokenizer_config[key] for key in ABOUT_TOKENIZER if key in tokenizer_config}
+    write_tokenizer(out, half_but_tokens(tokenizer_weights), about)
     if names:
         write_json(out / "classes.json", readable_names(names))
-    write_json(out / "config.json", {**tokenizer_config, **config, "recommended": recommended})
+    others = {key: value for key, value in config.items() if key not in ABOUT_TOKENIZER}
+    write_json(out / "config.json", {**about, **others, "recommended": recommended})
 
 
 def export_transformer(

@@ -58,12 +58,17 @@ def whole_checkpoint(folder: Path, step: int, settings: Mapping[str, Any], activ
         raise
 
 
-def remove_old(folder: Path, keep: int, keep_every: int | None = None) -> None:
-    """Remove all checkpoints but the newest `keep` and those whose step is a multiple of `keep_every`."""
+def remove_old(folder: Path, step: int, keep: int, keep_every: int | None = None) -> None:
+    """Remove all checkpoints but, up to that of `step`, the newest `keep` and the multiples of `keep_every`.
+
+    Those behind `step` were damaged when the run was continued, and must not count as the newest.
+    """
     if keep < 1:
         raise ValueError(f"keep={keep}, expected at least 1 checkpoint to stay")
-    for path in list_checkpoints(folder)[:-keep]:
-        if keep_every is None or step_of(path) % keep_every:
+    done = [path for path in list_checkpoints(folder) if step_of(path) <= step]
+    for path in list_checkpoints(folder):
+        multiple = keep_every is not None and step_of(path) % keep_every == 0
+        if path not in done or (path not in done[-keep:] and not multiple):
             _remove(path)
 
 

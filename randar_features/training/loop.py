@@ -236,5 +236,5 @@ def _save(trainer: Trainer, folder: Path, step: int, config: LoopConfig) -> None
         if main:
             save_state(aside, state, config.checkpoint_file_mb << 20)
     if main:
-        remove_old(checkpoints, config.keep_checkpoints, config.keep_every)
+        remove_old(checkpoints, step, config.keep_checkpoints, config.keep_every)
     processes.wait_for_everyone()

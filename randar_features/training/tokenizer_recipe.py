@@ -129,7 +129,7 @@ def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfi
     "initial_training".
     """
     exact = config.train == "decoder"
-    kept = {name: value if exact and _must_stay(name, value) else value.half() for name, value in weights.items()}
+    kept = half_but_tokens(weights) if exact else {name: value.half() for name, value in weights.items()}
     about = {
         "tokenizer": {"type": "llamagen", **network_sizes(config)},
         "image_size": config.image_size,
@@ -138,6 +138,11 @@ def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfi
     if config.initial is not None:
         about["initial_training"] = read_json(Path(config.initial) / "config.json").get("tokenizer_training")
     write_tokenizer(folder, kept, about)
+
+
+def half_but_tokens(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float16, but as they are where that would change them and with them tokens."""
+    return {name: value if _must_stay(name, value) else value.half() for name, value in weights.items()}
 
 
 def _without_folders(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from reprlib import repr
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class RandARTrainer:
         preview: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
         self.config, self.train, self.validation, self.preview = config, train, validation, preview
-        _check_same_tokenizer(train, validation)
+        _check_same_kind(train, validation)
         self.model_config = model_config(config, train)
         self.accelerator = make_accelerator()
         self.device = self.accelerator.device
@@ -254,9 +255,25 @@ class RandARTrainer:
         export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
 
 
-def _check_same_tokenizer(train: TokenStore, validation: TokenStore) -> None:
+def _check_same_kind(train: TokenStore, validation: TokenStore) -> None:
+    """ValueError unless codes, grids and labels mean the same in both."""
     if train.manifest["tokenizer"] != validation.manifest["tokenizer"]:
         raise ValueError(
             f"training tokens were made by tokenizer {train.manifest['tokenizer']}, "
             f"validation tokens by {validation.manifest['tokenizer']}: make both with one"
+        )
+    if train.num_tokens != validation.num_tokens:
+        raise ValueError(
+            f"training images have {train.num_tokens} tokens, validation images {validation.num_tokens}: "
+            "make both at one image size"
+        )
+    names = [store.manifest["label_names"] for store in (train, validation)]
+    # Published codes have no names.
+    if (all(names) and names[0] != names[1]) or train.num_classes < validation.num_classes:
+        classes = [
+            f"{store.num_classes} classes ({repr(own)})" for store, own in zip((train, validation), names, strict=True)
+        ]
+        raise ValueError(
+            f"training images are of {classes[0]}, validation images of {classes[1]}: their labels would not mean "
+            "the same; give both splits the same class folders, a validation image of each class at least"
         )

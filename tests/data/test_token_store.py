@@ -34,6 +34,11 @@ def test_classes_without_names_are_counted(tmp_path: Path):
     assert write_store(tmp_path, random_tokens(4), labels, label_names=None).num_classes == 8
 
 
+def test_images_without_labels_can_be_trained_on(tmp_path: Path):
+    """As of one class that none of them shows."""
+    assert write_store(tmp_path, random_tokens(4), np.full(4, -1), label_names=None).num_classes == 1
+
+
 def test_batches_take_each_images_own_view_from_any_shard(store: TokenStore):
     expected = random_tokens()
     rows, views = [19, 0, 7, 8, 15, 16, 7], [1, 0, 1, 0, 1, 0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
 from randar_features.data.token_store import TokenStore, tokenizer_hash
-from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, small_tokenizer, write_folder
+from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, small_config, small_tokenizer, write_folder
 
 SCRIPT = Path(__file__).parents[2] / "scripts/tokenize_images.py"
 
@@ -62,6 +63,14 @@ def test_the_tokenizer_is_kept_with_the_tokens(tokenizer: Path, data: Path, tmp_
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
     call("--tokenizer", store.tokenizer, "--data", data, "--out", tmp_path / "tokens")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")} == written
+
+
+def test_how_the_tokenizer_was_trained_is_kept_with_it(data: Path, tmp_path: Path):
+    told = {"tokenizer_training": {"train": "decoder"}, "initial_training": {"train": "all"}}
+    write_folder(tmp_path / "polished", **told)
+    call("--tokenizer", tmp_path / "polished", "--data", data, "--out", tmp_path / "tokens", "--splits", "validation")
+    kept = json.loads((tmp_path / "tokens/tokenizer/config.json").read_text())
+    assert kept == told | {"tokenizer": small_config()["tokenizer"], "image_size": IMAGE_SIZE}
 
 
 def test_weights_from_half_precision_are_kept_so(tokenizer: Path, data: Path, tmp_path: Path):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from randar_features import load_model
-from randar_features.data.token_store import tokenizer_hash
+from randar_features.data.token_store import NOT_ENCODING, tokenizer_hash
 from randar_features.training.bundle import assemble_model, readable_names
 from tests.small_models import IMAGE_SIZE, NUM_CLASSES, small_config, small_tokenizer, small_transformer, write_folder
 
@@ -44,12 +44,20 @@ def test_the_folder_is_a_model(parts: dict[str, Any]):
     assert model.classes == ["goldfish", "bullfrog", "zebra"]
     assert (model.recommended_layers, model.recommended_steps) == ([2, 0], 5)
     assert model.image_size == IMAGE_SIZE
-    for module, original in ((model.transformer, small_transformer()), (model.tokenizer, small_tokenizer())):
-        for name, value in original.state_dict().items():
-            assert torch.equal(module.state_dict()[name], value.half().float()), name
+    for name, value in small_transformer().state_dict().items():
+        assert torch.equal(model.transformer.state_dict()[name], value.half().float()), name
+    for name, value in small_tokenizer().state_dict().items():
+        kept = value.half().float() if name.startswith(NOT_ENCODING) else value  # float16 would change tokens
+        assert torch.equal(model.tokenizer.state_dict()[name], kept), name
+    assert tokenizer_hash(model.tokenizer) == parts["manifest"]["tokenizer"]
 
 
 def test_the_files_hold_what_loading_needs_in_half_precision(parts: dict[str, Any]):
+    halves = {name: value.half() for name, value in small_tokenizer().state_dict().items()}
+    save_file(halves, parts["tokenizer"] / "tokenizer.safetensors")  # as training writes it
+    parts["manifest"]["tokenizer"] = digest = tokenizer_hash(halves)
+    about = json.loads((parts["transformer"] / "config.json").read_text())
+    (parts["transformer"] / "config.json").write_text(json.dumps(about | {"tokenizer_hash": digest}))
     assemble_model(**parts)
     assert sorted(path.name for path in parts["out"].iterdir()) == [
         "classes.json",
@@ -69,6 +77,21 @@ def test_the_files_hold_what_loading_needs_in_half_precision(parts: dict[str, An
         "recommended": {},
     }
     assert load_model(parts["out"], device="cpu").recommended_layers == [1]  # the middle one, as nothing is said
+
+
+def test_the_tokenizer_that_is_given_is_the_one_told_of(parts: dict[str, Any]):
+    """A run's own folder tells of the tokenizer it was trained with, whose decoder may since have been polished."""
+    for part, told in (
+        ("transformer", {"tokenizer": {"type": "other"}, "tokenizer_training": {"train": "all"}}),
+        ("tokenizer", {"tokenizer_training": {"train": "decoder"}, "initial_training": {"train": "all"}}),
+    ):
+        path = parts[part] / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    assemble_model(**parts)
+    config = json.loads((parts["out"] / "config.json").read_text())
+    assert config["tokenizer"] == small_config()["tokenizer"]
+    assert config["tokenizer_training"] == {"train": "decoder"}
+    assert config["initial_training"] == {"train": "all"}
 
 
 def test_given_names_come_before_the_tokens_own(parts: dict[str, Any]):

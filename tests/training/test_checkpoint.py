@@ -54,12 +54,21 @@ def test_leftovers_of_kills_go_at_the_next_save(tmp_path: Path):
 
 def test_keeps_the_newest_and_every_kth(tmp_path: Path):
     save(tmp_path, 1, 2, 3, 4, 5, 6, 7)
-    remove_old(tmp_path, keep=2, keep_every=3)
+    remove_old(tmp_path, 7, keep=2, keep_every=3)
     assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["3", "6", "7"]
-    remove_old(tmp_path, keep=1)
+    remove_old(tmp_path, 7, keep=1)
     assert names(tmp_path) == ["step-00000007"]
     with pytest.raises(ValueError, match="keep=0"):
-        remove_old(tmp_path, keep=0)
+        remove_old(tmp_path, 7, keep=0)
+
+
+def test_a_damaged_one_behind_the_present_step_is_not_kept_in_place_of_a_whole_one(tmp_path: Path):
+    save(tmp_path, 4, 8, 12)
+    (tmp_path / "step-00000012/model.txt").write_text("torn")
+    save(tmp_path, 9)  # by a run that went on from 8
+    remove_old(tmp_path, 9, keep=1, keep_every=12)
+    assert names(tmp_path) == ["step-00000009"]
+    assert newest(tmp_path) == 9
 
 
 def test_a_process_that_is_not_active_writes_nothing(tmp_path: Path):

@@ -180,6 +180,26 @@ def test_tokens_of_two_tokenizers_are_refused(tmp_path: Path):
         RandARTrainer(TrainingConfig(model=MODEL), train, validation)
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "labels", "label_names", "message"),
+    [
+        (16, None, ["class 0", "class 1", "class 2"], "have 9 tokens, validation images 16"),
+        (9, np.zeros(20), ["class 1", "class 2"], r"validation images of 2 classes \(\['class 1', 'class 2'\]\)"),
+        (9, np.arange(20) % 4, None, "of 3 classes .*, validation images of 4 classes"),
+    ],
+)
+def test_validation_images_of_other_classes_are_refused(
+    tmp_path: Path, num_tokens: int, labels: np.ndarray | None, label_names: list[str] | None, message: str
+):
+    train = write_store(tmp_path / "train", random_tokens())
+    tokens = random_tokens(num_tokens=num_tokens)
+    validation = write_store(tmp_path / "validation", tokens, labels, label_names=label_names)
+    with pytest.raises(ValueError, match=message):
+        RandARTrainer(TrainingConfig(model=MODEL), train, validation)
+    codes = write_store(tmp_path / "codes", random_tokens(), label_names=None)  # published ones have no names
+    RandARTrainer(TrainingConfig(model=MODEL), codes, train)
+
+
 def test_a_run_of_other_sizes_is_not_continued(tmp_path: Path):
     run(small_trainer(tmp_path / "tokens"), tmp_path / "run", CONFIG)
     wider = small_trainer(tmp_path / "tokens", model={**MODEL, "dim": 32})
