@@ -60,8 +60,8 @@ def arguments() -> argparse.Namespace:
 
 
 def keep_tokenizer(name: str, tokenizer: ImageTokenizer, image_size: int, folder: Path, *, write: bool) -> None:
-    """Lay the tokenizer beside its tokens; ValueError if another one is there."""
-    weights = folder / "tokenizer.safetensors"
+    """Lay the tokenizer beside its tokens, also where only its decoder is new; ValueError if another one is there."""
+    weights, kept = folder / "tokenizer.safetensors", half_where_exact(tokenizer.state_dict())
     if weights.exists():
         found, given = tokenizer_hash(read_state_dict(weights)), tokenizer_hash(tokenizer)
         if found != given:
@@ -69,12 +69,14 @@ def keep_tokenizer(name: str, tokenizer: ImageTokenizer, image_size: int, folder
                 f"{folder.parent} holds tokens made by tokenizer {found}, but the one given is {given}: "
                 "give another folder, or remove that one to make them again"
             )
-        if (folder / "config.json").exists():
+        present = read_state_dict(weights).items()
+        same = all(kept[name].float().cpu().equal(value.float()) for name, value in present)
+        if same and (folder / "config.json").exists():
             return
     if write:
         config = find_source(name).config
         about = {key: config[key] for key in ABOUT_TOKENIZER if key in config}
-        write_tokenizer(folder, half_where_exact(tokenizer.state_dict()), about | {"image_size": image_size})
+        write_tokenizer(folder, kept, about | {"image_size": image_size})
 
 
 def read_dataset(name: str, split: str, streaming: bool) -> Any:

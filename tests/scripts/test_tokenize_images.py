@@ -73,6 +73,17 @@ def test_how_the_tokenizer_was_trained_is_kept_with_it(data: Path, tmp_path: Pat
     assert kept == told | {"tokenizer": small_config()["tokenizer"], "image_size": IMAGE_SIZE}
 
 
+def test_a_polished_decoder_takes_the_place_of_the_older_one(tokenizer: Path, data: Path, tmp_path: Path):
+    arguments = ("--data", data, "--out", tmp_path / "tokens", "--splits", "validation")
+    call("--tokenizer", tokenizer, *arguments)
+    polished = load_file(tokenizer / "tokenizer.safetensors")
+    polished["decoder.conv_out.bias"] += 1
+    save_file(polished, write_folder(tmp_path / "polished") / "tokenizer.safetensors")
+    call("--tokenizer", tmp_path / "polished", *arguments)
+    kept = load_file(tmp_path / "tokens/tokenizer/tokenizer.safetensors")
+    assert torch.equal(kept["decoder.conv_out.bias"], polished["decoder.conv_out.bias"])
+
+
 def test_weights_from_half_precision_are_kept_so(tokenizer: Path, data: Path, tmp_path: Path):
     halves = {name: value.half() for name, value in small_tokenizer().state_dict().items()}
     (tmp_path / "half").mkdir()
