@@ -107,7 +107,7 @@ def retrieval(numbers: Numbers, data: Digits, ids: np.ndarray, add_figure: AddFi
 
 def neighbour_grid(data: Digits, ids: np.ndarray) -> bytes:
     """The first test sample of each class and its neighbours, framed, two queries in a row."""
-    pixels = data.images.pixels.permute(0, 2, 3, 1)
+    pixels = data.pixels.permute(0, 2, 3, 1)
     queries, gallery = data.of("test", pixels).numpy(), data.of("train", pixels).numpy()
     labels, found = data.labels("test"), data.labels("train")[ids]
     shown = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]

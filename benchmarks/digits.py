@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks.encoders import Images, Variant, variants
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders.generators import TokenizerEncoder
+from benchmarks.encoders.plain import PixelsEncoder
 from probes import LogisticProbe, accuracy, bootstrap_interval, recall_at_k, search
+from probes.pooling import pool
 from randar_features import Model
 from randar_features.data import PhotoDigits
 
@@ -27,11 +30,24 @@ MAX_ITERATIONS = 200
 BATCH_SIZE = 16  # a CPU's allocator hands small batches the memory of the last ones, and large ones fresh pages
 
 
-@dataclass(frozen=True)
-class Digits:
-    """The splits of photo-digits in one stack, the rows of each, and how many samples in a row share a scan."""
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """Vectors (n, D) float32 of all images, and which output of an encoder they are."""
 
-    images: Images
+    name: str
+    vectors: Tensor
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """The splits of photo-digits in one stack, the rows of each, and how many samples in a row share a scan.
+
+    `pixels` are uint8 (n, 3, S, S), `targets` the digits (n,).
+    """
+
+    pixels: Tensor
+    targets: Tensor
     rows: dict[str, slice]
     placements: dict[str, int]
 
@@ -41,7 +57,7 @@ class Digits:
 
     def labels(self, split: str) -> np.ndarray:
         """Digits of a split, int64 (n,)."""
-        return self.of(split, self.images.labels).numpy()
+        return self.of(split, self.targets).numpy()
 
     def by_scan(self, split: str, values: np.ndarray) -> np.ndarray:
         """Means of values (n,) of a split's samples over the samples of each scan."""
@@ -65,7 +81,7 @@ def load_digits(size: int, *, placements: int, held_out: int, scans: int | None,
             sample = data[index]
             pixels.append(torch.from_numpy(sample.image).permute(2, 0, 1))
             labels.append(sample.label)
-    return Digits(Images(torch.stack(pixels), torch.tensor(labels), list(PhotoDigits.classes)), rows, each)
+    return Digits(torch.stack(pixels), torch.tensor(labels), rows, each)
 
 
 @dataclass(frozen=True)
@@ -87,13 +103,21 @@ class Classified:
 
 def representations(digits: Digits, model: Model, contexts: Sequence[str]) -> dict[str, list[Variant]]:
     """Vectors of every sample: pixels, the tokenizer's codes, and mean-pooled features of each layer by context."""
-    options: dict[str, Any] = {"model": model, "contexts": contexts, "reads": ("image",), "batch_size": BATCH_SIZE}
-    found = {name: list(variants(name, digits.images, **options)) for name in ("pixels", "codes")}
-    found |= {context: [] for context in contexts}
-    for variant in variants(model.name, digits.images, **options):
-        if isinstance(variant.details["layer"], int):
-            found[variant.details["context"]].append(variant)
-    return found
+    found = {
+        "pixels": variants(PixelsEncoder(model.image_size), ["32x32"], digits, "flat"),
+        "codes": variants(TokenizerEncoder("codes", model), None, digits, "flat"),
+    }
+    features = variants(load_encoder(model, contexts=contexts, reads=("image",)), None, digits, "mean")
+    return found | {context: [each for each in features if each.details["context"] == context] for context in contexts}
+
+
+def variants(encoder: Encoder, outputs: Sequence[str] | None, digits: Digits, pooling: str) -> list[Variant]:
+    """The pooled features of all samples, one variant an output of the encoder; None: all outputs."""
+    parts: dict[str, list[Tensor]] = {}
+    for batch in tqdm(digits.pixels.split(BATCH_SIZE), desc=encoder.name, unit="batch", leave=False):
+        for name, maps in encoder.encode(batch.float() / 255, outputs).items():
+            parts.setdefault(name, []).append(pool(maps, pooling).cpu())
+    return [Variant(name, torch.cat(vectors), encoder.outputs[name]) for name, vectors in parts.items()]
 
 
 def classify(name: str, candidates: list[Variant], digits: Digits, seed: int) -> Classified:

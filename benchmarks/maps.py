@@ -76,9 +76,15 @@ def recommended_outputs(encoder: Encoder) -> list[str]:
     return [n for n, about in encoder.outputs.items() if (about["layer"], about["read"]) == (layer, "image")]
 
 
+def images_of(data: str, split: str | None) -> tuple[str, str | None]:
+    """Data and split as they are; of a folder of images and masks, the former alone."""
+    folders = (Path(data) / (split or "") / "images", Path(data) / "images" / (split or ""))
+    return next(((str(folder), None) for folder in folders if folder.is_dir()), (data, split))
+
+
 def read_pictures(config: Config, side: int) -> Tensor:
     """`config.images` square pictures (n, 3, side, side) in [0, 1]."""
-    source = open_data(config.data, config.split, side)
+    source = open_data(*images_of(config.data, config.split), side)
     pixels: list[Tensor] = []
     batches = readable_batches(source, image_size=side, batch_size=40, description="reading", unreadable=[])
     for batch, _ in batches:

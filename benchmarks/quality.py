@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks.encoders import read_images
 from benchmarks.machine import describe
 from benchmarks.protocol import data_hash
 from randar_features import load_model, log_likelihood
+from randar_features.data import open_images
+from randar_features.data.readable import readable_batches
 from randar_features.files import write_json
 from randar_features.training.tokenizer_trainer import reconstruction_quality
 
@@ -24,17 +26,16 @@ from randar_features.training.tokenizer_trainer import reconstruction_quality
 def measure(model_name: str, data: str, split: str | None, *, count: int, orders: int) -> dict[str, Any]:
     """All figures; the likelihood on `count` images spread evenly through the data."""
     model = load_model(model_name)
-    images = read_images(data, image_size=model.image_size, split=split)
-    pixels = images.pixels.float() / 255
-    picked = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
-    tokens, labels = model.tokenizer.encode(pixels[picked]), images.labels[picked]
+    pixels, labels = read_images(data, image_size=model.image_size, split=split)
+    picked = torch.linspace(0, len(pixels) - 1, min(count, len(pixels))).long()
+    tokens, labels = model.tokenizer.encode(pixels[picked]), labels[picked]
     with_class = log_likelihood(model.transformer, tokens, labels, orders)
     null_class = log_likelihood(model.transformer, tokens, None, orders)
     return {
         "model": model.name,
         "weights": model.weights_hash,
         "data": data_hash(data),
-        "images": len(images),
+        "images": len(pixels),
         "tokenizer": reconstruction_quality(model.tokenizer, pixels),
         "likelihood_images": len(picked),
         "likelihood_orders": orders,
@@ -42,6 +43,19 @@ def measure(model_name: str, data: str, split: str | None, *, count: int, orders
         "nats_per_token_null_class": -null_class.mean().item(),
         "machine": describe(model.device),
     }
+
+
+def read_images(data: str, *, image_size: int, split: str | None) -> tuple[Tensor, Tensor]:
+    """All images (n, 3, S, S) in [0, 1] that can be read, and their labels (n,); ValueError if one has no label."""
+    pixels: list[Tensor] = []
+    labels: list[int] = []
+    source, options = open_images(data, split=split), {"image_size": image_size, "batch_size": 256}
+    for batch, batch_labels in readable_batches(source, description="reading", unreadable=[], **options):
+        pixels.append(batch)
+        labels += batch_labels
+    if min(labels) < 0:
+        raise ValueError(f"{labels.count(-1)} of {len(labels)} images of {data} have no label: the likelihood needs it")
+    return torch.cat(pixels), torch.tensor(labels)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from benchmarks.figures import RIGHT, WRONG, image_grid
 from benchmarks.options import add_options, read_options
 from benchmarks.protocol import Result, card, data_hash, read_result, write_result
 from benchmarks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
+from probes.index.settings import CODES
 from randar_features.encoding.store import FeatureStore
 
 SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64
@@ -44,7 +45,7 @@ class Config:
         pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
         normalization: unit (length 1), standardized (before that, by the gallery's mean and deviation), or both.
         queries: a seeded random choice of so many; all of them if there are no more.
-        index_kind: indexes to set against exact search: flat, hnsw, ivfpq; "none" for none.
+        index_kind: indexes to set against exact search: flat, hnsw, ivfpq (of 256 vectors or more); "none" for none.
         duplicates: look for near-duplicates of the queries in what is searched, and warn of them.
         seed: of every random choice.
         cache: folder that keeps features.
@@ -115,7 +116,7 @@ def run(config: Config, out: Path) -> Path:
             if best is None or found.row["mean_average_precision"] > best.row["mean_average_precision"]:
                 best = found
         assert best is not None  # an encoder has an output
-        compared += [index_scores(best, kind, config.seed) for kind in config.index_kind if kind != "none"]
+        compared += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
         artifacts |= draw(best, encoder.name, config, out)
         warnings = warnings_of(encoder, config, best.row)
     data = data_parts(config)
@@ -124,6 +125,15 @@ def run(config: Config, out: Path) -> Path:
         write_result(out / "index", card(words, axes=NOT_HERE, data=data, weights=weights, warnings=warnings), compared)
     made = card(protocol(config), axes=NOT_HERE, data=data, weights=weights, warnings=warnings)
     return write_result(out, made, rows, artifacts=artifacts)
+
+
+def possible_kinds(config: Config, vectors: int) -> list[str]:
+    """The indexes asked for, but for those that need more vectors to learn from, which it names."""
+    kinds = [kind for kind in config.index_kind if kind != "none"]
+    if "ivfpq" in kinds and vectors < CODES:
+        tqdm.write(f"ivfpq is left out: it learns {CODES} codes, from as many vectors, and there are {vectors}")
+        kinds.remove("ivfpq")
+    return kinds
 
 
 def protocol(config: Config) -> str:

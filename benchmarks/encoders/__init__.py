@@ -10,7 +10,6 @@ from benchmarks.encoders.base import Encoder
 from benchmarks.encoders.extract import extract
 from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
-from benchmarks.encoders.variants import Images, Variant, read_images, variants
 from randar_features import Model
 
 DEFAULT_MODEL = "randar-tiny"
@@ -53,12 +52,4 @@ def load_encoder(
     return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
 
 
-__all__ = [
-    "Encoder",
-    "Images",
-    "Variant",
-    "extract",
-    "load_encoder",
-    "read_images",
-    "variants",
-]
+__all__ = ["Encoder", "extract", "load_encoder"]

@@ -56,7 +56,7 @@ def by_name(rows: list[dict]) -> dict[str, dict]:
 def test_splits_are_stacked_with_their_own_labels_and_scans(data: digits.Digits):
     assert data.rows == {"train": slice(0, 60), "validation": slice(60, 120), "test": slice(120, 180)}
     sample = digits.PhotoDigits("test", 16, 2, 0)[3]
-    assert np.array_equal(data.of("test", data.images.pixels)[3].permute(1, 2, 0).numpy(), sample.image)
+    assert np.array_equal(data.of("test", data.pixels)[3].permute(1, 2, 0).numpy(), sample.image)
     assert data.labels("test")[3] == sample.label
 
 
@@ -64,7 +64,7 @@ def test_splits_are_stacked_with_their_own_labels_and_scans(data: digits.Digits)
 def test_the_layer_is_the_best_on_validation_and_the_accuracy_that_of_its_probe(
     context: str, data: digits.Digits, small_model: Model, results: dict
 ):
-    given = data.images.pixels.float() / 255
+    given = data.pixels.float() / 255
     features = extract_features(given, small_model, layers=range(3), context=context, pool="mean", progress=False)
     vectors = features.pooled()
     probes = []
@@ -96,7 +96,7 @@ def test_differences_are_to_reverse(results: dict):
 
 
 def test_recall_is_that_of_the_cosines(data: digits.Digits, results: dict):
-    pixels = F.adaptive_avg_pool2d(data.images.pixels.float() / 255, 32).flatten(1)
+    pixels = F.adaptive_avg_pool2d(data.pixels.float() / 255, 32).flatten(1)
     cosines = F.normalize(data.of("test", pixels)) @ F.normalize(data.of("train", pixels)).T
     nearest = data.labels("train")[cosines.argsort(dim=1, descending=True)[:, :5].numpy()]
     right = nearest == data.labels("test")[:, None]

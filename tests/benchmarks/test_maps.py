@@ -51,6 +51,16 @@ def test_one_vector_an_image_is_no_picture() -> None:
         feature_colours([halves(0.1, 0.9)], PatchMeans(), "image")
 
 
+def test_masks_are_not_taken_for_images(tmp_path: Path) -> None:
+    for layout in ("a/val/images", "a/val/masks", "b/images/val", "b/masks/val"):
+        (tmp_path / layout).mkdir(parents=True)
+        Image.new("L", (16, 16), 255 if "images" in layout else 0).save(tmp_path / layout / "0.png")
+    for name in ("a", "b"):
+        pictures = maps.read_pictures(maps.Config(data=str(tmp_path / name), split="val"), 16)
+        assert pictures.shape == (1, 3, 16, 16) and pictures.min() == 1
+    assert maps.images_of(str(tmp_path), "val") == (str(tmp_path), "val")
+
+
 def test_the_command_draws_images_beside_their_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

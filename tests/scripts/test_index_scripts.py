@@ -153,4 +153,4 @@ def test_a_model_without_reverse_is_indexed_in_the_context_that_it_has(
         monkeypatch, "build_index.py", "--images", folder / "images", "--encoder", folder / "sister",
         "--out", folder / "index", "--device", "cpu",
     )  # fmt: skip
-    assert "output single image layer " in capsys.readouterr().out
+    assert "output repeat image layer " in capsys.readouterr().out
