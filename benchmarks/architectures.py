@@ -8,7 +8,6 @@ has been measured with the same options and weights is not measured again.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from benchmarks import classification, segmentation
 from benchmarks.architecture_tables import page
 from benchmarks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.protocol import Result, card, read_result, write_result
 from benchmarks.suite import known_labels, splits_of
 from randar_features import Model, load_model
@@ -255,12 +254,9 @@ def combined_card(
 
 def main() -> None:
     """Parse, run, print, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/architectures"))
-    given = parser.parse_args()
-    path = run(read_options(Config, given), given.out)
-    print((given.out / "result.md").read_text(encoding="utf-8"))
+    config, out = from_command_line(Config, __doc__, Path("benchmarks/results/architectures"))
+    path = run(config, out)
+    print((out / "result.md").read_text(encoding="utf-8"))
     print(path)
 
 

@@ -83,17 +83,6 @@ def curves(
     return to_png(figure)
 
 
-def loss_curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str) -> bytes:
-    """Plain lines through (x, y) points, for figures such as a training loss."""
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for number, (name, points) in enumerate(lines.items()):
-        axes.plot(*zip(*points, strict=True), color=f"C{number}", linewidth=1.6, label=name)
-    axes.set(xlabel=x_label, ylabel=y_label)
-    _finish(axes)
-    return to_png(figure)
-
-
 def _finish(axes: Axes) -> None:
     axes.grid(axis="y", color="#e6e9ec")
     axes.spines[["top", "right"]].set_visible(False)

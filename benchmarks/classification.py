@@ -7,7 +7,6 @@ are a split of the data, or held back from it. The same rows serve every encoder
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,7 +21,7 @@ from benchmarks.dense import grid_outputs
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.figures import layer_chart
 from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.protocol import AXES, card, write_result
 from probes import paired_bootstrap
 from probes.joint_linear import LEARNING_RATES
@@ -233,12 +232,9 @@ def difference_table(compared: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Parse, run, print, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, default=Path("runs/classification"), help="folder for what is written")
-    given = parser.parse_args()
-    path = run(read_options(Config, given), given.out)
-    print((given.out / "result.md").read_text(encoding="utf-8"))
+    config, out = from_command_line(Config, __doc__, Path("runs/classification"))
+    path = run(config, out)
+    print((out / "result.md").read_text(encoding="utf-8"))
     print(path)
 
 

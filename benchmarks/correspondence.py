@@ -10,7 +10,6 @@ images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from benchmarks.contexts import context_differences, difference_table, markdown
 from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, outputs_of
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.match_pictures import is_right, match_lines
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.point_pairs import PairSet
 from benchmarks.protocol import Result, card, data_hash, write_result
 from benchmarks.spair import load_spair
@@ -308,11 +307,8 @@ def table(results: Sequence[Result]) -> str:
 
 def main() -> None:
     """Parse, run, print, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, default=Path("runs/correspondence"), help="folder for result and picture")
-    given = parser.parse_args()
-    path = run(read_options(Config, given), given.out)
+    config, out = from_command_line(Config, __doc__, Path("runs/correspondence"))
+    path = run(config, out)
     print(f"{(path.parent / 'result.md').read_text(encoding='utf-8')}\n{path}")
 
 

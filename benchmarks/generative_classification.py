@@ -10,7 +10,6 @@ Class i of the data must be class i of the model. Run the same command again to 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 from benchmarks.datasets import open_data
 from benchmarks.encoders import load_encoder
 from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.protocol import card, read_result, write_result
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
@@ -255,11 +254,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Parse, run, print, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, default=Path("runs/generative-classification"))
-    given = parser.parse_args()
-    path = run(read_options(Config, given), given.out)
+    config, out = from_command_line(Config, __doc__, Path("runs/generative-classification"))
+    path = run(config, out)
     print(table(read_result(path)["results"]))
     print(path)
 

@@ -8,7 +8,6 @@ predicted before building.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.machine import describe
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from probes import neighbour_recall
 from probes.index import (
     Blocks,
@@ -234,14 +233,11 @@ def print_row(row: dict[str, Any], config: Config) -> None:
 
 def main() -> None:
     """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, help="JSON file")
-    given = parser.parse_args()
-    result = run(read_options(Config, given))
-    if given.out is not None:
-        write_json(given.out, result)
-        print(given.out)
+    config, out = from_command_line(Config, __doc__)
+    result = run(config)
+    if out is not None:
+        write_json(out, result)
+        print(out)
 
 
 if __name__ == "__main__":

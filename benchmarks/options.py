@@ -7,6 +7,7 @@ import dataclasses
 import re
 import types
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
@@ -38,6 +39,15 @@ def read_options(config: type[Config], given: argparse.Namespace, **more: Any) -
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     values = {name: getattr(given, name) for name in names if hasattr(given, name) and name not in more}
     return config(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}, **more)
+
+
+def from_command_line(config: type[Config], description: str | None, out: Path | None = None) -> tuple[Config, Any]:
+    """A benchmark's options and `--out`, by default `out`, from the command line; `description` is its help."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, config)
+    parser.add_argument("--out", type=Path, default=out, help="where results are written")
+    given = parser.parse_args()
+    return read_options(config, given), given.out
 
 
 def attribute_texts(docstring: str) -> dict[str, str]:

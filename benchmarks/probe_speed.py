@@ -7,11 +7,9 @@ so that the peak memory is its own.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.index_speed import GIGABYTE, apart
 from benchmarks.machine import describe
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from probes import JointLinearProbe, KNNProbe, LogisticProbe, few_shot
 from probes.index import in_words, process_memory
 from randar_features.files import write_json
@@ -143,14 +141,11 @@ def run(config: Config) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, help="JSON file")
-    given = parser.parse_args()
-    result = run(read_options(Config, given))
-    if given.out is not None:
-        write_json(given.out, result)
-        print(given.out)
+    config, out = from_command_line(Config, __doc__)
+    result = run(config)
+    if out is not None:
+        write_json(out, result)
+        print(out)
 
 
 if __name__ == "__main__":

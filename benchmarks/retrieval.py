@@ -7,7 +7,6 @@ by indexes, whose results are set against the exact ones in OUT/index.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.feature_index import images_of_rows
 from benchmarks.figures import RIGHT, WRONG, image_grid
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.protocol import Result, card, data_hash, read_result, write_result
 from benchmarks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
 from probes.index.settings import CODES
@@ -229,11 +228,8 @@ def index_table(results: list[Result]) -> str:
 
 def main() -> None:
     """Parse, run, print, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, default=Path("runs/retrieval"))
-    given = parser.parse_args()
-    path = run(read_options(Config, given), given.out)
+    config, out = from_command_line(Config, __doc__, Path("runs/retrieval"))
+    path = run(config, out)
     print(table(read_result(path)["results"]))
     index = path.parent / "index"
     if index.exists():

@@ -13,21 +13,19 @@ CUDA_VISIBLE_DEVICES= (empty) measures the CPU.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.published_training import PublishedTraining
 from benchmarks.throughput import SIZES
 from randar_features.data.token_store import TokenStore
@@ -217,16 +215,13 @@ def run(config: Config) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    args = parser.parse_args()
+    config, out = from_command_line(Config, __doc__)
 
-    result = run(read_options(Config, args))
+    result = run(config)
     for name, value in result.items():
         print(f"{name:28s} {value:.4g}" if isinstance(value, float) else f"{name:28s} {value}")
-    if args.out is not None:
-        write_json(args.out, result)
+    if out is not None:
+        write_json(out, result)
 
 
 if __name__ == "__main__":
