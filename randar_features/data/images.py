@@ -119,7 +119,6 @@ class ImageSource:
         )
         return iter(loader)
 
-
     def files(self) -> list[Path]:
         """The files that hold the images, one a row or each many, in order; empty where there are none."""
         if isinstance(self._items, ParquetTable):
@@ -178,9 +177,7 @@ def _decode(item: Any, image_size: int) -> _DecodedRow:
         return _failed(error, image_size, label, path)
 
 
-def _failed(
-    error: Exception, image_size: int, label: int | None = None, path: str | None = None
-) -> _DecodedRow:
+def _failed(error: Exception, image_size: int, label: int | None = None, path: str | None = None) -> _DecodedRow:
     reason = " ".join(str(error).split()) or type(error).__name__
     return _DecodedRow(torch.zeros(3, image_size, image_size), label, path, reason)
 
@@ -300,9 +297,7 @@ def _is_hub_table(images: Any) -> bool:
     """Whether it is a table of `datasets`, without importing that."""
     # A single column, table["image"], has `features` too but no columns, and is a plain sequence of images.
     has_columns = isinstance(images, Mapping) or hasattr(images, "column_names")
-    return has_columns and any(
-        base.__module__.partition(".")[0] == "datasets" for base in type(images).__mro__
-    )
+    return has_columns and any(base.__module__.partition(".")[0] == "datasets" for base in type(images).__mro__)
 
 
 def _open_table(table: Any, split: str | None) -> ImageSource:

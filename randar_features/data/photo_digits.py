@@ -220,9 +220,7 @@ def _ink_bounds(values: Floats, linear: Floats) -> tuple[Floats, Floats]:
     """Lowest and highest (x, y) of the corners of all ink cells under a linear map of the unit square."""
     row, column = np.nonzero(values > INK)
     cells = np.stack([column, row], axis=1)
-    corners = (
-        np.concatenate([cells + np.array(corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1))]) / SCAN_SIDE
-    )
+    corners = np.concatenate([cells + np.array(corner) for corner in ((0, 0), (0, 1), (1, 0), (1, 1))]) / SCAN_SIDE
     mapped = _apply(np.column_stack([linear, np.zeros(2)]), corners)
     return mapped.min(axis=0), mapped.max(axis=0)
 

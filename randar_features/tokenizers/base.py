@@ -213,8 +213,7 @@ class ImageTokenizer(nn.Module):
             )
         if not images.is_floating_point():
             raise TypeError(
-                f"images have dtype {images.dtype}, expected floating point in [0, 1]: "
-                "divide 8-bit pixels by 255"
+                f"images have dtype {images.dtype}, expected floating point in [0, 1]: divide 8-bit pixels by 255"
             )
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(

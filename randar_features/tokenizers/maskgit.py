@@ -110,8 +110,7 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(code_dim, widths[-1], 3, padding=1)
         self.mid = _residual_blocks(widths[-1], widths[-1], 2)
         self.up = nn.ModuleList(
-            UpLevel(before, after, blocks=blocks, upsample=i > 0)
-            for i, (after, before) in enumerate(pairwise(widths))
+            UpLevel(before, after, blocks=blocks, upsample=i > 0) for i, (after, before) in enumerate(pairwise(widths))
         )
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)

@@ -181,9 +181,7 @@ def test_missing_files_folders_and_empty_bytes_are_refused(tmp_path: Path) -> No
         (17, TypeError, "cannot read an image from int"),
     ],
 )
-def test_wrong_kinds_are_named_with_what_was_expected(
-    image: Any, error: type[Exception], message: str
-) -> None:
+def test_wrong_kinds_are_named_with_what_was_expected(image: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_image(image)
     with pytest.raises(error, match=message):

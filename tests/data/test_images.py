@@ -412,9 +412,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> _Files:
         "photo": [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(encoded)],
     }
     names = datasets.ClassLabel(names=["cat", "dog", "owl"])
-    features = datasets.Features(
-        {"id": datasets.Value("string"), "fine_label": names, "photo": datasets.Image()}
-    )
+    features = datasets.Features({"id": datasets.Value("string"), "fine_label": names, "photo": datasets.Image()})
     table = datasets.Dataset.from_dict(columns, features=features)
     (folder / "parquet").mkdir()
     table.select(range(3)).to_parquet(folder / "parquet" / "train-00000-of-00002.parquet", batch_size=2)

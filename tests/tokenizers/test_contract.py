@@ -113,9 +113,7 @@ def test_a_reconstruction_loss_trains_the_networks_and_codes_train_the_codebook(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_weights_and_a_float32_search(
-    build: Callable[..., ImageTokenizer], dtype: torch.dtype
-) -> None:
+def test_half_precision_weights_and_a_float32_search(build: Callable[..., ImageTokenizer], dtype: torch.dtype) -> None:
     full, half = build(), build().to(dtype)
     images = random_images(4, 3, 16, 16)
     latents = half.latents(images)
@@ -189,9 +187,7 @@ def test_whole_8_bit_values_survive(tokenizer: ImageTokenizer) -> None:
         (Image.new("RGB", (16, 16)), TypeError, "of type Image, expected a floating-point tensor.*open_images"),
     ],
 )
-def test_wrong_images(
-    tokenizer: ImageTokenizer, images: Any, error: type[Exception], message: str
-) -> None:
+def test_wrong_images(tokenizer: ImageTokenizer, images: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         tokenizer.encode(images)
 
