@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -51,6 +52,28 @@ def check_keys(values: Mapping[str, Any], known: Iterable[str] | Callable[..., A
             nearest = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"
             raise ValueError(f"{where} has no option {key!r}; {hint}")
+
+
+RANGES: dict[str, Callable[[float], bool]] = {
+    "at least 1": lambda value: 1 <= value < math.inf,
+    "above 0": lambda value: 0 < value < math.inf,
+    "0 or more": lambda value: 0 <= value < math.inf,
+    "from 0 to 1": lambda value: 0 <= value <= 1,
+    "from 0 to below 1": lambda value: 0 <= value < 1,
+}
+
+
+def check_ranges(options: Any, expected: Mapping[str, Iterable[str]], where: str = "") -> None:
+    """ValueError for the first attribute of `options` that is out of its range, in all numbers of a list; None passes.
+
+    expected: names of attributes by their range, a key of `RANGES`. where: stands before a name in the message.
+    """
+    for words, names in expected.items():
+        for name in names:
+            given = getattr(options, name)
+            numbers = given if isinstance(given, list) else [given]
+            if not all(number is None or RANGES[words](number) for number in numbers):
+                raise ValueError(f"{where}{name} = {given}, expected {words}")
 
 
 def _override(values: dict[str, Any], override: str) -> None:

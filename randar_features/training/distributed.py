@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from randar_features.models import ImageTransformer
 from randar_features.precision import default_dtype
+from randar_features.training.config import check_ranges
 
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
@@ -41,6 +42,9 @@ class HardwareConfig:
     gradient_checkpointing: bool = False
     compile: bool = False
     shard_weights: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"at least 1": ("micro_batch_size",)}, "hardware.")
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """What matrix products run in on that device."""

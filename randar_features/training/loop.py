@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from randar_features.training.checkpoint import newest_checkpoint, remove_old, whole_checkpoint
-from randar_features.training.config import differences
+from randar_features.training.config import check_ranges, differences
 from randar_features.training.log import Log
 from randar_features.training.state_files import save_state
 
@@ -45,13 +45,11 @@ class LoopConfig:
     log_writers: list[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in (
+        numbers = (
             "log_every", "evaluate_every", "preview_every", "checkpoint_every",
             "keep_checkpoints", "keep_every", "checkpoint_file_mb",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"loop.{name} = {value}, expected at least 1")
+        )  # fmt: skip
+        check_ranges(self, {"at least 1": numbers}, "loop.")
 
 
 class TrainerConfig(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
-from randar_features.training.config import build_config
+from randar_features.training.config import build_config, check_ranges
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import LoopConfig
 
@@ -52,9 +52,16 @@ class TrainingConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "batch_size", "evaluation_images", "evaluation_orders"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}, expected at least 1")
+        check_ranges(
+            self,
+            {
+                "at least 1": ("total_steps", "batch_size", "evaluation_images", "evaluation_orders"),
+                "above 0": ("learning_rate", "muon_learning_rate", "gradient_clip", "skip_gradient_norm"),
+                "0 or more": ("weight_decay", "warmup_steps", "skip_after"),
+                "from 0 to 1": ("final_multiplier", "class_dropout"),
+                "from 0 to below 1": ("adam_betas", "ema_decay"),
+            },
+        )
         if len(self.adam_betas) != 2:
             raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from randar_features.data.token_store import NOT_ENCODING
 from randar_features.files import read_json
+from randar_features.registry import FOLDER_FILES
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
-from randar_features.training.config import check_keys
+from randar_features.training.config import check_keys, check_ranges
 from randar_features.training.loop import LoopConfig
-from randar_features.weights import load_weights
+from randar_features.weights import file_hash, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,24 @@ class TokenizerTrainingConfig:
     evaluation_images: int = 512
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            {
+                "at least 1": ("image_size", "total_steps", "batch_size", "evaluation_images"),
+                "above 0": ("learning_rate", "discriminator_learning_rate", "gradient_clip"),
+                "0 or more": (
+                    "warmup_steps", "weight_decay", "l1_weight", "l2_weight", "chroma_weight", "commitment",
+                    "perceptual_weight", "adversarial_weight", "adversarial_start", "continuous_steps",
+                    "continuous_noise", "revive_below",
+                ),
+                "from 0 to 1": ("final_multiplier",),
+                "from 0 to below 1": ("adam_betas", "codebook_decay", "ema_decay"),
+            },
+        )  # fmt: skip
+        if len(self.adam_betas) != 2:
+            raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
+
 
 def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
     """The network with its first weights, in training mode; global random numbers are drawn for new ones.
@@ -92,7 +111,7 @@ def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
     check_keys(network, LlamaGenTokenizer, "network")
     model = LlamaGenTokenizer(**network)
     if config.initial is not None:
-        load_weights(model, Path(config.initial) / "tokenizer.safetensors")
+        load_weights(model, Path(config.initial) / FOLDER_FILES["tokenizer"])
     elif config.train == "decoder":
         raise ValueError("train=decoder keeps encoder and codebook as they are: name a trained one, as initial=FOLDER")
     model.requires_grad_(True).train()
@@ -133,7 +152,7 @@ def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfi
     about = {
         "tokenizer": {"type": "llamagen", **network_sizes(config)},
         "image_size": config.image_size,
-        "tokenizer_training": _without_folders(asdict(config)),
+        "tokenizer_training": recipe_without_folders(config),
     }
     if config.initial is not None:
         about["initial_training"] = read_json(Path(config.initial) / "config.json").get("tokenizer_training")
@@ -145,10 +164,12 @@ def half_but_tokens(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value if _must_stay(name, value) else value.half() for name, value in weights.items()}
 
 
-def _without_folders(options: dict[str, Any]) -> dict[str, Any]:
-    """Options whose paths are names alone: where files lay on one machine is nobody else's business."""
-    paths = {name: options[name] for name in ("initial", "perceptual_vgg", "perceptual_linear")}
-    return options | {name: path and Path(path).name for name, path in paths.items()}
+def recipe_without_folders(config: TokenizerTrainingConfig) -> dict[str, Any]:
+    """All options, but files by what they hold, 16 hexadecimal digits, not by where they lay on one machine."""
+    files = {name: getattr(config, name) for name in ("initial", "perceptual_vgg", "perceptual_linear")}
+    if config.initial is not None:
+        files["initial"] = Path(config.initial) / FOLDER_FILES["tokenizer"]
+    return asdict(config) | {name: path and file_hash(Path(path))[:16] for name, path in files.items()}
 
 
 def _must_stay(name: str, value: Tensor) -> bool:

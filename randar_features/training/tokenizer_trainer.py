@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from randar_features.training.tokenizer_recipe import (
     TokenizerTrainingConfig,
     build_tokenizer,
     network_sizes,
+    recipe_without_folders,
     save_tokenizer,
 )
 
@@ -234,7 +234,7 @@ class TokenizerTrainer:
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and how many images are trained on."""
-        return asdict(self.config) | {"data": {"images": len(self.train)}}
+        return recipe_without_folders(self.config) | {"data": {"images": len(self.train)}}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on: weights, their average, the states of optimizers and codebook."""

@@ -12,7 +12,10 @@ import yaml
 
 from randar_features.models import ARCHITECTURES
 from randar_features.training.config import load_config
+from randar_features.training.distributed import HardwareConfig
+from randar_features.training.loop import LoopConfig
 from randar_features.training.recipe import TrainingConfig, model_config, model_type
+from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
 
 CONFIGS = Path(__file__).parents[2] / "scripts/configs"
 GENERATORS = sorted(path for path in CONFIGS.glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
@@ -79,3 +82,26 @@ def test_an_unknown_architecture_is_named():
 def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(model={}, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (TrainingConfig, {"learning_rate": -1e-3}, r"^learning_rate = -0.001, expected above 0$"),
+        (TrainingConfig, {"muon_learning_rate": float("inf")}, r"muon_learning_rate = inf, expected above 0"),
+        (TrainingConfig, {"class_dropout": 1.1}, r"class_dropout = 1.1, expected from 0 to 1"),
+        (TrainingConfig, {"ema_decay": 1.0}, r"ema_decay = 1.0, expected from 0 to below 1"),
+        (TrainingConfig, {"adam_betas": [0.9, 1.5]}, r"adam_betas = \[0.9, 1.5\], expected from 0 to below 1"),
+        (TrainingConfig, {"adam_betas": [0.9]}, r"adam_betas = \[0.9\], expected two numbers"),
+        (TrainingConfig, {"weight_decay": float("nan")}, r"weight_decay = nan, expected 0 or more"),
+        (TrainingConfig, {"batch_size": 0}, r"batch_size = 0, expected at least 1"),
+        (HardwareConfig, {"micro_batch_size": 0}, r"hardware.micro_batch_size = 0, expected at least 1"),
+        (LoopConfig, {"keep_every": 0}, r"loop.keep_every = 0, expected at least 1"),
+        (TokenizerTrainingConfig, {"commitment": -0.25}, r"commitment = -0.25, expected 0 or more"),
+        (TokenizerTrainingConfig, {"codebook_decay": 1.0}, r"codebook_decay = 1.0, expected from 0 to below 1"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(kind: Any, options: dict[str, Any], message: str):
+    given = {"model": {}, **options} if kind is TrainingConfig else options
+    with pytest.raises(ValueError, match=message):
+        kind(**given)
