@@ -24,11 +24,12 @@ from randar_features.training.tokenizer_trainer import reconstruction_quality
 
 
 def measure(model_name: str, data: str, split: str | None, *, count: int, orders: int) -> dict[str, Any]:
-    """All figures; the likelihood on `count` images spread evenly through the data."""
+    """All figures; the likelihood on `count` images spread evenly through the data, of models of one order in that."""
     model = load_model(model_name)
     pixels, labels = read_images(data, image_size=model.image_size, split=split)
     picked = torch.linspace(0, len(pixels) - 1, min(count, len(pixels))).long()
     tokens, labels = model.tokenizer.encode(pixels[picked]), labels[picked]
+    orders = 1 if model.transformer.fixed_order else orders
     with_class = log_likelihood(model.transformer, tokens, labels, orders)
     null_class = log_likelihood(model.transformer, tokens, None, orders)
     return {

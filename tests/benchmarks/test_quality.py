@@ -33,3 +33,15 @@ def test_figures_equal_those_by_hand(tmp_path: Path):
             logits = model.transformer(tokens, classes, order)
             losses.append(F.cross_entropy(logits.flatten(0, 1), tokens[:, order].flatten()))
         assert result[name] == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
+
+
+def test_a_model_of_one_order_is_measured_in_it(tmp_path: Path):
+    folder = tmp_path / "images" / "0"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "0.png")
+    model = load_model(write_folder(tmp_path / "model", architecture="llamagen"))
+    result = measure(str(tmp_path / "model"), str(folder.parent), None, count=1, orders=8)
+    tokens = model.tokenizer.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+    expected = F.cross_entropy(model.transformer(tokens, torch.tensor([0]))[0], tokens[0]).item()
+    assert result["likelihood_orders"] == 1 and result["nats_per_token"] == pytest.approx(expected, abs=1e-5)
