@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.contexts import markdown
 from benchmarks.protocol import Result
-
-MISSING = "–"
+from benchmarks.tables import MISSING, Table, markdown, percent, percents
 
 
 def page(rows: Sequence[Result], made: Mapping[str, Any]) -> str:
@@ -23,14 +21,15 @@ def model_table(rows: Sequence[Result]) -> str:
     models = list({row["encoder"]: row for row in rows}.values())
     single, parallel = (_steps(models, kind) for kind in ("single", "parallel"))
     header = ["model", "parameters", "nats per token", "95 % interval", "null class", "orders"]
-    lines = [[*header, f"images/s, {single} steps", f"images/s, {parallel} steps"]]
+    header += [f"images/s, {single} steps", f"images/s, {parallel} steps"]
+    lines = []
     for row in models:
         low, high = row["validation_loss_interval"]
         cells = [row["encoder"], f"{row['parameters'] / 1e6:.2f} M", f"{row['validation_loss']:.3f}"]
         cells += [f"{low:.3f} … {high:.3f}", f"{row['validation_loss_null']:.3f}", str(row["loss_orders"])]
         rates = (row[f"{kind}_images_per_second"] for kind in ("single", "parallel"))
         lines.append(cells + [MISSING if rate is None else f"{rate:.1f}" for rate in rates])
-    return markdown(lines)
+    return markdown(Table(header, lines))
 
 
 def _steps(models: Sequence[Result], kind: str) -> int | str:
@@ -41,18 +40,11 @@ def _steps(models: Sequence[Result], kind: str) -> int | str:
 def feature_table(rows: Sequence[Result]) -> str:
     """Markdown, one row a context and read of a model; shares in per cent."""
     header = ["model", "context", "read", "layer", "linear", "95 % interval", "linear, all layers"]
-    lines = [[*header, "kNN-20", "kNN-20, all layers", "mIoU", "95 % interval"]]
+    header += ["kNN-20", "kNN-20, all layers", "mIoU", "95 % interval"]
+    lines = []
     for row in rows:
         cells = [row["encoder"], row["context"], row["read"], str(row["layer"])]
-        cells += [_share(row["accuracy"]), _shares(row["interval"])]
-        cells += [_share(row[key]) for key in ("accuracy_all_layers", "knn", "knn_all_layers", "miou")]
-        lines.append([*cells, _shares(row["miou_interval"])])
-    return markdown(lines)
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{100 * value:.1f}"
-
-
-def _shares(bounds: Sequence[float]) -> str:
-    return " … ".join(map(_share, bounds))
+        cells += [percent(row["accuracy"]), percents(row["interval"])]
+        cells += [percent(row[key]) for key in ("accuracy_all_layers", "knn", "knn_all_layers", "miou")]
+        lines.append([*cells, percents(row["miou_interval"])])
+    return markdown(Table(header, lines))

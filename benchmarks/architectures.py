@@ -249,7 +249,8 @@ def combined_card(
         "selection": cards["classification"]["axes"]["selection"],
     }
     protocol = PROTOCOL.format(head=config.head)
-    return card(protocol, axes=axes, data=data, weights=weights, warnings=list(dict.fromkeys([*warnings, *every])))
+    about: dict[str, Any] = {"axes": axes, "data": data, "weights": weights, "config": config}
+    return card(protocol, **about, warnings=list(dict.fromkeys([*warnings, *every])))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,24 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.classification_probes import Scored, Training, score
+from benchmarks.contexts import context_differences, write_tables
 from benchmarks.dense import grid_outputs
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.figures import layer_chart
 from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
 from benchmarks.options import from_command_line
-from benchmarks.protocol import AXES, card, write_result
+from benchmarks.protocol import Result, card, write_result
+from benchmarks.tables import Table, percent, percents
 from probes import paired_bootstrap
 from probes.joint_linear import LEARNING_RATES
 from probes.logistic import C_GRID
-from randar_features.files import write_json
 
 PROTOCOL = (
     "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
     "head by SGD, learning rate of 13 values; 20 nearest neighbours by cosine, weighted, temperature 0.07, ties by "
     "lowest id; few-shot logistic regression; attentive pooling"
 )
-CONTEXTS = ("reverse", "repeat", "single")  # each is set against those behind it
-PREDICTIONS, DIFFERENCES = "predictions.npz", "differences.json"
+PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,21 +120,6 @@ def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[C
     return list(labelled_features(encoder, config, None, wanted).candidates(joined=False))
 
 
-def differences(scored: Sequence[Scored], seed: int) -> Iterator[dict[str, Any]]:
-    """For each probe, encoder, layer, read and pooling: one context against another on the same rows."""
-    groups: dict[str, dict[str, Scored]] = {}
-    for each in scored:
-        axes = {name: each.row.get(name) for name in ("probe", "settings", *AXES) if name not in ("context", "output")}
-        if each.row["context"] is not None:
-            groups.setdefault(repr(axes), {})[each.row["context"]] = each
-    for members in groups.values():
-        for first, second in combinations([context for context in CONTEXTS if context in members], 2):
-            found = paired_bootstrap(members[first].hits, members[second].hits, seed=seed)
-            row = members[first].row
-            about = {name: row[name] for name in ("encoder", "probe", "settings", "pooling", "read", "layer")}
-            yield about | {"first": first, "second": second, **found._asdict()}
-
-
 def run(config: Config, out: Path) -> Path:
     """Write result.json, predictions, differences, the tables and the curves over depth to `out`; its path."""
     out.mkdir(parents=True, exist_ok=True)
@@ -148,21 +132,21 @@ def run(config: Config, out: Path) -> Path:
         found, features = evaluate(encoder, config)
         if labels is not None and not np.array_equal(labels, features.evaluation.labels):
             raise ValueError(f"{name} was given other evaluation rows than {config.encoder[0]}: run it on its own")
-        labels, warnings = features.evaluation.labels, features.unreadable()
+        labels, warnings = features.evaluation.labels, features.warnings(config)
         scored, weights = scored + found, weights | {encoder.name: encoder.weights}
     assert labels is not None  # there is an encoder
     rows = [each.row for each in scored]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([each.predictions for each in scored])
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
-    compared = list(differences(scored, config.seed))
-    write_json(out / DIFFERENCES, compared)
-    tables = table(rows) + ("\n\n" + difference_table(compared) if compared else "")
-    (out / "result.md").write_text(tables + "\n", encoding="utf-8")
-    artifacts = {"predictions": PREDICTIONS, "differences": DIFFERENCES, **depth_curves(rows, out)}
+    compared = context_differences(
+        rows, lambda one, other: paired_bootstrap(scored[one].hits, scored[other].hits, seed=config.seed)
+    )
+    artifacts = {"predictions": PREDICTIONS, **write_tables(out, table(rows), compared), **depth_curves(rows, out)}
     axes = {"threshold_basis": None, "selection": config.selection()}
     warnings = [*warnings, *ends_of_grids(rows)]
-    made = card(PROTOCOL, axes=axes, data=config.data_parts(), weights=weights, warnings=warnings)
+    data = config.data_parts()
+    made = card(PROTOCOL, axes=axes, data=data, weights=weights, config=config, warnings=warnings)
     return write_result(out, made, rows, artifacts=artifacts)
 
 
@@ -193,41 +177,17 @@ def depth_curves(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, str]:
     return files
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, one row a variant."""
-    lines = [
-        "| encoder | output | pooling | probe | D | accuracy, % | 95 % interval | top-5 | by class | tuning | head |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        low, high = (100 * bound for bound in row["interval"])
-        chosen = ", ".join(f"{name} {np.round(value, 6)}" for name, value in row["chosen"].items())
-        probe = f"{row['probe']}, {row['settings']}"
-        top = f"{100 * row['top_5']:.1f}" if "top_5" in row else ""
-        spread = f" ± {100 * row['deviation']:.1f}" if "deviation" in row else ""
-        lines.append(
-            f"| {row['encoder']} | {row['output']} | {row['pooling'] or 'maps'} | {probe} | {row['dimensions']} "
-            f"| {100 * row['accuracy']:.1f}{spread} | {low:.1f} … {high:.1f} | {top} "
-            f"| {100 * row['mean_per_class']:.1f} | {100 * row['tuning']:.1f} | {chosen} |"
-        )
-    return "\n".join(lines)
-
-
-def difference_table(compared: Sequence[dict[str, Any]]) -> str:
-    """Markdown, one row a pair of contexts."""
-    lines = [
-        "| encoder | probe | pooling | read | layer | contexts | difference, points | 95 % interval | not better |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in compared:
-        low, high = (100 * bound for bound in row["interval"])
-        layer = "all" if isinstance(row["layer"], list) else row["layer"]
-        lines.append(
-            f"| {row['encoder']} | {row['probe']}, {row['settings']} | {row['pooling'] or 'maps'} | {row['read']} "
-            f"| {layer} | {row['first']} − {row['second']} | {100 * row['difference']:+.1f} "
-            f"| {low:+.1f} … {high:+.1f} | {100 * row['worse']:.1f} % |"
-        )
-    return "\n".join(lines)
+def table(results: Sequence[Result]) -> Table:
+    """One row a variant."""
+    header = ["encoder", "output", "pooling", "probe", "D", "accuracy, %", "95 % interval", "top-5", "by class"]
+    rows = []
+    for row in results:
+        cells = [row["encoder"], row["output"], row["pooling"] or "maps", f"{row['probe']}, {row['settings']}"]
+        spread = f" ± {percent(row['deviation'])}" if "deviation" in row else ""
+        cells += [str(row["dimensions"]), percent(row["accuracy"]) + spread, percents(row["interval"])]
+        cells += [percent(row[name]) if name in row else "" for name in ("top_5", "mean_per_class", "tuning")]
+        rows.append([*cells, ", ".join(f"{name} {np.round(value, 6)}" for name, value in row["chosen"].items())])
+    return Table([*header, "tuning", "head"], rows)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks import point_pairs
-from benchmarks.contexts import context_differences, difference_table, markdown
+from benchmarks.contexts import context_differences, write_tables
 from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, outputs_of
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.match_pictures import is_right, match_lines
@@ -29,12 +29,11 @@ from benchmarks.options import from_command_line
 from benchmarks.point_pairs import PairSet
 from benchmarks.protocol import Result, card, data_hash, write_result
 from benchmarks.spair import load_spair
+from benchmarks.tables import Table, percent, percents
 from probes import match_points, paired_bootstrap, pck, pck_table, positional_basis, remove_basis
-from randar_features.files import write_json
 
 DIGITS, PHOTOGRAPHS = "digits", "photographs"
 SIZES = {DIGITS: 64, PHOTOGRAPHS: 256}  # pixels a side
-DIFFERENCES = "differences.json"
 PRIMARY = "box_per_image"
 SAME_PLACE = "same place"
 PLACELESS = 64  # images of random codes that a positional basis is made of
@@ -244,11 +243,11 @@ def run(config: Config, out: Path) -> Path:
         matched += found
         best.append(max(found, key=lambda each: each.row["validation"]))
         weights[encoder.name] = encoder.weights
-    rows = [each.row for each in matched]
-    differences = list(context_differences(rows, _difference([each.shares(test) for each in matched], config.seed)))
-    write_json(out / DIFFERENCES, differences)
-    tables = [table(rows), difference_table(differences)] if differences else [table(rows)]
-    (out / "result.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    rows, shares = [each.row for each in matched], [each.shares(test) for each in matched]
+    differences = context_differences(
+        rows, lambda one, other: paired_bootstrap(shares[one], shares[other], seed=config.seed)
+    )
+    artifacts = write_tables(out, table(rows), differences)
     pictured = {each.row["encoder"]: each.points for each in best}
     (out / "matches.png").write_bytes(match_lines(pictured, test))
     made = card(
@@ -260,22 +259,11 @@ def run(config: Config, out: Path) -> Path:
         },
         data=data_parts(config, {"evaluation": test, "validation": validation}),
         weights=weights,
+        config=config,
         warnings=warnings_of(config, (test, validation)),
     )
     shown = ", ".join(f"{each.row['encoder']} ({each})" for each in best)
-    return write_result(
-        out, made, rows, artifacts={"differences": DIFFERENCES, f"Matched points: {shown}": "matches.png"}
-    )
-
-
-def _difference(shares: Sequence[np.ndarray], seed: int) -> Callable[[int, int], tuple[float, tuple[float, float]]]:
-    """How much two rows' PCK (box, mean over pairs) differ, by their numbers."""
-
-    def compare(first: int, second: int) -> tuple[float, tuple[float, float]]:
-        found = paired_bootstrap(shares[first], shares[second], seed=seed)
-        return found.difference, found.interval
-
-    return compare
+    return write_result(out, made, rows, artifacts=artifacts | {f"Matched points: {shown}": "matches.png"})
 
 
 def data_parts(config: Config, parts: Mapping[str, PairSet]) -> dict[str, str]:
@@ -293,16 +281,16 @@ def warnings_of(config: Config, sets: Sequence[PairSet]) -> list[str]:
     return found
 
 
-def table(results: Sequence[Result]) -> str:
-    """Markdown, one row an output: PCK@0.1 in all variants, the main one's interval, and the stricter thresholds."""
+def table(results: Sequence[Result]) -> Table:
+    """One row an output: PCK@0.1 in all variants, the main one's interval, and the stricter thresholds."""
     columns = ["box_per_image@0.1", "box_per_point@0.1", "image_per_image@0.1", "image_per_point@0.1"]
     columns += [f"{PRIMARY}@0.05", f"{PRIMARY}@0.01", "validation"]
-    lines = [["encoder", "output", "removed", *columns[:1], "95 % interval", *columns[1:]]]
+    rows = []
     for row in results:
-        values = [f"{100 * row[name]:.1f}" for name in columns]
-        interval = " … ".join(f"{100 * bound:.1f}" for bound in row["interval"])
-        lines.append([row["encoder"], row["output"], str(row["components"]), values[0], interval, *values[1:]])
-    return markdown(lines)
+        first, *others = (percent(row[name]) for name in columns)
+        about = [row["encoder"], row["output"], str(row["components"])]
+        rows.append([*about, first, percents(row["interval"]), *others])
+    return Table(["encoder", "output", "removed", columns[0], "95 % interval", *columns[1:]], rows)
 
 
 def main() -> None:

@@ -32,7 +32,10 @@ class Difference(NamedTuple):
 
 
 def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
-    """Differences of two cards; of protocol, data and decisive axes they are decisive."""
+    """Differences of two cards; of protocol, data and decisive axes they are decisive.
+
+    An option that decides stands in the protocol, the data or the rows too; by itself it only "differs".
+    """
     if first["protocol"] != second["protocol"]:
         yield Difference("protocol", first["protocol"], second["protocol"], True)
     if first["data"] != second["data"]:
@@ -41,6 +44,11 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Ite
         values = first["axes"][name], second["axes"][name]
         if values[0] != values[1]:
             yield Difference(name, *values, name in DECISIVE_AXES)
+    options = [card.get("config", {}) for card in (first, second)]
+    for name in [option for option in options[0] if option in options[1]]:
+        values = options[0][name], options[1][name]
+        if values[0] != values[1]:
+            yield Difference(f"option {name}", *values, False)
     for encoder in sorted(first["weights"].keys() & second["weights"].keys()):
         values = first["weights"][encoder], second["weights"][encoder]
         if values[0] != values[1]:

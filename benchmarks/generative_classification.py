@@ -11,7 +11,7 @@ Class i of the data must be class i of the model. Run the same command again to 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from benchmarks.datasets import open_data
 from benchmarks.encoders import load_encoder
 from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
 from benchmarks.options import from_command_line
-from benchmarks.protocol import card, read_result, write_result
+from benchmarks.protocol import Result, card, read_result, write_result
+from benchmarks.tables import Table, cell, markdown, percent, percents, points
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
@@ -189,7 +190,8 @@ def run(config: Config, out: Path) -> Path:
         axes=about | {"encoder": model.name},
         data=config.data_parts() | {"images": f"{len(labels)} of the evaluation rows, seed {config.seed}"},
         weights={model.name: model.weights_hash},
-        warnings=features.unreadable(),
+        config=config,
+        warnings=features.warnings(config),
         device=model.device,
     )
     return write_result(out, made, rows, artifacts={"predictions": PREDICTIONS})
@@ -233,30 +235,23 @@ def _hits(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (predictions == labels).astype(np.float64)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, one row a number of orders, and the probe."""
-    lines = [
-        "| classifier | orders | accuracy, % | 95 % interval | shortlist holds the class, % | against the probe |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        low, high = (100 * bound for bound in row["interval"])
-        recall = f"{100 * row['shortlist_recall']:.1f}" if "shortlist_recall" in row else ""
+def table(results: Sequence[Result]) -> Table:
+    """One row a number of orders, and the probe."""
+    header = ["classifier", "orders", "accuracy, %", "95 % interval", "shortlist holds the class, %"]
+    rows = []
+    for row in results:
+        cells = [row["probe"], cell(row["orders"]), percent(row["accuracy"]), percents(row["interval"])]
+        cells.append(percent(row["shortlist_recall"]) if "shortlist_recall" in row else "")
         against = row.get("against_probe")
-        bounds = "{:+.1f} … {:+.1f}".format(*(100 * bound for bound in against["interval"])) if against else ""
-        gain = f"{100 * against['difference']:+.1f} ({bounds})" if against else ""
-        lines.append(
-            f"| {row['probe']} | {row['orders'] or ''} | {100 * row['accuracy']:.1f} | {low:.1f} … {high:.1f} "
-            f"| {recall} | {gain} |"
-        )
-    return "\n".join(lines)
+        rows.append([*cells, points(against["difference"], against["interval"]) if against else ""])
+    return Table([*header, "against the probe"], rows)
 
 
 def main() -> None:
     """Parse, run, print, and say where."""
     config, out = from_command_line(Config, __doc__, Path("runs/generative-classification"))
     path = run(config, out)
-    print(table(read_result(path)["results"]))
+    print(markdown(table(read_result(path)["results"])))
     print(path)
 
 

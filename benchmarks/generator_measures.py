@@ -92,7 +92,8 @@ def run_loss(config: LossConfig, out: Path) -> Path:
         "loss_orders": 1 if model.transformer.fixed_order else config.orders,
     }
     data = {"evaluation": f"{data_hash(config.tokens)} {len(picked)} images evenly spread"}
-    about: dict[str, Any] = {"axes": NO_AXES, "data": data, "weights": {model.name: model.weights_hash}}
+    weights = {model.name: model.weights_hash}
+    about: dict[str, Any] = {"axes": NO_AXES, "data": data, "weights": weights, "config": config}
     return write_result(out, card("nats per token of held-out images", **about), [row])
 
 
@@ -137,5 +138,5 @@ def run_speed(config: SpeedConfig, out: Path) -> Path:
     protocol = f"tokens drawn in batches of {config.batch}, guidance as published with each, the shortest of "
     protocol += f"{config.repeats}; single: one token a step; parallel: in the steps that PAR needs"
     weights = {model.name: model.weights_hash for model in models}
-    about: dict[str, Any] = {"axes": NO_AXES, "data": {}, "weights": weights, "device": models[0].device}
-    return write_result(out, card(protocol, **about), rows)
+    about: dict[str, Any] = {"axes": NO_AXES, "data": {}, "weights": weights, "config": config}
+    return write_result(out, card(protocol, **about, device=models[0].device), rows)

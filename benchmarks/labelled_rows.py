@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.encoders import Encoder, extract
+from benchmarks.near_duplicates import Part, between
 from benchmarks.protocol import data_hash
 from probes import stratified_holdout
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
@@ -31,6 +32,7 @@ class LabelledData:
         hold_out: "stratified", a share of each class, or "last".
         train_rows: a stratified choice of so many training rows; None: all.
         max_rows: only the first so many rows of each split are read; None: all.
+        duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
         on_disk: read features as they are needed, where they are larger than memory.
         seed: of every random choice.
         cache: folder that keeps features.
@@ -43,6 +45,7 @@ class LabelledData:
     hold_out: str = "stratified"
     train_rows: int | None = None
     max_rows: int | None = None
+    duplicates: bool = True
     on_disk: bool = False
     seed: int = 0
     cache: str = "runs/features"
@@ -122,13 +125,17 @@ class LabelledFeatures:
         found = SelectedRows(sharded_rows(store.rows(output)), rows)
         return found if self.on_disk else TensorRows(found.read(np.arange(len(rows))))
 
-    def unreadable(self) -> list[str]:
-        """A warning for each store that lacks images."""
+    def warnings(self, options: LabelledData) -> list[str]:
+        """Of images that could not be read and, if asked for, of near-duplicates among both kinds of rows."""
         found = []
         for store in dict.fromkeys((self.train_store, self.evaluation_store)):
             failed = np.flatnonzero(~store.ok)
             named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
             found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
+        if options.duplicates:
+            trained = Part(options.data, options.train_split, options.max_rows, self.train.rows)
+            evaluated = trained._replace(split=options.evaluation_split or options.train_split)
+            found += between(trained, evaluated._replace(rows=self.evaluation.rows), options.cache)
         return found
 
 

@@ -63,6 +63,7 @@ def run(config: Config, out: Path) -> Path:
         axes={**dict.fromkeys(AXES), "encoder": encoder.name, "resolution": pictures.shape[-1]},
         data={"images": data_hash(config.data)},
         weights={encoder.name: encoder.weights},
+        config=config,
     )
     return write_result(out, made, [], artifacts={"Feature maps as colours": "maps.png"})
 

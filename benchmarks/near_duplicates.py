@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.datasets import open_data
-from benchmarks.encoders import extract, load_encoder
+from benchmarks.encoders import DEFAULT_MODEL, extract, load_encoder
 from benchmarks.feature_index import images_of_rows, index_stores
 from benchmarks.figures import image_grid
 from benchmarks.options import add_options, read_options
@@ -28,10 +28,11 @@ from randar_features.encoding.store import FeatureStore
 from randar_features.files import write_json
 
 COMPARED_SIDE = 32
-SIMILARITY = 0.8  # cosine of standardised features from which on a pair is looked at
+SIMILARITY = 0.6  # cosine of standardised features from which on a pair is looked at
 CORRELATION = 0.9  # of pixels: of 10 000 CIFAR-10 images all 9 pairs above are one picture, 9 of 11 from 0.88 to 0.9
 NEIGHBOURS = 5
 SHOWN = 12
+SIDE = 64  # pixels of images that a benchmark shows in tiles
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ def find(
     similarity: float = SIMILARITY,
     correlation: float = CORRELATION,
     neighbours: int = NEIGHBOURS,
+    rows: np.ndarray | None = None,
+    other_rows: np.ndarray | None = None,
 ) -> list[Pair]:
     """Pairs of an image of `store` and one of `other`, sorted by the latter's row, then by correlation.
 
-    `other` may be `store` itself: then pairs within it, each once.
+    `other` may be `store` itself: then pairs within it, each once, or those of `rows` with `other_rows`.
 
     Args:
         store, other: features of both, of which `store` is indexed.
@@ -78,12 +81,16 @@ def find(
         images, other_images: what the stores were made of, for the pixels.
         similarity, correlation: thresholds.
         neighbours: candidates of each image of `other` at most.
+        rows, other_rows: those of `store` and of `other` that count; None: all.
     """
-    candidates = [
-        (row, other_row, cosine)
-        for row, other_row, cosine in _candidates(store, other, output, neighbours)
-        if cosine >= similarity
-    ]
+    asked = np.flatnonzero(other.ok) if other_rows is None else other_rows[other.ok[other_rows]]
+    found = _candidates(store, other, output, neighbours, asked)
+    if rows is not None:
+        counted = set(rows.tolist())
+        found = [each for each in found if each[0] in counted]
+    elif other.folder == store.folder:
+        found = [each for each in found if each[0] < each[1]]
+    candidates = [each for each in found if each[2] >= similarity]
     pixels = images_of_rows(images, (row for row, _, _ in candidates), COMPARED_SIDE)
     other_pixels = images_of_rows(other_images, (row for _, row, _ in candidates), COMPARED_SIDE)
     pairs = []
@@ -109,18 +116,19 @@ def find(
     return sorted(pairs, key=lambda pair: (pair.other, -pair.correlation, pair.row))
 
 
-def _candidates(store: FeatureStore, other: FeatureStore, output: str, neighbours: int) -> list[tuple[int, int, float]]:
-    """Rows of both and their cosine."""
+def _candidates(
+    store: FeatureStore, other: FeatureStore, output: str, neighbours: int, asked: np.ndarray
+) -> list[tuple[int, int, float]]:
+    """The nearest rows of `store` to the rows `asked` of `other`, these, and their cosine."""
     same = other.folder == store.folder
     with tempfile.TemporaryDirectory() as folder:
         index = index_stores([store], output, Path(folder), normalization="standardized", progress=False)
         k = min(neighbours, len(index) - same)
-        if k < 1:
+        if k < 1 or not len(asked):
             return []
-        asked = np.flatnonzero(other.ok)
         ids, cosines = index.search(other.array(output, asked), k, exclude=asked if same else None)
     found = zip(np.repeat(asked, k).tolist(), ids.ravel().tolist(), cosines.ravel().tolist(), strict=True)
-    return [(row, other_row, cosine) for other_row, row, cosine in found if not same or row < other_row]
+    return [(row, other_row, cosine) for other_row, row, cosine in found]
 
 
 def pixel_correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -142,6 +150,40 @@ def warnings(pairs: Sequence[Pair], store: FeatureStore, count: int, output: str
         f"{store.manifest['encoder']}, {output}: cosine of standardised features ≥ {SIMILARITY}, "
         f"pixel correlation ≥ {CORRELATION})"
     ]
+
+
+class Part(NamedTuple):
+    """Images that a benchmark trains on, searches, or evaluates: what `extract` takes, and which rows of it count."""
+
+    data: Any
+    split: str | None = None
+    max_rows: int | None = None
+    rows: np.ndarray | None = None
+    name: str | None = None
+
+
+def between(part: Part, other: Part, cache: str) -> list[str]:
+    """The warnings of a benchmark: images of `other` that have a near-duplicate in `part`.
+
+    Found by one encoder whatever is measured, so that cards of different encoders agree. cache: keeps its features.
+    """
+    encoder = load_encoder(DEFAULT_MODEL, contexts=("single",), reads=("image",))
+    output = list(encoder.outputs)[len(encoder.outputs) // 2]  # finds more changed CIFAR-10 images than others do
+    store, other_store = (
+        extract(
+            encoder,
+            each.data,
+            split=each.split,
+            folder=cache,
+            outputs=[output],
+            max_rows=each.max_rows,
+            name=each.name,
+        )
+        for each in (part, other)
+    )
+    images = (open_data(each.data, each.split, encoder.image_size) for each in (part, other))
+    pairs = find(store, other_store, output, *images, rows=part.rows, other_rows=other.rows)
+    return warnings(pairs, store, len(other_store if other.rows is None else other.rows), output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +236,7 @@ def run(config: Config, out: Path) -> Path:
         axes={"threshold_basis": None, "selection": None},
         data={"indexed": f"{content} {splits[0]}", "looked up": f"{content} {splits[1]}"},
         weights={encoder.name: encoder.weights},
+        config=config,
     )
     return write_result(out, made, [summary(pairs, other, encoder.outputs[output], output)], artifacts=artifacts)
 

@@ -16,8 +16,9 @@ Config = TypeVar("Config")
 def add_options(parser: argparse.ArgumentParser, config: type, *, without: Collection[str] = ()) -> None:
     """Add an option for each field of a dataclass: `--train-split` for train_split.
 
-    Fields are str, int, float, bool (a flag), tuples of one of these (several values), or None besides. Those without
-    a default are required. Help is what the docstring, or that of a class it extends, says under "Attributes:".
+    Fields are str, int, float, bool (a flag; where it is True by default, `--no-…` too), tuples of one of these
+    (several values), or None besides. Those without a default are required. Help is what the docstring, or that of a
+    class it extends, says under "Attributes:".
     """
     hints = get_type_hints(config)
     texts = {name: text for base in config.__mro__[::-1] for name, text in attribute_texts(base.__doc__ or "").items()}
@@ -30,7 +31,10 @@ def add_options(parser: argparse.ArgumentParser, config: type, *, without: Colle
             given["required"] = True
         else:
             given["default"] = field.default
-        given |= {"action": "store_true"} if kind is bool else {"type": kind, **({"nargs": "+"} if several else {})}
+        if kind is bool:
+            given["action"] = argparse.BooleanOptionalAction if field.default is True else "store_true"
+        else:
+            given |= {"type": kind, **({"nargs": "+"} if several else {})}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **given)
 
 

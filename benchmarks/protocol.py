@@ -1,7 +1,7 @@
 """The card that every result carries, and the one format of result files.
 
 A number can only be compared with another when everything that changes it is written beside it: the
-protocol, every axis on which it varies, the data, the weights, the machine, the commit and the command.
+protocol, every axis on which it varies, the options, the data, the weights, the machine, the commit and the command.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from benchmarks.machine import describe
 from randar_features.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RESULT_FILE = "result.json"
 
@@ -46,6 +50,7 @@ def card(
     axes: Mapping[str, Any],
     data: Mapping[str, str],
     weights: Mapping[str, str],
+    config: DataclassInstance | None = None,
     warnings: Sequence[str] = (),
     device: torch.device | str = "cpu",
 ) -> Card:
@@ -56,6 +61,7 @@ def card(
         axes: values of the `AXES` that all rows share; rows state the others.
         data: a hash, by `data_hash`, for each part it plays: "train", "evaluation", "index" …
         weights: a hash each encoder; "none" for one without weights, "random (seed 0)" for untrained ones.
+        config: every option of the benchmark, as it was resolved.
         warnings: what a reader must know before using the numbers.
         device: what ran the encoder.
 
@@ -66,6 +72,7 @@ def card(
     return {
         "protocol": protocol,
         "axes": dict(axes),
+        "config": {} if config is None else plain(asdict(config)),
         "data": dict(data),
         "weights": dict(weights),
         "warnings": [*warnings, *_warnings_of(weights)],
@@ -80,7 +87,7 @@ def command_line() -> str:
 
 
 def data_hash(data: str | Path) -> str:
-    """16 hexadecimal digits of the names and sizes of the data's files and of their first and last MiB.
+    """16 hexadecimal digits of the data's files: their paths below the folder, sizes, and first and last MiB.
 
     A name that is no file or folder (data built into the package) stands for itself.
     """
@@ -91,7 +98,7 @@ def data_hash(data: str | Path) -> str:
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
+            digest.update(f"{file.relative_to(path) if path.is_dir() else file.name} {size}".encode())
             with file.open("rb") as opened:
                 digest.update(opened.read(1 << 20))
                 opened.seek(max(0, size - (1 << 20)))

@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from benchmarks import charts, page
+from benchmarks import charts, page, tables
+from benchmarks.contexts import difference_table
 from benchmarks.protocol import AXES, RESULT_FILE, Card, Result, full_axes, metrics, read_result
+from benchmarks.tables import Table, cell
 from probes import confusion_matrix
 from randar_features.files import read_json
 
@@ -42,14 +44,6 @@ class Run:
     def best(self) -> Result:
         """The row with the largest main metric."""
         return max(self.results, key=lambda row: row.get(self.main_metric or "", -np.inf))
-
-
-class Table(NamedTuple):
-    """Cells under a header; `marked` is the row to stress."""
-
-    header: list[str]
-    rows: list[list[str]]
-    marked: int | None = None
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
@@ -96,8 +90,8 @@ def result_table(run: Run) -> Table:
     numbers = list(dict.fromkeys(name for row in run.results for name in metrics(row)))
     rows = [
         [
-            *(_cell(axes[axis]) for axis in varying),
-            *(_cell(row.get(name)) for name in words),
+            *(cell(axes[axis]) for axis in varying),
+            *(cell(row.get(name)) for name in words),
             *(
                 _with_interval(row, name) if name == run.main_metric else number(row.get(name), name)
                 for name in numbers
@@ -112,18 +106,6 @@ def result_table(run: Run) -> Table:
 def _settings(results: Sequence[Result]) -> list[str]:
     """Names of a row's entries in words that are no axes, such as the probe."""
     return list(dict.fromkeys(n for row in results for n, v in row.items() if isinstance(v, str) and n not in AXES))
-
-
-def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
-    """One line for two variants that were evaluated on the same rows: the first minus the second, in points."""
-    known = ("encoder", "probe", "settings", "pooling", "read", "layer", "components")
-    words = [name for name in known if any(row.get(name) is not None for row in differences)]
-    rows = []
-    for row in differences:
-        low, high = (100 * bound for bound in row["interval"])
-        shown = f"{100 * row['difference']:+.1f} ({low:+.1f} … {high:+.1f})"
-        rows.append([*(_cell(row.get(name)) for name in words), f"{row['first']} − {row['second']}", shown])
-    return Table([*words, "contexts", "points, 95 % interval"], rows)
 
 
 NO_SHARES = re.compile(r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr)(_|$)")
@@ -149,18 +131,12 @@ def _with_interval(row: Result, metric: str) -> str:
     return f"{shown} ({low} … {high})"
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return " + ".join(map(str, value))
-    return "" if value is None else str(value)
-
-
 def heat_maps(run: Run) -> Iterator[tuple[str, bytes]]:
     """A caption and a picture for each group of rows that differ in layer, context and read alone."""
     groups: dict[str, list[tuple[dict[str, Any], float]]] = {}
     for row in run.results:
         axes = full_axes(run.card, row)
-        others = [_cell(axes[a]) for a in AXES if a not in ("output", "layer", "context", "read")]
+        others = [cell(axes[a]) for a in AXES if a not in ("output", "layer", "context", "read")]
         others += [str(row.get(name, "")) for name in _settings(run.results)]
         if axes["layer"] is not None and run.main_metric in row:
             groups.setdefault(", ".join(filter(None, others)), []).append((axes, row[run.main_metric]))
@@ -171,7 +147,7 @@ def heat_maps(run: Run) -> Iterator[tuple[str, bytes]]:
             values = np.full((len(shown), len(layers)), np.nan)
             for axes, value in members:
                 values[shown.index((axes["context"], axes["read"])), layers.index(axes["layer"])] = value
-            titles = ["all" if isinstance(layer, list) and len(layer) > 2 else _cell(layer) for layer in layers]
+            titles = ["all" if isinstance(layer, list) and len(layer) > 2 else cell(layer) for layer in layers]
             label = f"{run.main_metric}, %: contexts and reads by layer"
             rows = [" ".join(filter(None, pair)) for pair in shown]
             yield f"{label}. {name}", charts.heat_map(values, rows=rows, columns=titles, label=label)
@@ -262,19 +238,12 @@ def html(runs: Sequence[Run], title: str) -> str:
 
 def markdown(runs: Sequence[Run], title: str) -> str:
     """The tables, with the command under each."""
-    parts = [f"# {title}", markdown_table(overview(runs))]
+    parts = [f"# {title}", tables.markdown(overview(runs))]
     for run in runs:
         parts += [f"## {run.name}", run.card["protocol"], *(f"Warning: {warning}." for warning in run.card["warnings"])]
-        parts += [markdown_table(result_table(run))] if run.results else []
+        parts += [tables.markdown(result_table(run))] if run.results else []
         parts.append(f"`{run.card['command']}`, commit {run.card['machine']['commit']}")
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(table: Table) -> str:
-    """Pipes and dashes; the stressed row in bold."""
-    lines = [table.header, ["---"] * len(table.header)]
-    lines += [[f"**{c}**" if c and i == table.marked else c for c in row] for i, row in enumerate(table.rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def write_report(folders: Sequence[Path], out: Path, title: str = "Results") -> Path:

@@ -7,7 +7,7 @@ by indexes, whose results are set against the exact ones in OUT/index.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks import near_duplicates
 from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.feature_index import images_of_rows
 from benchmarks.figures import RIGHT, WRONG, image_grid
+from benchmarks.near_duplicates import Part, between
 from benchmarks.options import from_command_line
 from benchmarks.protocol import Result, card, data_hash, read_result, write_result
 from benchmarks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
+from benchmarks.tables import Table, markdown, percent, percents
 from probes.index.settings import CODES
 from randar_features.encoding.store import FeatureStore
 
@@ -45,6 +46,7 @@ class Config:
         normalization: unit (length 1), standardized (before that, by the gallery's mean and deviation), or both.
         queries: a seeded random choice of so many; all of them if there are no more.
         index_kind: indexes to set against exact search: flat, hnsw, ivfpq (of 256 vectors or more); "none" for none.
+        max_rows: only the first so many images of each split are read; None: all.
         duplicates: look for near-duplicates of the queries in what is searched, and warn of them.
         seed: of every random choice.
         cache: folder that keeps features.
@@ -62,7 +64,8 @@ class Config:
     normalization: tuple[str, ...] = ("unit",)
     queries: int = 1000
     index_kind: tuple[str, ...] = ("hnsw", "ivfpq")
-    duplicates: bool = False
+    max_rows: int | None = None
+    duplicates: bool = True
     seed: int = 0
     cache: str = "runs/features"
 
@@ -91,8 +94,10 @@ def axes_of(encoder: Encoder, output: str) -> dict[str, Any]:
 def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore, FeatureStore]:
     """Features of what is searched and of what is asked for, which are one if there is no split of queries."""
 
+    about: dict[str, Any] = {"folder": config.cache, "outputs": config.outputs, "pooling": pooling}
+
     def of(split: str | None) -> FeatureStore:
-        return extract(encoder, config.data, split=split, folder=config.cache, outputs=config.outputs, pooling=pooling)
+        return extract(encoder, config.data, split=split, max_rows=config.max_rows, **about)
 
     gallery = of(config.split)
     return gallery, gallery if config.query_split is None else of(config.query_split)
@@ -117,12 +122,13 @@ def run(config: Config, out: Path) -> Path:
         assert best is not None  # an encoder has an output
         compared += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
         artifacts |= draw(best, encoder.name, config, out)
-        warnings = warnings_of(encoder, config, best.row)
-    data = data_parts(config)
+        warnings = warnings_of(encoder, config, best.row["pooling"])
+    about: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "config": config}
+    about |= {"warnings": warnings}
     if compared:
         words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
-        write_result(out / "index", card(words, axes=NOT_HERE, data=data, weights=weights, warnings=warnings), compared)
-    made = card(protocol(config), axes=NOT_HERE, data=data, weights=weights, warnings=warnings)
+        write_result(out / "index", card(words, **about), compared)
+    made = card(protocol(config), **about)
     return write_result(out, made, rows, artifacts=artifacts)
 
 
@@ -148,24 +154,23 @@ def protocol(config: Config) -> str:
 
 def data_parts(config: Config) -> dict[str, str]:
     """The data's hash for each split."""
-    content = data_hash(config.data)
+    first = f" first {config.max_rows} of each split," if config.max_rows else ""
+    content = data_hash(config.data) + first
     parts = {"gallery": f"{content} {config.split or ''}".strip()}
     return parts if config.query_split is None else parts | {"queries": f"{content} {config.query_split}"}
 
 
-def warnings_of(encoder: Encoder, config: Config, best: Mapping[str, Any]) -> list[str]:
+def warnings_of(encoder: Encoder, config: Config, pooling: str) -> list[str]:
     """Of images that were left out, and of queries that have a near-duplicate in the gallery."""
     found = []
-    gallery, queries = stores(encoder, config, best["pooling"])
+    gallery, queries = stores(encoder, config, pooling)
     for store in dict.fromkeys((gallery, queries)):
         failed = np.flatnonzero(~store.ok)
         named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
         found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
     if config.duplicates:
-        splits = (config.split, config.query_split or config.split)
-        images = [open_data(config.data, split, encoder.image_size) for split in splits]
-        pairs = near_duplicates.find(gallery, queries, best["output"], *images)
-        found += near_duplicates.warnings(pairs, gallery, len(queries), best["output"])
+        searched = Part(config.data, config.split, config.max_rows)
+        found += between(searched, searched._replace(split=config.query_split or config.split), config.cache)
     return found
 
 
@@ -193,47 +198,38 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
     return {f"Nearest by {name}, {best.row['output']} (thick frame: the query's class)": file}
 
 
-def table(results: list[Result]) -> str:
-    """Markdown, one row a variant."""
-    lines = [
-        "| encoder | output | pooling | normalization | mAP, % | 95 % interval | R@1 | R@5 | R@10 | mean rank |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+def table(results: Sequence[Result]) -> Table:
+    """One row a variant."""
+    header = ["encoder", "output", "pooling", "normalization", "mAP, %", "95 % interval"]
+    rows = []
     for row in results:
-        low, high = (100 * bound for bound in row["interval"])
-        recalls = " | ".join(f"{100 * row[f'recall_at_{k}']:.1f}" for k in RECALLS)
-        lines.append(
-            f"| {row['encoder']} | {row['output']} | {row['pooling']} | {row['normalization']} "
-            f"| {100 * row['mean_average_precision']:.2f} | {low:.2f} … {high:.2f} | {recalls} "
-            f"| {row['mean_rank']:.1f} |"
-        )
-    return "\n".join(lines)
+        cells = [row["encoder"], row["output"], row["pooling"], row["normalization"]]
+        cells += [percent(row["mean_average_precision"], 2), percents(row["interval"], 2)]
+        cells += [percent(row[f"recall_at_{k}"]) for k in RECALLS]
+        rows.append([*cells, f"{row['mean_rank']:.1f}"])
+    return Table([*header, *(f"R@{k}" for k in RECALLS), "mean rank"], rows)
 
 
-def index_table(results: list[Result]) -> str:
-    """Markdown, one row an index."""
-    lines = [
-        "| encoder | index | R@1, % | below exact | neighbours@10, % | build, s | queries/s | bytes (on disk) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def index_table(results: Sequence[Result]) -> Table:
+    """One row an index."""
+    header = ["encoder", "index", "R@1, %", "below exact", "neighbours@10, %", "build, s", "queries/s"]
+    rows = []
     for row in results:
-        lines.append(
-            f"| {row['encoder']} | {row['index']} | {100 * row['recall_at_1']:.1f} "
-            f"| {100 * row['recall_at_1_below_exact']:.2f} | {100 * row['neighbours_at_10']:.2f} "
-            f"| {row['build_seconds']} | {row['queries_per_second']} "
-            f"| {row['bytes_per_vector']} ({row['bytes_per_vector_on_disk']}) |"
-        )
-    return "\n".join(lines)
+        cells = [row["encoder"], row["index"], percent(row["recall_at_1"])]
+        cells += [percent(row[name], 2) for name in ("recall_at_1_below_exact", "neighbours_at_10")]
+        cells += [str(row["build_seconds"]), str(row["queries_per_second"])]
+        rows.append([*cells, f"{row['bytes_per_vector']} ({row['bytes_per_vector_on_disk']})"])
+    return Table([*header, "bytes (on disk)"], rows)
 
 
 def main() -> None:
     """Parse, run, print, and say where."""
     config, out = from_command_line(Config, __doc__, Path("runs/retrieval"))
     path = run(config, out)
-    print(table(read_result(path)["results"]))
+    print(markdown(table(read_result(path)["results"])))
     index = path.parent / "index"
     if index.exists():
-        print(index_table(read_result(index)["results"]))
+        print(markdown(index_table(read_result(index)["results"])))
     print(path)
 
 

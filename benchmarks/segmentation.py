@@ -19,14 +19,16 @@ import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks.contexts import context_differences, difference_table, markdown
+from benchmarks.contexts import context_differences, write_tables
 from benchmarks.datasets import PHOTO_DIGITS
-from benchmarks.dense import DenseFeatures, Layout, blended_probabilities, dense_features, file_name, outputs_of
+from benchmarks.dense import DenseFeatures, Layout, Tiles, blended_probabilities, dense_features, file_name, outputs_of
 from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.near_duplicates import SIDE, Part, between
 from benchmarks.options import add_options, read_options
 from benchmarks.overlays import Overlays
 from benchmarks.protocol import Result, card, data_hash, write_result
 from benchmarks.scenes import Labels, Scenes, labels_of
+from benchmarks.tables import Table, percent, percents
 from probes import (
     KNNSegmenter,
     LinearSegmenter,
@@ -39,7 +41,6 @@ from probes import (
     segmentation_scores,
 )
 from probes.segmentation import Segmenter, resize_mask
-from randar_features.files import write_json
 
 HEADS = ("linear", "knn", "logistic")
 BLENDS = ("features", "probabilities")
@@ -50,7 +51,6 @@ PROTOCOLS = {
     "logistic": "segmentation: logistic regression on patches, C from a grid, log-probabilities up-sampled (CAPI)",
 }
 NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "standardised"}
-DIFFERENCES = "differences.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ class Config:
         stride: pixels from tile to tile; None: half the input.
         blend: tiles' features, or the probabilities that the head gives for each tile. It is fitted to the former.
         resized: score at the size the encoder was shown too.
+        duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
         iterations: of the linear head.
         max_patches: training patches of kNN and logistic regression at most, drawn at random; None: all.
         seed: of every random choice.
@@ -99,6 +100,7 @@ class Config:
     stride: int | None = None
     blend: str = "features"
     resized: bool = False
+    duplicates: bool = True
     iterations: int = 1000
     max_patches: int | None = 50_000
     seed: int = 0
@@ -155,6 +157,13 @@ def make_head(task: Task) -> Segmenter:
     return LogisticSegmenter(task.num_classes, max_patches=config.max_patches, **options)
 
 
+def settings(config: Config) -> str:
+    """What the head is given, in words."""
+    if config.head == "linear":
+        return f"{config.iterations} iterations"
+    return "all training patches" if config.max_patches is None else f"at most {config.max_patches} training patches"
+
+
 def chosen_options(head: Any) -> dict[str, Any]:
     """What a fitted head chose on the tuning images."""
     return {name: getattr(head, name) for name in ("learning_rate", "k", "distance", "C") if hasattr(head, name)}
@@ -196,6 +205,7 @@ def evaluate(
             "resolution": f"{layout}, {config.blend} blended" if config.resolution else str(layout),
             **segmentation_scores(counts, seed=config.seed),
             **({"miou_resized": mean_iou(small.sum(0))} if config.resized else {}),
+            "settings": settings(config),
             "validation": head.validation_miou,
             "chosen": chosen_options(head),
             "grid": f"{grids[output]}x{grids[output]}",
@@ -255,14 +265,10 @@ def run(config: Config, out: Path) -> Path:
         scored += evaluate(encoder, task, overlays)
         weights[encoder.name] = encoder.weights
     rows = [each.row for each in scored]
-    differences = list(
-        context_differences(
-            rows, lambda one, other: miou_difference(scored[one].parts, scored[other].parts, seed=config.seed)
-        )
+    differences = context_differences(
+        rows, lambda one, other: miou_difference(scored[one].parts, scored[other].parts, seed=config.seed)
     )
-    write_json(out / DIFFERENCES, differences)
-    tables = [table(rows), difference_table(differences)] if differences else [table(rows)]
-    (out / "result.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    artifacts = write_tables(out, table(rows), differences)
     made = card(
         PROTOCOLS[config.head],
         axes={
@@ -273,9 +279,10 @@ def run(config: Config, out: Path) -> Path:
         },
         data=data_parts(task),
         weights=weights,
+        config=config,
         warnings=warnings_of(task),
     )
-    return write_result(out, made, rows, artifacts={"differences": DIFFERENCES, **overlays.files})
+    return write_result(out, made, rows, artifacts=artifacts | overlays.files)
 
 
 def data_parts(task: Task) -> dict[str, str]:
@@ -286,27 +293,35 @@ def data_parts(task: Task) -> dict[str, str]:
 
 
 def warnings_of(task: Task) -> list[str]:
-    """Pairs that were left out, and evaluation masks that hold fewer classes than there are."""
+    """Of pairs that were left out, and of near-duplicates."""
     found = []
     for part, scenes in (("train", task.train), ("evaluation", task.evaluation)):
         named = "; ".join(entry["reason"] for entry in scenes.unreadable[:3])
         if scenes.unreadable:
             found.append(f"{len(scenes.unreadable)} {part} pairs could not be read: {named}")
+    if task.config.duplicates:
+        found += between(_compared(task, "train"), _compared(task, "evaluation"), task.config.cache)
     return found
 
 
-def table(results: Sequence[Result]) -> str:
-    """Markdown, one row an output."""
+def _compared(task: Task, part: str) -> Part:
+    """The images of a part, squashed, as near-duplicates are looked for."""
+    scenes: Scenes = getattr(task, part)
+    images = Tiles(scenes.image, scenes.sizes, Layout(SIDE, 1))
+    return Part(images, name=file_name(f"{_cache_name(task.config, scenes, part)}-{SIDE}"))
+
+
+def table(results: Sequence[Result]) -> Table:
+    """One row an output."""
     resized = any("miou_resized" in row for row in results)
-    header = ["encoder", "output", "mIoU, %", "95 % interval", "pixel accuracy, %", "tuning mIoU, %", "chosen"]
-    lines = [header[:4] + (["mIoU resized, %"] if resized else []) + header[4:]]
+    header = ["encoder", "output", "mIoU, %", "95 % interval", *(["mIoU resized, %"] if resized else [])]
+    rows = []
     for row in results:
-        cells = [row["encoder"], row["output"], f"{100 * row['miou']:.1f}"]
-        cells.append(" … ".join(f"{100 * bound:.1f}" for bound in row["interval"]))
-        cells += [f"{100 * row['miou_resized']:.1f}"] if resized else []
-        cells += [f"{100 * row['pixel_accuracy']:.1f}", f"{100 * row['validation']:.1f}"]
-        lines.append([*cells, ", ".join(f"{name} {_short(value)}" for name, value in row["chosen"].items())])
-    return markdown(lines)
+        cells = [row["encoder"], row["output"], percent(row["miou"]), percents(row["interval"])]
+        cells += [percent(row["miou_resized"])] if resized else []
+        cells += [percent(row["pixel_accuracy"]), percent(row["validation"])]
+        rows.append([*cells, ", ".join(f"{name} {_short(value)}" for name, value in row["chosen"].items())])
+    return Table([*header, "pixel accuracy, %", "tuning mIoU, %", "chosen"], rows)
 
 
 def _short(value: float | str) -> str:

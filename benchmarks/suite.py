@@ -42,6 +42,7 @@ class Settings:
         probes: of `benchmarks.classification`.
         pooling: of maps to vectors, for classification.
         heads: of `benchmarks.segmentation`.
+        max_rows: labelled images that are read of each split at most, the first ones; None: all.
         train_rows: labelled images to train on at most, stratified; None: all.
         evaluation_rows: labelled images to hold back where the data has one split only.
         hold_out: "last" or "stratified": which rows are evaluated on where the data has one split only.
@@ -57,6 +58,7 @@ class Settings:
     probes: tuple[str, ...] = ("logistic", "knn")
     pooling: tuple[str, ...] = ("mean",)
     heads: tuple[str, ...] = ("linear", "knn")
+    max_rows: int | None = None
     train_rows: int | None = None
     evaluation_rows: int = 5000
     hold_out: str = "stratified"
@@ -140,6 +142,7 @@ def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callabl
         train_split=train,
         evaluation_split=evaluation,
         hold_out=settings.hold_out,
+        max_rows=settings.max_rows,
         train_rows=settings.train_rows,
         evaluation_rows=settings.evaluation_rows,
         probe=settings.probes,
@@ -147,7 +150,7 @@ def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callabl
         **_shared(settings),
     )
     yield "classification", config, classification.run
-    searched = retrieval.Config(data=data, split=evaluation or train, **_shared(settings))
+    searched = retrieval.Config(data=data, split=evaluation or train, max_rows=settings.max_rows, **_shared(settings))
     yield "retrieval", searched, retrieval.run
 
 

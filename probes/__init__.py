@@ -18,6 +18,7 @@ from .knn import KNNProbe
 from .linear import LinearProbe
 from .logistic import LogisticProbe
 from .metrics import (
+    Difference,
     accuracy,
     average_precisions,
     bootstrap_interval,
@@ -41,6 +42,7 @@ from .standardizer import Standardizer
 
 __all__ = [
     "AttentiveProbe",
+    "Difference",
     "JointLinearProbe",
     "KNNProbe",
     "KNNSegmenter",

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from .inputs import Array, Labels, float_tensor, label_vector
-from .metrics import bootstrap_interval, bootstrap_of_sums, confusion_matrix
+from .metrics import (
+    Difference,
+    bootstrap_interval,
+    bootstrap_of_sums,
+    confusion_matrix,
+    difference_from,
+    resampled_sums,
+)
 
 
 def segmentation_counts(
@@ -79,10 +86,8 @@ def segmentation_scores(counts: np.ndarray, *, resamples: int = 1000, seed: int 
     }
 
 
-def miou_difference(
-    first: np.ndarray, second: np.ndarray, *, resamples: int = 1000, seed: int = 0
-) -> tuple[float, tuple[float, float]]:
-    """mIoU of one segmentation less that of another of the same images, and its paired bootstrap interval.
+def miou_difference(first: np.ndarray, second: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> Difference:
+    """mIoU of one segmentation less that of another of the same images, with its paired bootstrap interval.
 
     first, second: `intersections_and_unions` (n, 2, C) of each image; images are drawn for both together.
     """
@@ -95,8 +100,7 @@ def miou_difference(
         mious = _mious(sums, 2)
         return mious[:, 0] - mious[:, 1]
 
-    interval = bootstrap_of_sums(rows, gain, resamples=resamples, seed=seed)
-    return float(gain(rows.sum(0, keepdims=True))[0]), interval
+    return difference_from(float(gain(rows.sum(0, keepdims=True))[0]), gain(resampled_sums(rows, resamples, seed)))
 
 
 def _mious(sums: np.ndarray, count: int) -> np.ndarray:

@@ -203,8 +203,12 @@ def paired_bootstrap(
     if len(scores[0]) != len(scores[1]):
         raise ValueError(f"first and second must be scores of the same rows, got {len(scores[0])} and {len(scores[1])}")
     gains = scores[0] - scores[1]
-    means = _resampled_means(gains, resamples, seed)
-    return Difference(float(gains.mean()), _percentiles(means, confidence), float((means <= 0).mean()))
+    return difference_from(float(gains.mean()), _resampled_means(gains, resamples, seed), confidence)
+
+
+def difference_from(difference: float, resampled: np.ndarray, confidence: float = 0.95) -> Difference:
+    """A difference with what its resamples (r,) say of it."""
+    return Difference(difference, _percentiles(resampled, confidence), float((resampled <= 0).mean()))
 
 
 def _resampled_means(sample: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -237,7 +241,11 @@ def bootstrap_of_sums(
     pairs. `statistic` takes sums (resamples, k), float64, one resample a row, and gives (resamples,).
     """
     _check_bootstrap(confidence, resamples)
+    return _percentiles(statistic(resampled_sums(rows, resamples, seed)), confidence)
+
+
+def resampled_sums(rows: Array, resamples: int, seed: int) -> np.ndarray:
+    """Column sums (resamples, k), float64, of as many rows as there are, drawn from `rows` (n, k) with replacement."""
     sample = float_tensor(rows, "rows", "(n, k)", 2).cpu().double().numpy()
     generator = np.random.default_rng(seed)
-    counts = generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples)
-    return _percentiles(statistic(counts @ sample), confidence)
+    return generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples) @ sample

@@ -52,4 +52,4 @@ def load_encoder(
     return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
 
 
-__all__ = ["Encoder", "extract", "load_encoder"]
+__all__ = ["DEFAULT_MODEL", "Encoder", "extract", "load_encoder"]

@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks import classification
 from benchmarks.classification import Config
-from benchmarks.classification_probes import Scored, top_hits
+from benchmarks.classification_probes import top_hits
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.labelled_rows import LabelledData, Split, choose_rows, fewer, hold_out
 from benchmarks.protocol import read_result
-from probes import KNNProbe, LogisticProbe, few_shot, paired_bootstrap, stratified_holdout
+from probes import KNNProbe, LogisticProbe, few_shot, stratified_holdout
 from tests.benchmarks.image_folders import write_classes
 from tests.small_models import write_folder
 
@@ -35,7 +35,7 @@ def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def config(folder: Path, cache: Path, **options: object) -> Config:
     shared = {"evaluation_rows": 12, "cache": str(cache / "cache"), "epochs": 2, "draws": 2, "shots": (2,)}
-    return Config(data=str(folder), **{**shared, **options})
+    return Config(data=str(folder), **{"duplicates": False, **shared, **options})
 
 
 def test_the_command_reports_what_the_probe_gives(
@@ -117,25 +117,19 @@ def test_features_on_disk_give_the_same_but_for_the_order_of_batches(folder: Pat
     assert first[0]["chosen"] == second[0]["chosen"]
 
 
-def scored(context: str | None, layer: int, hits: list[int], encoder: str = "a") -> Scored:
-    about = {"encoder": encoder, "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
-    row = about | {"context": context, "layer": layer, "output": f"{context} {layer}"}
-    return Scored(row, np.zeros(len(hits), int), np.array(hits, float))
-
-
-def test_contexts_are_compared_on_the_same_rows_of_the_same_layer():
-    reverse, single = [1, 1, 1, 0, 1, 1], [1, 0, 1, 0, 0, 1]
-    rows = [scored("single", 0, single), scored("reverse", 0, reverse), scored("reverse", 1, single)]
-    rows += [scored(None, 0, single, "pixels"), scored("repeat", 1, reverse)]
-    found = list(classification.differences(rows, seed=3))
-    assert [(row["layer"], row["first"], row["second"]) for row in found] == [
-        (0, "reverse", "single"),
-        (1, "reverse", "repeat"),
-    ]
-    expected = paired_bootstrap(np.array(reverse, float), np.array(single, float), seed=3)
-    assert found[0]["difference"] == expected.difference == pytest.approx(2 / 6)
-    assert (found[0]["interval"], found[0]["worse"]) == (expected.interval, expected.worse)
-    assert "| reverse − single | +33.3 |" in classification.difference_table(found)
+def test_near_duplicates_between_held_back_and_training_rows_are_warned_of(tmp_path: Path):
+    paths = write_classes(tmp_path / "images", per_class=24, seed=3)
+    found = classification.run(config(tmp_path / "images", tmp_path, encoder=("pixels",)), tmp_path / "first")
+    assert read_result(found)["card"]["warnings"] == []
+    options = config(tmp_path / "images", tmp_path / "other", encoder=("pixels",), duplicates=True)
+    labels = np.repeat(np.arange(3), 24)
+    kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
+    for first, second in ((kept[0], held_out[3]), (kept[40], held_out[5]), (kept[7], kept[8])):
+        paths[second].write_bytes(paths[first].read_bytes())
+    card = read_result(classification.run(options, tmp_path / "second"))["card"]
+    (warning,) = card["warnings"]
+    assert warning.startswith("2 of 12 evaluation images have a near-duplicate") and "2 of them with equal" in warning
+    assert card["config"]["duplicates"] is True and card["config"]["encoder"] == ["pixels"]
 
 
 def test_the_end_of_a_grid_is_warned_of():

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from benchmarks.contexts import context_differences, difference_table, markdown
+import numpy as np
+import pytest
+
+from benchmarks.contexts import context_differences, difference_table, write_tables
+from benchmarks.tables import Table
+from probes import Difference, paired_bootstrap
 
 
 def row(context: str | None, layer: int = 0, **axes: Any) -> dict[str, Any]:
@@ -12,21 +19,48 @@ def row(context: str | None, layer: int = 0, **axes: Any) -> dict[str, Any]:
 
 def test_rows_that_differ_in_their_context_alone_are_compared_the_later_less_the_earlier() -> None:
     rows = [row("reverse"), row("single"), row("single", 1), row("reverse", 1, read="instruction"), row("repeat")]
-    rows += [row(None), row("reverse", components=8)]
-    scores = [30, 20, 50, 60, 25, 1, 99]
+    rows += [row(None), row("reverse", components=8), row("single", encoder="other"), row("reverse", probe="knn")]
+    scores = [30, 20, 50, 60, 25, 1, 99, 3, 7]
 
-    def compare(first: int, second: int) -> tuple[float, tuple[float, float]]:
-        return scores[first] - scores[second], (0.0, 1.0)
+    def compare(first: int, second: int) -> Difference:
+        return Difference(scores[first] - scores[second], (0.0, 1.0), 0.0)
 
-    found = list(context_differences(rows, compare))
+    found = context_differences(rows, compare)
     assert [(each["first"], each["second"], each["difference"]) for each in found] == [
         ("repeat", "single", 5),
         ("reverse", "single", 10),
         ("reverse", "repeat", 5),
     ]
-    assert all(each["layer"] == 0 and each["interval"] == [0.0, 1.0] for each in found)
-    assert "| model | image | 0 | 0 | reverse − single | +1000.0 | +0.0 … +100.0 |" in difference_table(found)
+    assert all(each["layer"] == 0 and each["interval"] == (0.0, 1.0) for each in found)
 
 
-def test_a_table_has_a_rule_under_its_header() -> None:
-    assert markdown([["a", "b"], ["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+def test_the_difference_is_that_of_the_rows_own_images() -> None:
+    hits = np.array([[1, 1, 1, 0, 1, 1], [1, 0, 1, 0, 0, 1]], float)
+    found = context_differences(
+        [row("reverse"), row("single")], lambda one, other: paired_bootstrap(hits[one], hits[other], seed=3)
+    )
+    expected = paired_bootstrap(hits[0], hits[1], seed=3)
+    assert found[0]["difference"] == expected.difference == pytest.approx(2 / 6)
+    assert (found[0]["interval"], found[0]["worse"]) == (expected.interval, expected.worse)
+
+
+def test_differences_are_in_points() -> None:
+    about = {"encoder": "tiny", "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
+    found = {"first": "reverse", "second": "single", "difference": 0.0123, "interval": [-0.005, 0.03]}
+    table = difference_table([about | {"layer": [0, 1]} | found])
+    shown = ["0 + 1", "reverse − single", "+1.2 (-0.5 … +3.0)"]
+    assert table.rows == [["tiny", "knn", "k = 20", "mean", "image", *shown]]
+    matched = [{"encoder": "tiny", "read": "image", "layer": 0, "components": n} | found for n in (0, 8)]
+    table = difference_table(matched)
+    assert table.header == ["encoder", "read", "layer", "components", "contexts", "points, 95 % interval"]
+    assert [cells[3] for cells in table.rows] == ["0", "8"]
+
+
+def test_tables_are_written_with_their_differences(tmp_path: Path) -> None:
+    differences = [{"encoder": "tiny", "first": "reverse", "second": "single", "difference": 0.01, "interval": [0, 1]}]
+    assert write_tables(tmp_path, Table(["a"], [["1"]]), differences) == {"differences": "differences.json"}
+    assert json.loads((tmp_path / "differences.json").read_text()) == differences
+    first, second = (tmp_path / "result.md").read_text().split("\n\n")
+    assert first.splitlines()[-1] == "| 1 |" and "reverse − single" in second
+    write_tables(tmp_path, Table(["a"], [["1"]]), [])
+    assert (tmp_path / "result.md").read_text() == first + "\n"

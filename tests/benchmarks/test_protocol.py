@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from benchmarks.diff import compare
 from benchmarks.protocol import AXES, card, data_hash, full_axes, metrics, plain, read_result, write_result
 
 SHARED = {"normalization": "standardised", "resolution": 64, "threshold_basis": None, "selection": "a tenth of train"}
+
+
+@dataclass(frozen=True)
+class Options:
+    epochs: int
+    head: str
 
 
 def make_card(**changes: Any) -> dict[str, Any]:
@@ -106,7 +113,10 @@ class TestDataHash:
         file.write_bytes(b"abd")
         second = data_hash(tmp_path / "d")
         file.rename(tmp_path / "d" / "test.parquet")
-        assert len({first, second, data_hash(tmp_path / "d")}) == 3
+        third = data_hash(tmp_path / "d")
+        (tmp_path / "d" / "cat").mkdir()
+        (tmp_path / "d" / "test.parquet").rename(tmp_path / "d" / "cat" / "test.parquet")
+        assert len({first, second, third, data_hash(tmp_path / "d")}) == 4
 
     def test_built_in_data(self) -> None:
         assert data_hash("photo-digits") == "built-in photo-digits"
@@ -137,6 +147,14 @@ class TestDiff:
         assert not comparable
         assert [line for line in lines if line.startswith("NOT COMPARABLE") and reason in line]
         assert not [line for line in lines if "accuracy:" in line]
+
+    def test_options_that_differ_are_named(self, tmp_path: Path) -> None:
+        configs = [Options(epochs=epochs, head="linear") for epochs in (5, 10)]
+        saved = [save(tmp_path / str(c.epochs), [make_row()], config=c) for c in configs]
+        assert saved[0]["card"]["config"] == {"epochs": 5, "head": "linear"}
+        lines, comparable = compare(*saved)
+        assert comparable and lines[0] == "differs         option epochs: 5 / 10"
+        assert not [line for line in lines if "head" in line]
 
     def test_rows_are_matched_by_their_axes(self, tmp_path: Path) -> None:
         """Layers are compared, pooling decides; the nearest row is the one compared with."""

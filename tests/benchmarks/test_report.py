@@ -130,18 +130,6 @@ def test_learning_curves_do_not_mix_poolings(tmp_path: Path, monkeypatch: pytest
     assert drawn == [{"tiny, single image layer 0, mean": [(1, 0.1), (5, 0.4)]}]
 
 
-def test_differences_are_in_points() -> None:
-    about = {"encoder": "tiny", "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
-    found = {"first": "reverse", "second": "single", "difference": 0.0123, "interval": [-0.005, 0.03]}
-    table = report.difference_table([about | {"layer": [0, 1]} | found])
-    shown = ["0 + 1", "reverse − single", "+1.2 (-0.5 … +3.0)"]
-    assert table.rows == [["tiny", "knn", "k = 20", "mean", "image", *shown]]
-    matched = [{"encoder": "tiny", "read": "image", "layer": 0, "components": n} | found for n in (0, 8)]
-    table = report.difference_table(matched)
-    assert table.header == ["encoder", "read", "layer", "components", "contexts", "points, 95 % interval"]
-    assert [cells[3] for cells in table.rows] == ["0", "8"]
-
-
 def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_path: Path) -> None:
     out = report.write_report([folder], tmp_path / "out" / "report.html", "All & more")
     text = out.read_text()

@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 
 def config(data: Path, **options: object) -> Config:
     common = {"data": str(data), "split": "train", "encoder": ("pixels",), "cache": str(data.parent / "cache")}
-    return Config(**{**common, "index_kind": ("none",), **options})  # type: ignore[arg-type]
+    return Config(**{**common, "index_kind": ("none",), "duplicates": False, **options})  # type: ignore[arg-type]
 
 
 def test_leave_one_out_is_scored_by_hand_written_metrics(data: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, small_model: Model) -> None:
 def config(tmp_path: Path, **options: Any) -> Config:
     given: dict[str, Any] = {"num_classes": 3, "ignore_index": 9, "encoder": ("means",), "outputs": ("fine",)}
     given |= {"resolution": 48, "iterations": 40, "cache": str(tmp_path / "cache"), "data": str(tmp_path / "scenes")}
+    given |= {"duplicates": False}
     return Config(**(given | options))
 
 
@@ -71,7 +72,17 @@ def test_colours_are_segmented_by_their_means(tmp_path: Path, head: str, blend: 
     assert "03.png" in result["card"]["warnings"][0]
     assert (tmp_path / "out" / "overlays-means.png").read_bytes().startswith(b"\x89PNG")
     assert list(result["artifacts"].values()) == ["differences.json", "overlays-means.png"]
-    assert f"| means | fine | {100 * row['miou']:.1f} |" in table([row])
+    assert table([row]).rows[0][:3] == ["means", "fine", f"{100 * row['miou']:.1f}"]
+    assert row["settings"] == ("40 iterations" if head == "linear" else "at most 50000 training patches")
+
+
+def test_near_duplicates_are_warned_of(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / "scenes")
+    for kind in ("images", "masks"):
+        copied = (folder / "train" / kind / "05.png").read_bytes()
+        (folder / "validation" / kind / "02.png").write_bytes(copied)
+    warnings = json.loads(run(config(tmp_path, duplicates=True), tmp_path / "out").read_text())["card"]["warnings"]
+    assert warnings[1].startswith("1 of 14 evaluation images have a near-duplicate")
 
 
 def test_every_output_of_a_generator_has_a_row_and_its_weights_stay(tmp_path: Path, small_model: Model) -> None:

@@ -74,12 +74,14 @@ def test_the_difference_of_two_segmentations_is_paired() -> None:
         np.stack([segmentation_counts(p, t, 3) for p, t in zip(of, truth, strict=True)]) for of in (first, second)
     ]
     parts = [intersections_and_unions(each) for each in counts]
-    difference, (low, high) = miou_difference(*parts)
+    difference, (low, high), worse = miou_difference(*parts)
     assert difference == pytest.approx(mean_iou(counts[0].sum(0)) - mean_iou(counts[1].sum(0)))
     assert 0 < low < difference < high
+    assert worse == 0
     assert high - low < 0.3 * np.ptp(segmentation_scores(counts[0])["interval"])
-    backwards, interval = miou_difference(*parts[::-1])
-    assert (backwards, *interval) == pytest.approx((-difference, -high, -low))
+    backwards = miou_difference(*parts[::-1])
+    assert backwards.worse == 1
+    assert (backwards.difference, *backwards.interval) == pytest.approx((-difference, -high, -low))
     with pytest.raises(ValueError, match="same images and classes"):
         miou_difference(parts[0], parts[1][1:])
 

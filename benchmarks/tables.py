@@ -1,0 +1,46 @@
+"""Tables of results: one form for Markdown and for pages, and one way to write a share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+MISSING = "–"
+
+
+class Table(NamedTuple):
+    """Cells under a header; `marked` is the row to stress."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: int | None = None
+
+
+def markdown(table: Table) -> str:
+    """Pipes and dashes; the stressed row in bold."""
+    lines = [table.header, ["---"] * len(table.header)]
+    lines += [[f"**{c}**" if c and i == table.marked else c for c in row] for i, row in enumerate(table.rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def cell(value: Any) -> str:
+    """A setting: nothing for None, "0 + 1" for several."""
+    if isinstance(value, list | tuple):
+        return " + ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a number of per cent, without the sign; "–" for None."""
+    return MISSING if share is None else f"{100 * share:.{digits}f}"
+
+
+def percents(bounds: Sequence[float], digits: int = 1) -> str:
+    """An interval of shares, as "12.3 … 45.6"."""
+    return " … ".join(percent(bound, digits) for bound in bounds)
+
+
+def points(difference: float, bounds: Sequence[float]) -> str:
+    """A difference of shares in points, with its sign and its interval, as "+1.2 (-0.5 … +3.0)"."""
+    low, high = (f"{100 * bound:+.1f}" for bound in bounds)
+    return f"{100 * difference:+.1f} ({low} … {high})"
