@@ -6,7 +6,6 @@ over all images shown, with channels exchanged and inverted to be most like the 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from benchmarks import figures
 from benchmarks.datasets import open_data
 from benchmarks.dense import grid_outputs
 from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.options import from_command_line
 from benchmarks.photographs import align_colours, feature_colours
 from benchmarks.protocol import AXES, card, data_hash, write_result
 from benchmarks.samples import to_arrays
@@ -98,18 +98,8 @@ def read_pictures(config: Config, side: int) -> Tensor:
 
 def main() -> None:
     """Parse, run, say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="photo-digits, or a folder or file of images")
-    parser.add_argument("--split")
-    parser.add_argument("--encoder", default=Config.encoder)
-    parser.add_argument("--outputs", nargs="+", help='such as "reverse image layer 2"')
-    parser.add_argument("--images", type=int, default=Config.images)
-    parser.add_argument("--scale", type=int, default=Config.scale)
-    parser.add_argument("--out", type=Path, default=Path("runs/maps"))
-    given = vars(parser.parse_args())
-    out = given.pop("out")
-    given["outputs"] = given["outputs"] and tuple(given["outputs"])
-    print(run(Config(**given), out))
+    config, out = from_command_line(Config, __doc__, Path("runs/maps"))
+    print(run(config, out))
 
 
 if __name__ == "__main__":

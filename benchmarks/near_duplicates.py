@@ -8,7 +8,6 @@ and small shifts pass, other pictures of the same thing do not.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from benchmarks.datasets import open_data
 from benchmarks.encoders import DEFAULT_MODEL, extract, load_encoder
 from benchmarks.feature_index import images_of_rows, index_stores
 from benchmarks.figures import image_grid
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.protocol import card, data_hash, write_result
 from randar_features.data import ImageSource
 from randar_features.encoding.store import FeatureStore
@@ -274,11 +273,8 @@ def picture(pairs: Sequence[Pair], images: ImageSource, other_images: ImageSourc
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("--out", type=Path, default=Path("runs/near-duplicates"))
-    given = parser.parse_args()
-    path = run(read_options(Config, given), given.out)
+    config, out = from_command_line(Config, __doc__, Path("runs/near-duplicates"))
+    path = run(config, out)
     print(path.read_text(encoding="utf-8"))
     print(path)
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -17,8 +17,8 @@ def add_options(parser: argparse.ArgumentParser, config: type, *, without: Colle
     """Add an option for each field of a dataclass: `--train-split` for train_split.
 
     Fields are str, int, float, bool (a flag; where it is True by default, `--no-…` too), tuples of one of these
-    (several values), or None besides. Those without a default are required. Help is what the docstring, or that of a
-    class it extends, says under "Attributes:".
+    (several values), or None besides, written none. Those without a default are required. Help is what the
+    docstring, or that of a class it extends, says under "Attributes:".
     """
     hints = get_type_hints(config)
     texts = {name: text for base in config.__mro__[::-1] for name, text in attribute_texts(base.__doc__ or "").items()}
@@ -74,12 +74,21 @@ def attribute_texts(docstring: str) -> dict[str, str]:
     return {name: text.replace("%", "%%") for name, text in texts.items()}
 
 
-def _kind(hint: Any) -> tuple[type, bool]:
-    """The type of a value, and whether there are several."""
-    if get_origin(hint) is types.UnionType:
+def _kind(hint: Any) -> tuple[Callable[[str], Any], bool]:
+    """What reads a value, and whether there are several."""
+    optional = get_origin(hint) is types.UnionType
+    if optional:
         hint = next(option for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is tuple:
         return get_args(hint)[0], True
     if hint not in (str, int, float, bool):
         raise TypeError(f"an option must be str, int, float, bool, a tuple of one of these or None, got {hint}")
-    return hint, False
+    return _or_none(hint) if optional else hint, False
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return None if text == "none" else kind(text)
+
+    read.__name__ = f"{kind.__name__} (or none)"  # argparse says it of other words
+    return read

@@ -7,7 +7,6 @@ same command again to continue: what is there with the same options and weights 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.dense import file_name
 from benchmarks.encoders import load_encoder
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import add_options, read_options
+from benchmarks.options import from_command_line
 from benchmarks.report import BASELINES, write_report
 from benchmarks.scenes import LABELS
 from randar_features.data import open_images, open_pairs
@@ -194,11 +193,8 @@ def run(settings: Settings, out: Path) -> Path:
 
 def main() -> None:
     """Parse, run, say where the report is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Settings)
-    parser.add_argument("--out", type=Path, default=Path("runs/suite"))
-    given = parser.parse_args()
-    print(run(read_options(Settings, given), given.out))
+    settings, out = from_command_line(Settings, __doc__, Path("runs/suite"))
+    print(run(settings, out))
 
 
 if __name__ == "__main__":

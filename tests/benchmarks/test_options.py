@@ -26,9 +26,11 @@ class Options:
     first_split: str = "train"
     second_split: str | None = None
     layers: tuple[int, ...] | None = None
+    most: int | None = 5
     names: tuple[str, ...] = ("a",)
     rate: float = 0.5
     fast: bool = False
+    checked: bool = True
 
 
 def parser(without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
@@ -68,6 +70,19 @@ def test_values_have_the_types_of_the_fields() -> None:
     expected = Options(data="x", second_split="val", layers=(1, -1), names=("b", "c"), rate=2.0, fast=True)
     found = read_options(Options, parser().parse_args(given))
     assert found == expected and isinstance(found.rate, float)
+
+
+def test_none_can_be_given_where_it_is_not_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_options(Options, parser().parse_args(["--data=x", "--most=none"])).most is None
+    assert read_options(Options, parser().parse_args(["--data=x", "--most=7"])).most == 7
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--data=x", "--most=all"])
+    assert "invalid int (or none) value: 'all'" in capsys.readouterr().err
+
+
+def test_flags_that_are_on_can_be_turned_off() -> None:
+    assert read_options(Options, parser().parse_args(["--data=x"])).checked is True
+    assert read_options(Options, parser().parse_args(["--data=x", "--no-checked"])).checked is False
 
 
 def test_a_field_without_a_default_is_required(capsys: pytest.CaptureFixture[str]) -> None:
