@@ -83,51 +83,58 @@ def find(
         rows, other_rows: those of `store` and of `other` that count; None: all.
     """
     asked = np.flatnonzero(other.ok) if other_rows is None else other_rows[other.ok[other_rows]]
-    found = _candidates(store, other, output, neighbours, asked)
+    candidates = _nearest(store, other, output, neighbours, asked)
     if rows is not None:
-        counted = set(rows.tolist())
-        found = [each for each in found if each[0] in counted]
+        candidates = candidates[np.isin(candidates["row"], rows)]
     elif other.folder == store.folder:
-        found = [each for each in found if each[0] < each[1]]
-    candidates = [each for each in found if each[2] >= similarity]
-    pixels = images_of_rows(images, (row for row, _, _ in candidates), COMPARED_SIDE)
-    other_pixels = images_of_rows(other_images, (row for _, row, _ in candidates), COMPARED_SIDE)
-    pairs = []
-    for row, other_row, cosine in candidates:
-        if row not in pixels or other_row not in other_pixels:
-            continue
-        straight = pixel_correlation(pixels[row], other_pixels[other_row])
-        mirrored = pixel_correlation(pixels[row], other_pixels[other_row][:, ::-1])
-        if max(straight, mirrored) >= correlation:
-            identical = bool((pixels[row] == other_pixels[other_row]).all())
-            pairs.append(
-                Pair(
-                    row=row,
-                    other=other_row,
-                    path=store.paths[row],
-                    other_path=other.paths[other_row],
-                    similarity=cosine,
-                    correlation=max(straight, mirrored),
-                    mirrored=mirrored > straight,
-                    identical=identical,
-                )
-            )
+        ends = np.stack([candidates["row"], candidates["other"]])
+        candidates["row"], candidates["other"] = ends.min(0), ends.max(0)
+        candidates = candidates[np.unique(candidates[["row", "other"]], return_index=True)[1]]
+    candidates = candidates[candidates["cosine"] >= similarity]
+    pixels = images_of_rows(images, candidates["row"], COMPARED_SIDE)
+    other_pixels = images_of_rows(other_images, candidates["other"], COMPARED_SIDE)
+    compared = [
+        _compare(store, other, row, other_row, cosine, pixels[row], other_pixels[other_row])
+        for row, other_row, cosine in candidates.tolist()
+        if row in pixels and other_row in other_pixels
+    ]
+    pairs = [pair for pair in compared if pair.correlation >= correlation]
     return sorted(pairs, key=lambda pair: (pair.other, -pair.correlation, pair.row))
 
 
-def _candidates(
-    store: FeatureStore, other: FeatureStore, output: str, neighbours: int, asked: np.ndarray
-) -> list[tuple[int, int, float]]:
-    """The nearest rows of `store` to the rows `asked` of `other`, these, and their cosine."""
+def _compare(
+    store: FeatureStore,
+    other: FeatureStore,
+    row: int,
+    other_row: int,
+    cosine: float,
+    pixels: np.ndarray,
+    other_pixels: np.ndarray,
+) -> Pair:
+    straight, mirrored = (pixel_correlation(pixels, each) for each in (other_pixels, other_pixels[:, ::-1]))
+    return Pair(
+        row=row,
+        other=other_row,
+        path=store.paths[row],
+        other_path=other.paths[other_row],
+        similarity=cosine,
+        correlation=max(straight, mirrored),
+        mirrored=mirrored > straight,
+        identical=bool((pixels == other_pixels).all()),
+    )
+
+
+def _nearest(store: FeatureStore, other: FeatureStore, output: str, neighbours: int, asked: np.ndarray) -> np.ndarray:
+    """The nearest rows of `store` to the rows `asked` of `other`: row, other and cosine of each pair."""
     same = other.folder == store.folder
     with tempfile.TemporaryDirectory() as folder:
         index = index_stores([store], output, Path(folder), normalization="standardized", progress=False)
-        k = min(neighbours, len(index) - same)
-        if k < 1 or not len(asked):
-            return []
-        ids, cosines = index.search(other.array(output, asked), k, exclude=asked if same else None)
-    found = zip(np.repeat(asked, k).tolist(), ids.ravel().tolist(), cosines.ravel().tolist(), strict=True)
-    return [(row, other_row, cosine) for other_row, row, cosine in found]
+        k = max(0, min(neighbours, len(index) - same)) if len(asked) else 0
+        found = np.empty(len(asked) * k, [("row", np.int64), ("other", np.int64), ("cosine", np.float64)])
+        if k:
+            ids, cosines = index.search(other.array(output, asked), k, exclude=asked if same else None)
+            found["row"], found["other"], found["cosine"] = ids.ravel(), asked.repeat(k), cosines.ravel()
+    return found
 
 
 def pixel_correlation(first: np.ndarray, second: np.ndarray) -> float:
