@@ -132,7 +132,7 @@ def run(config: Config, out: Path) -> Path:
         found, features = evaluate(encoder, config)
         if labels is not None and not np.array_equal(labels, features.evaluation.labels):
             raise ValueError(f"{name} was given other evaluation rows than {config.encoder[0]}: run it on its own")
-        labels, warnings = features.evaluation.labels, features.warnings(config)
+        labels, warnings = features.evaluation.labels, [*warnings, *features.unreadable()]
         scored, weights = scored + found, weights | {encoder.name: encoder.weights}
     assert labels is not None  # there is an encoder
     rows = [each.row for each in scored]
@@ -144,7 +144,7 @@ def run(config: Config, out: Path) -> Path:
     )
     artifacts = {"predictions": PREDICTIONS, **write_tables(out, table(rows), compared), **depth_curves(rows, out)}
     axes = {"threshold_basis": None, "selection": config.selection()}
-    warnings = [*warnings, *ends_of_grids(rows)]
+    warnings = [*dict.fromkeys(warnings), *features.duplicates(config), *ends_of_grids(rows)]
     data = config.data_parts()
     made = card(PROTOCOL, axes=axes, data=data, weights=weights, config=config, warnings=warnings)
     return write_result(out, made, rows, artifacts=artifacts)

@@ -136,9 +136,9 @@ def _knn(candidate: Candidate, training: Training) -> Iterator[Scored]:
 
 
 def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
-    _standardize(training)
     start = time.perf_counter()
     options: dict[str, Any] = {"shots": training.shots, "seeds": training.draws, "tuning_fraction": TUNING}
+    options |= {"standardize": _standardize(training)}
     sets = candidate.train, training.train_labels, candidate.evaluation, training.labels
     for found in few_shot(*sets, **options, seed=training.seed):
         hits = (found.predictions == training.labels).mean(0)

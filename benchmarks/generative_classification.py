@@ -186,20 +186,22 @@ def run(config: Config, out: Path) -> Path:
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
     about = {"resolution": model.image_size, "threshold_basis": None, "selection": config.selection()}
     made = card(
-        protocol(config),
+        protocol(config, candidate.axes["output"]),
         axes=about | {"encoder": model.name},
         data=config.data_parts() | {"images": f"{len(labels)} of the evaluation rows, seed {config.seed}"},
         weights={model.name: model.weights_hash},
         config=config,
-        warnings=features.warnings(config),
+        warnings=[*features.unreadable(), *features.duplicates(config)],
         device=model.device,
     )
     return write_result(out, made, rows, artifacts={"predictions": PREDICTIONS})
 
 
-def protocol(config: Config) -> str:
-    """In words."""
-    among = "all classes" if config.shortlist is None else f"{config.shortlist} classes shortlisted by a logistic probe"
+def protocol(config: Config, output: str) -> str:
+    """In words; `output`: what the probe was trained on."""
+    among = "all classes"
+    if config.shortlist is not None:
+        among = f"{config.shortlist} classes shortlisted by a logistic probe of {output}"
     return (
         f"generative classification: the class of the highest mean over orders of log p(tokens | class), among "
         f"{among}; antithetic pairs of random orders, seed {config.seed}, the same for all images"

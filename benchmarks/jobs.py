@@ -1,4 +1,4 @@
-"""Benchmarks that are part of a longer run: what is there with the same options and weights is not done again."""
+"""Benchmarks that are part of a longer run: what is there with the same options, weights and data is not done again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from benchmarks.protocol import RESULT_FILE, plain
+from benchmarks.protocol import RESULT_FILE, data_hash, plain
 from randar_features.files import read_json, write_json
 
 CONFIG_FILE = "config.json"
@@ -26,7 +26,7 @@ class Job:
 
 
 def finished(job: Job, folder: Path, weights: Mapping[str, str]) -> bool:
-    """Whether the result in `folder` is of the same options and weights."""
+    """Whether the result in `folder` is of the same options, weights and data."""
     path = folder / CONFIG_FILE
     if not (folder / RESULT_FILE).exists() or not path.exists():
         return False
@@ -36,8 +36,10 @@ def finished(job: Job, folder: Path, weights: Mapping[str, str]) -> bool:
 
 
 def description(job: Job, weights: Mapping[str, str]) -> dict[str, Any]:
-    """What decides whether a result has to be made again."""
-    return plain({"config": asdict(job.config), "weights": weights})
+    """What decides whether a result has to be made again: options, weights, and what the data hold."""
+    options = asdict(job.config)
+    data = {name: data_hash(options[name]) for name in ("data", "tokens") if name in options}
+    return plain({"config": options, "weights": weights, "data": data})
 
 
 def run_once(job: Job, folder: Path, weights: Mapping[str, str]) -> None:

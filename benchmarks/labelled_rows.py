@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.duplicate_pairs import Part, between
 from benchmarks.encoders import Encoder, extract
-from benchmarks.near_duplicates import Part, between
 from benchmarks.protocol import data_hash
 from probes import stratified_holdout
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
@@ -49,6 +49,13 @@ class LabelledData:
     on_disk: bool = False
     seed: int = 0
     cache: str = "runs/features"
+
+    def __post_init__(self) -> None:
+        if self.evaluation_split is not None and self.evaluation_split == self.train_split:
+            raise ValueError(
+                f"images to train on and to evaluate on must differ, got the split {self.train_split!r} twice: leave "
+                "--evaluation-split out, and rows of the training split are held back"
+            )
 
     def data_parts(self) -> dict[str, str]:
         """The data's hash, and which rows of it: equal where the same rows were used."""
@@ -125,18 +132,22 @@ class LabelledFeatures:
         found = SelectedRows(sharded_rows(store.rows(output)), rows)
         return found if self.on_disk else TensorRows(found.read(np.arange(len(rows))))
 
-    def warnings(self, options: LabelledData) -> list[str]:
-        """Of images that could not be read and, if asked for, of near-duplicates among both kinds of rows."""
+    def unreadable(self) -> list[str]:
+        """A warning for each store that lacks images."""
         found = []
         for store in dict.fromkeys((self.train_store, self.evaluation_store)):
             failed = np.flatnonzero(~store.ok)
             named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
             found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
-        if options.duplicates:
-            trained = Part(options.data, options.train_split, options.max_rows, self.train.rows)
-            evaluated = trained._replace(split=options.evaluation_split or options.train_split)
-            found += between(trained, evaluated._replace(rows=self.evaluation.rows), options.cache)
         return found
+
+    def duplicates(self, options: LabelledData) -> list[str]:
+        """A warning of evaluation rows that have a near-duplicate among those trained on, if it is asked for."""
+        if not options.duplicates:
+            return []
+        trained = Part(options.data, options.train_split, options.max_rows, self.train.rows)
+        evaluated = trained._replace(split=options.evaluation_split or options.train_split)
+        return between(trained, evaluated._replace(rows=self.evaluation.rows), options.cache)
 
 
 def labelled_features(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RESULT_FILE = "result.json"
+HASHED_FILES = 1000
+MIB = 1 << 20
 
 AXES = {
     "encoder": "name of the model, as `benchmarks.encoders.load_encoder` takes it",
@@ -87,21 +89,24 @@ def command_line() -> str:
 
 
 def data_hash(data: str | Path) -> str:
-    """16 hexadecimal digits of the data's files: their paths below the folder, sizes, and first and last MiB.
+    """16 hexadecimal digits of the data's files: their paths below the folder, their sizes, and what some of them hold.
 
-    A name that is no file or folder (data built into the package) stands for itself.
+    Of at most `HASHED_FILES` files, spread evenly, the first and last MiB are read. A name that is no file or folder
+    (data built into the package) stands for itself.
     """
     path = Path(data)
     if not path.exists():
         return f"built-in {data}"
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            size = file.stat().st_size
-            digest.update(f"{file.relative_to(path) if path.is_dir() else file.name} {size}".encode())
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    read = set(files[:: -(-len(files) // HASHED_FILES) or 1])
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path) if path.is_dir() else file.name} {size}".encode())
+        if file in read:
             with file.open("rb") as opened:
-                digest.update(opened.read(1 << 20))
-                opened.seek(max(0, size - (1 << 20)))
+                digest.update(opened.read(MIB))
+                opened.seek(max(0, size - MIB))
                 digest.update(opened.read())
     return digest.hexdigest()[:16]
 

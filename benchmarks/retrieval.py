@@ -8,7 +8,7 @@ by indexes, whose results are set against the exact ones in OUT/index.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
+from benchmarks.duplicate_pairs import Part, between
 from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.feature_index import images_of_rows
 from benchmarks.figures import RIGHT, WRONG, image_grid
-from benchmarks.near_duplicates import Part, between
 from benchmarks.options import from_command_line
 from benchmarks.protocol import Result, card, data_hash, read_result, write_result
 from benchmarks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
@@ -38,7 +38,7 @@ class Config:
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
         split: of the data, what is searched.
-        query_split: of the data, what is asked for; None: each image of `split` among the others.
+        query_split: of the data, what is asked for; None, or the same: each image of `split` among the others.
         encoder: names, as `load_encoder` takes them.
         outputs: of each encoder; None: all.
         contexts, reads, orders: of generators, as `load_encoder` takes them.
@@ -105,6 +105,7 @@ def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore
 
 def run(config: Config, out: Path) -> Path:
     """Write out/result.json and pictures, and out/index/result.json; gives the former's path."""
+    config = replace(config, query_split=None) if config.query_split == config.split else config
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Result] = []
     compared: list[Result] = []
@@ -122,7 +123,9 @@ def run(config: Config, out: Path) -> Path:
         assert best is not None  # an encoder has an output
         compared += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
         artifacts |= draw(best, encoder.name, config, out)
-        warnings = warnings_of(encoder, config, best.row["pooling"])
+        warnings += unreadable(encoder, config, best.row["pooling"])
+        query_rows = best.task.query_rows
+    warnings = [*dict.fromkeys(warnings), *duplicates(config, query_rows)]
     about: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "config": config}
     about |= {"warnings": warnings}
     if compared:
@@ -160,18 +163,23 @@ def data_parts(config: Config) -> dict[str, str]:
     return parts if config.query_split is None else parts | {"queries": f"{content} {config.query_split}"}
 
 
-def warnings_of(encoder: Encoder, config: Config, pooling: str) -> list[str]:
-    """Of images that were left out, and of queries that have a near-duplicate in the gallery."""
+def unreadable(encoder: Encoder, config: Config, pooling: str) -> list[str]:
+    """Warnings of images that were left out."""
     found = []
     gallery, queries = stores(encoder, config, pooling)
     for store in dict.fromkeys((gallery, queries)):
         failed = np.flatnonzero(~store.ok)
         named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
         found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
-    if config.duplicates:
-        searched = Part(config.data, config.split, config.max_rows)
-        found += between(searched, searched._replace(split=config.query_split or config.split), config.cache)
     return found
+
+
+def duplicates(config: Config, query_rows: np.ndarray) -> list[str]:
+    """A warning of queries that have a near-duplicate in what is searched, if it is asked for."""
+    if not config.duplicates:
+        return []
+    searched = Part(config.data, config.split, config.max_rows)
+    return between(searched, searched._replace(split=config.query_split or config.split, rows=query_rows), config.cache)
 
 
 def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:

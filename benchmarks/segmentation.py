@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 from benchmarks.contexts import context_differences, write_tables
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.dense import DenseFeatures, Layout, Tiles, blended_probabilities, dense_features, file_name, outputs_of
+from benchmarks.duplicate_pairs import Part, between
 from benchmarks.encoders import Encoder, load_encoder
-from benchmarks.near_duplicates import SIDE, Part, between
 from benchmarks.options import add_options, read_options
 from benchmarks.overlays import Overlays
 from benchmarks.protocol import Result, card, data_hash, write_result
@@ -43,6 +43,8 @@ from probes import (
 from probes.segmentation import Segmenter, resize_mask
 
 HEADS = ("linear", "knn", "logistic")
+SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
+COMPARED_SIZE = 64  # pixels at which near-duplicates are looked for
 BLENDS = ("features", "probabilities")
 PROTOCOLS = {
     "linear": "segmentation: batch normalisation and a 1×1 convolution on the token grid, logits up-sampled "
@@ -250,7 +252,8 @@ def _predictor(head: Segmenter, features: DenseFeatures, output: str, task: Task
 
 
 def _cache_name(config: Config, scenes: Scenes, part: str) -> str:
-    return file_name(f"{Path(config.data).name}-{part}-{len(scenes)}-{scenes.fingerprint}")
+    size = f"-{config.size}" if config.data == PHOTO_DIGITS else ""
+    return file_name(f"{Path(config.data).name}{size}-{part}-{len(scenes)}-{scenes.fingerprint}")
 
 
 def run(config: Config, out: Path) -> Path:
@@ -286,29 +289,42 @@ def run(config: Config, out: Path) -> Path:
 
 
 def data_parts(task: Task) -> dict[str, str]:
-    """Hash and number of images of both parts."""
-    content = data_hash(task.config.data)
+    """Hash and number of images of both parts, and what their masks mean."""
+    size = f" of {task.config.size} pixels" if task.config.data == PHOTO_DIGITS else ""
+    content = f"{data_hash(task.config.data)}{size}, {task.num_classes} classes, {task.labels.ignore_index} ignored"
     parts = {"train": task.train, "evaluation": task.evaluation}
     return {part: f"{content}, {len(scenes)} images ({scenes.fingerprint})" for part, scenes in parts.items()}
 
 
 def warnings_of(task: Task) -> list[str]:
-    """Of pairs that were left out, and of near-duplicates."""
+    """Of pairs that were left out, of classes too rare for an interval, and of near-duplicates."""
     found = []
     for part, scenes in (("train", task.train), ("evaluation", task.evaluation)):
         named = "; ".join(entry["reason"] for entry in scenes.unreadable[:3])
         if scenes.unreadable:
             found.append(f"{len(scenes.unreadable)} {part} pairs could not be read: {named}")
+    if rare := rare_classes(task):
+        found.append(
+            f"the interval of mIoU is not to be relied on: resamples of the images may lack {', '.join(rare)}, which "
+            f"fewer than {SURE_IMAGES} evaluation images hold"
+        )
     if task.config.duplicates:
         found += between(_compared(task, "train"), _compared(task, "evaluation"), task.config.cache)
     return found
 
 
+def rare_classes(task: Task) -> list[str]:
+    """Names of classes that some evaluation images hold, but too few for a resample to hold them surely."""
+    labels = np.arange(task.num_classes)
+    held = np.sum([np.isin(labels, np.unique(mask)) for mask in task.evaluation.masks], 0)
+    return [name for label, name in enumerate(task.labels.names) if 0 < held[label] < SURE_IMAGES]
+
+
 def _compared(task: Task, part: str) -> Part:
     """The images of a part, squashed, as near-duplicates are looked for."""
     scenes: Scenes = getattr(task, part)
-    images = Tiles(scenes.image, scenes.sizes, Layout(SIDE, 1))
-    return Part(images, name=file_name(f"{_cache_name(task.config, scenes, part)}-{SIDE}"))
+    images = Tiles(scenes.image, scenes.sizes, Layout(COMPARED_SIZE, 1))
+    return Part(images, name=file_name(f"{_cache_name(task.config, scenes, part)}-{COMPARED_SIZE}"))
 
 
 def table(results: Sequence[Result]) -> Table:

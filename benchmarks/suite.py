@@ -2,7 +2,7 @@
 
 What a data set is asked for follows from what it has: labels (classification, retrieval), masks (segmentation),
 corresponding points (matching). Each benchmark writes a folder of its own, at the end all go into one report. Run the
-same command again to continue: what is there with the same options and weights is not done again.
+same command again to continue: what is there with the same options, weights and data is not done again.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Settings:
         max_rows: labelled images that are read of each split at most, the first ones; None: all.
         train_rows: labelled images to train on at most, stratified; None: all.
         evaluation_rows: labelled images to hold back where the data has one split only.
+        duplicates: look for near-duplicates between what is trained on, or searched, and what is evaluated.
         hold_out: "last" or "stratified": which rows are evaluated on where the data has one split only.
         resolution: pixels of the shorter side of images with masks, shown in tiles; None: squashed.
         cache: folder that keeps features.
@@ -60,6 +61,7 @@ class Settings:
     max_rows: int | None = None
     train_rows: int | None = None
     evaluation_rows: int = 5000
+    duplicates: bool = True
     hold_out: str = "stratified"
     resolution: int | None = None
     cache: str = "runs/features"
@@ -142,6 +144,7 @@ def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callabl
         evaluation_split=evaluation,
         hold_out=settings.hold_out,
         max_rows=settings.max_rows,
+        duplicates=settings.duplicates,
         train_rows=settings.train_rows,
         evaluation_rows=settings.evaluation_rows,
         probe=settings.probes,
@@ -156,7 +159,7 @@ def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callabl
 def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
     shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
-    shared |= {"labels": known_labels(data)}
+    shared |= {"labels": known_labels(data), "duplicates": settings.duplicates}
     for head in settings.heads:
         config = segmentation.Config(head=head, resolution=settings.resolution, **shared, **_shared(settings))
         yield f"segmentation-{head}", config, segmentation.run

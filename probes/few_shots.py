@@ -52,6 +52,7 @@ def few_shot(
     shots: Sequence[int] = SHOTS,
     seeds: int = 5,
     C_grid: Sequence[float] = FEW_SHOT_C_GRID,
+    standardize: bool = True,
     tuning_fraction: float = 0.1,
     seed: int = 0,
 ) -> Iterator[FewShotScores]:
@@ -59,7 +60,8 @@ def few_shot(
 
     A stratified `tuning_fraction` of the training rows is set aside to choose C, and shots are drawn from
     the rest by `few_shot_rows` with the seeds `seed`, `seed` + 1 …: those of fewer shots are among those of more.
-    The tuning rows are more than the shots: what is measured is the features, not how to do without a tuning set.
+    `standardize` as in `LogisticProbe`. The tuning rows are more than the shots: what is measured is the features,
+    not how to do without a tuning set.
 
     Raises ValueError if a class has too few rows, and as `LogisticProbe.fit` does.
     """
@@ -74,7 +76,7 @@ def few_shot(
         probes = []
         for draw in range(seeds):
             rows = pool[few_shot_rows(train_labels[pool], count, seed + draw)]
-            probe = LogisticProbe(C_grid=C_grid, refit=False)
+            probe = LogisticProbe(C_grid=C_grid, refit=False, standardize=standardize)
             probes.append(probe.fit(SelectedRows(train, rows), train_labels[rows], *held))
         yield _scores(count, probes, evaluation, truth)
 

@@ -132,6 +132,22 @@ def test_near_duplicates_between_held_back_and_training_rows_are_warned_of(tmp_p
     assert card["config"]["duplicates"] is True and card["config"]["encoder"] == ["pixels"]
 
 
+def test_one_split_cannot_be_both(folder: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="must differ, got the split 'train' twice"):
+        config(folder, tmp_path, train_split="train", evaluation_split="train")
+
+
+def test_few_shot_probes_can_do_without_standardisation(folder: Path, tmp_path: Path):
+    options = {"encoder": ("pixels",), "outputs": ("patches",), "probe": ("few-shot",)}
+    chosen = []
+    for name in ("none", "standardize"):
+        path = classification.run(config(folder, tmp_path, normalization=name, **options), tmp_path / name)
+        (row,) = read_result(path)["results"]
+        chosen.append(row["chosen"]["C"])
+        assert row["normalization"] == name
+    assert chosen[0] != chosen[1]
+
+
 def test_the_end_of_a_grid_is_warned_of():
     chosen = [("logistic", "C", 1e5), ("logistic", "C", 0.1), ("linear", "learning_rate", 0.1)]
     rows = [{"probe": probe, "chosen": {name: value}} for probe, name, value in chosen]

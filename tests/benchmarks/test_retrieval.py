@@ -75,7 +75,28 @@ def test_near_duplicates_of_queries_are_warned_of(data: Path, tmp_path: Path) ->
     copied = (data / "train/green/03.png").read_bytes()
     (data / "test/red/02.png").write_bytes(copied)
     result = read_result(retrieval.run(config(data, query_split="test", duplicates=True), tmp_path / "out"))
-    assert any(text.startswith("1 of 15 evaluation images have a near") for text in result["card"]["warnings"])
+    assert any(text.startswith("1 of 14 evaluation images have a near") for text in result["card"]["warnings"])
+
+
+def test_the_same_split_twice_is_each_image_among_the_others(data: Path, tmp_path: Path) -> None:
+    results = [
+        read_result(retrieval.run(config(data, query_split=split), tmp_path / str(split))) for split in (None, "train")
+    ]
+    assert results[0]["results"] == results[1]["results"]
+    assert "leave-one-out" in results[1]["card"]["protocol"]
+
+
+def test_near_duplicates_within_a_split_are_those_of_the_queries(data: Path, tmp_path: Path) -> None:
+    paths = sorted((data / "train").rglob("*.png"))
+    for first, second in ((1, 12), (3, 4)):
+        paths[second].write_bytes(paths[first].read_bytes())
+    (warning,) = read_result(retrieval.run(config(data, duplicates=True), tmp_path / "all"))["card"]["warnings"]
+    assert warning.startswith("4 of 24 evaluation images have a near")
+    options = config(data, duplicates=True, queries=6, seed=1)
+    rows = np.sort(np.random.default_rng(1).choice(24, 6, replace=False))
+    expected = len({1, 12, 3, 4} & set(rows.tolist()))
+    found = read_result(retrieval.run(options, tmp_path / "few"))["card"]["warnings"]
+    assert expected and found[0].startswith(f"{expected} of 6 evaluation images have a near")
 
 
 def test_fewer_queries_are_a_seeded_choice(data: Path, tmp_path: Path) -> None:

@@ -85,6 +85,29 @@ def test_near_duplicates_are_warned_of(tmp_path: Path) -> None:
     assert warnings[1].startswith("1 of 14 evaluation images have a near-duplicate")
 
 
+def test_what_masks_mean_is_part_of_the_data(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", bad=False)
+    parts = [segmentation.data_parts(load_task(config(tmp_path, **given))) for given in ({}, {"num_classes": 10})]
+    assert parts[0]["train"].endswith("3 classes, 9 ignored, 14 images (" + parts[0]["train"][-9:])
+    assert parts[0] != parts[1]
+    digits = {"data": "photo-digits", "num_classes": None, "train_images": 4, "evaluation_images": 4}
+    sizes = [load_task(config(tmp_path, **digits, size=size)) for size in (16, 24)]
+    assert segmentation.data_parts(sizes[0]) != segmentation.data_parts(sizes[1])
+    names = {segmentation._cache_name(task.config, task.train, "train") for task in sizes}
+    assert len(names) == 2  # features of one size are not taken for another's
+
+
+def test_classes_of_few_images_are_warned_of(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / "scenes", bad=False)
+    for number in range(5, 14):  # class 2 is left in five images
+        path = folder / "validation/masks" / f"{number:02d}.png"
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask == 2, 1, mask).astype(np.uint8)).save(path)
+    task = load_task(config(tmp_path))
+    assert segmentation.rare_classes(task) == ["2"]
+    assert "may lack 2, which fewer than 10 evaluation images hold" in segmentation.warnings_of(task)[0]
+
+
 def test_every_output_of_a_generator_has_a_row_and_its_weights_stay(tmp_path: Path, small_model: Model) -> None:
     write_scenes(tmp_path / "scenes", bad=False)
     before = {name: value.clone() for name, value in small_model.transformer.state_dict().items()}

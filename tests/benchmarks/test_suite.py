@@ -110,7 +110,7 @@ def test_what_is_done_is_not_done_again(bench: Bench, tmp_path: Path) -> None:
     suite.run(settings, tmp_path)
     assert bench.runs == [1, 2, 2]
     described = json.loads((tmp_path / "a" / "config.json").read_text())
-    assert described == {"config": {"value": 1, "fails": False}, "weights": {"pixels": "none"}}
+    assert described == {"config": {"value": 1, "fails": False}, "weights": {"pixels": "none"}, "data": {}}
 
 
 def test_a_kill_while_measuring_again_leaves_nothing_that_looks_done(tmp_path: Path) -> None:
@@ -156,6 +156,20 @@ def test_other_weights_are_measured_again(bench: Bench, tmp_path: Path, monkeypa
     for weights, runs in (("aa", 1), ("aa", 1), ("bb", 2)):
         monkeypatch.setattr(suite, "load_encoder", lambda name, weights=weights: type("E", (), {"weights": weights}))
         suite.run(settings, tmp_path)
+        assert len(bench.runs) == runs
+
+
+def test_other_data_of_the_same_name_are_measured_again(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class OfData:
+        data: str
+        value: int = 1
+        fails: bool = False
+
+    bench, file = Bench(), tmp_path / "images.bin"
+    for content, runs in ((b"a", 1), (b"a", 1), (b"b", 2)):
+        file.write_bytes(content)
+        suite.run_once(suite.Job("a", OfData(str(file)), bench), tmp_path / "out", {})
         assert len(bench.runs) == runs
 
 
