@@ -21,6 +21,7 @@ from benchmarks.options import from_command_line
 from benchmarks.protocol import Result, card, read_result, write_result
 from benchmarks.suite import known_labels, splits_of
 from randar_features import Model, load_model
+from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.files import read_json
 from randar_features.models import ARCHITECTURES
@@ -262,4 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -27,6 +27,7 @@ from benchmarks.tables import Table, percent, percents
 from probes import paired_bootstrap
 from probes.joint_linear import LEARNING_RATES
 from probes.logistic import C_GRID
+from randar_features.command_line import run_command
 
 PROTOCOL = (
     "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
@@ -199,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

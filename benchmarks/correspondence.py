@@ -31,6 +31,7 @@ from benchmarks.protocol import Result, card, data_hash, write_result
 from benchmarks.spair import load_spair
 from benchmarks.tables import Table, percent, percents
 from probes import match_points, paired_bootstrap, pck, pck_table, positional_basis, remove_basis
+from randar_features.command_line import run_command
 
 DIGITS, PHOTOGRAPHS = "digits", "photographs"
 SIZES = {DIGITS: 64, PHOTOGRAPHS: 256}  # pixels a side
@@ -301,4 +302,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

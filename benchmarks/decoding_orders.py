@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe
 from randar_features import Model, load_model
+from randar_features.command_line import run_command
 from randar_features.data import PhotoDigits, open_images
 from randar_features.files import write_json
 from randar_features.generation.complete import ORDERS, arrange
@@ -106,4 +107,4 @@ def tokens_of(model: Model, images: str, count: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,6 +20,7 @@ from benchmarks import demo_sections, digit_pairs, digits, page, photographs, sa
 from benchmarks.encoders import load_encoder
 from benchmarks.machine import describe
 from randar_features import Model, load_model
+from randar_features.command_line import run_command
 from randar_features.files import write_json
 
 CONTEXTS = ("single", "repeat", "reverse")
@@ -202,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

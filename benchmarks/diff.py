@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.protocol import AXES, full_axes, metrics, read_result
+from randar_features.command_line import run_command
 
 DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
 """Differing values make two numbers answers to different questions; on the other axes encoders are compared."""
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

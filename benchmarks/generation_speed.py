@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from benchmarks.machine import describe
 from benchmarks.published_loop import published_generate
 from randar_features import generate, pack_weights
+from randar_features.command_line import run_command
 from randar_features.files import write_json
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.models import RandAR, RandARConfig
@@ -207,4 +208,4 @@ def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

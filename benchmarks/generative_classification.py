@@ -30,6 +30,7 @@ from benchmarks.tables import Table, cell, markdown, percent, percents, points
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
+from randar_features.command_line import run_command
 from randar_features.models.base import ImageTransformer
 
 PREDICTIONS = "predictions.npz"
@@ -258,4 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -35,6 +35,7 @@ from probes.index import (
     predict_memory,
     process_memory,
 )
+from randar_features.command_line import run_command
 from randar_features.files import write_json
 
 GIGABYTE = 10**9
@@ -241,4 +242,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

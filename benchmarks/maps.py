@@ -21,6 +21,7 @@ from benchmarks.photographs import align_colours, feature_colours
 from benchmarks.protocol import AXES, card, data_hash, write_result
 from benchmarks.samples import to_arrays
 from randar_features import Model
+from randar_features.command_line import run_command
 from randar_features.data.readable import readable_batches
 
 
@@ -103,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

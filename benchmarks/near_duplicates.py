@@ -17,6 +17,7 @@ from benchmarks.feature_index import images_of_rows
 from benchmarks.figures import image_grid
 from benchmarks.options import from_command_line
 from benchmarks.protocol import card, data_hash, write_result
+from randar_features.command_line import run_command
 from randar_features.data import ImageSource
 from randar_features.encoding.store import FeatureStore
 from randar_features.files import write_json
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

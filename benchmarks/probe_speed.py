@@ -21,6 +21,7 @@ from benchmarks.machine import describe
 from benchmarks.options import from_command_line
 from probes import JointLinearProbe, KNNProbe, LogisticProbe, few_shot
 from probes.index import in_words, process_memory
+from randar_features.command_line import run_command
 from randar_features.files import write_json
 
 MADE_AT_ONCE = 4096
@@ -149,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

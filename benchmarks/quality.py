@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.machine import describe
 from benchmarks.protocol import data_hash
 from randar_features import load_model, log_likelihood
+from randar_features.command_line import run_command
 from randar_features.data import open_images
 from randar_features.data.readable import readable_batches
 from randar_features.files import write_json
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

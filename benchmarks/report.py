@@ -21,6 +21,7 @@ from benchmarks.contexts import difference_table
 from benchmarks.protocol import AXES, RESULT_FILE, Card, Result, full_axes, metrics, read_result
 from benchmarks.tables import Table, cell
 from probes import confusion_matrix
+from randar_features.command_line import run_command
 from randar_features.files import read_json
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
@@ -266,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

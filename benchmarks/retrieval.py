@@ -25,6 +25,7 @@ from benchmarks.protocol import Result, card, data_hash, read_result, write_resu
 from benchmarks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
 from benchmarks.tables import Table, markdown, percent, percents
 from probes.index.settings import CODES
+from randar_features.command_line import run_command
 from randar_features.encoding.store import FeatureStore
 
 SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64
@@ -242,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -41,6 +41,7 @@ from probes import (
     segmentation_scores,
 )
 from probes.segmentation import Segmenter, resize_mask
+from randar_features.command_line import run_command
 
 HEADS = ("linear", "knn", "logistic")
 SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
@@ -357,4 +358,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

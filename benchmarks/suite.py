@@ -22,6 +22,7 @@ from benchmarks.jobs import Job, run_once
 from benchmarks.options import from_command_line
 from benchmarks.report import BASELINES, write_report
 from benchmarks.scenes import LABELS
+from randar_features.command_line import run_command
 from randar_features.data import open_images, open_pairs
 from randar_features.data.pairs import ImageMask
 
@@ -201,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, RuntimeError)

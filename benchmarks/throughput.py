@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from benchmarks.machine import describe
 from randar_features import encode_tokens, sequence
+from randar_features.command_line import run_command
 from randar_features.encoding.precision import autocast, default_dtype
 from randar_features.files import write_json
 from randar_features.layers import Block
@@ -159,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

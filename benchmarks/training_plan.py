@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.options import add_options, read_options
+from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
 from randar_features.precision import autocast
@@ -165,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

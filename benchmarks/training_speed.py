@@ -28,6 +28,7 @@ from benchmarks.machine import describe
 from benchmarks.options import from_command_line
 from benchmarks.published_training import PublishedTraining
 from benchmarks.throughput import SIZES
+from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
 from randar_features.files import write_json
 from randar_features.hub import choose_device
@@ -225,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

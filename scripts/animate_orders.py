@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from randar_features.command_line import run_command
 from randar_features.data import contact_sheet
 from randar_features.generation.animation import decoding_frames, save_gif
 from randar_features.generation.command_line import load_for_decoding
@@ -35,7 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    run_command(main)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
 from randar_features.files import read_json
 from randar_features.hub import load_model
@@ -47,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -17,6 +17,7 @@ from benchmarks.encoders.generators import GeneratorEncoder
 from benchmarks.feature_index import index_stores
 from probes.index import KINDS, NORMALIZATIONS, in_words, process_memory
 from probes.pooling import POOLINGS
+from randar_features.command_line import run_command
 from randar_features.encoding.outputs import model_outputs
 from randar_features.encoding.store import FeatureStore
 
@@ -113,7 +114,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, MemoryError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    run_command(main)

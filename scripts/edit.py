@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import randar_features as rf
+from randar_features.command_line import run_command
 from randar_features.data import adm_center_crop, contact_sheet, load_image, to_image, to_tensor
 from randar_features.generation.command_line import (
     add_arguments,
@@ -124,7 +125,4 @@ def strip(pixels: Tensor, versions: list[Tensor]) -> Any:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    run_command(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from randar_features import sequence
+from randar_features.command_line import run_command
 from randar_features.encoding.store import FeatureStore
 from randar_features.encoding.store_writer import DTYPES
 from randar_features.encoding.to_store import extract_to_store
@@ -83,4 +84,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -10,6 +10,7 @@ import argparse
 
 from tqdm import tqdm
 
+from randar_features.command_line import run_command
 from randar_features.data import contact_sheet, load_image, to_image, to_tensor
 from randar_features.generation.command_line import (
     add_arguments,
@@ -61,7 +62,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    run_command(main)

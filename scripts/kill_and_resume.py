@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from randar_features.command_line import run_command
 from randar_features.data.token_shards import Shard, ShardWriter
 from randar_features.data.token_store import TokenStore
 from randar_features.files import read_json
@@ -133,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,6 +19,7 @@ from benchmarks.feature_index import encode_images, encoder_of, images_of_rows
 from benchmarks.figures import image_grid
 from probes import Neighbours
 from probes.index import VectorIndex
+from randar_features.command_line import run_command
 from randar_features.data import open_images
 from randar_features.files import write_json
 
@@ -165,7 +166,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, IndexError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    run_command(main)

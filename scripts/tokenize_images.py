@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from randar_features.command_line import run_command
 from randar_features.data.published_codes import import_codes
 from randar_features.data.token_shards import SHARD_SIZE, VIEWS
 from randar_features.data.token_store import TokenStore, tokenizer_hash
@@ -138,4 +139,4 @@ def report(folder: Path, store: TokenStore | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

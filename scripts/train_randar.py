@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
 from randar_features.generation.preview import sample_preview, spread_classes
 from randar_features.hub import load_tokenizer
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

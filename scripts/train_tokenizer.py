@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from randar_features.command_line import run_command
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
 from randar_features.data.pixel_source import PixelSource
 from randar_features.training.command_line import train, training_parser
@@ -49,4 +50,4 @@ def open_pixels(args: argparse.Namespace, split: str, image_size: int) -> PixelC
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
