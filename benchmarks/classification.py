@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.classification_probes import Scored, Training, score
+from benchmarks.classification_probes import NORMALIZATIONS, PROBES, Scored, Training, score
 from benchmarks.contexts import context_differences, write_tables
 from benchmarks.dense import grid_outputs
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.figures import layer_chart
 from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
-from benchmarks.options import from_command_line
+from benchmarks.options import check_names, from_command_line
 from benchmarks.protocol import Result, card, write_result
 from benchmarks.tables import Table, percent, percents
 from probes import paired_bootstrap
 from probes.joint_linear import LEARNING_RATES
 from probes.logistic import C_GRID
+from probes.pooling import POOLINGS
 from randar_features.command_line import run_command
 
 PROTOCOL = (
@@ -72,6 +73,12 @@ class Config(LabelledData):
     shots: tuple[int, ...] = (1, 5, 10)
     draws: int = 5
     buffer_rows: int = 65536
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names("probe", self.probe, PROBES)
+        check_names("pooling", self.pooling, POOLINGS)
+        check_names("normalization", [self.normalization], NORMALIZATIONS)
 
 
 def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFeatures]:

@@ -25,6 +25,7 @@ from probes import (
     top_k_accuracy,
 )
 
+NORMALIZATIONS = ("standardize", "none", "batch")
 PROBES = ("logistic", "linear", "knn", "few-shot", "attentive")
 NEIGHBOURS = (10, 20, 100, 200)
 HEADLINE_K = 20

@@ -101,10 +101,11 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[list[str], b
     """Lines that say what differs, and whether any two rows are comparable."""
     shared = list(card_differences(first["card"], second["card"]))
     lines, comparable = [str(difference) for difference in shared], False
-    cards_agree = not any(difference.decisive for difference in shared)
+    if decisive := [difference.what for difference in shared if difference.decisive]:
+        return [*lines, f"no row of the one can be compared with one of the other: {', '.join(decisive)} differ"], False
     for row, other, differences in matching_rows(first, second):
         axes = full_axes(first["card"], row)
-        stands = cards_agree and not any(difference.decisive for difference in differences)
+        stands = not any(difference.decisive for difference in differences)
         comparable |= stands
         lines.append(f"{axes['encoder']}, {axes['output']}: {'comparable' if stands else 'not comparable'}")
         lines += [f"    {difference}" for difference in differences]

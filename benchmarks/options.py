@@ -54,6 +54,13 @@ def from_command_line(config: type[Config], description: str | None, out: Path |
     return read_options(config, given), given.out
 
 
+def check_names(option: str, given: Collection[str], known: Collection[str]) -> None:
+    """ValueError for the first of the names given to an option that is not known."""
+    for name in given:
+        if name not in known:
+            raise ValueError(f"--{option} must be of {', '.join(known)}, got {name!r}")
+
+
 def attribute_texts(docstring: str) -> dict[str, str]:
     """What a docstring says of each attribute; one line may speak of several, as in "train, test: splits."."""
     _, found, section = docstring.partition("Attributes:\n")

@@ -137,6 +137,8 @@ def write_result(
 def read_result(path: Path) -> dict[str, Any]:
     """A result file, or the one in a folder; ValueError if it is none."""
     path = path / RESULT_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"no result at {path}: expected a result file, or a folder with {RESULT_FILE} in it")
     result = read_json(path)
     if not isinstance(result, dict) or not {"card", "results"} <= result.keys():
         raise ValueError(f"{path} is no result file: expected an object with card and results, as write_result writes")

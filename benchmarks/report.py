@@ -25,6 +25,7 @@ from randar_features.command_line import run_command
 from randar_features.files import read_json
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
+TUNED = ("tuning", "validation")  # scores on rows that are not evaluated
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ class Run:
         """The first metric of the rows, which their intervals belong to; None without rows."""
         return next((name for row in self.results for name in metrics(row)), None)
 
-    def best(self) -> Result:
-        """The row with the largest main metric."""
-        return max(self.results, key=lambda row: row.get(self.main_metric or "", -np.inf))
+    def best(self, rows: Sequence[Result] | None = None) -> Result:
+        """Of `rows` (None: all) the one with the best score on tuning rows, or, without these, of the main metric."""
+        rows = self.results if rows is None else rows
+        name = next((n for n in TUNED if all(n in row for row in rows)), self.main_metric or "")
+        return max(rows, key=lambda row: row.get(name, -np.inf))
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
@@ -72,7 +75,7 @@ def overview(runs: Sequence[Run]) -> Table:
             continue
         best, metric = run.best(), run.main_metric
         base = [r for r in run.results if str(full_axes(run.card, r)["encoder"]).split(":")[0] in BASELINES]
-        compared = max(base, key=lambda row: row[metric]) if base else None
+        compared = run.best(base) if base else None
         against = f"{_name(run, compared)}: {number(compared[metric], metric)}" if compared else ""
         rows.append([run.name, _name(run, best), metric, _with_interval(best, metric), against])
     return Table(header, rows)
@@ -226,8 +229,8 @@ def html(runs: Sequence[Run], title: str) -> str:
     first = page.section(
         "Overview",
         page.text(
-            "The best row of every run. It was found by looking at the evaluation rows of all variants, so it is "
-            "a little too good; options of heads were chosen on other rows, as each card says."
+            "The best row of every run by its tuning or validation rows; where a run has none, as in retrieval, by "
+            "what is shown, which is then a little too good."
         ),
         page.table(table.header, table.rows, caption="Sections below: all rows, intervals, pictures, cards."),
     )

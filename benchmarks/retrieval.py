@@ -20,11 +20,12 @@ from benchmarks.duplicate_pairs import Part, between
 from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.feature_index import images_of_rows
 from benchmarks.figures import RIGHT, WRONG, image_grid
-from benchmarks.options import from_command_line
+from benchmarks.options import check_names, from_command_line
 from benchmarks.protocol import Result, card, data_hash, read_result, write_result
 from benchmarks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
 from benchmarks.tables import Table, markdown, percent, percents
-from probes.index.settings import CODES
+from probes.index.settings import CODES, KINDS, NORMALIZATIONS
+from probes.pooling import POOLINGS
 from randar_features.command_line import run_command
 from randar_features.encoding.store import FeatureStore
 
@@ -69,6 +70,11 @@ class Config:
     duplicates: bool = True
     seed: int = 0
     cache: str = "runs/features"
+
+    def __post_init__(self) -> None:
+        check_names("pooling", self.pooling, POOLINGS)
+        check_names("normalization", self.normalization, NORMALIZATIONS)
+        check_names("index-kind", self.index_kind, (*KINDS, "none"))
 
 
 def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:

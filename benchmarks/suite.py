@@ -43,6 +43,7 @@ class Settings:
         pooling: of maps to vectors, for classification.
         heads: of `benchmarks.segmentation`.
         max_rows: labelled images that are read of each split at most, the first ones; None: all.
+        iterations: of segmentation's linear head.
         train_rows: labelled images to train on at most, stratified; None: all.
         evaluation_rows: labelled images to hold back where the data has one split only.
         duplicates: look for near-duplicates between what is trained on, or searched, and what is evaluated.
@@ -59,6 +60,7 @@ class Settings:
     probes: tuple[str, ...] = ("logistic", "knn")
     pooling: tuple[str, ...] = ("mean",)
     heads: tuple[str, ...] = ("linear", "knn")
+    iterations: int = 1000
     max_rows: int | None = None
     train_rows: int | None = None
     evaluation_rows: int = 5000
@@ -161,8 +163,9 @@ def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]
     train, evaluation = splits_of(data)
     shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
     shared |= {"labels": known_labels(data), "duplicates": settings.duplicates}
+    shared |= {"resolution": settings.resolution, "iterations": settings.iterations}
     for head in settings.heads:
-        config = segmentation.Config(head=head, resolution=settings.resolution, **shared, **_shared(settings))
+        config = segmentation.Config(head=head, **shared, **_shared(settings))
         yield f"segmentation-{head}", config, segmentation.run
     for encoder in settings.encoders:
         if encoder.partition(":")[0] not in BASELINES:
@@ -179,7 +182,8 @@ def run(settings: Settings, out: Path) -> Path:
 
     A benchmark that fails is named at the end, by an error, after all others have been done.
     """
-    weights = {name: load_encoder(name).weights for name in settings.encoders}
+    views: dict[str, Any] = {"contexts": settings.contexts, "reads": settings.reads}
+    weights = {name: load_encoder(name, **views).weights for name in settings.encoders}
     planned, failures = list(jobs(settings)), []
     if twice := sorted({job.name for job in planned if [other.name for other in planned].count(job.name) > 1}):
         raise ValueError(f"two data sets or encoders have one name, and would share {', '.join(twice)}: rename one")
@@ -189,8 +193,8 @@ def run(settings: Settings, out: Path) -> Path:
         except Exception as error:  # whatever it is, the others are still worth doing
             failures.append(f"{job.name}: {type(error).__name__}: {error}")
             tqdm.write(f"{job.name} FAILED: {error}")
-    report = write_report([out], out / "report.html", "Benchmarks")
-    if failures:
+    report = write_report([out], out / "report.html", "Benchmarks") if len(failures) < len(planned) else None
+    if report is None or failures:
         raise RuntimeError(f"{len(failures)} of {len(planned)} benchmarks failed:\n" + "\n".join(failures))
     return report
 

@@ -159,6 +159,8 @@ def main() -> None:
     args = parser.parse_args()
 
     config = read_options(Config, args)
+    peak = (data_sheet_peak(config.gpu) or 0) / 1e12
+    print(f"{config.gpus} × {config.gpu}, {100 * config.mfu:g} % of {peak:g} TFLOP/s each (bfloat16, data sheet)")
     result = plan(config, load_config(TrainingConfig, Path(config.config), args.overrides))
     for name, value in result.items():
         digits = 0 if value >= 1000 or not value else max(0, 2 - math.floor(math.log10(value)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,7 @@ from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
 from randar_features import Model
 
 DEFAULT_MODEL = "randar-tiny"
+PLAIN = ("pixels", "histogram", "codes", "latents", "timm")
 
 
 def load_encoder(
@@ -49,6 +52,8 @@ def load_encoder(
         from benchmarks.encoders.timm_models import TimmEncoder  # takes seconds to import
 
         return TimmEncoder(name, device)
+    if not Path(name).exists() and (nearest := difflib.get_close_matches(kind, PLAIN, n=1, cutoff=0.7)):
+        raise ValueError(f"no encoder {name!r}: did you mean {nearest[0]!r}? Or any model, as `load_model` takes it")
     return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
 
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..standardizer import Standardizer
 from . import files
 from .blocks import Blocks, rebatched, sample_rows, usable_rows
-from .memory import TABLE_ROWS, require_memory, reserved_links
+from .memory import TABLE_ROWS, in_words, require_memory, reserved_links
 from .settings import IndexSettings
 from .vectors import (
     VECTORS_FILE,
@@ -40,7 +40,7 @@ CODE_POINTS = 64  # training rows for each code, a quarter of faiss's default: m
 def build_index(
     blocks: Blocks,
     count: int,
-    folder: Path,
+    folder: str | Path,
     *,
     settings: IndexSettings,
     features: Mapping[str, Any],
@@ -67,7 +67,7 @@ def build_index(
         memory_limit: bytes that this process may take; None: what the machine has available.
         threads: more are faster, but sums are then rounded otherwise, and hnsw differs from run to run.
         checkpoint_rows: rows between checkpoints; None: a tenth of them.
-        progress: show a bar.
+        progress: say how much memory it will take, and show a bar.
 
     Raises:
         IndexMemoryError: it would take more memory; nothing was begun.
@@ -76,6 +76,7 @@ def build_index(
         ValueError: blocks that are not (b, D), leave rows out, or end before `count`; columns of another
             length; no row without NaN.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in (columns or {}).items():
         if len(values) != count:
@@ -83,7 +84,9 @@ def build_index(
     state = _state_of(folder, settings, features, count)
     files.check_files(folder, state)
     settings = IndexSettings(**state["settings"])
-    require_memory(settings, count, memory_limit, existing=state["rows"])
+    peak = require_memory(settings, count, memory_limit, existing=state["rows"])
+    if progress:
+        tqdm.write(f"{settings.kind} index of {count} vectors: at most {in_words(peak)} of memory")
     step = settings.block_rows * max(1, (checkpoint_rows or count // 10) // settings.block_rows)
     # Tables of distances to codes are made for so many vectors at once: else they may take gigabytes.
     faiss.cvar.product_quantizer_compute_codes_bs = TABLE_ROWS

@@ -41,7 +41,7 @@ class VectorIndex:
         left_out: those of them that could not be used (NaN), which are never found.
     """
 
-    def __init__(self, folder: Path, *, features: Mapping[str, Any] | None = None, verify: bool = True) -> None:
+    def __init__(self, folder: str | Path, *, features: Mapping[str, Any] | None = None, verify: bool = True) -> None:
         """Open the index in `folder`; `features`: what the queries will be, refused if they are others.
 
         verify: compare the checksums of all files.
@@ -50,6 +50,7 @@ class VectorIndex:
             FileNotFoundError: no finished index is there.
             IndexFilesError: a file is missing or damaged, or the index is of other features.
         """
+        folder = Path(folder)
         manifest = files.read_state(folder, files.MANIFEST)
         if manifest is None:
             unfinished = (folder / files.BUILDING).exists()

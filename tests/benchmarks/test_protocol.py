@@ -95,6 +95,8 @@ class TestWriteResult:
         (tmp_path / "a.json").write_text("[1]")
         with pytest.raises(ValueError, match="is no result file"):
             read_result(tmp_path / "a.json")
+        with pytest.raises(FileNotFoundError, match=r"no result at .*nothing: expected a result file, or a folder"):
+            read_result(tmp_path / "nothing")
 
     def test_metrics_are_the_numbers_that_are_no_axes(self) -> None:
         assert metrics(make_row(top_5=1, best=True)) == {"accuracy": 0.5, "top_5": 1}
@@ -146,6 +148,7 @@ class TestDiff:
         lines, comparable = compare(save(tmp_path / "a", [make_row()]), save(tmp_path / "b", [make_row()], **changes))
         assert not comparable
         assert [line for line in lines if line.startswith("NOT COMPARABLE") and reason in line]
+        assert len(lines) == 2 and lines[1].startswith("no row of the one can be compared")
         assert not [line for line in lines if "accuracy:" in line]
 
     def test_options_that_differ_are_named(self, tmp_path: Path) -> None:

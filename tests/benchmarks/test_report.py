@@ -69,6 +69,15 @@ def test_the_overview_sets_the_best_row_beside_the_baseline(folder: Path) -> Non
     assert table.rows == [["cifar10/knn", *best]]
 
 
+def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
+    scores = [("single", 0.9, 0.1), ("reverse", 0.5, 0.3), ("repeat", 0.7, 0.2)]
+    rows = [row(context, 0, accuracy, tuning=tuning) for context, accuracy, tuning in scores]
+    rows += [pixels(0.4) | {"tuning": 0.1}, pixels(0.3) | {"tuning": 0.2, "output": "patches"}]
+    write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
+    table = report.overview(report.find_runs([tmp_path]))
+    assert table.rows[0][1:] == ["tiny, reverse image layer 0", "accuracy", "50.0 %", "pixels, patches: 30.0 %"]
+
+
 def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
     table = report.result_table(report.find_runs([folder])[0])
     axes = ["encoder", "output", "layer", "context", "read", "orders", "pooling"]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,8 @@ def test_tokenizers_of_other_models_have_no_maps_and_names_are_files(data: dict[
 def test_other_weights_are_measured_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = suite.Settings(data=("a",), encoders=("tiny",))
     for weights, runs in (("aa", 1), ("aa", 1), ("bb", 2)):
-        monkeypatch.setattr(suite, "load_encoder", lambda name, weights=weights: type("E", (), {"weights": weights}))
+        encoder = type("Encoder", (), {"weights": weights})
+        monkeypatch.setattr(suite, "load_encoder", lambda name, encoder=encoder, **_: encoder)
         suite.run(settings, tmp_path)
         assert len(bench.runs) == runs
 
@@ -180,3 +182,26 @@ def test_a_failure_costs_no_other_benchmark(bench: Bench, tmp_path: Path) -> Non
     assert bench.runs == [1, 2] and (tmp_path / "report.html").exists()
     suite.run(suite.Settings(data=names, encoders=("pixels",), seed=1), tmp_path)
     assert 3 in bench.runs
+
+
+def test_where_all_fail_the_reasons_are_said(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="1 of 1 benchmarks failed:\nbad: ValueError: no luck"):
+        suite.run(suite.Settings(data=("bad",), encoders=("pixels",)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probes": ("knnn",)}, "--probe must be of logistic, .*, got 'knnn'"),
+        ({"pooling": ("maen",)}, "--pooling must be of mean, .*, got 'maen'"),
+        ({"encoders": ("pixls",)}, "no encoder 'pixls': did you mean 'pixels'"),
+        ({"encoders": ("randar-tiny",), "contexts": ("revers",)}, "revers"),
+    ],
+)
+def test_misspelt_options_are_found_before_anything_is_done(
+    data: dict[str, str], tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    settings = {"data": (data["split"],), "encoders": ("pixels",), **options}
+    with pytest.raises(ValueError, match=message):
+        suite.run(suite.Settings(**settings), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -35,7 +35,9 @@ def test_parameters_states_and_days_of_the_published_recipe_by_hand(
     arguments = ["--config", str(RANDAR_L), "--gpus", "4", "--gpu", "A100", "--mfu", "0.5"]
     monkeypatch.setattr(sys, "argv", ["training_plan", *arguments, "hardware.micro_batch_size=64"])
     training_plan.main()
-    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assumed, *lines = capsys.readouterr().out.splitlines()
+    assert assumed == "4 × A100, 50 % of 312 TFLOP/s each (bfloat16, data sheet)"
+    printed = dict(line.split() for line in lines)
     assert printed["parameters"] == "342,912,000"
     weights = 4 * 342_912_000 / 2**30
     assert float(printed["weights_gib"]) == pytest.approx(weights, abs=0.005)

@@ -112,7 +112,7 @@ def test_while_rows_are_added_the_index_stays_what_it_was(tmp_path: Path, end_at
     assert len(before) == 1000 and before.search(rows[:1], 1).ids.tolist() == [[0]]
     end_at(9999)
     build(tmp_path, rows, "ivfpq", **options)
-    assert VectorIndex(tmp_path).search(rows[1999:], 1).ids.tolist() == [[1999]]
+    assert VectorIndex(str(tmp_path)).search(rows[1999:], 1).ids.tolist() == [[1999]]
 
 
 def test_a_finished_index_is_left_as_it_is(tmp_path: Path) -> None:
