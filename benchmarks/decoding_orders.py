@@ -19,7 +19,7 @@ from randar_features import Model, load_model
 from randar_features.command_line import run_command
 from randar_features.data import PhotoDigits, open_images
 from randar_features.files import write_json
-from randar_features.generation.complete import ORDERS, arrange
+from randar_features.generation.complete import ORDERS, arrange, known_orders
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.schedule import Scale, decoding_schedule, recommended_steps
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--images", default="photo-digits", help="a folder, or photo-digits: the built-in test images")
     parser.add_argument("--count", type=int, default=128, help="images, the first ones")
     parser.add_argument("--steps", type=int, nargs="+", help="default: one token a step, the recommended number, …")
-    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS))
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, help="default: all that the model knows")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
 
@@ -79,7 +79,7 @@ def main() -> None:
     recommended = recommended_steps(tokens.shape[1])
     steps = args.steps or [-1, recommended, max(1, recommended // 2), max(1, recommended // 4)]
     rows: list[dict[str, Any]] = []
-    for order in args.orders:
+    for order in args.orders or known_orders(model.transformer):
         losses = {
             count: -float(parallel_log_likelihood(model, tokens, order=order, steps=count).mean()) for count in steps
         }

@@ -68,7 +68,7 @@ def image_losses(
         tokens: (n, N) codes in raster order; classes: (n,), -1 where not known, for which the null class stands in.
         orders: how many, see `training.objective.evaluation_orders`.
     """
-    several = evaluation_orders(transformer, "random", orders)[:, None]
+    several = evaluation_orders(transformer, orders)[:, None]
     null = transformer.config.num_classes
     known = torch.where(classes < 0, null, classes)
     of_class, of_null = (
@@ -89,7 +89,7 @@ def run_loss(config: LossConfig, out: Path) -> Path:
         "interval": bootstrap_interval(of_class, seed=config.seed),
         "validation_loss_null": of_null.mean(),
         "parameters": sum(parameter.numel() for parameter in model.transformer.parameters()),
-        "loss_orders": 1 if model.transformer.fixed_order else config.orders,
+        "loss_orders": len(evaluation_orders(model.transformer, config.orders)),
     }
     data = {"evaluation": f"{data_hash(config.tokens)} {len(picked)} images evenly spread"}
     weights = {model.name: model.weights_hash}

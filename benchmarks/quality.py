@@ -21,6 +21,7 @@ from randar_features.command_line import run_command
 from randar_features.data import open_images
 from randar_features.data.readable import readable_batches
 from randar_features.files import write_json
+from randar_features.training.objective import evaluation_orders
 from randar_features.training.tokenizer_trainer import reconstruction_quality
 
 
@@ -30,9 +31,9 @@ def measure(model_name: str, data: str, split: str | None, *, count: int, orders
     pixels, labels = read_images(data, image_size=model.image_size, split=split)
     picked = torch.linspace(0, len(pixels) - 1, min(count, len(pixels))).long()
     tokens, labels = model.tokenizer.encode(pixels[picked]), labels[picked]
-    orders = 1 if model.transformer.fixed_order else orders
-    with_class = log_likelihood(model.transformer, tokens, labels, orders)
-    null_class = log_likelihood(model.transformer, tokens, None, orders)
+    several = evaluation_orders(model.transformer, orders)[:, None]
+    with_class = log_likelihood(model.transformer, tokens, labels, several)
+    null_class = log_likelihood(model.transformer, tokens, None, several)
     return {
         "model": model.name,
         "weights": model.weights_hash,
@@ -40,7 +41,7 @@ def measure(model_name: str, data: str, split: str | None, *, count: int, orders
         "images": len(pixels),
         "tokenizer": reconstruction_quality(model.tokenizer, pixels),
         "likelihood_images": len(picked),
-        "likelihood_orders": orders,
+        "likelihood_orders": len(several),
         "nats_per_token": -with_class.mean().item(),
         "nats_per_token_null_class": -null_class.mean().item(),
         "machine": describe(model.device),

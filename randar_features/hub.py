@@ -18,6 +18,7 @@ from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGI
 from randar_features.weights import build_empty, file_hash, load_weights
 
 TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
+TRAINED_ORDERS = ("random", "raster")
 
 Name = str | os.PathLike[str]
 Device = torch.device | str
@@ -119,6 +120,7 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     _check_fit(source, transformer, tokenizer)
     weights = _load(source, "transformer", transformer, device, dtype)
     tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
+    transformer.trained_order = _trained_order(source)
     layers, steps = _recommended(source, transformer)
     return Model(
         name=source.name,
@@ -208,6 +210,18 @@ def _check_fit(source: ModelSource, transformer: ImageTransformer, tokenizer: Im
             f'{source.name}: "image_size" is {source.config["image_size"]!r}, but {sizes.grid}x{sizes.grid} '
             f"tokens at a downsampling factor of {tokenizer.downsampling} make {side} pixels"
         )
+
+
+def _trained_order(source: ModelSource) -> str:
+    """What training wrote to config.json as the order it trained in; "random" where it says nothing of it."""
+    training = source.config.get("training")
+    order = training.get("order", "random") if isinstance(training, Mapping) else "random"
+    if order not in TRAINED_ORDERS:
+        raise ValueError(
+            f'"order" under "training" in the config.json of {source.name} is {order!r}, expected '
+            f"{' or '.join(TRAINED_ORDERS)}"
+        )
+    return order
 
 
 def _recommended(source: ModelSource, transformer: ImageTransformer) -> tuple[list[int], int]:

@@ -9,7 +9,7 @@ from randar_features.command_line import run_command
 from randar_features.data import contact_sheet
 from randar_features.generation.animation import decoding_frames, save_gif
 from randar_features.generation.command_line import load_for_decoding
-from randar_features.generation.complete import ORDERS
+from randar_features.generation.complete import ORDERS, known_orders
 from randar_features.generation.gallery import find_class
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         raise FileExistsError(f"{args.out} is there: give another name, or --overwrite")
     model = load_for_decoding(args.model, args.device, "float32")
     index = find_class(args.class_name, model.classes, model.transformer.config.num_classes)
-    names = args.orders or ([None] if model.transformer.fixed_order else ORDERS)
+    names = args.orders or known_orders(model.transformer)
     columns = [decoding_frames(model, index, seed=args.seed, order=name, steps=args.steps) for name in names]
     save_gif(args.out, [contact_sheet(row, columns=len(columns)) for row in zip(*columns, strict=True)])
     print(f"{args.out}: {', '.join(name or 'its only order' for name in names)}")

@@ -358,6 +358,7 @@ def test_recommendations_and_class_names_come_from_the_folder(tmp_path: Path) ->
     (folder / "classes.json").write_text('["cat", "dog", "crème brûlée"]', encoding="utf-8")
     model = rf.load_model(folder)
     assert (model.recommended_layers, model.recommended_steps) == ([1, 2], 9)
+    assert model.transformer.trained_order == "random"
     assert model.classes == ["cat", "dog", "crème brûlée"]
 
 
@@ -448,6 +449,7 @@ def test_a_folder_without_weights_names_the_file(tmp_path: Path) -> None:
         ({"recommended": {"steps": "9"}}, r"\"steps\" .* config\.json .* is '9', expected an integer, 1 to 16"),
         ({"recommended": {"steps": 0}}, r"\"steps\" .* is 0, expected an integer, 1 to 16"),
         ({"recommended": {"steps": 17}}, r"\"steps\" .* is 17, expected an integer, 1 to 16"),
+        ({"training": {"order": "spiral"}}, r"\"order\" .* config\.json .* is 'spiral', expected random or raster"),
         ({"recommended": [1]}, r"\"recommended\" in the config\.json of .* is \[1\], expected an object"),
         (
             {"transformer": {"type": "randar", **TRANSFORMER, "dim": "32"}},

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCALE",
         help="one scale, or the first and the last; default: as recommended",
     )
-    parser.add_argument("--order", choices=ORDERS, help="default: random, where the model knows more than one")
+    parser.add_argument("--order", choices=ORDERS, help="default: as the model was trained, random or raster")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int, default=0, help="0: all codes; 1: the greedy choice")
     parser.add_argument("--top-p", type=float, default=1.0)
@@ -49,7 +49,7 @@ def settings_of(args: argparse.Namespace, transformer: ImageTransformer) -> dict
     guidance = args.guidance or recipe_of(transformer).guidance
     settings["guidance"] = guidance[0] if isinstance(guidance, list) and len(guidance) == 1 else guidance
     if args.order is None and not transformer.fixed_order:
-        settings["order"] = "random"
+        settings["order"] = transformer.trained_order
     if args.schedule is None:
         del settings["schedule"]
     return settings

@@ -95,7 +95,7 @@ def own_order(order: str | Tensor | None, transformer: ImageTransformer, known: 
     """`check_order`; of a model that knows one order only, that one. `known` (B, N) must be its first ones then."""
     batch, num_tokens = known.shape
     if not transformer.fixed_order:
-        return check_order(order, num_tokens, batch)
+        return check_order(order, num_tokens, batch, transformer.trained_order)
     name = type(transformer).__name__
     if isinstance(order, str):
         raise ValueError(f"{name} knows one order only, so that order={order!r} cannot be: leave it out (None)")
@@ -108,10 +108,17 @@ def own_order(order: str | Tensor | None, transformer: ImageTransformer, known: 
     return own
 
 
-def check_order(order: str | Tensor | None, num_tokens: int, batch: int) -> str | Tensor:
-    """A name out of `ORDERS`, or (1 or B, N) permutations; ValueError otherwise."""
+def known_orders(transformer: ImageTransformer) -> list[str | None]:
+    """The orders that a model is at home in: all, or that one alone that it was trained in, None for its only one."""
+    if transformer.fixed_order:
+        return [None]
+    return list(ORDERS) if transformer.trained_order == "random" else [transformer.trained_order]
+
+
+def check_order(order: str | Tensor | None, num_tokens: int, batch: int, default: str) -> str | Tensor:
+    """A name out of `ORDERS`, `default` for None, or (1 or B, N) permutations; ValueError otherwise."""
     if order is None:
-        return "random"
+        return default
     if isinstance(order, str):
         sequence.check_choice("order", order, ORDERS)
         return order

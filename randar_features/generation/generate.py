@@ -54,7 +54,8 @@ def generate(
         transformer: the model. Dropout is off while it generates.
         classes: (B,) class indices, C for the null class.
         steps: S in 1 … N, spread over the tokens by the `schedule`; −1 for one token a step; None for
-            the recommended number, at N = 256 88 with RandAR and 64 with ARPG, and as many a token elsewhere.
+            the recommended number, at N = 256 88 with RandAR and 64 with ARPG, and as many a token elsewhere; one
+            token a step with a model trained in raster order.
             With known tokens the steps are for the others, and a number above theirs means one token a step.
             LlamaGen always takes N steps, PAR 4 + (N − 4) / 4.
         guidance: scale of the classifier-free guidance: one number for all steps, or a pair (where no token is
@@ -62,11 +63,12 @@ def generate(
             before the step with RandAR, with ARPG the step's own too. None for the recommended one: (1, 4) with
             RandAR, (1, 4.5) with ARPG, 2 with LlamaGen and PAR. No unconditional branch runs where the end is at
             most 1.
-        order: with RandAR and ARPG None or "random" (each image its own), "raster", "spiral" (outwards),
-            "centre_out", "hierarchical" (square and quincunx lattices, coarse to fine), "spread" (each step's
-            locations near what is known and far from each other), "confidence" (each step takes the locations
-            the model is surest of; asks all open ones at every step, so it costs about N/2 more tokens a step),
-            or (N,) or (B, N) permutations of the raster locations. LlamaGen and PAR have an order of their own.
+        order: None: as the model was trained. With RandAR and ARPG "random" (each image its own), "raster",
+            "spiral" (outwards), "centre_out", "hierarchical" (square and quincunx lattices, coarse to fine),
+            "spread" (each step's locations near what is known and far from each other), "confidence" (each step
+            takes the locations the model is surest of; asks all open ones at every step, so it costs about N/2
+            more tokens a step), or (N,) or (B, N) permutations of the raster locations. LlamaGen and PAR have an
+            order of their own.
         temperature, top_k, top_p: see `Sampling`; top_k = 1 is the greedy choice.
         generator: a `torch.Generator`, a seed, (B,) seeds of the images, or None for torch's default
             generator. The same seeds give the same images whatever the batch (see `sampling`).

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from randar_features.generation.decode import Guidance
 from randar_features.generation.schedule import (
+    ONE_BY_ONE,
     RECOMMENDED_SHARE,
     Scale,
     arccos_schedule,
@@ -36,7 +37,7 @@ class Recipe:
 
     Attributes:
         schedules: rules it may follow, the published one first.
-        steps_per_token: recommended steps, as a share of N.
+        steps_per_token: recommended steps, as a share of N; 1: one token a step.
         guidance: recommended scale.
         counts_own_step: whether a linear scale counts the tokens of its own step as done.
         fixed: tokens a step of (N, so many known) where there is no choice.
@@ -55,7 +56,9 @@ class Recipe:
         name = self.schedules[0] if name is None else name
         check_choice("schedule", name, self.schedules)
         left = num_tokens - known
-        return SCHEDULES[name](left, self.recommended_steps(left) if steps is None else steps)
+        if steps is None:
+            steps = ONE_BY_ONE if self.steps_per_token == 1 else self.recommended_steps(left)
+        return SCHEDULES[name](left, steps)
 
     def recommended_steps(self, num_tokens: int) -> int:
         """The recommended number of steps for so many tokens."""
@@ -94,5 +97,6 @@ RECIPES: dict[type[ImageTransformer], Recipe] = {
 
 
 def recipe_of(transformer: ImageTransformer) -> Recipe:
-    """The recipe of a model's kind."""
-    return next(recipe for kind, recipe in RECIPES.items() if isinstance(transformer, kind))
+    """The recipe of a model's kind; trained in raster order a model has never skipped a location: one token a step."""
+    recipe = next(recipe for kind, recipe in RECIPES.items() if isinstance(transformer, kind))
+    return replace(recipe, steps_per_token=1.0) if transformer.trained_order == "raster" else recipe

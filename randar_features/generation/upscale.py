@@ -80,7 +80,7 @@ def upscale_tokens(
     num_tokens = transformer.config.num_tokens
     steps = check_steps(steps, 4 * num_tokens)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    order = check_order(order, 4 * num_tokens, len(classes))
+    order = check_order(order, 4 * num_tokens, len(classes), transformer.trained_order)
     recipe = recipe_of(transformer)
     counts = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
     locations = fine_orders(order, seeds, counts, num_tokens)

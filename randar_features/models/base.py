@@ -29,12 +29,15 @@ class ImageTransformer(nn.Module):
         reads: at which of its tokens features may be read.
         reads_together: whether one pass has all reads.
         fixed_order: whether it knows one order only, its `own_order`.
+        trained_order: "random", as the architecture is trained, or "raster", where it leaves a choice; how `generate`
+            decodes where no order is asked for, and what a model's likelihood is measured in.
     """
 
     contexts: ClassVar[tuple[str, ...]] = sequence.CONTEXTS
     reads: ClassVar[tuple[str, ...]] = ("image",)
     reads_together: ClassVar[bool] = True
     fixed_order: ClassVar[bool] = False
+    trained_order: str = "random"
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ class RandARTrainer:
             config.batch_size, config.hardware.micro_batch_size, processes, self.accelerator.process_index
         )
         self.model = self._build().train()
-        self.orders = evaluation_orders(self.model, config.order, config.evaluation_orders)
+        self.orders = evaluation_orders(self.model, config.evaluation_orders)
         self.model.check_order(self.orders[:1], 1)
         self.parallel = self._spread(self.model)
         self.optimizer = build_optimizer(
@@ -84,6 +84,7 @@ class RandARTrainer:
     def _build(self) -> ImageTransformer:
         """The model with its first weights, on the device."""
         model = ARCHITECTURES[model_type(self.config)][0](self.model_config)
+        model.trained_order = self.config.order
         model.initialize(torch.Generator().manual_seed(self.config.seed))
         return model.to(self.device)
 
@@ -171,6 +172,7 @@ class RandARTrainer:
         """A copy of the whole model with the averaged weights, in evaluation mode, for every process."""
         architecture = ARCHITECTURES[model_type(self.config)][0]
         model = build_empty(lambda: architecture(self.model_config))
+        model.trained_order = self.config.order
         model.load_state_dict(gathered(self.average.values))
         return model.to(self.device).eval()
 

@@ -35,12 +35,13 @@ def test_figures_equal_those_by_hand(tmp_path: Path):
         assert result[name] == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
 
 
-def test_a_model_of_one_order_is_measured_in_it(tmp_path: Path):
+@pytest.mark.parametrize(("architecture", "trained"), [("llamagen", "random"), ("randar", "raster")])
+def test_a_model_of_one_order_is_measured_in_it(tmp_path: Path, architecture: str, trained: str):
     folder = tmp_path / "images" / "0"
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "0.png")
-    model = load_model(write_folder(tmp_path / "model", architecture="llamagen"))
+    model = load_model(write_folder(tmp_path / "model", architecture=architecture, training={"order": trained}))
     result = measure(str(tmp_path / "model"), str(folder.parent), None, count=1, orders=8)
     tokens = model.tokenizer.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
     expected = F.cross_entropy(model.transformer(tokens, torch.tensor([0]))[0], tokens[0]).item()

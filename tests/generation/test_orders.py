@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randar_features import sequence
-from randar_features.generation.complete import FIXED_ORDERS
+from randar_features import generate, sequence
+from randar_features.generation.complete import FIXED_ORDERS, ORDERS, known_orders
+from randar_features.generation.preview import sample_preview
 from randar_features.generation.schedule import decoding_schedule
+from tests.small_models import small_tokenizer, small_transformer
 
 
 @pytest.mark.parametrize("name", list(FIXED_ORDERS))
@@ -73,3 +75,23 @@ def test_known_first_keeps_the_order_of_both_parts():
     order = torch.tensor([[3, 1, 0, 2], [0, 1, 2, 3]])
     known = torch.tensor([[True, False, False, True], [False, False, True, False]])
     assert sequence.known_first(order, known).tolist() == [[3, 0, 1, 2], [2, 0, 1, 3]]
+
+
+def test_a_model_trained_in_raster_order_draws_in_it_token_by_token():
+    model = small_transformer()
+    random = generate(model, [0, 1], generator=0)
+    model.trained_order = "raster"
+    raster = generate(model, [0, 1], generator=0, order="raster", steps=-1)
+    assert torch.equal(generate(model, [0, 1], generator=0), raster) and not torch.equal(random, raster)
+    assert torch.equal(generate(model, [0, 1], generator=0, order="random", steps=6), random)
+    tokenizer = small_tokenizer()
+    images = sample_preview(tokenizer, [0, 1], guidance=1.0)(model)
+    drawn = generate(model, [0, 1], guidance=1.0, order="raster", steps=-1, generator=torch.tensor([0, 1]))
+    torch.testing.assert_close(images, tokenizer.decode(drawn), atol=1e-5, rtol=0)
+
+
+def test_orders_a_model_is_at_home_in():
+    model = small_transformer()
+    assert known_orders(model) == list(ORDERS) and known_orders(small_transformer(architecture="par")) == [None]
+    model.trained_order = "raster"
+    assert known_orders(model) == ["raster"]

@@ -55,6 +55,9 @@ def test_raster_order_is_trained_and_validated_alone(tmp_path: Path):
     raster = sequence.raster_order(9)
     _, order = trainer._draw(3)
     assert torch.equal(order, raster) and torch.equal(trainer.orders, raster)
+    assert trainer.averaged().trained_order == "raster"  # which previews follow
+    trainer.export(tmp_path / "model")
+    assert load_model(tmp_path / "model", device="cpu").transformer.trained_order == "raster"
     _, drawn = small_trainer(tmp_path)._draw(3)
     assert len(drawn.unique(dim=0)) == 4  # one for each image
 
