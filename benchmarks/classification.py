@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from benchmarks.classification_probes import NORMALIZATIONS, PROBES, Scored, Training, score
 from benchmarks.contexts import context_differences, write_tables
 from benchmarks.dense import grid_outputs
-from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders import Encoder, Views, load_encoder
 from benchmarks.figures import layer_chart
 from benchmarks.labelled_rows import Candidate, LabelledData, LabelledFeatures, labelled_features
 from benchmarks.options import check_names, from_command_line
@@ -39,13 +39,10 @@ PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LabelledData):
+class Config(LabelledData, Views):
     """Everything that the numbers depend on besides data and weights.
 
     Attributes:
-        encoder: names, as `load_encoder` takes them.
-        outputs: of each encoder; None: all.
-        contexts, reads, orders: of generators, as `load_encoder` takes them.
         pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
         single_layers: leave out the concatenation of all layers.
         probe: one or several of logistic, linear, knn, few-shot, attentive.
@@ -59,10 +56,6 @@ class Config(LabelledData):
     """
 
     encoder: tuple[str, ...] = ("pixels", "codes", "randar-tiny")
-    outputs: tuple[str, ...] | None = None
-    contexts: tuple[str, ...] | None = None
-    reads: tuple[str, ...] | None = None
-    orders: int | None = None
     pooling: tuple[str, ...] = ("mean",)
     single_layers: bool = False
     probe: tuple[str, ...] = ("logistic",)
@@ -83,7 +76,7 @@ class Config(LabelledData):
 
 def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFeatures]:
     """Every probe on every output and pooling; and the features, which know the labels."""
-    features = [labelled_features(encoder, config, pooling, config.outputs) for pooling in config.pooling]
+    features = [labelled_features(encoder, config, pooling, config.chosen(encoder)) for pooling in config.pooling]
     candidates = [c for each in features for c in each.candidates(joined=not config.single_layers)]
     training = training_of(features[0], config)
     found: list[Scored] = []
@@ -119,7 +112,7 @@ def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[C
     except ValueError:  # the other encoders may have one
         tqdm.write(f"{encoder.name} has no grid: the attentive probe is left out")
         return []
-    wanted = [name for name in config.attentive_outputs or config.outputs or on_grid if name in on_grid]
+    wanted = [name for name in config.attentive_outputs or config.chosen(encoder) or on_grid if name in on_grid]
     others = [scored.row for scored in found if scored.row["output"] in wanted]
     if others and config.attentive_outputs is None:
         wanted = [max(others, key=lambda row: row["tuning"])["output"]]
@@ -136,7 +129,7 @@ def run(config: Config, out: Path) -> Path:
     warnings: list[str] = []
     labels: np.ndarray | None = None
     for name in config.encoder:
-        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        encoder = load_encoder(name, **config.of_generators)
         found, features = evaluate(encoder, config)
         if labels is not None and not np.array_equal(labels, features.evaluation.labels):
             raise ValueError(f"{name} was given other evaluation rows than {config.encoder[0]}: run it on its own")

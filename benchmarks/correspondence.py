@@ -22,8 +22,8 @@ from tqdm.auto import tqdm
 
 from benchmarks import point_pairs
 from benchmarks.contexts import context_differences, write_tables
-from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, outputs_of
-from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
+from benchmarks.encoders import Encoder, Kept, Views, load_encoder
 from benchmarks.match_pictures import is_right, match_lines
 from benchmarks.options import from_command_line
 from benchmarks.point_pairs import PairSet
@@ -41,14 +41,11 @@ PLACELESS = 64  # images of random codes that a positional basis is made of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Views, Kept):
     """Everything that the numbers depend on besides data and weights.
 
     Attributes:
         data: "digits", "photographs", "photographs:FOLDER", or the folder of SPair-71k.
-        encoder: names, as `load_encoder` takes them.
-        outputs: of the encoders that have them; None, and of other encoders: all that have a grid.
-        contexts, reads, orders: of generators, as `load_encoder` takes them.
         components: of the positional basis taken out of the features, 0 for none; each makes a row.
         pairs: how many; None: all of SPair-71k, 120 of the others.
         validation_pairs: how many others are matched to tell which output is best; of SPair-71k those of "val".
@@ -57,16 +54,9 @@ class Config:
         size: pixels a side of digits (None: 64) and photographs (None: 256).
         resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
         stride: pixels from tile to tile; None: half the input.
-        seed: of every random choice.
-        cache: folder that keeps features.
     """
 
     data: str
-    encoder: tuple[str, ...] = ("randar-tiny",)
-    outputs: tuple[str, ...] | None = None
-    contexts: tuple[str, ...] | None = None
-    reads: tuple[str, ...] | None = None
-    orders: int | None = None
     components: tuple[int, ...] = (0, 8)
     pairs: int | None = None
     validation_pairs: int = 60
@@ -75,8 +65,6 @@ class Config:
     size: int | None = None
     resolution: int | None = None
     stride: int | None = None
-    seed: int = 0
-    cache: str = "runs/features"
 
 
 def load_pairs(config: Config, split: str, count: int | None) -> PairSet:
@@ -187,9 +175,9 @@ class Matched:
 
 def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> list[Matched]:
     """One for each output and number of components."""
-    grids = outputs_of(encoder, config.outputs, alone=len(config.encoder) == 1)
+    grids = grid_outputs(encoder, config.chosen(encoder))
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
-    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, "folder": config.cache}
+    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
     features = [
         dense_features(encoder, data.load, data.sizes, name=file_name(data.name), **options)
         for data in (validation, test)
@@ -239,7 +227,7 @@ def run(config: Config, out: Path) -> Path:
         {SAME_PLACE: "none"},
     )
     for name in config.encoder:
-        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        encoder = load_encoder(name, **config.of_generators)
         found = evaluate(encoder, config, test, validation)
         matched += found
         best.append(max(found, key=lambda each: each.row["validation"]))

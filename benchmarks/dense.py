@@ -71,19 +71,6 @@ def grid_outputs(encoder: Encoder, outputs: Sequence[str] | None = None) -> dict
     return grids
 
 
-def outputs_of(encoder: Encoder, outputs: Sequence[str] | None, *, alone: bool) -> dict[str, int]:
-    """The grid sides of those of `outputs` that an encoder has; where it has none of them, of all that have a grid.
-
-    alone: there is no other encoder that they could be of, so that it must have them.
-
-    Raises:
-        ValueError: as `grid_outputs`; an output that it must have and has not.
-    """
-    if outputs is None or alone:
-        return grid_outputs(encoder, outputs)
-    return grid_outputs(encoder, [name for name in outputs if name in encoder.outputs] or None)
-
-
 class Layout:
     """How an image of any size is shown to an encoder: squashed to its square input, or in overlapping tiles.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.duplicate_pairs import Part, between
-from benchmarks.encoders import Encoder, extract
+from benchmarks.encoders import Encoder, Kept, extract
 from benchmarks.protocol import data_hash
 from probes import stratified_holdout
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
@@ -21,7 +21,7 @@ HOLD_OUTS = ("stratified", "last")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledData:
+class LabelledData(Kept):
     """Options of every benchmark that trains on some labelled images and is evaluated on others.
 
     Attributes:
@@ -34,8 +34,6 @@ class LabelledData:
         max_rows: only the first so many rows of each split are read; None: all.
         duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
         on_disk: read features as they are needed, where they are larger than memory.
-        seed: of every random choice.
-        cache: folder that keeps features.
     """
 
     data: str
@@ -47,8 +45,6 @@ class LabelledData:
     max_rows: int | None = None
     duplicates: bool = True
     on_disk: bool = False
-    seed: int = 0
-    cache: str = "runs/features"
 
     def __post_init__(self) -> None:
         if self.evaluation_split is not None and self.evaluation_split == self.train_split:
@@ -157,8 +153,7 @@ def labelled_features(
 
     pooling: of maps, or None for maps. outputs: of the encoder; None: all.
     """
-    about: dict[str, Any] = {"folder": options.cache, "outputs": outputs, "pooling": pooling}
-    about |= {"max_rows": options.max_rows}
+    about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_rows": options.max_rows}
     stores = [
         extract(encoder, options.data, split=split, **about)
         for split in dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))

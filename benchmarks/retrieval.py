@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
 from benchmarks.duplicate_pairs import Part, between
-from benchmarks.encoders import Encoder, extract, load_encoder
+from benchmarks.encoders import Encoder, Kept, Views, extract, load_encoder
 from benchmarks.feature_index import images_of_rows
 from benchmarks.figures import RIGHT, WRONG, image_grid
 from benchmarks.options import check_names, from_command_line
@@ -34,42 +34,31 @@ NOT_HERE = {"threshold_basis": None, "selection": None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Views, Kept):
     """Everything that the numbers depend on besides data and weights.
 
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
         split: of the data, what is searched.
         query_split: of the data, what is asked for; None, or the same: each image of `split` among the others.
-        encoder: names, as `load_encoder` takes them.
-        outputs: of each encoder; None: all.
-        contexts, reads, orders: of generators, as `load_encoder` takes them.
         pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
         normalization: unit (length 1), standardized (before that, by the gallery's mean and deviation), or both.
         queries: a seeded random choice of so many; all of them if there are no more.
         index_kind: indexes to set against exact search: flat, hnsw, ivfpq (of 256 vectors or more); "none" for none.
         max_rows: only the first so many images of each split are read; None: all.
         duplicates: look for near-duplicates of the queries in what is searched, and warn of them.
-        seed: of every random choice.
-        cache: folder that keeps features.
     """
 
     data: str
     split: str | None = None
     query_split: str | None = None
     encoder: tuple[str, ...] = ("pixels", "histogram", "codes", "randar-tiny")
-    outputs: tuple[str, ...] | None = None
-    contexts: tuple[str, ...] | None = None
-    reads: tuple[str, ...] | None = None
-    orders: int | None = None
     pooling: tuple[str, ...] = ("mean",)
     normalization: tuple[str, ...] = ("unit",)
     queries: int = 1000
     index_kind: tuple[str, ...] = ("hnsw", "ivfpq")
     max_rows: int | None = None
     duplicates: bool = True
-    seed: int = 0
-    cache: str = "runs/features"
 
     def __post_init__(self) -> None:
         check_names("pooling", self.pooling, POOLINGS)
@@ -101,7 +90,7 @@ def axes_of(encoder: Encoder, output: str) -> dict[str, Any]:
 def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore, FeatureStore]:
     """Features of what is searched and of what is asked for, which are one if there is no split of queries."""
 
-    about: dict[str, Any] = {"folder": config.cache, "outputs": config.outputs, "pooling": pooling}
+    about: dict[str, Any] = {**config.store, "outputs": config.chosen(encoder), "pooling": pooling}
 
     def of(split: str | None) -> FeatureStore:
         return extract(encoder, config.data, split=split, max_rows=config.max_rows, **about)
@@ -120,7 +109,7 @@ def run(config: Config, out: Path) -> Path:
     artifacts: dict[str, str] = {}
     warnings: list[str] = []
     for name in config.encoder:
-        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        encoder = load_encoder(name, **config.of_generators)
         weights[encoder.name] = encoder.weights
         best: Found | None = None
         for found in evaluate(encoder, config):

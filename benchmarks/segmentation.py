@@ -21,9 +21,17 @@ from tqdm.auto import tqdm
 
 from benchmarks.contexts import context_differences, write_tables
 from benchmarks.datasets import PHOTO_DIGITS
-from benchmarks.dense import DenseFeatures, Layout, Tiles, blended_probabilities, dense_features, file_name, outputs_of
+from benchmarks.dense import (
+    DenseFeatures,
+    Layout,
+    Tiles,
+    blended_probabilities,
+    dense_features,
+    file_name,
+    grid_outputs,
+)
 from benchmarks.duplicate_pairs import Part, between
-from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders import Encoder, Kept, Views, load_encoder
 from benchmarks.options import add_options, read_options
 from benchmarks.overlays import Overlays
 from benchmarks.protocol import Result, card, data_hash, write_result
@@ -57,12 +65,11 @@ NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "sta
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Views, Kept):
     """Everything that the numbers depend on besides data and weights.
 
     Attributes:
         data: "photo-digits", a folder with images/ and masks/, or Parquet files.
-        encoder: names, as `load_encoder` takes them.
         head: one of `HEADS`.
         labels: camvid, photo-digits or voc, which say the classes and what to ignore; None: num_classes does.
         num_classes: where labels are not given.
@@ -70,8 +77,6 @@ class Config:
         train_split: of the data.
         evaluation_split: of the data; None: "test" of photo-digits, else "validation".
         train_images, evaluation_images: seeded random choices of so many; None: all.
-        outputs: of the encoders that have them; None, and of other encoders: all that have a grid.
-        contexts, reads, orders: of generators, as `load_encoder` takes them.
         size: pixels a side that photo-digits is composed at.
         resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
         stride: pixels from tile to tile; None: half the input.
@@ -80,12 +85,9 @@ class Config:
         duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
         iterations: of the linear head.
         max_patches: training patches of kNN and logistic regression at most, drawn at random; None: all.
-        seed: of every random choice.
-        cache: folder that keeps features.
     """
 
     data: str
-    encoder: tuple[str, ...] = ("randar-tiny",)
     head: str = "linear"
     labels: str | None = None
     num_classes: int | None = None
@@ -94,10 +96,6 @@ class Config:
     evaluation_split: str | None = None
     train_images: int | None = None
     evaluation_images: int | None = None
-    outputs: tuple[str, ...] | None = None
-    contexts: tuple[str, ...] | None = None
-    reads: tuple[str, ...] | None = None
-    orders: int | None = None
     size: int = 64
     resolution: int | None = None
     stride: int | None = None
@@ -106,8 +104,6 @@ class Config:
     duplicates: bool = True
     iterations: int = 1000
     max_patches: int | None = 50_000
-    seed: int = 0
-    cache: str = "runs/features"
 
     def __post_init__(self) -> None:
         if self.head not in HEADS or self.blend not in BLENDS:
@@ -189,9 +185,9 @@ def evaluate(
     predicted classes (H, W).
     """
     config = task.config
-    grids = outputs_of(encoder, config.outputs, alone=len(config.encoder) == 1)
+    grids = grid_outputs(encoder, config.chosen(encoder))
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
-    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, "folder": config.cache}
+    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
     train, evaluation = (
         dense_features(encoder, scenes.image, scenes.sizes, name=_cache_name(config, scenes, part), **options)
         for part, scenes in (("train", task.train), ("evaluation", task.evaluation))
@@ -265,7 +261,7 @@ def run(config: Config, out: Path) -> Path:
     scored: list[Scored] = []
     weights: dict[str, str] = {}
     for name in config.encoder:
-        encoder = load_encoder(name, contexts=config.contexts, reads=config.reads, orders=config.orders)
+        encoder = load_encoder(name, **config.of_generators)
         scored += evaluate(encoder, task, overlays)
         weights[encoder.name] = encoder.weights
     rows = [each.row for each in scored]

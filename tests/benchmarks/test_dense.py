@@ -18,10 +18,9 @@ from benchmarks.dense import (
     dense_features,
     file_name,
     grid_outputs,
-    outputs_of,
     resized,
 )
-from benchmarks.encoders import Encoder
+from benchmarks.encoders import Encoder, Views
 
 
 class Means(Encoder):
@@ -124,12 +123,13 @@ def test_outputs_without_a_grid_are_left_out_or_refused() -> None:
 
 
 def test_outputs_may_be_another_encoder_s() -> None:
-    assert outputs_of(Means(), ["coarse", "layer 7"], alone=False) == {"coarse": 2}
-    assert (
-        outputs_of(Means(), ["layer 7"], alone=False) == outputs_of(Means(), None, alone=True) == grid_outputs(Means())
-    )
+    two = ("means", "other")
+    assert Views(encoder=two, outputs=("coarse", "layer 7")).chosen(Means()) == ["coarse"]
+    assert Views(encoder=two, outputs=("layer 7",)).chosen(Means()) is None  # all
+    assert Views(encoder=two).chosen(Means()) is Views().chosen(Means()) is None
+    assert Views(outputs=("coarse",)).chosen(Means()) == ["coarse"]
     with pytest.raises(ValueError, match="means has no output 'layer 7'"):
-        outputs_of(Means(), ["layer 7"], alone=True)
+        Views(outputs=("coarse", "layer 7")).chosen(Means())
 
 
 def test_arrays_are_made_once_while_there_is_room() -> None:
