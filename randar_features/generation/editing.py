@@ -67,7 +67,7 @@ def inpaint(
     Returns:
         (B, 3, S, S) in the dtype and on the device of `images`.
     """
-    check_images(images, model.image_size, model.image_size)
+    check_images(images, model.image_size)
     mask = check_mask(mask, len(images), model.image_size).to(images.device)
     transformer, grid = model.transformer, model.transformer.config.grid
     device = transformer.device
@@ -113,7 +113,7 @@ def outpaint(
         (B, 3, H + top + bottom, W + left + right) in the dtype and on the device of `images`.
     """
     size = model.image_size
-    check_images(images, *images.shape[-2:])
+    check_images(images)
     left, top, right, bottom = check_padding(padding, images, size)
     canvas = F.pad(images, (left, right, top, bottom))
     missing = torch.ones(canvas.shape[-2:], dtype=torch.bool, device=images.device)
@@ -159,12 +159,17 @@ def window_starts(length: int, size: int) -> list[int]:
     return [*range(0, length - size, max(size // 2, 1)), length - size]
 
 
-def check_images(images: Tensor, height: int, width: int) -> None:
-    """ValueError unless `images` are floats (B, 3, height, width) in [0, 1]."""
-    if images.dim() != 4 or images.shape[1:] != (3, height, width) or not images.is_floating_point():
-        raise ValueError(
-            f"images must be floats of shape (B, 3, {height}, {width}); got {tuple(images.shape)}, {images.dtype}"
+def check_images(images: Tensor, size: int | None = None) -> None:
+    """TypeError unless `images` is a tensor, ValueError unless of floats (B, 3, S, S) in [0, 1]; None: of any size."""
+    shape = "(B, 3, H, W)" if size is None else f"(B, 3, {size}, {size})"
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"images must be a float tensor of shape {shape} in [0, 1]; got {type(images).__name__}. Of a file it is "
+            "to_tensor(load_image(path))[None], both from randar_features.data"
         )
+    expected = (3, *images.shape[2:]) if size is None else (3, size, size)
+    if images.dim() != 4 or images.shape[1:] != expected or not images.is_floating_point():
+        raise ValueError(f"images must be floats of shape {shape}; got {tuple(images.shape)}, {images.dtype}")
     if images.numel() == 0 or not (images.min() >= 0 and images.max() <= 1):
         raise ValueError("images must hold at least one image, with values in [0, 1]")
 

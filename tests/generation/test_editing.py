@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -184,6 +188,22 @@ def test_bad_masks_are_refused(small_model: Model, mask: Tensor, message: str):
 def test_bad_input_is_refused(small_model: Model, given: Tensor, arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         inpaint(small_model, given, box(0, 4, 0, 4), **arguments)
+
+
+@pytest.mark.parametrize("given", ["photo.png", Image.new("RGB", (16, 16)), np.zeros((1, 3, 16, 16), np.float32)])
+def test_what_is_no_tensor_is_refused_with_the_way_to_one(small_model: Model, given: Any):
+    name = type(given).__name__
+    with pytest.raises(TypeError, match=rf"shape \(B, 3, 16, 16\) in \[0, 1\]; got {name}\. .*load_image\(path\)"):
+        inpaint(small_model, given, box(0, 4, 0, 4))
+    with pytest.raises(TypeError, match=rf"shape \(B, 3, H, W\) in \[0, 1\]; got {name}\. "):
+        outpaint(small_model, given, 4)
+
+
+def test_images_to_draw_on_at_may_have_any_size_but_not_any_shape(small_model: Model):
+    with pytest.raises(ValueError, match=r"floats of shape \(B, 3, H, W\); got \(3, 16, 16\)"):
+        outpaint(small_model, images()[0], 4)
+    with pytest.raises(ValueError, match=r"floats of shape \(B, 3, H, W\); got \(\), "):
+        outpaint(small_model, torch.tensor(0.5), 4)
 
 
 @pytest.mark.parametrize(
