@@ -13,6 +13,15 @@ from typing import Any, BinaryIO
 ASIDE = ".writing"
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there; OSError that says so if one of them is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        raise type(error)(f"{file} is a file, expected a folder: give another name, or move it") from error
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the block ends.
@@ -20,9 +29,9 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     Whatever ends the block early, a kill or a full disk among it, leaves at `path` what was there before.
 
     Raises:
-        OSError: it cannot be written; the message says how many bytes are free.
+        OSError: it cannot be written; the message says how many bytes are free, or which folder is a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = path.with_name(path.name + ASIDE)
     try:
         with aside.open("wb") as file:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from randar_features.files import read_json, write_json, written_whole
+from randar_features.files import make_folder, read_json, write_json, written_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -29,6 +29,22 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException):
         raise error
     assert path.read_bytes() == b"before"
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("below", ["", "b", "b/c"])
+def test_a_file_where_a_folder_is_to_be_is_named(tmp_path: Path, below: str):
+    (tmp_path / "a").write_bytes(b"kept")
+    with pytest.raises(OSError, match=rf"^{tmp_path}/a is a file, expected a folder: give another name, or move it$"):
+        make_folder(tmp_path / "a" / below)
+    with pytest.raises(OSError, match="a is a file"):
+        write_json(tmp_path / "a" / below / "new.json", {})
+    assert (tmp_path / "a").read_bytes() == b"kept"
+
+
+def test_folders_are_made_once(tmp_path: Path):
+    for _ in range(2):
+        make_folder(tmp_path / "a/b")
+    assert (tmp_path / "a/b").is_dir()
 
 
 def test_a_failed_write_says_what_and_how_much_is_free(tmp_path: Path):

@@ -25,13 +25,13 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int | str:
     model = write_folder(tmp_path / "model")
     common = ["--model", str(model), "--out", str(tmp_path / "store"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["extract_features.py", *arguments, *common])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    return int(ended.value.code or 0)
+    return ended.value.code or 0
 
 
 def test_features_from_the_shell(
@@ -52,11 +52,17 @@ def test_features_from_the_shell(
 def test_maps_that_are_added_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: Path):
     assert run(monkeypatch, tmp_path, str(images), "--pool", "none") == 0
     Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE)).save(images / "9.png")
-    with pytest.raises(ValueError, match="made of other images"):
-        run(monkeypatch, tmp_path, str(images), "--pool", "none")
+    assert "made of other images" in str(run(monkeypatch, tmp_path, str(images), "--pool", "none"))
     assert run(monkeypatch, tmp_path, str(images), "--pool", "none", "--append") == 0
     store = FeatureStore(tmp_path / "store")
     assert len(store) == 6 and store.shape(store.names[0]) == (4, 4, 32)
+
+
+def test_a_file_in_place_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: Path):
+    (tmp_path / "store").write_text("notes")
+    expected = f"FileExistsError: {tmp_path / 'store'} is a file, expected a folder: give another name, or move it"
+    assert run(monkeypatch, tmp_path, str(images)) == expected
+    assert (tmp_path / "store").read_text() == "notes"
 
 
 def test_too_many_unreadable_images(
