@@ -127,7 +127,7 @@ def is_done(path: Path, settings: dict[str, Any]) -> bool:
         now = {name: expected.get(name) for name in differing}
         raise FileExistsError(
             f"{path} is there with other settings, {was} instead of {now}: "
-            "take another folder, or say that it may be overwritten"
+            "take another folder, or allow it to be overwritten (--overwrite)"
         )
     return True
 
@@ -144,7 +144,7 @@ def save_sheet(path: Path, image: Image.Image, overwrite: bool) -> None:
     """Write an overview of images; in place of an older one, but of nothing else unless `overwrite`."""
     if path.exists() and not overwrite and (read_settings(path) or {}).get("sheet") is not True:
         raise FileExistsError(
-            f"{path} is there and no sheet of this script: move it, or say that it may be overwritten"
+            f"{path} is there and no sheet of this script: move it, or allow it to be overwritten (--overwrite)"
         )
     save_png(path, image, {"sheet": True})
 

@@ -66,7 +66,7 @@ def test_only_missing_images_are_generated(model: Model, tmp_path: Path):
 def test_images_of_other_settings_are_not_overwritten_unless_told(model: Model, tmp_path: Path):
     list(fill_gallery(model, WANTED[:1], tmp_path, SETTINGS))
     other = {**SETTINGS, "steps": 8}
-    with pytest.raises(FileExistsError, match=r"other settings, \{'steps': 4\} instead of \{'steps': 8\}"):
+    with pytest.raises(FileExistsError, match=r"\{'steps': 4\} instead of \{'steps': 8\}: .*\(--overwrite\)"):
         list(fill_gallery(model, WANTED, tmp_path, other))
     list(fill_gallery(model, WANTED[:1], tmp_path, other, overwrite=True))
     found = read_settings(tmp_path / WANTED[0].filename)
