@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add("stores", nargs="*", metavar="STORE", help="folders that scripts/extract_features.py wrote, pooled")
     add("--images", help="instead: images to extract the features of, a folder or Parquet files")
     add("--split", help="of the images")
-    add("--encoder", default="randar-tiny", help="as benchmarks.encoders.load_encoder takes it")
+    add("--encoder", "--model", default="randar-tiny", help="as benchmarks.encoders.load_encoder takes it")
     add("--orders", type=int, help="mean over so many random orders instead of one raster order")
     add("--pooling", default="mean", choices=POOLINGS)
     add("--features", type=Path, help="where the features of the images are kept; default OUT/features")

@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     add("-k", type=int, help="how many to find for each query, 10 or all")
     add("--probes", type=int, help="ivfpq: lists looked into; more find more and take longer")
     add("--candidates", type=int, help="rows compared at least")
-    add("--encoder", help="where the index's model is now, if it has moved")
+    add("--encoder", "--model", help="where the index's model is now, if it has moved")
     add("--device")
     add("--json", type=Path, help="write the results there")
     add("--csv", type=Path, help="write the results there")

@@ -96,7 +96,7 @@ def test_an_index_of_other_weights_is_refused(folder: Path, monkeypatch: pytest.
     with pytest.raises(SystemExit, match=r"is of other features than the queries: .*weights '\w+', not '\w+'"):
         run(monkeypatch, "search_index.py", index, "--images", query, "--encoder", folder / "other")
     (folder / "model").rename(folder / "moved")
-    run(monkeypatch, "search_index.py", index, "--images", query, "--encoder", folder / "moved", "-k", 1)
+    run(monkeypatch, "search_index.py", index, "--images", query, "--model", folder / "moved", "-k", 1)
 
 
 def test_images_are_added_to_a_store_and_then_to_its_index(
@@ -133,7 +133,7 @@ def test_images_in_parquet_are_shown_from_the_data(folder: Path, monkeypatch: py
     images = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
     parquet.write_table(pa.table({"image": images, "label": [0] * 5 + [1] * 5}), folder / "test.parquet")
     index, model = folder / "index", folder / "model"
-    arguments = ("--images", folder / "test.parquet", "--encoder", model, "--out", index, "--kind", "flat")
+    arguments = ("--images", folder / "test.parquet", "--model", model, "--out", index, "--kind", "flat")
     run(monkeypatch, "build_index.py", *arguments)
     asked = (index, "--rows", 0, "-k", 2, "--grid", folder / "found.png")
     with pytest.raises(SystemExit, match="no files of their own: name the data by --data"):
