@@ -98,7 +98,7 @@ def test_weights_from_half_precision_are_kept_so(tokenizer: Path, data: Path, tm
 def test_another_tokenizer_is_refused_before_anything_is_written(tokenizer: Path, data: Path, tmp_path: Path):
     call("--tokenizer", tokenizer, "--data", data, "--out", tmp_path / "tokens", "--splits", "validation")
     other = write_folder(tmp_path / "other", kind="maskgit")
-    with pytest.raises(ValueError, match="holds tokens made by tokenizer"):
+    with pytest.raises(SystemExit, match="holds tokens made by tokenizer"):
         call("--tokenizer", other, "--data", data, "--out", tmp_path / "tokens", "--splits", "train")
     assert not (tmp_path / "tokens/train").exists()
 
