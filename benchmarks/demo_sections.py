@@ -23,8 +23,10 @@ SHOWN = ("pixels", "single", "reverse")  # whose lines are drawn between matchin
 
 def classification(numbers: Numbers, counts: Mapping[str, int], add_figure: AddFigure) -> page.Section:
     """Table of `digits.summarize`, and accuracy by layer and context."""
-    curves = {row["representation"]: list(row["validation"].values()) for row in numbers if "context" in row}
-    levels = {row["representation"]: max(row["validation"].values()) for row in numbers if "context" not in row}
+    scores = {row["representation"]: list(row["validation"].values()) for row in numbers}
+    layered = [row["representation"] for row in numbers if row["layer"] is not None]
+    curves = {name: scores[name] for name in layered}
+    levels = {name: max(values) for name, values in scores.items() if name not in layered}
     chart = figures.layer_chart(curves, levels, "validation accuracy, %")
     return page.section(
         "Reading digits",
@@ -56,7 +58,7 @@ def classification_table(numbers: Numbers) -> tuple[list[str], list[list[str]]]:
     header = ["features", "chosen", "dimensions", "test, %", "95 % interval", f"against {last}, points"]
     rows = []
     for row in numbers:
-        chosen = f"layer {row['layer']}" if "layer" in row else row["chosen"]
+        chosen = row["chosen"] if row["layer"] is None else f"layer {row['layer']}"
         cells = [chosen, str(row["dimensions"]), _percent(row["accuracy"]), _range(row["interval"])]
         against = f"{_percent(row['difference'], '+')} ({_range(row['difference_interval'], '+')})"
         rows.append([row["representation"], *cells, "" if row is numbers[-1] else against])
@@ -154,7 +156,8 @@ def matching(
         add_figure(
             "matches",
             match_lines([each for each in found if each.name in SHOWN], pairs[:4]),
-            "Where the points of the first pairs were found; solid green: right, dashed red: wrong.",
+            "Where the points of the first pairs were found; solid green: within a tenth of the image's longer side of "
+            "the true place, as PCK@0.1 of the image counts them; dashed red: farther away.",
         ),
     )
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from benchmarks import demo, digit_pairs, digits, photographs
+from benchmarks import demo, demo_sections, digit_pairs, digits, figures, page, photographs
 from probes import LogisticProbe, bootstrap_interval
 from randar_features import Model, extract_features
 
@@ -85,6 +85,24 @@ def test_the_layer_is_the_best_on_validation_and_the_accuracy_that_of_its_probe(
     assert row["layer"] == layer
     assert row["accuracy"] == hits.mean()
     assert row["interval"] == list(bootstrap_interval(hits.reshape(30, 2).mean(axis=1)))
+
+
+def test_what_has_no_layers_is_a_level_of_the_chart_and_named_by_its_variant(
+    results: dict, finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    drawn: list[tuple[dict, dict]] = []
+    monkeypatch.setattr(figures, "layer_chart", lambda curves, levels, label: drawn.append((curves, levels)) or b"")
+    counts = dict.fromkeys(("train", "validation", "test"), 60)
+    demo_sections.classification(results["classification"], counts, lambda *figure: page.Html(""))
+    rows = by_name(results["classification"])
+    [(curves, levels)] = drawn
+    assert curves == {context: list(rows[context]["validation"].values()) for context in demo.CONTEXTS}
+    assert levels == {name: max(rows[name]["validation"].values()) for name in ("pixels", "codes")}
+    chosen = [cells[1] for cells in demo_sections.classification_table(results["classification"])[1]]
+    assert chosen[:2] == ["32x32", rows["codes"]["chosen"]]
+    assert chosen[2:] == [f"layer {rows[context]['layer']}" for context in demo.CONTEXTS]
+    report = (finished / "report.html").read_text()
+    assert "layer None" not in report and "within a tenth of the image" in report
 
 
 def test_differences_are_to_reverse(results: dict):
