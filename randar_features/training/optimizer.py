@@ -52,7 +52,10 @@ class Muon(torch.optim.Optimizer):
     def _update(self, group: dict[str, Any], pairs: list[tuple[nn.Parameter, Tensor]]) -> None:
         directions = []
         for parameter, gradient in pairs:
-            momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            state = self.state[parameter]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momentum = state["momentum"]
             momentum.lerp_(gradient, 1 - group["momentum"])
             direction = gradient.lerp(momentum, group["momentum"])
             whole = direction.full_tensor() if isinstance(direction, DTensor) else direction
