@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -44,9 +44,16 @@ def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> C
     return kind(**{name: _typed(f"{where}: {name}", value, hints[name]) for name, value in values.items()})
 
 
-def check_keys(values: Mapping[str, Any], known: Iterable[str] | Callable[..., Any], where: str) -> None:
-    """ValueError for the first key of `values` that is not `known`: names, or a callable's parameters."""
-    names = list(inspect.signature(known).parameters if callable(known) else known)
+def typed_arguments(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as keyword arguments of `function`, a class or another; errors as for `load_config`, by annotations."""
+    known = inspect.signature(function, eval_str=True).parameters
+    check_keys(values, known, where)
+    return {name: _typed(f"{where}: {name}", value, known[name].annotation) for name, value in values.items()}
+
+
+def check_keys(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """ValueError for the first key of `values` that is not `known`."""
+    names = list(known)
     for key in values:
         if key not in names:
             nearest = difflib.get_close_matches(str(key), names, n=1)
@@ -88,25 +95,42 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = yaml.safe_load(text)
 
 
+CONTAINERS: dict[Any, tuple[type, ...]] = {list: (list,), Sequence: (list, tuple), dict: (dict,)}
+NAMES = {types.NoneType: "none", Sequence: "list"}
+
+
 def _typed(where: str, value: Any, kind: Any) -> Any:
-    """`value` if it is of type `kind`, else what it stands for: YAML 1.1 reads 1e-3 as text, and 1 as no float."""
+    """`value` if it is of type `kind`, else what it stands for: YAML 1.1 reads 1e-3 as text, and no as False."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if kind in (Any, inspect.Parameter.empty):
+        return value
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
         return build_config(kind, value, where)
     choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
-    if value in choices:
-        return value
-    plain = tuple(get_origin(one) or one for one in kinds if get_origin(one) is not Literal)
-    if type(value) in plain:
-        return value
+    word = ("no", "yes")[value] if isinstance(value, bool) else value
+    if word in choices:
+        return word
+    for one in kinds:
+        if type(value) in CONTAINERS.get(get_origin(one) or one, (one,)):
+            return _typed_inside(where, value, get_args(one))
+    plain = [get_origin(one) or one for one in kinds if get_origin(one) is not Literal]
     if float in plain and type(value) in (int, str):
         try:
             return float(value)
         except ValueError:
             pass
-    names = ["none" if one is types.NoneType else one.__name__ for one in plain]
+    names = [NAMES.get(one) or one.__name__ for one in plain]
     expected = " or ".join([*map(str, choices), *names])
     raise ValueError(f"{where} is {value!r}, expected {expected}")
+
+
+def _typed_inside(where: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    """A list or a dict whose items are of the last of the `kinds` in its annotation, if any; others as they are."""
+    if not kinds:
+        return value
+    if isinstance(value, dict):
+        return {key: _typed(f"{where}.{key}", item, kinds[-1]) for key, item in value.items()}
+    return type(value)(_typed(f"{where}[{index}]", item, kinds[-1]) for index, item in enumerate(value))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from randar_features.files import read_json
 from randar_features.registry import FOLDER_FILES
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
-from randar_features.training.config import check_keys, check_ranges
+from randar_features.training.config import check_ranges, typed_arguments
 from randar_features.training.loop import LoopConfig
 from randar_features.weights import file_hash, load_weights
 
@@ -104,12 +104,10 @@ def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
 
     Raises:
         FileNotFoundError: `initial` is no tokenizer's folder.
-        ValueError: an option of the network is unknown, or the weights of `initial` are of another network; or
-            "decoder" is to be trained behind an encoder that has not been.
+        ValueError: an option of the network is unknown or of another type, or the weights of `initial` are of another
+            network; or "decoder" is to be trained behind an encoder that has not been.
     """
-    network = network_sizes(config)
-    check_keys(network, LlamaGenTokenizer, "network")
-    model = LlamaGenTokenizer(**network)
+    model = LlamaGenTokenizer(**typed_arguments(LlamaGenTokenizer, network_sizes(config), "network"))
     if config.initial is not None:
         load_weights(model, Path(config.initial) / FOLDER_FILES["tokenizer"])
     elif config.train == "decoder":

@@ -15,7 +15,7 @@ from randar_features.data.pixel_source import PixelSource
 from randar_features.precision import autocast
 from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.batches import batch_indices, step_generator
-from randar_features.training.config import check_keys
+from randar_features.training.config import check_keys, typed_arguments
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.distributed import DTYPES, make_accelerator, micro_batches
 from randar_features.training.ema import WeightAverage
@@ -108,7 +108,8 @@ class TokenizerTrainer:
             return None
         check_keys(config.discriminator, ("channels", "layers"), "discriminator")
         generator = torch.Generator().manual_seed(config.seed)
-        discriminator = PatchDiscriminator(**config.discriminator, generator=generator).to(self.device)
+        sizes = typed_arguments(PatchDiscriminator, config.discriminator, "discriminator")
+        discriminator = PatchDiscriminator(**sizes, generator=generator).to(self.device)
         rate = config.discriminator_learning_rate
         learner = self._learner(discriminator, config.learning_rate if rate is None else rate)
         return Adversary(learner, weight=config.adversarial_weight, adaptive=config.adversarial_adaptive)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import torch
 import yaml
 
 from randar_features.tokenizers import LlamaGenTokenizer
-from randar_features.training.config import check_keys, differences, load_config
+from randar_features.training.config import differences, load_config, typed_arguments
 from randar_features.training.tokenizer_trainer import TokenizerTrainingConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "scripts/configs").glob("*.yaml"))
@@ -22,6 +23,9 @@ class Recipe:
     learning_rate: float = 0.5
     total_steps: int = 7
     muon: float | None = None
+    precision: Literal["bf16", "no"] | None = None
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    writers: list[str] | None = None
     schedule: Literal["cosine", "linear"] | None = None
     inner: Inner = field(default_factory=lambda: Inner())
 
@@ -52,6 +56,19 @@ def test_sections_and_choices(path: Path):
     assert load_config(Recipe, path, ["schedule=null"]).schedule is None
 
 
+def test_no_is_a_word_where_it_is_a_choice(path: Path):
+    assert load_config(Recipe, path, ["precision=no"]).precision == "no"
+    path.write_text("model: {}\nprecision: no\n")
+    assert load_config(Recipe, path).precision == "no"
+    assert load_config(Recipe, path, ["precision=null"]).precision is None
+
+
+def test_items_of_lists_are_typed_too(path: Path):
+    changed = load_config(Recipe, path, ["betas=[0, 9e-1]", "writers=[jsonl]"])
+    assert (changed.betas, changed.writers) == ([0.0, 0.9], ["jsonl"]) and type(changed.betas[0]) is float
+    assert load_config(Recipe, path, ["writers=null"]).writers is None
+
+
 def test_differences_are_named_with_both_values():
     old = {"a": 1, "model": {"dim": 16, "rate": (0.1, 2)}, "gone": None}
     new = {"a": 1, "model": {"dim": 32, "rate": [0.1, 2]}, "b": "x"}
@@ -72,7 +89,7 @@ def test_numbers_become_floats_as_one_writes_them(path: Path, text: str, value: 
     ("override", "message"),
     [
         ("learning_rat=1", r"recipe\.yaml: Recipe has no option 'learning_rat'; did you mean learning_rate\?"),
-        ("zzz=1", "no option 'zzz'; known: model, learning_rate, total_steps, muon, schedule, inner"),
+        ("zzz=1", "no option 'zzz'; known: model, learning_rate, total_steps, muon, precision,"),
         ("inner.evry=1", r"recipe\.yaml: inner: Inner has no option 'evry'; did you mean every\?"),
         ("inner.every=often", r"recipe\.yaml: inner: every is 'often', expected int"),
         ("inner=3", "inner is 3, expected Inner"),
@@ -81,6 +98,11 @@ def test_numbers_become_floats_as_one_writes_them(path: Path, text: str, value: 
         ("total_steps=1.5", "total_steps is 1.5, expected int"),
         ("total_steps=true", "total_steps is True, expected int"),
         ("muon=[1]", r"muon is \[1\], expected float or none"),
+        ("precision=yes", "precision is True, expected bf16 or no or none"),
+        ("betas=[0.9,abc]", r"betas\[1\] is 'abc', expected float"),
+        ("betas=[0.9,true]", r"betas\[1\] is True, expected float"),
+        ("betas=0.9", "betas is 0.9, expected list"),
+        ("writers=[1]", r"writers\[0\] is 1, expected str"),
         ("model=3", "model is 3, expected dict"),
         ("total_steps", "must read key=value, got 'total_steps'"),
         ("learning_rate.x=3", "override 'learning_rate.x=3': learning_rate is 0.25 and has no options inside"),
@@ -100,12 +122,21 @@ def test_files_that_are_no_recipe(path: Path):
         load_config(Recipe, path)
 
 
-def test_keys_of_a_callable_are_its_parameters():
-    def network(*, channels: int, blocks: int) -> None: ...
+def test_arguments_are_of_the_types_of_the_annotations():
+    def network(*, channels: int, widths: Sequence[int] = (), rate: float = 0.1, other=None) -> None: ...
 
-    check_keys({"channels": 1}, network, "network")
-    with pytest.raises(ValueError, match=r"network has no option 'chanels'; did you mean channels\?"):
-        check_keys({"chanels": 1}, network, "network")
+    given = {"channels": 1, "widths": [1, 2], "rate": "1e-3", "other": "any"}
+    assert typed_arguments(network, given, "network") == given | {"rate": 0.001}
+    for name, value, message in [
+        ("chanels", 1, r"network has no option 'chanels'; did you mean channels\?"),
+        ("channels", "abc", "network: channels is 'abc', expected int"),
+        ("widths", [1, "b"], r"network: widths\[1\] is 'b', expected int"),
+        ("widths", 3, "network: widths is 3, expected list"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            typed_arguments(network, {name: value}, "network")
+    with pytest.raises(ValueError, match="network: channels is 'abc', expected int"):
+        typed_arguments(LlamaGenTokenizer, {"channels": "abc"}, "network")
 
 
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda path: path.stem)

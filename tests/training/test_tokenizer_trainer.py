@@ -112,6 +112,8 @@ def test_mirrors_those_that_it_is_told_to():
 def test_a_misspelt_size_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"network has no option 'chanels'; did you mean channels\?"):
         small_tokenizer_trainer(tmp_path, network={**NETWORK, "chanels": 3})
+    with pytest.raises(ValueError, match="network: channels is 'abc', expected int"):
+        small_tokenizer_trainer(tmp_path, network={**NETWORK, "channels": "abc"})
 
 
 def test_the_default_recipe_gives_the_losses_that_it_always_gave(tmp_path: Path):
@@ -264,6 +266,8 @@ def test_figures_of_the_codebook_are_logged(tmp_path: Path):
 def test_a_misspelt_option_of_the_discriminator_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match="discriminator has no option 'chanels'; did you mean channels"):
         small_tokenizer_trainer(tmp_path, adversarial_weight=1.0, discriminator={"chanels": 3})
+    with pytest.raises(ValueError, match=r"discriminator: layers is \[3\], expected int"):
+        small_tokenizer_trainer(tmp_path, adversarial_weight=1.0, discriminator={"layers": [3]})
 
 
 # With dead codes, and an uneven number of images to validate. Slow and short, for which code is the nearest, and so
