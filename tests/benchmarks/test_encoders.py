@@ -225,8 +225,32 @@ def test_timm_maps_and_pooled_vector(encoders: Mapping[str, Encoder]):
     assert weights_hash(again.model) == weights_hash(encoder.model)
 
 
+@pytest.mark.parametrize(("name", "grid"), [("test_resnet@96", 3), ("test_resnet@100", 4), ("test_vit@48", 3)])
+def test_timm_takes_the_size_that_is_asked_for(name: str, grid: int):
+    encoder = load_encoder_quietly(f"timm:{name}")
+    maps = encoder.encode(torch.rand(1, 3, encoder.image_size, encoder.image_size))
+    last = f"layer {len(encoder.outputs) - 2}"
+    assert encoder.image_size == int(name.partition("@")[2]) and maps[last].shape[1:3] == (grid, grid)
+
+
+@pytest.mark.filterwarnings("ignore:.* has random weights")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:test_vit@abc", "timm:test_vit@abc: expected a number of pixels behind @, .* got 'abc'"),
+        ("timm:test_vit@", "expected a number of pixels behind @, .* got ''"),
+        ("timm:test_resnet@0", "expected a number of pixels behind @, .* got '0'"),
+        ("timm:test_vit@100", "timm:test_vit@100: patches of 16 pixels do not fill 100: ask for a multiple"),
+        ("timm:test_convnext@8", "the model takes no 8 pixels; its own size is 160"),
+    ],
+)
+def test_timm_sizes_that_cannot_be(name: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_encoder(name)
+
+
 def load_encoder_quietly(name: str) -> Any:
-    with pytest.warns(UserWarning, match=r"test_vit has random weights, its trained ones are out of reach"):
+    with pytest.warns(UserWarning, match=r"test_\w+ has random weights, its trained ones are out of reach"):
         return load_encoder(name)
 
 
