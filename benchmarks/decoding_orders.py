@@ -40,10 +40,10 @@ class Score:
 
 
 @torch.no_grad()
-def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str, steps: int, seed: int = 0) -> Tensor:
+def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, steps: int, seed: int = 0) -> Tensor:
     """Log-likelihood of each token (B, N) in nats, raster order, decoded in so many steps; null class."""
     batch, num_tokens = tokens.shape
-    if model.transformer.fixed_order:
+    if order is None or model.transformer.fixed_order:
         raise ValueError(f"{model.name} knows one order only: there are no orders to compare")
     schedule, score = decoding_schedule(num_tokens, steps), Score(tokens)
     every = torch.arange(batch, device=tokens.device)
