@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import gcd
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.patches import Rectangle
 
@@ -15,23 +15,28 @@ from benchmarks.figures import CHARACTER, FONT, GAP, LINE, enlarge, make_canvas,
 from benchmarks.scenes import Labels, Scenes
 
 OPACITY = 0.6
+SHADES = np.array([[1, 1], [1, 0.5], [0.45, 1]])  # saturation and value of bright, dark and pale colours
 SHOWN = 4  # images of a set
 
 
 def class_colours(count: int) -> np.ndarray:
-    """Colours (count, 3) in [0, 1], neighbours in the list far apart in hue."""
-    if count <= 20:
-        pairs = np.asarray(colormaps["tab20"].colors)  # type: ignore[attr-defined]
-        return np.concatenate([pairs[::2], pairs[1::2]])[:count]
-    number = np.arange(count)
-    hues, strengths = number * 0.618034 % 1, np.where(number % 2, 0.55, 1.0)
-    return hsv_to_rgb(np.stack([hues, strengths, 1.3 - 0.3 * strengths - 0.3 * (number % 3 == 0)], 1).clip(0, 1))
+    """Colours (count, 3) in [0, 1]: hues evenly spread, those of neighbours in the list far apart.
+
+    Around the circle of hues they are bright, dark and pale in turn, so that those next to each other differ too.
+    """
+    step = next(step for step in range(round(0.4 * count), count + 1) if gcd(step, count) == 1)
+    places = np.arange(count) * step % count
+    return hsv_to_rgb(np.column_stack([places / count, SHADES[places % len(SHADES)]]))
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) uint8 under the colours of its mask's classes; other values of the mask stay bare."""
+    """The image (H, W, 3) uint8 in the colours of its mask's classes; other values of the mask stay bare.
+
+    Of the image the brightness alone shines through: its own colours would shift those of the classes.
+    """
     known = (mask >= 0) & (mask < len(colours))
-    tinted = (1 - OPACITY) * image + OPACITY * 255 * colours[np.where(known, mask, 0)]
+    grey = image.mean(axis=2, keepdims=True)
+    tinted = (1 - OPACITY) * grey + OPACITY * 255 * colours[np.where(known, mask, 0)]
     return np.where(known[..., None], np.rint(tinted), image).astype(np.uint8)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 
 from benchmarks import segmentation
@@ -208,6 +209,32 @@ def test_overlays_by_hand() -> None:
     colours = np.array([[1.0, 0, 0], [0, 0, 1.0]])
     found = overlay(image, np.array([[0, 1, 255]]), colours)
     assert found.tolist() == [[[193, 40, 40], [40, 40, 193], [100, 100, 100]]]
+    assert overlay(image * [0, 1, 2], np.array([[0, 1, 255]]), colours).tolist() == [
+        [[193, 40, 40], [40, 40, 193], [0, 100, 200]]
+    ]
+
+
+def test_colours_of_classes_are_far_apart() -> None:
+    bright, dark, pale = [1.0, 1.0], [1.0, 0.5], [0.45, 1.0]
+    colours = rgb_to_hsv(class_colours(11))
+    hues = np.rint(11 * colours[:, 0]).astype(int)
+    np.testing.assert_allclose(11 * colours[:, 0], hues, atol=1e-9)
+    assert hues.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7]
+    by_hue = [bright, dark, pale, bright, dark, pale, bright, dark, pale, bright, dark]
+    np.testing.assert_allclose(colours[np.argsort(hues), 1:], by_hue)
+
+
+def closest(colours: np.ndarray) -> float:
+    """How much the hues of two classes differ at least, over places of any brightness, in steps of some channel."""
+    places = np.array([0, 128, 255])[:, None, None].repeat(3, axis=2).astype(np.uint8)
+    seen = [overlay(places, np.full((3, 1), n), colours).astype(float) for n in range(len(colours))]
+    pairs = [one - other.transpose(1, 0, 2) for n, one in enumerate(seen) for other in seen[:n]]
+    return min(np.abs(pair - pair.mean(axis=2, keepdims=True)).max(axis=2).min() for pair in pairs)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(3, 73), (11, 22), (20, 12)])
+def test_a_class_over_a_bright_place_is_not_another_over_a_dark_one(count: int, steps: int) -> None:
+    assert closest(class_colours(count)) >= steps
 
 
 def test_colours_of_classes_differ_and_a_legend_names_them() -> None:
