@@ -43,6 +43,11 @@ class Run:
         """The first metric of the rows, which their intervals belong to; None without rows."""
         return next((name for row in self.results for name in metrics(row)), None)
 
+    def artifact(self, name: str) -> Path | None:
+        """A file that lies beside the result; None if there is none, or not any more, as of images not to be shared."""
+        path = self.folder / self.artifacts.get(name, "")
+        return path if path.is_file() else None
+
     def best(self, rows: Sequence[Result] | None = None) -> Result:
         """Of `rows` (None: all) the one with the best score on tuning rows, or, without these, of the main metric."""
         rows = self.results if rows is None else rows
@@ -188,9 +193,9 @@ def learning_curve(run: Run) -> bytes | None:
 
 def confusion(run: Run) -> bytes | None:
     """The confusion matrix of the best row, where the run kept its predictions; None where it did not."""
-    if "predictions" not in run.artifacts:
+    if (path := run.artifact("predictions")) is None:
         return None
-    kept = np.load(run.folder / run.artifacts["predictions"])
+    kept = np.load(path)
     best, labels = next(i for i, row in enumerate(run.results) if row is run.best()), kept["labels"]
     predicted = kept["predictions"][best]
     names = [str(name) for name in kept["label_names"]] if "label_names" in kept else []
@@ -207,11 +212,12 @@ def section(run: Run) -> page.Section:
         table = result_table(run)
         parts.append(page.table(table.header, table.rows, caption=command, marked=table.marked))
         parts += [page.figure(png, caption=caption, command=command) for caption, png in heat_maps(run)]
-    for name, file in run.artifacts.items():
-        if file.endswith(".png"):
-            parts.append(page.figure((run.folder / file).read_bytes(), caption=name, command=command))
-    if "differences" in run.artifacts:
-        table = difference_table(read_json(run.folder / run.artifacts["differences"]))
+    pictures = {name: run.artifact(name) for name, file in run.artifacts.items() if file.endswith(".png")}
+    parts += [
+        page.figure(png.read_bytes(), caption=n, command=command) for n, png in pictures.items() if png is not None
+    ]
+    if (path := run.artifact("differences")) is not None:
+        table = difference_table(read_json(path))
         parts.append(page.table(table.header, table.rows, caption=f"Differences on the same rows. {command}"))
     curve = learning_curve(run)
     if curve is not None:

@@ -139,6 +139,13 @@ def test_learning_curves_do_not_mix_poolings(tmp_path: Path, monkeypatch: pytest
     assert drawn == [{"tiny, single image layer 0, mean": [(1, 0.1), (5, 0.4)]}]
 
 
+def test_a_picture_that_was_not_kept_is_left_out(folder: Path, tmp_path: Path) -> None:
+    (folder / "cifar10/knn/a.png").unlink()
+    (folder / "cifar10/knn/p.npz").unlink()
+    text = report.write_report([folder], tmp_path / "report.html").read_text()
+    assert "neighbours" not in text and "75.0 %" in text
+
+
 def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_path: Path) -> None:
     out = report.write_report([folder], tmp_path / "out" / "report.html", "All & more")
     text = out.read_text()
