@@ -34,6 +34,15 @@ def describe_features(store: FeatureStore, output: str) -> dict[str, Any]:
     return about | _details(output, store.manifest["outputs"][output])
 
 
+def warn_of_classes(features: Mapping[str, Any]) -> None:
+    """Print a warning if these features, as `describe_features` tells of them, were made with the class given."""
+    if (classes := features.get("classes")) is not None:
+        print(
+            f"warning: class-informed features: the encoder was given the class (classes={classes!r}), so that "
+            "neighbours of one class may be near by their label, not by what is seen"
+        )
+
+
 def describe_encoding(encoder: Encoder, output: str, pooling: str) -> dict[str, Any]:
     """The same of what an encoder would give."""
     encoder.choose([output])

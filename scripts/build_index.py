@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.encoders.generators import GeneratorEncoder
-from benchmarks.feature_index import index_stores
+from benchmarks.feature_index import index_stores, warn_of_classes
 from probes.index import KINDS, NORMALIZATIONS, in_words, process_memory
 from probes.pooling import POOLINGS
 from randar_features.command_line import run_command
@@ -44,6 +44,7 @@ def main() -> None:
     taken = time.perf_counter() - start
     about = [f"{name} {value}" for name, value in index.features.items() if name != "label_names"]
     print(f"{index}\n  features: {', '.join(about)}")
+    warn_of_classes(index.features)
     print(f"  {taken:.1f} s, {in_words(process_memory(peak=True))} at its peak, {len(index.left_out)} rows left out")
     sizes = index.bytes_per_vector
     print(f"  bytes a vector: {sizes['memory']:.0f} in memory, {sizes['disk']:.0f} on disk")

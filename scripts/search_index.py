@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.datasets import open_data
-from benchmarks.feature_index import encode_images, encoder_of, images_of_rows
+from benchmarks.feature_index import encode_images, encoder_of, images_of_rows, warn_of_classes
 from benchmarks.figures import image_grid
 from probes import Neighbours
 from probes.index import VectorIndex
@@ -29,6 +29,7 @@ PICTURE = 128  # pixels that each picture is read at
 def main() -> None:
     args = parser().parse_args()
     index = VectorIndex(args.index, verify=not args.no_verify)
+    warn_of_classes(index.features)
     args.k = args.k or max(1, min(10, len(index) - 1))
     search = by_rows if args.rows else by_images
     queries, found = search(index, args)

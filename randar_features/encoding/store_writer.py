@@ -55,7 +55,7 @@ class Content:
 
     Attributes:
         encoder, weights: name of the encoder, and a hash of its weights.
-        outputs: details of each output, by name.
+        outputs: details of each output, by name; "classes" among them where the encoder was given the class.
         image_size: S, pixels a side of what the encoder is given.
         pooling: how a map became one vector; None: it did not.
         dtype: "float16" or "float32", on disk.

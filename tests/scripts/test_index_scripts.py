@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
+from torch import Tensor
 
 from benchmarks.figures import GAP
+from probes.index import VectorIndex
 from randar_features.encoding import extract_to_store
+from tests.encoding.stores import content, pictures, save, write
 from tests.small_models import small_transformer, write_folder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -119,6 +122,32 @@ def test_images_are_added_to_a_store_and_then_to_its_index(
     run(monkeypatch, "search_index.py", folder / "index", "--images", new, "-k", 1, "--json", folder / "found.json")
     (query,) = json.loads((folder / "found.json").read_text())["queries"]
     assert query["query"]["row"] == 10 and query["found"][0]["row"] == 1
+
+
+def test_class_informed_features_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = save(pictures(4), tmp_path / "images")
+    store, plain = tmp_path / "store", tmp_path / "plain"
+    write(images, store, content(outputs={"mean colour": {"layer": 0, "classes": "labels"}}), encode=mean_colour)
+    write(images, plain, content(outputs={"mean colour": {"layer": 0, "classes": None}}), encode=mean_colour)
+    run(monkeypatch, "build_index.py", store, "--out", tmp_path / "index")
+    assert "warning: class-informed features: the encoder was given the class (classes='labels')" in told(capsys)
+    assert VectorIndex(tmp_path / "index").features["classes"] == "labels"
+    run(monkeypatch, "search_index.py", tmp_path / "index", "--rows", 0, "-k", 1)
+    assert "warning: class-informed features" in told(capsys)
+    run(monkeypatch, "build_index.py", plain, "--out", tmp_path / "plain index")
+    assert "warning" not in told(capsys)
+    with pytest.raises(SystemExit, match="one index, one kind"):
+        run(monkeypatch, "build_index.py", store, plain, "--out", tmp_path / "mixed")
+
+
+def mean_colour(pixels: Tensor) -> dict[str, Tensor]:
+    return {"mean colour": pixels.mean(dim=(2, 3))}
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
 
 
 def test_too_little_memory_is_refused_with_the_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
