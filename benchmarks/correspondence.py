@@ -252,7 +252,8 @@ def run(config: Config, out: Path) -> Path:
         warnings=warnings_of(config, (test, validation)),
     )
     shown = ", ".join(f"{each.row['encoder']} ({each})" for each in best)
-    return write_result(out, made, rows, artifacts=artifacts | {f"Matched points: {shown}": "matches.png"})
+    caption = f"Matched points, green within a tenth of the longer side of the target's box: {shown}"
+    return write_result(out, made, rows, artifacts=artifacts | {caption: "matches.png"})
 
 
 def data_parts(config: Config, parts: Mapping[str, PairSet]) -> dict[str, str]:
