@@ -17,9 +17,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The whole recipe of the bundled model; run it again to continue. After MINUTES in all it ends at a checkpoint, and
-# with it make (Error 75), so that no stage builds on an unfinished one. TOKENS=FOLDER trains on tokens that were made
-# elsewhere, and needs no images. LAYERS and STEPS are what the model will recommend, RECIPE overrides training options.
+# The whole recipe of the bundled model; run it again to continue. After MINUTES in all the stage ends at a checkpoint,
+# or behind a shard of tokens, with status 75, so that no stage builds on an unfinished one: make says "Error 75", and
+# itself ends with status 2, as for any other error. Images are decoded in one go, which counts but is not cut short.
+# TOKENS=FOLDER trains on tokens that were made elsewhere, and needs no images. LAYERS and STEPS are what the model
+# will recommend, RECIPE overrides training options.
 DATA ?= data/tiny_imagenet
 RUN ?= runs/tiny
 MINUTES ?= 100000
@@ -31,7 +33,7 @@ ifndef TOKENS
 	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --pixels $(RUN)/pixels --out $(RUN)/tokenizer $(LEFT)
 	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --pixels $(RUN)/pixels --out $(RUN)/decoder $(LEFT) \
 		--config scripts/configs/tiny_decoder.yaml initial=$(RUN)/tokenizer/model
-	$(BIN)/python scripts/tokenize_images.py --data $(DATA) --tokenizer $(RUN)/decoder/model --out $(RUN)/tokens
+	$(BIN)/python scripts/tokenize_images.py --data $(DATA) --tokenizer $(RUN)/decoder/model --out $(RUN)/tokens $(LEFT)
 endif
 	$(BIN)/python scripts/train_randar.py --tokens $(or $(TOKENS),$(RUN)/tokens) --out $(RUN)/randar $(LEFT) $(RECIPE)
 	$(BIN)/python scripts/assemble_model.py --transformer $(RUN)/randar/model --tokens $(or $(TOKENS),$(RUN)/tokens) \

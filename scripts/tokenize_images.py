@@ -1,7 +1,8 @@
 """Turn images into token stores: `python scripts/tokenize_images.py --tokenizer FOLDER --data IMAGES --out TOKENS`.
 
 Writes TOKENS/train and TOKENS/validation, with several views of every image, and TOKENS/tokenizer. Run it again to
-continue: shards that are there are kept if the tokenizer and the images are the same, and are an error if not.
+continue: shards that are there are kept if the tokenizer and the images are the same, and are an error if not;
+`--max-minutes` ends it early, with exit status 75.
 `torchrun --nproc-per-node 8 scripts/tokenize_images.py …`, or several nodes that share a disk, divide the shards.
 
   --data /data/imagenet                 folders train/class/file and validation/class/file, or Parquet files
@@ -19,9 +20,9 @@ from typing import Any
 
 import torch
 
-from randar_features.command_line import run_command
+from randar_features.command_line import add_time_limit, run_command, stop_unfinished
 from randar_features.data.published_codes import import_codes
-from randar_features.data.token_shards import SHARD_SIZE, VIEWS
+from randar_features.data.token_shards import SHARD_SIZE, VIEWS, in_time
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.data.tokenizing import CROP_RANGE, tokenize
 from randar_features.hub import choose_device, load_tokenizer
@@ -52,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
     parser.add_argument("--device", help="left out: this process's GPU, or else the CPU")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="half precision changes some tokens")
+    add_time_limit(parser)
     args = parser.parse_args()
     if args.tokenizer is None and not (args.codes and args.vocab_size):
         parser.error("--tokenizer is required, or, with --codes, --vocab-size")
@@ -99,7 +101,8 @@ def load(args: argparse.Namespace) -> tuple[ImageTokenizer, int]:
 def main() -> None:
     args = arguments()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    sharing: dict[str, Any] = {"shard_size": args.shard_size, "rank": rank, "world_size": world_size}
+    sharing: dict[str, Any] = {"rank": rank, "world_size": world_size}
+    sharing |= {"shard_size": args.shard_size, "deadline": args.deadline}
     tokenizer, image_size = load(args) if args.tokenizer else (None, None)
     if tokenizer is not None and image_size is not None:
         keep_tokenizer(args.tokenizer, tokenizer, image_size, args.out / "tokenizer", write=rank == 0)
@@ -110,7 +113,7 @@ def main() -> None:
             "tokenizer": tokenizer and tokenizer_hash(tokenizer),
             "image_size": image_size,
         }
-        report(folder, import_codes(args.codes, folder, **made_by, **sharing))
+        report(folder, import_codes(args.codes, folder, **made_by, **sharing), args.deadline)
         return
     assert tokenizer is not None and image_size is not None  # the parser sees to it
     for split in [args.whole] if args.whole else args.splits:
@@ -127,10 +130,13 @@ def main() -> None:
             dtype=DTYPES[args.dtype],
             **sharing,
         )
-        report(args.out / split, store)
+        report(args.out / split, store, args.deadline)
 
 
-def report(folder: Path, store: TokenStore | None) -> None:
+def report(folder: Path, store: TokenStore | None, deadline: float | None) -> None:
+    """Say what is there; SystemExit with status `UNFINISHED` if time was up before all was."""
+    if store is None and not in_time(deadline):
+        stop_unfinished()
     if store is None:
         print(f"{folder}: this process's shards are there; the manifest comes with the last of the others'")
         return

@@ -1,10 +1,10 @@
 """Train an image tokenizer: `python scripts/train_tokenizer.py --data FOLDER --out RUN`.
 
 Run it again to continue; `--max-minutes` ends a stage early, with exit status 75. The images are decoded once, into
-RUN/pixels or the folder given by `--pixels`, which takes image_size² · 3 bytes each; `--no-cache` decodes them anew
-whenever they are needed. Several processes (torchrun, `accelerate launch`) divide each batch. To polish the
-reconstructions of a finished tokenizer, whose tokens stay as they are: `--config scripts/configs/tiny_decoder.yaml
-initial=FOLDER`.
+RUN/pixels or the folder given by `--pixels`, which takes image_size² · 3 bytes each, and time that counts but is not
+cut short; `--no-cache` decodes them anew whenever they are needed. Several processes (torchrun, `accelerate launch`)
+divide each batch. To polish the reconstructions of a finished tokenizer, whose tokens stay as they are:
+`--config scripts/configs/tiny_decoder.yaml initial=FOLDER`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from randar_features.command_line import run_command
+from randar_features import command_line
+from randar_features.command_line import add_time_limit, run_command, stop_unfinished
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [*sorted((ROOT / "scripts").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
@@ -80,3 +82,22 @@ def test_every_script_and_benchmark_ends_in_this_way():
     assert {path.name for path in COMMANDS if path.parent.name == "scripts"} <= set(found)
     assert {"suite.py", "demo.py", "diff.py"} <= set(found)
     assert {name: body for name, body in found.items() if not body.startswith("run_command(main")} == {}
+
+
+def test_a_limit_counts_from_the_parsing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(command_line.time, "monotonic", lambda: 100.0)
+    parser = argparse.ArgumentParser()
+    add_time_limit(parser)
+    assert parser.parse_args([]).deadline is None
+    assert parser.parse_args(["--max-minutes", "2.5"]).deadline == 250
+    assert parser.parse_args(["--max-minutes", "-1"]).deadline == 40
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--max-minutes", "soon"])
+    assert "--max-minutes: invalid number of minutes value: 'soon'" in capsys.readouterr().err
+
+
+def test_what_is_not_finished_says_so(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        run_command(stop_unfinished)
+    assert ended.value.code == 75
+    assert capsys.readouterr().out == "not finished: run it again to continue\n"

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from randar_features.data.archives import list_tar, read_member
-from randar_features.data.token_shards import SHARD_SIZE, VIEWS, Shard, ShardWriter
+from randar_features.data.token_shards import SHARD_SIZE, VIEWS, Shard, ShardWriter, in_time
 from randar_features.data.token_store import TokenStore
 
 
@@ -68,6 +68,7 @@ def import_codes(
     shard_size: int = SHARD_SIZE,
     rank: int = 0,
     world_size: int = 1,
+    deadline: float | None = None,
 ) -> TokenStore | None:
     """A token store out of `codes`, a folder or tar of `class index/file.npy`, each (views, N) or (1, views, N).
 
@@ -81,10 +82,11 @@ def import_codes(
         shard_size: images a shard.
         rank: this process among `world_size`, each of which makes its own shards.
         world_size: number of processes.
+        deadline: no shard is begun when `time.monotonic` has come there.
 
     Returns:
-        The store, or None while other processes still have shards to make. Files that are torn or of another
-        shape are left out and named in the manifest.
+        The store, or None while there are shards to make, by others or behind the deadline. Files that are torn or
+        of another shape are left out and named in the manifest.
 
     Raises:
         FileNotFoundError: there is nothing at `codes`.
@@ -112,6 +114,8 @@ def import_codes(
         world_size=world_size,
     )
     for number, rows in writer.missing():
+        if not in_time(deadline):
+            break
         shard = Shard()
         for row in tqdm(rows, desc=f"importing shard {number}", unit="image", dynamic_ncols=True):
             _add(shard, source, row, shape, vocab_size)

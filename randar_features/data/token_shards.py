@@ -8,6 +8,7 @@ A shard covers `shard_size` consecutive rows of its source, or fewer at the sour
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -170,6 +171,11 @@ def _save(path: Path, array: np.ndarray) -> int:
     with written_whole(path) as file:
         np.save(file, array)
     return check_sum(path)
+
+
+def in_time(deadline: float | None) -> bool:
+    """Whether `time.monotonic` has not come to the deadline yet; there is time for ever if that is None."""
+    return deadline is None or time.monotonic() < deadline
 
 
 def check_sum(path: Path) -> int:

@@ -16,7 +16,15 @@ from tqdm.auto import tqdm
 
 from randar_features.data.images import ImageBatch, ImageSource, open_images
 from randar_features.data.readable import split_readable
-from randar_features.data.token_shards import MAX_VOCAB_SIZE, SHARD_SIZE, TOKENS, VIEWS, Shard, ShardWriter
+from randar_features.data.token_shards import (
+    MAX_VOCAB_SIZE,
+    SHARD_SIZE,
+    TOKENS,
+    VIEWS,
+    Shard,
+    ShardWriter,
+    in_time,
+)
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.tokenizers.base import ImageTokenizer
 
@@ -53,6 +61,7 @@ def tokenize(
     dtype: torch.dtype = torch.float32,
     rank: int = 0,
     world_size: int = 1,
+    deadline: float | None = None,
 ) -> TokenStore | None:
     """Tokens of the views of each image (`crop_views`) in shards in `folder`, made on the tokenizer's device.
 
@@ -74,9 +83,11 @@ def tokenize(
             tokens; the codebook search is in float32 always.
         rank: this process among `world_size`, each of which makes its own shards.
         world_size: number of processes.
+        deadline: no shard is begun when `time.monotonic` has come there.
 
     Returns:
-        The store, or None while other processes still have shards to make; the last one writes the manifest.
+        The store, or None while there are shards to make, by others or behind the deadline; the last one made brings
+        the manifest.
 
     Raises:
         ValueError: `folder` holds tokens of another tokenizer or of other images, no image can be read, the
@@ -118,14 +129,18 @@ def tokenize(
     missing = list(writer.missing()) if source.length is not None else writer.missing()
     if writer.read(0) and not source.streamed:
         encoder.check_same(np.load(folder / f"shard-00000.{TOKENS}", mmap_mode="r"), folder)
-    made = _make(writer, encoder, missing)
+    made = _make(writer, encoder, missing, deadline)
     if made or not (folder / "manifest.json").exists():
         return TokenStore(folder, verify=False) if writer.write_manifest() else None
     return TokenStore(folder, verify=False)
 
 
-def _make(writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, range]]) -> int:
-    """Make the missing shards; how many those were."""
+def _make(
+    writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, range]], deadline: float | None
+) -> int:
+    """Make the missing shards while there is time; how many those were."""
+    if not in_time(deadline):
+        return 0
     pending: deque[tuple[int, range]] = deque()
     made, shard = 0, Shard()
 
@@ -146,6 +161,8 @@ def _make(writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, r
             writer.write(number, shard)
             made, shard = made + 1, Shard()
             pending.popleft()
+            if not in_time(deadline):
+                return made
     if pending:  # the end of a stream, which may be empty
         writer.write(pending[0][0], shard)
         made += 1

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
 
+from randar_features.command_line import add_time_limit, stop_unfinished
 from randar_features.training.allocator import keep_freed_memory
 from randar_features.training.loop import Trainer, run
-
-# Exit status (EX_TEMPFAIL) of a script whose run wants to be continued, so that what builds on it does not start.
-UNFINISHED = 75
 
 
 def training_parser(description: str | None, config: Path) -> argparse.ArgumentParser:
@@ -19,7 +18,7 @@ def training_parser(description: str | None, config: Path) -> argparse.ArgumentP
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the run's folder; one that is there is continued")
     parser.add_argument("--config", type=Path, default=config, help=f"the recipe, by default {config.name}")
-    parser.add_argument("--max-minutes", type=float, help="stop at a checkpoint after this long, with exit status 75")
+    add_time_limit(parser)
     parser.add_argument(
         "--allow-changes", action="store_true", help="continue a run though its model, recipe or data have changed"
     )
@@ -28,10 +27,12 @@ def training_parser(description: str | None, config: Path) -> argparse.ArgumentP
 
 
 def train(trainer: Trainer, args: argparse.Namespace) -> None:
-    """Run the trainer as the arguments say; SystemExit with status `UNFINISHED` if it was stopped in time."""
+    """Run the trainer as the arguments say; SystemExit with status `UNFINISHED` if it was stopped in time.
+
+    What was done since the arguments were parsed, such as decoding images, counts.
+    """
     if not torch.accelerator.is_available():
         keep_freed_memory()
-    seconds = None if args.max_minutes is None else 60 * args.max_minutes
+    seconds = None if args.deadline is None else args.deadline - time.monotonic()
     if not run(trainer, args.out, trainer.config.loop, max_seconds=seconds, allow_changes=args.allow_changes):
-        print("not finished: run it again to continue")
-        raise SystemExit(UNFINISHED)
+        stop_unfinished()

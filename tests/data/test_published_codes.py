@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,8 @@ def test_an_import_continues_and_is_divided(tmp_path: Path):
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").iterdir()}
     store = bring(source, tmp_path / "tokens", shard_size=1)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert import_codes(source, tmp_path / "ended", deadline=time.monotonic(), **options) is None
+    assert not (tmp_path / "ended").exists()
     for path in whole.folder.iterdir():
         assert path.read_bytes() == (store.folder / path.name).read_bytes()
 

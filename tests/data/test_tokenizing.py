@@ -201,6 +201,27 @@ def test_a_killed_run_continues(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_time_that_is_up_ends_it_behind_a_shard(
+    tokenizer: ImageTokenizer, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+):
+    """Of four shards two are made while the clock, a second on each time it is looked at, is below 2."""
+    source: Any = images if known else Stream(4)
+    options: dict[str, Any] = {"image_size": IMAGE_SIZE, "shard_size": 1}
+    with monkeypatch.context() as patch:
+        seconds = iter(range(100))
+        patch.setattr(token_shards.time, "monotonic", lambda: float(next(seconds)))
+        assert tokenize(tokenizer, source, tmp_path / "ended", deadline=2.0, **options) is None
+        assert next(seconds) == 3
+    made = contents(tmp_path / "ended")
+    assert sorted(made) == sorted(f"shard-0000{n}.{of}" for n in (0, 1) for of in ("json", "labels.npy", "tokens.npy"))
+    assert tokenize(tokenizer, source, tmp_path / "ended", deadline=0.0, **options) is None
+    assert contents(tmp_path / "ended") == made
+    make(tokenizer, source, tmp_path / "ended", shard_size=1)
+    make(tokenizer, source, tmp_path / "whole", shard_size=1)
+    assert contents(tmp_path / "ended") == contents(tmp_path / "whole")
+
+
 def test_a_damaged_shard_alone_is_made_anew(
     tokenizer: ImageTokenizer, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

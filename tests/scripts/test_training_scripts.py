@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 
 from randar_features import generate, load_model, load_tokenizer
+from randar_features.command_line import UNFINISHED
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.training.checkpoint import newest_checkpoint
-from randar_features.training.command_line import UNFINISHED
 from tests.small_models import IMAGE_SIZE, write_folder
 from tests.training.small import random_tokens, read_log, same, write_store
 
@@ -119,6 +119,7 @@ def test_the_recipe_run_again_changes_nothing(done: Path):
 def test_an_unfinished_stage_says_so_and_continues(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     runs = {
         "train_tokenizer": ["--data", done / "data", "--out", tmp_path / "a", *TOKENIZER_SIZES, *TOKENIZER_RECIPE],
+        "tokenize_images": ["--data", done / "data", "--tokenizer", done / "tokenizer/model", "--out", tmp_path / "c"],
         "train_randar": ["--tokens", done / "tokens", "--out", tmp_path / "b", *RANDAR_SIZES, *RANDAR_RECIPE],
     }
     for name, arguments in runs.items():
@@ -129,6 +130,9 @@ def test_an_unfinished_stage_says_so_and_continues(done: Path, tmp_path: Path, c
         call(name, *arguments)
     assert read_log(tmp_path / "a") == read_log(done / "tokenizer")
     assert read_log(tmp_path / "b") == read_log(done / "randar")
+    for split in ("train", "validation"):
+        files = {path.name: path.read_bytes() for path in (tmp_path / "c" / split).iterdir()}
+        assert files == {path.name: path.read_bytes() for path in (done / "tokens" / split).iterdir()}
 
 
 def test_parts_of_two_runs_are_refused(done: Path, tmp_path: Path):
