@@ -32,6 +32,7 @@ from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
 from randar_features.command_line import run_command
 from randar_features.models.base import ImageTransformer
+from randar_features.training.objective import evaluation_orders
 
 PREDICTIONS = "predictions.npz"
 TOKENIZED_AT_ONCE = 32
@@ -45,7 +46,8 @@ class Config(LabelledData):
         model: a model as `load_model` takes it.
         images: a seeded, random choice of so many evaluation images; None, or not as many: all.
         shortlist: classes an image, the likeliest by the probe; None: all.
-        orders: how many orders are averaged, one result each; the first orders are the same in all.
+        orders: how many orders are averaged, one result each; the first orders are the same in all. Of a model that
+            was trained in one order that one.
         context, read, layer: what the probe is trained on, mean-pooled; None: as the model recommends.
         batch_size: sequences at once.
     """
@@ -176,10 +178,11 @@ def run(config: Config, out: Path) -> Path:
     count = len(probe.classes) if config.shortlist is None else config.shortlist
     shortlist = torch.from_numpy(shortlists(probe, vectors, count))
     tokens = image_tokens(model, config, features.evaluation.rows[places])
-    orders = model.transformer.several_orders(max(config.orders), config.seed)
+    orders = evaluation_orders(model.transformer, max(config.orders), config.seed)
+    counts = sorted(count for count in config.orders if count <= len(orders)) or [len(orders)]
     table = resumed_log_likelihoods(model, tokens, shortlist, orders, out, batch_size=config.batch_size)
     by_probe = probe.predict(vectors)
-    found = {k: chosen_classes(table, shortlist.numpy(), k) for k in sorted(config.orders)}
+    found = {k: chosen_classes(table, shortlist.numpy(), k) for k in counts}
     scored = list(results(found, labels, by_probe, shortlist.numpy(), config.seed))
     rows = [*scored, probe_result(candidate, by_probe, labels, config.seed)]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
@@ -187,7 +190,7 @@ def run(config: Config, out: Path) -> Path:
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
     about = {"resolution": model.image_size, "threshold_basis": None, "selection": config.selection()}
     made = card(
-        protocol(config, candidate.axes["output"]),
+        protocol(config, candidate.axes["output"], one_order=len(orders) < max(config.orders)),
         axes=about | {"encoder": model.name},
         data=config.data_parts() | {"images": f"{len(labels)} of the evaluation rows, seed {config.seed}"},
         weights={model.name: model.weights_hash},
@@ -198,14 +201,15 @@ def run(config: Config, out: Path) -> Path:
     return write_result(out, made, rows, artifacts={"predictions": PREDICTIONS})
 
 
-def protocol(config: Config, output: str) -> str:
-    """In words; `output`: what the probe was trained on."""
+def protocol(config: Config, output: str, *, one_order: bool) -> str:
+    """In words; `output`: what the probe was trained on. one_order: the model was trained in no other."""
     among = "all classes"
     if config.shortlist is not None:
         among = f"{config.shortlist} classes shortlisted by a logistic probe of {output}"
+    random_orders = f"antithetic pairs of random orders, seed {config.seed}, the same for all images"
     return (
         f"generative classification: the class of the highest mean over orders of log p(tokens | class), among "
-        f"{among}; antithetic pairs of random orders, seed {config.seed}, the same for all images"
+        f"{among}; " + ("the order that the model was trained in" if one_order else random_orders)
     )
 
 

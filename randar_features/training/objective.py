@@ -16,11 +16,11 @@ def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, or
     return F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
 
 
-def evaluation_orders(model: ImageTransformer, count: int) -> Tensor:
+def evaluation_orders(model: ImageTransformer, count: int, seed: int = 0) -> Tensor:
     """Orders (K, N) to validate a model in: `count` antithetic ones, or the only one that it is trained in."""
     if model.trained_order == "raster":
         return sequence.raster_order(model.config.num_tokens)
-    return model.several_orders(1 if model.fixed_order else count)
+    return model.several_orders(1 if model.fixed_order else count, seed)
 
 
 @torch.no_grad()

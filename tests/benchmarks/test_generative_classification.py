@@ -149,3 +149,11 @@ def test_other_classes_than_the_models_are_refused(small_model: Model) -> None:
         generative.check_classes(small_model, None, np.array([0, 7]))
     generative.check_classes(small_model, ["a", "b", "c"], np.array([0, 1]))
     generative.check_classes(small_model, None, np.array([0, 2]))
+
+
+def test_a_model_of_one_order_is_asked_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "model", architecture="llamagen")
+    write_classes(tmp_path / "images", per_class=12, seed=0)
+    report = run(tmp_path, tmp_path / "out", "--shortlist", "3", monkeypatch=monkeypatch)
+    assert [row["orders"] for row in report["results"]][:1] == [1] and len(report["results"]) == 2
+    assert report["card"]["protocol"].endswith("the order that the model was trained in")
