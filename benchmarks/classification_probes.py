@@ -12,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.labelled_rows import Candidate, in_memory
+from benchmarks.options import check_names
 from benchmarks.protocol import Result
 from probes import (
     AttentiveProbe,
@@ -69,8 +70,7 @@ class Scored(NamedTuple):
 
 def score(probe: str, candidates: Sequence[Candidate], training: Training) -> Iterator[Scored]:
     """Train `probe` on each candidate, and evaluate it; ValueError if there is no such probe."""
-    if probe not in PROBES:
-        raise ValueError(f"--probe must be of {', '.join(PROBES)}, got {probe!r}")
+    check_names("probe", [probe], PROBES)
     if probe == "linear":
         yield from _linear(candidates, training)
         return

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.duplicate_pairs import Part, between
-from benchmarks.encoders import Encoder, Kept, extract
+from benchmarks.encoders import Encoder, Kept, extract, unreadable
 from benchmarks.protocol import data_hash
 from probes import stratified_holdout
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
@@ -130,12 +130,7 @@ class LabelledFeatures:
 
     def unreadable(self) -> list[str]:
         """A warning for each store that lacks images."""
-        found = []
-        for store in dict.fromkeys((self.train_store, self.evaluation_store)):
-            failed = np.flatnonzero(~store.ok)
-            named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
-            found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
-        return found
+        return unreadable(self.train_store, self.evaluation_store)
 
     def duplicates(self, options: LabelledData) -> list[str]:
         """A warning of evaluation rows that have a near-duplicate among those trained on, if it is asked for."""

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.index_speed import GIGABYTE, apart
 from benchmarks.machine import describe
-from benchmarks.options import from_command_line
+from benchmarks.options import check_names, from_command_line
 from probes import JointLinearProbe, KNNProbe, LogisticProbe, few_shot
 from probes.index import in_words, process_memory
 from randar_features.command_line import run_command
@@ -125,9 +125,8 @@ def measure(config: Config, probe: str) -> dict[str, Any]:
 def run(config: Config) -> dict[str, Any]:
     """Everything: machine, settings, and a row for each probe."""
     rows = []
+    check_names("probe", config.probe, FITTED)
     for probe in config.probe:
-        if probe not in FITTED:
-            raise ValueError(f"--probe must be of {', '.join(FITTED)}, got {probe!r}")
         row = apart(measure, config, probe)
         row["within_limit"] = row["peak_bytes"] <= config.memory_limit * GIGABYTE
         rows.append(row)

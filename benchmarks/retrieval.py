@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
 from benchmarks.duplicate_pairs import Part, between
-from benchmarks.encoders import Encoder, Kept, Views, extract, load_encoder
+from benchmarks.encoders import Encoder, Kept, Views, extract, load_encoder, unreadable
 from benchmarks.feature_index import images_of_rows
 from benchmarks.figures import RIGHT, WRONG, image_grid
 from benchmarks.options import check_names, from_command_line
@@ -119,7 +119,7 @@ def run(config: Config, out: Path) -> Path:
         assert best is not None  # an encoder has an output
         compared += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
         artifacts |= draw(best, encoder.name, config, out)
-        warnings += unreadable(encoder, config, best.row["pooling"])
+        warnings += unreadable(*stores(encoder, config, best.row["pooling"]))
         query_rows = best.task.query_rows
     warnings = [*dict.fromkeys(warnings), *duplicates(config, query_rows)]
     about: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "config": config}
@@ -157,17 +157,6 @@ def data_parts(config: Config) -> dict[str, str]:
     content = data_hash(config.data) + first
     parts = {"gallery": f"{content} {config.split or ''}".strip()}
     return parts if config.query_split is None else parts | {"queries": f"{content} {config.query_split}"}
-
-
-def unreadable(encoder: Encoder, config: Config, pooling: str) -> list[str]:
-    """Warnings of images that were left out."""
-    found = []
-    gallery, queries = stores(encoder, config, pooling)
-    for store in dict.fromkeys((gallery, queries)):
-        failed = np.flatnonzero(~store.ok)
-        named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
-        found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
-    return found
 
 
 def duplicates(config: Config, query_rows: np.ndarray) -> list[str]:

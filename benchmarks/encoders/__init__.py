@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.encoders.base import Encoder
-from benchmarks.encoders.extract import extract
+from benchmarks.encoders.extract import extract, unreadable
 from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder
 from benchmarks.encoders.options import Kept, Views
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
@@ -58,4 +58,4 @@ def load_encoder(
     return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
 
 
-__all__ = ["DEFAULT_MODEL", "Encoder", "Kept", "Views", "extract", "load_encoder"]
+__all__ = ["DEFAULT_MODEL", "Encoder", "Kept", "Views", "extract", "load_encoder", "unreadable"]

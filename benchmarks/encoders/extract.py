@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from benchmarks.datasets import open_data
@@ -82,6 +83,16 @@ def extract(
     source = source if max_rows is None else source.first(max_rows)
     write_store(source, place, encode, content, data=name, **options)
     return FeatureStore(place, wanted)
+
+
+def unreadable(*stores: FeatureStore) -> list[str]:
+    """A warning for each of the stores that lacks images; one that is given twice is named once."""
+    found = []
+    for store in dict.fromkeys(stores):
+        failed = np.flatnonzero(~store.ok)
+        named = "; ".join(f"row {row}: {store.status[row]}" for row in failed[:3])
+        found += [f"{len(failed)} of {len(store)} images could not be read: {named}"] if len(failed) else []
+    return found
 
 
 def _outputs_of_a_store(
