@@ -10,26 +10,26 @@ import resource
 import torch
 from randar_features.training.allocator import keep_freed_memory
 
-def faults():
+def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(40_000_000)
+    for _ in range(10):
+        torch.ones(40_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-faults()
-print(faults())
+print(new_pages())
 print(keep_freed_memory())
-faults()
-print(faults())
+print(new_pages())
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the GNU C library")
-def test_a_buffer_of_the_same_size_takes_no_new_pages() -> None:
+def test_buffers_of_the_same_size_share_their_pages() -> None:
     run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     without, available, kept = run.stdout.split()
     if available == "False":
         pytest.skip("another C library")
-    pages = 40_000_000 * 4 // 4096
-    assert int(kept) < pages / 100
-    # Pages may be large ones, and so few, but without it there are some each time.
-    assert int(without) > int(kept)
+    # Ten buffers take new pages ten times, kept ones once or twice: where a freed buffer lies behind some bytes that
+    # were taken meanwhile, the next one, aligned, may just not fit, and a second place is made. No count of bytes is
+    # compared, for pages may be large ones.
+    assert int(without) > 0
+    assert int(kept) < int(without) / 2
