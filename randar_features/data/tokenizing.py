@@ -135,9 +135,7 @@ def tokenize(
     return TokenStore(folder, verify=False)
 
 
-def _make(
-    writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, range]], deadline: float | None
-) -> int:
+def _make(writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, range]], deadline: float | None) -> int:
     """Make the missing shards while there is time; how many those were."""
     if not in_time(deadline):
         return 0
