@@ -1,7 +1,8 @@
 """Why two numbers are, or are not, comparable: `python -m benchmarks.diff a.json b.json`.
 
 Prints every difference of the two protocol cards and of the rows' axes and settings, and the differences of the
-metrics where a comparison stands. Exit status 1 if no row of the one can be compared with a row of the other.
+metrics where a comparison stands. Exit status as of `diff`: 0 where rows can be compared, 1 where none can, 2 for an
+error.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.protocol import AXES, full_axes, metrics, read_result
-from randar_features.command_line import run_command
+from randar_features.command_line import EXPLAINED
 
 DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
 """Differing values make two numbers answers to different questions; on the other axes encoders are compared."""
@@ -119,10 +120,13 @@ def main() -> None:
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     args = parser.parse_args()
-    lines, comparable = compare(read_result(args.first), read_result(args.second))
+    try:
+        lines, comparable = compare(read_result(args.first), read_result(args.second))
+    except EXPLAINED as error:
+        parser.exit(2, f"{type(error).__name__}: {error}\n")
     print("\n".join(lines))
     raise SystemExit(0 if comparable else 1)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .classifier import TunedProbe
 from .inputs import class_indices
 from .metrics import accuracy
-from .rows import BLOCK_ROWS, Rows, StackedRows
+from .rows import Rows, StackedRows
 from .softmax_regression import SoftmaxRegression, Solution
 from .splits import TuningSplit
 from .standardizer import Standardizer
@@ -78,17 +78,18 @@ class LogisticProbe(TunedProbe):
         self.validation_accuracy, self.validation_accuracies = -1.0, {}
         self.iterations: dict[float, int] = {}
         self.converged: dict[float, bool] = {}
+        held = problem.project(split.validation_features)
         lowest_loss, fruitless = np.inf, 0
         for strength, solution in self._path(problem):
-            weight = problem.weight(solution)
-            score, loss = self._validate(split.validation_features, split.validation_labels, weight, solution.bias)
+            logits = torch.addmm(solution.bias, held, solution.weight)
+            score, loss = self._validate(logits.cpu(), split.validation_labels)
             self.validation_accuracies[strength] = score
             self.iterations[strength], self.converged[strength] = solution.iterations, solution.converged
             fruitless = 0 if score > self.validation_accuracy or loss < lowest_loss else fruitless + 1
             lowest_loss = min(loss, lowest_loss)
             if score > self.validation_accuracy:
                 self.C, self.validation_accuracy = strength, score
-                self.weight, self.bias = weight, solution.bias
+                self._keep(problem, solution)
             if fruitless == self.patience:
                 break
 
@@ -108,9 +109,8 @@ class LogisticProbe(TunedProbe):
     def _solve(self, problem: SoftmaxRegression, strength: float, start: Solution) -> Solution:
         return problem.solve(strength, start, max_iterations=self.max_iterations, tolerance=self.tolerance)
 
-    def _validate(self, rows: Rows, labels: np.ndarray, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+    def _validate(self, logits: Tensor, labels: np.ndarray) -> tuple[float, float]:
         """Accuracy and mean cross-entropy; labels that were not trained on count in the former only."""
-        logits = torch.cat([self._apply(block, weight, bias) for _, block in rows.blocks(BLOCK_ROWS)]).cpu()
         places = np.searchsorted(self.classes, labels).clip(max=len(self.classes) - 1)
         known = torch.from_numpy(self.classes[places] == labels)
         loss = F.cross_entropy(logits[known].double(), torch.from_numpy(places)[known]).item()
@@ -119,8 +119,5 @@ class LogisticProbe(TunedProbe):
     def _keep(self, problem: SoftmaxRegression, solution: Solution) -> None:
         self.weight, self.bias = problem.weight(solution), solution.bias
 
-    def _apply(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self._standardizer.apply(features).to(weight) @ weight + bias
-
     def _logits(self, features: Tensor) -> Tensor:
-        return self._apply(features, self.weight, self.bias)
+        return self._standardizer.apply(features).to(self.weight) @ self.weight + self.bias

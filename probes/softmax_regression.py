@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +18,9 @@ from .standardizer import Standardizer
 
 LARGEST_BASIS = 4096
 """Of more features and more rows than this, principal axes would take longer than they save."""
+
+# Of NumPy and SciPy. Their threads wait in turns with PyTorch's, for the same cores, at each of hundreds of steps.
+BLAS = ThreadpoolController().select(user_api="blas")
 
 
 class Solution(NamedTuple):
@@ -64,6 +68,11 @@ class SoftmaxRegression:
         self.targets = targets.to(self.device)
         self.num_classes = int(targets.max()) + 1
 
+    def project(self, features: Rows) -> Tensor:
+        """Other rows (m, D) as those of `inputs`: standardised, (m, D')."""
+        parts = (self.standardizer.apply(block).to(self.inputs) for _, block in features.blocks())
+        return torch.cat([part if self.basis is None else part @ self.basis for part in parts])
+
     def start(self) -> Solution:
         """All weights zero."""
         weight = torch.zeros(self.inputs.shape[1], self.num_classes, dtype=self.inputs.dtype, device=self.device)
@@ -96,14 +105,15 @@ class SoftmaxRegression:
 
         first = torch.cat([start.weight, start.bias[None]]).double() * scale
         limits = {"maxiter": max_iterations, "maxfun": 2 * max_iterations + 20, "ftol": 0.0, "gtol": 0.0}
-        found = minimize(
-            value_and_gradient,
-            first.flatten().cpu().numpy(),
-            jac=True,
-            method="L-BFGS-B",
-            callback=stop,
-            options=limits,
-        )
+        with BLAS.limit(limits=1):
+            found = minimize(
+                value_and_gradient,
+                first.flatten().cpu().numpy(),
+                jac=True,
+                method="L-BFGS-B",
+                callback=stop,
+                options=limits,
+            )
         value, _ = value_and_gradient(found.x)
         return Solution(*self._unscaled(found.x, scale), value, int(found.nit), near_enough())
 

@@ -101,7 +101,7 @@ def encode_tokens(
         order: (N,) or (B, N) order of the first copy; None: the model's own, raster but for PAR's groups.
         layers: block indices from 0, negative from the end; None: the middle one.
         context: "single", "repeat" or "reverse"; None: the model's recommended one, "reverse" for a model of any
-            order, "repeat" for LlamaGen and PAR, which know one order only.
+            order, "repeat" for one trained in a single order: LlamaGen, PAR, or RandAR in raster order.
         read: at the "image" tokens; with RandAR also at the "instruction" tokens; with ARPG (context "single") at a
             "query" at every location behind the whole image, or "leave_one_out": each query sees the whole image
             but the token at its own location.

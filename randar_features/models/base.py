@@ -25,12 +25,12 @@ class ImageTransformer(nn.Module):
     """`model(tokens, classes, order)` → logits; state-dict names are those of the published weights.
 
     Attributes:
-        contexts: how an image may be shown to be encoded, see `sequence`; the last is the recommended one.
+        contexts: how an image may be shown to be encoded, see `sequence`.
         reads: at which of its tokens features may be read.
         reads_together: whether one pass has all reads.
         fixed_order: whether it knows one order only, its `own_order`.
         trained_order: "random", as the architecture is trained, or "raster", where it leaves a choice; how `generate`
-            decodes where no order is asked for, and what a model's likelihood is measured in.
+            decodes where no order is asked for, what a model's likelihood is measured in, and how it reads features.
     """
 
     contexts: ClassVar[tuple[str, ...]] = sequence.CONTEXTS
@@ -230,8 +230,13 @@ class ImageTransformer(nn.Module):
     # Features.
 
     def contexts_of(self, read: str) -> tuple[str, ...]:
-        """The contexts that go with a read; the last is the recommended one."""
+        """The contexts that go with a read."""
         return self.contexts
+
+    def recommended_context(self, read: str) -> str:
+        """The fullest of them in orders that the model was trained in: of "raster" alone not the reversed one."""
+        contexts = self.contexts_of(read)
+        return contexts[-1] if self.trained_order == "random" else [name for name in contexts if name != "reverse"][-1]
 
     def layers_of(self, read: str) -> range:
         """The blocks whose output has features of a read."""
@@ -258,7 +263,7 @@ class ImageTransformer(nn.Module):
                 f"context must be one of {', '.join(contexts)} with {name} and read={read!r}, got {context!r}: "
                 f"{self.why_not(context, read)}"
             )
-        return context or contexts[-1]
+        return context or self.recommended_context(read)
 
     def why_not(self, context: str, read: str) -> str:
         """The reason why a context does not go with a read."""

@@ -193,3 +193,5 @@ class TestDiff:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "NOT COMPARABLE  protocol: 'kNN, k = 20' / 'other'" in done.stdout
+        done = subprocess.run([*command[:-1], str(tmp_path / "c")], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and str(tmp_path / "c") in done.stderr

@@ -146,6 +146,10 @@ def test_defaults_are_what_each_model_recommends():
         "par_small": {"image": ([1], "repeat")},
         "arpg_small": {"image": ([0], "reverse"), "query": ([2], "single"), "leave_one_out": ([2], "single")},
     }
+    raster = golden_model("randar_small")
+    raster.trained_order = "raster"
+    assert resolve_view(raster, layers=None, context=None, read="image") == ([1], "repeat")
+    assert resolve_view(raster, layers=None, context="reverse", read="image") == ([1], "reverse")
     arpg = golden_model("arpg_small")
     assert resolve_view(arpg, layers=None, context=None, read="query", recommended=[1, 3])[0] == [3]
     maps = encode_reads(arpg, raster_tokens("arpg_small"))
