@@ -13,7 +13,7 @@ from torch import Tensor
 from .dense_metrics import mean_iou
 from .inputs import Array, at_least_float32, float_tensor
 from .logistic import LogisticProbe
-from .retrieval import search
+from .retrieval import ExactGallery, best_rows, normalized
 from .segmentation import IGNORE, check_pairs, count_scores, tuning_images
 
 K_GRID = (1, 3, 10, 30)
@@ -150,30 +150,20 @@ class KNNSegmenter(_PatchSegmenter):
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> KNNSegmenter:
         """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""
         kept, held = self._split(maps, masks)
-        self._gallery = self._patches(maps, masks, kept)
-        self._check_size()
+        patches = self._patches(maps, masks, kept)
+        if len(patches.labels) < self.k_grid[-1]:
+            raise ValueError(f"k = {self.k_grid[-1]} needs as many training patches, got {len(patches.labels)}")
         self.validation_mious: dict[tuple[str, int], float] = {}
         for distance in self.distances:
-            found = [self._neighbours(maps[i], distance) for i in held]
+            gallery = _PatchGallery(patches, distance)
+            found = [gallery.nearest_labels(maps[i], self.k_grid[-1]) for i in held]
             for k in self.k_grid:
                 votes = [self._votes(neighbours, k) for neighbours in found]
                 self.validation_mious[distance, k] = self._miou(votes, [masks[i] for i in held])
         self.distance, self.k = max(self.validation_mious, key=self.validation_mious.__getitem__)
         self.validation_miou = self.validation_mious[self.distance, self.k]
-        self._gallery = self._patches(maps, masks, np.arange(len(maps)))
+        self._gallery = _PatchGallery(self._patches(maps, masks, np.arange(len(maps))), self.distance)
         return self
-
-    def _check_size(self) -> None:
-        if len(self._gallery.labels) < self.k_grid[-1]:
-            raise ValueError(f"k = {self.k_grid[-1]} needs as many training patches, got {len(self._gallery.labels)}")
-
-    def _neighbours(self, features: Array, distance: str) -> np.ndarray:
-        """Labels (h, w, k) of the nearest patches, nearest first, for the largest k."""
-        queries, gallery = _tokens(features, self._gallery.rows.shape[1]), self._gallery.rows
-        if distance == "euclidean":
-            queries, gallery = lift(queries, gallery)
-        ids = search(queries, gallery, self.k_grid[-1]).ids
-        return self._gallery.labels[ids].reshape(*features.shape[:2], -1)
 
     def _votes(self, neighbours: np.ndarray, k: int) -> Tensor:
         voters = torch.from_numpy(neighbours[..., :k])
@@ -184,28 +174,54 @@ class KNNSegmenter(_PatchSegmenter):
         """Share of the votes (h, w, C)."""
         if not hasattr(self, "distance"):
             raise RuntimeError("the KNNSegmenter has not been fitted: call fit(maps, masks) first")
-        return self._votes(self._neighbours(features, self.distance), self.k)
+        return self._votes(self._gallery.nearest_labels(features, self.k), self.k)
 
     def probabilities(self, features: Array) -> Tensor:
         """The same as `scores`."""
         return self.scores(features)
 
 
-def lift(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows whose order by cosine is that of `queries` (q, D) and `gallery` (m, D) by Euclidean distance: (·, D + 2).
+class _PatchGallery:
+    """Patches to be found by one of `DISTANCES`: what does not depend on the queries is done once."""
+
+    def __init__(self, patches: Patches, distance: str) -> None:
+        self.width, self.labels = patches.rows.shape[1], patches.labels
+        self.lift = Lift(patches.rows) if distance == "euclidean" else None
+        rows = patches.rows if self.lift is None else self.lift.gallery(patches.rows)
+        self.rows = ExactGallery(normalized(rows), rows.device, normal=True)
+
+    def nearest_labels(self, features: Array, k: int) -> np.ndarray:
+        """Labels (h, w, k) of the patches nearest to each token of a map (h, w, D), nearest first."""
+        queries = _tokens(features, self.width)
+        if self.lift is not None:
+            queries = self.lift.queries(queries)
+        ids = best_rows(queries, self.rows, torch.full((len(queries),), -1), k).ids
+        return self.labels[ids].reshape(*features.shape[:2], k)
+
+
+class Lift:
+    """Rows of D + 2 numbers, whose order by cosine is that of rows of D by Euclidean distance.
 
     |q − g|² orders g as g·q − |g|²/2, the product of (q, 1) and (g, −|g|²/2); a last entry gives all of the
     latter one length. Both are first centred and scaled, which changes no order and keeps float32 exact enough.
     """
-    centre = gallery.double().mean(0)
-    gallery, queries = gallery.double() - centre, queries.double() - centre
-    scale = gallery.square().sum(1).mean().sqrt().clamp(min=1e-30)
-    gallery, queries = gallery / scale, queries / scale
-    rows = torch.cat([gallery, -gallery.square().sum(1, keepdim=True) / 2], 1)
-    squares = rows.square().sum(1, keepdim=True)
-    rows = torch.cat([rows, (squares.max() - squares).clamp(min=0).sqrt()], 1)
-    asked = torch.cat([queries, torch.ones(len(queries), 1), torch.zeros(len(queries), 1)], 1)
-    return asked.float(), rows.float()
+
+    def __init__(self, gallery: Tensor) -> None:
+        """Centre and scale of `gallery` (m, D)."""
+        self.centre = gallery.double().mean(0)
+        self.scale = (gallery.double() - self.centre).square().sum(1).mean().sqrt().clamp(min=1e-30)
+
+    def gallery(self, rows: Tensor) -> Tensor:
+        """The gallery (m, D), all of it: (m, D + 2) float32."""
+        rows = (rows.double() - self.centre) / self.scale
+        rows = torch.cat([rows, -rows.square().sum(1, keepdim=True) / 2], 1)
+        squares = rows.square().sum(1, keepdim=True)
+        return torch.cat([rows, (squares.max() - squares).clamp(min=0).sqrt()], 1).float()
+
+    def queries(self, rows: Tensor) -> Tensor:
+        """Queries (q, D): (q, D + 2) float32."""
+        rows = (rows.double() - self.centre) / self.scale
+        return torch.cat([rows, rows.new_tensor([1.0, 0.0]).expand(len(rows), 2)], 1).float()
 
 
 @dataclass(kw_only=True, eq=False)

@@ -53,7 +53,7 @@ def search(
     available = len(gallery_rows) - int((own >= 0).any())
     if not 1 <= k <= available:
         raise ValueError(f"k must lie within 1 … {available}, the gallery rows that can be found, got {k}")
-    searched = _ExactGallery(gallery_rows, torch.device(device or gallery_rows.device))
+    searched = ExactGallery(gallery_rows, torch.device(device or gallery_rows.device))
     return best_rows(query_rows, searched, torch.from_numpy(own), k)
 
 
@@ -118,23 +118,26 @@ def best_rows(queries: Tensor, gallery: Gallery, own: Tensor, k: int) -> Neighbo
 
 
 @dataclass(frozen=True)
-class _ExactGallery:
-    """All rows of a matrix, compared block by block."""
+class ExactGallery:
+    """All rows of a matrix, compared block by block; `normal`: they are `normalized` already, for many searches."""
 
     rows: Tensor
     device: torch.device
+    normal: bool = False
     estimates: bool = False
     least_candidates: int = 0
 
     @property
     def count(self) -> int:
+        """As `Gallery.count`."""
         return len(self.rows)
 
     def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """As `Gallery.nearest`."""
         values = torch.empty(len(queries), 0, device=self.device)
         ids = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
         for start in range(0, len(self.rows), _GALLERY_ROWS):
-            block = normalized(self.rows[start : start + _GALLERY_ROWS].to(self.device))
+            block = self._normalized(self.rows[start : start + _GALLERY_ROWS])
             products = queries @ block.T
             inside = torch.nonzero((own >= start) & (own < start + len(block))).squeeze(1)
             products[inside, own[inside] - start] = -torch.inf
@@ -145,7 +148,11 @@ class _ExactGallery:
         return values, ids
 
     def unit(self, ids: Tensor) -> Tensor:
-        return normalized(self.rows[ids.to(self.rows.device)].to(self.device))
+        """As `Gallery.unit`."""
+        return self._normalized(self.rows[ids.to(self.rows.device)])
+
+    def _normalized(self, rows: Tensor) -> Tensor:
+        return rows.to(self.device) if self.normal else normalized(rows.to(self.device))
 
 
 @dataclass(frozen=True)

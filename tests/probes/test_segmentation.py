@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes import KNNSegmenter, LinearSegmenter, LogisticSegmenter, mean_iou
-from probes.patch_segmentation import gather_patches, lift, patch_labels
+from probes.patch_segmentation import Lift, gather_patches, patch_labels
 from probes.segmentation import count_scores, resize_mask, segment, upsample, warm_cosine
 
 SEGMENTERS: dict[str, Callable[..., Any]] = {
@@ -249,7 +249,8 @@ def test_lifted_cosines_order_as_euclidean_distances(offset: float) -> None:
     generator = np.random.default_rng(0)
     gallery = generator.standard_normal((200, 24)) * generator.uniform(0.2, 5, (200, 1)) + offset
     queries = generator.standard_normal((30, 24)) * 2 + offset
-    asked, rows = lift(torch.from_numpy(queries), torch.from_numpy(gallery))
+    lift = Lift(torch.from_numpy(gallery))
+    asked, rows = lift.queries(torch.from_numpy(queries)), lift.gallery(torch.from_numpy(gallery))
     order = (F.normalize(asked) @ F.normalize(rows).T).argsort(dim=1, descending=True)[:, :10]
     expected = NearestNeighbors(n_neighbors=10).fit(gallery).kneighbors(queries, return_distance=False)
     np.testing.assert_array_equal(order.numpy(), expected)
