@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.protocol import AXES, full_axes, metrics, read_result
-from randar_features.command_line import EXPLAINED
+from randar_features.command_line import EXPLAINED, run_command
 
 DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
 """Differing values make two numbers answers to different questions; on the other axes encoders are compared."""
@@ -104,6 +104,8 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[list[str], b
     lines, comparable = [str(difference) for difference in shared], False
     if decisive := [difference.what for difference in shared if difference.decisive]:
         return [*lines, f"no row of the one can be compared with one of the other: {', '.join(decisive)} differ"], False
+    if not first["results"] or not second["results"]:
+        return [*lines, "one of them has no row of results to compare"], False
     for row, other, differences in matching_rows(first, second):
         axes = full_axes(first["card"], row)
         stands = not any(difference.decisive for difference in differences)
@@ -129,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,7 +13,7 @@ import torch
 from benchmarks.duplicate_pairs import Part, between
 from benchmarks.encoders import Encoder, Kept, extract, unreadable
 from benchmarks.protocol import data_hash
-from probes import stratified_holdout
+from probes import stratified_rows
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
 from randar_features.encoding.store import FeatureStore
 
@@ -186,12 +186,12 @@ def _labelled(store: FeatureStore, data: str) -> Split:
 
 
 def fewer(split: Split, count: int | None, seed: int) -> Split:
-    """A seeded, stratified choice of about `count` rows; None: all."""
+    """A seeded, stratified choice of `count` rows; None: all."""
     if count is None or count >= len(split.rows):
         return split
     if count < 1:
         raise ValueError(f"--train-rows must be at least 1, got {count}")
-    _, chosen = stratified_holdout(split.labels, fraction=count / len(split.rows), seed=seed)
+    chosen = stratified_rows(split.labels, count, seed)
     return Split(split.rows[chosen], split.labels[chosen])
 
 
@@ -206,7 +206,8 @@ def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
     if not 0 < held < count:
         raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-rows")
     if options.hold_out == "stratified":
-        chosen = stratified_holdout(split.labels, fraction=held / count, seed=options.seed)
+        evaluated = stratified_rows(split.labels, held, options.seed, leave=1)
+        chosen = np.setdiff1d(np.arange(count), evaluated), evaluated
     else:
         chosen = np.arange(count - held), np.arange(count - held, count)
         missing = set(split.labels.tolist()) - set(split.labels[-held:].tolist())

@@ -42,6 +42,8 @@ AXES = {
 }
 """Every axis on which results of this project vary. An axis that does not apply is stated as None."""
 
+CARD_ENTRIES = {"protocol", "axes", "data", "weights", "machine", "warnings"}
+
 Card = dict[str, Any]
 Result = dict[str, Any]
 
@@ -142,6 +144,11 @@ def read_result(path: Path) -> dict[str, Any]:
     result = read_json(path)
     if not isinstance(result, dict) or not {"card", "results"} <= result.keys():
         raise ValueError(f"{path} is no result file: expected an object with card and results, as write_result writes")
+    about, rows = result["card"], result["results"]
+    missing = CARD_ENTRIES - about.keys() if isinstance(about, dict) else CARD_ENTRIES
+    if missing or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        problem = f"its card lacks {', '.join(sorted(missing))}" if missing else "its results are no list of rows"
+        raise ValueError(f"{path} is no result file, as write_result writes: {problem}")
     return result
 
 

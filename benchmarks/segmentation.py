@@ -136,6 +136,8 @@ def load_task(config: Config) -> Task:
         config.train_split: config.train_images,
         config.evaluation_split or ("test" if digits else "validation"): config.evaluation_images,
     }
+    if min(count for count in (*splits.values(), 1) if count is not None) < 1:
+        raise ValueError(f"--train-images and --evaluation-images must be at least 1, got {list(splits.values())}")
     if len(splits) < 2:
         raise ValueError(
             f"images to train on and to evaluate on must differ, got the split {config.train_split!r} twice"

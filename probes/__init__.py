@@ -37,7 +37,7 @@ from .patch_segmentation import KNNSegmenter, LogisticSegmenter
 from .pca import pca_colours
 from .retrieval import Neighbours, rank_all, search
 from .segmentation import LinearSegmenter, segment
-from .splits import stratified_holdout
+from .splits import stratified_holdout, stratified_rows
 from .standardizer import Standardizer
 
 __all__ = [
@@ -81,5 +81,6 @@ __all__ = [
     "segmentation_counts",
     "segmentation_scores",
     "stratified_holdout",
+    "stratified_rows",
     "top_k_accuracy",
 ]

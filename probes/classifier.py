@@ -23,7 +23,7 @@ def require_fitted(probe: object) -> None:
 
 def sorted_rates(learning_rates: Sequence[float]) -> tuple[float, ...]:
     """The learning rates, ascending, each once; ValueError unless there is one and all are > 0."""
-    if not learning_rates or min(learning_rates) <= 0:
+    if not len(learning_rates) or not all(rate > 0 for rate in learning_rates):
         raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
     return tuple(sorted(set(learning_rates)))
 

@@ -65,6 +65,8 @@ def few_shot(
 
     Raises ValueError if a class has too few rows, and as `LogisticProbe.fit` does.
     """
+    if seeds < 1:
+        raise ValueError(f"expected at least 1 draw of rows (seeds), got {seeds}")
     train = as_rows(features, "features", "(n, D)", 2)
     width = train.shape[1]
     evaluation = as_rows(evaluation_features, "evaluation_features", f"(n, {width})", 2, width)

@@ -33,8 +33,8 @@ class KNNProbe:
         device: torch.device | str | None = None,
     ) -> None:
         """`device`: where similarities are computed; default where the training features are."""
-        self.k = tuple(sorted({k} if isinstance(k, int) else set(k)))
-        if not self.k or self.k[0] < 1 or temperature <= 0:
+        self.k = tuple(sorted(set(np.atleast_1d(np.asarray(k, int)).tolist())))
+        if not self.k or self.k[0] < 1 or not temperature > 0:
             raise ValueError(f"every k must be ≥ 1 and temperature > 0, got k = {self.k}, {temperature}")
         self.temperature = temperature
         self.device = device

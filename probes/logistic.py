@@ -53,7 +53,7 @@ class LogisticProbe(TunedProbe):
         device: torch.device | str | None = None,
     ) -> None:
         """`tolerance` as in `SoftmaxRegression.solve`; `device`: default where the features are."""
-        if not C_grid or min(C_grid) <= 0:
+        if not len(C_grid) or not all(strength > 0 for strength in C_grid):
             raise ValueError(f"C_grid must hold at least one value, all > 0, got {tuple(C_grid)}")
         if patience < 1:
             raise ValueError(f"patience must be ≥ 1, got {patience}")

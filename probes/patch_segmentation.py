@@ -21,6 +21,7 @@ DISTANCES = ("cosine", "euclidean")
 C_GRID = tuple(10.0 ** (-6 + 11 * step / 7) for step in range(8))
 """CAPI's eight values from 1e-6 to 1e5."""
 
+_SPARE = 16  # candidates more than asked for, which rounding may have put in another order
 _LEAST = 1e-12  # probability of a class that a classifier has not seen
 
 
@@ -185,43 +186,38 @@ class _PatchGallery:
     """Patches to be found by one of `DISTANCES`: what does not depend on the queries is done once."""
 
     def __init__(self, patches: Patches, distance: str) -> None:
-        self.width, self.labels = patches.rows.shape[1], patches.labels
-        self.lift = Lift(patches.rows) if distance == "euclidean" else None
-        rows = patches.rows if self.lift is None else self.lift.gallery(patches.rows)
-        self.rows = ExactGallery(normalized(rows), rows.device, normal=True)
+        self.width, self.labels, self.distance = patches.rows.shape[1], patches.labels, distance
+        self.by_cosine = ExactGallery(normalized(patches.rows), patches.rows.device, normal=True)
+        if distance == "euclidean":
+            self.centre = patches.rows.double().mean(0)
+            self.rows = patches.rows.double() - self.centre
 
     def nearest_labels(self, features: Array, k: int) -> np.ndarray:
         """Labels (h, w, k) of the patches nearest to each token of a map (h, w, D), nearest first."""
         queries = _tokens(features, self.width)
-        if self.lift is not None:
-            queries = self.lift.queries(queries)
-        ids = best_rows(queries, self.rows, torch.full((len(queries),), -1), k).ids
+        if self.distance == "euclidean":
+            ids = nearest_by_distance(queries.double() - self.centre, self.rows, k).numpy()
+        else:
+            ids = best_rows(queries, self.by_cosine, torch.full((len(queries),), -1), k).ids
         return self.labels[ids].reshape(*features.shape[:2], k)
 
 
-class Lift:
-    """Rows of D + 2 numbers, whose order by cosine is that of rows of D by Euclidean distance.
+def nearest_by_distance(queries: Tensor, gallery: Tensor, k: int) -> Tensor:
+    """The k rows of `gallery` (m, D) nearest to each of `queries` (q, D), both float64, nearest first: int64 (q, k).
 
-    |q − g|² orders g as g·q − |g|²/2, the product of (q, 1) and (g, −|g|²/2); a last entry gives all of the
-    latter one length. Both are first centred and scaled, which changes no order and keeps float32 exact enough.
+    Those of candidates that |g|²/2 − q·g finds, the same order as |q − g|²; these are then compared by their
+    differences, in which nothing cancels, equal ones by lowest id.
     """
-
-    def __init__(self, gallery: Tensor) -> None:
-        """Centre and scale of `gallery` (m, D)."""
-        self.centre = gallery.double().mean(0)
-        self.scale = (gallery.double() - self.centre).square().sum(1).mean().sqrt().clamp(min=1e-30)
-
-    def gallery(self, rows: Tensor) -> Tensor:
-        """The gallery (m, D), all of it: (m, D + 2) float32."""
-        rows = (rows.double() - self.centre) / self.scale
-        rows = torch.cat([rows, -rows.square().sum(1, keepdim=True) / 2], 1)
-        squares = rows.square().sum(1, keepdim=True)
-        return torch.cat([rows, (squares.max() - squares).clamp(min=0).sqrt()], 1).float()
-
-    def queries(self, rows: Tensor) -> Tensor:
-        """Queries (q, D): (q, D + 2) float32."""
-        rows = (rows.double() - self.centre) / self.scale
-        return torch.cat([rows, rows.new_tensor([1.0, 0.0]).expand(len(rows), 2)], 1).float()
+    estimates = gallery.square().sum(1) / 2 - queries @ gallery.T
+    width, rounding = k + _SPARE, 1e-12 * queries.square().sum(1)
+    while True:
+        values, ids = estimates.topk(min(width, len(gallery)), largest=False)
+        if width >= len(gallery) or (values[:, -1] - values[:, k - 1] > rounding).all():
+            break
+        width *= 4
+    ids = ids.sort(dim=1).values
+    squares = torch.stack([(gallery[own] - query).square().sum(1) for own, query in zip(ids, queries, strict=True)])
+    return ids.gather(1, squares.sort(dim=1, stable=True).indices[:, :k])
 
 
 @dataclass(kw_only=True, eq=False)

@@ -17,6 +17,7 @@ _QUERY_ROWS = 1024
 _GALLERY_ROWS = 16384
 _DOUBLE_ROWS = 4096
 _SPARE = 16
+_SHORTEST = 1e-12  # shorter rows are made longer before their squares are summed
 _CANDIDATE_VALUES = 2**24
 
 
@@ -201,8 +202,8 @@ class _Finder:
             queries = self._unit(rows.to(self.gallery.device)[place[0]])
             values[place] = (queries * self.gallery.unit(ids[place])).sum(1, dtype=torch.float64)
         ids, columns = ids.sort(dim=1)
-        values, order = values.gather(1, columns).sort(dim=1, descending=True, stable=True)
-        return ids.gather(1, order), values.float()
+        values, order = values.float().gather(1, columns).sort(dim=1, descending=True, stable=True)
+        return ids.gather(1, order), values
 
     def _doubtful(self, values: Tensor) -> Tensor:
         """Which candidates (q, width) must be compared exactly."""
@@ -216,5 +217,13 @@ class _Finder:
 
 
 def normalized(rows: Tensor) -> Tensor:
-    """Rows (n, D) as float32 of length 1; zeros stay zeros."""
-    return F.normalize(rows.float(), dim=1)
+    """Rows (n, D) as float32 of length 1, however small or large; zeros stay zeros."""
+    unit = rows.float()
+    lengths = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+    unit = unit / lengths.clamp_min(_SHORTEST)
+    odd = ~((lengths > _SHORTEST) & (lengths < torch.inf)).squeeze(1)
+    if odd.any():
+        wide = rows[odd].double()
+        wide = wide / wide.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        unit[odd] = F.normalize(wide, dim=1).float()
+    return unit

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .classifier import sorted_rates
 from .dense_metrics import mean_iou, segmentation_counts
 from .inputs import Array, at_least_float32, float_tensor
 from .splits import stratified_holdout
@@ -67,6 +68,8 @@ def count_scores(
 
 def tuning_images(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Images to fit and images to choose options on: whole ones, since patches of one image are alike."""
+    if count * fraction <= 0.5:
+        raise ValueError(f"{fraction:.0%} of {count} images is not one to choose options on: more images are needed")
     return stratified_holdout(np.zeros(count, np.int64), fraction, seed)
 
 
@@ -78,7 +81,9 @@ def check_pairs(maps: Sequence[Array], masks: Sequence[np.ndarray], num_classes:
         float_tensor(features, f"map {number}", "(h, w, D)", 3)
         if features.shape[2] != maps[0].shape[2]:
             raise ValueError(f"maps must share D, got {maps[0].shape[2]} and, in map {number}, {features.shape[2]}")
-        if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
+        if not isinstance(mask, np.ndarray):
+            raise TypeError(f"mask {number} must be a numpy array, got {type(mask).__name__}")
+        if mask.ndim != 2 or not mask.size or not np.issubdtype(mask.dtype, np.integer):
             raise ValueError(f"mask {number} must be integers (H, W), got {mask.dtype} {mask.shape}")
         values = np.unique(mask)
         wrong = values[((values < 0) | (values >= num_classes)) & (values != ignore_index)]
@@ -126,15 +131,13 @@ class LinearSegmenter:
         device: torch.device | str = "cpu",
     ) -> None:
         """`device`: where the heads are trained."""
-        if not learning_rates or min(learning_rates) <= 0:
-            raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
         if min(iterations, batch_size, num_classes - 1, pixels or 1) < 1:
             raise ValueError(
                 "expected iterations, batch_size and pixels of at least 1 and num_classes of at least 2, got "
                 f"{iterations}, {batch_size}, {pixels} and {num_classes}"
             )
         self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.learning_rates = tuple(sorted(set(learning_rates)))
+        self.learning_rates = sorted_rates(learning_rates)
         self.iterations, self.batch_size, self.pixels = iterations, batch_size, pixels
         self.weight_decay = weight_decay
         self.validation_fraction = validation_fraction
@@ -161,7 +164,8 @@ class LinearSegmenter:
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, self.iterations))
         for rows in self._batches(images, generator):
-            batch = [(maps[row], *self._draw(masks[row], generator)) for row in rows]
+            grids = (float_tensor(maps[row], f"map {row}", "(h, w, D)", 3) for row in rows)
+            batch = [(grid, *self._draw(masks[row], generator)) for grid, row in zip(grids, rows, strict=True)]
             optimizer.zero_grad()
             self._loss(heads, batch).backward()
             optimizer.step()

@@ -36,10 +36,34 @@ def stratified_holdout(labels: Labels, fraction: float = 0.1, seed: int = 0) -> 
     held_out = np.sort(np.concatenate(held))
     if len(held_out) == 0:
         raise ValueError(
-            f"holding out {fraction:.0%} of {len(labels)} rows leaves no validation row;"
-            " pass validation_features and validation_labels, or a larger fraction"
+            f"{fraction:.0%} of each class of {len(labels)} is not one to choose options on: give more to train on, "
+            "a larger fraction, or a validation set"
         )
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def stratified_rows(labels: Labels, count: int, seed: int = 0, *, leave: int = 0) -> np.ndarray:
+    """Sorted numbers of `count` rows, of each class its share, rounded so that the sum is right (largest remainders).
+
+    The same labels and seed give the same rows. At least `leave` rows of each class are not among them; ValueError
+    where that leaves too few.
+    """
+    labels = label_vector(labels, len(labels))
+    classes, sizes = np.unique(labels, return_counts=True)
+    most = np.maximum(sizes - leave, 0)
+    if not 1 <= count <= most.sum():
+        raise ValueError(f"count must lie within 1 … {most.sum()}, for {leave} of each class are left, got {count}")
+    shares = count * sizes / len(labels)
+    numbers = np.minimum(shares.astype(int), most)
+    while missing := count - numbers.sum():
+        order = np.argsort(numbers - shares, kind="stable")
+        numbers[order[numbers[order] < most[order]][:missing]] += 1
+    generator = np.random.default_rng(seed)
+    drawn = [
+        generator.permutation(np.flatnonzero(labels == label))[:number]
+        for label, number in zip(classes, numbers, strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))
 
 
 def few_shot_rows(labels: Labels, shots: int, seed: int = 0) -> np.ndarray:

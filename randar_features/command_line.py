@@ -6,6 +6,7 @@ And in time, where it may take days.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -46,7 +47,10 @@ def add_time_limit(parser: argparse.ArgumentParser) -> None:
 
 
 def _minutes_from_now(text: str) -> float:
-    return time.monotonic() + 60 * float(text)
+    minutes = float(text)
+    if math.isnan(minutes):
+        raise ValueError(text)
+    return time.monotonic() + 60 * minutes
 
 
 _minutes_from_now.__name__ = "number of minutes"  # argparse says it of other words

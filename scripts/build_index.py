@@ -27,6 +27,8 @@ SIZES = ("links", "construction", "lists", "code_bytes", "training_rows", "block
 
 def main() -> None:
     args = parser().parse_args()
+    if args.stores and args.images is not None:
+        raise ValueError(f"give feature stores or --images, not both: got {args.stores} and {args.images!r}")
     stores = [FeatureStore(store) for store in args.stores] or [extracted(args)]
     output = chosen_output(stores[0], args.output)
     start = time.perf_counter()

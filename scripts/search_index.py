@@ -30,7 +30,7 @@ def main() -> None:
     args = parser().parse_args()
     index = VectorIndex(args.index, verify=not args.no_verify)
     warn_of_classes(index.features)
-    args.k = args.k or max(1, min(10, len(index) - 1))
+    args.k = max(1, min(10, len(index) - 1)) if args.k is None else args.k
     search = by_rows if args.rows else by_images
     queries, found = search(index, args)
     results = described(index, queries, found)

@@ -1,8 +1,8 @@
 """Turn images into token stores: `python scripts/tokenize_images.py --tokenizer FOLDER --data IMAGES --out TOKENS`.
 
 Writes TOKENS/train and TOKENS/validation, with several views of every image, and TOKENS/tokenizer. Run it again to
-continue: shards that are there are kept if the tokenizer and the images are the same, and are an error if not;
-`--max-minutes` ends it early, with exit status 75.
+continue: shards that are there are kept, and are an error if they are of another tokenizer or of other images, as far
+as their number, class names and the first of them tell; `--max-minutes` ends it early, with exit status 75.
 `torchrun --nproc-per-node 8 scripts/tokenize_images.py …`, or several nodes that share a disk, divide the shards.
 
   --data /data/imagenet                 folders train/class/file and validation/class/file, or Parquet files
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     images.add_argument("--dataset", help="name of a data set for `datasets.load_dataset`, NAME or NAME:CONFIGURATION")
     images.add_argument("--codes", type=Path, help="folder or tar of class/file.npy: published tokens, to import")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--splits", nargs="+", default=["train", "validation"], help="those of the data to tokenize")
+    parser.add_argument("--splits", nargs="+", help="those of the data to tokenize; default: train validation")
     parser.add_argument("--as", dest="whole", metavar="SPLIT", help="the data have no splits: all of them are this one")
     parser.add_argument("--streaming", action="store_true", help="read --dataset without downloading it whole")
     parser.add_argument("--crops", choices=list(VIEWS), default="two", help="two: centre crop and mirror image")
@@ -57,6 +57,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.tokenizer is None and not (args.codes and args.vocab_size):
         parser.error("--tokenizer is required, or, with --codes, --vocab-size")
+    if args.codes and (args.splits or args.crops != "two"):
+        parser.error("--splits and --crops are for images: codes have their views, and --as names their split")
     if args.streaming and not args.dataset:
         parser.error("--streaming is for --dataset")
     return args
@@ -116,7 +118,7 @@ def main() -> None:
         report(folder, import_codes(args.codes, folder, **made_by, **sharing), args.deadline)
         return
     assert tokenizer is not None and image_size is not None  # the parser sees to it
-    for split in [args.whole] if args.whole else args.splits:
+    for split in [args.whole] if args.whole else args.splits or ["train", "validation"]:
         store = tokenize(
             tokenizer,
             read_dataset(args.dataset, split, args.streaming) if args.dataset else args.data,

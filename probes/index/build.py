@@ -74,13 +74,15 @@ def build_index(
         IndexFilesError: the folder holds an index of other features or settings, of other vectors or of more
             rows, or a file of it is damaged.
         ValueError: blocks that are not (b, D), leave rows out, or end before `count`; columns of another
-            length; no row without NaN.
+            length; no row without NaN; threads or checkpoint rows below 1.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in (columns or {}).items():
         if len(values) != count:
             raise ValueError(f"column {name} must have a value for each of {count} rows, got {len(values)}")
+    if threads < 1 or (checkpoint_rows is not None and checkpoint_rows < 1):
+        raise ValueError(f"threads and checkpoint_rows must be at least 1, got {threads} and {checkpoint_rows}")
     state = _state_of(folder, settings, features, count)
     files.check_files(folder, state)
     settings = IndexSettings(**state["settings"])

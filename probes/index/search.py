@@ -148,6 +148,8 @@ class VectorIndex:
         """
         wanted = row_ids(rows, "rows", len(rows), self.rows)
         places = self._places(wanted)
+        if (wanted < 0).any():
+            raise IndexError(f"rows of this index are 0 … {self.rows - 1}, got {wanted.min()}")
         if (places < 0).any():
             raise IndexError(f"row {wanted[places < 0][0]} is not in the index: its features were not finite")
         return stored_vectors(self._index, self._mapped, places)
@@ -164,6 +166,9 @@ class VectorIndex:
         available = len(self) - int((own >= 0).any())
         if not 1 <= k <= available:
             raise ValueError(f"k must lie within 1 … {available}, the rows that can be found, got {k}")
+        for name, value in (("probes", probes), ("candidates", candidates)):
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must be at least 1, or 0 for the default, got {value}")
         gallery = _Candidates(self._index, self._mapped, self.settings, probes, candidates)
         places, similarities = best_rows(unit, gallery, torch.from_numpy(own), k)
         return Neighbours(self._ids[places], similarities)

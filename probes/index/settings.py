@@ -82,6 +82,11 @@ def choose_settings(
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     if min(count, dim, links, construction, block_rows) < 1:
         raise ValueError(f"expected at least 1 of each, got {count=}, {dim=}, {links=}, {construction=}, {block_rows=}")
+    if min(size for size in (lists, code_bytes, training_rows, 1) if size is not None) < 1:
+        raise ValueError(
+            "expected None, to follow from the number of vectors, or at least 1, got "
+            f"{lists=}, {code_bytes=}, {training_rows=}"
+        )
     settings = IndexSettings(kind=kind, dim=dim, normalization=normalization, block_rows=block_rows, seed=seed)
     if kind == "hnsw":
         settings = replace(settings, links=links, construction=construction)

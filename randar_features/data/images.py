@@ -280,6 +280,8 @@ def _open_path(path: Path, split: str | None) -> ImageSource:
     if path.suffix == ".tar":
         archive = TarImages(path, IMAGE_EXTENSIONS, split)
         return _indexed(archive, archive.label_names)
+    if path.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")):
+        raise ValueError(f"{path} is compressed: decompress it (gunzip) to a tar or a folder, read in any order")
     if split is not None and (path / split).is_dir():
         return _open_path(path / split, None)
     parquet = list_parquet(path, split) if path.is_dir() or path.suffix == ".parquet" else []

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from randar_features.data.archives import list_tar, read_member
-from randar_features.data.token_shards import SHARD_SIZE, VIEWS, Shard, ShardWriter, in_time
+from randar_features.data.token_shards import CHECKED, SHARD_SIZE, TOKENS, VIEWS, Shard, ShardWriter, in_time
 from randar_features.data.token_store import TokenStore
 
 
@@ -113,6 +113,8 @@ def import_codes(
         rank=rank,
         world_size=world_size,
     )
+    if writer.read(0):
+        _check_same(folder, source, shape, vocab_size)
     for number, rows in writer.missing():
         if not in_time(deadline):
             break
@@ -140,6 +142,16 @@ def _as_views(array: np.ndarray) -> np.ndarray:
     if flat.ndim != 2 or not flat.size or flat.dtype.kind not in "iu":
         raise ValueError(f"holds {array.dtype} {array.shape}, expected integers (views, N)")
     return flat
+
+
+def _check_same(folder: Path, source: _Codes, shape: Sequence[int], vocab_size: int) -> None:
+    """ValueError unless the first files are those that the first shard was made of."""
+    first = Shard()
+    for row in range(min(CHECKED, len(source.names))):
+        _add(first, source, row, shape, vocab_size)
+    kept = np.load(folder / f"shard-00000.{TOKENS}", mmap_mode="r")[: len(first.tokens)]
+    if first.tokens and not np.array_equal(np.concatenate(first.tokens), kept):
+        raise ValueError(f"{folder} was made of other codes. Give another folder, or remove that one to make it again")
 
 
 def _add(shard: Shard, source: _Codes, row: int, shape: Sequence[int], vocab_size: int) -> None:

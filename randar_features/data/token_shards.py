@@ -7,6 +7,7 @@ A shard covers `shard_size` consecutive rows of its source, or fewer at the sour
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import zlib
@@ -29,6 +30,7 @@ VIEWS = {
     "ten": [f"{corner} crop{of}" for of in ("", " of the mirror image") for corner in _CORNERS],
 }
 TOKENS, LABELS = "tokens.npy", "labels.npy"
+CHECKED = 8  # images whose tokens must be those of the first shard that is there, for it to be of the same images
 # What the manifest takes over from the settings that every shard was made with.
 SETTINGS = ("views", "crop_range", "image_size", "tokenizer", "dtype", "vocab_size", "label_names", "shard_size")
 
@@ -133,11 +135,19 @@ class ShardWriter:
             "unreadable_images": unreadable,
             "shards": [{name: each[name] for name in ("name", "count", "check_sums")} for each in records],
         }
+        if self._manifest_is(manifest):
+            return True
         # Aside under this process's own name: the last processes of a run may all find that nothing is missing.
         aside = self.folder / f"manifest-{self.rank}.json"
         write_json(aside, manifest)
         os.replace(aside, self.folder / "manifest.json")
         return True
+
+    def _manifest_is(self, manifest: Mapping[str, Any]) -> bool:
+        try:
+            return bool(read_json(self.folder / "manifest.json") == json.loads(json.dumps(manifest)))
+        except (FileNotFoundError, ValueError):  # torn, it is written anew
+            return False
 
     def _all_records(self) -> list[dict[str, Any]] | None:
         """Records in order, to the source's end; None if one is missing."""

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from randar_features.data.images import ImageBatch, ImageSource, open_images
 from randar_features.data.readable import split_readable
 from randar_features.data.token_shards import (
+    CHECKED,
     MAX_VOCAB_SIZE,
     SHARD_SIZE,
     TOKENS,
@@ -29,7 +30,6 @@ from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.tokenizers.base import ImageTokenizer
 
 CROP_RANGE = 1.1
-CHECKED = 8
 
 
 def crop_views(pixels: Tensor, crops: str, image_size: int) -> Tensor:
@@ -129,18 +129,16 @@ def tokenize(
     missing = list(writer.missing()) if source.length is not None else writer.missing()
     if writer.read(0) and not source.streamed:
         encoder.check_same(np.load(folder / f"shard-00000.{TOKENS}", mmap_mode="r"), folder)
-    made = _make(writer, encoder, missing, deadline)
-    if made or not (folder / "manifest.json").exists():
-        return TokenStore(folder, verify=False) if writer.write_manifest() else None
-    return TokenStore(folder, verify=False)
+    _make(writer, encoder, missing, deadline)
+    return TokenStore(folder, verify=False) if writer.write_manifest() else None
 
 
-def _make(writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, range]], deadline: float | None) -> int:
-    """Make the missing shards while there is time; how many those were."""
+def _make(writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, range]], deadline: float | None) -> None:
+    """Make the missing shards while there is time."""
     if not in_time(deadline):
-        return 0
+        return
     pending: deque[tuple[int, range]] = deque()
-    made, shard = 0, Shard()
+    shard = Shard()
 
     def runs() -> Iterator[range]:
         for number, rows in missing:
@@ -157,14 +155,12 @@ def _make(writer: ShardWriter, encoder: _Encoder, missing: Iterable[tuple[int, r
         shard.rows += len(batch.status)
         if shard.rows == len(rows):
             writer.write(number, shard)
-            made, shard = made + 1, Shard()
+            shard = Shard()
             pending.popleft()
             if not in_time(deadline):
-                return made
+                return
     if pending:  # the end of a stream, which may be empty
         writer.write(pending[0][0], shard)
-        made += 1
-    return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,12 +44,13 @@ def assemble_model(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the tokens or the generator are of another tokenizer, or names, layers or steps do not fit.
+        ValueError: the tokens or the generator say that they are of another tokenizer, or names, layers or steps do
+            not fit.
     """
     tokenizer_weights = read_state_dict(tokenizer / "tokenizer.safetensors")
     tokenizer_config, config = (read_json(folder / "config.json") for folder in (tokenizer, transformer))
     found = tokenizer_hash(tokenizer_weights)
-    needed = {"tokens": manifest["tokenizer"], "transformer": config.get("tokenizer_hash", found)}
+    needed = {"tokens": manifest["tokenizer"] or found, "transformer": config.get("tokenizer_hash", found)}
     for what, expected in needed.items():
         if expected != found:
             raise ValueError(
@@ -102,6 +103,8 @@ def _recommended(
     sizes: Mapping[str, Any], names: Sequence[str] | None, layers: Sequence[int] | None, steps: int | None
 ) -> dict[str, Any]:
     """The entry `recommended` of config.json, or ValueError for what does not fit the transformer's sizes."""
+    if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"class names must be a list of texts, got {names!r}")
     if names and len(names) != sizes["num_classes"]:
         raise ValueError(f"{len(names)} class names for {sizes['num_classes']} classes")
     if layers and not all(0 <= layer < sizes["num_layers"] for layer in layers):

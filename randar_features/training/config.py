@@ -67,6 +67,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "0 or more": lambda value: 0 <= value < math.inf,
     "from 0 to 1": lambda value: 0 <= value <= 1,
     "from 0 to below 1": lambda value: 0 <= value < 1,
+    "from 0 to 2^32 - 1": lambda value: 0 <= value < 2**32,
 }
 
 

@@ -219,8 +219,9 @@ def check_finite(figures: Mapping[str, float], step: int) -> None:
     for name, value in figures.items():
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"{name} is {value} at step {step}: the update is dropped, the newest checkpoint kept. "
-                "Lower the learning rate or gradient_clip, and start again to continue from there"
+                f"{name} is {value} at step {step}: the update is dropped, the newest checkpoint kept if there is one. "
+                "Lower the learning rate or gradient_clip and start again with --allow-changes to continue from "
+                "there; where it stops again at once, remove that checkpoint too"
             )
 
 

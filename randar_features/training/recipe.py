@@ -58,6 +58,7 @@ class TrainingConfig:
                 "at least 1": ("total_steps", "batch_size", "evaluation_images", "evaluation_orders"),
                 "above 0": ("learning_rate", "muon_learning_rate", "gradient_clip", "skip_gradient_norm"),
                 "0 or more": ("weight_decay", "warmup_steps", "skip_after"),
+                "from 0 to 2^32 - 1": ("seed",),
                 "from 0 to 1": ("final_multiplier", "class_dropout"),
                 "from 0 to below 1": ("adam_betas", "ema_decay"),
             },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from randar_features import sequence
-from randar_features.data.token_store import TokenStore
+from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.models import ARCHITECTURES, ImageTransformer
 from randar_features.precision import autocast
 from randar_features.training.batches import Draws, draw, step_generator
@@ -35,7 +37,7 @@ from randar_features.training.lr_schedule import SCHEDULES
 from randar_features.training.objective import evaluation_orders, next_token_loss, validation_losses
 from randar_features.training.optimizer import build_optimizer
 from randar_features.training.recipe import TrainingConfig, model_config, model_type
-from randar_features.weights import build_empty
+from randar_features.weights import build_empty, read_state_dict
 
 
 class RandARTrainer:
@@ -59,6 +61,7 @@ class RandARTrainer:
     ) -> None:
         self.config, self.train, self.validation, self.preview = config, train, validation, preview
         _check_same_kind(train, validation)
+        _check_tokenizer(train)
         self.model_config = model_config(config, train)
         self.accelerator = make_accelerator()
         self.device = self.accelerator.device
@@ -220,7 +223,14 @@ class RandARTrainer:
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and which tokens are trained on."""
-        data = {"tokenizer": self.train.manifest["tokenizer"], "images": len(self.train), "views": self.train.num_views}
+        manifest = self.train.manifest
+        content = json.dumps([manifest["shards"], manifest["label_names"]], sort_keys=True)
+        data = {
+            "tokenizer": manifest["tokenizer"],
+            "images": len(self.train),
+            "views": self.train.num_views,
+            "content": zlib.crc32(content.encode()),
+        }
         return asdict(self.config) | {"data": data}
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,6 +265,18 @@ class RandARTrainer:
         if self.train.manifest["tokenizer"] is not None:
             config["tokenizer_hash"] = self.train.manifest["tokenizer"]
         export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
+
+
+def _check_tokenizer(store: TokenStore) -> None:
+    """ValueError unless the tokenizer that lies beside the tokens, if one does, is whole and made them."""
+    if store.tokenizer is None or store.manifest["tokenizer"] is None:
+        return
+    found = tokenizer_hash(read_state_dict(store.tokenizer / "tokenizer.safetensors"))
+    if found != store.manifest["tokenizer"]:
+        raise ValueError(
+            f"{store.folder} holds tokens made by tokenizer {store.manifest['tokenizer']}, but {store.tokenizer} is "
+            f"tokenizer {found}: put the one there that made them, or make the tokens again"
+        )
 
 
 def _check_same_kind(train: TokenStore, validation: TokenStore) -> None:

@@ -95,6 +95,13 @@ def test_an_import_continues_and_is_divided(tmp_path: Path):
         assert path.read_bytes() == (store.folder / path.name).read_bytes()
 
 
+def test_other_codes_of_the_same_shape_are_refused(tmp_path: Path):
+    bring(published(tmp_path / "codes"), tmp_path / "tokens")
+    other = write(tmp_path / "other", {name: npy((codes(row, 2) + 1) % 1024) for row, name in enumerate(NAMES)})
+    with pytest.raises(ValueError, match="was made of other codes"):
+        bring(other, tmp_path / "tokens")
+
+
 def test_codes_of_another_tokenizer_are_refused(tmp_path: Path):
     source = published(tmp_path / "codes")
     with pytest.raises(ValueError, match=r"0/2\.npy holds codes \d+ to \d+, but the tokenizer has 512: give the tok"):

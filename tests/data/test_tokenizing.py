@@ -222,6 +222,14 @@ def test_time_that_is_up_ends_it_behind_a_shard(
     assert contents(tmp_path / "ended") == contents(tmp_path / "whole")
 
 
+def test_a_torn_manifest_is_written_anew(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
+    make(tokenizer, images, tmp_path / "tokens")
+    before = contents(tmp_path / "tokens")
+    (tmp_path / "tokens/manifest.json").write_bytes(before["manifest.json"][:-20])
+    make(tokenizer, images, tmp_path / "tokens")
+    assert contents(tmp_path / "tokens") == before
+
+
 def test_a_damaged_shard_alone_is_made_anew(
     tokenizer: ImageTokenizer, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes import KNNSegmenter, LinearSegmenter, LogisticSegmenter, mean_iou
-from probes.patch_segmentation import Lift, gather_patches, patch_labels
+from probes.patch_segmentation import gather_patches, nearest_by_distance, patch_labels
 from probes.segmentation import count_scores, resize_mask, segment, upsample, warm_cosine
 
 SEGMENTERS: dict[str, Callable[..., Any]] = {
@@ -104,7 +104,7 @@ def test_bad_input_is_refused(make: Callable[..., Any]) -> None:
         broken = [features.copy() for features in maps]
         broken[2][3, 1, 5] = np.nan
         make().fit(broken, masks)
-    with pytest.raises(ValueError, match="no validation row"):
+    with pytest.raises(ValueError, match="10% of 3 images is not one to choose options on"):
         make().fit(maps[:3], masks[:3])
     with pytest.raises(RuntimeError, match=r"call fit\(maps, masks\)"):
         make().scores(maps[0])
@@ -244,16 +244,23 @@ def test_patches_are_gathered_in_order_and_drawn_by_seed() -> None:
     assert len(some.labels) == 10
 
 
-@pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_lifted_cosines_order_as_euclidean_distances(offset: float) -> None:
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
+def test_nearest_by_distance_are_exact_in_tight_clusters(spread: float) -> None:
     generator = np.random.default_rng(0)
-    gallery = generator.standard_normal((200, 24)) * generator.uniform(0.2, 5, (200, 1)) + offset
-    queries = generator.standard_normal((30, 24)) * 2 + offset
-    lift = Lift(torch.from_numpy(gallery))
-    asked, rows = lift.queries(torch.from_numpy(queries)), lift.gallery(torch.from_numpy(gallery))
-    order = (F.normalize(asked) @ F.normalize(rows).T).argsort(dim=1, descending=True)[:, :10]
-    expected = NearestNeighbors(n_neighbors=10).fit(gallery).kneighbors(queries, return_distance=False)
-    np.testing.assert_array_equal(order.numpy(), expected)
+    centres = generator.standard_normal((5, 24)) * generator.uniform(0.2, 5, (5, 1))
+    gallery, queries = (
+        (centres[generator.integers(0, 5, n)] + spread * generator.standard_normal((n, 24))) for n in (300, 30)
+    )
+    gallery[7] *= 1e5
+    found = nearest_by_distance(torch.from_numpy(queries), torch.from_numpy(gallery), 10)
+    expected = NearestNeighbors(n_neighbors=10, algorithm="kd_tree").fit(gallery).kneighbors(queries)[1]
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_equal_distances_go_to_the_lowest_row() -> None:
+    gallery = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0], [1.0, 1.0], [5.0, 5.0]], dtype=torch.float64)
+    found = nearest_by_distance(torch.tensor([[1.0, 1.0]], dtype=torch.float64), gallery, 4)
+    assert found.tolist() == [[1, 3, 0, 2]]
 
 
 def test_nearest_patches_vote_by_hand() -> None:

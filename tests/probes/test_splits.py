@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes import stratified_holdout
+from probes import stratified_holdout, stratified_rows
 from probes.rows import TensorRows
 from probes.splits import few_shot_rows, tuning_split
 
@@ -33,7 +33,7 @@ def test_a_class_of_one_row_stays_in_training() -> None:
 
 
 def test_nothing_to_hold_out_is_an_error() -> None:
-    with pytest.raises(ValueError, match="10% of 4 rows leaves no validation row"):
+    with pytest.raises(ValueError, match="10% of each class of 4 is not one to choose options on"):
         stratified_holdout(np.array([0, 0, 1, 1]), 0.1)
     with pytest.raises(ValueError, match=r"fraction must lie between 0 and 1, got 1\.5"):
         stratified_holdout(np.array([0, 1]), 1.5)
@@ -73,3 +73,20 @@ def test_more_shots_than_a_class_has_is_an_error() -> None:
         few_shot_rows([1, 1, 1, 7, 7], 3)
     with pytest.raises(ValueError, match="got 0"):
         few_shot_rows([1, 1, 7, 7], 0)
+
+
+def test_stratified_rows_are_exactly_as_many_and_shared_by_largest_remainders() -> None:
+    labels = np.repeat([0, 1, 2, 7], [10, 20, 3, 1])
+    rows = stratified_rows(labels, 11, seed=3)
+    # Shares 3.24, 6.47, 0.97, 0.32: whole ones first, then class 2, then class 1.
+    assert np.bincount(labels[rows], minlength=8).tolist() == [3, 7, 1, 0, 0, 0, 0, 0]
+    np.testing.assert_array_equal(rows, stratified_rows(labels, 11, seed=3))
+    most = stratified_rows(labels, 30, leave=1)
+    assert np.bincount(labels[most], minlength=8).tolist() == [9, 19, 2, 0, 0, 0, 0, 0]
+    with pytest.raises(ValueError, match="count must lie within 1 … 30, for 1 of each class are left, got 31"):
+        stratified_rows(labels, 31, leave=1)
+
+
+def test_stratified_rows_of_even_shares_are_those_held_out() -> None:
+    labels = np.arange(200) % 4
+    np.testing.assert_array_equal(stratified_rows(labels, 40, seed=5), stratified_holdout(labels, 0.2, seed=5)[1])

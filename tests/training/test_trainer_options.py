@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from randar_features import load_model, sequence
 from randar_features.models import ARCHITECTURES
@@ -118,6 +119,21 @@ def test_tokens_of_another_tokenizer_do_not_continue_a_run(tmp_path: Path):
     other = write_store(tmp_path / "other", random_tokens(), tokenizer="fedcba9876543210")
     with pytest.raises(ValueError, match=r"data\.tokenizer: '0123456789abcdef' → 'fedcba9876543210'"):
         run(RandARTrainer(small_config(), other, other), tmp_path / "run", CONFIG)
+
+
+def test_other_tokens_of_the_same_tokenizer_do_not_continue_a_run(tmp_path: Path):
+    run(small_trainer(tmp_path / "tokens"), tmp_path / "run", CONFIG)
+    other = write_store(tmp_path / "other", VOCAB_SIZE - 1 - random_tokens())
+    with pytest.raises(ValueError, match=r"data\.content: \d+ → \d+"):
+        run(RandARTrainer(small_config(), other, other), tmp_path / "run", CONFIG)
+
+
+def test_a_tokenizer_that_did_not_make_the_tokens_beside_it_is_refused_at_once(tmp_path: Path):
+    store = write_store(tmp_path / "train", random_tokens())
+    (tmp_path / "tokenizer").mkdir()
+    save_file({"encoder.weight": torch.ones(2)}, tmp_path / "tokenizer" / "tokenizer.safetensors")
+    with pytest.raises(ValueError, match=r"made by tokenizer 0123456789abcdef, but .*tokenizer is tokenizer \w{16}:"):
+        RandARTrainer(small_config(), store, store)
 
 
 def test_a_changed_recipe_continues_if_it_is_allowed(tmp_path: Path):
