@@ -107,7 +107,7 @@ class RandomTokens(TokenStore):
             "shape": list(self.tokens.shape),
             "vocab_size": vocab_size,
             "label_names": [str(index) for index in range(CLASSES)],
-            "tokenizer": "none",
+            "tokenizer": None,
         }
 
     def batch(self, indices: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:

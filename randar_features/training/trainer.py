@@ -269,7 +269,7 @@ class RandARTrainer:
 
 def _check_tokenizer(store: TokenStore) -> None:
     """ValueError unless the tokenizer that lies beside the tokens, if one does, is whole and made them."""
-    if store.tokenizer is None or store.manifest["tokenizer"] is None:
+    if store.manifest["tokenizer"] is None or store.tokenizer is None:
         return
     found = tokenizer_hash(read_state_dict(store.tokenizer / "tokenizer.safetensors"))
     if found != store.manifest["tokenizer"]:
