@@ -187,10 +187,11 @@ class _PatchGallery:
 
     def __init__(self, patches: Patches, distance: str) -> None:
         self.width, self.labels, self.distance = patches.rows.shape[1], patches.labels, distance
-        self.by_cosine = ExactGallery(normalized(patches.rows), patches.rows.device, normal=True)
         if distance == "euclidean":
             self.centre = patches.rows.double().mean(0)
             self.rows = patches.rows.double() - self.centre
+        else:
+            self.by_cosine = ExactGallery(normalized(patches.rows), patches.rows.device, normal=True)
 
     def nearest_labels(self, features: Array, k: int) -> np.ndarray:
         """Labels (h, w, k) of the patches nearest to each token of a map (h, w, D), nearest first."""
