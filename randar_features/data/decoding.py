@@ -13,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from .formats import image_format as image_format
 from .transforms import adm_center_crop, tensor_center_crop, to_tensor
 
 Decoded = TypeVar("Decoded")
