@@ -13,23 +13,27 @@ from .dense_metrics import (
     segmentation_scores,
 )
 from .few_shots import few_shot
+from .intervals import (
+    Difference,
+    bootstrap_interval,
+    bootstrap_of_sums,
+    holm,
+    paired_bootstrap,
+    paired_interval,
+)
 from .joint_linear import JointLinearProbe
 from .knn import KNNProbe
 from .linear import LinearProbe
 from .logistic import LogisticProbe
 from .metrics import (
-    Difference,
     accuracy,
     average_precisions,
-    bootstrap_interval,
-    bootstrap_of_sums,
     confusion_matrix,
     first_ranks,
     mean_average_precision,
     mean_per_class_accuracy,
     mean_rank,
     neighbour_recall,
-    paired_bootstrap,
     recall_at_k,
     top_k_accuracy,
 )
@@ -60,6 +64,7 @@ __all__ = [
     "confusion_matrix",
     "few_shot",
     "first_ranks",
+    "holm",
     "intersections_and_unions",
     "match_points",
     "mean_average_precision",
@@ -69,6 +74,7 @@ __all__ = [
     "miou_difference",
     "neighbour_recall",
     "paired_bootstrap",
+    "paired_interval",
     "pca_colours",
     "pck",
     "pck_table",

@@ -1,9 +1,6 @@
-"""The one owner of scores of classification and retrieval, and of confidence intervals."""
+"""The one owner of scores of classification and retrieval."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -166,86 +163,3 @@ def _without(ids: np.ndarray, own: np.ndarray) -> np.ndarray:
         return ids
     order = np.argsort(is_own, axis=1, kind="stable")
     return np.take_along_axis(ids, order, 1)[:, :-1]
-
-
-def bootstrap_interval(
-    values: Array, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of the mean of `values` (n,) (Efron 1979).
-
-    For an accuracy, `values` are the rows' hits as 0.0 and 1.0. The same seed gives the same interval.
-    """
-    _check_bootstrap(confidence, resamples)
-    sample = float_tensor(values, "values", "(n,)", 1).cpu().double().numpy()
-    return _percentiles(_resampled_means(sample, resamples, seed), confidence)
-
-
-class Difference(NamedTuple):
-    """Of the means of two scores on the same rows, the first less the second."""
-
-    difference: float
-    interval: tuple[float, float]
-    """Percentile bootstrap, at the confidence asked for."""
-    worse: float
-    """Share of resamples in which the first was not better: near 0, it is; near 1, it is not."""
-
-
-def paired_bootstrap(
-    first: Array, second: Array, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> Difference:
-    """Whether one variant beats another on the same rows: `first` and `second` (n,) are each row's scores, as hits.
-
-    Rows are drawn together (Efron and Tibshirani 1993, chapter 16), so that what is hard for both does not widen the
-    interval; that of two independent accuracies would be wider. The same seed gives the same interval.
-    """
-    _check_bootstrap(confidence, resamples)
-    scores = [float_tensor(v, n, "(n,)", 1).cpu().double().numpy() for v, n in ((first, "first"), (second, "second"))]
-    if len(scores[0]) != len(scores[1]):
-        raise ValueError(f"first and second must be scores of the same rows, got {len(scores[0])} and {len(scores[1])}")
-    gains = scores[0] - scores[1]
-    return difference_from(float(gains.mean()), _resampled_means(gains, resamples, seed), confidence)
-
-
-def difference_from(difference: float, resampled: np.ndarray, confidence: float = 0.95) -> Difference:
-    """A difference with what its resamples (r,) say of it."""
-    return Difference(difference, _percentiles(resampled, confidence), float((resampled <= 0).mean()))
-
-
-def _resampled_means(sample: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    draws = (generator.integers(len(sample), size=len(sample)) for _ in range(resamples))
-    return np.fromiter((sample[rows].mean() for rows in draws), float, resamples)
-
-
-def _check_bootstrap(confidence: float, resamples: int) -> None:
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"confidence must lie in (0, 1) and resamples ≥ 1, got {confidence}, {resamples}")
-
-
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def bootstrap_of_sums(
-    rows: Array,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of a statistic of the column sums of `rows` (n, k).
-
-    For scores that are no mean over rows, such as the mIoU over images or the share of all points over image
-    pairs. `statistic` takes sums (resamples, k), float64, one resample a row, and gives (resamples,).
-    """
-    _check_bootstrap(confidence, resamples)
-    return _percentiles(statistic(resampled_sums(rows, resamples, seed)), confidence)
-
-
-def resampled_sums(rows: Array, resamples: int, seed: int) -> np.ndarray:
-    """Column sums (resamples, k), float64, of as many rows as there are, drawn from `rows` (n, k) with replacement."""
-    sample = float_tensor(rows, "rows", "(n, k)", 2).cpu().double().numpy()
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples) @ sample

@@ -6,11 +6,9 @@ from sklearn import metrics as reference
 
 from probes import (
     accuracy,
-    bootstrap_interval,
     confusion_matrix,
     mean_average_precision,
     mean_per_class_accuracy,
-    paired_bootstrap,
     pck,
     recall_at_k,
     search,
@@ -167,53 +165,3 @@ def test_bad_points_are_refused() -> None:
         pck(points, points, [0, 0, 1], box_sizes=sizes, image_sizes=sizes)
     with pytest.raises(ValueError, match=r"predicted must have shape \(n, 2\), got \(3, 3\)"):
         pck(np.zeros((3, 3)), points, [0, 0, 0], box_sizes=sizes, image_sizes=sizes)
-
-
-def test_bootstrap_interval_is_near_the_normal_one() -> None:
-    hits = np.array([1.0] * 300 + [0.0] * 100)
-    low, high = bootstrap_interval(hits, resamples=4000)
-    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
-    assert (low, high) == (pytest.approx(0.75 - half, abs=0.004), pytest.approx(0.75 + half, abs=0.004))
-
-
-def test_bootstrap_is_seeded_and_exact_for_a_constant() -> None:
-    values = np.random.default_rng(0).random(50)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-    assert bootstrap_interval(np.full(20, 0.5)) == (0.5, 0.5)
-    narrow, wide = bootstrap_interval(values, confidence=0.5), bootstrap_interval(values, confidence=0.99)
-    assert wide[0] < narrow[0] < narrow[1] < wide[1]
-    with pytest.raises(ValueError, match=r"confidence must lie in \(0, 1\)"):
-        bootstrap_interval(values, confidence=95)
-
-
-def test_a_paired_difference_by_hand() -> None:
-    """Of 200 rows 100 are right for both, 60 for neither, 30 only for the first, 10 only for the second."""
-    first = np.repeat([1.0, 0.0, 1.0, 0.0], [100, 60, 30, 10])
-    second = np.repeat([1.0, 0.0, 0.0, 1.0], [100, 60, 30, 10])
-    found = paired_bootstrap(first, second, resamples=4000)
-    assert found.difference == pytest.approx(0.1)
-    error = np.sqrt((40 / 200 - 0.1**2) / 200)
-    assert found.interval[0] == pytest.approx(0.1 - 1.96 * error, abs=0.006)
-    assert found.interval[1] == pytest.approx(0.1 + 1.96 * error, abs=0.006)
-    assert found.worse < 0.005
-    backwards = paired_bootstrap(second, first, resamples=4000)
-    assert backwards.difference == pytest.approx(-0.1)
-    assert backwards.worse > 0.995
-
-
-def test_pairing_narrows_the_interval_of_alike_variants() -> None:
-    generator = np.random.default_rng(0)
-    first = generator.integers(0, 2, 500).astype(float)
-    second = first.copy()
-    second[:5] = 1 - second[:5]
-    low, high = paired_bootstrap(first, second).interval
-    alone = bootstrap_interval(first)
-    assert high - low < 0.3 * (alone[1] - alone[0])
-    same = paired_bootstrap(first, first)
-    assert (same.difference, same.interval, same.worse) == (0, (0, 0), 1)
-
-
-def test_scores_of_other_rows_cannot_be_paired() -> None:
-    with pytest.raises(ValueError, match="the same rows, got 3 and 4"):
-        paired_bootstrap(np.ones(3), np.ones(4))

@@ -1,0 +1,189 @@
+"""The one owner of confidence intervals: bootstrap over images, groups or blocks, paired differences, many tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .inputs import Array, Labels, float_tensor, integer_vector
+
+
+def bootstrap_interval(
+    values: Array,
+    *,
+    groups: Labels | None = None,
+    block: int | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of the mean of `values` (n,) (Efron 1979).
+
+    For an accuracy, `values` are the hits of the images as 0.0 and 1.0. The same seed gives the same interval.
+
+    Args:
+        values: (n,) floats, independent of each other unless `groups` or `block` says otherwise.
+        groups: (n,) integers; values of one group (a patient, a clip) are drawn together.
+        block: values are consecutive, as frames of a clip, and neighbours are alike: blocks of this length are drawn,
+            which begin anywhere and go on from the last value to the first (Politis and Romano 1992).
+        confidence: in (0, 1).
+        resamples: how many.
+        seed: of the draws.
+
+    Raises:
+        ValueError: both `groups` and `block`, fewer than two groups, or a block longer than half of the values.
+    """
+    _check_bootstrap(confidence, resamples)
+    sample = _values(values, "values")
+    return _percentiles(_resampled_means(sample, groups, block, resamples, seed), confidence)
+
+
+class Difference(NamedTuple):
+    """Of the means of two scores on the same images, the first less the second."""
+
+    difference: float
+    interval: tuple[float, float]
+    """Percentile bootstrap, at the confidence asked for."""
+    worse: float
+    """Share of resamples in which the first was not better: near 0, it is; near 1, it is not."""
+    p_value: float = math.nan
+    """Two-sided, in (0, 1]: how often a resample falls on the other side of 0, twice; for `holm`."""
+
+
+def paired_interval(
+    first: Array,
+    second: Array,
+    *,
+    groups: Labels | None = None,
+    block: int | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Whether one variant beats another on the same images: `first` and `second` (n,) are the scores of each image.
+
+    Images are drawn for both together (Efron and Tibshirani 1993, chapter 16), so that what is hard for both does not
+    widen the interval; that of two independent accuracies would be wider. Other arguments as in `bootstrap_interval`.
+    """
+    _check_bootstrap(confidence, resamples)
+    scores = _values(first, "first"), _values(second, "second")
+    if len(scores[0]) != len(scores[1]):
+        raise ValueError(f"first and second must score the same images, got {len(scores[0])} and {len(scores[1])}")
+    gains = scores[0] - scores[1]
+    return difference_from(float(gains.mean()), _resampled_means(gains, groups, block, resamples, seed), confidence)
+
+
+paired_bootstrap = paired_interval
+"""The name that it had first."""
+
+
+def difference_from(difference: float, resampled: np.ndarray, confidence: float = 0.95) -> Difference:
+    """A difference with what its resamples (r,) say of it.
+
+    p-value: 2 · (1 + fewer of the resamples ≤ 0 and ≥ 0) / (1 + r), at most 1 (Davison and Hinkley 1997, 4.2).
+    """
+    tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    p_value = min(1.0, 2 * (1 + tail) / (1 + len(resampled)))
+    return Difference(difference, _percentiles(resampled, confidence), float((resampled <= 0).mean()), p_value)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """p-values (m,) corrected for being m tests, by Holm's step-down procedure (Holm 1979), in the order given.
+
+    Ascending, the i-th of m (from 0) is multiplied by m − i, and is at least as large as the one before and at most 1.
+    The chance of one false finding among all with a corrected value below α is below α, however the tests depend on
+    each other.
+
+    Raises:
+        ValueError: values that are not (m,), or outside [0, 1].
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"p_values must have shape (m,) and lie in [0, 1], got {values.tolist()}")
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty_like(values)
+    corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
+    return corrected
+
+
+def bootstrap_of_sums(
+    rows: Array,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    groups: Labels | None = None,
+    block: int | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of a statistic of the column sums of `rows` (n, k), one an image.
+
+    For scores that are no mean over images, such as the mIoU or the share of all points over image pairs. `statistic`
+    takes sums (resamples, k), float64, and gives (resamples,). Other arguments as in `bootstrap_interval`.
+    """
+    _check_bootstrap(confidence, resamples)
+    return _percentiles(statistic(resampled_sums(rows, resamples, seed, groups=groups, block=block)), confidence)
+
+
+def resampled_sums(
+    rows: Array, resamples: int, seed: int, *, groups: Labels | None = None, block: int | None = None
+) -> np.ndarray:
+    """Column sums (resamples, k), float64, of each resample of `rows` (n, k), drawn as in `bootstrap_interval`."""
+    sample = float_tensor(rows, "rows", "(n, k)", 2).cpu().double().numpy()
+    if groups is None and block is None:
+        generator = np.random.default_rng(seed)
+        return generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples) @ sample
+    draws = _draws(len(sample), groups, block, resamples, seed)
+    return np.stack([np.bincount(drawn, minlength=len(sample)) @ sample for drawn in draws])
+
+
+def _resampled_means(
+    sample: np.ndarray, groups: Labels | None, block: int | None, resamples: int, seed: int
+) -> np.ndarray:
+    draws = _draws(len(sample), groups, block, resamples, seed)
+    return np.fromiter((sample[drawn].mean() for drawn in draws), float, resamples)
+
+
+def _draws(count: int, groups: Labels | None, block: int | None, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """For each resample the places in 0 … count − 1 that it consists of."""
+    if groups is not None and block is not None:
+        raise ValueError("give groups or block, not both")
+    generator = np.random.default_rng(seed)
+    if groups is not None:
+        members = _members(integer_vector(groups, "groups", count))
+        for _ in range(resamples):
+            yield np.concatenate([members[group] for group in generator.integers(len(members), size=len(members))])
+    elif block is not None:
+        if not 1 <= block <= count // 2:
+            raise ValueError(f"block must lie within 1 … {count // 2}, half of the {count} values, got {block}")
+        for _ in range(resamples):
+            starts = generator.integers(count, size=math.ceil(count / block))
+            yield ((starts[:, None] + np.arange(block)) % count).ravel()[:count]
+    else:
+        for _ in range(resamples):
+            yield generator.integers(count, size=count)
+
+
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    """Places of each group; ValueError if there is but one."""
+    _, sizes = np.unique(groups, return_counts=True)
+    if len(sizes) < 2:
+        raise ValueError(f"at least 2 groups are needed to draw from, got {len(sizes)}: no interval can be told")
+    return np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
+
+
+def _values(values: Array, name: str) -> np.ndarray:
+    return float_tensor(values, name, "(n,)", 1).cpu().double().numpy()
+
+
+def _check_bootstrap(confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"confidence must lie in (0, 1) and resamples ≥ 1, got {confidence}, {resamples}")
+
+
+def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
