@@ -74,7 +74,7 @@ def test_the_difference_of_two_segmentations_is_paired() -> None:
         np.stack([segmentation_counts(p, t, 3) for p, t in zip(of, truth, strict=True)]) for of in (first, second)
     ]
     parts = [intersections_and_unions(each) for each in counts]
-    difference, (low, high), worse = miou_difference(*parts)
+    difference, (low, high), worse, _ = miou_difference(*parts)
     assert difference == pytest.approx(mean_iou(counts[0].sum(0)) - mean_iou(counts[1].sum(0)))
     assert 0 < low < difference < high
     assert worse == 0

@@ -105,10 +105,10 @@ def test_sums_and_pairs_are_drawn_in_the_same_groups_and_blocks() -> None:
     assert mean == pytest.approx(bootstrap_interval(frames, block=30), abs=1e-12)
     paired = paired_interval(frames, np.zeros(120), groups=np.repeat(np.arange(40), 3))
     assert paired.interval == pytest.approx(bootstrap_interval(VALUES), abs=1e-12)
-    parts = np.random.default_rng(0).integers(1, 50, (40, 2, 3))
+    parts = np.random.default_rng(0).integers(1, 50, (40, 2, 3)).astype(float)
     parts[:, 1] += parts[:, 0]
     other = parts.copy()
-    other[:, 0] //= 2
+    other[:, 0] /= np.linspace(1, 3, 40)[:, None]
     assert miou_difference(parts, other, block=10).interval != miou_difference(parts, other).interval
 
 
