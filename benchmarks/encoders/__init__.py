@@ -10,13 +10,14 @@ import torch
 
 from benchmarks.encoders.base import Encoder
 from benchmarks.encoders.extract import extract, unreadable
-from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder
+from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder, untrained
 from benchmarks.encoders.options import Kept, Views
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
-from randar_features import Model
+from randar_features import Model, load_model
+from randar_features.baselines import PACKAGES, RANDOM, is_network
 
 DEFAULT_MODEL = "randar-tiny"
-PLAIN = ("pixels", "histogram", "codes", "latents", "timm")
+PLAIN = ("pixels", "histogram", "codes", "latents", "timm", *PACKAGES)
 
 
 def load_encoder(
@@ -31,8 +32,9 @@ def load_encoder(
 
     Args:
         name: "pixels"; "histogram" (of colours); "codes:MODEL" or "latents:MODEL", what the model's tokenizer
-            makes of an image ("codes" and "latents": of randar-tiny's); "timm:NAME" or "timm:NAME@SIZE"; else a
-            model as `load_model` takes it, a loaded one too.
+            makes of an image ("codes" and "latents": of randar-tiny's); "efficientnet-lite0" or "timm:NAME", see
+            `randar_features.baselines`; else a model as `load_model` takes it, a loaded one too, with "?random"
+            after its name for a transformer of random weights on the same tokens.
         contexts, reads: of a model, None: all that it has.
         orders: of a model, None: one raster order; K: the mean over K seeded random ones.
         device: None: CUDA where there is one.
@@ -49,13 +51,14 @@ def load_encoder(
         return HistogramEncoder()
     if kind in ("codes", "latents"):
         return TokenizerEncoder(name, rest or DEFAULT_MODEL, device)
-    if kind == "timm":
+    if is_network(name):
         from benchmarks.encoders.timm_models import TimmEncoder  # takes seconds to import
 
         return TimmEncoder(name, device)
     if not Path(name).exists() and (nearest := difflib.get_close_matches(kind, PLAIN, n=1, cutoff=0.7)):
         raise ValueError(f"no encoder {name!r}: did you mean {nearest[0]!r}? Or any model, as `load_model` takes it")
-    return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
+    model = untrained(load_model(name.removesuffix(RANDOM), device)) if name.endswith(RANDOM) else name
+    return GeneratorEncoder(model, contexts=contexts, reads=reads, orders=orders, device=device)
 
 
 __all__ = ["DEFAULT_MODEL", "Encoder", "Kept", "Views", "extract", "load_encoder", "unreadable"]

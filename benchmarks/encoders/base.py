@@ -23,6 +23,7 @@ class Encoder(ABC):
         outputs: details of each output by its name: "layer", "context", "read", "norm" and "orders", None where
             they do not apply.
         device: where it computes.
+        supervision: what its weights were trained with beyond images, such as labels; None where nothing is known.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Encoder(ABC):
         weights: str,
         outputs: Mapping[str, Mapping[str, Any]],
         device: torch.device | str = "cpu",
+        supervision: str | None = None,
     ) -> None:
+        self.supervision = supervision
         self.name, self.image_size, self.weights = name, image_size, weights
         self.outputs = {output: {**NO_DETAILS, **details} for output, details in outputs.items()}
         self.device = torch.device(device)

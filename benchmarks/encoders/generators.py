@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from benchmarks.encoders.base import Encoder, weights_hash
 from randar_features import Model, load_model
+from randar_features.baselines import RANDOM
 from randar_features.encoding.outputs import encode_outputs, model_outputs
 from randar_features.hub import load_tokenizer
+
+UNTRAINED_SEED = 0
 
 
 class GeneratorEncoder(Encoder):
@@ -44,6 +49,14 @@ class GeneratorEncoder(Encoder):
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         return encode_outputs(self.model, images, {name: self.outputs[name] for name in outputs})
+
+
+def untrained(model: Model) -> Model:
+    """The model with a transformer of initial values (seed 0) on the same tokens: what training is worth."""
+    transformer = copy.deepcopy(model.transformer)
+    transformer.initialize(torch.Generator().manual_seed(UNTRAINED_SEED))
+    weights = f"random (seed {UNTRAINED_SEED}) over tokens of {model.weights_hash}"
+    return replace(model, name=f"{model.name}{RANDOM}", transformer=transformer, weights_hash=weights)
 
 
 class TokenizerEncoder(Encoder):

