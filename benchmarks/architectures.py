@@ -23,8 +23,8 @@ from benchmarks.suite import known_labels, splits_of
 from randar_features import Model, load_model
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore, tokenizer_hash
-from randar_features.files import read_json
 from randar_features.models import ARCHITECTURES
+from randar_features.store.files import read_json
 
 PROTOCOL = (
     "generators compared: logistic regression and 20 nearest neighbours (cosine) on mean-pooled features, null class, "

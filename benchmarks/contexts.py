@@ -11,7 +11,7 @@ from benchmarks.protocol import AXES, Result
 from benchmarks.tables import Table, cell, markdown, points
 from probes import Difference
 from randar_features import sequence
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 
 NAMED = ("encoder", "probe", "settings", "pooling", "read", "layer", "components")
 DIFFERENCES = "differences.json"

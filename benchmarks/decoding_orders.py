@@ -18,10 +18,10 @@ from benchmarks.machine import describe
 from randar_features import Model, load_model
 from randar_features.command_line import run_command
 from randar_features.data import PhotoDigits, open_images
-from randar_features.files import write_json
 from randar_features.generation.complete import ORDERS, arrange, known_orders
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.schedule import Scale, decoding_schedule, recommended_steps
+from randar_features.store.files import write_json
 
 
 class Score:

@@ -21,7 +21,7 @@ from benchmarks.encoders import load_encoder
 from benchmarks.machine import describe
 from randar_features import Model, load_model
 from randar_features.command_line import run_command
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 
 CONTEXTS = ("single", "repeat", "reverse")
 STEPS = (4, 16, 64)

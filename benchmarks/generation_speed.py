@@ -23,9 +23,9 @@ from benchmarks.machine import describe
 from benchmarks.published_loop import published_generate
 from randar_features import generate, pack_weights
 from randar_features.command_line import run_command
-from randar_features.files import write_json
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.models import RandAR, RandARConfig
+from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak, seconds
 
 GUIDANCE = (1.0, 4.0)

@@ -36,7 +36,7 @@ from probes.index import (
     process_memory,
 )
 from randar_features.command_line import run_command
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 
 GIGABYTE = 10**9
 QUERIES, CENTRES = 1 << 40, 1 << 41  # seeds beside those of the blocks, which are their first rows

@@ -20,7 +20,7 @@ from benchmarks.protocol import card, data_hash, write_result
 from randar_features.command_line import run_command
 from randar_features.data import ImageSource
 from randar_features.encoding.store import FeatureStore
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 
 SHOWN = 12
 

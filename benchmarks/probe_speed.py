@@ -22,7 +22,7 @@ from benchmarks.options import check_names, from_command_line
 from probes import JointLinearProbe, KNNProbe, LogisticProbe, few_shot
 from probes.index import in_words, process_memory
 from randar_features.command_line import run_command
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 
 MADE_AT_ONCE = 4096
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
-from randar_features.files import read_json, write_json
+from randar_features.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -20,7 +20,7 @@ from randar_features import load_model, log_likelihood
 from randar_features.command_line import run_command
 from randar_features.data import open_images
 from randar_features.data.readable import readable_batches
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 from randar_features.training.objective import evaluation_orders
 from randar_features.training.tokenizer_trainer import reconstruction_quality
 

@@ -22,7 +22,7 @@ from benchmarks.protocol import AXES, RESULT_FILE, Card, Result, full_axes, metr
 from benchmarks.tables import Table, cell
 from probes import confusion_matrix
 from randar_features.command_line import run_command
-from randar_features.files import read_json
+from randar_features.store.files import read_json
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
 TUNED = ("tuning", "validation")  # scores on rows that are not evaluated

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.point_pairs import PairSet, PointPair
 from randar_features.data import load_image
-from randar_features.files import read_json
+from randar_features.store.files import read_json
 
 SPLITS = ("trn", "val", "test")
 IMAGES, PAIRS = "JPEGImages", "PairAnnotation"

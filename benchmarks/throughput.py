@@ -23,9 +23,9 @@ from benchmarks.machine import describe
 from randar_features import encode_tokens, sequence
 from randar_features.command_line import run_command
 from randar_features.encoding.precision import autocast, default_dtype
-from randar_features.files import write_json
 from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig
+from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak, seconds
 
 SIZES = {

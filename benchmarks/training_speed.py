@@ -30,10 +30,10 @@ from benchmarks.published_training import PublishedTraining
 from benchmarks.throughput import SIZES
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
-from randar_features.files import write_json
 from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
 from randar_features.precision import default_dtype
+from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak
 from randar_features.training.allocator import keep_freed_memory
 from randar_features.training.distributed import HardwareConfig

@@ -13,9 +13,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from randar_features.files import read_json
 from randar_features.hub_files import HubFile, WeightsFile, download
 from randar_features.published import ALIASES, PARAMETERS, PUBLISHED, ModelSource
+from randar_features.store.files import read_json
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED = ("randar-tiny",)

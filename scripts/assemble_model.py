@@ -11,8 +11,8 @@ from pathlib import Path
 
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
-from randar_features.files import read_json
 from randar_features.hub import load_model
+from randar_features.store.files import read_json
 from randar_features.training.bundle import assemble_model
 
 

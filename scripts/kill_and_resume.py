@@ -22,7 +22,7 @@ import torch
 from randar_features.command_line import run_command
 from randar_features.data.token_shards import Shard, ShardWriter
 from randar_features.data.token_store import TokenStore
-from randar_features.files import read_json
+from randar_features.store.files import read_json
 from randar_features.training.checkpoint import MANIFEST, list_checkpoints
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run

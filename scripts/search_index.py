@@ -21,7 +21,7 @@ from probes import Neighbours
 from probes.index import VectorIndex
 from randar_features.command_line import run_command
 from randar_features.data import open_images
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 
 PICTURE = 128  # pixels that each picture is read at
 

@@ -24,6 +24,10 @@ FORBIDDEN = {
     "randar_features.generation": ("randar_features.training", "randar_features.encoding"),
     "randar_features.encoding": ("randar_features.training", "randar_features.generation"),
     "randar_features.sequence": ("randar_features",),
+    "randar_features.store": tuple(
+        f"randar_features.{name}"
+        for name in ("data", "encoding", "generation", "hub", "layers", "models", "tokenizers", "training")
+    ),
 }
 SEQUENCE_MAY = {*sys.stdlib_module_names, "torch"}
 

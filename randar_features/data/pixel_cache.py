@@ -13,7 +13,7 @@ from torch import Tensor
 
 from randar_features.data.images import open_images
 from randar_features.data.readable import check_made_of, readable_batches
-from randar_features.files import read_json, write_json, written_whole
+from randar_features.store.files import read_json, write_json, written_whole
 
 
 class PixelCache:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from randar_features.files import read_json, write_json, written_whole
+from randar_features.store.files import read_json, write_json, written_whole
 
 MAX_VOCAB_SIZE = 1 << 16
 SHARD_SIZE = 8192

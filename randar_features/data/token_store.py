@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from randar_features.data.token_shards import LABELS, TOKENS, check_sum
-from randar_features.files import read_json
+from randar_features.store.files import read_json
 from randar_features.tokenizers.base import ImageTokenizer
 
 # Of a tokenizer's weights, those that do not decide which tokens an image gets.

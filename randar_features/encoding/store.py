@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from randar_features.files import read_json
+from randar_features.store.files import read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1

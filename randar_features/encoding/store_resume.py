@@ -17,7 +17,7 @@ import torch
 
 from randar_features.data.images import OK, ImageBatch, ImageSource
 from randar_features.encoding.store import MANIFEST, Shard, expected_rows, find_shards, missing_rows, read_manifest
-from randar_features.files import write_json
+from randar_features.store.files import write_json
 
 CHECKED_ROWS = 8  # rows decoded to tell whether a store is of the images given
 PATIENCE = 60.0  # seconds that the other processes wait for the first one's manifest

@@ -40,7 +40,7 @@ from randar_features.encoding.store_resume import (
     rank_and_world,
     rows_to_check,
 )
-from randar_features.files import ASIDE, write_json, written_whole
+from randar_features.store.files import ASIDE, write_json, written_whole
 
 DTYPES = ("float16", "float32")
 SHARD_ROWS = 1024

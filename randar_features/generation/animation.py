@@ -10,12 +10,12 @@ from torch import Tensor
 
 from randar_features import sequence
 from randar_features.data import to_image
-from randar_features.files import written_whole
 from randar_features.generation.complete import as_classes, complete
 from randar_features.generation.editing import ImageModel
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import Sampling, image_seeds
 from randar_features.generation.schedule import check_steps
+from randar_features.store.files import written_whole
 
 OPEN = 0.5  # grey of what is not drawn yet
 

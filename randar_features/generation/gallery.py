@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from randar_features.files import written_whole
 from randar_features.generation.generate import generate
 from randar_features.models import RandAR
+from randar_features.store.files import written_whole
 from randar_features.tokenizers import ImageTokenizer
 
 SETTINGS_KEY = "randar_features"  # of the PNG text chunk that holds the settings as JSON

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from randar_features.files import write_json, written_whole
+from randar_features.store.files import write_json, written_whole
 
 # What a config.json says of a tokenizer, a model's among others.
 ABOUT_TOKENIZER = ("tokenizer", "image_size", "tokenizer_training", "initial_training")

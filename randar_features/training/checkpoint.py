@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from randar_features.files import ASIDE, read_json, write_json
+from randar_features.store.files import ASIDE, read_json, write_json
 from randar_features.training.state_files import load_state
 
 MANIFEST = "checkpoint.json"

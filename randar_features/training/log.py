@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from randar_features.data import contact_sheet, to_image
-from randar_features.files import written_whole
+from randar_features.store.files import written_whole
 
 SHEET_COLUMNS = 8
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from randar_features.files import read_json, write_json, written_whole
+from randar_features.store.files import read_json, write_json, written_whole
 
 PLAIN = "state.json"
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from randar_features.data.token_store import NOT_ENCODING
-from randar_features.files import read_json
 from randar_features.registry import FOLDER_FILES
+from randar_features.store.files import read_json
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
 from randar_features.training.config import check_ranges, typed_arguments

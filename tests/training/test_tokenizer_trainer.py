@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
 from randar_features.data.token_store import tokenizer_hash
-from randar_features.files import read_json
+from randar_features.store.files import read_json
 from randar_features.training.config import load_config
 from randar_features.training.discriminator import PatchDiscriminator
 from randar_features.training.loop import LoopConfig, run

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from randar_features.files import make_folder, read_json, write_json, written_whole
+from randar_features.store.files import make_folder, read_json, remove_leftovers, write_json, written_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -65,3 +66,33 @@ def test_json_comes_back_and_names_its_file_when_torn(tmp_path: Path):
     path.write_text(path.read_text()[:-3])
     with pytest.raises(ValueError, match=r"about\.json is not valid JSON"):
         read_json(path)
+
+
+def test_names_that_are_not_utf8_come_back(tmp_path: Path):
+    names = {"caf\udce9": ["Löwe"]}
+    write_json(tmp_path / "a.json", names)
+    assert read_json(tmp_path / "a.json") == names
+    (tmp_path / "a.json").read_bytes().decode("ascii")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"", b'{"a": 1'])
+def test_whatever_is_wrong_with_json_is_one_line(tmp_path: Path, content: bytes):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json is not valid JSON") as error:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(error.value)
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path):
+    (tmp_path / "theirs").write_bytes(b"kept")
+    (tmp_path / f"mine.{os.getpid()}.writing").symlink_to(tmp_path / "theirs")
+    write_json(tmp_path / "mine", 1)
+    assert (tmp_path / "theirs").read_bytes() == b"kept" and read_json(tmp_path / "mine") == 1
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path):
+    for name in ("rows-1.7.writing", "other.7.writing", "rows-1"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "rows-2.8.writing").symlink_to(tmp_path / "rows-1")
+    remove_leftovers(tmp_path, "rows-*")
+    assert names(tmp_path) == ["other.7.writing", "rows-1"]

@@ -1,0 +1,95 @@
+"""Files that are either whole or not there: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+ASIDE = ".writing"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there; OSError that says so if one of them is a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        raise type(error)(f"{file} is a file, expected a folder: give another name, or move it") from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block ends.
+
+    Whatever ends the block early, a kill or a full disk among it, leaves at `path` what was there before. The
+    temporary file lies beside it, is named after this process (`NAME.PID.writing`), and never follows a link.
+
+    Raises:
+        OSError: it cannot be written; the message says how many bytes are free, or which folder is a file.
+    """
+    make_folder(path.parent)
+    aside = path.with_name(f"{path.name}.{os.getpid()}{ASIDE}")
+    try:
+        with _created(aside) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        # PyTorch's zip writer turns a write that failed into a RuntimeError, and keeps the cause as context.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(f"could not write {path} ({cause}); {free} bytes are free there") from error
+
+
+def _created(path: Path) -> BinaryIO:
+    """A new file at `path`; what an earlier process of the same id left there, a link among it, goes."""
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def remove_leftovers(folder: Path, pattern: str = "*") -> None:
+    """Remove what killed processes left over in `folder`: temporary files named `pattern`.
+
+    Call it where the folder's lock is held, since the temporary file of a process that writes now looks the same.
+    """
+    for path in folder.glob(f"{pattern}{ASIDE}"):
+        if path.is_symlink() or path.is_file():
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all; names that are not UTF-8 are escaped."""
+    with written_whole(path) as file:
+        file.write(encode_json(content))
+
+
+def encode_json(content: Any) -> bytes:
+    """Indented JSON in UTF-8. All but ASCII is escaped where a string holds what UTF-8 cannot, such as a file name."""
+    try:
+        return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=2).encode() + b"\n"
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is not JSON, or nested too deeply to be read; the message names the file.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

@@ -1,0 +1,208 @@
+"""What an image is: a hash of its content, which a file keeps when it is renamed and loses when it is overwritten.
+
+Hashes of files are kept between runs by size, times and inode, as git keeps them, in `cache_file()`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+from randar_features.store.files import make_folder
+
+UNREADABLE = ""  # the hash of what cannot be read
+_READ_BYTES = 1 << 20
+# A file that changed so shortly before it was hashed may change again without another time: it is not remembered.
+_RACY_NS = 2_000_000_000
+_SQLITE_LARGEST = (1 << 63) - 1
+
+
+class State(NamedTuple):
+    """What a file's hash is kept by."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+
+
+def hash_bytes(*content: bytes | bytearray | memoryview | np.ndarray) -> str:
+    """32 hexadecimal digits (xxh3, 128 bit) of the bytes, one after the other."""
+    digest = xxhash.xxh3_128()
+    for part in content:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """Hash of a file's bytes; OSError if it cannot be read or is no ordinary file, such as a pipe."""
+    digest = xxhash.xxh3_128()
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{os.fspath(path)} is no ordinary file")
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_image(image: object) -> str:
+    """Hash of an image in any form: a path, encoded bytes, a Pillow image, an array or a tensor.
+
+    Of what is in memory all bytes count, with dtype and shape. `UNREADABLE` for a file that cannot be read, and for
+    what is no image.
+    """
+    if isinstance(image, str | os.PathLike):
+        try:
+            return hash_file(image)
+        except (OSError, ValueError):  # ValueError: a null byte in the name
+            return UNREADABLE
+    if isinstance(image, bytes | bytearray | memoryview):
+        return hash_bytes(image)
+    if isinstance(image, Image.Image):
+        return _hash_picture(image)
+    return _hash_array(image)
+
+
+def _hash_picture(image: Image.Image) -> str:
+    try:
+        palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None
+        # Orientation and transparency decide the pixels too, and are not among the bytes.
+        about = f"{image.mode} {image.size} {palette} {image.info.get('transparency')} {dict(image.getexif())}"
+        return hash_bytes(about.encode("utf-8", "backslashreplace"), image.tobytes())
+    except (OSError, ValueError, SyntaxError, EOFError):
+        return UNREADABLE
+
+
+def _hash_array(image: object) -> str:
+    array = image.detach().cpu() if hasattr(image, "detach") else image
+    if hasattr(array, "is_floating_point") and str(array.dtype) == "torch.bfloat16":
+        array = array.float()
+    try:
+        values = np.ascontiguousarray(np.asarray(array))
+    except (TypeError, ValueError, RuntimeError):
+        return UNREADABLE
+    if values.dtype.kind not in "biuf":
+        return UNREADABLE
+    return hash_bytes(f"{values.dtype.str} {values.shape}".encode(), values.reshape(-1).view(np.uint8))
+
+
+# Hashes of files, kept between runs
+
+
+def cache_file() -> Path:
+    """Where hashes of files are kept: `hashes.sqlite` in RANDAR_CACHE, else in ~/.cache/randar_features.
+
+    XDG_CACHE_HOME takes the place of ~/.cache. The file may be removed at any time.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("RANDAR_CACHE") or Path(home) / "randar_features") / "hashes.sqlite"
+
+
+def hash_files(paths: Sequence[str]) -> list[str]:
+    """Hash of each file, from the cache where neither its size nor its times nor its inode have changed.
+
+    `UNREADABLE` for those that cannot be read. A cache that cannot be used costs time, and nothing else.
+    """
+    kept = read_cache(paths)
+    hashes, fresh = [], {}
+    for path in paths:
+        state = file_state(path)
+        known = kept.get(path)
+        if state is not None and known is not None and known[0] == state:
+            hashes.append(known[1])
+            continue
+        found = UNREADABLE if state is None else hash_image(path)
+        hashes.append(found)
+        if state is not None and found != UNREADABLE and settled(state):
+            fresh[path] = (state, found)
+    write_cache(fresh)
+    return hashes
+
+
+def file_state(path: str) -> State | None:
+    """Size, times and inode of an ordinary file; None of anything else."""
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(about.st_mode):
+        return None
+    return State(about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino & _SQLITE_LARGEST)
+
+
+def settled(state: State, since_ns: int | None = None) -> bool:
+    """Whether the file was not written to shortly before `since_ns` (None: now), nor later."""
+    since = time.time_ns() if since_ns is None else since_ns
+    return max(state.modified_ns, state.changed_ns) < since - _RACY_NS
+
+
+def remember_files(hashes: Mapping[str, str], since_ns: int) -> None:
+    """Keep hashes that were made of files after `since_ns`, of those that have not changed since."""
+    fresh = {}
+    for path, found in hashes.items():
+        state = file_state(path)
+        if state is not None and found != UNREADABLE and settled(state, since_ns):
+            fresh[path] = (state, found)
+    write_cache(fresh)
+
+
+_COLUMNS = "size, modified, changed, inode, hash"
+
+
+def read_cache(paths: Iterable[str]) -> dict[str, tuple[State, str]]:
+    """State and hash of the files that the cache knows."""
+    if not cache_file().exists():
+        return {}
+    found = {}
+    try:
+        with _database() as database:
+            keys = {os.fsencode(path): path for path in paths}
+            names = list(keys)
+            for start in range(0, len(names), 500):
+                part = names[start : start + 500]
+                query = f"SELECT path, {_COLUMNS} FROM files WHERE path IN ({','.join('?' * len(part))})"
+                for key, *state, digest in database.execute(query, part):
+                    found[keys[key]] = (State(*state), str(digest))
+    except (sqlite3.Error, OSError, TypeError):
+        return {}
+    return found
+
+
+def write_cache(fresh: Mapping[str, tuple[State, str]]) -> None:
+    """Add these to the cache, or do without it where it cannot be written; a damaged one is removed."""
+    if not fresh:
+        return
+    try:
+        with _database() as database, database:
+            values = ((os.fsencode(path), *state, digest) for path, (state, digest) in fresh.items())
+            database.executemany(f"INSERT OR REPLACE INTO files (path, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
+    except sqlite3.OperationalError:  # locked by another process, or a disk that is full or read-only
+        return
+    except sqlite3.DatabaseError:
+        cache_file().unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+@contextmanager
+def _database() -> Iterator[sqlite3.Connection]:
+    path = cache_file()
+    make_folder(path.parent)
+    with closing(sqlite3.connect(path, timeout=5)) as database:
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, "
+            "changed INTEGER, inode INTEGER, hash TEXT) WITHOUT ROWID"
+        )
+        yield database
