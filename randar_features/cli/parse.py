@@ -1,0 +1,531 @@
+"""The option system: a dataclass says what a command takes; the command line and YAML files fill it.
+
+How to write a command, here `randar count FOLDER --batch-size 8`:
+
+    @dataclass(frozen=True, kw_only=True)
+    class CountOptions:
+        '''Count images.                                    ← the help's first line
+
+        Attributes:
+            data: folder of images.                         ← the help of each option
+            read: at which tokens features are taken.
+            batch_size: images in one step; None: as many as fit.
+        '''
+
+        data: Path = positional()                           # no "--data"; option("-d") adds a short name
+        read: Literal["image", "query"] = "image"           # choices
+        batch_size: Count | None = None                     # a range: Count, Positive, Share, Seed, see `RANGES`
+        loop: LoopConfig = field(default_factory=LoopConfig)    # another dataclass: --loop.log-every
+
+    def count(options: CountOptions) -> int | None: ...     # the exit status, None for 0
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        return run(count, CountOptions, arguments)
+
+`--config FILE` reads a YAML file whose keys are the names of the fields. An option that follows it on the command line
+wins. `run(…, recipe=FILE)` names the file to read where `--config` is not given. Python code reads a YAML file by
+`read_options`. A command that chooses among commands calls `subcommands`. This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import logging
+import math
+import os
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import jsonargparse
+import yaml
+
+Options = TypeVar("Options")
+
+EXPLAINED: tuple[type[Exception], ...] = (
+    ValueError, OSError, MemoryError, IndexError, FloatingPointError, ModuleNotFoundError,
+)  # fmt: skip
+"""Errors whose message is for the user: one line. Others are faults of this program and come with a traceback."""
+
+UNFINISHED = 75
+"""Exit status (EX_TEMPFAIL) of a command that a time limit ended: run it again to continue."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+RANGES: dict[str, Callable[[float], bool]] = {
+    "at least 1": lambda value: 1 <= value < math.inf,
+    "above 0": lambda value: 0 < value < math.inf,
+    "0 or more": lambda value: 0 <= value < math.inf,
+    "from 0 to 1": lambda value: 0 <= value <= 1,
+    "from 0 to below 1": lambda value: 0 <= value < 1,
+    "from 0 to 2^32 - 1": lambda value: 0 <= value < 2**32,
+    "from 0 to 2^63 - 1": lambda value: 0 <= value < 2**63,
+}
+"""What `Annotated[int, WORDS]` means; the words stand in the help and in the message of a refusal."""
+
+Count = Annotated[int, "at least 1"]
+Natural = Annotated[int, "0 or more"]
+Positive = Annotated[float, "above 0"]
+NonNegative = Annotated[float, "0 or more"]
+Share = Annotated[float, "from 0 to 1"]
+Seed = Annotated[int, "from 0 to 2^63 - 1"]
+
+
+class OptionError(ValueError):
+    """An option, or a line of a YAML file, that cannot be taken."""
+
+
+def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
+    """A field that the command line takes by its place, not by its name."""
+    return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
+
+
+def option(*names: str, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
+    """A field with further names, such as "-k"."""
+    return dataclasses.field(default=default, metadata={"names": names, "metavar": metavar})
+
+
+def run(
+    command: Callable[[Options], int | None],
+    options: type[Options],
+    arguments: Sequence[str] | None = None,
+    *,
+    program: str | None = None,
+    recipe: Path | None = None,
+    also: tuple[type[Exception], ...] = (),
+) -> int:
+    """Read the options, call the command with them, and return the exit status.
+
+    A bad option, and an error of `EXPLAINED` or `also`, is one line "error: …" and status 2; in Python's development
+    mode (`python -X dev`) it is a traceback. Ctrl-C is one line and status 130.
+
+    Args:
+        command: takes the options, and returns its exit status; None is 0.
+        options: the dataclass to fill.
+        arguments: of the command line; None: those of this process.
+        program: the name in the usage line; None: that of this process.
+        recipe: the YAML file to read where `--config` is not given.
+        also: further errors whose message is for the user.
+    """
+    with explained(also) as ended, plain_log():
+        ended.status = command(parse(options, arguments, program=program, recipe=recipe)) or 0
+        if ended.status == UNFINISHED:
+            print("not finished: run the command again to continue")
+    return ended.status
+
+
+def subcommands(
+    commands: Mapping[str, Callable[[Sequence[str]], int]],
+    arguments: Sequence[str] | None = None,
+    *,
+    program: str,
+    about: str,
+    texts: Mapping[str, str],
+) -> int:
+    """Call the command that the first argument names with the others, and return its exit status.
+
+    Args:
+        commands: take their arguments and return an exit status. They may import what they need when they are called.
+        arguments: of the command line; None: those of this process.
+        program: the name in the usage line.
+        about: the help's first words.
+        texts: a line of help for each command.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {name:{width}s}  {texts.get(name, '')}".rstrip() for name in commands]
+        print(f"usage: {program} COMMAND …\n\n{about}\n\ncommands:\n" + "\n".join(lines))
+        print(f"\n{program} COMMAND --help lists the options of a command")
+        return 0
+    with explained() as ended:
+        if given[0] not in commands:
+            raise OptionError(f"{program} has no command {given[0]!r}; {_nearest(given[0], list(commands))}")
+        ended.status = commands[given[0]](given[1:])
+    return ended.status
+
+
+def parse(
+    options: type[Options],
+    arguments: Sequence[str] | None = None,
+    *,
+    program: str | None = None,
+    recipe: Path | None = None,
+) -> Options:
+    """The options from a command line; arguments as for `run`.
+
+    Raises:
+        OptionError: an argument, or a line of a YAML file, cannot be taken.
+        SystemExit: `--help` was given, and printed.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if recipe is not None and not any(word.split("=")[0] == "--config" for word in given):
+        given = ["--config", str(recipe), *given]
+    settings = list(_settings(options))
+    defaults = [(_read_yaml(file), file) for file in _config_files(given)]
+    parser = _parser(options, settings, program, defaults)
+    try:
+        found = parser.parse_args(_none_as_null(given, settings))
+    except (argparse.ArgumentError, RecursionError) as error:
+        raise OptionError(_one_line(str(error), settings)) from None
+    return _filled(options, found)
+
+
+def read_options(options: type[Options], file: Path, changes: Sequence[str] = ()) -> Options:
+    """The dataclass from a YAML file and arguments that change it, such as "--batch-size=64"; raises `OptionError`."""
+    return parse(options, ["--config", str(file), *changes])
+
+
+def check_ranges(options: object) -> None:
+    """ValueError for the first field whose value is out of the range in its annotation; call it in `__post_init__`."""
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name)
+        words = _range_words(hint)
+        values = value if isinstance(value, list | tuple) else [value]
+        if words and not all(one is None or isinstance(one, str) or RANGES[words](one) for one in values):
+            raise ValueError(f"{name} is {value}, expected {words}")
+
+
+class Ending:
+    """How a command ended."""
+
+    status: int = 0
+
+
+@contextmanager
+def explained(also: tuple[type[Exception], ...] = ()) -> Iterator[Ending]:
+    """Turn an error for the user into one line and status 2, Ctrl-C into one line and status 130."""
+    ending = Ending()
+    try:
+        yield ending
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        ending.status = INTERRUPTED
+    except BrokenPipeError:  # `randar … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ending.status = 1
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            ending.status = int(end.code or 0)
+        else:
+            print(f"error: {end.code}", file=sys.stderr)
+            ending.status = 2
+    except Exception as error:
+        if sys.flags.dev_mode or not (isinstance(error, EXPLAINED + also) or _out_of_memory(error)):
+            raise
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        ending.status = 2
+
+
+@contextmanager
+def plain_log() -> Iterator[None]:
+    """Within it, log records and warnings are one line each on standard error: ours from INFO, others' from WARNING."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    root, ours = logging.getLogger(), [logging.getLogger(name) for name in ("randar_features", "probes", "benchmarks")]
+    before = [logger.level for logger in ours]
+    root.addHandler(handler)
+    for logger in ours:
+        logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _log_warning
+            yield
+    finally:
+        root.removeHandler(handler)
+        for logger, level in zip(ours, before, strict=True):
+            logger.setLevel(level)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = " ".join(record.getMessage().split())
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    logging.getLogger("py.warnings").warning("%s", message)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is torch.OutOfMemoryError, which is a RuntimeError, without importing torch."""
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+class _Setting(NamedTuple):
+    """A field of the dataclass, or of one inside it."""
+
+    key: str  # "loop.log_every"
+    hint: Any
+    field: dataclasses.Field[Any]
+    text: str
+    group: str
+
+    @property
+    def name(self) -> str:
+        """As the command line has it."""
+        return self.key if self.field.metadata.get("positional") else f"--{self.key.replace('_', '-')}"
+
+    @property
+    def default(self) -> Any:
+        """The field's default; MISSING where there is none."""
+        if self.field.default_factory is not dataclasses.MISSING:
+            return self.field.default_factory()
+        return self.field.default
+
+
+def _settings(options: type, prefix: str = "", group: str = "") -> Iterator[_Setting]:
+    """Every option of a dataclass; those of a dataclass inside it with its name and a dot before theirs."""
+    hints, texts = get_type_hints(options, include_extras=True), _texts(options)
+    for field in dataclasses.fields(options):
+        hint, key = hints[field.name], prefix + field.name
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _settings(hint, f"{key}.", _about(hint).split("\n")[0].rstrip("."))
+        else:
+            yield _Setting(key, hint, field, texts.get(field.name, ""), group)
+
+
+def _texts(options: type) -> dict[str, str]:
+    """What the docstrings of a class and of those that it extends say about each attribute."""
+    found: dict[str, str] = {}
+    for base in reversed(options.__mro__[:-1]):
+        for parameter in docstring_parser.parse(base.__doc__ or "").params:
+            text = " ".join((parameter.description or "").split())
+            found |= dict.fromkeys(parameter.arg_name.split(", "), text)
+    return found
+
+
+def _parser(
+    options: type, settings: list[_Setting], program: str | None, defaults: list[tuple[dict[str, Any], Path]]
+) -> jsonargparse.ArgumentParser:
+    """The parser, with the defaults of YAML files in its help."""
+    parser = jsonargparse.ArgumentParser(
+        prog=program,
+        description=_about(options),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config="--print-config",
+    )
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of options; may be repeated")
+    groups: dict[str, Any] = {"": parser}
+    for setting in settings:
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
+        _add(groups[setting.group], setting, _given_by(setting, defaults))
+    return parser
+
+
+def _about(options: type) -> str:
+    """The docstring up to its "Attributes:"."""
+    return inspect.cleandoc(options.__doc__ or "").partition("Attributes:")[0].strip()
+
+
+def _add(parser: Any, setting: _Setting, given: tuple[Any, Path] | None) -> None:
+    """One option, with help that gives type or choices, range, default, and the file that sets the default."""
+    hint, optional = _without_none(setting.hint)
+    kind, several = _element(hint)
+    positional, metavar = setting.field.metadata.get("positional"), setting.field.metadata.get("metavar")
+    required = setting.default is dataclasses.MISSING
+    more: dict[str, Any] = {"help": _help(setting, given)}
+    if not required:
+        more["default"] = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+    if kind is bool:
+        more["action"] = jsonargparse.ActionYesNo(no_prefix="no-")
+    else:
+        more["type"] = kind | None if optional and several is None else kind
+        if several is not None:
+            more["nargs"] = several
+        if metavar or get_origin(kind) is not Literal:
+            more["metavar"] = metavar or setting.key.rpartition(".")[2].upper()
+    if positional:
+        if not required:
+            more["nargs"] = "*" if several else "?"
+        parser.add_argument(setting.key, **more)
+        return
+    if required and given is None:
+        more["required"] = True
+    parser.add_argument(setting.name, *setting.field.metadata.get("names", ()), **more)
+
+
+def _help(setting: _Setting, given: tuple[Any, Path] | None) -> str:
+    facts = [_in_words(setting.hint)]
+    if given is not None:
+        facts.append(f"default: {_shown(given[0])}, from {given[1]}")
+    elif setting.default is dataclasses.MISSING:
+        facts.append("required")
+    else:
+        facts.append(f"default: {_shown(setting.default)}")
+    return f"{setting.text.rstrip('.')} ({', '.join(facts)})".strip().replace("%", "%%")
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    """The hint without None, and whether None was in it."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint, False
+    others = tuple(one for one in get_args(hint) if one is not types.NoneType)
+    return (Union[others], len(others) < len(get_args(hint)))  # noqa: UP007 - a union of any number of types
+
+
+def _element(hint: Any) -> tuple[Any, str | int | None]:
+    """The type of one value without its range, and as nargs how many there are; None: one."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (list, tuple, Sequence):
+        several = len(inside) if origin is tuple and Ellipsis not in inside else "+"
+        return _element(inside[0])[0], several
+    if origin is Annotated:
+        return inside[0], None
+    if origin in (Union, types.UnionType):
+        return Union[tuple(_element(one)[0] for one in inside)], None  # noqa: UP007
+    return hint, None
+
+
+def _range_words(hint: Any) -> str | None:
+    """The words of a range inside a hint, None where there are none."""
+    if get_origin(hint) is Annotated:
+        return next(iter(hint.__metadata__))
+    if get_origin(hint) is Literal:
+        return None
+    return next((words for one in get_args(hint) if (words := _range_words(one))), None)
+
+
+TYPE_WORDS = {bool: "yes or no", Path: "path", str: "text", dict: "mapping", Any: "any value"}
+
+
+def _in_words(hint: Any) -> str:
+    """A type as the help and the messages have it, such as "one of mean, max" or "int at least 1 or none"."""
+    hint, optional = _without_none(hint)
+    kind, several = _element(hint)
+    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    plain = [one for one in parts if get_origin(one) is not Literal]
+    words = [TYPE_WORDS.get(get_origin(one) or one) or getattr(one, "__name__", str(one)) for one in plain]
+    choices = [str(choice) for one in parts if get_origin(one) is Literal for choice in get_args(one)]
+    text = " or ".join(words + ([", ".join(choices)] if choices else []))
+    if choices and not several and not plain:
+        text = f"one of {text}"
+    if range_words := _range_words(hint):
+        text += f" {range_words}"
+    if several:
+        text = f"{several} × {text}" if isinstance(several, int) else f"one or more of {text}"
+    return f"{text} or none" if optional else text
+
+
+def _config_files(arguments: list[str]) -> list[Path]:
+    """The files that `--config` names."""
+    files = []
+    for index, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            if not equals and index + 1 == len(arguments):
+                raise OptionError("--config needs the name of a YAML file")
+            files.append(Path(value if equals else arguments[index + 1]))
+    return files
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, whose errors name the file."""
+    if not file.is_file():
+        raise OptionError(f"--config: there is no file {file}")
+    try:
+        text = file.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise OptionError(f"{file} uses YAML aliases (*name), which are not read: write the values out")
+        values = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise OptionError(f"{file} is no YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise OptionError(f"{file} holds a {type(values).__name__}, expected options as key: value")
+    return values
+
+
+def _given_by(setting: _Setting, defaults: list[tuple[dict[str, Any], Path]]) -> tuple[Any, Path] | None:
+    """The last value that a YAML file gives for a setting, and the file."""
+    for values, file in reversed(defaults):
+        found: Any = values
+        for part in setting.key.split("."):
+            found = found.get(part, dataclasses.MISSING) if isinstance(found, dict) else dataclasses.MISSING
+        if found is not dataclasses.MISSING:
+            return found, file
+    return None
+
+
+def _none_as_null(arguments: list[str], settings: list[_Setting]) -> list[str]:
+    """The arguments, with null for none after an option that may be None: jsonargparse reads YAML's word."""
+    may_be_none = {setting.name for setting in settings if _without_none(setting.hint)[1]}
+    changed = list(arguments)
+    for index, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name in may_be_none and equals and value.lower() == "none":
+            changed[index] = f"{name}=null"
+        elif word.lower() == "none" and index and arguments[index - 1] in may_be_none:
+            changed[index] = "null"
+    return changed
+
+
+def _one_line(message: str, settings: list[_Setting]) -> str:
+    """What jsonargparse says in several lines, in one that has the option's name and what it takes."""
+    by_key = {setting.key: setting for setting in settings}
+    if found := re.match(r'Parser key "([^"]+)"', message):
+        value = re.search(r"(?:Got|Given) value: (.*)", message)
+        setting = by_key.get(found[1])
+        if setting is not None:
+            got = f", got {value[1]!r}" if value else f": {' '.join(message.split()[3:])}"
+            return f"{setting.name}: expected {_in_words(setting.hint)}{got}"
+    if found := re.match(r"unrecognized arguments: (\S+)", message):
+        return _unknown(found[1].partition("=")[0], [setting.name for setting in settings])
+    if found := re.match(r"Option '([^']+)' is not accepted", message):
+        return _unknown(found[1], [setting.key for setting in settings])
+    return " ".join(message.split())
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if "=" not in name and not name.startswith("-") and "." not in name and name not in known:
+        return f"unexpected argument {name!r}; {_nearest(name, known)}"
+    return f"there is no option {name!r}; {_nearest(name, known)}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The known name that is most like the given one, else all."""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+
+
+def _filled(options: type[Options], found: jsonargparse.Namespace, prefix: str = "") -> Options:
+    """The dataclass with what was parsed, ranges checked."""
+    hints = get_type_hints(options, include_extras=True)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        hint, value = hints[field.name], found[field.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            values[field.name] = _filled(hint, value, f"{prefix}{field.name}.")
+            continue
+        kind = get_origin(_without_none(hint)[0])
+        values[field.name] = tuple(value) if kind is tuple and value is not None else value
+        _check_range(f"--{prefix}{field.name}".replace("_", "-"), values[field.name], hint)
+    return options(**values)
+
+
+def _check_range(name: str, value: Any, hint: Any) -> None:
+    words = _range_words(hint)
+    numbers = value if isinstance(value, list | tuple) else [value]
+    for number in numbers:
+        if words and isinstance(number, int | float) and not RANGES[words](number):
+            raise OptionError(f"{name}: expected {_in_words(hint)}, got {number}")

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from randar_features.cli.parse import (
+    UNFINISHED,
+    Count,
+    OptionError,
+    Seed,
+    check_ranges,
+    option,
+    parse,
+    positional,
+    read_options,
+    run,
+    subcommands,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """When things happen.
+
+    Attributes:
+        log_every: steps between two lines.
+    """
+
+    log_every: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What the options below extend.
+
+    Attributes:
+        seed: of the sample, 100 % of it.
+        names: of a base class.
+    """
+
+    seed: Seed = 0
+    names: tuple[str, ...] = ("a", "b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Base):
+    """Measure something.
+
+    Attributes:
+        data: where the images are.
+        pooling: how locations become one vector.
+        layers, count: numbers of two kinds, in a text that goes
+            on in a second line.
+    """
+
+    data: Path = positional()
+    pooling: Literal["mean", "none"] = "mean"
+    layers: tuple[int, ...] | None = None
+    count: Count | Literal["all"] = option("-k", default=3)
+    box: tuple[int, int, int, int] | None = None
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    rate: float | None = 0.5
+    fast: bool = False
+    checked: bool = True
+    intervals: Intervals = field(default_factory=Intervals)
+    model: dict[str, Any] = field(default_factory=dict)
+
+
+def given(text: str) -> Options:
+    return parse(Options, text.split())
+
+
+def refused(text: str) -> str:
+    with pytest.raises(OptionError) as error:
+        given(text)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_defaults_are_those_of_the_dataclass():
+    assert given("x") == Options(data=Path("x"))
+
+
+def test_values_have_the_types_of_the_fields():
+    found = given("x --layers 1 -1 --rate 1e-3 --names c --fast --no-checked --box 1 2 3 4 --betas 0 1 -k 5")
+    expected = Options(
+        data=Path("x"), layers=(1, -1), rate=1e-3, names=("c",), fast=True, checked=False,
+        box=(1, 2, 3, 4), betas=[0.0, 1.0], count=5,
+    )  # fmt: skip
+    assert found == expected
+    assert isinstance(found.betas[0], float)
+    assert given("x --count all").count == "all"
+
+
+def test_a_dataclass_and_a_mapping_inside():
+    found = given("x --intervals.log-every 4 --model.dim=8 --model.type par")
+    assert found.intervals == Intervals(log_every=4)
+    assert found.model == {"dim": 8, "type": "par"}
+
+
+@pytest.mark.parametrize("text", ["x --rate none", "x --rate=none", "x --rate null"])
+def test_none_can_be_given(text: str):
+    assert given(text).rate is None
+
+
+def test_none_may_be_a_choice():
+    assert given("x --pooling none").pooling == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("x --count 0", ["--count", "at least 1", "0"]),
+        ("x --intervals.log-every 0", ["--intervals.log-every", "at least 1"]),
+        ("x --seed 18446744073709551616", ["--seed", "2^63"]),
+        ("x --seed -1", ["--seed"]),
+        ("x --count 2.5", ["--count", "int", "2.5"]),
+        ("x --pooling median", ["--pooling", "mean, none", "median"]),
+        ("x --layers 1 a", ["--layers", "int", "a"]),
+        ("x --rate fast", ["--rate", "float", "fast"]),
+        ("x --box 1 2", ["--box", "4"]),
+        ("x --poolin mean", ["--poolin", "--pooling"]),
+        ("x --pool mean", ["--pool", "--pooling"]),
+        ("x y", ["y"]),
+        ("", ["data"]),
+        ("x --config nowhere.yaml", ["nowhere.yaml"]),
+        ("x --config", ["--config"]),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line(text: str, named: list[str]):
+    message = refused(text)
+    assert [word for word in named if word not in message] == []
+
+
+def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path):
+    file = tmp_path / "options.yaml"
+    file.write_text("rate: 1e-3\nlayers: [1, 2]\nintervals: {log_every: 7}\nmodel: {dim: 8}\ndata: y\n")
+    expected = Options(
+        data=Path("y"), rate=1e-3, layers=(1, 2), intervals=Intervals(log_every=7), model={"dim": 8}
+    )  # fmt: skip
+    assert parse(Options, ["--config", str(file)]) == expected
+    assert read_options(Options, file) == expected
+    changed = read_options(Options, file, ["--layers", "3", "--model.dim", "9", "--model.depth", "1"])
+    assert (changed.layers, changed.rate, changed.model) == ((3,), 1e-3, {"dim": 9, "depth": 1})
+
+
+def test_a_recipe_is_read_where_no_file_is_named(tmp_path: Path):
+    recipe, other = tmp_path / "recipe.yaml", tmp_path / "other.yaml"
+    recipe.write_text("seed: 5\nrate: 2\n")
+    other.write_text("seed: 6\n")
+    assert parse(Options, ["x"], recipe=recipe).seed == 5
+    found = parse(Options, ["x", f"--config={other}"], recipe=recipe)
+    assert (found.seed, found.rate) == (6, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("pooling: median\n", "median"),
+        ("poling: mean\n", "pooling"),
+        ("intervals: {log_evry: 1}\n", "intervals.log_every"),
+        ("- 1\n", "list"),
+        ("a: [1\n", "options.yaml"),
+        ("a: &a [1]\nb: *a\n", "alias"),
+        ("a: " + "[" * 2000, "options.yaml"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, named: str):
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    assert named in refused(f"x --config {file}")
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str, **more: Any) -> str:
+    assert run(lambda options: None, Options, [*arguments, "--help"], program="randar measure", **more) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_shows_texts_types_choices_and_defaults(capsys: pytest.CaptureFixture[str]):
+    shown = help_of(capsys)
+    assert "Measure something." in shown
+    assert "where the images are (path, required)" in shown
+    assert "{mean,none} how locations become one vector (one of mean, none, default: mean)" in shown
+    assert "in a text that goes on in a second line (one or more of int or none, default: none)" in shown
+    assert "of the sample, 100 % of it (int from 0 to 2^63 - 1, default: 0)" in shown
+    assert "of a base class (one or more of text, default: a b)" in shown
+    assert "When things happen" in shown and "--intervals.log-every LOG_EVERY steps between two lines" in shown
+    assert "--checked, --no-checked (yes or no, default: yes)" in shown
+
+
+def test_help_names_the_file_that_sets_a_default(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("rate: 2\nintervals: {log_every: 7}\n")
+    shown = help_of(capsys, recipe=recipe)
+    assert f"default: 2, from {recipe}".replace(" ", "") in shown.replace(" ", "")
+    assert "default: 7, from" in shown
+
+
+def test_ranges_hold_in_python_too():
+    check_ranges(Intervals(log_every=1))
+    with pytest.raises(ValueError, match="log_every"):
+        check_ranges(Intervals(log_every=0))
+
+
+def run_with(action: Any) -> int:
+    return run(action, Intervals, [])
+
+
+def test_the_status_is_what_the_command_returns():
+    assert run_with(lambda options: None) == 0
+    assert run_with(lambda options: 3) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("three\nat least"), FileNotFoundError("no data"), MemoryError("needs 9 GB"), SystemExit("no data")],
+)
+def test_an_error_for_the_user_is_one_line(error: BaseException, capsys: pytest.CaptureFixture[str]):
+    def fail(options: Intervals) -> None:
+        raise error
+
+    assert run_with(fail) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == f"error: {' '.join(str(error).split())}\n"
+
+
+def test_a_fault_of_the_program_is_a_traceback():
+    def fail(options: Intervals) -> None:
+        raise KeyError("a")
+
+    with pytest.raises(KeyError):
+        run_with(fail)
+
+
+def test_what_is_not_finished_says_so(capsys: pytest.CaptureFixture[str]):
+    assert run_with(lambda options: UNFINISHED) == 75
+    assert "run the command again" in capsys.readouterr().out
+
+
+def test_log_and_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]):
+    def speak(options: Intervals) -> None:
+        logging.getLogger("randar_features.store").info("3 images")
+        logging.getLogger("somebody").info("unheard")
+        warnings.warn("a class\nis missing", stacklevel=1)
+
+    assert run_with(speak) == 0
+    assert capsys.readouterr().err == "3 images\nwarning: a class is missing\n"
+    assert logging.getLogger("randar_features").level == logging.NOTSET
+
+
+def test_interrupt_is_one_line():
+    source = (
+        "import time\nfrom dataclasses import dataclass\nfrom randar_features.cli.parse import run\n"
+        "@dataclass\nclass Options:\n    '''Wait.'''\n"
+        "def wait(options):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "raise SystemExit(run(wait, Options, []))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, shown = process.communicate()
+    assert (process.returncode, shown) == (130, "interrupted\n")
+
+
+def test_subcommands(capsys: pytest.CaptureFixture[str]):
+    commands = {"count": lambda arguments: len(arguments), "search": lambda arguments: 0}
+    names: dict[str, Any] = {"program": "randar", "about": "A toolkit.", "texts": {"count": "count things"}}
+    assert subcommands(commands, ["count", "a", "b"], **names) == 2
+    assert subcommands(commands, ["--help"], **names) == 0
+    assert "count   count things" in capsys.readouterr().out
+    assert subcommands(commands, ["cuont"], **names) == 2
+    assert "did you mean count?" in capsys.readouterr().err
