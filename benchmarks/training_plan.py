@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from benchmarks.options import add_options, read_options
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
+from randar_features.hub.weights import build_empty
 from randar_features.models import ARCHITECTURES
 from randar_features.precision import autocast
 from randar_features.training.config import load_config
 from randar_features.training.flops import PEAKS, data_sheet_peak, training_flops
 from randar_features.training.objective import next_token_loss
 from randar_features.training.recipe import TrainingConfig, model_config, model_type
-from randar_features.weights import build_empty
 
 GIB = 2**30
 

@@ -18,9 +18,7 @@ from randar_features.generation import (
     surprisal_map,
     upscale_tokens,
 )
-from randar_features.hub import Model, load_model, load_tokenizer
-from randar_features.publishing import push_to_hub
-from randar_features.registry import list_models
+from randar_features.hub import Model, list_models, load_model, load_tokenizer, push_to_hub
 
 __all__ = [
     "FeatureStore",

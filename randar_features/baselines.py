@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from randar_features.weights import USUAL_KEY, check_state_dict, file_hash, read_state_dict
+from randar_features.hub.weights import USUAL_KEY, check_state_dict, file_hash, read_state_dict
 
 SEED = 0
 RANDOM = "?random"

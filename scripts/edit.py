@@ -30,7 +30,7 @@ from randar_features.generation.command_line import (
     wait_for_all,
 )
 from randar_features.generation.gallery import find_class, is_done, save_png, save_sheet
-from randar_features.weights import file_hash
+from randar_features.hub.weights import file_hash
 
 
 def main() -> None:

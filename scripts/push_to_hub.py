@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from randar_features.command_line import run_command
-from randar_features.publishing import push_to_hub, write_card
+from randar_features.hub.publish import push_to_hub, write_card
 
 
 def main() -> None:

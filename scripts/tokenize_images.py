@@ -26,10 +26,10 @@ from randar_features.data.token_shards import SHARD_SIZE, VIEWS, in_time
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.data.tokenizing import CROP_RANGE, tokenize
 from randar_features.hub import choose_device, load_tokenizer
-from randar_features.registry import find_source
+from randar_features.hub.registry import find_source
+from randar_features.hub.weights import read_state_dict
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.tokenizers.folder import ABOUT_TOKENIZER, half_where_exact, write_tokenizer
-from randar_features.weights import read_state_dict
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from randar_features.hub.registry import HubFile, ModelSource
+from randar_features.hub.weights import USUAL_KEY
 from randar_features.models import ARCHITECTURES, ImageTransformer
-from randar_features.registry import HubFile, ModelSource
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
-from randar_features.weights import USUAL_KEY
 
 VOCAB_SIZE = 40
 NUM_CLASSES = 3

@@ -11,10 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from randar_features.data.token_store import tokenizer_hash
+from randar_features.hub.weights import read_state_dict
 from randar_features.store.files import read_json, write_json, written_whole
 from randar_features.tokenizers.folder import ABOUT_TOKENIZER, write_tokenizer
 from randar_features.training.tokenizer_recipe import half_but_tokens
-from randar_features.weights import read_state_dict
 
 WORDNET_ID = re.compile(r"(n\d{8})(?:[\s_,:-]+(.+))?")
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from randar_features.weights import read_state_dict
+from randar_features.hub.weights import read_state_dict
 
 # Statistics of ImageNet's pixels, for images in [−1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)

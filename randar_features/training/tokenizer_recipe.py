@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from randar_features.data.token_store import NOT_ENCODING
-from randar_features.registry import FOLDER_FILES
+from randar_features.hub.registry import FOLDER_FILES
+from randar_features.hub.weights import file_hash, load_weights
 from randar_features.store.files import read_json
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
 from randar_features.training.config import check_ranges, typed_arguments
 from randar_features.training.loop import LoopConfig
-from randar_features.weights import file_hash, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)

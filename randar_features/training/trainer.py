@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from randar_features import sequence
 from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.hub.weights import build_empty, read_state_dict
 from randar_features.models import ARCHITECTURES, ImageTransformer
 from randar_features.precision import autocast
 from randar_features.training.batches import Draws, draw, step_generator
@@ -37,7 +38,6 @@ from randar_features.training.lr_schedule import SCHEDULES
 from randar_features.training.objective import evaluation_orders, next_token_loss, validation_losses
 from randar_features.training.optimizer import build_optimizer
 from randar_features.training.recipe import TrainingConfig, model_config, model_type
-from randar_features.weights import build_empty, read_state_dict
 
 
 class RandARTrainer:

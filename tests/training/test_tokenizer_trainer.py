@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
 from randar_features.data.token_store import tokenizer_hash
+from randar_features.hub.weights import file_hash
 from randar_features.store.files import read_json
 from randar_features.training.config import load_config
 from randar_features.training.discriminator import PatchDiscriminator
@@ -22,7 +23,6 @@ from randar_features.training.tokenizer_trainer import (
     mirror,
     weigh_chroma,
 )
-from randar_features.weights import file_hash
 from tests.training.small import (
     CONFIG,
     NETWORK,

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from randar_features.hub_files import HubFile, WeightsFile, download
-from randar_features.weights import USUAL_KEY
+from randar_features.hub.files import HubFile, WeightsFile, download
+from randar_features.hub.weights import USUAL_KEY
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from randar_features.hub import Model, load_model
-from randar_features.registry import FOLDER_FILES, HUB_NAME
+from randar_features.hub.load import Model, load_model
+from randar_features.hub.registry import FOLDER_FILES, HUB_NAME
 from randar_features.store.files import read_json, written_whole
 
 CARD = "README.md"

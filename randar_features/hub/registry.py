@@ -13,11 +13,11 @@ from typing import Any
 
 from safetensors import safe_open
 
-from randar_features.hub_files import HubFile, WeightsFile, download
-from randar_features.published import ALIASES, PARAMETERS, PUBLISHED, ModelSource
+from randar_features.hub.files import HubFile, WeightsFile, download
+from randar_features.hub.published import ALIASES, PARAMETERS, PUBLISHED, ModelSource
 from randar_features.store.files import read_json
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("randar-tiny",)
 FOLDER_FILES = {"transformer": "model.safetensors", "tokenizer": "tokenizer.safetensors"}
 HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from randar_features.hub.weights import USUAL_KEY, build_empty, file_hash, load_weights, read_state_dict
 from randar_features.models import RandAR, RandARConfig
-from randar_features.weights import USUAL_KEY, build_empty, file_hash, load_weights, read_state_dict
 from tests.small_models import TRANSFORMER, small_tokenizer, small_transformer
 
 TOKENS = torch.arange(32).view(2, 16) % 40

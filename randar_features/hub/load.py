@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from randar_features.generation.recipe import recipe_of
+from randar_features.hub.registry import ModelSource, WeightsFile, find_source, imagenet_classes
+from randar_features.hub.weights import build_empty, file_hash, load_weights
 from randar_features.models import ARCHITECTURES, ImageTransformer
-from randar_features.registry import ModelSource, WeightsFile, find_source, imagenet_classes
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
-from randar_features.weights import build_empty, file_hash, load_weights
 
 TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
 TRAINED_ORDERS = ("random", "raster")
@@ -32,7 +31,7 @@ class Model:
         name: the registered name, or the folder it came from.
         transformer: the generator.
         recommended_layers: blocks to read features from, counted from 0, the best first.
-        recommended_steps: parallel decoding steps for one image.
+        recommended_steps: parallel decoding steps for one image; None: as published for its architecture.
         weights_hash: 16 hexadecimal digits, the same for the same files of weights.
         optional_tokenizer: the tokenizer, None for the folder of a transformer alone.
         class_names: a name each class, "imagenet" for ImageNet's (looked up when asked for), or None.
@@ -43,7 +42,7 @@ class Model:
     name: str
     transformer: ImageTransformer
     recommended_layers: list[int]
-    recommended_steps: int
+    recommended_steps: int | None
     weights_hash: str
     optional_tokenizer: ImageTokenizer | None = None
     class_names: list[str] | str | None = None
@@ -224,8 +223,8 @@ def _trained_order(source: ModelSource) -> str:
     return order
 
 
-def _recommended(source: ModelSource, transformer: ImageTransformer) -> tuple[list[int], int]:
-    """Layers and steps from config.json, else the middle block, and as many steps a token as were published."""
+def _recommended(source: ModelSource, transformer: ImageTransformer) -> tuple[list[int], int | None]:
+    """Layers and steps from config.json; without them the middle block, and the published number of steps (None)."""
     given, config = source.config.get("recommended", {}), transformer.config
     last = config.num_layers - 1
     where = f"in the config.json of {source.name}"
@@ -236,9 +235,7 @@ def _recommended(source: ModelSource, transformer: ImageTransformer) -> tuple[li
         layers = [transformer.middle_layer("image")]
     if not isinstance(layers, list) or not layers or not all(_within(layer, 0, last) for layer in layers):
         raise ValueError(f'"layers" under "recommended" {where} is {layers!r}, expected a list of blocks, 0 to {last}')
-    if steps is None:
-        steps = recipe_of(transformer).recommended_steps(config.num_tokens)
-    if not _within(steps, 1, config.num_tokens):
+    if steps is not None and not _within(steps, 1, config.num_tokens):
         raise ValueError(
             f'"steps" under "recommended" {where} is {steps!r}, expected an integer, 1 to {config.num_tokens}'
         )

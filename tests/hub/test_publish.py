@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import randar_features as rf
-from randar_features.publishing import push_to_hub, write_card
+from randar_features.hub.publish import push_to_hub, write_card
 from tests.scripts.test_training_scripts import call
 from tests.small_models import write_folder
 
