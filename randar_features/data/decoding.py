@@ -1,26 +1,28 @@
-"""One picture, however it comes, to an RGB image or a square pixel tensor."""
+"""One picture, however it comes, to an upright 8-bit RGB image or a square pixel tensor."""
 
 from __future__ import annotations
 
-import io
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from .formats import image_format as image_format
+from .opening import MAX_PIXELS, ImageError, check_size, name_of, open_picture
+from .ranges import DARK_SHARE, DEEP_DARK_SHARE, DEFAULT_READING, Reading, darkness, deep_colours, eight_bit, is_deep
 from .transforms import adm_center_crop, tensor_center_crop, to_tensor
 
 Decoded = TypeVar("Decoded")
 
 RANGE_TOLERANCE = 1e-4
 ORIENTATION_TAG = 0x0112
-UPRIGHT = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -29,45 +31,82 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""How an image stored in each EXIF orientation is turned upright; 1 is upright already."""
+STRIP_PIXELS = 2**22  # converted at once, so that a large image is not in memory three times
 
 
-class ImageError(ValueError):
-    """One picture cannot be read. The message names the file, where there is one, and the reason."""
+class Picture(NamedTuple):
+    """A picture that was read.
+
+    Attributes:
+        image: mode ``"RGB"``, upright.
+        orientation: the EXIF orientation it was stored in, 1 … 8; None where the file says nothing.
+        note: what its owner should hear, such as that it is nearly black; None as a rule.
+    """
+
+    image: Image.Image
+    orientation: int | None
+    note: str | None
 
 
-def load_image(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> Image.Image:
+def load_image(
+    image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray,
+    *,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
     """Read a picture as a Pillow image of mode ``"RGB"``, upright.
 
-    Takes a file path, an encoded file as ``bytes``, a Pillow image, or a uint8 array ``(H, W, 3)``.
-    EXIF orientation is applied; transparent pixels are blended onto white; palette, grayscale, 1-bit and CMYK
-    images are converted. Values of 16-bit images (modes ``"I;16"`` and ``"I"``) are divided by 257. Mode
-    ``"F"`` has no nominal range: values up to 1 are taken as [0, 1], up to 255 as 8 bit, up to 65535 as 16
-    bit. Of an animation, the first frame.
+    The format is told by the content (:data:`~randar_features.data.formats.FORMATS`). EXIF orientation is applied;
+    transparent pixels are blended onto white; palette, grayscale, 1-bit and CMYK images are converted. Of an
+    animation or a document of many pages, the first.
+
+    Args:
+        image: a file path, an encoded file as ``bytes``, a Pillow image, or a uint8 array ``(H, W, 3)``.
+        value_range: the values that are black and white, of pictures of more than 8 bits; None: the range of their
+            number type, see :class:`Reading`.
+        max_pixels: a larger picture is refused, before its pixels are decoded.
 
     Raises:
-        ImageError: the file is missing, truncated or no image, or its values fit no known range.
+        ImageError: the file is missing, truncated or no image, is larger than allowed, or its values fit no range.
         TypeError, ValueError: something else than the above, or an array of another shape or dtype.
+
+    Warns:
+        UserWarning: the picture is nearly black, as 12-bit values in a 16-bit file are, or all transparent.
     """
+    picture = read_picture(image, Reading(value_range, max_pixels))
+    if picture.note:
+        warnings.warn(f"{name_of(image)} {picture.note}", stacklevel=2)
+    return picture.image
+
+
+def read_picture(image: Any, reading: Reading = DEFAULT_READING) -> Picture:
+    """As :func:`load_image`, with the orientation that was applied and what there is to note, without a warning."""
     check_image(image)
     if isinstance(image, Tensor):
         raise TypeError("load_image takes paths, bytes, Pillow images and arrays, got a tensor: use to_image")
     if isinstance(image, np.ndarray):
-        return Image.fromarray(np.ascontiguousarray(image))
-    return decode(image, _to_rgb)
+        return Picture(Image.fromarray(np.ascontiguousarray(image)), None, None)
+    return decode(image, lambda opened: _to_picture(opened, image, reading), reading)
 
 
-def decode(image: str | os.PathLike[str] | bytes | Image.Image, convert: Callable[[Image.Image], Decoded]) -> Decoded:
+def decode(
+    image: str | os.PathLike[str] | bytes | Image.Image,
+    convert: Callable[[Image.Image], Decoded],
+    reading: Reading = DEFAULT_READING,
+) -> Decoded:
     """What `convert` makes of a picture; whatever fails in reading or converting becomes an ImageError."""
     try:
-        return convert(_open(image))
-    except UnidentifiedImageError:
-        raise ImageError(f"cannot read {_name(image)}: not an image of a known format") from None
+        with open_picture(image, reading.max_pixels) as opened:
+            return convert(opened)
     except Exception as error:  # decoders raise nearly anything on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"cannot read {_name(image)}: {reason}") from error
+        reason = " ".join(str(error).split())
+        if isinstance(error, KeyError | IndexError | AttributeError | TypeError | AssertionError) or not reason:
+            reason = f"the file is damaged ({type(error).__name__}{': ' if reason else ''}{reason})"
+        raise ImageError(f"cannot read {name_of(image)}: {reason}") from error
 
 
-def load_pixels(image: Any, size: int) -> Tensor:
+def load_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> Tensor:
     """Any picture that :func:`load_image` takes, or a float tensor, as float32 ``(3, size, size)`` in [0, 1].
 
     Everything goes through ADM's centre crop. Tensors: ``(3, H, W)`` in [0, 1].
@@ -75,12 +114,18 @@ def load_pixels(image: Any, size: int) -> Tensor:
     Raises:
         ImageError, TypeError, ValueError: as :func:`load_image` and :func:`check_image`.
     """
+    return read_pixels(image, size, reading)[0]
+
+
+def read_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> tuple[Tensor, str | None]:
+    """As :func:`load_pixels`, with what there is to note of the picture, or None."""
     if not isinstance(image, Tensor):
-        return to_tensor(adm_center_crop(load_image(image), size))
+        picture = read_picture(image, reading)
+        return to_tensor(adm_center_crop(picture.image, size)), picture.note
     check_image(image)
     if image.dtype == torch.uint8:
-        return load_pixels(image.cpu().numpy(), size)
-    return tensor_center_crop(image.clamp(0, 1), size)
+        return read_pixels(image.cpu().numpy(), size, reading)
+    return tensor_center_crop(image.clamp(0, 1), size), darkness(float(image.max()))
 
 
 def check_image(image: Any) -> None:
@@ -146,49 +191,58 @@ def check_range(pixels: Tensor) -> None:
         )
 
 
-def _open(image: str | os.PathLike[str] | bytes | Image.Image) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        opened.load()
-        return opened
-
-
-def _name(image: object) -> str:
-    if isinstance(image, bytes):
-        return f"an image of {len(image)} bytes"
-    if isinstance(image, Image.Image):
-        return getattr(image, "filename", "") or f"a Pillow image of mode '{image.mode}'"
-    return str(Path(os.fspath(image)))  # type: ignore[call-overload]
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = _upright(image)
-    if image.mode[0] in "IF":
-        image = _eight_bit(image)
-    elif image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
+def orientation_of(image: Image.Image) -> int | None:
+    """The EXIF orientation that a file states, 1 … 8; None if it states none, or in damaged metadata."""
     try:
         orientation = image.getexif().get(ORIENTATION_TAG)
     except Exception:  # damaged metadata does not spoil the pixels
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return None
+    return orientation if orientation == 1 or orientation in TURNS else None
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Modes ``"I;16"``, ``"I"`` and ``"F"`` as ``"L"``: Pillow's own conversion would clip at 255."""
-    values = np.asarray(image).astype(np.float64)
-    lowest, highest = values.min(), values.max()
-    if not (lowest >= 0 and highest <= 65535):
-        raise ImageError(f"values from {lowest:g} to {highest:g} of mode '{image.mode}', expected 0 to 65535")
-    if image.mode[0] == "I" or highest > 255:
-        values = values / 257
-    elif highest <= 1:
-        values = values * 255
-    return Image.fromarray(np.rint(values).astype(np.uint8))
+def _to_picture(opened: Image.Image, source: Any, reading: Reading) -> Picture:
+    deep, stored = is_deep(opened), orientation_of(opened)
+    opened.load()
+    orientation = orientation_of(opened)  # Pillow turns a TIFF upright while it loads it
+    check_size(opened, reading.max_pixels)  # an icon's size is known once it is decoded
+    image, note = opened, None
+    if opened.mode[0] in "IF":
+        image, note = eight_bit(opened, reading.value_range)
+    elif deep and reading.value_range is not None:
+        image = deep_colours(_bytes_of(source), reading.value_range)
+    image, visible = _to_rgb(image)
+    if not visible:
+        note = "is transparent everywhere: it is read as white"
+    elif note is None:
+        note = _darkness(image, DEEP_DARK_SHARE if deep and reading.value_range is None else DARK_SHARE)
+    return Picture(image.transpose(TURNS[orientation]) if orientation in TURNS else image, stored, note)
+
+
+def _bytes_of(source: Any) -> bytes:
+    if isinstance(source, Image.Image):
+        raise ImageError("a stated value_range takes 16-bit colours from files alone: give the path")
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Mode ``"RGB"``, transparent pixels on white, and whether anything is visible."""
+    if not image.has_transparency_data:
+        return image.convert("RGB"), True
+    result, visible = Image.new("RGB", image.size), False
+    rows = max(STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        strip = image.crop(box)
+        strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+        visible |= strip.getchannel("A").getextrema() != (0, 0)
+        result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), box)
+    return result, visible
+
+
+def _darkness(image: Image.Image, share: float) -> str | None:
+    """`darkness` of an RGB image; a few pixels tell of nearly all that they are bright enough."""
+    for sample in (image.resize((8, 8), Image.Resampling.NEAREST), image):
+        brightest = max(high for _, high in sample.getextrema()) / 255  # type: ignore[misc]
+        if brightest >= share:
+            return None
+    return darkness(brightest, share)

@@ -63,3 +63,16 @@ def _is_targa(head: bytes) -> bool:
         depths = {2: (15, 16, 24, 32), 10: (15, 16, 24, 32), 3: (8, 16), 11: (8, 16)}.get(kind, ())
         palette_fits = palette == 0 and first == colours == 0 and depth in depths
     return palette_fits and width > 0 and height > 0 and not descriptor & 0xC0
+
+
+def webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height that the first chunk of a WebP file states; (0, 0) if there is none."""
+    kind, body = head[12:16], head[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    return 0, 0

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +52,108 @@ def test_mode_i_counts_as_16_bit() -> None:
     assert _pixel(Image.fromarray(np.full((2, 2), 32768, np.int32))) == (128,) * 3
 
 
-@pytest.mark.parametrize(("value", "highest"), [(0.4, 1.0), (102.0, 255.0), (26214.0, 65535.0)])
-def test_mode_f_is_scaled_by_the_range_it_reaches(value: float, highest: float) -> None:
-    image = Image.fromarray(np.array([[value, highest]], np.float32))
-    assert _pixel(image) == (102,) * 3
+def test_floats_are_of_the_range_0_to_1_whatever_a_picture_reaches() -> None:
+    for highest in (0.4, 1.0):
+        assert _pixel(Image.fromarray(np.array([[0.4, highest]], np.float32))) == (102,) * 3
 
 
-@pytest.mark.parametrize("value", [-1.0, 70000.0, float("nan")])
-def test_values_of_no_known_range_are_refused(value: float) -> None:
-    with pytest.raises(ImageError, match="expected 0 to 65535"):
+@pytest.mark.parametrize("value", [-1.0, 255.0, float("nan")])
+def test_floats_outside_their_range_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="expected 0 to 1: state value_range"):
         load_image(Image.fromarray(np.array([[value, 1.0]], np.float32)))
+
+
+def _grey(value: int | float, dtype: type, **options: Any) -> tuple[int, ...]:
+    """A pixel of one value beside a black one, read with options."""
+    value_of = load_image(Image.fromarray(np.array([[value, 0]], dtype)), **options).getpixel((0, 0))
+    assert isinstance(value_of, tuple)
+    return value_of
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_a_stated_range_says_what_is_white(dtype: type) -> None:
+    assert _grey(4095, dtype, value_range=(0, 4095)) == (255,) * 3
+    assert _grey(1000, dtype, value_range=(0, 4000)) == (64,) * 3
+    assert _grey(5000, dtype, value_range=(0, 4095)) == (255,) * 3  # clipped
+    assert _grey(60, dtype, value_range=(50, 70)) == (128,) * 3
+
+
+def test_a_stated_range_leaves_8_bit_pictures_alone() -> None:
+    assert load_image(Image.new("L", (1, 1), 99), value_range=(0, 4095)).getpixel((0, 0)) == (99,) * 3
+
+
+@pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, float("nan")), (0, 1, 2), 5, "ab"])
+def test_a_range_that_is_none_is_refused(value_range: Any) -> None:
+    with pytest.raises(ValueError, match="value_range must be two numbers"):
+        load_image(Image.new("L", (1, 1)), value_range=value_range)
+
+
+def test_32_bit_integers_up_to_255_are_refused_not_black() -> None:
+    with pytest.raises(ImageError, match=r"up to 200 .* value_range"):
+        _grey(200, np.int32)
+    assert _grey(200, np.int32, value_range=(0, 255)) == (200,) * 3
+
+
+@pytest.mark.parametrize(
+    ("array", "range"),
+    [(np.full((9, 9), 4095, np.uint16), "65535"), (np.full((9, 9), 0.01, np.float32), "1")],
+)
+def test_a_nearly_black_picture_is_named_in_a_warning(tmp_path: Path, array: np.ndarray, range: str) -> None:
+    path = tmp_path / "scan.tiff"
+    Image.fromarray(array).save(path)
+    with pytest.warns(UserWarning, match=rf"scan\.tiff is nearly black.*0 to {range}.*value_range"):
+        load_image(path)
+
+
+def test_an_8_bit_picture_of_class_numbers_is_noted() -> None:
+    with pytest.warns(UserWarning, match="nearly black"):
+        load_image(Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3) % 4))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_bright_pixel_is_no_black_picture() -> None:
+    picture = np.zeros((40, 40), np.uint8)
+    picture[13, 7] = 5
+    load_image(Image.fromarray(picture))
+
+
+def test_tiff_says_how_many_bits_it_has_and_which_end_is_white() -> None:
+    data = _encoded(Image.fromarray(np.full((2, 2), 0xABC, np.uint16)), "TIFF")
+    inverted = data.replace(struct.pack("<HHII", 262, 3, 1, 1), struct.pack("<HHII", 262, 3, 1, 0))
+    assert inverted != data and _pixel(inverted) == (255 - round(0xABC / 257),) * 3
+    packed = np.packbits(np.unpackbits(np.array([0x0F, 0xFF, 0x08, 0x00], np.uint8)).reshape(2, 16)[:, 4:])
+    assert _pixel(_tiff_of_12_bits(packed.tobytes())) == (255,) * 3
+
+
+def _tiff_of_12_bits(pixels: bytes) -> bytes:
+    """Two pixels of 12 bits side by side."""
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1), (278, 1), (279, len(pixels))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+    return header.ljust(122, b"\0") + pixels
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_colours_of_png_take_a_stated_range(channels: int) -> None:
+    data = _png_of_16_bits(np.full((2, 2, channels), [4095, 2048, 1024, 65535][:channels], ">u2"))
+    expected = {1: (255,) * 3}.get(channels, (255, 128, 64))
+    assert load_image(data, value_range=(0, 4095)).getpixel((0, 0)) == expected
+    with pytest.warns(UserWarning, match="nearly black"):
+        load_image(data)
+
+
+def _png_of_16_bits(array: np.ndarray) -> bytes:
+    height, width, channels = array.shape
+    colour = {1: 0, 3: 2, 4: 6}[channels]
+    lines = b"".join(b"\0" + line.tobytes() for line in array)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines)),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
 
 
 def test_cmyk_jpeg_is_converted() -> None:

@@ -1,0 +1,165 @@
+"""Open a picture safely: only raster decoders run, and nothing is decoded before its size is known."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, ImageFile, TiffImagePlugin
+
+from .formats import HEAD_BYTES, image_format, webp_size
+
+MAX_PIXELS = 2**27
+"""The largest picture that is read by default: 134 megapixels, about 1 GB while it is decoded."""
+PNG_SIGNATURE_BYTES = 8
+CHUNK_READ_BYTES = 2**20
+
+
+class ImageError(ValueError):
+    """One picture cannot be read. The message names the file, where there is one, and the reason."""
+
+
+@contextmanager
+def open_picture(
+    image: str | os.PathLike[str] | bytes | Image.Image, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """A picture whose header is read and whose pixels are not yet; a Pillow image as it is.
+
+    The decoder is chosen by the content, among raster formats alone: whatever a file is called, no interpreter of
+    PostScript or metafiles runs.
+
+    Raises:
+        ImageError: it is no image of a known format, or has more than `max_pixels`, or its checksums are wrong.
+        Exception: whatever Pillow's decoder raises on a damaged header.
+    """
+    if isinstance(image, Image.Image):
+        _check_decoder(image)
+        check_size(image, max_pixels)
+        yield image
+        return
+    with _binary(image) as file:
+        head = file.read(HEAD_BYTES)
+        format = image_format(head)
+        if format is None:
+            raise ImageError(_unknown(head))
+        if format == "WEBP":
+            check_area(*webp_size(head), max_pixels)  # its decoder takes memory for the canvas when it is opened
+        if format == "PNG":
+            check_png(file)
+        file.seek(0)
+        with _decoder(format)(file, "") as opened:
+            check_size(opened, max_pixels)
+            yield opened
+
+
+def check_size(image: Image.Image, max_pixels: int) -> None:
+    """ImageError if the picture, or a tile of it, has more than `max_pixels`."""
+    check_area(*image.size, max_pixels)
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+    check_area(width, height, max_pixels)
+
+
+def check_area(width: int, height: int, max_pixels: int) -> None:
+    """ImageError if there are more than `max_pixels`, or more than Pillow's own limit where that is lower."""
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{width}x{height} pixels are more than the limit of {max_pixels}: to read it, state max_pixels, at about "
+            "8 bytes of memory a pixel"
+        )
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise ImageError(
+            f"{width}x{height} pixels could be a decompression bomb: to read it, raise PIL.Image.MAX_IMAGE_PIXELS, "
+            f"which is {Image.MAX_IMAGE_PIXELS}"
+        )
+
+
+def check_png(file: BinaryIO) -> None:
+    """See that all chunks of a PNG file are there and their checksums right; Pillow leaves out those of the pixels.
+
+    Raises:
+        ImageError: the file ends early, or a checksum is wrong.
+    """
+    file.seek(PNG_SIGNATURE_BYTES)
+    while True:
+        header = file.read(8)
+        if len(header) < 8:
+            raise ImageError("the file is truncated: its last chunk is missing")
+        length, kind = struct.unpack(">I4s", header)
+        checksum, left = zlib.crc32(kind), length
+        while left:
+            data = file.read(min(left, CHUNK_READ_BYTES))
+            if not data:
+                raise ImageError(f"the file is truncated in a chunk {ascii(kind)[1:]}")
+            checksum, left = zlib.crc32(data, checksum), left - len(data)
+        stated = file.read(4)
+        if len(stated) < 4:
+            raise ImageError(f"the file is truncated in a chunk {ascii(kind)[1:]}")
+        if stated != checksum.to_bytes(4, "big"):
+            raise ImageError(f"the file is damaged: the checksum of a chunk {ascii(kind)[1:]} is wrong")
+        if kind == b"IEND":
+            return
+
+
+def name_of(image: object) -> str:
+    """What a picture is called in messages, on one line whatever its file is called."""
+    if isinstance(image, bytes):
+        return f"an image of {len(image)} bytes"
+    if isinstance(image, Image.Image):
+        return printable(getattr(image, "filename", "")) or f"a Pillow image of mode '{image.mode}'"
+    return printable(str(Path(os.fspath(image))))  # type: ignore[call-overload]
+
+
+def printable(text: str | bytes) -> str:
+    """Text for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
+    text = os.fsdecode(text)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+@contextmanager
+def _binary(image: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+    if isinstance(image, bytes):
+        yield io.BytesIO(image)
+        return
+    mode = os.stat(image).st_mode
+    if not stat.S_ISREG(mode):  # a pipe would be waited for, a device read without end
+        raise ImageError("it is a folder" if stat.S_ISDIR(mode) else "it is no regular file")
+    with open(image, "rb") as file:
+        yield file
+
+
+def _unknown(head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, the image itself is not here: run `git lfs pull`"
+    return "not an image of a known format"
+
+
+def _decoder(format: str) -> Callable[[BinaryIO, str], ImageFile.ImageFile]:
+    if format == "HEIF":
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise ImageError(
+                "it is a HEIF (HEIC) image, which takes the extra: pip install 'randar-features[heif]'"
+            ) from None
+        return HeifImageFile
+    if format not in Image.OPEN:
+        Image.init()
+    if format not in Image.OPEN:
+        raise ImageError(f"it is a {format} image, which this build of Pillow does not read")
+    return Image.OPEN[format][0]  # not Image.open, which takes any format and hides the reason of a failure
+
+
+def _check_decoder(image: Image.Image) -> None:
+    """Refuse an image that the user opened and whose pixels an outside program would make."""
+    if isinstance(image, ImageFile.StubImageFile) or image.format in ("EPS", "WMF"):
+        raise ImageError(f"{image.format} is no raster format: convert it to PNG first")

@@ -1,0 +1,161 @@
+"""From numbers of more than 8 bits to 8 bits: which value is black and which is white."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .formats import image_format
+from .opening import MAX_PIXELS, ImageError
+
+DARK_SHARE = 1 / 64
+"""A picture that nowhere reaches this share of its range is noted."""
+DEEP_DARK_SHARE = 1 / 16
+"""The same of more than 8 bits: 12-bit values in a 16-bit file reach a sixteenth."""
+STRIP_VALUES = 2**22
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF, with the next
+SAMPLE_FORMAT = 339
+WHITE_IS_ZERO, SIGNED = 0, 2
+CHANNEL_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures are read.
+
+    Attributes:
+        value_range: the values that are black and white, of pictures of more than 8 bits; those outside are
+            clipped. None: the nominal range of the number type, 0 to 65535 of 16-bit integers, 0 to 2**bits − 1
+            where a file states fewer bits, 0 to 1 of floats. It is never taken from a picture's own values, so that
+            two pictures stay comparable. 8-bit pictures are always 0 to 255.
+        max_pixels: a larger picture is refused, before its pixels are decoded.
+
+    Raises:
+        ValueError, TypeError: no such range, or a limit below 1.
+    """
+
+    value_range: tuple[float, float] | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", _checked_range(self.value_range))
+        if not isinstance(self.max_pixels, Integral) or isinstance(self.max_pixels, bool) or self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be a number of pixels of at least 1, got {self.max_pixels!r}")
+
+
+DEFAULT_READING = Reading()
+
+
+def _checked_range(value_range: Any) -> tuple[float, float]:
+    try:
+        low, high = value_range
+        fits = all(isinstance(end, Real) and math.isfinite(end) for end in (low, high)) and low < high
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            "value_range must be two numbers, the value that is black and the higher one that is white, such as "
+            f"(0, 4095), or None for the range of the number type; got {value_range!r}"
+        )
+    return float(low), float(high)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a picture just opened holds more than 8 bits a value; Pillow reads colours of 16 bits as 8."""
+    return image.mode[0] in "IF" or any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+
+
+def nominal_range(image: Image.Image) -> tuple[float, float]:
+    """The range of the number type of an image of mode ``"I;16"``, ``"I"`` or ``"F"``, as its file has it."""
+    if image.mode == "F":
+        return 0.0, 1.0
+    tags = getattr(image, "tag_v2", {})
+    bits = min(tags.get(BITS_PER_SAMPLE, (16,))[0], 16)  # 32-bit integers hold 16-bit values as a rule
+    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED and tags.get(BITS_PER_SAMPLE) == (16,)
+    return 0.0, 2.0 ** (bits - signed) - 1
+
+
+def eight_bit(image: Image.Image, value_range: tuple[float, float] | None) -> tuple[Image.Image, str | None]:
+    """Modes ``"I;16"``, ``"I"`` and ``"F"`` as ``"L"``, and what there is to note.
+
+    Raises:
+        ImageError: a value is NaN, or lies outside the nominal range, or the range cannot be told.
+    """
+    low, high = value_range or nominal_range(image)
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    if value_range is None:
+        _check_values(image, float(lowest), float(highest), high)
+    elif not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ImageError(f"values from {lowest:g} to {highest:g}: expected finite numbers")
+    scaled = np.empty(values.shape, np.uint8)
+    for rows in _strips(values):
+        share = (values[rows].astype(np.float64) - low) / (high - low)
+        scaled[rows] = np.rint(share.clip(0, 1) * 255)
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        scaled, highest = 255 - scaled, low + high - lowest
+    return Image.fromarray(scaled), _deep_darkness(float(highest), low, high)
+
+
+def _check_values(image: Image.Image, lowest: float, highest: float, high: float) -> None:
+    if not (lowest >= 0 and highest <= high):
+        raise ImageError(
+            f"values from {lowest:g} to {highest:g} of mode '{image.mode}', expected 0 to {high:g}: "
+            "state value_range, the values that are black and white"
+        )
+    if image.mode == "I" and image.format != "PPM" and 0 < highest <= 255:
+        raise ImageError(
+            f"32-bit integers up to {highest:g} may be 8-bit values or dark 16-bit ones: state value_range, "
+            "(0, 255) or (0, 65535)"
+        )
+
+
+def _deep_darkness(highest: float, low: float, high: float) -> str | None:
+    if highest - low > DEEP_DARK_SHARE * (high - low):
+        return None
+    return (
+        f"is nearly black: its values reach {highest:g} in a range from {low:g} to {high:g}; state value_range if "
+        "another value is white, such as (0, 4095) of 12-bit data"
+    )
+
+
+def darkness(brightest: float, share: float = DARK_SHARE) -> str | None:
+    """What there is to note of a picture whose highest value is this share of its range, or None."""
+    if brightest >= share:
+        return None
+    return f"is nearly black: its highest value is {brightest:.4f} of its range"
+
+
+def deep_colours(data: bytes, value_range: tuple[float, float]) -> Image.Image:
+    """A PNG file of 16-bit colours under a stated range; Pillow would drop the low bytes.
+
+    Raises:
+        ImageError: it is no PNG file.
+    """
+    from torchvision.io import ImageReadMode, decode_png
+
+    if image_format(data) != "PNG":
+        raise ImageError("a stated value_range takes 16-bit colours from PNG files alone: convert it to PNG")
+    low, high = value_range
+    values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
+    shares = (np.arange(2**16) - low) / (high - low)
+    table = np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
+    colours = table[values]
+    if len(colours) in (2, 4):
+        colours[-1] = values[-1] >> 8  # opacity is no value of the scene
+    return Image.merge(CHANNEL_MODES[len(colours)], [Image.fromarray(channel) for channel in colours])
+
+
+def _strips(values: NDArray[Any]) -> Iterator[slice]:
+    step = max(STRIP_VALUES // max(values.shape[1], 1), 1)
+    for start in range(0, len(values), step):
+        yield slice(start, start + step)
