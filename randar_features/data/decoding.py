@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +14,17 @@ from torch import Tensor
 
 from .formats import image_format as image_format
 from .opening import MAX_PIXELS, ImageError, check_size, name_of, open_picture
-from .ranges import DARK_SHARE, DEEP_DARK_SHARE, DEFAULT_READING, Reading, darkness, deep_colours, eight_bit, is_deep
+from .ranges import (
+    DARK_SHARE,
+    DEEP_DARK_SHARE,
+    DEFAULT_READING,
+    Reading,
+    darkness,
+    deep_colours,
+    eight_bit,
+    is_deep,
+    swap_bytes,
+)
 from .transforms import adm_center_crop, tensor_center_crop, to_tensor
 
 Decoded = TypeVar("Decoded")
@@ -209,7 +218,7 @@ def _to_picture(opened: Image.Image, source: Any, reading: Reading) -> Picture:
     if opened.mode[0] in "IF":
         image, note = eight_bit(opened, reading.value_range)
     elif deep and reading.value_range is not None:
-        image = deep_colours(_bytes_of(source), reading.value_range)
+        image = _deep_colours(opened, source, reading)
     image, visible = _to_rgb(image)
     if not visible:
         note = "is transparent everywhere: it is read as white"
@@ -218,10 +227,15 @@ def _to_picture(opened: Image.Image, source: Any, reading: Reading) -> Picture:
     return Picture(image.transpose(TURNS[orientation]) if orientation in TURNS else image, stored, note)
 
 
-def _bytes_of(source: Any) -> bytes:
+def _deep_colours(high: Image.Image, source: Any, reading: Reading) -> Image.Image:
+    """Colours of 16 bits under a stated range: Pillow gives their high bytes; a second reading gives the low ones."""
     if isinstance(source, Image.Image):
-        raise ImageError("a stated value_range takes 16-bit colours from files alone: give the path")
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+        raise ImageError("a stated value_range takes 16-bit colours from files: give the path instead of the image")
+    assert reading.value_range is not None
+    with open_picture(source, reading.max_pixels) as low:
+        swap_bytes(low)
+        low.load()
+        return deep_colours(high, low, reading.value_range)
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:

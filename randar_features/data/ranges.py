@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .formats import image_format
 from .opening import MAX_PIXELS, ImageError
 
 DARK_SHARE = 1 / 64
@@ -24,7 +23,6 @@ STRIP_VALUES = 2**22
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF, with the next
 SAMPLE_FORMAT = 339
 WHITE_IS_ZERO, SIGNED = 0, 2
-CHANNEL_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -135,24 +133,27 @@ def darkness(brightest: float, share: float = DARK_SHARE) -> str | None:
     return f"is nearly black: its highest value is {brightest:.4f} of its range"
 
 
-def deep_colours(data: bytes, value_range: tuple[float, float]) -> Image.Image:
-    """A PNG file of 16-bit colours under a stated range; Pillow would drop the low bytes.
-
-    Raises:
-        ImageError: it is no PNG file.
-    """
-    from torchvision.io import ImageReadMode, decode_png
-
-    if image_format(data) != "PNG":
-        raise ImageError("a stated value_range takes 16-bit colours from PNG files alone: convert it to PNG")
-    low, high = value_range
-    values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
-    shares = (np.arange(2**16) - low) / (high - low)
+def deep_colours(high: Image.Image, low: Image.Image, value_range: tuple[float, float]) -> Image.Image:
+    """An image of 16-bit colours as 8 bits under a stated range; `high` and `low` are its bytes, of one mode."""
+    start, end = value_range
+    shares = (np.arange(2**16) - start) / (end - start)
     table = np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
-    colours = table[values]
-    if len(colours) in (2, 4):
-        colours[-1] = values[-1] >> 8  # opacity is no value of the scene
-    return Image.merge(CHANNEL_MODES[len(colours)], [Image.fromarray(channel) for channel in colours])
+    bands = []
+    for name, upper, lower in zip(high.getbands(), high.split(), low.split(), strict=True):
+        values = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
+        bands.append(upper if name == "A" else Image.fromarray(table[values]))  # opacity is no value of the scene
+    return Image.merge(high.mode, bands)
+
+
+def swap_bytes(image: Image.Image) -> None:
+    """Let a picture just opened, of 16-bit colours, give the low bytes of its values instead of the high ones."""
+    native = {"little": "L", "big": "B"}[sys.byteorder]
+    for number, tile in enumerate(image.tile):  # type: ignore[attr-defined]
+        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        mode, order = args[0].split(";16")
+        swapped = {"L": "B", "B": "L"}[order.replace("N", native)]
+        args = (f"{mode};16{swapped}", *args[1:])
+        image.tile[number] = tile._replace(args=args if isinstance(tile.args, tuple) else args[0])  # type: ignore[attr-defined]
 
 
 def _strips(values: NDArray[Any]) -> Iterator[slice]:

@@ -142,6 +142,26 @@ def test_16_bit_colours_of_png_take_a_stated_range(channels: int) -> None:
         load_image(data)
 
 
+@pytest.mark.parametrize("compressed", [False, True], ids=["Pillow's reader", "libtiff"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_colours_of_tiff_take_a_stated_range(compressed: bool, order: str) -> None:
+    values = np.array([4095, 2048, 1024], f"{order}u2").tobytes()
+    data = _tiff_of_colours(zlib.compress(values), order, 8) if compressed else _tiff_of_colours(values, order, 1)
+    assert load_image(data, value_range=(0, 4095)).getpixel((0, 0)) == (255, 128, 64)
+
+
+def _tiff_of_colours(pixels: bytes, order: str, compression: int) -> bytes:
+    """One pixel of three 16-bit values."""
+    tags = [(256, 1), (257, 1), (258, 200), (259, compression), (262, 2), (273, 210), (277, 3), (278, 1)]
+    tags.append((279, len(pixels)))
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 3, 3, value) if tag == 258 else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in tags
+    )
+    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags)) + entries + bytes(4)
+    return head.ljust(200, b"\0") + struct.pack(f"{order}HHH", 16, 16, 16).ljust(10, b"\0") + pixels
+
+
 def _png_of_16_bits(array: np.ndarray) -> bytes:
     height, width, channels = array.shape
     colour = {1: 0, 3: 2, 4: 6}[channels]

@@ -18,7 +18,8 @@ from randar_features.data.opening import check_png
 
 FORMATS = {
     "PNG": {}, "JPEG": {"quality": 100}, "GIF": {}, "WEBP": {"lossless": True}, "BMP": {},
-    "TIFF": {"compression": "tiff_lzw"}, "JPEG2000": {}, "PPM": {}, "QOI": {}, "AVIF": {"quality": 100}, "TGA": {}, "ICO": {},
+    "TIFF": {"compression": "tiff_lzw"}, "JPEG2000": {}, "PPM": {}, "QOI": {}, "AVIF": {"quality": 100},
+    "TGA": {}, "ICO": {},
 }  # fmt: skip
 
 
