@@ -12,7 +12,11 @@ from randar_features.models import ImageTransformer
 
 def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, order: Tensor) -> Tensor:
     """Mean cross-entropy in nats per token of raster tokens (B, N) under an order."""
-    logits = model(tokens, classes, order)
+    return token_cross_entropy(model(tokens, classes, order), tokens, order)
+
+
+def token_cross_entropy(logits: Tensor, tokens: Tensor, order: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of logits (B, N, V) in an order (B or 1, N) against raster tokens (B, N)."""
     return F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
+from randar_features.training.auxiliary.config import AuxiliaryConfig
 from randar_features.training.config import build_config, check_ranges
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import LoopConfig
@@ -26,6 +27,8 @@ class TrainingConfig:
             are done; None: never.
         order: "random": as the architecture is trained, for RandAR and ARPG a fresh order for each image; "raster".
         class_dropout: share of images whose class is replaced by the null class.
+        initial: folder of a model of the same sizes whose weights the training starts from; None: fresh ones.
+        auxiliary: losses beside next-token prediction, all off by default.
         evaluation_images: how many of the validation images are looked at, in `evaluation_orders` orders each.
     """
 
@@ -48,6 +51,8 @@ class TrainingConfig:
     seed: int = 0
     evaluation_images: int = 256
     evaluation_orders: int = 8
+    initial: str | None = None
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
@@ -65,6 +70,19 @@ class TrainingConfig:
         )
         if len(self.adam_betas) != 2:
             raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
+
+
+def recorded(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration as JSON holds it; options that came later are left out where they are off.
+
+    So a run that was begun before they were there goes on.
+    """
+    values = asdict(config)
+    if config.initial is None:
+        del values["initial"]
+    if config.auxiliary == AuxiliaryConfig():
+        del values["auxiliary"]
+    return values
 
 
 def model_type(config: TrainingConfig) -> str:

@@ -17,9 +17,10 @@ from torch.distributed.tensor import DTensor
 
 from randar_features import sequence
 from randar_features.data.token_store import TokenStore, tokenizer_hash
-from randar_features.hub.weights import build_empty, read_state_dict
-from randar_features.models import ARCHITECTURES, ImageTransformer
+from randar_features.hub.weights import build_empty, check_state_dict, read_state_dict
+from randar_features.models import ARCHITECTURES, CausalTransformer, ImageTransformer
 from randar_features.precision import autocast
+from randar_features.training.auxiliary.losses import NEXT_TOKEN, Targets, TrainingPass, make_plan
 from randar_features.training.batches import Draws, draw, step_generator
 from randar_features.training.bundle import export_transformer
 from randar_features.training.distributed import (
@@ -37,7 +38,8 @@ from randar_features.training.loop import check_finite
 from randar_features.training.lr_schedule import SCHEDULES
 from randar_features.training.objective import evaluation_orders, next_token_loss, validation_losses
 from randar_features.training.optimizer import build_optimizer
-from randar_features.training.recipe import TrainingConfig, model_config, model_type
+from randar_features.training.recipe import TrainingConfig, model_config, model_type, recorded
+from randar_features.training.teacher_maps import TeacherMaps
 
 
 class RandARTrainer:
@@ -50,6 +52,8 @@ class RandARTrainer:
         config: what to train and how.
         train, validation: tokens of one tokenizer.
         preview: images (n, 3, S, S) of a model in evaluation mode, for `pictures`; None: no pictures.
+        teacher: maps of the training images, for `auxiliary.alignment`.
+        probe: figures of a model in evaluation mode, which `evaluate` adds to its own; None: no others.
     """
 
     def __init__(
@@ -58,8 +62,11 @@ class RandARTrainer:
         train: TokenStore,
         validation: TokenStore,
         preview: Callable[[nn.Module], Tensor] | None = None,
+        teacher: TeacherMaps | None = None,
+        probe: Callable[[ImageTransformer], dict[str, float]] | None = None,
     ) -> None:
-        self.config, self.train, self.validation, self.preview = config, train, validation, preview
+        self.config, self.train, self.validation = config, train, validation
+        self.preview, self.teacher, self.probe = preview, teacher, probe
         _check_same_kind(train, validation)
         _check_tokenizer(train)
         self.model_config = model_config(config, train)
@@ -73,6 +80,7 @@ class RandARTrainer:
         self.model = self._build().train()
         self.orders = evaluation_orders(self.model, config.evaluation_orders)
         self.model.check_order(self.orders[:1], 1)
+        self.complete = self._with_heads()
         self.parallel = self._spread(self.model)
         self.optimizer = build_optimizer(
             self.model,
@@ -82,6 +90,10 @@ class RandARTrainer:
             muon_learning_rate=config.muon_learning_rate,
         )
         self.average = WeightAverage(self.model, config.ema_decay)
+        if self.complete is not None:
+            heads = torch.optim.AdamW(self.complete.heads.parameters(), lr=config.learning_rate, weight_decay=0.0)
+            self.optimizer.include(self.complete.heads, "auxiliary.", heads)
+            self.targets = Targets(self.complete.plan, self.average.values, self.complete.transformer, teacher)
         self.skipped_steps = 0
 
     def _build(self) -> ImageTransformer:
@@ -89,7 +101,25 @@ class RandARTrainer:
         model = ARCHITECTURES[model_type(self.config)][0](self.model_config)
         model.trained_order = self.config.order
         model.initialize(torch.Generator().manual_seed(self.config.seed))
+        if self.config.initial is not None:
+            _start_from(model, Path(self.config.initial) / "model.safetensors")
         return model.to(self.device)
+
+    def _with_heads(self) -> TrainingPass | None:
+        """The model with the heads of its auxiliary losses; None where there are none."""
+        config = self.config
+        if not config.auxiliary.on:
+            return None
+        plan = make_plan(config.auxiliary, self.model)
+        if config.hardware.shard_weights:
+            raise ValueError("auxiliary losses and hardware.shard_weights do not go together: leave one of them out")
+        if config.auxiliary.alignment.weight and self.teacher is None:
+            raise ValueError(
+                "auxiliary.alignment needs a teacher's maps of the training images: make them with "
+                "scripts/teacher_maps.py, and give their folder (--teacher)"
+            )
+        assert isinstance(self.model, CausalTransformer)  # as the plan has found
+        return TrainingPass(self.model, plan, self.teacher and self.teacher.channels, config.seed)
 
     def _spread(self, model: ImageTransformer) -> nn.Module:
         """`model` as the hardware is to compute it; its parameters may be others behind that."""
@@ -101,7 +131,7 @@ class RandARTrainer:
                 block.compile()
         if hardware.shard_weights:
             return shard(model, self.accelerator, self.dtype)
-        return self.accelerator.prepare(model)
+        return self.accelerator.prepare(model if self.complete is None else self.complete)
 
     def train_step(self, step: int) -> dict[str, float]:
         """One update on batch `step`.
@@ -110,16 +140,17 @@ class RandARTrainer:
             FloatingPointError: loss or gradient are not finite; the weights are as they were before.
         """
         draws, order = self._draw(step)
-        total = torch.zeros((), device=self.device)
+        totals: dict[str, Tensor] = {}
         for number, rows in self.parts:
             last = number == self.parts[-1][0]
             with nullcontext() if last else without_sync(self.accelerator, self.parallel):
                 torch.manual_seed(draws.dropout_seed + number)  # for the dropout layers
-                loss = self._loss(draws, order, rows) / len(self.parts)
-                self.accelerator.backward(loss)
-            total += loss.detach()
+                losses = {n: v / len(self.parts) for n, v in self._losses(step, draws, order, rows).items()}
+                self.accelerator.backward(self._weighted(losses))
+            for name, value in losses.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
         norm = self.accelerator.clip_grad_norm_(self.parallel.parameters(), self.config.gradient_clip)
-        figures = self._figures(total, norm)
+        figures = self._figures(totals, norm)
         check_finite(figures, step)
         return figures | {"lr_multiplier": self._update(step, figures["gradient_norm"])} | self._skipped()
 
@@ -141,18 +172,36 @@ class RandARTrainer:
             generator = step_generator(config.seed, step, self.device)
         return draws, self.model.training_order(config.batch_size, generator, self.device)
 
-    def _loss(self, draws: Draws, order: Tensor, rows: slice) -> Tensor:
-        tokens, classes = self.train.batch(draws.indices[rows], draws.views[rows])
-        classes = torch.where(draws.dropped[rows] | (classes < 0), self.model_config.num_classes, classes)
+    def _losses(self, step: int, draws: Draws, order: Tensor, rows: slice) -> dict[str, Tensor]:
+        """Next-token prediction and the auxiliary losses of some rows of the batch, by name."""
+        images, views = draws.indices[rows], draws.views[rows]
+        tokens, labels = self.train.batch(images, views)
+        hidden = draws.dropped[rows] | (labels < 0)
+        classes = torch.where(hidden, self.model_config.num_classes, labels)
         tokens, classes = (value.to(self.device, non_blocking=True) for value in (tokens, classes))
+        order = order if len(order) == 1 else order[rows]
         with autocast(self.device, self.dtype):
-            return next_token_loss(self.parallel, tokens, classes, order if len(order) == 1 else order[rows])
+            if self.complete is None:
+                return {NEXT_TOKEN: next_token_loss(self.parallel, tokens, classes, order)}
+            auxiliary = self.config.auxiliary
+            context = auxiliary.context if auxiliary.shows_twice(step) else "single"
+            targets = self.targets.of(tokens, order, images, views)
+            unseen = torch.where(hidden, labels, -1).to(self.device)
+            return self.parallel(tokens, classes, order, context, unseen, targets)
 
-    def _figures(self, loss: Tensor, norm: Tensor) -> dict[str, float]:
-        """Loss of the whole batch and norm of its gradient, with one wait for the device."""
+    def _weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        """Their sum, to be minimised."""
+        if self.complete is None:
+            return losses[NEXT_TOKEN]
+        weights = self.complete.plan.weights
+        return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+
+    def _figures(self, losses: dict[str, Tensor], norm: Tensor) -> dict[str, float]:
+        """Losses of the whole batch and norm of its gradient, with one wait for the device."""
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        both = torch.stack([self.accelerator.reduce(loss, "mean"), norm.to(loss)])
-        return dict(zip(("loss", "gradient_norm"), both.tolist(), strict=True))
+        means = [self.accelerator.reduce(value, "mean") for value in losses.values()]
+        values = torch.stack([*means, norm.to(means[0])])
+        return dict(zip((*losses, "gradient_norm"), values.tolist(), strict=True))
 
     def _update(self, step: int, norm: float) -> float:
         """Move weights and average, unless the gradient exploded; the learning rate's multiplier."""
@@ -194,7 +243,15 @@ class RandARTrainer:
         with autocast(self.device, self.dtype):
             sums = validation_losses(model, tokens.to(self.device), known, self.orders, self._images_at_once)
         both = self.accelerator.reduce(torch.tensor(sums, device=self.device)) / (count * len(self.orders))
-        return dict(zip(("validation_loss", "validation_loss_null"), both.tolist(), strict=True))
+        figures = dict(zip(("validation_loss", "validation_loss_null"), both.tolist(), strict=True))
+        return figures | self._probed(model)
+
+    def _probed(self, model: ImageTransformer) -> dict[str, float]:
+        """What the probe says of the averaged weights, on the main process, which alone logs it."""
+        if self.probe is None or not self.accelerator.is_main_process:
+            return {}
+        with autocast(self.device, self.dtype):
+            return self.probe(model)
 
     @property
     def _images_at_once(self) -> int:
@@ -231,12 +288,15 @@ class RandARTrainer:
             "views": self.train.num_views,
             "content": zlib.crc32(content.encode()),
         }
-        return asdict(self.config) | {"data": data}
+        if self.teacher is not None and self.config.auxiliary.alignment.weight:
+            data["teacher"] = {name: value for name, value in self.teacher.about.items() if name != "content"}
+        return recorded(self.config) | {"data": data}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, their average, and the optimizer's state: all that the next step depends on."""
         keep = self.accelerator.is_main_process
-        return {
+        heads = {} if self.complete is None else {"auxiliary": gathered(self.complete.heads.state_dict(), keep)}
+        return heads | {
             "weights": gathered(self.model.state_dict(), keep),
             "optimizer": self.optimizer.state_dict(keep),
             "average": self.average.state_dict(keep),
@@ -249,6 +309,8 @@ class RandARTrainer:
         present = self.model.state_dict()
         weights = {n: placed_like(v, present[n]) if n in present else v for n, v in state["weights"].items()}
         self.model.load_state_dict(weights)
+        if self.complete is not None:
+            self.complete.heads.load_state_dict(state["auxiliary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.skipped_steps = state["skipped_steps"]
@@ -260,11 +322,20 @@ class RandARTrainer:
             return
         config = {
             "transformer": {"type": model_type(self.config), **asdict(self.model_config)},
-            "training": asdict(self.config),
+            "training": recorded(self.config),
         }
+        if self.teacher is not None and self.config.auxiliary.alignment.weight:
+            config["teacher"] = {name: value for name, value in self.teacher.about.items() if name != "content"}
         if self.train.manifest["tokenizer"] is not None:
             config["tokenizer_hash"] = self.train.manifest["tokenizer"]
         export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
+
+
+def _start_from(model: ImageTransformer, path: Path) -> None:
+    """Put a file's weights into the model; ValueError unless they are of its sizes."""
+    state = read_state_dict(path)
+    check_state_dict(state, {name: tuple(value.shape) for name, value in model.state_dict().items()}, path)
+    model.load_state_dict(state)
 
 
 def _check_tokenizer(store: TokenStore) -> None:

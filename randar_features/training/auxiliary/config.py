@@ -1,0 +1,101 @@
+"""Options of the losses beside next-token prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from randar_features.training.config import check_ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """See `alignment.Alignment`.
+
+    Attributes:
+        weight: of the loss; 0: off. REPA and iREPA use 0.5.
+        layer: the block whose result is aligned; None: the middle one.
+        removed_mean: share of an image's mean vector that is taken out of the teacher's map.
+    """
+
+    weight: float = 0.0
+    layer: int | None = None
+    removed_mean: float = 0.5
+
+    def __post_init__(self) -> None:
+        ranges = {"0 or more": ("weight", "layer"), "from 0 to 1": ("removed_mean",)}
+        check_ranges(self, ranges, "auxiliary.alignment.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfDistillationConfig:
+    """See `self_distillation.SelfDistillation`.
+
+    Attributes:
+        weight: of the loss; 0: off.
+        student_layer: the block that learns; None: the one before the middle, or the middle one of two.
+        teacher_layer: the block of the averaged model that teaches; None: the last but one.
+    """
+
+    weight: float = 0.0
+    student_layer: int | None = None
+    teacher_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"0 or more": ("weight", "student_layer", "teacher_layer")}, "auxiliary.self_distillation.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassHeadConfig:
+    """See `class_head.ClassHead`.
+
+    Attributes:
+        weight: of the loss; 0: off.
+        layer: the block whose result is pooled; None: the middle one.
+    """
+
+    weight: float = 0.0
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"0 or more": ("weight", "layer")}, "auxiliary.class_head.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryConfig:
+    """The losses beside next-token prediction, and where they are taken.
+
+    Attributes:
+        second_showing: share of the batches in which the image is shown twice, in `context`. There the losses are
+            taken at the second copy, which sees the whole image and where features are read; in the other batches
+            at the only copy. Next-token prediction sees the first copy alone, always.
+        context: how the image is shown the second time.
+        reads: the tokens at which the losses are taken; None: all that the model has.
+        alignment, self_distillation, class_head: the losses.
+    """
+
+    second_showing: float = 0.0
+    context: Literal["repeat", "reverse"] = "reverse"
+    reads: list[str] | None = None
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    self_distillation: SelfDistillationConfig = field(default_factory=SelfDistillationConfig)
+    class_head: ClassHeadConfig = field(default_factory=ClassHeadConfig)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"from 0 to 1": ("second_showing",)}, "auxiliary.")
+        if self.second_showing and not self.on:
+            raise ValueError(
+                f"auxiliary.second_showing = {self.second_showing}, but there is no loss at the second copy: give a "
+                "weight to auxiliary.alignment, auxiliary.self_distillation or auxiliary.class_head"
+            )
+        if self.reads is not None and (not self.reads or len(set(self.reads)) < len(self.reads)):
+            raise ValueError(f"auxiliary.reads = {self.reads}, expected different tokens, as [image, instruction]")
+
+    @property
+    def on(self) -> bool:
+        """Whether any loss has a weight."""
+        return any((self.alignment.weight, self.self_distillation.weight, self.class_head.weight))
+
+    def shows_twice(self, step: int) -> bool:
+        """Whether batch `step` shows its images twice; such batches are spread evenly over the training."""
+        return int((step + 1) * self.second_showing) > int(step * self.second_showing)

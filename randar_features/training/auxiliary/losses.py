@@ -1,0 +1,174 @@
+"""The losses beside next-token prediction, joined: their heads, their targets, and the pass that gives them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from randar_features.hub.weights import build_empty
+from randar_features.models import CausalTransformer, ImageTransformer
+from randar_features.training.auxiliary.alignment import Alignment, alignment_target
+from randar_features.training.auxiliary.class_head import ClassHead
+from randar_features.training.auxiliary.config import AuxiliaryConfig
+from randar_features.training.auxiliary.self_distillation import SelfDistillation
+from randar_features.training.auxiliary.showing import Features, show
+from randar_features.training.objective import token_cross_entropy
+from randar_features.training.teacher_maps import TeacherMaps
+
+NEXT_TOKEN = "loss"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which losses a training takes, with their weights, and at which blocks and tokens."""
+
+    config: AuxiliaryConfig
+    reads: Sequence[str]
+    alignment_layer: int
+    student_layer: int
+    teacher_layer: int
+    class_layer: int
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each loss by its name in the log; 1 for next-token prediction."""
+        config = self.config
+        given = {
+            "alignment_loss": config.alignment.weight,
+            "self_distillation_loss": config.self_distillation.weight,
+            "class_loss": config.class_head.weight,
+        }
+        return {NEXT_TOKEN: 1.0} | {name: weight for name, weight in given.items() if weight}
+
+    @property
+    def student_layers(self) -> set[int]:
+        """The blocks whose features the losses read."""
+        layers = {
+            "alignment_loss": self.alignment_layer,
+            "self_distillation_loss": self.student_layer,
+            "class_loss": self.class_layer,
+        }
+        return {layers[name] for name in self.weights if name in layers}
+
+
+def make_plan(config: AuxiliaryConfig, transformer: ImageTransformer) -> Plan:
+    """`config` with its open choices made for a model; ValueError for what the model does not have."""
+    if not isinstance(transformer, CausalTransformer) or transformer.mask(2) != "causal":
+        raise ValueError(
+            f"auxiliary: {type(transformer).__name__} takes no losses beside next-token prediction, RandAR and "
+            "LlamaGen do: set the weights to 0"
+        )
+    reads = tuple(transformer.reads if config.reads is None else config.reads)
+    for read in reads:
+        transformer.check_view(config.context if config.second_showing else "single", read)
+    middle, count = transformer.middle_layer(reads[0]), transformer.config.num_layers
+    chosen = {
+        "alignment.layer": (config.alignment.layer, middle),
+        "self_distillation.student_layer": (config.self_distillation.student_layer, min(middle, max(count - 3, 0))),
+        "self_distillation.teacher_layer": (config.self_distillation.teacher_layer, max(count - 2, 0)),
+        "class_head.layer": (config.class_head.layer, middle),
+    }
+    layers = [default if given is None else given for given, default in chosen.values()]
+    for name, layer in zip(chosen, layers, strict=True):
+        if layer >= count:
+            raise ValueError(f"auxiliary.{name} = {layer}, but the model has the blocks 0 … {count - 1}")
+    return Plan(config, reads, *layers)
+
+
+class TrainingPass(nn.Module):
+    """A transformer and the heads of the losses, whose forward pass gives all of them.
+
+    Args:
+        transformer: is trained.
+        plan: what is taken where.
+        channels: of the teacher's maps; None without alignment.
+        seed: of the heads' first weights.
+    """
+
+    def __init__(self, transformer: CausalTransformer, plan: Plan, channels: int | None, seed: int) -> None:
+        super().__init__()
+        self.transformer, self.plan = transformer, plan
+        sizes, weights = transformer.config, plan.weights
+        heads: dict[str, nn.Module] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if "alignment_loss" in weights:
+                assert channels is not None  # the trainer sees to it
+                heads["alignment_loss"] = Alignment(sizes.dim, channels, sizes.grid, plan.reads)
+            if "self_distillation_loss" in weights:
+                heads["self_distillation_loss"] = SelfDistillation(sizes.dim, plan.reads)
+            if "class_loss" in weights:
+                heads["class_loss"] = ClassHead(sizes.dim, sizes.num_classes, plan.reads)
+        self.heads = nn.ModuleDict(heads).to(transformer.device)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        classes: Tensor,
+        order: Tensor,
+        context: str,
+        labels: Tensor,
+        targets: Mapping[str, object],
+    ) -> dict[str, Tensor]:
+        """Each loss by its name, not weighted.
+
+        Args:
+            tokens: (B, N); classes: (B,) as the model is given them; order: (B or 1, N).
+            context: how the images are shown.
+            labels: (B,) as the class head is to find them, −1 where it is not to.
+            targets: of `targets`.
+        """
+        plan = self.plan
+        options = {"context": context, "reads": plan.reads, "layers": plan.student_layers}
+        logits, features = show(self.transformer, tokens, classes, order, **options)
+        assert logits is not None
+        losses = {NEXT_TOKEN: token_cross_entropy(logits, tokens, order)}
+        layers = {"alignment_loss": plan.alignment_layer, "self_distillation_loss": plan.student_layer}
+        for name, target in targets.items():
+            losses[name] = self.heads[name](features[layers[name]], target)
+        if "class_loss" in self.heads:
+            losses["class_loss"] = self.heads["class_loss"](features[plan.class_layer], labels)
+        return losses
+
+
+class Targets:
+    """What the losses' targets are computed from: a teacher's maps, and the averaged model.
+
+    Args:
+        plan: what is taken where.
+        average: weights by name that follow the trained ones; read anew in each step, without a copy.
+        transformer: of the same architecture.
+        maps: of the training images; None without alignment.
+    """
+
+    def __init__(
+        self, plan: Plan, average: Mapping[str, Tensor], transformer: CausalTransformer, maps: TeacherMaps | None
+    ) -> None:
+        self.plan, self.maps = plan, maps
+        self.teacher = None
+        if "self_distillation_loss" in plan.weights:
+            self.teacher = build_empty(lambda: type(transformer)(transformer.config)).to(transformer.device)
+            self.teacher.trained_order = transformer.trained_order
+            self.teacher.load_state_dict(average, assign=True)  # the average's own memory, which follows its updates
+            self.teacher.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def of(self, tokens: Tensor, order: Tensor, images: Tensor, views: Tensor) -> dict[str, Tensor | Features]:
+        """The targets of training images (B,) in some views (B,), whose tokens (B, N) are shown in an order."""
+        targets: dict[str, Tensor | Features] = {}
+        if "alignment_loss" in self.plan.weights:
+            assert self.maps is not None
+            maps = self.maps.batch(images, views).to(tokens.device)
+            grid = int(tokens.shape[1] ** 0.5)
+            targets["alignment_loss"] = alignment_target(maps, grid, self.plan.config.alignment.removed_mean)
+        if self.teacher is not None:
+            layer = self.plan.teacher_layer
+            shown = show(
+                self.teacher, tokens, None, order,
+                context=self.plan.config.context, reads=self.plan.reads, layers={layer}, predict=False,
+            )  # fmt: skip
+            targets["self_distillation_loss"] = shown.features[layer]
+        return targets

@@ -1,0 +1,58 @@
+"""One pass over images shown once or twice: logits at the first copy, features at the last."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from randar_features import sequence
+from randar_features.models import CausalTransformer
+
+Features = Mapping[str, Tensor]
+"""(B, N, D) in raster order by read."""
+
+
+class Shown(NamedTuple):
+    """What a pass gives."""
+
+    logits: Tensor | None
+    """(B, N, V) float32 in the first copy's order, of the tokens' teacher-forced prediction."""
+    features: dict[int, Features]
+    """By block: the residual stream after it at the last copy's tokens."""
+
+
+def show(
+    transformer: CausalTransformer,
+    tokens: Tensor,
+    classes: Tensor | None,
+    order: Tensor,
+    *,
+    context: str,
+    reads: Sequence[str],
+    layers: Collection[int],
+    predict: bool = True,
+) -> Shown:
+    """Run images (B, N) in an order (B or 1, N), shown as `context` says.
+
+    Nothing of the first copy sees the second, so the logits are those of `transformer(tokens, classes, order)`.
+    After the deepest of the `layers` the first copy alone goes on, and only as far as tokens are predicted.
+    Without `predict` the pass ends at that block, and there are no logits.
+    """
+    reading = transformer.reading(tokens, classes, order, context=context, reads=reads)
+    predicting, deepest = transformer.predicting_rows(), max(layers)
+    x, rotary, blocks = reading.x, reading.rotary, transformer.blocks
+    features: dict[int, Features] = {}
+    for layer, block in enumerate(blocks[: None if predict else deepest + 1]):
+        if layer > deepest:
+            x, rotary = x[:, : predicting.stop], rotary[:, : predicting.stop]
+        narrowed = layer > deepest and layer == len(blocks) - 1
+        x = block(x, rotary, reading.mask, predicting if narrowed else None)
+        if layer in layers:
+            features[layer] = {
+                read: sequence.to_raster(x[:, rows], reading.order) for read, rows in reading.rows.items()
+            }
+    if not predict:
+        return Shown(None, features)
+    return Shown(transformer.logits(x if len(blocks) - 1 > deepest else x[:, predicting]), features)
