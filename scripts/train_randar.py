@@ -7,10 +7,14 @@ continue; `--max-minutes` ends a stage early, with exit status 75.
   torchrun --nproc-per-node 8 --nnodes 4 --rdzv-endpoint HOST:29500 scripts/train_randar.py …     several nodes
   … hardware.shard_weights=true                                                 a model that does not fit one GPU
   … model.type=llamagen                                                         another architecture
+  … --probe /data/cifar10                                                       the features probed at each evaluation
+  … auxiliary.alignment.weight=0.5 auxiliary.second_showing=0.5                 aligned to what teacher_maps.py wrote
+  … auxiliary.self_distillation.weight=0.5                                      taught by its own averaged weights
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +22,13 @@ from torch import Tensor, nn
 
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
+from randar_features.encoding.contexts import encode_contexts
 from randar_features.generation.preview import sample_preview, spread_classes
 from randar_features.hub import load_tokenizer
 from randar_features.training.command_line import train, training_parser
 from randar_features.training.config import load_config
+from randar_features.training.online_probe import OnlineProbe
+from randar_features.training.teacher_maps import TeacherMaps
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
 
 SAMPLES = 16
@@ -38,12 +45,31 @@ def previews(store: TokenStore) -> Callable[[nn.Module], Tensor] | None:
 def main() -> None:
     parser = training_parser(__doc__, Path(__file__).parent / "configs/tiny.yaml")
     parser.add_argument("--tokens", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, help="maps for auxiliary.alignment; default: TOKENS/teacher")
+    parser.add_argument(
+        "--probe", help="labelled images: accuracy of kNN and ridge on the features, at each evaluation"
+    )
+    parser.add_argument("--probe-split", default="train", help="of those images")
+    parser.add_argument("--probe-images", type=int, default=4000, help="how many; a quarter is held back to test")
     args = parser.parse_args()
 
     config = load_config(TrainingConfig, args.config, args.overrides)
     tokens, validation = TokenStore(args.tokens / "train"), TokenStore(args.tokens / "validation")
     preview = previews(tokens) if config.loop.preview_every else None
-    train(RandARTrainer(config, tokens, validation, preview), args)
+    teacher = None
+    if config.auxiliary.alignment.weight:
+        teacher = TeacherMaps(args.teacher or args.tokens / "teacher", tokens)
+    probe = online_probe(args, tokens) if args.probe else None
+    train(RandARTrainer(config, tokens, validation, preview, teacher, probe), args)
+
+
+def online_probe(args: argparse.Namespace, store: TokenStore) -> OnlineProbe:
+    """Of the images that the arguments name, with the tokenizer that made the tokens."""
+    if store.tokenizer is None:
+        raise ValueError(f"--probe needs the tokenizer that made the tokens, which {store.folder.parent} does not hold")
+    tokenizer, image_size = load_tokenizer(store.tokenizer)
+    options = {"image_size": image_size, "split": args.probe_split, "count": args.probe_images}
+    return OnlineProbe(encode_contexts, tokenizer, args.probe, **options)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from randar_features.data import open_images
 from randar_features.data.token_shards import VIEWS
 from randar_features.data.token_store import TokenStore
-from randar_features.files import make_folder, read_json, write_json, written_whole
+from randar_features.store.files import make_folder, read_json, write_json, written_whole
 
 MAPS, BASIS, ABOUT, PROGRESS = "maps.npy", "basis.npz", "teacher.json", "progress.json"
 FLUSH_EVERY = 1024  # images that a kill costs at most
