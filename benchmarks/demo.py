@@ -16,9 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo_sections, digit_pairs, digits, page, photographs, samples
+from benchmarks import demo_sections
+from benchmarks.datasets import digit_pairs, digits, photographs
 from benchmarks.encoders import load_encoder
 from benchmarks.machine import describe
+from benchmarks.report import page
+from benchmarks.tasks import samples
 from randar_features import Model, load_model
 from randar_features.command_line import run_command
 from randar_features.store.files import write_json

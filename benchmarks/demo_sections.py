@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import digit_pairs, figures, page, samples
-from benchmarks.digits import Digits
+from benchmarks.datasets import digit_pairs
+from benchmarks.datasets.digits import Digits
+from benchmarks.report import figures, page
+from benchmarks.tasks import samples
 
 AddFigure = Callable[[str, bytes, str], page.Html]
 """File name without ending, PNG, caption → HTML."""

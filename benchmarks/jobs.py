@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from benchmarks.protocol import RESULT_FILE, data_hash, plain
+from benchmarks.result import RESULT_FILE, data_hash, plain
 from randar_features.store.files import read_json, write_json
 
 CONFIG_FILE = "config.json"

@@ -14,14 +14,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from benchmarks import classification, correspondence, maps, retrieval, segmentation
 from benchmarks.datasets import PHOTO_DIGITS
-from benchmarks.dense import file_name
+from benchmarks.datasets.scenes import LABELS
 from benchmarks.encoders import load_encoder
 from benchmarks.jobs import Job, run_once
 from benchmarks.options import from_command_line
-from benchmarks.report import BASELINES, write_report
-from benchmarks.scenes import LABELS
+from benchmarks.report.write import BASELINES, write_report
+from benchmarks.tasks import classification, correspondence, maps, retrieval, segmentation
+from benchmarks.tasks.dense import file_name
 from randar_features.command_line import run_command
 from randar_features.data import open_images, open_pairs
 from randar_features.data.pairs import ImageMask

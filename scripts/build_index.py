@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.encoders.generators import GeneratorEncoder
-from benchmarks.feature_index import index_stores, warn_of_classes
+from benchmarks.tasks.feature_index import index_stores, warn_of_classes
 from probes.index import KINDS, NORMALIZATIONS, in_words, process_memory
 from probes.pooling import POOLINGS
 from randar_features.command_line import run_command

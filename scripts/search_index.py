@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.datasets import open_data
-from benchmarks.feature_index import encode_images, encoder_of, images_of_rows, warn_of_classes
-from benchmarks.figures import image_grid
+from benchmarks.report.figures import image_grid
+from benchmarks.tasks.feature_index import encode_images, encoder_of, images_of_rows, warn_of_classes
 from probes import Neighbours
 from probes.index import VectorIndex
 from randar_features.command_line import run_command

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import architectures
-from benchmarks.architectures import Config, best_layers, folders_of, run, training_differences
-from benchmarks.generator_measures import (
+from benchmarks.result import read_result
+from benchmarks.tasks import architectures
+from benchmarks.tasks.architectures import Config, best_layers, folders_of, run, training_differences
+from benchmarks.tasks.generator_measures import (
     SpeedConfig,
     image_losses,
     images_per_second,
@@ -22,7 +23,6 @@ from benchmarks.generator_measures import (
     step_counts,
     steps_for,
 )
-from benchmarks.protocol import read_result
 from probes import LogisticProbe
 from randar_features import generate, load_model
 from randar_features.data.token_store import TokenStore, tokenizer_hash
@@ -80,8 +80,10 @@ def result(folder: Path) -> dict[str, Any]:
     """Of a run that draws no pictures and tries few strengths of the linear probe, to be quick."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("figures", "overlays"):
-            patch.setattr(f"benchmarks.{module}.to_png", lambda figure: b"")
-        patch.setattr("benchmarks.classification_probes.LogisticProbe", partial(LogisticProbe, C_grid=(0.01, 1.0)))
+            patch.setattr(f"benchmarks.report.{module}.to_png", lambda figure: b"")
+        patch.setattr(
+            "benchmarks.tasks.classification_probes.LogisticProbe", partial(LogisticProbe, C_grid=(0.01, 1.0))
+        )
         return read_result(run(config_of(folder), folder / "out"))
 
 
@@ -172,8 +174,10 @@ def test_that_many_passes_are_made(name: str, length: int):
 
 def test_speed_is_of_a_batch_with_the_published_guidance(folder: Path, monkeypatch: pytest.MonkeyPatch):
     model, calls = load_model(folder / "runs/par/model"), []
-    monkeypatch.setattr("benchmarks.generator_measures.generate", lambda *args, **given: calls.append((args, given)))
-    monkeypatch.setattr("benchmarks.generator_measures.seconds", lambda run, *_: run() or 0.5)
+    monkeypatch.setattr(
+        "benchmarks.tasks.generator_measures.generate", lambda *args, **given: calls.append((args, given))
+    )
+    monkeypatch.setattr("benchmarks.tasks.generator_measures.seconds", lambda run, *_: run() or 0.5)
     assert images_per_second(model, 7, SpeedConfig(models=(), batch=6, seed=3)) == 12
     ((args, given),) = calls
     assert args[0] is model.transformer and len(args[1]) == 6 and given == {"steps": 7, "generator": 3}

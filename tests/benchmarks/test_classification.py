@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import classification
-from benchmarks.classification import Config
-from benchmarks.classification_probes import top_hits
 from benchmarks.encoders import extract, load_encoder
-from benchmarks.labelled_rows import LabelledData, Split, choose_rows, fewer, hold_out
-from benchmarks.protocol import read_result
+from benchmarks.result import read_result
+from benchmarks.tasks import classification
+from benchmarks.tasks.classification import Config
+from benchmarks.tasks.classification_probes import top_hits
+from benchmarks.tasks.labelled import LabelledData, Split, choose_rows, fewer, hold_out
 from probes import KNNProbe, LogisticProbe, few_shot, stratified_holdout
 from tests.benchmarks.image_folders import write_classes
 from tests.small_models import write_folder

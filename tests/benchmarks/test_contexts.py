@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.contexts import context_differences, difference_table, write_tables
-from benchmarks.tables import Table
+from benchmarks.comparisons import context_differences, difference_table, write_tables
+from benchmarks.report.tables import Table
 from probes import Difference, paired_bootstrap
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import correspondence
-from benchmarks.correspondence import Config, content_free, run, same_place, scores, stacked, table
+from benchmarks.datasets.point_pairs import PairSet, PointPair
 from benchmarks.encoders import Encoder
-from benchmarks.point_pairs import PairSet, PointPair
+from benchmarks.tasks import correspondence
+from benchmarks.tasks.correspondence import Config, content_free, run, same_place, scores, stacked, table
 from probes import pck, positional_basis, remove_basis
 from randar_features import Model
 from tests.benchmarks.test_point_pairs import POINTS, write_spair

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decoding_orders
-from benchmarks.decoding_orders import parallel_log_likelihood, tokens_of
+from benchmarks.tasks import decoding_orders
+from benchmarks.tasks.decoding_orders import parallel_log_likelihood, tokens_of
 from randar_features import Model, log_likelihood, sequence
 from tests.reference.plain_decoding import step_logits
 from tests.small_models import write_folder

@@ -12,7 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from benchmarks import demo, demo_sections, digit_pairs, digits, figures, page, photographs
+from benchmarks import demo, demo_sections
+from benchmarks.datasets import digit_pairs, digits, photographs
+from benchmarks.report import figures, page
 from probes import LogisticProbe, bootstrap_interval
 from randar_features import Model, extract_features
 

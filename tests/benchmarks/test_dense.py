@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.dense import (
+from benchmarks.encoders import Encoder, Views
+from benchmarks.tasks.dense import (
     DenseFeatures,
     Layout,
     Lazily,
@@ -20,7 +21,6 @@ from benchmarks.dense import (
     grid_outputs,
     resized,
 )
-from benchmarks.encoders import Encoder, Views
 
 
 class Means(Encoder):

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from benchmarks import figures
+from benchmarks.report import figures
 
 
 def opened(png: bytes) -> np.ndarray:

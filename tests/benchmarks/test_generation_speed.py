@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.generation_speed import cache_bytes, fed, main, seen_lengths, work
-from benchmarks.published_loop import published_generate
+from benchmarks.reference.published_loop import published_generate
+from benchmarks.speed.generation_speed import cache_bytes, fed, main, seen_lengths, work
 from randar_features import generate
 from tests.golden.models import golden, golden_randar
 
@@ -61,7 +61,7 @@ def test_work_is_that_of_the_layers():
 
 
 def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    from benchmarks import generation_speed
+    from benchmarks.speed import generation_speed
 
     monkeypatch.setattr(generation_speed, "memory_bandwidth", lambda device: 1e10)
     monkeypatch.setattr(generation_speed, "matrix_peak", lambda dtype, device: 1e11)

@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import generative_classification as generative
-from benchmarks.generative_classification import Config, chosen_classes, class_log_likelihoods, resumed_log_likelihoods
-from benchmarks.protocol import read_result
+from benchmarks.result import read_result
+from benchmarks.tasks import generative_classification as generative
+from benchmarks.tasks.generative_classification import (
+    Config,
+    chosen_classes,
+    class_log_likelihoods,
+    resumed_log_likelihoods,
+)
 from randar_features import Model, load_model, log_likelihood, sequence
 from randar_features.models import RandAR, RandARConfig
 from tests.benchmarks.image_folders import write_classes

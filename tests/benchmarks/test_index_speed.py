@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import index_speed
-from benchmarks.index_speed import Config, blocks, exact_neighbours, queries
+from benchmarks.speed import index_speed
+from benchmarks.speed.index_speed import Config, blocks, exact_neighbours, queries
 from probes import search
 from probes.index import process_memory
 

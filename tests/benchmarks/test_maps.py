@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import maps
+from benchmarks.datasets.photographs import feature_colours
 from benchmarks.encoders import Encoder
-from benchmarks.photographs import feature_colours
-from benchmarks.protocol import read_result
+from benchmarks.result import read_result
+from benchmarks.tasks import maps
 
 SIZE = 16
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmarks import near_duplicates
-from benchmarks.duplicate_pairs import Pair, Part, between, detail, find, warnings
 from benchmarks.encoders import extract, load_encoder
-from benchmarks.near_duplicates import Config
-from benchmarks.protocol import read_result
+from benchmarks.result import read_result
+from benchmarks.tasks import near_duplicates
+from benchmarks.tasks.duplicate_pairs import Pair, Part, between, detail, find, warnings
+from benchmarks.tasks.near_duplicates import Config
 from randar_features.data import open_images
 from tests.benchmarks.image_folders import write_classes
 

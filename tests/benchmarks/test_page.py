@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from benchmarks import page as html_page
+from benchmarks.report import page as html_page
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="

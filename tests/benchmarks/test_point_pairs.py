@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.point_pairs import digits, drawn_affine, moved_crop, photographs, view
-from benchmarks.spair import load_spair
+from benchmarks.datasets.point_pairs import digits, drawn_affine, moved_crop, photographs, view
+from benchmarks.datasets.spair import load_spair
 
 
 def marked(size: tuple[int, int], points: np.ndarray) -> np.ndarray:

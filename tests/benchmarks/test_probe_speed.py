@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import probe_speed
-from benchmarks.probe_speed import Config, labelled_rows
+from benchmarks.speed import probe_speed
+from benchmarks.speed.probe_speed import Config, labelled_rows
 from probes.index import process_memory
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.diff import compare
-from benchmarks.protocol import AXES, card, data_hash, full_axes, metrics, plain, read_result, write_result
+from benchmarks.report.diff import compare
+from benchmarks.result import AXES, card, data_hash, full_axes, metrics, plain, read_result, write_result
 
 SHARED = {"normalization": "standardised", "resolution": 64, "threshold_basis": None, "selection": "a tenth of train"}
 
@@ -189,7 +189,13 @@ class TestDiff:
     def test_command_line(self, tmp_path: Path) -> None:
         save(tmp_path / "a", [make_row()])
         save(tmp_path / "b", [make_row()], protocol="other")
-        command = [sys.executable, "-m", "benchmarks.diff", str(tmp_path / "a"), str(tmp_path / "b" / "result.json")]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.report.diff",
+            str(tmp_path / "a"),
+            str(tmp_path / "b" / "result.json"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "NOT COMPARABLE  protocol: 'kNN, k = 20' / 'other'" in done.stdout

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks.quality import measure
+from benchmarks.tasks.quality import measure
 from randar_features import load_model, sequence
 from tests.small_models import IMAGE_SIZE, write_folder
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import charts, report
-from benchmarks.protocol import card, write_result
+from benchmarks.report import charts
+from benchmarks.report import write as report
+from benchmarks.result import card, write_result
 from probes import confusion_matrix
 
 SHARED = {"resolution": 64, "threshold_basis": None, "selection": "a tenth of train", "normalization": None}

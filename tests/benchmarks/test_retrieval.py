@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import retrieval
 from benchmarks.encoders import extract, load_encoder
-from benchmarks.protocol import full_axes, read_result
-from benchmarks.retrieval import Config
-from benchmarks.retrieval_task import NoTaskError, exact_scores, make_task
+from benchmarks.result import full_axes, read_result
+from benchmarks.tasks import retrieval
+from benchmarks.tasks.retrieval import Config
+from benchmarks.tasks.retrieval_task import NoTaskError, exact_scores, make_task
 from probes import mean_average_precision, mean_rank, recall_at_k, search
 from tests.benchmarks.image_folders import write_classes
 

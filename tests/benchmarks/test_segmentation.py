@@ -10,12 +10,12 @@ import torch
 from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 
-from benchmarks import segmentation
-from benchmarks.dense import blended_probabilities
-from benchmarks.overlays import class_colours, overlay, segmentations
-from benchmarks.scenes import LABELS, Labels, Scenes, labels_of
-from benchmarks.segmentation import Config, evaluate, load_task, run, table
-from benchmarks.tiling import tile_positions
+from benchmarks.datasets.scenes import LABELS, Labels, Scenes, labels_of
+from benchmarks.report.overlays import class_colours, overlay, segmentations
+from benchmarks.tasks import segmentation
+from benchmarks.tasks.dense import blended_probabilities
+from benchmarks.tasks.segmentation import Config, evaluate, load_task, run, table
+from benchmarks.tasks.tiling import tile_positions
 from probes import LinearSegmenter, segment
 from randar_features import Model
 from tests.benchmarks.test_dense import Means

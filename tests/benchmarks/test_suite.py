@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import suite
-from benchmarks.protocol import AXES, card, write_result
+from benchmarks.result import AXES, card, write_result
 
 
 def pictures(folder: Path, count: int = 3, mode: str = "RGB") -> None:

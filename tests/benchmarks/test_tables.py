@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from benchmarks.tables import Table, cell, markdown, percent, percents, points
+from benchmarks.report.tables import Table, cell, markdown, percent, percents, points
 
 
 def test_a_table_has_a_rule_under_its_header_and_its_marked_row_in_bold() -> None:

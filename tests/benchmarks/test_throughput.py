@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.throughput import forward_flops, straightforward
+from benchmarks.speed.throughput import forward_flops, straightforward
 from randar_features import encode_tokens, sequence
 from tests.golden.models import golden, golden_randar
 

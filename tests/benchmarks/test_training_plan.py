@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import training_plan
-from benchmarks.training_plan import Config, activation_bytes, kept_bytes, plan
+from benchmarks.speed import training_plan
+from benchmarks.speed.training_plan import Config, activation_bytes, kept_bytes, plan
 from randar_features.models import ARCHITECTURES
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.recipe import TrainingConfig

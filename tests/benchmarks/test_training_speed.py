@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import training_speed
-from benchmarks.published_training import PublishedTraining, training_logits
-from benchmarks.training_speed import RECIPE, Config, make_trainer
+from benchmarks.reference.published_training import PublishedTraining, training_logits
+from benchmarks.speed import training_speed
+from benchmarks.speed.training_speed import RECIPE, Config, make_trainer
 from randar_features.training import trainer as trainer_module
 from randar_features.training.trainer import RandARTrainer
 from tests.golden.models import golden, golden_randar

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.figures import GAP
+from benchmarks.report.figures import GAP
 from probes.index import VectorIndex
 from randar_features.encoding import extract_to_store
 from tests.encoding.stores import content, pictures, save, write

@@ -1,0 +1,72 @@
+"""Feature maps and edits of scikit-learn's two photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+
+from benchmarks.encoders import Encoder
+from benchmarks.tasks.tiling import tiled_maps
+from probes import pca_colours
+from randar_features.data import to_tensor
+
+NAMES = ("china.jpg", "flower.jpg")
+
+
+def load_photograph(name: str, short_side: int, multiple: int) -> Tensor:
+    """A photograph (3, H, W) in [0, 1], its shorter side `short_side` pixels, the longer cut to a multiple."""
+    image = Image.fromarray(load_sample_image(name))
+    scale = short_side / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    pixels = to_tensor(image.resize((width, height), Image.Resampling.LANCZOS))
+    return pixels[:, : height // multiple * multiple, : width // multiple * multiple]
+
+
+def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str) -> list[np.ndarray]:
+    """First three principal components of the features of photographs of one size, in one basis: (h, w, 3) each.
+
+    Tiles of the encoder's size overlap by half. Sides must be multiples of half of it.
+
+    Raises:
+        ValueError: the output has no map, or sides that do not fit.
+    """
+    size = encoder.image_size
+    grid = encoder.encode(torch.zeros(1, 3, size, size), [output])[output].shape[1]
+    if grid == 1:
+        raise ValueError(f"{output} of {encoder.name} is one vector an image: a picture needs a map")
+
+    def encode(batch: Tensor) -> Tensor:
+        return encoder.encode(batch, [output])[output].cpu()
+
+    sizes = {"size": size, "patch": size // grid, "stride": size // 2}
+    maps = [tiled_maps(encode, photograph, **sizes) for photograph in photographs]
+    return list(pca_colours(torch.stack(maps)))
+
+
+def align_colours(colours: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same colours (h, w, 3) in [0, 1] with channels exchanged and inverted to be most like the reference's.
+
+    Principal components come in any order and sign; aligned, two sets of features can be compared by eye.
+    """
+    own, other = (np.concatenate([image.reshape(-1, 3) for image in images]).T for images in (colours, reference))
+    correlations = np.corrcoef(other, own)[:3, 3:]
+    _, channels = linear_sum_assignment(-np.abs(correlations))
+    inverted = correlations[np.arange(3), channels] < 0
+    return [np.where(inverted, 1 - image[..., channels], image[..., channels]) for image in colours]
+
+
+def square_crops(size: int) -> Tensor:
+    """The middle of each photograph from afar, and half of it from near: (4, 3, size, size)."""
+    crops = []
+    for name in NAMES:
+        for scale in (1, 2):
+            pixels = load_photograph(name, scale * size, 1)
+            top, left = ((length - size) // 2 for length in pixels.shape[1:])
+            crops.append(pixels[:, top : top + size, left : left + size])
+    return torch.stack(crops)

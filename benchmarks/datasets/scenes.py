@@ -1,0 +1,93 @@
+"""Images with masks as a segmentation benchmark needs them: readable ones alone, their classes known."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from benchmarks.datasets import PHOTO_DIGITS
+from benchmarks.tasks.dense import Lazily
+from randar_features.data import PhotoDigits, open_pairs
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names of the classes from 0 on, and the value of pixels to ignore."""
+
+    names: tuple[str, ...]
+    ignore_index: int = IGNORE
+
+
+LABELS = {
+    "camvid": Labels(
+        ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"), 11
+    ),
+    PHOTO_DIGITS: Labels(("background", *"0123456789")),
+    "voc": Labels(
+        ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+    ),
+}  # fmt: skip
+
+
+class Scenes:
+    """The readable pairs of one split, images and masks read when asked for.
+
+    Attributes:
+        masks: integers (H, W) each.
+        sizes: (H, W) of each.
+        paths: what each is called.
+        unreadable: row, path and reason of those left out.
+    """
+
+    def __init__(self, data: str, split: str, labels: Labels, *, size: int, count: int | None, seed: int) -> None:
+        """size: of photo-digits. count: a seeded random choice of so many rows, None: all."""
+        source = PhotoDigits(split, size) if data == PHOTO_DIGITS else data
+        parts = {} if data == PHOTO_DIGITS else {"split": split}
+        known = len(labels.names) or None
+        pairs = open_pairs(source, num_classes=known, ignore_index=labels.ignore_index, **parts)
+        rows = np.arange(len(pairs))
+        if count is not None and count < len(pairs):
+            rows = np.sort(np.random.default_rng(seed).choice(len(pairs), count, replace=False))
+        self.unreadable: list[dict[str, Any]] = []
+        found = {
+            row: (pair.mask.shape, pair.path)
+            for row, pair in tqdm(pairs.readable(self.unreadable, rows), total=len(rows), desc=f"reading {split}")
+        }
+        self._pairs, self._rows = pairs, list(found)
+        self.sizes: list[tuple[int, int]] = [(shape[0], shape[1]) for shape, _ in found.values()]
+        self.paths = [path for _, path in found.values()]
+        self.masks = Lazily(lambda number: self._pairs[self._rows[number]].mask, len(found))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hexadecimal digits of which rows of the data these are."""
+        return hashlib.sha256(np.asarray(self._rows, np.int64).tobytes()).hexdigest()[:8]
+
+    def image(self, number: int) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        return self._pairs[self._rows[number]].image
+
+
+def labels_of(name: str | None, num_classes: int | None, ignore_index: int | None) -> Labels:
+    """The classes of `LABELS` by name, or so many without names.
+
+    Raises:
+        ValueError: neither a name nor a number was given, or the name is unknown.
+    """
+    if name is not None:
+        if name not in LABELS:
+            raise ValueError(f"unknown labels {name!r}: expected one of {', '.join(LABELS)}, or give num_classes")
+        return LABELS[name]
+    if num_classes is None:
+        raise ValueError(f"how many classes have the masks? Give num_classes, or labels, one of {', '.join(LABELS)}")
+    return Labels(tuple(map(str, range(num_classes))), IGNORE if ignore_index is None else ignore_index)

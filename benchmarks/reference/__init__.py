@@ -1,0 +1,1 @@
+"""The published model restated plainly, to compare speed and numbers with."""

@@ -1,0 +1,114 @@
+"""Charts of results, as PNG bytes: heat maps, curves with intervals, confusion matrices. Shares are in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.report.figures import COLOURS, INK, to_png
+
+MAX_NAMED = 40  # classes of a confusion matrix that still have room for their names
+MAX_NUMBERED = 12  # and whose cells have room for a number
+
+
+def heat_map(values: np.ndarray, *, rows: Sequence[str], columns: Sequence[str], label: str) -> bytes:
+    """Shares (R, C) as percentages in coloured cells; NaN where there is none; the largest in bold.
+
+    Args:
+        values: (R, C) in [0, 1] or NaN.
+        rows, columns: their names.
+        label: what the numbers are.
+
+    Raises:
+        ValueError: names that are not as many as rows and columns, or no number at all.
+    """
+    if values.shape != (len(rows), len(columns)) or np.isnan(values).all():
+        raise ValueError(f"{values.shape} values for {len(rows)} rows and {len(columns)} columns, one number at least")
+    figure = Figure(figsize=(2.6 + 0.95 * len(columns), 1.3 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    shown = 100 * values
+    axes.imshow(shown, cmap="Blues", aspect="auto", vmin=np.nanmin(shown) - 0.2 * (np.ptp(shown[~np.isnan(shown)]) + 1))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_title(label, fontsize=10, loc="left")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    best = np.nanmax(shown)
+    middle = (np.nanmin(shown) + best) / 2
+    for (r, c), value in np.ndenumerate(shown):
+        if not np.isnan(value):
+            style: dict[str, Any] = {"color": "white" if value > middle else INK, "ha": "center", "va": "center"}
+            axes.text(c, r, f"{value:.1f}", **style, weight="bold" if value == best else "normal")
+    return to_png(figure)
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_label: str,
+    y_label: str,
+    spreads: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    log_x: bool = False,
+) -> bytes:
+    """Lines through (x, share) points, each with its name in the legend, and a band between (low, high) shares.
+
+    Args:
+        lines: points of each line, by its name.
+        x_label, y_label: what the axes are; y in percent.
+        spreads: (low, high) for every point of a line, by the line's name.
+        log_x: a logarithmic x axis with a tick at each point.
+    """
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(lines.items()):
+        colour = COLOURS.get(name, f"C{number}")
+        x, y = zip(*points, strict=True)
+        axes.plot(x, [100 * value for value in y], color=colour, linewidth=2, marker="o", markersize=4, label=name)
+        if spreads and name in spreads:
+            low, high = zip(*spreads[name], strict=True)
+            bounds = [100 * value for value in low], [100 * value for value in high]
+            axes.fill_between(x, *bounds, color=colour, alpha=0.15, linewidth=0)
+    places = sorted({x for points in lines.values() for x, _ in points})
+    if log_x:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    if len(places) <= 16:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.set(xlabel=x_label, ylabel=f"{y_label}, %")
+    _finish(axes)
+    return to_png(figure)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(axis="y", color="#e6e9ec")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> bytes:
+    """Counts (C, C), true classes down and predicted ones across, coloured by the share of the true class.
+
+    Raises:
+        ValueError: `matrix` is not square, or has not one name a class.
+    """
+    count = len(names)
+    if matrix.shape != (count, count):
+        raise ValueError(f"a confusion matrix of shape {matrix.shape} for {count} class names")
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(9.0, 2.5 + 0.5 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0)
+    if count <= MAX_NAMED:
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    if count <= MAX_NUMBERED:
+        for (r, c), value in np.ndenumerate(share):
+            colour = "white" if value > 0.6 * share.max() else INK
+            axes.text(c, r, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    return to_png(figure)

@@ -1,0 +1,134 @@
+"""Why two numbers are, or are not, comparable: `python -m benchmarks.diff a.json b.json`.
+
+Prints every difference of the two protocol cards and of the rows' axes and settings, and the differences of the
+metrics where a comparison stands. Exit status as of `diff`: 0 where rows can be compared, 1 where none can, 2 for an
+error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.result import AXES, full_axes, metrics, read_result
+from randar_features.command_line import EXPLAINED, run_command
+
+DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
+"""Differing values make two numbers answers to different questions; on the other axes encoders are compared."""
+
+
+class Difference(NamedTuple):
+    """One thing that is not the same, and whether numbers can still be compared."""
+
+    what: str
+    first: Any
+    second: Any
+    decisive: bool
+
+    def __str__(self) -> str:
+        """One line."""
+        verdict = "NOT COMPARABLE" if self.decisive else "differs"
+        return f"{verdict:15s} {self.what}: {self.first!r} / {self.second!r}"
+
+
+def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
+    """Differences of two cards; of protocol, data and decisive axes they are decisive.
+
+    An option that decides stands in the protocol, the data or the rows too; by itself it only "differs".
+    """
+    if first["protocol"] != second["protocol"]:
+        yield Difference("protocol", first["protocol"], second["protocol"], True)
+    if first["data"] != second["data"]:
+        yield Difference("data", first["data"], second["data"], True)
+    for name in [axis for axis in AXES if axis in first["axes"] and axis in second["axes"]]:
+        values = first["axes"][name], second["axes"][name]
+        if values[0] != values[1]:
+            yield Difference(name, *values, name in DECISIVE_AXES)
+    options = [card.get("config", {}) for card in (first, second)]
+    for name in [option for option in options[0] if option in options[1]]:
+        values = options[0][name], options[1][name]
+        if values[0] != values[1]:
+            yield Difference(f"option {name}", *values, False)
+    for encoder in sorted(first["weights"].keys() & second["weights"].keys()):
+        values = first["weights"][encoder], second["weights"][encoder]
+        if values[0] != values[1]:
+            yield Difference(f"weights of {encoder}", *values, False)
+    for name in sorted(first["machine"].keys() | second["machine"].keys()):
+        values = first["machine"].get(name), second["machine"].get(name)
+        if values[0] != values[1]:
+            yield Difference(f"machine: {name}", *values, False)
+    for warning in sorted(set(first["warnings"]) ^ set(second["warnings"])):
+        given = tuple(warning if warning in card["warnings"] else None for card in (first, second))
+        yield Difference("warning", given[0], given[1], False)
+
+
+def row_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+    """Differences of the `stated` of two rows; of settings in words they are decisive."""
+    unequal = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    return [
+        Difference(name, first.get(name), second.get(name), name in DECISIVE_AXES or name not in AXES)
+        for name in unequal
+    ]
+
+
+def stated(card: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """All axes of a row, and its settings in words, such as the probe."""
+    return full_axes(dict(card), dict(row)) | {name: value for name, value in row.items() if isinstance(value, str)}
+
+
+def matching_rows(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[dict, dict, list[Difference]]]:
+    """Each row of the first file with the row of the second whose axes differ least from it."""
+    for row in first["results"]:
+        axes = stated(first["card"], row)
+        pairs = [(other, row_differences(axes, stated(second["card"], other))) for other in second["results"]]
+        if pairs:
+            yield row, *min(pairs, key=lambda pair: (sum(d.decisive for d in pair[1]), len(pair[1])))
+
+
+def describe_metrics(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """One line a metric that both rows have, and whether the intervals overlap where both are given."""
+    values, others = metrics(dict(first)), metrics(dict(second))
+    for name in [name for name in values if name in others]:
+        yield f"    {name}: {values[name]:.4g} / {others[name]:.4g} ({others[name] - values[name]:+.4g})"
+    if "interval" in first and "interval" in second:
+        (low, high), (other_low, other_high) = first["interval"], second["interval"]
+        verdict = "overlap" if low <= other_high and other_low <= high else "do not overlap"
+        yield f"    95 % intervals {verdict}: {first['interval']} / {second['interval']}"
+
+
+def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[list[str], bool]:
+    """Lines that say what differs, and whether any two rows are comparable."""
+    shared = list(card_differences(first["card"], second["card"]))
+    lines, comparable = [str(difference) for difference in shared], False
+    if decisive := [difference.what for difference in shared if difference.decisive]:
+        return [*lines, f"no row of the one can be compared with one of the other: {', '.join(decisive)} differ"], False
+    if not first["results"] or not second["results"]:
+        return [*lines, "one of them has no row of results to compare"], False
+    for row, other, differences in matching_rows(first, second):
+        axes = full_axes(first["card"], row)
+        stands = not any(difference.decisive for difference in differences)
+        comparable |= stands
+        lines.append(f"{axes['encoder']}, {axes['output']}: {'comparable' if stands else 'not comparable'}")
+        lines += [f"    {difference}" for difference in differences]
+        lines += describe_metrics(row, other) if stands else []
+    return lines, comparable
+
+
+def main() -> None:
+    """Compare two result files, or the folders that hold them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    args = parser.parse_args()
+    try:
+        lines, comparable = compare(read_result(args.first), read_result(args.second))
+    except EXPLAINED as error:
+        parser.exit(2, f"{type(error).__name__}: {error}\n")
+    print("\n".join(lines))
+    raise SystemExit(0 if comparable else 1)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,120 @@
+"""Pictures of segmentations: the image, the truth and the prediction in colours, and which colour is which class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.patches import Rectangle
+
+from benchmarks.datasets.scenes import Labels, Scenes
+from benchmarks.report.figures import CHARACTER, FONT, GAP, LINE, enlarge, make_canvas, to_png
+from benchmarks.tasks.dense import file_name
+
+OPACITY = 0.6
+SHADES = np.array([[1, 1], [1, 0.5], [0.45, 1]])  # saturation and value of bright, dark and pale colours
+SHOWN = 4  # images of a set
+
+
+def class_colours(count: int) -> np.ndarray:
+    """Colours (count, 3) in [0, 1]: hues evenly spread, those of neighbours in the list far apart.
+
+    Around the circle of hues they are bright, dark and pale in turn, so that those next to each other differ too.
+    """
+    step = next(step for step in range(round(0.4 * count), count + 1) if gcd(step, count) == 1)
+    places = np.arange(count) * step % count
+    return hsv_to_rgb(np.column_stack([places / count, SHADES[places % len(SHADES)]]))
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """The image (H, W, 3) uint8 in the colours of its mask's classes; other values of the mask stay bare.
+
+    Of the image the brightness alone shines through: its own colours would shift those of the classes.
+    """
+    known = (mask >= 0) & (mask < len(colours))
+    grey = image.mean(axis=2, keepdims=True)
+    tinted = (1 - OPACITY) * grey + OPACITY * 255 * colours[np.where(known, mask, 0)]
+    return np.where(known[..., None], np.rint(tinted), image).astype(np.uint8)
+
+
+def segmentations(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    ignore_index: int,
+    height: int = 180,
+) -> bytes:
+    """PNG: a row an image, with columns image, truth and prediction, and a legend of the classes that occur.
+
+    Pixels to ignore are bare in both.
+    """
+    colours = class_colours(len(names))
+    rows = []
+    for image, truth, prediction in zip(images, truths, predictions, strict=True):
+        shown = np.where(truth == ignore_index, ignore_index, prediction)
+        pictures = [image, overlay(image, truth, colours), overlay(image, shown, colours)]
+        rows.append([enlarge(picture, height) for picture in pictures])
+    present = sorted(
+        {int(value) for mask in (*truths, *predictions) for value in np.unique(mask)} & {*range(len(names))}
+    )
+    canvas = make_canvas(rows, top=LINE * (1 + _legend_lines(present, names, sum(p.width + GAP for p in rows[0]))))
+    for title, picture, (x, y) in zip(("image", "truth", "prediction"), rows[0], canvas.corners[0], strict=True):
+        canvas.axes.text(x + picture.width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
+    for value, (x, line) in zip(
+        present, _legend_places(present, names, sum(p.width + GAP for p in rows[0])), strict=True
+    ):
+        corner = (GAP + x, GAP + LINE * line)
+        canvas.axes.add_patch(Rectangle(corner, 16, 16, color=(*colours[value], 1)))
+        canvas.axes.text(corner[0] + 22, corner[1] + 8, names[value], va="center", fontsize=FONT)
+    return to_png(canvas.figure)
+
+
+def _legend_places(present: Sequence[int], names: Sequence[str], width: int) -> list[tuple[int, int]]:
+    """Distance from the left, in pixels, and line of each entry."""
+    places, x, line = [], 0, 0
+    for value in present:
+        entry = 22 + CHARACTER * (len(names[value]) + 2)
+        if x and x + entry > width:
+            x, line = 0, line + 1
+        places.append((x, line))
+        x += entry
+    return places
+
+
+def _legend_lines(present: Sequence[int], names: Sequence[str], width: int) -> int:
+    return _legend_places(present, names, width)[-1][1] + 1 if present else 0
+
+
+class Overlays:
+    """Pictures in `folder` of each encoder's output that was best on the tuning images.
+
+    Attributes:
+        files: by what they show.
+    """
+
+    def __init__(self, scenes: Scenes, labels: Labels, folder: Path, head: str) -> None:
+        self.scenes, self.labels, self.folder, self.head = scenes, labels, folder, head
+        self._best: dict[str, float] = {}
+        self.files: dict[str, str] = {}
+
+    def __call__(self, encoder: str, validation: float, predict: Callable[[int], np.ndarray]) -> None:
+        """Draw, unless there was a better output of this encoder. predict: number of an image → classes (H, W)."""
+        if validation <= self._best.get(encoder, -1.0):
+            return
+        self._best[encoder] = validation
+        rows = np.unique(np.linspace(0, len(self.scenes) - 1, SHOWN).round().astype(int)).tolist()
+        png = segmentations(
+            [self.scenes.image(row) for row in rows],
+            [self.scenes.masks[row] for row in rows],
+            [predict(row) for row in rows],
+            self.labels.names,
+            ignore_index=self.labels.ignore_index,
+        )
+        name = f"overlays-{file_name(encoder)}.png"
+        (self.folder / name).write_bytes(png)
+        self.files[f"Segmentation by {encoder} ({self.head})"] = name

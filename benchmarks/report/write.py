@@ -1,0 +1,274 @@
+"""All results of some runs on one page: `python -m benchmarks.report runs/suite --out runs/suite/report.html`.
+
+Reads every result.json below the given folders and writes one self-contained HTML file and, beside it, the same
+tables as Markdown. Every table and picture names the command that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparisons import difference_table
+from benchmarks.report import charts, page, tables
+from benchmarks.report.tables import Table, cell
+from benchmarks.result import AXES, RESULT_FILE, Card, Result, full_axes, metrics, read_result
+from probes import confusion_matrix
+from randar_features.store.files import read_json
+
+BASELINES = ("pixels", "histogram", "codes", "latents")
+TUNED = ("tuning", "validation")  # scores on rows that are not evaluated
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result file, and what it is called: the path of its folder below the folder that was given."""
+
+    name: str
+    folder: Path
+    card: Card
+    results: list[Result]
+    artifacts: dict[str, str]
+
+    @property
+    def main_metric(self) -> str | None:
+        """The first metric of the rows, which their intervals belong to; None without rows."""
+        return next((name for row in self.results for name in metrics(row)), None)
+
+    def artifact(self, name: str) -> Path | None:
+        """A file that lies beside the result; None if there is none, or not any more, as of images not to be shared."""
+        path = self.folder / self.artifacts.get(name, "")
+        return path if path.is_file() else None
+
+    def best(self, rows: Sequence[Result] | None = None) -> Result:
+        """Of `rows` (None: all) the one with the best score on tuning rows, or, without these, of the main metric."""
+        rows = self.results if rows is None else rows
+        name = next((n for n in TUNED if all(n in row for row in rows)), self.main_metric or "")
+        return max(rows, key=lambda row: row.get(name, -np.inf))
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Every result file below the folders, sorted by path; FileNotFoundError if there is none."""
+    runs = []
+    for folder in folders:
+        files = [folder] if folder.is_file() else sorted(folder.rglob(RESULT_FILE))
+        for file in files:
+            result = read_result(file)
+            name = str(file.parent.relative_to(folder.parent if folder.is_file() else folder))
+            shown = file.parent.name if name == "." else name
+            runs.append(Run(shown, file.parent, result["card"], result["results"], result.get("artifacts", {})))
+    if not runs:
+        given = ", ".join(map(str, folders))
+        raise FileNotFoundError(f"no {RESULT_FILE} below {given}: run a benchmark with --out first")
+    return runs
+
+
+def overview(runs: Sequence[Run]) -> Table:
+    """The best row of every run, beside its best baseline that no training made."""
+    header = ["run", "best", "metric", "value, 95 % interval", "best baseline"]
+    rows = []
+    for run in runs:
+        if run.main_metric is None:
+            continue
+        best, metric = run.best(), run.main_metric
+        base = [r for r in run.results if str(full_axes(run.card, r)["encoder"]).split(":")[0] in BASELINES]
+        compared = run.best(base) if base else None
+        against = f"{_name(run, compared)}: {number(compared[metric], metric)}" if compared else ""
+        rows.append([run.name, _name(run, best), metric, _with_interval(best, metric), against])
+    return Table(header, rows)
+
+
+def _name(run: Run, row: Result) -> str:
+    axes = full_axes(run.card, row)
+    return f"{axes['encoder']}, {axes['output']}" if axes["output"] not in (None, axes["encoder"]) else axes["encoder"]
+
+
+def result_table(run: Run) -> Table:
+    """One line a row: the axes on which rows differ, settings in words, then the metrics."""
+    stated = [full_axes(run.card, row) for row in run.results]
+    varying = [axis for axis in AXES if len({repr(axes[axis]) for axes in stated}) > 1]
+    words = [name for name in _settings(run.results) if name not in varying]
+    numbers = list(dict.fromkeys(name for row in run.results for name in metrics(row)))
+    rows = [
+        [
+            *(cell(axes[axis]) for axis in varying),
+            *(cell(row.get(name)) for name in words),
+            *(
+                _with_interval(row, name) if name == run.main_metric else number(row.get(name), name)
+                for name in numbers
+            ),
+        ]
+        for axes, row in zip(stated, run.results, strict=True)
+    ]
+    marked = next(i for i, row in enumerate(run.results) if row is run.best())
+    return Table([name.replace("_", " ") for name in (*varying, *words, *numbers)], rows, marked)
+
+
+def _settings(results: Sequence[Result]) -> list[str]:
+    """Names of a row's entries in words that are no axes, such as the probe."""
+    return list(dict.fromkeys(n for row in results for n, v in row.items() if isinstance(v, str) and n not in AXES))
+
+
+NO_SHARES = re.compile(r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr)(_|$)")
+
+
+def number(value: float | None, name: str = "") -> str:
+    """Shares as percentages, counts as they are, other figures, such as seconds, to four digits.
+
+    name: of the metric, which tells a share from half a second.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float) and -1 <= value <= 1 and not NO_SHARES.search(name):
+        return f"{100 * value:.1f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _with_interval(row: Result, metric: str) -> str:
+    shown, interval = number(row.get(metric), metric), row.get("interval")
+    if not interval or not shown:
+        return shown
+    low, high = (number(float(bound), metric) for bound in interval)
+    return f"{shown} ({low} … {high})"
+
+
+def heat_maps(run: Run) -> Iterator[tuple[str, bytes]]:
+    """A caption and a picture for each group of rows that differ in layer, context and read alone."""
+    groups: dict[str, list[tuple[dict[str, Any], float]]] = {}
+    for row in run.results:
+        axes = full_axes(run.card, row)
+        others = [cell(axes[a]) for a in AXES if a not in ("output", "layer", "context", "read")]
+        others += [str(row.get(name, "")) for name in _settings(run.results)]
+        if axes["layer"] is not None and run.main_metric in row:
+            groups.setdefault(", ".join(filter(None, others)), []).append((axes, row[run.main_metric]))
+    for name, members in groups.items():
+        layers = _ordered(axes["layer"] for axes, _ in members)
+        shown = _ordered((axes["context"], axes["read"]) for axes, _ in members)
+        if len(layers) > 1 and len(shown) > 1:
+            values = np.full((len(shown), len(layers)), np.nan)
+            for axes, value in members:
+                values[shown.index((axes["context"], axes["read"])), layers.index(axes["layer"])] = value
+            titles = ["all" if isinstance(layer, list) and len(layer) > 2 else cell(layer) for layer in layers]
+            label = f"{run.main_metric}, %: contexts and reads by layer"
+            rows = [" ".join(filter(None, pair)) for pair in shown]
+            yield f"{label}. {name}", charts.heat_map(values, rows=rows, columns=titles, label=label)
+
+
+def _ordered(values: Iterator[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def learning_curve(run: Run) -> bytes | None:
+    """Accuracy against labelled images a class, of each encoder's output that is best with the most; None without."""
+    lines: dict[str, list[Result]] = {}
+    several = len({str(full_axes(run.card, row)["pooling"]) for row in run.results if "shots" in row}) > 1
+    for row in run.results:
+        if "shots" in row:
+            name = f"{_name(run, row)}, {full_axes(run.card, row)['pooling']}" if several else _name(run, row)
+            lines.setdefault(name, []).append(row)
+    metric = str(run.main_metric)
+    best: dict[str, str] = {}
+    for name, rows in lines.items():
+        encoder = full_axes(run.card, rows[-1])["encoder"]
+        if encoder not in best or rows[-1][metric] > lines[best[encoder]][-1][metric]:
+            best[encoder] = name
+    if not best:
+        return None
+    points = {name: [(row["shots"], row[metric]) for row in lines[name]] for name in best.values()}
+    spreads = {name: [tuple(row["interval"]) for row in lines[name]] for name in best.values()}
+    return charts.curves(points, x_label="labelled images a class", y_label=metric, spreads=spreads, log_x=True)
+
+
+def confusion(run: Run) -> bytes | None:
+    """The confusion matrix of the best row, where the run kept its predictions; None where it did not."""
+    if (path := run.artifact("predictions")) is None:
+        return None
+    kept = np.load(path)
+    best, labels = next(i for i, row in enumerate(run.results) if row is run.best()), kept["labels"]
+    predicted = kept["predictions"][best]
+    names = [str(name) for name in kept["label_names"]] if "label_names" in kept else []
+    count = len(names) or int(max(labels.max(), predicted.max())) + 1
+    names = names or [str(label) for label in range(count)]
+    return charts.confusion_picture(confusion_matrix(predicted, labels, num_classes=count), names)
+
+
+def section(run: Run) -> page.Section:
+    """Everything about one run."""
+    command, parts = run.card["command"], [page.text(run.card["protocol"])]
+    parts += [page.text(f"Warning: {warning}.") for warning in run.card["warnings"]]
+    if run.results:
+        table = result_table(run)
+        parts.append(page.table(table.header, table.rows, caption=command, marked=table.marked))
+        parts += [page.figure(png, caption=caption, command=command) for caption, png in heat_maps(run)]
+    pictures = {name: run.artifact(name) for name, file in run.artifacts.items() if file.endswith(".png")}
+    parts += [
+        page.figure(png.read_bytes(), caption=n, command=command) for n, png in pictures.items() if png is not None
+    ]
+    if (path := run.artifact("differences")) is not None:
+        table = difference_table(read_json(path))
+        parts.append(page.table(table.header, table.rows, caption=f"Differences on the same rows. {command}"))
+    curve = learning_curve(run)
+    if curve is not None:
+        parts.append(page.figure(curve, caption="Few labelled images; bands: 95 % intervals.", command=command))
+    matrix = confusion(run)
+    if matrix is not None:
+        parts.append(page.figure(matrix, caption=f"Confusion matrix of {_name(run, run.best())}, %.", command=command))
+    parts.append(page.details("Protocol card", json.dumps(run.card, indent=1, ensure_ascii=False)))
+    return page.section(run.name, *parts)
+
+
+def html(runs: Sequence[Run], title: str) -> str:
+    """The page."""
+    table = overview(runs)
+    first = page.section(
+        "Overview",
+        page.text(
+            "The best row of every run by its tuning or validation rows; where a run has none, as in retrieval, by "
+            "what is shown, which is then a little too good."
+        ),
+        page.table(table.header, table.rows, caption="Sections below: all rows, intervals, pictures, cards."),
+    )
+    commits = sorted({run.card["machine"]["commit"] for run in runs})
+    machines = sorted({run.card["machine"]["processor"] for run in runs})
+    subtitle = f"{len(runs)} runs, commit {', '.join(commits)}, {', '.join(machines)}"
+    return page.page(title, subtitle, [first, *(section(run) for run in runs)])
+
+
+def markdown(runs: Sequence[Run], title: str) -> str:
+    """The tables, with the command under each."""
+    parts = [f"# {title}", tables.markdown(overview(runs))]
+    for run in runs:
+        parts += [f"## {run.name}", run.card["protocol"], *(f"Warning: {warning}." for warning in run.card["warnings"])]
+        parts += [tables.markdown(result_table(run))] if run.results else []
+        parts.append(f"`{run.card['command']}`, commit {run.card['machine']['commit']}")
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(folders: Sequence[Path], out: Path, title: str = "Results") -> Path:
+    """Write `out` (HTML) and the Markdown beside it; gives `out`."""
+    runs = find_runs(folders)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html(runs, title), encoding="utf-8")
+    out.with_suffix(".md").write_text(markdown(runs, title), encoding="utf-8")
+    return out
+
+
+def main() -> None:
+    """Read, write, and say where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders with results below them, or result files")
+    parser.add_argument("--out", type=Path, default=Path("runs/report.html"))
+    parser.add_argument("--title", default="Results")
+    args = parser.parse_args()
+    print(write_report(args.runs, args.out, args.title))

@@ -1,0 +1,1 @@
+"""Time and memory: each module is one benchmark, `python -m benchmarks.NAME`."""

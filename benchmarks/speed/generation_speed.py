@@ -1,0 +1,211 @@
+"""Speed of generation beside the published loop: `python -m benchmarks.generation_speed`.
+
+Both draw the same number of tokens in the same steps from the same random weights (default: RandAR-L, one
+image, 88 steps, guidance on): the published loop as `published_loop` restates it, in float32, and
+`rf.generate`, as it is and with packed weights. Beside each stands the floor: what reading the weights and
+the cache takes at the measured memory bandwidth, and the operations at the measured peak, whichever is more.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.machine import describe
+from benchmarks.reference.published_loop import published_generate
+from randar_features import generate, pack_weights
+from randar_features.command_line import run_command
+from randar_features.generation.schedule import decoding_schedule
+from randar_features.models import RandAR, RandARConfig
+from randar_features.store.files import write_json
+from randar_features.timing import matrix_peak, seconds
+
+GUIDANCE = (1.0, 4.0)
+SINGLE = -1  # one token a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way of generating: called with a number of steps, at so many bytes a weight."""
+
+    name: str
+    run: Callable[[int], Tensor]
+    bytes_per_weight: int
+    dtype: torch.dtype = torch.float32  # of the arithmetic and the cache
+
+
+def main() -> None:
+    """Measure, print a line for each way and number of steps, and write all to --out."""
+    args = parse()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    model = random_model(args)
+    machine: dict[str, Any] = {
+        "memory_bytes_per_second": memory_bandwidth(args.device),
+        "peak_flops": {},
+    }
+    rows: list[dict[str, Any]] = []
+    every = ways(model, args.batch, args.device)
+    for dtype in {way.dtype for way in every}:
+        machine["peak_flops"][str(dtype)] = matrix_peak(dtype=dtype, device=args.device)
+    for steps in (args.steps, SINGLE):
+        for way in every:
+            taken = seconds(lambda way=way, steps=steps: way.run(steps), args.repeats, args.device)  # type: ignore[misc]
+            rows.append(result(way, steps, taken, model, args.batch, machine))
+            print_row(rows[-1], rows)
+    gains = parallel_gains(rows)
+    print("parallel over single steps: " + ", ".join(f"{way} {gain:.2f}×" for way, gain in gains.items()))
+    settings = {"model": vars(model.config), "batch": args.batch, "guidance": GUIDANCE, "repeats": args.repeats}
+    content = {"machine": {**describe(args.device), **machine}, "settings": settings, "results": rows}
+    content["gain_over_single_steps"] = gains
+    if args.out:
+        write_json(args.out, content)
+        print(args.out)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--vocab-size", type=int, default=16384)
+    parser.add_argument("--tokens", type=int, default=256, help="of an image, N = G²")
+    parser.add_argument("--steps", type=int, default=88, help="of parallel decoding")
+    parser.add_argument("--batch", type=int, default=1, help="images at once")
+    parser.add_argument("--repeats", type=int, default=2, help="the shortest of so many, after one to warm up")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    return parser.parse_args()
+
+
+def random_model(args: argparse.Namespace) -> RandAR:
+    """A float32 RandAR of the wanted sizes with random weights."""
+    config = RandARConfig(
+        num_layers=args.layers,
+        num_heads=args.heads,
+        dim=args.dim,
+        vocab_size=args.vocab_size,
+        num_tokens=args.tokens,
+        num_classes=1000,
+    )
+    model = RandAR(config).eval().requires_grad_(False)
+    model.initialize(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.output.weight, std=0.02, generator=torch.Generator().manual_seed(1))
+    return model.to(args.device)
+
+
+def ways(model: RandAR, batch: int, device: str) -> list[Way]:
+    """The published loop, and this package in every number format that the device is fast in."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(1000, (batch,), generator=generator).to(device)
+    noise = torch.rand(batch, model.config.num_tokens, generator=generator)
+    order = noise.argsort(dim=1).to(device)
+
+    def published(steps: int) -> Tensor:
+        return published_generate(model, classes, order, steps=steps, guidance=GUIDANCE)
+
+    def ours(name: str, transformer: RandAR, size: int) -> Way:
+        cache = transformer.new_cache(2 * batch)
+
+        def run(steps: int) -> Tensor:
+            return generate(transformer, classes, steps=steps, guidance=GUIDANCE, order=order, generator=0, cache=cache)
+
+        return Way(name=name, run=run, bytes_per_weight=size)
+
+    found = [Way(name="published loop", run=published, bytes_per_weight=4), ours("float32", model, 4)]
+    if device == "cpu":
+        found.append(ours("packed float32", pack_weights(model), 4))
+        found.append(ours("packed float16 weights", pack_weights(model, torch.float16), 2))
+    else:
+        half = RandAR(model.config).to(device, torch.bfloat16).eval().requires_grad_(False)
+        half.load_state_dict(model.state_dict())
+        found.append(replace(ours("bfloat16", half, 2), dtype=torch.bfloat16))
+    return found
+
+
+def memory_bandwidth(device: str, size: int = 1 << 28) -> float:
+    """Bytes a second that a matrix-vector product reads from a matrix of `size` bytes, measured."""
+    matrix = torch.ones(size // 4 // 4096, 4096, device=device)
+    vector = torch.ones(4096, device=device)
+    return size / seconds(lambda: F.linear(vector, matrix), 5, device)
+
+
+def result(way: Way, steps: int, taken: float, model: RandAR, batch: int, machine: dict[str, Any]) -> dict[str, Any]:
+    """One row: time, and the floor of a step of average size."""
+    schedule = decoding_schedule(model.config.num_tokens, steps)
+    weights, operations = work(model, batch, schedule)
+    read = weights * way.bytes_per_weight + cache_bytes(model, batch, schedule, way.dtype.itemsize)
+    by_memory = read / machine["memory_bytes_per_second"]
+    by_operations = operations / machine["peak_flops"][str(way.dtype)]
+    return {
+        "way": way.name,
+        "steps": len(schedule),
+        "seconds": taken,
+        "images_per_second": batch / taken,
+        "seconds_per_step": taken / len(schedule),
+        "floor_per_step": max(by_memory, by_operations),
+        "floor_by_memory": by_memory,
+        "floor_by_operations": by_operations,
+    }
+
+
+def fed(schedule: list[int]) -> list[int]:
+    """Tokens fed a step: the class and P1, then [x1, P2, x2, …, Pm, xm] and the next instructions."""
+    return [1 + schedule[0]] + [2 * m - 1 + following for m, following in pairwise(schedule)]
+
+
+def work(model: RandAR, batch: int, schedule: list[int]) -> tuple[float, float]:
+    """Weights read and operations done in a step of average size, with guidance (two branches)."""
+    blocks = sum(p.numel() for p in model.layers.parameters() if p.dim() == 2)
+    tokens = 2 * batch * sum(fed(schedule)) / len(schedule)
+    asked = 2 * batch * sum(schedule) / len(schedule)
+    seen = sum(n * length for n, length in zip(fed(schedule), seen_lengths(schedule), strict=True)) / len(schedule)
+    attention = 4 * model.config.dim * model.config.num_layers * 2 * batch * seen
+    output = model.output.weight.numel()
+    return blocks + output, 2 * (tokens * blocks + asked * output) + attention
+
+
+def seen_lengths(schedule: list[int]) -> list[int]:
+    """Entries of the cache that a step sees, its own included."""
+    done = [sum(schedule[:step]) for step in range(len(schedule))]
+    return [1 + 2 * before + count for before, count in zip(done, schedule, strict=True)]
+
+
+def cache_bytes(model: RandAR, batch: int, schedule: list[int], bytes_per_value: int = 4) -> float:
+    """Bytes of keys and values read in a step of average size."""
+    config = model.config
+    width = (config.num_kv_heads or config.num_heads) * config.head_dim
+    lengths = seen_lengths(schedule)
+    return 2 * config.num_layers * 2 * batch * width * bytes_per_value * sum(lengths) / len(lengths)
+
+
+def parallel_gains(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """For each way, its time with one token a step over that of the parallel steps."""
+    first = {row["way"]: row["seconds"] for row in reversed(rows)}
+    last = {row["way"]: row["seconds"] for row in rows}
+    return {way: last[way] / first[way] for way in last}
+
+
+def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """One line, with the gain over the published loop in as many steps."""
+    published = next(other for other in rows if other["steps"] == row["steps"])
+    print(
+        f"{row['steps']:4d} steps  {row['way']:24s} {row['seconds']:8.2f} s  "
+        f"{1000 * row['seconds_per_step']:8.2f} ms a step, floor {1000 * row['floor_per_step']:7.2f} ms  "
+        f"{published['seconds'] / row['seconds']:5.2f}× the published loop",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

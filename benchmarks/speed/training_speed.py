@@ -1,0 +1,229 @@
+"""Speed of a training step beside the published loop: `python -m benchmarks.training_speed`.
+
+Both train the same RandAR (default: RandAR-L at 256×256, random weights and tokens), each in a process of its
+own, with float32 weights:
+
+- published: the published step, restated plainly in `benchmarks.published_training`;
+- this package: a step of `RandARTrainer`, as scripts/train_randar.py takes it.
+
+Products are in bfloat16 where the machine is fast in it, else in float32, in both; `--published-dtype bfloat16`
+leaves the published step in bfloat16, as its configuration has it, wherever it runs. On a machine with a GPU,
+CUDA_VISIBLE_DEVICES= (empty) measures the CPU.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import describe
+from benchmarks.options import from_command_line
+from benchmarks.reference.published_training import PublishedTraining
+from benchmarks.speed.throughput import SIZES
+from randar_features.command_line import run_command
+from randar_features.data.token_store import TokenStore
+from randar_features.hub import choose_device
+from randar_features.models import RandAR, RandARConfig
+from randar_features.precision import default_dtype
+from randar_features.store.files import write_json
+from randar_features.timing import matrix_peak
+from randar_features.training.allocator import keep_freed_memory
+from randar_features.training.distributed import HardwareConfig
+from randar_features.training.flops import peak_flops, training_flops
+from randar_features.training.recipe import TrainingConfig
+from randar_features.training.trainer import RandARTrainer
+
+CLASSES = 1000
+RECIPE: dict[str, Any] = {"learning_rate": 4e-4, "weight_decay": 0.05, "gradient_clip": 1.0, "ema_decay": 0.9999}
+WAYS = ("published", "this package")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        model: randar-l, randar-xl or randar-tiny.
+        layers: blocks, if not as many as the model has, for a shorter look.
+        batch_size: images in a step; None: 256 on a GPU, 4 on a CPU.
+        micro_batch_size: images at once, in both; None: 64 on a GPU, all on a CPU.
+        repeats: steps of which the fastest counts, behind one to warm up.
+        compile: this package's blocks, with torch.compile.
+        gradient_checkpointing: this package's blocks.
+        published_dtype: float32 or bfloat16; None: as this package's.
+    """
+
+    model: str = "randar-l"
+    layers: int | None = None
+    batch_size: int | None = None
+    micro_batch_size: int | None = None
+    repeats: int = 3
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    published_dtype: str | None = None
+
+    def resolved(self) -> Config:
+        """With a number in the place of each None that stands for one; ValueError for what cannot be."""
+        if self.model not in SIZES:
+            raise ValueError(f"model is {self.model!r}, expected one of {', '.join(SIZES)}")
+        if self.published_dtype not in (None, "float32", "bfloat16"):
+            raise ValueError(f"published_dtype is {self.published_dtype!r}, expected float32 or bfloat16")
+        cuda = choose_device(None).type == "cuda"
+        batch_size = self.batch_size or (256 if cuda else 4)
+        return replace(
+            self,
+            layers=self.layers or SIZES[self.model]["num_layers"],
+            batch_size=batch_size,
+            micro_batch_size=self.micro_batch_size or (min(64, batch_size) if cuda else batch_size),
+        )
+
+    def tokens(self) -> RandomTokens:
+        """Data for four different steps."""
+        sizes, batch_size = self.sizes, self.batch_size or 0
+        return RandomTokens(4 * batch_size, sizes["num_tokens"], sizes["vocab_size"])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Fields of `RandARConfig`."""
+        return {**SIZES[self.model], "num_layers": self.layers, "num_classes": CLASSES}  # type: ignore[dict-item]
+
+
+class RandomTokens(TokenStore):
+    """As many random tokens as a few steps take, in memory."""
+
+    def __init__(self, count: int, num_tokens: int, vocab_size: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(vocab_size, (count, 1, num_tokens), generator=generator)
+        self.labels = torch.randint(CLASSES, (count,), generator=generator)
+        self.manifest = {
+            "shape": list(self.tokens.shape),
+            "vocab_size": vocab_size,
+            "label_names": [str(index) for index in range(CLASSES)],
+            "tokenizer": None,
+        }
+
+    def batch(self, indices: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        """As `TokenStore.batch`."""
+        return self.tokens[indices, views], self.labels[indices]
+
+
+def make_trainer(config: Config, *, model_options: Mapping[str, Any] | None = None, **options: Any) -> RandARTrainer:
+    """This package's trainer on random tokens; further `options` of its configuration and of its model's."""
+    sizes, store = config.sizes, config.tokens()
+    model = {name: sizes[name] for name in ("num_layers", "num_heads", "dim")} | dict(model_options or {})
+    hardware = HardwareConfig(
+        micro_batch_size=config.micro_batch_size,
+        compile=config.compile,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    recipe = {**RECIPE, "batch_size": len(store) // 4, "schedule": "constant", "warmup_steps": 0, **options}
+    return RandARTrainer(TrainingConfig(model=model, hardware=hardware, **recipe), store, store)
+
+
+def our_step(config: Config) -> Callable[[int], float]:
+    """A function that takes step s and gives its loss."""
+    if choose_device(None).type == "cpu":
+        keep_freed_memory()
+    trainer = make_trainer(config)
+    return lambda step: trainer.train_step(step)["loss"]
+
+
+def published_step(config: Config) -> Callable[[int], float]:
+    """The published loop's step, as `our_step`."""
+    device = choose_device(None)
+    dtype = getattr(torch, config.published_dtype) if config.published_dtype else default_dtype(device)
+    with device:
+        model = RandAR(RandARConfig(**config.sizes)).train()
+    training = PublishedTraining(model, dtype=dtype, micro_batch_size=config.micro_batch_size, **RECIPE)
+    store = config.tokens()
+    batches = torch.arange(len(store)).chunk(4)
+
+    def step(number: int) -> float:
+        rows = batches[number % 4]
+        tokens, classes = store.batch(rows, torch.zeros_like(rows))
+        dropped = torch.rand(len(classes)) < 0.1
+        classes = torch.where(dropped, CLASSES, classes)
+        return training.train_step(tokens.to(device), classes.to(device))[0]
+
+    return step
+
+
+def measure(way: str, config: Config) -> dict[str, Any]:
+    """Seconds and processor seconds of the fastest step, losses, and the most memory that was in use, in bytes."""
+    torch.manual_seed(0)
+    step = (published_step if way == "published" else our_step)(config)
+    cuda = choose_device(None).type == "cuda"
+    losses, wall, processor = [], [], []
+    for number in range(config.repeats + 1):
+        start, start_processor = time.perf_counter(), time.process_time()
+        losses.append(step(number))  # waits for the device
+        if cuda:
+            torch.cuda.synchronize()
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - start_processor)
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {
+        "seconds": min(wall[1:]),
+        "processor_seconds": min(processor[1:]),
+        "memory_bytes": memory,
+        "losses": losses,
+    }
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Both ways, one behind the other: their ratio, and the share of the machine's peak that each reaches.
+
+    `speedup_at_peak`: how many times faster than the published step one would be that computes nothing but
+    the model's products, all at the rate of a large matrix product. More cannot be had in this number format.
+    """
+    config = config.resolved()
+    device = choose_device(None)
+    context = multiprocessing.get_context("spawn")
+    ways = {}
+    for way in WAYS:
+        with context.Pool(1) as pool:
+            ways[way] = pool.apply(measure, (way, config))
+    dtype = default_dtype(device)
+    peak = peak_flops(device, dtype) if device.type == "cuda" else matrix_peak(dtype, device)
+    flops = training_flops(RandARConfig(**config.sizes))
+    images = len(config.tokens()) // 4
+    for values in ways.values():
+        values["images_per_second"] = images / values["seconds"]
+        values["mfu"] = images * flops / values["seconds"] / peak
+    published, ours = (ways[way] for way in WAYS)
+    return {
+        "config": asdict(config),
+        "dtype": str(dtype).removeprefix("torch."),
+        **ways,
+        "speedup": published["seconds"] / ours["seconds"],
+        "speedup_of_processor_time": published["processor_seconds"] / ours["processor_seconds"],
+        "speedup_at_peak": published["seconds"] / (images * flops / peak),
+        "memory_share": ours["memory_bytes"] / published["memory_bytes"],
+        "flops_per_image": flops,
+        "peak_flops_per_second": peak,
+        "machine": describe(device),
+    }
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    config, out = from_command_line(Config, __doc__)
+
+    result = run(config)
+    for name, value in result.items():
+        print(f"{name:28s} {value:.4g}" if isinstance(value, float) else f"{name:28s} {value}")
+    if out is not None:
+        write_json(out, result)
+
+
+if __name__ == "__main__":
+    run_command(main)

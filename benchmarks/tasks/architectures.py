@@ -1,0 +1,266 @@
+"""Generators of the same size, data and budget in one table: `python -m benchmarks.architectures --runs par=RUN …`.
+
+Of each: parameters, nats per token of held-out images, images a second of generation in matched steps, and what its
+frozen features are good for, in every context and at every read that it has: a linear probe, nearest neighbours,
+segmentation. The layer of each is chosen by the linear probe on tuning rows; evaluation rows choose nothing. What
+has been measured with the same options and weights is not measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import Job, run_once
+from benchmarks.options import from_command_line
+from benchmarks.result import Result, card, read_result, write_result
+from benchmarks.suite import known_labels, splits_of
+from benchmarks.tasks import classification, segmentation
+from benchmarks.tasks.architecture_tables import page
+from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
+from randar_features import Model, load_model
+from randar_features.command_line import run_command
+from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.models import ARCHITECTURES
+from randar_features.store.files import read_json
+
+PROTOCOL = (
+    "generators compared: logistic regression and 20 nearest neighbours (cosine) on mean-pooled features, null class, "
+    "raster order or the model's own, the layer by tuning accuracy of the former; mIoU of a {head} head on maps of "
+    "that layer; nats per token; images a second"
+)
+Results = Mapping[str, dict[str, Any]]
+View = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        runs: NAME=FOLDER each, a folder that training wrote, or its model.
+        tokens: of held-out images, as scripts/tokenize_images.py writes them, from the tokenizer of all runs.
+        classification: labelled images, a folder or Parquet files.
+        segmentation: images with masks, a folder or Parquet files.
+        split: of the tokens.
+        loss_images, loss_orders: for the nats per token.
+        max_rows: only the first so many labelled images of each split; 0: all.
+        evaluation_rows: how many of them are held back, where the data has no split for it.
+        hold_out: which ones, "last" or "stratified".
+        head: of segmentation, one of linear, knn, logistic.
+        train_images, evaluation_images: seeded random choices of so many images with masks; None: all.
+        resolution: pixels of the shorter side at which those are shown in tiles; None: squashed to the input.
+        batch, repeats: of the timing of generation.
+        seed: of every random choice.
+        cache: folder that keeps features.
+        work: folder that keeps the results that the table is made of.
+    """
+
+    runs: tuple[str, ...]
+    tokens: str
+    classification: str
+    segmentation: str
+    split: str = "validation"
+    loss_images: int = 1000
+    loss_orders: int = 4
+    max_rows: int = 8000
+    evaluation_rows: int = 2000
+    hold_out: str = "last"
+    head: str = "knn"
+    train_images: int | None = None
+    evaluation_images: int | None = None
+    resolution: int | None = None
+    batch: int = 16
+    repeats: int = 3
+    seed: int = 0
+    cache: str = "runs/features"
+    work: str = "runs/architectures"
+
+
+def folders_of(config: Config) -> dict[str, str]:
+    """The folder of each model, by name; ValueError for an entry that does not say which, or says it twice."""
+    found: dict[str, str] = {}
+    for entry in config.runs:
+        name, given, folder = entry.partition("=")
+        if not given or not name or not folder or name in found:
+            raise ValueError(f"--runs takes NAME=FOLDER, each name once, got {entry!r}")
+        exported = Path(folder) / "model"
+        found[name] = str(exported if (exported / "config.json").exists() else folder)
+    return found
+
+
+def check_matched(models: Mapping[str, Model], folders: Mapping[str, str], store: TokenStore) -> None:
+    """ValueError unless each model is of the architecture that its name says, and of the tokens' tokenizer."""
+    for name, model in models.items():
+        kind = next(kind for kind, (built, _) in ARCHITECTURES.items() if type(model.transformer) is built)
+        if name in ARCHITECTURES and name != kind:
+            raise ValueError(f"--runs {name}={folders[name]}: that model is of type {kind}")
+        written = read_json(Path(folders[name]) / "config.json").get("tokenizer_hash")
+        found, expected = written or tokenizer_hash(model.tokenizer), store.manifest["tokenizer"]
+        if found != expected:
+            raise ValueError(
+                f"{folders[name]} is a model of tokenizer {found}, the tokens in {store.folder} are of {expected}: "
+                "compare models of one tokenizer on its tokens"
+            )
+
+
+def training_differences(folders: Mapping[str, str]) -> list[str]:
+    """A warning for each training setting, besides the type of the model, in which the runs differ."""
+    settings = {}
+    for name, folder in folders.items():
+        training = read_json(Path(folder) / "config.json").get("training") or {}
+        model = {f"model.{key}": value for key, value in training.get("model", {}).items() if key != "type"}
+        settings[name] = {key: value for key, value in training.items() if key not in ("model", "loop")} | model
+    keys = dict.fromkeys(key for given in settings.values() for key in given)
+    values = {key: {name: given.get(key) for name, given in settings.items()} for key in keys}
+    return [
+        f"trained with different {key}: {', '.join(f'{name} {value}' for name, value in of.items())}"
+        for key, of in values.items()
+        if len({repr(value) for value in of.values()}) > 1
+    ]
+
+
+def best_layers(results: Sequence[Result]) -> dict[View, Result]:
+    """For each (context, read) the row of the linear probe on the layer of the best tuning accuracy."""
+    best: dict[View, Result] = {}
+    for row in results:
+        view = row["context"], row["read"]
+        if row["probe"] == "logistic" and isinstance(row["layer"], int):
+            best[view] = max(best.get(view, row), row, key=lambda each: each["tuning"])
+    return best
+
+
+def measure(name: str, folder: str, config: Config, weights: str) -> dict[str, dict[str, Any]]:
+    """Results of one model: "loss", "classification" and "segmentation", which is of the layers that won there."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(kind: str, options: Any, run: Callable[[Any, Path], object]) -> None:
+        place = Path(config.work) / name / kind
+        run_once(Job(f"{name}/{kind}", options, run), place, {name: weights})
+        found[kind] = read_result(place)
+
+    add("loss", loss_options(folder, config), run_loss)
+    add("classification", probe_options(folder, config), classification.run)
+    chosen = [row["output"] for row in best_layers(found["classification"]["results"]).values()]
+    add("segmentation", mask_options(folder, chosen, config), segmentation.run)
+    return found
+
+
+def loss_options(folder: str, config: Config) -> LossConfig:
+    """For the model in a folder."""
+    tokens = str(Path(config.tokens) / config.split)
+    return LossConfig(
+        model=folder, tokens=tokens, images=config.loss_images, orders=config.loss_orders, seed=config.seed
+    )
+
+
+def probe_options(folder: str, config: Config) -> classification.Config:
+    """For every layer of the model in a folder, in all its contexts and reads."""
+    train, evaluation = splits_of(config.classification)
+    return classification.Config(
+        data=config.classification,
+        train_split=train,
+        evaluation_split=evaluation,
+        evaluation_rows=config.evaluation_rows,
+        hold_out=config.hold_out,
+        max_rows=config.max_rows or None,
+        encoder=(folder,),
+        probe=("logistic", "knn"),
+        seed=config.seed,
+        cache=config.cache,
+    )
+
+
+def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segmentation.Config:
+    """For these outputs of the model in a folder."""
+    train, evaluation = splits_of(config.segmentation)
+    return segmentation.Config(
+        data=config.segmentation,
+        train_split=train or "train",
+        evaluation_split=evaluation,
+        labels=known_labels(config.segmentation),
+        train_images=config.train_images,
+        evaluation_images=config.evaluation_images,
+        resolution=config.resolution,
+        encoder=(folder,),
+        outputs=tuple(outputs),
+        head=config.head,
+        seed=config.seed,
+        cache=config.cache,
+    )
+
+
+def rows_of(name: str, results: Results, speed: Result) -> list[Result]:
+    """One row a context and read of a model."""
+    (loss,) = results["loss"]["results"]
+    itself = {key: loss[key] for key in ("parameters", "validation_loss", "validation_loss_null", "loss_orders")}
+    itself |= {"validation_loss_interval": loss["interval"]}
+    itself |= {key: value for key, value in speed.items() if key != "encoder"}
+    scores = {(row["probe"], row["output"]): row["accuracy"] for row in results["classification"]["results"]}
+    masks = {row["output"]: row for row in results["segmentation"]["results"]}
+    rows: list[Result] = []
+    for (context, read), best in best_layers(results["classification"]["results"]).items():
+        view, output = f"{context} {read}", best["output"]
+        row = {"encoder": name, "output": view} | {axis: best[axis] for axis in ("layer", "context", "read", "orders")}
+        row |= {"accuracy": best["accuracy"], "interval": best["interval"], "tuning": best["tuning"]}
+        row |= {"accuracy_all_layers": scores.get(("logistic", f"{view} all layers"))}
+        row |= {"knn": scores["knn", output], "knn_all_layers": scores.get(("knn", f"{view} all layers"))}
+        row |= {"miou": masks[output]["miou"], "miou_interval": masks[output]["interval"]}
+        rows.append(row | itself)
+    return rows
+
+
+def run(config: Config, out: Path) -> Path:
+    """Measure what is not there yet, write result.json and result.md to `out`, and give the former's path."""
+    folders = folders_of(config)
+    models = {name: load_model(folder) for name, folder in folders.items()}
+    check_matched(models, folders, TokenStore(Path(config.tokens) / config.split))
+    weights = {name: model.weights_hash for name, model in models.items()}
+    options = SpeedConfig(models=tuple(folders.values()), batch=config.batch, repeats=config.repeats, seed=config.seed)
+    place = Path(config.work) / "generation"
+    run_once(Job("generation", options, run_speed), place, weights)
+    speeds = dict(zip(folders, read_result(place)["results"], strict=True))
+    results = {name: measure(name, folder, config, weights[name]) for name, folder in folders.items()}
+    rows = [row for name in folders for row in rows_of(name, results[name], speeds[name])]
+    made = combined_card(config, results, weights, training_differences(folders), models)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "result.md").write_text(page(rows, made), encoding="utf-8")
+    return write_result(out, made, rows)
+
+
+def combined_card(
+    config: Config,
+    results: Mapping[str, Results],
+    weights: Mapping[str, str],
+    warnings: Sequence[str],
+    models: Mapping[str, Model],
+) -> dict[str, Any]:
+    """The card of the table, out of those of its parts."""
+    cards = {kind: part["card"] for kind, part in next(iter(results.values())).items()}
+    data = {f"{kind}, {part}": value for kind, each in cards.items() for part, value in each["data"].items()}
+    every = [w for of_model in results.values() for part in of_model.values() for w in part["card"]["warnings"]]
+    sizes = sorted({model.image_size for model in models.values()})
+    axes = {
+        "pooling": "mean",
+        "normalization": "standardize (linear probe), unit (kNN)",
+        "resolution": sizes[0] if len(sizes) == 1 else sizes,
+        "threshold_basis": None,
+        "selection": cards["classification"]["axes"]["selection"],
+    }
+    protocol = PROTOCOL.format(head=config.head)
+    about: dict[str, Any] = {"axes": axes, "data": data, "weights": weights, "config": config}
+    return card(protocol, **about, warnings=list(dict.fromkeys([*warnings, *every])))
+
+
+def main() -> None:
+    """Parse, run, print, and say where."""
+    config, out = from_command_line(Config, __doc__, Path("benchmarks/results/architectures"))
+    path = run(config, out)
+    print((out / "result.md").read_text(encoding="utf-8"))
+    print(path)
+
+
+if __name__ == "__main__":
+    run_command(main)

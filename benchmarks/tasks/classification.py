@@ -1,0 +1,203 @@
+"""Probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder pixels codes randar-tiny`.
+
+Every output of every encoder (layer, context, read), in every pooling, is classified by the probes asked for. Options
+of the heads are chosen on a tenth of the training rows, and the evaluation rows are touched once by each head. They
+are a split of the data, or held back from it. The same rows serve every encoder, so that differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from benchmarks.comparisons import context_differences, write_tables
+from benchmarks.encoders import Encoder, Views, load_encoder
+from benchmarks.options import check_names, from_command_line
+from benchmarks.report.figures import layer_chart
+from benchmarks.report.tables import Table, percent, percents
+from benchmarks.result import Result, card, write_result
+from benchmarks.tasks.classification_probes import NORMALIZATIONS, PROBES, Scored, Training, score
+from benchmarks.tasks.dense import grid_outputs
+from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
+from probes import paired_bootstrap
+from probes.joint_linear import LEARNING_RATES
+from probes.logistic import C_GRID
+from probes.pooling import POOLINGS
+from randar_features.command_line import run_command
+
+PROTOCOL = (
+    "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
+    "head by SGD, learning rate of 13 values; 20 nearest neighbours by cosine, weighted, temperature 0.07, ties by "
+    "lowest id; few-shot logistic regression; attentive pooling"
+)
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(LabelledData, Views):
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
+        single_layers: leave out the concatenation of all layers.
+        probe: one or several of logistic, linear, knn, few-shot, attentive.
+        attentive_outputs: what the attentive probe is trained on, of outputs on a grid; None: of each encoder the
+            one of the best tuning accuracy by the other probes, or all without other probes.
+        normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
+        epochs, batch_size: of the linear and the attentive probe.
+        shots: labelled rows a class of the few-shot probe.
+        draws: of those rows.
+        buffer_rows: with on_disk, how many rows the linear and the attentive probe hold in memory at a time.
+    """
+
+    encoder: tuple[str, ...] = ("pixels", "codes", "randar-tiny")
+    pooling: tuple[str, ...] = ("mean",)
+    single_layers: bool = False
+    probe: tuple[str, ...] = ("logistic",)
+    attentive_outputs: tuple[str, ...] | None = None
+    normalization: str = "standardize"
+    epochs: int = 30
+    batch_size: int = 256
+    shots: tuple[int, ...] = (1, 5, 10)
+    draws: int = 5
+    buffer_rows: int = 65536
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names("probe", self.probe, PROBES)
+        check_names("pooling", self.pooling, POOLINGS)
+        check_names("normalization", [self.normalization], NORMALIZATIONS)
+
+
+def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFeatures]:
+    """Every probe on every output and pooling; and the features, which know the labels."""
+    features = [labelled_features(encoder, config, pooling, config.chosen(encoder)) for pooling in config.pooling]
+    candidates = [c for each in features for c in each.candidates(joined=not config.single_layers)]
+    training = training_of(features[0], config)
+    found: list[Scored] = []
+    for probe in config.probe:
+        trained_on = maps_of(encoder, config, found) if probe == "attentive" else candidates
+        for scored in score(probe, trained_on, training):
+            row = scored.row
+            words = f"{row['encoder']}, {row['output']}, {row['pooling'] or 'maps'}, {probe}, {row['settings']}"
+            tqdm.write(f"{100 * row['accuracy']:5.1f} %  {words}")
+            found.append(scored)
+    return found, features[0]
+
+
+def training_of(features: LabelledFeatures, config: Config) -> Training:
+    """Labels and settings."""
+    return Training(
+        train_labels=features.train.labels,
+        labels=features.evaluation.labels,
+        normalization=config.normalization,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        buffer_rows=config.buffer_rows if config.on_disk else None,
+        shots=config.shots,
+        draws=config.draws,
+        seed=config.seed,
+    )
+
+
+def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[Candidate]:
+    """What the attentive probe is trained on: maps, of outputs that have a grid."""
+    try:
+        on_grid = grid_outputs(encoder)
+    except ValueError:  # the other encoders may have one
+        tqdm.write(f"{encoder.name} has no grid: the attentive probe is left out")
+        return []
+    wanted = [name for name in config.attentive_outputs or config.chosen(encoder) or on_grid if name in on_grid]
+    others = [scored.row for scored in found if scored.row["output"] in wanted]
+    if others and config.attentive_outputs is None:
+        wanted = [max(others, key=lambda row: row["tuning"])["output"]]
+    if not wanted:
+        return []
+    return list(labelled_features(encoder, config, None, wanted).candidates(joined=False))
+
+
+def run(config: Config, out: Path) -> Path:
+    """Write result.json, predictions, differences, the tables and the curves over depth to `out`; its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    scored: list[Scored] = []
+    weights: dict[str, str] = {}
+    warnings: list[str] = []
+    labels: np.ndarray | None = None
+    for name in config.encoder:
+        encoder = load_encoder(name, **config.of_generators)
+        found, features = evaluate(encoder, config)
+        if labels is not None and not np.array_equal(labels, features.evaluation.labels):
+            raise ValueError(f"{name} was given other evaluation rows than {config.encoder[0]}: run it on its own")
+        labels, warnings = features.evaluation.labels, [*warnings, *features.unreadable()]
+        scored, weights = scored + found, weights | {encoder.name: encoder.weights}
+    assert labels is not None  # there is an encoder
+    rows = [each.row for each in scored]
+    names = features.label_names or [str(label) for label in range(labels.max() + 1)]
+    predictions = np.stack([each.predictions for each in scored])
+    np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
+    compared = context_differences(
+        rows, lambda one, other: paired_bootstrap(scored[one].hits, scored[other].hits, seed=config.seed)
+    )
+    artifacts = {"predictions": PREDICTIONS, **write_tables(out, table(rows), compared), **depth_curves(rows, out)}
+    axes = {"threshold_basis": None, "selection": config.selection()}
+    warnings = [*dict.fromkeys(warnings), *features.duplicates(config), *ends_of_grids(rows)]
+    data = config.data_parts()
+    made = card(PROTOCOL, axes=axes, data=data, weights=weights, config=config, warnings=warnings)
+    return write_result(out, made, rows, artifacts=artifacts)
+
+
+def ends_of_grids(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A warning where the largest value that was tried was the best: a still larger one might be better."""
+    for name, largest in (("C", max(C_GRID)), ("learning_rate", max(LEARNING_RATES))):
+        chosen = [
+            row["chosen"][name] for row in rows if row["probe"] in ("logistic", "linear") and name in row["chosen"]
+        ]
+        if count := chosen.count(largest):
+            yield f"{name} = {largest:g}, the end of its grid, was chosen by {count} of {len(chosen)} heads"
+
+
+def depth_curves(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, str]:
+    """Pictures of the tuning accuracy by layer, a line a context; their files by what they show."""
+    groups: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if isinstance(row["layer"], int):
+            kind = (row["encoder"], row["probe"], row["settings"], row["pooling"] or "maps", row["read"] or "")
+            groups.setdefault(kind, {}).setdefault(row["context"] or "", {})[row["layer"]] = row["tuning"]
+    files = {}
+    for number, (kind, curves) in enumerate(groups.items()):
+        count = max(len(curve) for curve in curves.values())
+        if count > 1 and all(sorted(curve) == list(range(count)) for curve in curves.values()):
+            values = {name: [curve[layer] for layer in range(count)] for name, curve in curves.items()}
+            files[f"Tuning accuracy by layer: {', '.join(filter(None, kind))}"] = f"depth-{number}.png"
+            (out / f"depth-{number}.png").write_bytes(layer_chart(values, {}, "tuning accuracy, %"))
+    return files
+
+
+def table(results: Sequence[Result]) -> Table:
+    """One row a variant."""
+    header = ["encoder", "output", "pooling", "probe", "D", "accuracy, %", "95 % interval", "top-5", "by class"]
+    rows = []
+    for row in results:
+        cells = [row["encoder"], row["output"], row["pooling"] or "maps", f"{row['probe']}, {row['settings']}"]
+        spread = f" ± {percent(row['deviation'])}" if "deviation" in row else ""
+        cells += [str(row["dimensions"]), percent(row["accuracy"]) + spread, percents(row["interval"])]
+        cells += [percent(row[name]) if name in row else "" for name in ("top_5", "mean_per_class", "tuning")]
+        rows.append([*cells, ", ".join(f"{name} {np.round(value, 6)}" for name, value in row["chosen"].items())])
+    return Table([*header, "tuning", "head"], rows)
+
+
+def main() -> None:
+    """Parse, run, print, and say where."""
+    config, out = from_command_line(Config, __doc__, Path("runs/classification"))
+    path = run(config, out)
+    print((out / "result.md").read_text(encoding="utf-8"))
+    print(path)
+
+
+if __name__ == "__main__":
+    run_command(main)

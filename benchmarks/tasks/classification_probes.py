@@ -1,0 +1,207 @@
+"""Each probe of `benchmarks.classification`: trained on candidates, evaluated once, scored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from benchmarks.options import check_names
+from benchmarks.result import Result
+from benchmarks.tasks.labelled import Candidate, in_memory
+from probes import (
+    AttentiveProbe,
+    JointLinearProbe,
+    KNNProbe,
+    LogisticProbe,
+    bootstrap_interval,
+    few_shot,
+    mean_per_class_accuracy,
+    stratified_holdout,
+    top_k_accuracy,
+)
+
+NORMALIZATIONS = ("standardize", "none", "batch")
+PROBES = ("logistic", "linear", "knn", "few-shot", "attentive")
+NEIGHBOURS = (10, 20, 100, 200)
+HEADLINE_K = 20
+TOP = 5
+TUNING = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the probes are trained; the labels are those of the training and of the evaluation rows.
+
+    Attributes:
+        train_labels, labels: (n,) and (m,).
+        normalization: of the vectors of the logistic, linear and few-shot probes.
+        epochs, batch_size: of the linear and the attentive probe.
+        buffer_rows: of the linear and the attentive probe, as in `JointLinearProbe`.
+        shots, draws: of the few-shot probe.
+        seed: of every random choice.
+    """
+
+    train_labels: np.ndarray
+    labels: np.ndarray
+    normalization: str
+    epochs: int
+    batch_size: int
+    buffer_rows: int | None
+    shots: tuple[int, ...]
+    draws: int
+    seed: int
+
+
+class Scored(NamedTuple):
+    """A row of the result, and what the probe said of each evaluation row."""
+
+    row: Result
+    predictions: np.ndarray
+    """int64 (m,); of few-shot probes, the first draw's."""
+    hits: np.ndarray
+    """(m,), 1 where it was right, 0 where not; of few-shot probes the mean over draws."""
+
+
+def score(probe: str, candidates: Sequence[Candidate], training: Training) -> Iterator[Scored]:
+    """Train `probe` on each candidate, and evaluate it; ValueError if there is no such probe."""
+    check_names("probe", [probe], PROBES)
+    if probe == "linear":
+        yield from _linear(candidates, training)
+        return
+    one = {"logistic": _logistic, "knn": _knn, "few-shot": _few_shot, "attentive": _attentive}[probe]
+    for candidate in tqdm(candidates, desc=probe, unit="output", leave=False):
+        yield from one(candidate, training)
+
+
+def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
+    start = time.perf_counter()
+    probe = LogisticProbe(standardize=_standardize(training), validation_fraction=TUNING, seed=training.seed)
+    probe.fit(candidate.train, training.train_labels)
+    table = probe.predict_proba(candidate.evaluation)
+    about: Result = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning rows"}
+    about |= {"normalization": training.normalization, "chosen": {"C": probe.C}, "tuning": probe.validation_accuracy}
+    yield _scored(candidate, table, probe.classes, training, about, start)
+
+
+def _standardize(training: Training) -> bool:
+    if training.normalization == "batch":
+        raise ValueError("--normalization batch is for --probe linear: use standardize or none")
+    return training.normalization == "standardize"
+
+
+def _linear(candidates: Sequence[Candidate], training: Training) -> Iterator[Scored]:
+    """All candidates at once."""
+    start = time.perf_counter()
+    probe = JointLinearProbe(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        normalization=training.normalization,
+        buffer_rows=training.buffer_rows,
+        validation_fraction=TUNING,
+        seed=training.seed,
+    )
+    named = {str(place): candidate for place, candidate in enumerate(candidates)}
+    probe.fit({name: candidate.train for name, candidate in named.items()}, training.train_labels)
+    seconds = (time.perf_counter() - start) / len(candidates)
+    for name, candidate in named.items():
+        head, begun = probe.heads[name], time.perf_counter() - seconds
+        table = probe.predict_proba({name: candidate.evaluation})[name]
+        about: Result = {
+            "probe": "linear",
+            "settings": f"SGD, {training.epochs} epochs, batches of {training.batch_size}",
+        }
+        about |= {"normalization": training.normalization, "tuning": head.validation_accuracy}
+        about |= {"chosen": {"learning_rate": head.learning_rate}}
+        yield _scored(candidate, table, probe.classes, training, about, begun)
+
+
+def _knn(candidate: Candidate, training: Training) -> Iterator[Scored]:
+    start = time.perf_counter()
+    vectors, labels = in_memory(candidate.train), training.train_labels
+    kept, held = stratified_holdout(labels, TUNING, training.seed)
+    several = tuple(k for k in NEIGHBOURS if k <= len(kept)) or (len(kept),)
+    k = HEADLINE_K if HEADLINE_K in several else several[-1]
+    tuning = KNNProbe(k=k).fit(vectors[kept], labels[kept]).predict(vectors[held])[k]
+    probe = KNNProbe(k=several).fit(vectors, labels)
+    tables = probe.predict_proba(in_memory(candidate.evaluation))
+    by_k = {k: float((probe.classes[table.argmax(1)] == training.labels).mean()) for k, table in tables.items()}
+    about: Result = {"probe": "knn", "settings": f"k = {k}, temperature 0.07", "normalization": "unit"}
+    about |= {"chosen": {}, "by_k": by_k, "tuning": float((tuning == labels[held]).mean())}
+    yield _scored(candidate, tables[k], probe.classes, training, about, start)
+
+
+def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
+    start = time.perf_counter()
+    options: dict[str, Any] = {"shots": training.shots, "seeds": training.draws, "tuning_fraction": TUNING}
+    options |= {"standardize": _standardize(training)}
+    sets = candidate.train, training.train_labels, candidate.evaluation, training.labels
+    for found in few_shot(*sets, **options, seed=training.seed):
+        hits = (found.predictions == training.labels).mean(0)
+        about: Result = {"probe": "few-shot", "settings": f"{found.shots} a class, {training.draws} draws, logistic"}
+        about |= {"normalization": training.normalization, "accuracy": found.mean}
+        about |= {"deviation": found.deviation} if training.draws > 1 else {}
+        about |= {"interval": bootstrap_interval(hits, seed=training.seed)}
+        about |= {"mean_per_class": _mean_over(found.predictions, training.labels), "shots": found.shots}
+        about |= {"chosen": {"C": list(found.strengths)}, "tuning": float(found.tuning_accuracies.mean())}
+        row = candidate.axes | about | _costs(candidate, start)
+        yield Scored(row, found.predictions[0], hits)
+        start = time.perf_counter()
+
+
+def _mean_over(predictions: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean([mean_per_class_accuracy(row, labels) for row in predictions]))
+
+
+def _attentive(candidate: Candidate, training: Training) -> Iterator[Scored]:
+    start = time.perf_counter()
+    heads = math.gcd(12, candidate.width)
+    probe = AttentiveProbe(
+        num_heads=heads,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        buffer_rows=training.buffer_rows,
+        validation_fraction=TUNING,
+        seed=training.seed,
+    ).fit(candidate.train, training.train_labels)
+    table = probe.predict_proba(candidate.evaluation)
+    words = f"one query, {heads} heads, AdamW, {training.epochs} epochs, batches of {training.batch_size}"
+    about: Result = {
+        "probe": "attentive",
+        "settings": words,
+        "normalization": "batch",
+        "tuning": probe.validation_accuracy,
+    }
+    about |= {"chosen": {"learning_rate": probe.learning_rate}}
+    yield _scored(candidate, table, probe.classes, training, about, start)
+
+
+def _scored(
+    candidate: Candidate, table: np.ndarray, classes: np.ndarray, training: Training, about: Result, start: float
+) -> Scored:
+    """Metrics of a table of scores (m, C); the main one, accuracy, is the first number of the row."""
+    predictions, labels = classes[table.argmax(1)], training.labels
+    hits = (predictions == labels).astype(np.float64)
+    words = {name: about.pop(name) for name in ("probe", "settings", "normalization")}
+    metrics: Result = {"accuracy": float(hits.mean()), "interval": bootstrap_interval(hits, seed=training.seed)}
+    if len(classes) > TOP:
+        metrics[f"top_{TOP}"] = top_hits(table, classes, labels, TOP)
+    metrics["mean_per_class"] = mean_per_class_accuracy(predictions, labels)
+    return Scored(candidate.axes | words | metrics | about | _costs(candidate, start), predictions, hits)
+
+
+def top_hits(table: np.ndarray, classes: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Top-k accuracy of scores (m, C) for `classes` (C,); a label that is none of them is a miss."""
+    known = np.isin(labels, classes)
+    if not known.any():
+        return 0.0
+    return top_k_accuracy(table[known], np.searchsorted(classes, labels[known]), k) * float(known.mean())
+
+
+def _costs(candidate: Candidate, start: float) -> dict[str, Any]:
+    return {"dimensions": candidate.width, "seconds": round(time.perf_counter() - start, 1)}

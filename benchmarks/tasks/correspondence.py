@@ -1,0 +1,294 @@
+"""Point matching with frozen maps: `python -m benchmarks.correspondence --data photographs --encoder randar-tiny`.
+
+For every point of one image, the pixel of another whose feature has the largest cosine to the point's own; both maps
+are up-sampled to their images (DIFT, `eval_spair.py`). PCK is given with the threshold a share of the object's box
+or of the image, and over all points or as the mean over image pairs; intervals are bootstrapped over pairs.
+
+Data: "digits" (two placements of one scanned digit) and "photographs" (crops, moved and recoloured; or a folder of
+images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks.comparisons import context_differences, write_tables
+from benchmarks.datasets import point_pairs
+from benchmarks.datasets.point_pairs import PairSet
+from benchmarks.datasets.spair import load_spair
+from benchmarks.encoders import Encoder, Kept, Views, load_encoder
+from benchmarks.options import from_command_line
+from benchmarks.report.match_pictures import is_right, match_lines
+from benchmarks.report.tables import Table, percent, percents
+from benchmarks.result import Result, card, data_hash, write_result
+from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
+from probes import match_points, paired_bootstrap, pck, pck_table, positional_basis, remove_basis
+from randar_features.command_line import run_command
+
+DIGITS, PHOTOGRAPHS = "digits", "photographs"
+SIZES = {DIGITS: 64, PHOTOGRAPHS: 256}  # pixels a side
+PRIMARY = "box_per_image"
+SAME_PLACE = "same place"
+PLACELESS = 64  # images of random codes that a positional basis is made of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Views, Kept):
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        data: "digits", "photographs", "photographs:FOLDER", or the folder of SPair-71k.
+        components: of the positional basis taken out of the features, 0 for none; each makes a row.
+        pairs: how many; None: all of SPair-71k, 120 of the others.
+        validation_pairs: how many others are matched to tell which output is best; of SPair-71k those of "val".
+        points: of each pair of digits or photographs.
+        split: of SPair-71k.
+        size: pixels a side of digits (None: 64) and photographs (None: 256).
+        resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
+        stride: pixels from tile to tile; None: half the input.
+    """
+
+    data: str
+    components: tuple[int, ...] = (0, 8)
+    pairs: int | None = None
+    validation_pairs: int = 60
+    points: int = 20
+    split: str = "test"
+    size: int | None = None
+    resolution: int | None = None
+    stride: int | None = None
+
+
+def load_pairs(config: Config, split: str, count: int | None) -> PairSet:
+    """Pairs of "validation" or "test", the latter `config.split` of SPair-71k."""
+    kind, _, folder = config.data.partition(":")
+    if kind not in SIZES:
+        name = "val" if split == "validation" else config.split
+        return load_spair(config.data, name, count=count, seed=config.seed)
+    options: dict[str, Any] = {"size": config.size or SIZES[kind], "points": config.points, "seed": config.seed}
+    options["count"] = 120 if count is None else count
+    if kind == DIGITS:
+        return point_pairs.digits(split, **options)
+    return point_pairs.photographs(split, folder=folder or None, **options)
+
+
+def content_free(encoder: Encoder, outputs: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Maps (n, G, G, D) of images without content: random codes, decoded, of a generator, else noise."""
+    generator = torch.Generator().manual_seed(seed)
+    model: Any = getattr(encoder, "model", None)
+    if hasattr(model, "tokenizer"):
+        config = model.transformer.config
+        codes = torch.randint(config.vocab_size, (PLACELESS, config.num_tokens), generator=generator)
+        images = torch.cat([model.tokenizer.decode(part.to(encoder.device)).cpu() for part in codes.split(16)])
+    else:
+        images = torch.rand(PLACELESS, 3, encoder.image_size, encoder.image_size, generator=generator)
+    maps = [encoder.encode(part.clamp(0, 1), outputs) for part in images.split(16)]
+    return {name: torch.cat([part[name].cpu() for part in maps]) for name in outputs}
+
+
+class Matcher:
+    """What one output of an encoder, less a positional basis or not, finds in the pairs of a set."""
+
+    def __init__(self, features: DenseFeatures, output: str, basis: Tensor | None) -> None:
+        self._maps, self._basis = features.of(output), basis
+
+    def _map(self, image: int) -> Tensor:
+        maps = torch.from_numpy(self._maps[image])
+        if self._basis is None:
+            return maps
+        return remove_basis(maps, self._basis)
+
+    def find(self, data: PairSet) -> list[np.ndarray]:
+        """Pixels (K, 2) of the target of each pair."""
+        return [
+            match_points(
+                self._map(pair.source),
+                self._map(pair.target),
+                pair.points,
+                source_size=data.sizes[pair.source],
+                target_size=data.sizes[pair.target],
+            )
+            for pair in data.pairs
+        ]
+
+
+def same_place(data: PairSet) -> list[np.ndarray]:
+    """Every point is sought where it was in the source, scaled to the target: what no feature at all achieves."""
+    found = []
+    for pair in data.pairs:
+        (old_height, old_width), (height, width) = data.sizes[pair.source], data.sizes[pair.target]
+        found.append((pair.points + 0.5) * (width / old_width, height / old_height) - 0.5)
+    return found
+
+
+def stacked(found: Sequence[np.ndarray], data: PairSet, pairs: Sequence[int] | None = None) -> dict[str, Any]:
+    """The arguments of `pck` for these pairs, None: all."""
+    rows = range(len(data.pairs)) if pairs is None else pairs
+    chosen = [data.pairs[row] for row in rows]
+    return {
+        "predicted": np.concatenate([found[row] for row in rows]).astype(np.float64),
+        "target": np.concatenate([pair.targets for pair in chosen]),
+        "pairs": np.repeat(np.arange(len(chosen)), [len(pair.points) for pair in chosen]),
+        "box_sizes": np.array([pair.box for pair in chosen], dtype=np.float64),
+        "image_sizes": np.array([data.sizes[pair.target] for pair in chosen], dtype=np.float64),
+    }
+
+
+def scores(found: Sequence[np.ndarray], data: PairSet, seed: int) -> Result:
+    """All variants of PCK, `PRIMARY` at 0.1 first, with intervals; and by category if there are some."""
+    values, intervals = pck_table(**stacked(found, data), seed=seed)
+    main = f"{PRIMARY}@0.1"
+    result = {main: values[main], "interval": intervals[main], **values, "intervals": intervals}
+    names = sorted({pair.category for pair in data.pairs if pair.category is not None})
+    if names:
+        result["categories"] = {
+            name: pck(**stacked(found, data, [n for n, pair in enumerate(data.pairs) if pair.category == name]))
+            for name in names
+        }
+    return result
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One row of a result, and the pixels (K, 2) that it found in the target of each test pair."""
+
+    row: Result
+    points: list[np.ndarray]
+
+    def shares(self, data: PairSet) -> np.ndarray:
+        """Of the points of each pair, those found within a tenth of the box's longer side: float64 (pairs,)."""
+        return np.array([is_right(own, pair).mean() for own, pair in zip(self.points, data.pairs, strict=True)])
+
+    def __str__(self) -> str:
+        """The output, and what was taken out of it."""
+        removed = self.row["components"]
+        return f"{self.row['output']}, {removed} directions removed" if removed else self.row["output"]
+
+
+def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> list[Matched]:
+    """One for each output and number of components."""
+    grids = grid_outputs(encoder, config.chosen(encoder))
+    layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
+    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
+    features = [
+        dense_features(encoder, data.load, data.sizes, name=file_name(data.name), **options)
+        for data in (validation, test)
+    ]
+    empty = content_free(encoder, list(grids), config.seed) if any(config.components) else {}
+    found = []
+    for output in tqdm(grids, desc=f"match {encoder.name}", unit="output"):
+        for components in config.components:
+            basis = positional_basis(empty[output], components) if components else None
+            tuned, points = (
+                Matcher(each, output, basis).find(data) for each, data in zip(features, (validation, test), strict=True)
+            )
+            row = {
+                "encoder": encoder.name,
+                "output": output,
+                **encoder.outputs[output],
+                "normalization": f"cosine, {components} positional directions removed" if components else "cosine",
+                "resolution": str(layout),
+                **scores(points, test, config.seed),
+                "components": components,
+                "validation": pck(**stacked(tuned, validation))[PRIMARY],
+            }
+            found.append(Matched(row, points))
+    return found
+
+
+def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:
+    """The row of `same_place`."""
+    return {
+        "encoder": SAME_PLACE,
+        "output": SAME_PLACE,
+        **dict.fromkeys(("layer", "context", "read", "orders", "normalization", "resolution")),
+        **scores(same_place(test), test, seed),
+        "components": 0,
+        "validation": pck(**stacked(same_place(validation), validation))[PRIMARY],
+    }
+
+
+def run(config: Config, out: Path) -> Path:
+    """Every output of every encoder; writes result.json, tables and a picture to `out` and gives the former's path."""
+    test = load_pairs(config, "test", config.pairs)
+    validation = load_pairs(config, "validation", config.validation_pairs)
+    out.mkdir(parents=True, exist_ok=True)
+    matched, best, weights = (
+        [Matched(baseline(test, validation, config.seed), same_place(test))],
+        [],
+        {SAME_PLACE: "none"},
+    )
+    for name in config.encoder:
+        encoder = load_encoder(name, **config.of_generators)
+        found = evaluate(encoder, config, test, validation)
+        matched += found
+        best.append(max(found, key=lambda each: each.row["validation"]))
+        weights[encoder.name] = encoder.weights
+    rows, shares = [each.row for each in matched], [each.shares(test) for each in matched]
+    differences = context_differences(
+        rows, lambda one, other: paired_bootstrap(shares[one], shares[other], seed=config.seed)
+    )
+    artifacts = write_tables(out, table(rows), differences)
+    pictured = {each.row["encoder"]: each.points for each in best}
+    (out / "matches.png").write_bytes(match_lines(pictured, test))
+    made = card(
+        "point matching: arg-max of the cosine over all pixels, maps up-sampled (DIFT)",
+        axes={
+            "pooling": None,
+            "threshold_basis": "longer side of the target's box (box_…) and of the target image (image_…)",
+            "selection": f"none; `validation` is {PRIMARY}@0.1 of {len(validation.pairs)} other pairs",
+        },
+        data=data_parts(config, {"evaluation": test, "validation": validation}),
+        weights=weights,
+        config=config,
+        warnings=warnings_of(config, (test, validation)),
+    )
+    shown = ", ".join(f"{each.row['encoder']} ({each})" for each in best)
+    caption = f"Matched points, green within a tenth of the longer side of the target's box: {shown}"
+    return write_result(out, made, rows, artifacts=artifacts | {caption: "matches.png"})
+
+
+def data_parts(config: Config, parts: Mapping[str, PairSet]) -> dict[str, str]:
+    """What the pairs were made of, and how many there are."""
+    kind, _, folder = config.data.partition(":")
+    content = data_hash(folder if kind in SIZES and folder else config.data)
+    return {part: f"{content}, {data.name}, {len(data.pairs)} pairs" for part, data in parts.items()}
+
+
+def warnings_of(config: Config, sets: Sequence[PairSet]) -> list[str]:
+    """Pairs or images left out; that the box of photographs is the image."""
+    found = [f"{len(data.unreadable)} left out: {data.unreadable[0]['reason']}" for data in sets if data.unreadable]
+    if config.data.startswith(PHOTOGRAPHS):
+        found.append("photographs have no object: the box is the whole image")
+    return found
+
+
+def table(results: Sequence[Result]) -> Table:
+    """One row an output: PCK@0.1 in all variants, the main one's interval, and the stricter thresholds."""
+    columns = ["box_per_image@0.1", "box_per_point@0.1", "image_per_image@0.1", "image_per_point@0.1"]
+    columns += [f"{PRIMARY}@0.05", f"{PRIMARY}@0.01", "validation"]
+    rows = []
+    for row in results:
+        first, *others = (percent(row[name]) for name in columns)
+        about = [row["encoder"], row["output"], str(row["components"])]
+        rows.append([*about, first, percents(row["interval"]), *others])
+    return Table(["encoder", "output", "removed", columns[0], "95 % interval", *columns[1:]], rows)
+
+
+def main() -> None:
+    """Parse, run, print, and say where."""
+    config, out = from_command_line(Config, __doc__, Path("runs/correspondence"))
+    path = run(config, out)
+    print(f"{(path.parent / 'result.md').read_text(encoding='utf-8')}\n{path}")
+
+
+if __name__ == "__main__":
+    run_command(main)

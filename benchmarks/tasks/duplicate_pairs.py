@@ -1,0 +1,215 @@
+"""Which images of one set are nearly the same as images of another, and the warning that a card gives of them.
+
+Candidates are found by an index of the features of one set: for each image of the other its nearest, if their cosine
+(standardised) reaches a threshold. Each is then checked by pixels: the detail of both pictures at 32×32, what is
+finer than a few pixels, or of one with the mirror image of the other, must agree. Brightness, contrast, colour,
+compression and small shifts pass; other pictures of the same thing, and two skies or seas, do not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from benchmarks.datasets import open_data
+from benchmarks.encoders import DEFAULT_MODEL, extract, load_encoder
+from benchmarks.tasks.feature_index import images_of_rows
+from probes.index import VectorIndex, build_index, choose_settings
+from randar_features.data import ImageSource
+from randar_features.encoding.store import FeatureStore
+
+COMPARED_SIDE = 32
+COMPARED_AT_ONCE = 4096
+SIMILARITY = 0.6  # cosine of standardised features from which on a pair is looked at
+CORRELATION = 0.85  # of detail, from which on a pair counts: from 0.8 on, half of CIFAR-10's pairs are two pictures
+DETAIL = (0.7, 4.0)  # pixels
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that are nearly the same.
+
+    Attributes:
+        row, other: rows of the two sets.
+        path, other_path: their files, or None.
+        similarity: cosine of their standardised features.
+        correlation: of their detail at 32×32, of the better one of the image and its mirror image.
+        mirrored: whether that was the mirror image.
+        identical: whether all those pixels are equal.
+    """
+
+    row: int
+    other: int
+    path: str | None
+    other_path: str | None
+    similarity: float
+    correlation: float
+    mirrored: bool
+    identical: bool
+
+
+def find(
+    store: FeatureStore,
+    other: FeatureStore,
+    output: str,
+    images: ImageSource,
+    other_images: ImageSource,
+    *,
+    similarity: float = SIMILARITY,
+    correlation: float = CORRELATION,
+    neighbours: int = NEIGHBOURS,
+    rows: np.ndarray | None = None,
+    other_rows: np.ndarray | None = None,
+) -> list[Pair]:
+    """Pairs of an image of `store` and one of `other`, sorted by the latter's row, then by correlation.
+
+    `other` may be `store` itself, of which no image is paired with itself, and without `rows` and `other_rows` each
+    pair comes once.
+
+    Args:
+        store, other: features of both, of which `store` is indexed.
+        output: which of their outputs.
+        images, other_images: what the stores were made of, for the pixels.
+        similarity, correlation: thresholds.
+        neighbours: candidates of each image of `other` at most.
+        rows, other_rows: those of `store` and of `other` that count; None: all.
+    """
+    searched, asked = (_readable(*each) for each in ((store, rows), (other, other_rows)))
+    same = other.folder == store.folder
+    candidates = _nearest(store, searched, other, asked, output, neighbours)
+    if same and rows is None and other_rows is None:
+        ends = np.stack([candidates["row"], candidates["other"]])
+        candidates["row"], candidates["other"] = ends.min(0), ends.max(0)
+        candidates = candidates[np.unique(candidates[["row", "other"]], return_index=True)[1]]
+    candidates = np.sort(candidates[candidates["cosine"] >= similarity], order=("other", "row"))
+    pairs: list[Pair] = []
+    for start in range(0, len(candidates), COMPARED_AT_ONCE):
+        block = candidates[start : start + COMPARED_AT_ONCE]
+        pictures = images_of_rows(images, block["row"], COMPARED_SIDE)
+        other_pictures = images_of_rows(other_images, block["other"], COMPARED_SIDE)
+        found = _compared(block, pictures, other_pictures, store.paths, other.paths)
+        pairs += [pair for pair in found if pair.correlation >= correlation]
+    return sorted(pairs, key=lambda pair: (pair.other, -pair.correlation, pair.row))
+
+
+def _readable(store: FeatureStore, rows: np.ndarray | None) -> np.ndarray:
+    return np.flatnonzero(store.ok) if rows is None else np.sort(rows[store.ok[rows]])
+
+
+def _nearest(
+    store: FeatureStore, searched: np.ndarray, other: FeatureStore, asked: np.ndarray, output: str, neighbours: int
+) -> np.ndarray:
+    """The nearest of the rows `searched` to each of the rows `asked` of `other`: row, other and cosine of each pair."""
+    places = np.searchsorted(searched, asked).clip(max=max(0, len(searched) - 1))
+    own = np.full(len(asked), -1)
+    if other.folder == store.folder and len(searched):
+        own = np.where(searched[places] == asked, places, -1)
+    k = max(0, min(neighbours, len(searched) - bool((own >= 0).any()))) if len(asked) else 0
+    found = np.empty(len(asked) * k, [("row", np.int64), ("other", np.int64), ("cosine", np.float64)])
+    if not k:
+        return found
+
+    def blocks(size: int) -> Iterator[tuple[int, np.ndarray]]:
+        for start in range(0, len(searched), size):
+            yield start, store.array(output, searched[start : start + size])
+
+    settings = choose_settings(len(searched), store.shape(output)[0], kind="flat", normalization="standardized")
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"threads": torch.get_num_threads(), "progress": False}
+        build_index(blocks, len(searched), Path(folder), settings=settings, features={}, **options)
+        ids, cosines = VectorIndex(Path(folder)).search(other.array(output, asked), k, exclude=own)
+    found["row"], found["other"], found["cosine"] = searched[ids.ravel()], asked.repeat(k), cosines.ravel()
+    return found
+
+
+def _compared(
+    candidates: np.ndarray,
+    pictures: dict[int, np.ndarray],
+    other_pictures: dict[int, np.ndarray],
+    paths: Sequence[str | None],
+    other_paths: Sequence[str | None],
+) -> Iterator[Pair]:
+    """Pairs of candidates whose pictures could be read."""
+    details, other_details = ({n: detail(p) for n, p in each.items()} for each in (pictures, other_pictures))
+    for row, other, cosine in candidates.tolist():
+        if row in details and other in other_details:
+            one, two = details[row], other_details[other]
+            straight, mirrored = float((one * two).sum()), float((one * two[:, ::-1]).sum())
+            yield Pair(
+                row=row,
+                other=other,
+                path=paths[row],
+                other_path=other_paths[other],
+                similarity=cosine,
+                correlation=max(straight, mirrored),
+                mirrored=mirrored > straight,
+                identical=bool((pictures[row] == other_pictures[other]).all()),
+            )
+
+
+def detail(picture: np.ndarray) -> np.ndarray:
+    """What is between Gaussians of 0.7 and 4 pixels in each channel of a picture (S, S, 3), of length 1 altogether.
+
+    The product of two is their correlation. Coarser shapes are alike in many pictures, as of sky above a field; finer
+    ones change with a compression. A plain picture has no detail: all zeros.
+    """
+    fine, coarse = (gaussian_filter(picture.astype(np.float32), (sigma, sigma, 0)) for sigma in DETAIL)
+    length = np.linalg.norm(fine - coarse)
+    return (fine - coarse) / length if length > 1e-3 else np.zeros_like(fine)
+
+
+def concerned(pairs: Sequence[Pair], *, within: bool) -> set[int]:
+    """The images that have a near-duplicate: rows of the other set, or, `within` one set, of both ends."""
+    return {row for pair in pairs for row in ((pair.row, pair.other) if within else (pair.other,))}
+
+
+class Part(NamedTuple):
+    """Images that a benchmark trains on, searches, or evaluates: what `extract` takes, and which rows of it count."""
+
+    data: Any
+    split: str | None = None
+    max_rows: int | None = None
+    rows: np.ndarray | None = None
+    name: str | None = None
+
+
+def between(part: Part, other: Part, cache: str) -> list[str]:
+    """The warning of a benchmark, if images of `other`, which are evaluated, have a near-duplicate in `part`.
+
+    Found by one encoder whatever is measured, so that cards of different encoders agree. What cannot be looked for, for
+    lack of memory or space, is a warning too: the benchmark's numbers are not lost by it. cache: keeps features.
+    """
+    encoder = load_encoder(DEFAULT_MODEL)
+    single = [n for n, about in encoder.outputs.items() if (about["context"], about["read"]) == ("single", "image")]
+    output = single[len(single) // 2]  # it finds more of CIFAR-10's images, if they are changed, than others do
+    try:
+        store, other_store = (
+            extract(encoder, p.data, split=p.split, folder=cache, outputs=[output], max_rows=p.max_rows, name=p.name)
+            for p in (part, other)
+        )
+        images = (open_data(each.data, each.split, encoder.image_size) for each in (part, other))
+        pairs = find(store, other_store, output, *images, rows=part.rows, other_rows=other.rows)
+    except (MemoryError, OSError) as error:
+        return [f"near-duplicates could not be looked for: {error}"]
+    return warnings(pairs, len(_readable(other_store, other.rows)), f"{encoder.name}, {output}")
+
+
+def warnings(pairs: Sequence[Pair], count: int, found_by: str) -> list[str]:
+    """What a protocol card says of the pairs with `count` evaluated images: nothing if there are none."""
+    if not pairs:
+        return []
+    affected = len(concerned(pairs, within=False))
+    identical = len(concerned([pair for pair in pairs if pair.identical], within=False))
+    return [
+        f"{affected} of {count} evaluation images have a near-duplicate among those trained on or searched, "
+        f"{identical} of them with equal pixels at {COMPARED_SIDE}×{COMPARED_SIDE} (found by {found_by}: "
+        f"cosine of standardised features ≥ {SIMILARITY}, correlation of detail ≥ {CORRELATION})"
+    ]

@@ -1,0 +1,142 @@
+"""What is measured of a generator itself: how likely it finds real images, and how fast it draws new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.result import AXES, Result, card, data_hash, write_result
+from probes import bootstrap_interval
+from randar_features import Model, generate, load_model, log_likelihood
+from randar_features.data.token_store import TokenStore
+from randar_features.generation.recipe import recipe_of
+from randar_features.generation.schedule import ONE_BY_ONE, group_schedule
+from randar_features.models import ImageTransformer
+from randar_features.timing import seconds
+from randar_features.training.objective import evaluation_orders
+
+NO_AXES = {name: None for name in AXES if name != "encoder"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What the loss on held-out images depends on besides the weights.
+
+    Attributes:
+        model: as `load_model` takes it.
+        tokens: folder of a `TokenStore`, held back from training.
+        images: how many, evenly spread through the store, in their first view.
+        orders: antithetic ones, the same for all images; a model of one order is measured in that one.
+        seed: of the bootstrap.
+    """
+
+    model: str
+    tokens: str
+    images: int = 1000
+    orders: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """What the speed of generation depends on besides weights and machine.
+
+    Attributes:
+        models: as `load_model` takes them, of the same number of tokens.
+        batch: images at once.
+        repeats: the shortest of so many, after one to warm up.
+        seed: of classes and draws.
+    """
+
+    models: tuple[str, ...]
+    batch: int = 16
+    repeats: int = 3
+    seed: int = 0
+
+
+def image_losses(
+    transformer: ImageTransformer, tokens: Tensor, classes: Tensor, orders: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nats per token of each image, (n,), with its class and with the null class: the mean over tokens and orders.
+
+    Args:
+        tokens: (n, N) codes in raster order; classes: (n,), -1 where not known, for which the null class stands in.
+        orders: how many, see `training.objective.evaluation_orders`.
+    """
+    several = evaluation_orders(transformer, orders)[:, None]
+    null = transformer.config.num_classes
+    known = torch.where(classes < 0, null, classes)
+    of_class, of_null = (
+        -log_likelihood(transformer, tokens, given, several).double().mean(1).cpu().numpy() for given in (known, None)
+    )
+    return of_class, of_null
+
+
+def run_loss(config: LossConfig, out: Path) -> Path:
+    """One row: nats per token with the class, an interval over images, and with the null class; and parameters."""
+    model, store = load_model(config.model), TokenStore(Path(config.tokens))
+    picked = torch.linspace(0, len(store) - 1, min(config.images, len(store))).long()
+    tokens, classes = store.batch(picked, torch.zeros_like(picked))
+    of_class, of_null = image_losses(model.transformer, tokens, classes, config.orders)
+    row: Result = {
+        "encoder": model.name,
+        "validation_loss": of_class.mean(),
+        "interval": bootstrap_interval(of_class, seed=config.seed),
+        "validation_loss_null": of_null.mean(),
+        "parameters": sum(parameter.numel() for parameter in model.transformer.parameters()),
+        "loss_orders": len(evaluation_orders(model.transformer, config.orders)),
+    }
+    data = {"evaluation": f"{data_hash(config.tokens)} {len(picked)} images evenly spread"}
+    weights = {model.name: model.weights_hash}
+    about: dict[str, Any] = {"axes": NO_AXES, "data": data, "weights": weights, "config": config}
+    return write_result(out, card("nats per token of held-out images", **about), [row])
+
+
+def steps_for(transformer: ImageTransformer, length: int) -> int | None:
+    """The `steps` with which `generate` takes exactly so many for an image; None if the model cannot."""
+    recipe, num_tokens = recipe_of(transformer), transformer.config.num_tokens
+    if recipe.fixed is not None:
+        return length if len(recipe.schedule(None, num_tokens, 0, None)) == length else None
+    for steps in (ONE_BY_ONE, *range(1, num_tokens + 1)):
+        if len(recipe.schedule(None, num_tokens, 0, steps)) == length:
+            return steps
+    return None
+
+
+def step_counts(num_tokens: int) -> dict[str, int]:
+    """In how many steps models are compared: one token each, and as many as PAR's groups need."""
+    return {"single": num_tokens, "parallel": len(group_schedule(num_tokens))}
+
+
+def images_per_second(model: Model, steps: int, config: SpeedConfig) -> float:
+    """Of drawing the tokens of a batch, with the guidance and the schedule published with the model."""
+    generator = torch.Generator().manual_seed(config.seed)
+    classes = torch.randint(model.transformer.config.num_classes, (config.batch,), generator=generator)
+
+    def draw() -> Tensor:
+        return generate(model.transformer, classes, steps=steps, generator=config.seed)
+
+    return config.batch / seconds(draw, config.repeats, model.device)
+
+
+def run_speed(config: SpeedConfig, out: Path) -> Path:
+    """One row a model: images a second in each of `step_counts` that it can, None otherwise."""
+    models = [load_model(name) for name in config.models]
+    rows: list[Result] = []
+    for model in models:
+        row: Result = {"encoder": model.name}
+        for name, length in step_counts(model.transformer.config.num_tokens).items():
+            steps = steps_for(model.transformer, length)
+            row |= {f"{name}_images_per_second": steps and images_per_second(model, steps, config)}
+            row |= {f"{name}_steps": length if steps else None}
+        rows.append(row)
+    protocol = f"tokens drawn in batches of {config.batch}, guidance as published with each, the shortest of "
+    protocol += f"{config.repeats}; single: one token a step; parallel: in the steps that PAR needs"
+    weights = {model.name: model.weights_hash for model in models}
+    about: dict[str, Any] = {"axes": NO_AXES, "data": {}, "weights": weights, "config": config}
+    return write_result(out, card(protocol, **about, device=models[0].device), rows)

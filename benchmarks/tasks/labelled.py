@@ -1,0 +1,243 @@
+"""Which labelled images a classifier is trained on, and which it is evaluated on; their features by output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.encoders import Encoder, Kept, extract, unreadable
+from benchmarks.result import data_hash
+from benchmarks.tasks.duplicate_pairs import Part, between
+from probes import stratified_rows
+from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
+from randar_features.encoding.store import FeatureStore
+
+HOLD_OUTS = ("stratified", "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData(Kept):
+    """Options of every benchmark that trains on some labelled images and is evaluated on others.
+
+    Attributes:
+        data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
+        train_split: of the data; None where it has one.
+        evaluation_split: of the data; None: rows of the training split are held back.
+        evaluation_rows: how many to hold back.
+        hold_out: "stratified", a share of each class, or "last".
+        train_rows: a stratified choice of so many training rows; None: all.
+        max_rows: only the first so many rows of each split are read; None: all.
+        duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
+        on_disk: read features as they are needed, where they are larger than memory.
+    """
+
+    data: str
+    train_split: str | None = None
+    evaluation_split: str | None = None
+    evaluation_rows: int = 5000
+    hold_out: str = "stratified"
+    train_rows: int | None = None
+    max_rows: int | None = None
+    duplicates: bool = True
+    on_disk: bool = False
+
+    def __post_init__(self) -> None:
+        if self.evaluation_split is not None and self.evaluation_split == self.train_split:
+            raise ValueError(
+                f"images to train on and to evaluate on must differ, got the split {self.train_split!r} twice: leave "
+                "--evaluation-split out, and rows of the training split are held back"
+            )
+
+    def data_parts(self) -> dict[str, str]:
+        """The data's hash, and which rows of it: equal where the same rows were used."""
+        first = f" first {self.max_rows} rows of each split," if self.max_rows else ""
+        content, train = data_hash(self.data) + first, self.train_split or "all"
+        held = f"{self.evaluation_rows} of {train}, {self.hold_out}"
+        held += f", seed {self.seed}" if self.hold_out == "stratified" else ""
+        trained = f"{train}, at most {self.train_rows}, seed {self.seed}" if self.train_rows else train
+        if self.evaluation_split is not None:
+            return {"train": f"{content} {trained}", "evaluation": f"{content} {self.evaluation_split}"}
+        return {"train": f"{content} {trained} but {held}", "evaluation": f"{content} {held}"}
+
+    def selection(self) -> str:
+        """On which rows options of heads are chosen, in words."""
+        return f"a stratified tenth of the training rows (seed {self.seed})"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers of a store, and the labels of those rows."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One output, pooled in one way: what a probe is trained and evaluated on."""
+
+    axes: dict[str, Any]
+    train: Rows
+    evaluation: Rows
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.train.shape[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFeatures:
+    """An encoder's features of the training and of the evaluation images."""
+
+    encoder: Encoder
+    train_store: FeatureStore
+    evaluation_store: FeatureStore
+    train: Split
+    evaluation: Split
+    on_disk: bool
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """Names of the classes, or None."""
+        return self.train_store.label_names
+
+    def candidates(self, *, joined: bool) -> Iterator[Candidate]:
+        """Every output; where `joined`, also all layers of one context and read, side by side."""
+        singles = [self._candidate(name) for name in self.train_store.names]
+        yield from singles
+        if joined:
+            yield from _all_layers(singles)
+
+    def _candidate(self, output: str) -> Candidate:
+        parts = (self.train_store, self.train.rows), (self.evaluation_store, self.evaluation.rows)
+        train, evaluation = (self._rows(store, output, rows) for store, rows in parts)
+        details = self.encoder.outputs[output]
+        axes: dict[str, Any] = {"encoder": self.encoder.name, "output": output}
+        axes |= {name: details[name] for name in ("layer", "context", "read", "orders")}
+        axes |= {"pooling": self.train_store.manifest["pooling"], "resolution": self.encoder.image_size}
+        return Candidate(axes, train, evaluation)
+
+    def _rows(self, store: FeatureStore, output: str, rows: np.ndarray) -> Rows:
+        """On disk until they are read, or in memory in the precision of the store."""
+        found = SelectedRows(sharded_rows(store.rows(output)), rows)
+        return found if self.on_disk else TensorRows(found.read(np.arange(len(rows))))
+
+    def unreadable(self) -> list[str]:
+        """A warning for each store that lacks images."""
+        return unreadable(self.train_store, self.evaluation_store)
+
+    def duplicates(self, options: LabelledData) -> list[str]:
+        """A warning of evaluation rows that have a near-duplicate among those trained on, if it is asked for."""
+        if not options.duplicates:
+            return []
+        trained = Part(options.data, options.train_split, options.max_rows, self.train.rows)
+        evaluated = trained._replace(split=options.evaluation_split or options.train_split)
+        return between(trained, evaluated._replace(rows=self.evaluation.rows), options.cache)
+
+
+def labelled_features(
+    encoder: Encoder, options: LabelledData, pooling: str | None, outputs: Sequence[str] | None = None
+) -> LabelledFeatures:
+    """Extract what is not in the cache, and choose the rows; ValueError where labels are missing or do not match.
+
+    pooling: of maps, or None for maps. outputs: of the encoder; None: all.
+    """
+    about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_rows": options.max_rows}
+    stores = [
+        extract(encoder, options.data, split=split, **about)
+        for split in dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))
+    ]
+    train, evaluation = choose_rows(stores[0], stores[-1] if options.evaluation_split is not None else None, options)
+    return LabelledFeatures(encoder, stores[0], stores[-1], train, evaluation, options.on_disk)
+
+
+def choose_rows(store: FeatureStore, other: FeatureStore | None, options: LabelledData) -> tuple[Split, Split]:
+    """Rows to train on, of `store`, and to evaluate on, of `other`, or held back from `store`.
+
+    Images that could not be read are left out.
+    """
+    train = _labelled(store, options.data)
+    if other is None:
+        train, evaluation = hold_out(train, options)
+    else:
+        evaluation = _labelled(other, options.data)
+        if store.label_names != other.label_names:
+            raise ValueError(
+                f"the classes of {options.train_split} are {store.label_names}, those of {options.evaluation_split} "
+                f"are {other.label_names}: the same label would mean different things"
+            )
+    return fewer(train, options.train_rows, options.seed), evaluation
+
+
+def _labelled(store: FeatureStore, data: str) -> Split:
+    rows = np.flatnonzero(store.ok)
+    labels = store.labels[rows]
+    if (labels < 0).any():
+        raise ValueError(
+            f"{(labels < 0).sum()} of {len(labels)} images of {data} have no label: a probe needs one each"
+        )
+    return Split(rows, labels)
+
+
+def fewer(split: Split, count: int | None, seed: int) -> Split:
+    """A seeded, stratified choice of `count` rows; None: all."""
+    if count is None or count >= len(split.rows):
+        return split
+    if count < 1:
+        raise ValueError(f"--train-rows must be at least 1, got {count}")
+    chosen = stratified_rows(split.labels, count, seed)
+    return Split(split.rows[chosen], split.labels[chosen])
+
+
+def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
+    """Rows to train on and to evaluate on; the latter are the last ones, or a seeded share of each class.
+
+    ValueError if too few rows are left, or if the last rows are not of all classes, as in sorted data.
+    """
+    count, held = len(split.rows), options.evaluation_rows
+    if options.hold_out not in HOLD_OUTS:
+        raise ValueError(f"--hold-out must be one of {', '.join(HOLD_OUTS)}, got {options.hold_out!r}")
+    if not 0 < held < count:
+        raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-rows")
+    if options.hold_out == "stratified":
+        evaluated = stratified_rows(split.labels, held, options.seed, leave=1)
+        chosen = np.setdiff1d(np.arange(count), evaluated), evaluated
+    else:
+        chosen = np.arange(count - held), np.arange(count - held, count)
+        missing = set(split.labels.tolist()) - set(split.labels[-held:].tolist())
+        if missing:
+            raise ValueError(
+                f"the last {held} rows hold none of {len(missing)} classes, {sorted(missing)[:5]} for example: "
+                "use --hold-out stratified"
+            )
+    kept, held_out = (Split(split.rows[part], split.labels[part]) for part in chosen)
+    return kept, held_out
+
+
+def _all_layers(singles: Sequence[Candidate]) -> Iterator[Candidate]:
+    """All layers of each context and read, concatenated."""
+
+    def kind(candidate: Candidate) -> tuple[str, ...]:
+        return tuple(str(candidate.axes[name]) for name in ("context", "read", "orders"))
+
+    layered = [candidate for candidate in singles if candidate.axes["layer"] is not None]
+    for _, members in groupby(sorted(layered, key=kind), kind):
+        group = list(members)
+        if len(group) > 1:
+            axes = group[0].axes
+            named = " ".join(str(axes[name]) for name in ("context", "read") if axes[name] is not None)
+            layers = [member.axes["layer"] for member in group]
+            joined = axes | {"output": f"{named} all layers".strip(), "layer": layers}
+            parts = [member.train for member in group], [member.evaluation for member in group]
+            yield Candidate(joined, *(JoinedRows(part) for part in parts))
+
+
+def in_memory(rows: Rows) -> torch.Tensor:
+    """All of them."""
+    return rows.tensor if isinstance(rows, TensorRows) else rows.read(np.arange(len(rows)))

@@ -1,0 +1,107 @@
+"""Feature maps as colours: `python -m benchmarks.maps --data FOLDER --encoder randar-tiny --out runs/maps`.
+
+Places of one colour have like features. Each encoder output is one column: the first three principal components
+over all images shown, with channels exchanged and inverted to be most like the last column's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.datasets import open_data
+from benchmarks.datasets.photographs import align_colours, feature_colours
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.options import from_command_line
+from benchmarks.report import figures
+from benchmarks.result import AXES, card, data_hash, write_result
+from benchmarks.tasks.dense import grid_outputs
+from benchmarks.tasks.samples import to_arrays
+from randar_features import Model
+from randar_features.command_line import run_command
+from randar_features.data.readable import readable_batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that the pictures depend on besides data and weights.
+
+    Attributes:
+        data, split: as `benchmarks.datasets.open_data` takes them.
+        encoder: name of one encoder, as `load_encoder` takes it.
+        outputs: which of its outputs; None: every context's image tokens at the recommended layer.
+        images: how many, evenly spread through the first `among`.
+        among: how many images are read.
+        scale: side of a picture in sides of the encoder's images; tiles overlap by half.
+    """
+
+    data: str
+    split: str | None = None
+    encoder: str = "randar-tiny"
+    outputs: tuple[str, ...] | None = None
+    images: int = 6
+    among: int = 120
+    scale: int = 4
+
+
+def run(config: Config, out: Path) -> Path:
+    """Draw, and write the picture and its card to `out`."""
+    encoder = load_encoder(config.encoder)
+    outputs = list(config.outputs or recommended_outputs(encoder))
+    pictures = read_pictures(config, config.scale * encoder.image_size)
+    colours = [feature_colours(list(pictures), encoder, output) for output in outputs]
+    aligned = [align_colours(own, colours[-1]) for own in colours[:-1]] + colours[-1:]
+    columns = [to_arrays(pictures), *aligned]
+    rows = list(zip(*columns, strict=True))
+    out.mkdir(parents=True, exist_ok=True)
+    png = figures.image_grid(rows, column_titles=("image", *outputs), height=256, smooth=True)
+    (out / "maps.png").write_bytes(png)
+    made = card(
+        "first three principal components of feature maps, as colours",
+        axes={**dict.fromkeys(AXES), "encoder": encoder.name, "resolution": pictures.shape[-1]},
+        data={"images": data_hash(config.data)},
+        weights={encoder.name: encoder.weights},
+        config=config,
+    )
+    return write_result(out, made, [], artifacts={"Feature maps as colours": "maps.png"})
+
+
+def recommended_outputs(encoder: Encoder) -> list[str]:
+    """One output a context: image tokens at the model's first recommended layer; of other encoders, all maps."""
+    model = getattr(encoder, "model", None)
+    if not isinstance(model, Model):
+        return list(grid_outputs(encoder))
+    layer = model.recommended_layers[0]
+    return [n for n, about in encoder.outputs.items() if (about["layer"], about["read"]) == (layer, "image")]
+
+
+def images_of(data: str, split: str | None) -> tuple[str, str | None]:
+    """Data and split as they are; of a folder of images and masks, the former alone."""
+    folders = (Path(data) / (split or "") / "images", Path(data) / "images" / (split or ""))
+    return next(((str(folder), None) for folder in folders if folder.is_dir()), (data, split))
+
+
+def read_pictures(config: Config, side: int) -> Tensor:
+    """`config.images` square pictures (n, 3, side, side) in [0, 1]."""
+    source = open_data(*images_of(config.data, config.split), side)
+    pixels: list[Tensor] = []
+    batches = readable_batches(source, image_size=side, batch_size=40, description="reading", unreadable=[])
+    for batch, _ in batches:
+        pixels += batch
+        if len(pixels) >= config.among:
+            break
+    chosen = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
+    return torch.stack([pixels[int(index)] for index in chosen])
+
+
+def main() -> None:
+    """Parse, run, say where."""
+    config, out = from_command_line(Config, __doc__, Path("runs/maps"))
+    print(run(config, out))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,230 @@
+"""Retrieval by cosine: `python -m benchmarks.retrieval --data FOLDER --split validation --encoder pixels randar-tiny`.
+
+Items of the query's own class are relevant. Without --query-split each image is asked for among all others of its
+split, itself excluded by its id. Every output of every encoder is searched exactly; the best of each encoder also
+by indexes, whose results are set against the exact ones in OUT/index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from benchmarks.datasets import open_data
+from benchmarks.encoders import Encoder, Kept, Views, extract, load_encoder, unreadable
+from benchmarks.options import check_names, from_command_line
+from benchmarks.report.figures import RIGHT, WRONG, image_grid
+from benchmarks.report.tables import Table, markdown, percent, percents
+from benchmarks.result import Result, card, data_hash, read_result, write_result
+from benchmarks.tasks.duplicate_pairs import Part, between
+from benchmarks.tasks.feature_index import images_of_rows
+from benchmarks.tasks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
+from probes.index.settings import CODES, KINDS, NORMALIZATIONS
+from probes.pooling import POOLINGS
+from randar_features.command_line import run_command
+from randar_features.encoding.store import FeatureStore
+
+SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64
+NOT_HERE = {"threshold_basis": None, "selection": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Views, Kept):
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
+        split: of the data, what is searched.
+        query_split: of the data, what is asked for; None, or the same: each image of `split` among the others.
+        pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
+        normalization: unit (length 1), standardized (before that, by the gallery's mean and deviation), or both.
+        queries: a seeded random choice of so many; all of them if there are no more.
+        index_kind: indexes to set against exact search: flat, hnsw, ivfpq (of 256 vectors or more); "none" for none.
+        max_rows: only the first so many images of each split are read; None: all.
+        duplicates: look for near-duplicates of the queries in what is searched, and warn of them.
+    """
+
+    data: str
+    split: str | None = None
+    query_split: str | None = None
+    encoder: tuple[str, ...] = ("pixels", "histogram", "codes", "randar-tiny")
+    pooling: tuple[str, ...] = ("mean",)
+    normalization: tuple[str, ...] = ("unit",)
+    queries: int = 1000
+    index_kind: tuple[str, ...] = ("hnsw", "ivfpq")
+    max_rows: int | None = None
+    duplicates: bool = True
+
+    def __post_init__(self) -> None:
+        check_names("pooling", self.pooling, POOLINGS)
+        check_names("normalization", self.normalization, NORMALIZATIONS)
+        check_names("index-kind", self.index_kind, (*KINDS, "none"))
+
+
+def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
+    """Exact search with every output, pooling and normalization."""
+    for pooling in config.pooling:
+        gallery, queries = stores(encoder, config, pooling)
+        for output in tqdm(gallery.names, desc=encoder.name, unit="output", leave=False):
+            plain = make_task(gallery, queries, output, count=config.queries, seed=config.seed)
+            for normalization in config.normalization:
+                task = plain.normalized(normalization)
+                scored, neighbours = exact_scores(task)
+                about = {"pooling": pooling, "normalization": normalization, "resolution": encoder.image_size}
+                row = {"encoder": encoder.name, "output": output, **axes_of(encoder, output), **about, **scored}
+                row |= {"dimensions": task.gallery.shape[1]}
+                yield Found(row, task, neighbours)
+
+
+def axes_of(encoder: Encoder, output: str) -> dict[str, Any]:
+    """Layer, context, read and orders of an output."""
+    details = encoder.outputs[output]
+    return {name: details[name] for name in ("layer", "context", "read", "orders")}
+
+
+def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore, FeatureStore]:
+    """Features of what is searched and of what is asked for, which are one if there is no split of queries."""
+
+    about: dict[str, Any] = {**config.store, "outputs": config.chosen(encoder), "pooling": pooling}
+
+    def of(split: str | None) -> FeatureStore:
+        return extract(encoder, config.data, split=split, max_rows=config.max_rows, **about)
+
+    gallery = of(config.split)
+    return gallery, gallery if config.query_split is None else of(config.query_split)
+
+
+def run(config: Config, out: Path) -> Path:
+    """Write out/result.json and pictures, and out/index/result.json; gives the former's path."""
+    config = replace(config, query_split=None) if config.query_split == config.split else config
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Result] = []
+    compared: list[Result] = []
+    weights: dict[str, str] = {}
+    artifacts: dict[str, str] = {}
+    warnings: list[str] = []
+    for name in config.encoder:
+        encoder = load_encoder(name, **config.of_generators)
+        weights[encoder.name] = encoder.weights
+        best: Found | None = None
+        for found in evaluate(encoder, config):
+            rows.append(found.row)
+            if best is None or found.row["mean_average_precision"] > best.row["mean_average_precision"]:
+                best = found
+        assert best is not None  # an encoder has an output
+        compared += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
+        artifacts |= draw(best, encoder.name, config, out)
+        warnings += unreadable(*stores(encoder, config, best.row["pooling"]))
+        query_rows = best.task.query_rows
+    warnings = [*dict.fromkeys(warnings), *duplicates(config, query_rows)]
+    about: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "config": config}
+    about |= {"warnings": warnings}
+    if compared:
+        words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
+        write_result(out / "index", card(words, **about), compared)
+    made = card(protocol(config), **about)
+    return write_result(out, made, rows, artifacts=artifacts)
+
+
+def possible_kinds(config: Config, vectors: int) -> list[str]:
+    """The indexes asked for, but for those that need more vectors to learn from, which it names."""
+    kinds = [kind for kind in config.index_kind if kind != "none"]
+    if "ivfpq" in kinds and vectors < CODES:
+        tqdm.write(f"ivfpq is left out: it learns {CODES} codes, from as many vectors, and there are {vectors}")
+        kinds.remove("ivfpq")
+    return kinds
+
+
+def protocol(config: Config) -> str:
+    """In words."""
+    among = (
+        "leave-one-out, the query excluded by its id" if config.query_split is None else "queries from another split"
+    )
+    return (
+        f"Retrieval, exact cosine search over the whole gallery, {among}, up to {config.queries} queries "
+        f"(seed {config.seed}), relevant: the query's class, ties by lowest id"
+    )
+
+
+def data_parts(config: Config) -> dict[str, str]:
+    """The data's hash for each split."""
+    first = f" first {config.max_rows} of each split," if config.max_rows else ""
+    content = data_hash(config.data) + first
+    parts = {"gallery": f"{content} {config.split or ''}".strip()}
+    return parts if config.query_split is None else parts | {"queries": f"{content} {config.query_split}"}
+
+
+def duplicates(config: Config, query_rows: np.ndarray) -> list[str]:
+    """A warning of queries that have a near-duplicate in what is searched, if it is asked for."""
+    if not config.duplicates:
+        return []
+    searched = Part(config.data, config.split, config.max_rows)
+    return between(searched, searched._replace(split=config.query_split or config.split, rows=query_rows), config.cache)
+
+
+def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
+    """A grid of queries and their neighbours, framed by whether they are of the same class; its file by its title."""
+    task = best.task
+    places = np.unique(np.linspace(0, len(task.queries) - 1, SHOWN).astype(int))
+    found = best.neighbours[places, :SHOWN_NEIGHBOURS]
+    gallery = open_data(config.data, config.split, PICTURE)
+    asked = gallery if config.query_split is None else open_data(config.data, config.query_split, PICTURE)
+    queries = images_of_rows(asked, task.query_rows[places], PICTURE)
+    pictures = images_of_rows(gallery, task.gallery_rows[found].ravel(), PICTURE)
+    right = task.gallery_labels[found] == task.query_labels[places][:, None]
+    png = image_grid(
+        [
+            [queries[task.query_rows[place]], *(pictures[row] for row in task.gallery_rows[ids])]
+            for place, ids in zip(places, found, strict=True)
+        ],
+        column_titles=["query", *map(str, range(1, found.shape[1] + 1))],
+        frames=[[None, *np.where(row, RIGHT, WRONG)] for row in right],
+        height=96,
+    )
+    file = f"neighbours-{name.replace('/', '-').replace(':', '-')}.png"
+    (out / file).write_bytes(png)
+    return {f"Nearest by {name}, {best.row['output']} (thick frame: the query's class)": file}
+
+
+def table(results: Sequence[Result]) -> Table:
+    """One row a variant."""
+    header = ["encoder", "output", "pooling", "normalization", "mAP, %", "95 % interval"]
+    rows = []
+    for row in results:
+        cells = [row["encoder"], row["output"], row["pooling"], row["normalization"]]
+        cells += [percent(row["mean_average_precision"], 2), percents(row["interval"], 2)]
+        cells += [percent(row[f"recall_at_{k}"]) for k in RECALLS]
+        rows.append([*cells, f"{row['mean_rank']:.1f}"])
+    return Table([*header, *(f"R@{k}" for k in RECALLS), "mean rank"], rows)
+
+
+def index_table(results: Sequence[Result]) -> Table:
+    """One row an index."""
+    header = ["encoder", "index", "R@1, %", "below exact", "neighbours@10, %", "build, s", "queries/s"]
+    rows = []
+    for row in results:
+        cells = [row["encoder"], row["index"], percent(row["recall_at_1"])]
+        cells += [percent(row[name], 2) for name in ("recall_at_1_below_exact", "neighbours_at_10")]
+        cells += [str(row["build_seconds"]), str(row["queries_per_second"])]
+        rows.append([*cells, f"{row['bytes_per_vector']} ({row['bytes_per_vector_on_disk']})"])
+    return Table([*header, "bytes (on disk)"], rows)
+
+
+def main() -> None:
+    """Parse, run, print, and say where."""
+    config, out = from_command_line(Config, __doc__, Path("runs/retrieval"))
+    path = run(config, out)
+    print(markdown(table(read_result(path)["results"])))
+    index = path.parent / "index"
+    if index.exists():
+        print(markdown(index_table(read_result(index)["results"])))
+    print(path)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,158 @@
+"""One retrieval task: vectors to search and to ask for, scored exactly and through an index."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.result import Result
+from probes import (
+    Standardizer,
+    average_precisions,
+    bootstrap_interval,
+    first_ranks,
+    neighbour_recall,
+    rank_all,
+)
+from probes.index import VectorIndex, blocks_of, build_index, choose_settings
+from randar_features.encoding.store import FeatureStore
+
+RECALLS = (1, 5, 10)
+DEPTH = 100  # neighbours that an index is asked for
+RANKED_AT_ONCE = 256
+ROW_AXES = ("encoder", "output", "layer", "context", "read", "orders", "pooling", "normalization", "resolution")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Vectors to search and to ask for, with their labels.
+
+    Attributes:
+        queries: (Q, D) float32.
+        gallery: (n, D) float32.
+        query_labels, gallery_labels: int64 (Q,) and (n,).
+        own: (Q,) the gallery row that is the query itself, -1 for none.
+        query_rows, gallery_rows: which images of their splits they are.
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    query_labels: np.ndarray
+    gallery_labels: np.ndarray
+    own: np.ndarray
+    query_rows: np.ndarray
+    gallery_rows: np.ndarray
+
+    def normalized(self, normalization: str) -> Task:
+        """With vectors as they are to be compared, but for their length."""
+        if normalization == "unit":
+            return self
+        fitted = Standardizer().fit(self.gallery)
+        queries, gallery = (fitted.transform(rows).numpy() for rows in (self.queries, self.gallery))
+        return Task(**{**vars(self), "queries": queries, "gallery": gallery})
+
+
+class NoTaskError(ValueError):
+    """The data cannot be used for retrieval as it was asked."""
+
+
+def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, count: int, seed: int) -> Task:
+    """The vectors of one output; rows that could not be read, or have no label, are left out.
+
+    queries: the gallery's own store for leave-one-out. count: of queries, a seeded random choice.
+
+    Raises:
+        NoTaskError: fewer than two labelled images, or other classes in the queries' split.
+    """
+    if count < 1:
+        raise ValueError(f"--queries must be at least 1, got {count}")
+    if gallery.label_names != queries.label_names:
+        raise NoTaskError(f"the classes of {gallery.folder} and {queries.folder} are not the same")
+    kept, asked = (np.flatnonzero(store.ok & (store.labels >= 0)) for store in (gallery, queries))
+    if len(kept) < 2 or not len(asked):
+        raise NoTaskError(
+            f"{gallery.folder} has {len(kept)} labelled images to search, and there are {len(asked)} to ask for; "
+            "expected at least 2 and 1: retrieval is scored by class"
+        )
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.choice(asked, min(count, len(asked)), replace=False))
+    own = np.searchsorted(kept, chosen) if gallery is queries else np.full(len(chosen), -1)
+    return Task(
+        queries=queries.array(output, chosen),
+        gallery=gallery.array(output, kept),
+        query_labels=queries.labels[chosen],
+        gallery_labels=gallery.labels[kept],
+        own=own,
+        query_rows=chosen,
+        gallery_rows=kept,
+    )
+
+
+def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray]:
+    """Metrics over the whole ranking of every query, and each one's first neighbours (Q, ≤ DEPTH)."""
+    precisions, ranks, first = [], [], []
+    for start in range(0, len(task.queries), RANKED_AT_ONCE):
+        part = slice(start, start + RANKED_AT_ONCE)
+        ids = rank_all(task.queries[part], task.gallery, task.own[part]).ids
+        asked = (ids, task.query_labels[part], task.gallery_labels, task.own[part])
+        precisions.append(average_precisions(*asked))
+        ranks.append(first_ranks(*asked))
+        first.append(ids[:, :DEPTH])
+    scored = scores(np.concatenate(ranks), np.concatenate(precisions))
+    return scored, np.concatenate(first)
+
+
+def scores(ranks: np.ndarray, precisions: np.ndarray | None = None) -> dict[str, Any]:
+    """mAP (if there are precisions) or Recall@1 with its interval, then Recall@k and mean rank."""
+    kept = ranks[np.isfinite(ranks)]
+    recalls = {f"recall_at_{k}": float((kept <= k).mean()) for k in RECALLS}
+    if precisions is None:
+        return {**recalls, "interval": bootstrap_interval((kept <= 1).astype(float))}
+    kept_precisions = precisions[np.isfinite(precisions)]
+    mean = {"mean_average_precision": float(kept_precisions.mean())}
+    return {**mean, "interval": bootstrap_interval(kept_precisions), **recalls, "mean_rank": float(kept.mean())}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One row of the results, and what it was got from."""
+
+    row: Result
+    task: Task
+    neighbours: np.ndarray
+
+
+def index_scores(found: Found, kind: str, seed: int) -> Result:
+    """The same search through an index, beside the exact one: how much it misses, and what it costs."""
+    task = found.task
+    count, dim = task.gallery.shape
+    settings = choose_settings(count, dim, kind=kind, seed=seed)
+    exact, depth = found.neighbours, found.neighbours.shape[1]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        build_index(blocks_of(task.gallery), count, Path(folder), settings=settings, features={}, progress=False)
+        built = time.perf_counter() - start
+        index = VectorIndex(Path(folder), verify=False)
+        start = time.perf_counter()
+        ids = index.search(task.queries, depth, task.own).ids
+        taken = time.perf_counter() - start
+        size = index.bytes_per_vector
+    scored = scores(first_ranks(ids, task.query_labels, task.gallery_labels, task.own))
+    return {
+        **{name: found.row[name] for name in ROW_AXES},
+        "index": kind,
+        **scored,
+        "recall_at_1_below_exact": found.row["recall_at_1"] - scored["recall_at_1"],
+        "neighbours_at_10": neighbour_recall(ids[:, :10], exact[:, :10]),
+        f"neighbours_at_{depth}": neighbour_recall(ids, exact),
+        "vectors": count,
+        "build_seconds": round(built, 2),
+        "queries_per_second": round(len(task.queries) / taken, 1),
+        "bytes_per_vector": round(size["memory"], 1),
+        "bytes_per_vector_on_disk": round(size["disk"], 1),
+    }

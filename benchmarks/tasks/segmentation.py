@@ -1,0 +1,359 @@
+"""Segmentation from frozen maps: `python -m benchmarks.segmentation --data camvid/ --labels camvid`.
+
+A head learns the class of every pixel from the feature maps of the training images. Its options are chosen on a
+tenth of those, the evaluation images are touched once by each row. mIoU is that of the whole evaluation set, at the
+masks' own size; its interval is bootstrapped over images. `--resolution` shows images larger than the encoder's
+input as overlapping tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks.comparisons import context_differences, write_tables
+from benchmarks.datasets import PHOTO_DIGITS
+from benchmarks.datasets.scenes import Labels, Scenes, labels_of
+from benchmarks.encoders import Encoder, Kept, Views, load_encoder
+from benchmarks.options import add_options, read_options
+from benchmarks.report.overlays import Overlays
+from benchmarks.report.tables import Table, percent, percents
+from benchmarks.result import Result, card, data_hash, write_result
+from benchmarks.tasks.dense import (
+    DenseFeatures,
+    Layout,
+    Tiles,
+    blended_probabilities,
+    dense_features,
+    file_name,
+    grid_outputs,
+)
+from benchmarks.tasks.duplicate_pairs import Part, between
+from probes import (
+    KNNSegmenter,
+    LinearSegmenter,
+    LogisticSegmenter,
+    intersections_and_unions,
+    mean_iou,
+    miou_difference,
+    segment,
+    segmentation_counts,
+    segmentation_scores,
+)
+from probes.segmentation import Segmenter, resize_mask
+from randar_features.command_line import run_command
+
+HEADS = ("linear", "knn", "logistic")
+SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
+COMPARED_SIZE = 64  # pixels at which near-duplicates are looked for
+BLENDS = ("features", "probabilities")
+PROTOCOLS = {
+    "linear": "segmentation: batch normalisation and a 1×1 convolution on the token grid, logits up-sampled "
+    "(after DINOv3, without augmentation)",
+    "knn": "segmentation: kNN on patches, k and distance from a grid, votes up-sampled (CAPI)",
+    "logistic": "segmentation: logistic regression on patches, C from a grid, log-probabilities up-sampled (CAPI)",
+}
+NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "standardised"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Views, Kept):
+    """Everything that the numbers depend on besides data and weights.
+
+    Attributes:
+        data: "photo-digits", a folder with images/ and masks/, or Parquet files.
+        head: one of `HEADS`.
+        labels: camvid, photo-digits or voc, which say the classes and what to ignore; None: num_classes does.
+        num_classes: where labels are not given.
+        ignore_index: value of pixels to ignore where labels are not given; None: 255.
+        train_split: of the data.
+        evaluation_split: of the data; None: "test" of photo-digits, else "validation".
+        train_images, evaluation_images: seeded random choices of so many; None: all.
+        size: pixels a side that photo-digits is composed at.
+        resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
+        stride: pixels from tile to tile; None: half the input.
+        blend: tiles' features, or the probabilities that the head gives for each tile. It is fitted to the former.
+        resized: score at the size the encoder was shown too.
+        duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
+        iterations: of the linear head.
+        max_patches: training patches of kNN and logistic regression at most, drawn at random; None: all.
+    """
+
+    data: str
+    head: str = "linear"
+    labels: str | None = None
+    num_classes: int | None = None
+    ignore_index: int | None = None
+    train_split: str = "train"
+    evaluation_split: str | None = None
+    train_images: int | None = None
+    evaluation_images: int | None = None
+    size: int = 64
+    resolution: int | None = None
+    stride: int | None = None
+    blend: str = "features"
+    resized: bool = False
+    duplicates: bool = True
+    iterations: int = 1000
+    max_patches: int | None = 50_000
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS or self.blend not in BLENDS:
+            raise ValueError(
+                f"expected a head among {', '.join(HEADS)} and a blend among {', '.join(BLENDS)}, "
+                f"got {self.head!r} and {self.blend!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """The data of one run, and its classes."""
+
+    config: Config
+    labels: Labels
+    train: Scenes
+    evaluation: Scenes
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.labels.names)
+
+
+def load_task(config: Config) -> Task:
+    """Read both splits once, to know which pairs can be read."""
+    digits = config.data == PHOTO_DIGITS
+    labels = labels_of(config.labels or (PHOTO_DIGITS if digits else None), config.num_classes, config.ignore_index)
+    splits = {
+        config.train_split: config.train_images,
+        config.evaluation_split or ("test" if digits else "validation"): config.evaluation_images,
+    }
+    if min(count for count in (*splits.values(), 1) if count is not None) < 1:
+        raise ValueError(f"--train-images and --evaluation-images must be at least 1, got {list(splits.values())}")
+    if len(splits) < 2:
+        raise ValueError(
+            f"images to train on and to evaluate on must differ, got the split {config.train_split!r} twice"
+        )
+    options: dict[str, Any] = {"size": config.size, "seed": config.seed}
+    train, evaluation = (Scenes(config.data, name, labels, count=n, **options) for name, n in splits.items())
+    return Task(config, labels, train, evaluation)
+
+
+def make_head(task: Task) -> Segmenter:
+    """The head that the configuration names, not fitted."""
+    config = task.config
+    options: dict[str, Any] = {"ignore_index": task.labels.ignore_index, "seed": config.seed}
+    if config.head == "linear":
+        return LinearSegmenter(task.num_classes, iterations=config.iterations, **options)
+    if config.head == "knn":
+        return KNNSegmenter(task.num_classes, max_patches=config.max_patches, **options)
+    return LogisticSegmenter(task.num_classes, max_patches=config.max_patches, **options)
+
+
+def settings(config: Config) -> str:
+    """What the head is given, in words."""
+    if config.head == "linear":
+        return f"{config.iterations} iterations"
+    return "all training patches" if config.max_patches is None else f"at most {config.max_patches} training patches"
+
+
+def chosen_options(head: Any) -> dict[str, Any]:
+    """What a fitted head chose on the tuning images."""
+    return {name: getattr(head, name) for name in ("learning_rate", "k", "distance", "C") if hasattr(head, name)}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One row of a result, and what it is compared by: `intersections_and_unions` (n, 2, C) of the images."""
+
+    row: Result
+    parts: np.ndarray
+
+
+def evaluate(
+    encoder: Encoder, task: Task, show: Callable[[str, float, Callable[[int], np.ndarray]], None] | None = None
+) -> list[Scored]:
+    """One result for each output of the encoder.
+
+    show: called with the encoder's name, tuning mIoU and a function from the number of an evaluation image to its
+    predicted classes (H, W).
+    """
+    config = task.config
+    grids = grid_outputs(encoder, config.chosen(encoder))
+    layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
+    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
+    train, evaluation = (
+        dense_features(encoder, scenes.image, scenes.sizes, name=_cache_name(config, scenes, part), **options)
+        for part, scenes in (("train", task.train), ("evaluation", task.evaluation))
+    )
+    results = []
+    for output in tqdm(grids, desc=f"{encoder.name} {config.head}", unit="head"):
+        start = time.perf_counter()
+        head = make_head(task).fit(train.of(output), task.train.masks)
+        counts, small = count(head, evaluation, output, task)
+        row = {
+            "encoder": encoder.name,
+            "output": output,
+            **encoder.outputs[output],
+            "resolution": f"{layout}, {config.blend} blended" if config.resolution else str(layout),
+            **segmentation_scores(counts, seed=config.seed),
+            **({"miou_resized": mean_iou(small.sum(0))} if config.resized else {}),
+            "settings": settings(config),
+            "validation": head.validation_miou,
+            "chosen": chosen_options(head),
+            "grid": f"{grids[output]}x{grids[output]}",
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        results.append(Scored(row, intersections_and_unions(counts)))
+        if show is not None:
+            predict = _predictor(head, evaluation, output, task)
+            show(encoder.name, head.validation_miou, predict)
+    return results
+
+
+def count(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """`segmentation_counts` (n, C, C) of the evaluation images at the size of their masks, and at that of the canvas.
+
+    The latter are empty unless they are asked for.
+    """
+    native, small = [], []
+    options = task.num_classes, task.labels.ignore_index
+    for number in range(len(task.evaluation)):
+        mask, scores = task.evaluation.masks[number], scores_of(head, features, output, number, task.config)
+        native.append(segmentation_counts(segment(scores, mask.shape), mask, *options))
+        if task.config.resized:
+            size = features.tiles.layout.canvas(*mask.shape)
+            small.append(segmentation_counts(segment(scores, size), resize_mask(mask, size), *options))
+    return np.stack(native), np.array(small)
+
+
+def scores_of(head: Segmenter, features: DenseFeatures, output: str, number: int, config: Config) -> Tensor:
+    """Scores (h, w, C) of an image: of its blended features, or its tiles' probabilities blended at their pixels."""
+    if config.blend == "features":
+        return head.scores(features.of(output)[number])
+    maps, positions, canvas = features.tiles_of(output, number)
+    return blended_probabilities(head, maps, positions, canvas, features.tiles.layout.size)
+
+
+def _predictor(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> Callable[[int], np.ndarray]:
+    def predict(number: int) -> np.ndarray:
+        return segment(scores_of(head, features, output, number, task.config), task.evaluation.sizes[number])
+
+    return predict
+
+
+def _cache_name(config: Config, scenes: Scenes, part: str) -> str:
+    size = f"-{config.size}" if config.data == PHOTO_DIGITS else ""
+    return file_name(f"{Path(config.data).name}{size}-{part}-{len(scenes)}-{scenes.fingerprint}")
+
+
+def run(config: Config, out: Path) -> Path:
+    """Every output of every encoder; writes result.json, tables and pictures to `out` and gives the former's path."""
+    task = load_task(config)
+    out.mkdir(parents=True, exist_ok=True)
+    overlays = Overlays(task.evaluation, task.labels, out, config.head)
+    scored: list[Scored] = []
+    weights: dict[str, str] = {}
+    for name in config.encoder:
+        encoder = load_encoder(name, **config.of_generators)
+        scored += evaluate(encoder, task, overlays)
+        weights[encoder.name] = encoder.weights
+    rows = [each.row for each in scored]
+    differences = context_differences(
+        rows, lambda one, other: miou_difference(scored[one].parts, scored[other].parts, seed=config.seed)
+    )
+    artifacts = write_tables(out, table(rows), differences)
+    made = card(
+        PROTOCOLS[config.head],
+        axes={
+            "pooling": None,
+            "normalization": NORMALIZATIONS[config.head],
+            "threshold_basis": None,
+            "selection": "mIoU of a tenth of the training images",
+        },
+        data=data_parts(task),
+        weights=weights,
+        config=config,
+        warnings=warnings_of(task),
+    )
+    return write_result(out, made, rows, artifacts=artifacts | overlays.files)
+
+
+def data_parts(task: Task) -> dict[str, str]:
+    """Hash and number of images of both parts, and what their masks mean."""
+    size = f" of {task.config.size} pixels" if task.config.data == PHOTO_DIGITS else ""
+    content = f"{data_hash(task.config.data)}{size}, {task.num_classes} classes, {task.labels.ignore_index} ignored"
+    parts = {"train": task.train, "evaluation": task.evaluation}
+    return {part: f"{content}, {len(scenes)} images ({scenes.fingerprint})" for part, scenes in parts.items()}
+
+
+def warnings_of(task: Task) -> list[str]:
+    """Of pairs that were left out, of classes too rare for an interval, and of near-duplicates."""
+    found = []
+    for part, scenes in (("train", task.train), ("evaluation", task.evaluation)):
+        named = "; ".join(entry["reason"] for entry in scenes.unreadable[:3])
+        if scenes.unreadable:
+            found.append(f"{len(scenes.unreadable)} {part} pairs could not be read: {named}")
+    if rare := rare_classes(task):
+        found.append(
+            f"the interval of mIoU is not to be relied on: resamples of the images may lack {', '.join(rare)}, which "
+            f"fewer than {SURE_IMAGES} evaluation images hold"
+        )
+    if task.config.duplicates:
+        found += between(_compared(task, "train"), _compared(task, "evaluation"), task.config.cache)
+    return found
+
+
+def rare_classes(task: Task) -> list[str]:
+    """Names of classes that some evaluation images hold, but too few for a resample to hold them surely."""
+    labels = np.arange(task.num_classes)
+    held = np.sum([np.isin(labels, np.unique(mask)) for mask in task.evaluation.masks], 0)
+    return [name for label, name in enumerate(task.labels.names) if 0 < held[label] < SURE_IMAGES]
+
+
+def _compared(task: Task, part: str) -> Part:
+    """The images of a part, squashed, as near-duplicates are looked for."""
+    scenes: Scenes = getattr(task, part)
+    images = Tiles(scenes.image, scenes.sizes, Layout(COMPARED_SIZE, 1))
+    return Part(images, name=file_name(f"{_cache_name(task.config, scenes, part)}-{COMPARED_SIZE}"))
+
+
+def table(results: Sequence[Result]) -> Table:
+    """One row an output."""
+    resized = any("miou_resized" in row for row in results)
+    header = ["encoder", "output", "mIoU, %", "95 % interval", *(["mIoU resized, %"] if resized else [])]
+    rows = []
+    for row in results:
+        cells = [row["encoder"], row["output"], percent(row["miou"]), percents(row["interval"])]
+        cells += [percent(row["miou_resized"])] if resized else []
+        cells += [percent(row["pixel_accuracy"]), percent(row["validation"])]
+        rows.append([*cells, ", ".join(f"{name} {_short(value)}" for name, value in row["chosen"].items())])
+    return Table([*header, "pixel accuracy, %", "tuning mIoU, %", "chosen"], rows)
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def main() -> None:
+    """Parse, run each head, print, and say where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, Config, without=("head",))
+    parser.add_argument("--head", nargs="+", choices=HEADS, default=list(HEADS), help="each writes to its own folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/segmentation"))
+    given = parser.parse_args()
+    for head in given.head:
+        path = run(read_options(Config, given, head=head), given.out / head)
+        print(f"{head}\n{(path.parent / 'result.md').read_text(encoding='utf-8')}\n{path}")
+
+
+if __name__ == "__main__":
+    run_command(main)
