@@ -43,6 +43,7 @@ from .retrieval import Neighbours, rank_all, search
 from .segmentation import LinearSegmenter, segment
 from .splits import stratified_holdout, stratified_rows
 from .standardizer import Standardizer
+from .whitener import Whitener
 
 __all__ = [
     "AttentiveProbe",
@@ -56,6 +57,7 @@ __all__ = [
     "LogisticSegmenter",
     "Neighbours",
     "Standardizer",
+    "Whitener",
     "accuracy",
     "average_precisions",
     "bootstrap_interval",

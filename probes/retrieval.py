@@ -202,7 +202,10 @@ class _Finder:
             queries = self._unit(rows.to(self.gallery.device)[place[0]])
             values[place] = (queries * self.gallery.unit(ids[place])).sum(1, dtype=torch.float64)
         ids, columns = ids.sort(dim=1)
-        values, order = values.float().gather(1, columns).sort(dim=1, descending=True, stable=True)
+        # Lengths of unit vectors are rounded, so that a product may come out a little above 1.
+        values = values.float().gather(1, columns)
+        values = torch.where(values > -torch.inf, values.clamp(-1, 1), values)
+        values, order = values.sort(dim=1, descending=True, stable=True)
         return ids.gather(1, order), values
 
     def _doubtful(self, values: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from randar_features.encoding.outputs import model_outputs
 from randar_features.encoding.store import FeatureStore
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-SIZES = ("links", "construction", "lists", "code_bytes", "training_rows", "block_rows", "seed")
+SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
 
 
 def main() -> None:
@@ -106,9 +106,10 @@ def parser() -> argparse.ArgumentParser:
     add("--memory-limit", type=memory, help="of this process, such as 4GB; default: what is available")
     add("--threads", type=int, default=1, help="more are faster, but an hnsw index then differs from run to run")
     add("--checkpoint-rows", type=int, help="rows that a kill can cost; default: a tenth")
-    add("--links", type=int, help="hnsw: neighbours of a vector in the graph, 32")
-    add("--construction", type=int, help="hnsw: candidates looked at for each vector added, 64")
-    add("--lists", type=int, help="ivfpq: lists, some 2·√n")
+    add("--components", type=int, help="whitened: principal axes, half of D")
+    add("--M", type=int, help="hnsw: neighbours of a vector in the graph, 32")
+    add("--efConstruction", type=int, help="hnsw: candidates looked at for each vector added, 64")
+    add("--nlist", type=int, help="ivfpq: lists, some 2·√n")
     add("--code-bytes", type=int, help="ivfpq: bytes a vector, some D/4")
     add("--training-rows", type=int, help="rows in the sample that is trained on")
     add("--block-rows", type=int, help="rows added at once, 16384")

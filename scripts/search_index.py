@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def by_rows(index: VectorIndex, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Neighbours]:
-    found = index.search_rows(args.rows, args.k, probes=args.probes, candidates=args.candidates)
+    found = index.search_rows(args.rows, args.k, nprobe=args.nprobe, efSearch=args.efSearch, candidates=args.candidates)
     return [told(index, row) for row in args.rows], found
 
 
@@ -57,7 +57,7 @@ def by_images(index: VectorIndex, args: argparse.Namespace) -> tuple[list[dict[s
     if not paths:
         raise ValueError("not one of the query images could be read")
     own = rows_of_paths(index, paths)
-    found = index.search(vectors, args.k, own, probes=args.probes, candidates=args.candidates)
+    found = index.search(vectors, args.k, own, nprobe=args.nprobe, efSearch=args.efSearch, candidates=args.candidates)
     return [{"row": int(row) if row >= 0 else None, "path": path} for row, path in zip(own, paths, strict=True)], found
 
 
@@ -153,8 +153,9 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--images", nargs="+", help="image files, or a folder")
     asked.add_argument("--rows", nargs="+", type=int, help="rows of the index")
     add("-k", type=int, help="how many to find for each query, 10 or all")
-    add("--probes", type=int, help="ivfpq: lists looked into; more find more and take longer")
-    add("--candidates", type=int, help="rows compared at least")
+    add("--nprobe", type=int, help="ivfpq: lists looked into; more find more and take longer")
+    add("--efSearch", type=int, help="hnsw: rows that the walk keeps at least")
+    add("--candidates", type=int, help="ivfpq: rows compared at least")
     add("--encoder", "--model", help="where the index's model is now, if it has moved")
     add("--device")
     add("--json", type=Path, help="write the results there")

@@ -131,7 +131,9 @@ def exact_neighbours(config: Config) -> np.ndarray:
 
 def build(config: Config, kind: str, folder: Path) -> dict[str, Any]:
     """Build an index in this process; time, and memory at its peak beside the prediction."""
-    settings = choose_settings(config.count, config.dim, kind=kind, seed=config.seed, construction=config.construction)
+    settings = choose_settings(
+        config.count, config.dim, kind=kind, seed=config.seed, efConstruction=config.construction
+    )
     made, held = blocks(config), process_memory()
     predicted = held + sum(predict_memory(settings, config.count).values())
     limit = int(config.memory_limit * GIGABYTE)
@@ -155,13 +157,13 @@ def ask(config: Config, folder: Path, probes: int) -> dict[str, Any]:
         index = VectorIndex(folder)
         opened = time.perf_counter() - start
         asked = queries(config)
-        index.search(asked[:10], config.k, probes=probes or None)
+        index.search(asked[:10], config.k, nprobe=probes or None)
         start = time.perf_counter()
-        ids = index.search(asked, config.k, probes=probes or None).ids
+        ids = index.search(asked, config.k, nprobe=probes or None).ids
         together = time.perf_counter() - start
         start = time.perf_counter()
         for row in range(min(config.one_by_one, len(asked))):
-            index.search(asked[row : row + 1], config.k, probes=probes or None)
+            index.search(asked[row : row + 1], config.k, nprobe=probes or None)
         alone = (time.perf_counter() - start) / min(config.one_by_one, len(asked))
     return {
         "probes": probes or None,

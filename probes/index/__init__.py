@@ -1,11 +1,12 @@
 """Indexes of feature vectors on faiss: built in bounded memory, saved with what they are of, ties by lowest id."""
 
+from ..whitener import NORMALIZATIONS
 from .blocks import Blocks, blocks_of, rebatched
 from .build import build_index
 from .files import IndexFilesError
 from .memory import IndexMemoryError, available_memory, in_words, predict_memory, process_memory, require_memory
 from .search import VectorIndex
-from .settings import KINDS, NORMALIZATIONS, IndexSettings, choose_settings
+from .settings import KINDS, IndexSettings, choose_settings
 
 __all__ = [
     "KINDS",

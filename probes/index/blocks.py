@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .settings import CODES, IndexSettings
+from .settings import IndexSettings
 
 Blocks = Callable[[int], Iterable[tuple[int, np.ndarray]]]
 """Called with a number of rows: consecutive blocks (first row, floats (b, D)) of at most so many, from row 0 on."""
@@ -31,9 +31,9 @@ def usable_rows(block: np.ndarray) -> tuple[Tensor, np.ndarray]:
 
 
 def sample_rows(blocks: Blocks, count: int, settings: IndexSettings) -> Tensor:
-    """A seeded choice of `training_rows` rows, those that are finite, in their order, float32.
+    """A seeded choice of `training_rows` vectors, those that are finite, in their order, float32.
 
-    ValueError if too few are finite to train on.
+    ValueError if none is finite, or fewer than there shall be lists.
     """
     generator = np.random.default_rng(settings.seed)
     wanted = np.sort(generator.choice(count, min(count, settings.training_rows), replace=False))
@@ -43,13 +43,21 @@ def sample_rows(blocks: Blocks, count: int, settings: IndexSettings) -> Tensor:
         rows, _ = usable_rows(block[wanted[first:last] - start])
         sample[filled : filled + len(rows)] = rows
         filled += len(rows)
-    if filled < max(1, settings.lists, CODES if settings.kind == "ivfpq" else 1):
-        raise ValueError(f"only {filled} of {len(wanted)} rows to train on are free of NaN and infinity: choose flat")
+    if filled < max(1, settings.nlist):
+        raise ValueError(f"only {filled} of {len(wanted)} vectors to train on are free of NaN and infinity")
     return sample[:filled]
 
 
-def rebatched(blocks: Blocks, first: int, count: int, settings: IndexSettings) -> Iterator[tuple[int, np.ndarray]]:
+def rebatched(
+    blocks: Blocks,
+    first: int,
+    count: int,
+    settings: IndexSettings,
+    before: Callable[[np.ndarray], None] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
     """Rows `first` … count − 1 in blocks of exactly `settings.block_rows` (the last may be shorter).
+
+    before: is called with the rows before `first`, block by block.
 
     ValueError if the blocks are not (b, D) floats, not consecutive from row 0, or not `count` rows.
     """
@@ -57,7 +65,10 @@ def rebatched(blocks: Blocks, first: int, count: int, settings: IndexSettings) -
     for row, block in blocks(size):
         _check_block(row, block, seen, settings.dim)
         seen += len(block)
-        fresh = block[max(0, first - row) :]
+        old = max(0, first - row)
+        if before is not None and len(block[:old]):
+            before(block[:old])
+        fresh = block[old:]
         waiting = np.concatenate([waiting, fresh]) if len(waiting) else fresh
         while len(waiting) >= size:
             yield start, waiting[:size]

@@ -8,32 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from pyarrow import parquet
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..standardizer import Standardizer
 from . import files
 from .blocks import Blocks, rebatched, sample_rows, usable_rows
+from .faiss_file import FaissIndex, faiss, read_faiss, write_faiss
 from .memory import TABLE_ROWS, in_words, require_memory, reserved_links
-from .settings import IndexSettings
+from .settings import CODES, IndexSettings
 from .vectors import (
     VECTORS_FILE,
-    FaissIndex,
-    faiss,
+    Transform,
     feature_differences,
-    load_standardizer,
+    fitted_transform,
+    load_transform,
     mapped_vectors,
     normalize,
-    save_standardizer,
+    save_transform,
     stored_vectors,
 )
 
-KEPT = ("kind", "dim", "normalization")  # what an index that is gone on with must agree in
-CHECKED_ROWS = 8
+KEPT = ("kind", "dim", "normalization", "components")  # what an index that is gone on with must agree in
+NORMALIZATION_FILE = "normalization.npy"
+SAME = 2e-3  # difference of unit vectors that half precision explains
 CODE_POINTS = 64  # training rows for each code, a quarter of faiss's default: most of the training time goes there
 
 
@@ -54,7 +53,9 @@ def build_index(
 
     A folder that is there is gone on with: an interrupted building from its last checkpoint, a finished index
     by adding the rows from its last one on (to the lists and codes that it has). With one thread the result is
-    the same to the bit, interrupted or not. A row that holds NaN or infinity is left out; no id shifts.
+    the same to the bit, interrupted or not. The rows that it has already are compared with those given, and columns
+    are written anew where they have changed, such as labels. A row that holds NaN or infinity is left out; no id
+    shifts. Nothing in the folder is removed or replaced but what an index there has made.
 
     Args:
         blocks: the features; read twice if there is something to train, else once.
@@ -72,42 +73,64 @@ def build_index(
     Raises:
         IndexMemoryError: it would take more memory; nothing was begun.
         IndexFilesError: the folder holds an index of other features or settings, of other vectors or of more
-            rows, or a file of it is damaged.
+            rows, or a file of it is damaged; or another process is building there.
         ValueError: blocks that are not (b, D), leave rows out, or end before `count`; columns of another
             length; no row without NaN; threads or checkpoint rows below 1.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, values in (columns or {}).items():
         if len(values) != count:
             raise ValueError(f"column {name} must have a value for each of {count} rows, got {len(values)}")
     if threads < 1 or (checkpoint_rows is not None and checkpoint_rows < 1):
         raise ValueError(f"threads and checkpoint_rows must be at least 1, got {threads} and {checkpoint_rows}")
-    state = _state_of(folder, settings, features, count)
-    files.check_files(folder, state)
-    settings = IndexSettings(**state["settings"])
-    peak = require_memory(settings, count, memory_limit, existing=state["rows"])
-    if progress:
-        tqdm.write(f"{settings.kind} index of {count} vectors: at most {in_words(peak)} of memory")
-    step = settings.block_rows * max(1, (checkpoint_rows or count // 10) // settings.block_rows)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.locked(folder), threadpool_limits(threads):
+        state = _state_of(folder, settings, features, count)
+        files.check_files(folder, state)
+        settings = IndexSettings(**state["settings"])
+        peak = require_memory(settings, count, memory_limit, existing=state["rows"])
+        if progress:
+            tqdm.write(f"{settings.kind} index of {count} vectors: at most {in_words(peak)} of memory")
+        step = settings.block_rows * max(1, (checkpoint_rows or count // 10) // settings.block_rows)
+        builder = _Builder(folder, settings, state, blocks, count)
+        _add_all(builder, blocks, count, step, progress)
+        _finish(builder, columns or {}, features)
+
+
+def _add_all(builder: _Builder, blocks: Blocks, count: int, step: int, progress: bool) -> None:
+    """Compare the rows that the index has, and add the others, with a checkpoint every `step` rows."""
     # Tables of distances to codes are made for so many vectors at once: else they may take gigabytes.
     faiss.cvar.product_quantizer_compute_codes_bs = TABLE_ROWS
-    with threadpool_limits(threads), tqdm(total=count, unit="row", desc="index", disable=not progress) as bar:
-        finished_already = state["rows"] == count and not (folder / files.BUILDING).exists()
-        builder = _Builder(folder, settings, state, blocks, count)
-        if finished_already:
-            return
-        bar.update(builder.rows)
-        for start, block in rebatched(blocks, builder.rows, count, settings):
+    first = builder.rows
+    with tqdm(total=count, unit="row", desc="index", disable=not progress, initial=first) as bar:
+        for start, block in rebatched(blocks, first, count, builder.settings, builder.compare):
             builder.add(start, block)
             bar.update(len(block))
-            if builder.rows < count and (builder.rows - state["rows"]) % step == 0:
-                files.write_state(folder, files.BUILDING, builder.save())
-        if not builder.index.ntotal:
-            raise ValueError(f"all {count} rows hold NaN or infinity: there is nothing to search")
-        finished = builder.save()
-    finished["files"]["columns"] = _save_columns(folder, columns or {}, count)
-    files.write_state(folder, files.MANIFEST, finished)
+            if builder.rows < count and (builder.rows - first) % step == 0:
+                builder.save()
+    if not builder.index.ntotal:
+        raise ValueError(f"all {count} rows hold NaN or infinity: there is nothing to search")
+
+
+def _finish(builder: _Builder, columns: Mapping[str, Sequence[Any]], features: Mapping[str, Any]) -> None:
+    """Write the columns and the manifest, unless both are there and nothing has changed."""
+    folder, state, count = builder.folder, builder.state, builder.rows
+    table = files.columns_table(columns, count)
+    finished = not (folder / files.BUILDING).exists() and state["rows"] == count
+    name, record = f"columns-{count:012d}.parquet", state["files"].get("columns")
+    if finished and record:
+        if state["features"] == dict(features) and files.read_columns(folder / record["name"], count).equals(table):
+            return
+        name = f"columns-{count:012d}-new.parquet" if record["name"] == name else name
+    if state["rows"] != count:
+        builder.save()
+    path = folder / name
+    builder.announce([path.name])
+    files.replace_file(path, lambda aside: files.write_columns(aside, table))
+    saved = {**builder.state["files"], "columns": files.file_record(path)}
+    manifest = {**builder.state, "features": dict(features), "files": saved}
+    manifest.pop("pending")
+    files.write_state(folder, files.MANIFEST, manifest)
 
 
 def _state_of(folder: Path, settings: IndexSettings, features: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -123,7 +146,7 @@ def _state_of(folder: Path, settings: IndexSettings, features: Mapping[str, Any]
         "left_out": [],
         "files": {},
     }
-    if found is None:
+    if found is None or not found["files"]:
         return fresh
     wanted, there = settings.as_json(), found["settings"]
     differing = [f"{name} {there[name]!r}, not {wanted[name]!r}" for name in KEPT if there[name] != wanted[name]]
@@ -137,13 +160,6 @@ def _state_of(folder: Path, settings: IndexSettings, features: Mapping[str, Any]
     return found
 
 
-def _save_columns(folder: Path, columns: Mapping[str, Sequence[Any]], count: int) -> dict[str, Any]:
-    table = pa.table({"row": pa.array(range(count), pa.int64()), **{name: list(of) for name, of in columns.items()}})
-    path = folder / f"columns-{count:012d}.parquet"
-    files.replace_file(path, lambda aside: parquet.write_table(table, aside))
-    return files.file_record(path)
-
-
 class _Builder:
     """An index that grows, and the files that hold it."""
 
@@ -153,48 +169,62 @@ class _Builder:
         self.folder, self.settings, self.state = folder, settings, state
         self.rows: int = state["rows"]
         self.left_out: list[int] = list(state["left_out"])
-        self.standardizer: Standardizer | None = None
+        self.transform: Transform | None = None
+        self.vectors: Any = None
         if state["files"]:
-            self._load(blocks)
+            self._load()
         else:
             self._begin(blocks, count)
+        self.compared = 0
+        self.there = mapped_vectors(folder, self.index.ntotal if settings.kind == "ivfpq" else 0, settings.width)
         _reserve(self.index, settings, count)
-        self.vectors = self._open_vectors() if settings.kind == "ivfpq" else None
 
-    def _load(self, blocks: Blocks) -> None:
+    def _load(self) -> None:
         names = {kind: self.folder / record["name"] for kind, record in self.state["files"].items()}
-        self.index: FaissIndex = faiss.read_index(str(names["index"]))
+        if "index" not in names or (self.settings.normalization != "unit") != ("normalization" in names):
+            raise files.IndexFilesError(f"{self.folder} lacks a file that its manifest must name: remove the folder")
+        self.index: FaissIndex = read_faiss(names["index"], self.settings.kind, self.settings.width)
+        if self.index.ntotal != self.rows - len(self.left_out):
+            raise files.IndexFilesError(f"{names['index']} holds {self.index.ntotal} vectors, its manifest says others")
         if "normalization" in names:
-            self.standardizer = load_standardizer(names["normalization"])
-        if not self.index.ntotal:
-            return
-        _, first = next(iter(blocks(CHECKED_ROWS)))
-        given = self._unit(usable_rows(first)[0])
-        mapped = mapped_vectors(self.folder, self.index.ntotal, self.settings.dim)
-        there = stored_vectors(self.index, mapped, np.arange(min(len(given), self.index.ntotal)))
-        if not torch.allclose(there, given[: len(there)], atol=2e-3):
-            raise files.IndexFilesError(f"{self.folder} holds other vectors: the first rows given differ from its own")
+            self.transform = load_transform(names["normalization"], self.settings)
 
     def _begin(self, blocks: Blocks, count: int) -> None:
         """An empty index, trained if its kind needs it, as the first checkpoint."""
         self.index = _empty_index(self.settings)
         if self.settings.training_rows:
             sample = sample_rows(blocks, count, self.settings)
-            if self.settings.normalization == "standardized":
-                self.standardizer = Standardizer().fit(sample)
+            self.transform = fitted_transform(self.settings, sample)
             if not self.index.is_trained:
-                self.index.train(self._unit(sample).numpy())
-        files.write_state(self.folder, files.BUILDING, self.save())
+                self.index.train(_enough(self._unit(sample), self.settings).numpy())
+        self.save()
+
+    def compare(self, block: np.ndarray) -> None:
+        """IndexFilesError unless these, the next of the rows that the index has, are what it was made of."""
+        first, last = self.compared, self.compared + len(block)
+        given, usable = usable_rows(block)
+        low, high = np.searchsorted(self.left_out, [first, last])
+        same = self.left_out[low:high] == (first + np.flatnonzero(~usable)).tolist()
+        if same and len(given):
+            places = first - low + np.arange(len(given))
+            there = stored_vectors(self.index, self.there, places)
+            same = bool(torch.allclose(there, self._unit(given), rtol=0, atol=SAME))
+        if not same:
+            raise files.IndexFilesError(
+                f"{self.folder} holds other vectors: those given differ from its own within the rows {first} to "
+                f"{last - 1}, so the images or their features have changed. Remove the folder, or build in another"
+            )
+        self.compared = last
 
     def _open_vectors(self) -> Any:
-        """The file of vectors, cut off behind those that the index holds: a kill may have left some more."""
+        """The file of vectors, cut off after those that the index holds: a kill may have left some more."""
         path = self.folder / VECTORS_FILE
         path.touch()
-        os.truncate(path, self.index.ntotal * self.settings.dim * 2)
+        os.truncate(path, self.index.ntotal * self.settings.width * 2)
         return path.open("ab")
 
     def _unit(self, rows: Tensor) -> Tensor:
-        return normalize(rows, self.standardizer)
+        return normalize(rows, self.transform)
 
     def add(self, start: int, block: np.ndarray) -> None:
         """Add rows `start` …, without those that are not finite."""
@@ -206,42 +236,60 @@ class _Builder:
         unit = self._unit(rows).contiguous()
         if self.settings.kind == "hnsw":  # the state of its generator is not saved with it
             self.index.hnsw.rng = faiss.RandomGenerator(self.settings.seed + start)
-        self.index.add(unit.numpy())
-        if self.vectors is not None:
+        if self.settings.kind == "ivfpq":
+            self.vectors = self.vectors or self._open_vectors()
             self.vectors.write(unit.half().numpy().tobytes())
+        self.index.add(unit.numpy())
 
-    def save(self) -> dict[str, Any]:
-        """Write the index as it is; the state that names its files."""
-        saved = {}
+    def save(self) -> None:
+        """Write the index as it is, and the state that names its files."""
         path = self.folder / f"index-{self.rows:012d}.faiss"
-        files.replace_file(path, lambda aside: faiss.write_index(self.index, str(aside)))
-        saved["index"] = files.file_record(path)
-        if self.standardizer is not None:
-            path, standardizer = self.folder / "normalization.npy", self.standardizer
-            files.replace_file(path, lambda aside: save_standardizer(aside, standardizer))
+        names = [path.name, *([NORMALIZATION_FILE] if self.transform is not None else [])]
+        names += [VECTORS_FILE] if self.settings.kind == "ivfpq" else []
+        self.announce(names)
+        files.replace_file(path, lambda aside: write_faiss(aside, self.index))
+        saved = {"index": files.file_record(path)}
+        if (transform := self.transform) is not None:
+            path = self.folder / NORMALIZATION_FILE
+            if "normalization" not in self.state["files"]:
+                files.replace_file(path, lambda aside: save_transform(aside, transform))
             saved["normalization"] = files.file_record(path)
         if self.index.ntotal and self.vectors is not None:
             self.vectors.flush()
             os.fsync(self.vectors.fileno())
-            size = self.index.ntotal * self.settings.dim * 2
+            size = self.index.ntotal * self.settings.width * 2
             saved["vectors"] = files.file_record(self.folder / VECTORS_FILE, size)
-        return {**self.state, "rows": self.rows, "left_out": self.left_out, "files": saved}
+        self.state = {**self.state, "rows": self.rows, "left_out": list(self.left_out), "files": saved}
+        files.write_state(self.folder, files.BUILDING, self.state)
+
+    def announce(self, names: Sequence[str]) -> None:
+        """Say in the state which files are going to be written, so that they are known as the index's own."""
+        files.require_free(self.folder, names, files.own_files(self.folder))
+        self.state = {**self.state, "pending": sorted(names)}
+        files.write_state(self.folder, files.BUILDING, self.state)
+
+
+def _enough(sample: Tensor, settings: IndexSettings) -> Tensor:
+    """At least as many unit vectors as there are codes: few ones are repeated."""
+    least = max(CODES, settings.nlist)
+    return sample if len(sample) >= least else sample.repeat(-(-least // len(sample)), 1)[:least].contiguous()
 
 
 def _empty_index(settings: IndexSettings) -> FaissIndex:
     if settings.kind == "flat":
-        return faiss.IndexFlatIP(settings.dim)
+        return faiss.IndexFlatIP(settings.width)
     if settings.kind == "hnsw":
-        index = faiss.IndexHNSWFlat(settings.dim, settings.links, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = settings.construction
+        index = faiss.IndexHNSWFlat(settings.width, settings.M, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = settings.efConstruction
         return index
-    coarse = faiss.IndexFlatIP(settings.dim)
-    lists, code_bytes = settings.lists, settings.code_bytes
-    index = faiss.IndexIVFPQ(coarse, settings.dim, lists, code_bytes, 8, faiss.METRIC_INNER_PRODUCT)
+    width = settings.width
+    coarse = faiss.IndexFlatIP(width)
+    index = faiss.IndexIVFPQ(coarse, width, settings.nlist, settings.code_bytes, 8, faiss.METRIC_INNER_PRODUCT)
     coarse.this.disown()
     index.own_fields = True
     index.cp.seed = index.pq.cp.seed = settings.seed + 1234  # faiss's own default
     index.pq.cp.max_points_per_centroid = CODE_POINTS
+    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # few are fine: no warning
     return index
 
 
@@ -250,7 +298,7 @@ def _reserve(index: FaissIndex, settings: IndexSettings, count: int) -> None:
     if settings.kind == "ivfpq":
         return
     storage = faiss.downcast_index(index.storage) if settings.kind == "hnsw" else index
-    grown = [(storage.codes, count * settings.dim * 4)]
+    grown = [(storage.codes, count * settings.width * 4)]
     if settings.kind == "hnsw":
         grown.append((index.hnsw.neighbors, count * reserved_links(settings)))
     for array, room in grown:

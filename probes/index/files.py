@@ -1,7 +1,9 @@
 """The folder of an index: versioned files, and a manifest that names them, written last.
 
-`manifest.json` is a finished index, `building.json` how far a building has come. Both name the files that
-hold their state, so that a kill at any moment leaves one state or the other whole.
+`manifest.json` is a finished index, `building.json` how far a building has come. Both name the files that hold their
+state and, under "pending", those that are being written, so that a kill at any moment leaves one state or the other
+whole, and the next building removes what was left over. Files that neither names are the user's: they are neither
+removed nor overwritten. One process at a time builds, which holds a lock on `.lock`.
 """
 
 from __future__ import annotations
@@ -9,22 +11,42 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MANIFEST, BUILDING = "manifest.json", "building.json"
-FORMAT = 1
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from pyarrow import parquet
+
+from .settings import KINDS, NORMALIZATIONS, IndexSettings
+
+MANIFEST, BUILDING, LOCK = "manifest.json", "building.json", ".lock"
+FORMAT = 2
+ASIDE = ".writing"
 _CHUNK = 1 << 22
+_KNOWN = ("index", "normalization", "vectors", "columns")
 
 
 class IndexFilesError(ValueError):
     """A file of an index is missing, torn or changed, or the folder holds none."""
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of the folder; IndexFilesError at once if another process builds there."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise IndexFilesError(f"{folder} is being built by another process: wait for it, or end it") from None
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a file aside, which then takes the place of `path`: whole or not at all."""
-    aside = path.with_name(path.name + ".writing")
+    aside = path.with_name(path.name + ASIDE)
+    aside.unlink(missing_ok=True)  # of a kill, or a link, which would be followed
     write(aside)
     _sync(aside)
     aside.replace(path)
@@ -39,34 +61,100 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def require_free(folder: Path, names: Iterable[str], owned: Iterable[str]) -> None:
+    """IndexFilesError if a file that is about to be written is there already and is not the index's own."""
+    for name in set(names) - set(owned):
+        if os.path.lexists(folder / name):
+            raise IndexFilesError(f"{folder / name} is there, and no index of this folder made it: build elsewhere")
+
+
 def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
-    """Write MANIFEST or BUILDING, then remove every file of the folder that neither of them names."""
+    """Write MANIFEST or BUILDING, then remove the files that the states before named and the states now do not."""
+    before = own_files(folder)
     text = json.dumps(state, indent=2, ensure_ascii=False) + "\n"
-    replace_file(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
+    replace_file(folder / name, lambda path: path.write_text(text, encoding="utf-8", errors="surrogateescape"))
     if name == MANIFEST:
         (folder / BUILDING).unlink(missing_ok=True)
+    for own in before - own_files(folder):
+        (folder / own).unlink(missing_ok=True)
+
+
+def own_files(folder: Path) -> set[str]:
+    """Names of the files that the states of the folder name, those that are being written and their asides too."""
     states = [found for kind in (MANIFEST, BUILDING) if (found := read_state(folder, kind)) is not None]
-    used = {file["name"] for found in states for file in found["files"].values()}
-    for path in folder.iterdir():
-        if path.name not in used | {MANIFEST, BUILDING} and path.name.startswith(PREFIXES):
-            path.unlink()
-
-
-PREFIXES = ("index-", "vectors-", "normalization-", "columns-")
+    pending = {name for state in states for name in state.get("pending", [])}
+    return (
+        {file["name"] for state in states for file in state["files"].values()} | pending | {n + ASIDE for n in pending}
+    )
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any] | None:
-    """A manifest; None if it is not there. IndexFilesError if it cannot be read."""
+    """A state of the folder, its parts checked; None if it is not there. IndexFilesError if it is none."""
     path = folder / name
     if not path.exists():
         return None
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        state = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (ValueError, RecursionError) as error:
         raise IndexFilesError(f"{path} is not valid JSON ({error}): remove the folder and build it again") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise IndexFilesError(f"{path} is no manifest of an index of format {FORMAT}: build it again")
+    except OSError as error:
+        raise IndexFilesError(f"{path} cannot be read ({error})") from error
+    if wrong := _fault(state):
+        raise IndexFilesError(f"{path} is no manifest of an index of format {FORMAT} ({wrong}): build it again")
     return state
+
+
+def _fault(state: Any) -> str | None:
+    """What is wrong with a state, in words; None if nothing is."""
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        return "it has another format, or none"
+    shapes: dict[str, type] = {"settings": dict, "features": dict, "rows": int, "left_out": list, "files": dict}
+    for name, kind in shapes.items():
+        if not isinstance(state.get(name), kind):
+            return f"{name} is missing or no {kind.__name__}"
+    rows, left_out = state["rows"], state["left_out"]
+    if (
+        rows < 0
+        or any(type(row) is not int or not 0 <= row < rows for row in left_out)
+        or left_out != sorted(set(left_out))
+    ):
+        return "rows or left_out are out of range"
+    pending = state.get("pending", [])
+    if not isinstance(pending, list) or not all(map(_is_plain, pending)):
+        return "pending names files that are not of the folder"
+    return _settings_fault(state["settings"]) or _files_fault(state["files"])
+
+
+def _settings_fault(settings: dict[str, Any]) -> str | None:
+    texts = {"kind": KINDS, "normalization": NORMALIZATIONS}
+    names = set(IndexSettings(kind="flat", dim=1).as_json())
+    if set(settings) != names:
+        return f"settings must be {', '.join(sorted(names))}"
+    for name, value in settings.items():
+        right = value in texts[name] if name in texts else type(value) is int and 0 <= value < 1 << 48
+        if not right:
+            return f"settings: {name} is {value!r}"
+    whitened = settings["normalization"] == "whitened"
+    if settings["dim"] < 1 or settings["components"] > settings["dim"] or whitened != (settings["components"] > 0):
+        return "settings: dim or components"
+    return None
+
+
+def _files_fault(records: dict[str, Any]) -> str | None:
+    for kind, record in records.items():
+        if kind not in _KNOWN or not isinstance(record, dict):
+            return f"files: {kind}"
+        name, size, digest = (record.get(part) for part in ("name", "bytes", "sha256"))
+        if not _is_plain(name) or type(size) is not int or size < 0 or not isinstance(digest, str):
+            return f"files: {kind} must have the name of a file in the folder, bytes and sha256, got {record}"
+    return None
+
+
+def _is_plain(name: Any) -> bool:
+    """Whether this is the name of a file beside the manifest, and neither a path nor a state."""
+    return (
+        isinstance(name, str) and name not in ("", ".", "..", MANIFEST, BUILDING, LOCK) and not set(name) & set("/\\\0")
+    )
 
 
 def file_record(path: Path, size: int | None = None) -> dict[str, Any]:
@@ -75,19 +163,56 @@ def file_record(path: Path, size: int | None = None) -> dict[str, Any]:
     return {"name": path.name, "bytes": size, "sha256": _sha256(path, size)}
 
 
-def check_files(folder: Path, state: dict[str, Any]) -> None:
-    """IndexFilesError that names the first file that is missing, too short, or not what was written."""
+def check_files(folder: Path, state: dict[str, Any], *, content: bool = True) -> None:
+    """IndexFilesError that names the first file that is missing, a link, too short, or not what was written.
+
+    content: compare checksums too.
+    """
     for record in state["files"].values():
         path = folder / record["name"]
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise IndexFilesError(f"{path} is no file of the folder itself: build the index again")
         size = path.stat().st_size if path.exists() else None
         if size is None or size < record["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes of {record['bytes']}"
             raise IndexFilesError(f"{path} {found}: build the index again")
-        if _sha256(path, record["bytes"]) != record["sha256"]:
+        if content and _sha256(path, record["bytes"]) != record["sha256"]:
             raise IndexFilesError(
                 f"{path} has changed since it was written (its SHA-256 is not {record['sha256'][:12]}…): "
                 "remove the folder and build the index again, or copy it again from where it is whole"
             )
+
+
+def columns_table(columns: Mapping[str, Sequence[Any]], count: int) -> pa.Table:
+    """A table of `count` rows, numbered. A column with names of files that are not UTF-8 is one of bytes."""
+    arrays = {name: _array(list(values)) for name, values in columns.items()}
+    return pa.table({"row": pa.array(range(count), pa.int64()), **arrays})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except UnicodeEncodeError:
+        return pa.array([None if value is None else os.fsencode(value) for value in values], pa.binary())
+
+
+def write_columns(path: Path, table: pa.Table) -> None:
+    """Write a table as Parquet."""
+    with path.open("wb") as file:  # by itself Arrow takes only names that are UTF-8
+        parquet.write_table(table, file)
+
+
+def read_columns(path: Path, count: int) -> pa.Table:
+    """What `columns_table` gave; IndexFilesError if the file is torn or has not `count` rows."""
+    try:
+        with path.open("rb") as file:
+            table = parquet.read_table(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IndexFilesError(f"{path} is torn ({first}): build the index again") from error
+    if table.num_rows != count or "row" not in table.column_names:
+        raise IndexFilesError(f"{path} has {table.num_rows} rows, expected {count}: build the index again")
+    return table
 
 
 def _sha256(path: Path, size: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
 
 from .settings import KINDS, IndexSettings, choose_settings
 
@@ -29,15 +30,15 @@ def predict_memory(settings: IndexSettings, count: int, *, existing: int = 0) ->
     when it needs them. existing: vectors that are there already, from an
     interrupted or an earlier building: they are read whole before they are moved.
     """
-    dim = settings.dim
+    dim = settings.width
     parts = {
-        "training sample": TRAINING_COPIES * settings.training_rows * dim * FLOAT,
-        "block": BLOCK_COPIES * settings.block_rows * dim * FLOAT,
+        "training sample": TRAINING_COPIES * settings.training_rows * settings.dim * FLOAT,
+        "block": BLOCK_COPIES * settings.block_rows * settings.dim * FLOAT,
         "work": WORK,
     }
     if settings.kind == "ivfpq":
         parts["codes and ids"] = GROWTH * count * (settings.code_bytes + ID)
-        parts["centroids"] = (settings.lists + CODEBOOK) * dim * FLOAT
+        parts["centroids"] = (settings.nlist + CODEBOOK) * dim * FLOAT
         parts["distances to codes"] = TABLE_ROWS * CODEBOOK * settings.code_bytes * FLOAT
         return parts
     parts["vectors"] = count * dim * FLOAT
@@ -47,7 +48,7 @@ def predict_memory(settings: IndexSettings, count: int, *, existing: int = 0) ->
 
 
 def link_bytes(settings: IndexSettings) -> int:
-    """Bytes of the graph for each vector: neighbours of the lowest layer and, for 1 in `links`, of those above.
+    """Bytes of the graph for each vector: neighbours of the lowest layer and, for 1 in `M`, of those above.
 
     Beside them: where they begin and the layers (doubling), a lock and a mark.
     """
@@ -57,9 +58,9 @@ def link_bytes(settings: IndexSettings) -> int:
 
 
 def reserved_links(settings: IndexSettings) -> int:
-    """Links of a vector that there is room for: 2·links below, and links / (links − 1) above, on average."""
-    upper = settings.links / (settings.links - 1) if settings.links > 1 else 2.0
-    return math.ceil((2 * settings.links + upper) * RESERVE)
+    """Links of a vector that there is room for: 2·M below, and M / (M − 1) above, on average."""
+    upper = settings.M / (settings.M - 1) if settings.M > 1 else 2.0
+    return math.ceil((2 * settings.M + upper) * RESERVE)
 
 
 def require_memory(settings: IndexSettings, count: int, limit: int | None = None, *, existing: int = 0) -> int:
@@ -88,7 +89,13 @@ def _advice(settings: IndexSettings, count: int, room: int) -> str:
     smaller = []
     for kind in KINDS:
         try:
-            other = choose_settings(count, settings.dim, kind=kind, normalization=settings.normalization)
+            other = choose_settings(
+                count,
+                settings.dim,
+                kind=kind,
+                normalization=settings.normalization,
+                components=settings.components or None,
+            )
         except ValueError:
             continue
         smaller.append((sum(predict_memory(other, count).values()), kind))
@@ -108,23 +115,22 @@ def in_words(size: int) -> str:
 
 def process_memory(peak: bool = False) -> int:
     """Bytes of this process that are in memory now, or at most so far (Linux; 0 where it is not told)."""
-    return _kilobytes(Path("/proc/self/status"), "VmHWM" if peak else "VmRSS")
+    if not peak:
+        return psutil.Process().memory_info().rss
+    # Not getrusage's: that counts what the parent had, up to the start of this program.
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+        return 1024 * int(lines["VmHWM"].split()[0])
+    except (OSError, KeyError):
+        return 0
 
 
 def available_memory() -> int:
     """Bytes that may still be taken, by the machine and by the limit of the control group, whichever is less."""
-    machine = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    machine = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):  # no such group, or "max": no limit
-        return machine or 1 << 62
-    return min(machine or 1 << 62, max(0, limit - used))
-
-
-def _kilobytes(path: Path, name: str) -> int:
-    try:
-        lines: Mapping[str, str] = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        return 1024 * int(lines[name].split()[0])
-    except (OSError, KeyError):
-        return 0
+        return machine
+    return min(machine, max(0, limit - used))

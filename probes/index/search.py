@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pyarrow import parquet
 from torch import Tensor
 
 from ..inputs import Array, Labels, feature_matrix, row_ids
 from ..retrieval import Neighbours, best_rows
 from . import files
+from .faiss_file import FaissIndex, faiss, read_faiss
 from .settings import IndexSettings
-from .vectors import (
-    FaissIndex,
-    faiss,
-    feature_differences,
-    load_standardizer,
-    mapped_vectors,
-    normalize,
-    stored_vectors,
-)
+from .vectors import VECTORS_FILE, feature_differences, load_transform, mapped_vectors, normalize, stored_vectors
 
 WALK_UP_TO = 2048  # more candidates than that are faster found by reading everything than by walking a graph
 
@@ -44,41 +36,69 @@ class VectorIndex:
     def __init__(self, folder: str | Path, *, features: Mapping[str, Any] | None = None, verify: bool = True) -> None:
         """Open the index in `folder`; `features`: what the queries will be, refused if they are others.
 
-        verify: compare the checksums of all files.
+        verify: compare the checksums of all files. Without, too, each file is checked to be what the manifest says it
+        is before it is read, and nothing outside the folder is opened.
 
         Raises:
             FileNotFoundError: no finished index is there.
             IndexFilesError: a file is missing or damaged, or the index is of other features.
         """
-        folder = Path(folder)
-        manifest = files.read_state(folder, files.MANIFEST)
+        self.folder = Path(folder)
+        manifest = self._manifest()
+        try:
+            self._open(manifest, verify)
+        except files.IndexFilesError:
+            # Another process may have made it larger in the meantime, which removes the files of the smaller one.
+            if (later := self._manifest()) == manifest:
+                raise
+            self._open(later, verify)
+        if features is not None:
+            self.check_features(features)
+
+    def _manifest(self) -> dict[str, Any]:
+        manifest = files.read_state(self.folder, files.MANIFEST)
         if manifest is None:
-            unfinished = (folder / files.BUILDING).exists()
+            unfinished = (self.folder / files.BUILDING).exists()
             what = "an index that is not finished; build it again, and it goes on" if unfinished else "no index"
-            raise FileNotFoundError(f"{folder} holds {what} ({files.MANIFEST} is missing)")
-        self.folder, self.manifest = folder, manifest
+            raise FileNotFoundError(f"{self.folder} holds {what} ({files.MANIFEST} is missing)")
+        return manifest
+
+    def _open(self, manifest: dict[str, Any], verify: bool) -> None:
+        self.manifest = manifest
         self.settings = IndexSettings(**manifest["settings"])
         self.features: dict[str, Any] = manifest["features"]
         self.rows: int = manifest["rows"]
         self.left_out: list[int] = manifest["left_out"]
-        if features is not None:
-            self.check_features(features)
-        if verify:
-            files.check_files(folder, manifest)
-        self._load()
-
-    def _load(self) -> None:
-        records = self.manifest["files"]
-        self._index = faiss.read_index(str(self.folder / records["index"]["name"]))
+        self.__dict__.pop("columns", None)
+        files.check_files(self.folder, manifest, content=verify)
+        records = manifest["files"]
+        self._index = read_faiss(self._path("index"), self.settings.kind, self.settings.width)
+        count = self.rows - len(self.left_out)
+        if self._index.ntotal != count or not count:
+            raise self._unlike(f"{self._index.ntotal} vectors", f"{count}")
         self._ids = np.delete(np.arange(self.rows), self.left_out)
-        if self._index.ntotal != len(self._ids):
-            raise files.IndexFilesError(
-                f"{self.folder} holds {self._index.ntotal} vectors, its manifest says {len(self._ids)}: build it again"
+        plain = self.settings.normalization == "unit"
+        self._transform = None if plain else load_transform(self._path("normalization"), self.settings)
+        if (self.settings.kind == "ivfpq", plain) != ("vectors" in records, "normalization" not in records):
+            raise self._unlike(
+                f"{', '.join(records)}", f"those of a {self.settings.normalization} {self.settings.kind} index"
             )
-        named = records.get("normalization")
-        self._standardizer = None if named is None else load_standardizer(self.folder / named["name"])
-        count = len(self._ids) if "vectors" in records else 0
-        self._mapped = mapped_vectors(self.folder, count, self.settings.dim)
+        if "vectors" in records and records["vectors"] != records["vectors"] | self._halves(count):
+            raise self._unlike(str(records["vectors"]), str(self._halves(count)))
+        self._mapped = mapped_vectors(self.folder, count if "vectors" in records else 0, self.settings.width)
+
+    def _path(self, kind: str) -> Path:
+        """Of one of the files that the manifest must name."""
+        if kind not in self.manifest["files"]:
+            raise self._unlike(f"no {kind}", f"one of {self.settings.normalization} {self.settings.kind}")
+        return self.folder / self.manifest["files"][kind]["name"]
+
+    def _halves(self, count: int) -> dict[str, Any]:
+        return {"name": VECTORS_FILE, "bytes": 2 * count * self.settings.width}
+
+    def _unlike(self, found: str, expected: str) -> files.IndexFilesError:
+        path = self.folder / files.MANIFEST
+        return files.IndexFilesError(f"{path} is damaged: it names {found}, expected {expected}. Build the index again")
 
     def __len__(self) -> int:
         """How many vectors can be found."""
@@ -97,8 +117,11 @@ class VectorIndex:
 
     @cached_property
     def columns(self) -> pa.Table:
-        """What is known of each row: "row" and the columns given when it was built."""
-        return parquet.read_table(self.folder / self.manifest["files"]["columns"]["name"])
+        """What is known of each row: "row" and the columns given when it was built.
+
+        IndexFilesError: the file is torn, or has not a row for each image.
+        """
+        return files.read_columns(self._path("columns"), self.rows)
 
     @property
     def bytes_per_vector(self) -> dict[str, float]:
@@ -113,7 +136,8 @@ class VectorIndex:
         k: int,
         exclude: Labels | None = None,
         *,
-        probes: int | None = None,
+        nprobe: int | None = None,
+        efSearch: int | None = None,
         candidates: int | None = None,
     ) -> Neighbours:
         """The `k` rows most similar to each of `queries` (Q, D), features as the index was built of.
@@ -125,21 +149,29 @@ class VectorIndex:
             queries: not normalised; the index does it.
             k: how many, at most those that can be found.
             exclude: (Q,) the row that must not be found, such as the query itself; -1 for none.
-            probes: ivfpq: lists looked into; None: a 32nd of them, 8 at least.
-            candidates: rows that are compared at least; None: 200 (ivfpq), 128 (hnsw).
+            nprobe: ivfpq: lists looked into; None: a 32nd of them, 8 at least.
+            efSearch: hnsw: rows that the walk keeps at least; None: 128.
+            candidates: ivfpq: rows that are compared at least; None: 200.
 
         Raises:
-            TypeError, ValueError: queries of another width or not finite, k or `exclude` out of range.
+            TypeError, ValueError: queries of another width or not finite, k or `exclude` out of range, or an option
+                that this kind of index does not have.
         """
-        rows = normalize(feature_matrix(queries, "queries", self.settings.dim), self._standardizer)
-        return self._best(rows.cpu(), k, exclude, probes, candidates)
+        rows = normalize(feature_matrix(queries, "queries", self.settings.dim), self._transform)
+        return self._best(rows.cpu(), k, exclude, Effort(nprobe, efSearch, candidates))
 
     def search_rows(
-        self, rows: Labels, k: int, *, probes: int | None = None, candidates: int | None = None
+        self,
+        rows: Labels,
+        k: int,
+        *,
+        nprobe: int | None = None,
+        efSearch: int | None = None,
+        candidates: int | None = None,
     ) -> Neighbours:
         """The `k` rows most similar to each of the index's own `rows` (Q,), without itself; options as in `search`."""
         own = row_ids(rows, "rows", len(rows), self.rows)
-        return self._best(self.vectors(own), k, own, probes, candidates)
+        return self._best(self.vectors(own), k, own, Effort(nprobe, efSearch, candidates))
 
     def vectors(self, rows: Labels) -> Tensor:
         """The vectors (n, D) of these rows, as the index compares them: normalised, of length 1.
@@ -159,19 +191,31 @@ class VectorIndex:
         places = np.searchsorted(self._ids, rows).clip(max=len(self._ids) - 1)
         return np.where(self._ids[places] == rows, places, -1)
 
-    def _best(
-        self, unit: Tensor, k: int, exclude: Labels | None, probes: int | None, candidates: int | None
-    ) -> Neighbours:
+    def _best(self, unit: Tensor, k: int, exclude: Labels | None, effort: Effort) -> Neighbours:
+        effort.check(self.settings.kind)
         own = self._places(row_ids(exclude, "exclude", len(unit), self.rows))
         available = len(self) - int((own >= 0).any())
         if not 1 <= k <= available:
             raise ValueError(f"k must lie within 1 … {available}, the rows that can be found, got {k}")
-        for name, value in (("probes", probes), ("candidates", candidates)):
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must be at least 1, or 0 for the default, got {value}")
-        gallery = _Candidates(self._index, self._mapped, self.settings, probes, candidates)
+        gallery = _Candidates(self._index, self._mapped, self.settings, effort)
         places, similarities = best_rows(unit, gallery, torch.from_numpy(own), k)
         return Neighbours(self._ids[places], similarities)
+
+
+class Effort(NamedTuple):
+    """How hard to look, as in `VectorIndex.search`; None: the default."""
+
+    nprobe: int | None = None
+    efSearch: int | None = None
+    candidates: int | None = None
+
+    def check(self, kind: str) -> None:
+        """ValueError for a number below 1, or one that this kind of index does not have."""
+        own = {"flat": (), "hnsw": ("efSearch",), "ivfpq": ("nprobe", "candidates")}[kind]
+        for name, value in self._asdict().items():
+            if value is not None and (name not in own or value < 1):
+                expected = "at least 1" if name in own else f"None for an index of kind {kind}"
+                raise ValueError(f"{name} must be {expected}, got {value}")
 
 
 class _Candidates:
@@ -182,16 +226,19 @@ class _Candidates:
     def __init__(
         self,
         index: FaissIndex,
-        mapped: np.ndarray | None,
+        mapped: np.memmap | None,
         settings: IndexSettings,
-        probes: int | None,
-        candidates: int | None,
+        effort: Effort,
     ) -> None:
         self.index, self.mapped, self.kind = index, mapped, settings.kind
-        self.probes = min(settings.lists, probes or max(8, settings.lists // 32))
+        self.nprobe = min(settings.nlist, effort.nprobe or max(8, settings.nlist // 32))
         self.count = index.ntotal
         self.estimates = settings.kind == "ivfpq"
-        self.least_candidates = 0 if settings.kind == "flat" else candidates or (200 if self.estimates else 128)
+        self.least_candidates = {
+            "flat": 0,
+            "hnsw": effort.efSearch or 128,
+            "ivfpq": effort.candidates or 200,
+        }[settings.kind]
 
     def unit(self, ids: Tensor) -> Tensor:
         return stored_vectors(self.index, self.mapped, ids.numpy())
@@ -209,15 +256,19 @@ class _Candidates:
             return self.index.search(vectors, width)
         if self.kind == "hnsw":
             return self._walk(vectors, width)
-        probes = self.probes
-        values, ids = self._look(vectors, width, probes)
-        while len(short := np.flatnonzero(ids[:, -1] < 0)) and probes < self.index.nlist:
-            probes = min(4 * probes, self.index.nlist)
-            values[short], ids[short] = self._look(vectors[short], width, probes)
+        nprobe = self.nprobe
+        values, ids = self._look(vectors, width, nprobe)
+        while len(short := np.flatnonzero(ids[:, -1] < 0)) and nprobe < self.index.nlist:
+            nprobe = min(4 * nprobe, self.index.nlist)
+            values[short], ids[short] = self._look(vectors[short], width, nprobe)
         return values, ids
 
-    def _look(self, vectors: np.ndarray, width: int, probes: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.index.search(vectors, width, params=faiss.SearchParametersIVF(nprobe=probes))
+    def _look(self, vectors: np.ndarray, width: int, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
+        values, ids = self.index.search(vectors, width, params=faiss.SearchParametersIVF(nprobe=nprobe))
+        if self.mapped is not None and ids.max() >= len(self.mapped):
+            beside = Path(self.mapped.filename).parent
+            raise files.IndexFilesError(f"{beside}: lists of the index name vectors that are not there: build it again")
+        return values, ids
 
     def _walk(self, vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         if width > WALK_UP_TO:

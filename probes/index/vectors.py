@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,54 @@ from torch import Tensor
 
 from ..retrieval import normalized
 from ..standardizer import Standardizer
+from ..whitener import Whitener
+from .faiss_file import FaissIndex
+from .files import IndexFilesError
+from .settings import IndexSettings
 
-faiss: Any = importlib.import_module("faiss")  # its type stubs lack half of what it has
-FaissIndex = Any
-
+Transform = Standardizer | Whitener
 VECTORS_FILE = "vectors-half.bin"
 ABOUT = ("data", "sources", "label_names")  # what may differ between the rows of an index and its queries
 
 
-def normalize(rows: Tensor, standardizer: Standardizer | None) -> Tensor:
-    """Rows (n, D) as the index compares them: standardised if it standardises, float32, of length 1."""
-    return normalized(rows if standardizer is None else standardizer.apply(rows))
+def normalize(rows: Tensor, transform: Transform | None) -> Tensor:
+    """Vectors (n, D) as the index compares them: standardised or whitened if it is so, float32, of length 1."""
+    return normalized(rows if transform is None else transform.apply(rows))
 
 
-def save_standardizer(path: Path, standardizer: Standardizer) -> None:
-    """Mean and scale as float64 (2, D)."""
+def fitted_transform(settings: IndexSettings, sample: Tensor) -> Transform | None:
+    """What these settings do to vectors before they are brought to length 1, measured on a sample (n, D)."""
+    if settings.normalization == "unit":
+        return None
+    return (Standardizer() if settings.normalization == "standardized" else Whitener(settings.components)).fit(sample)
+
+
+def save_transform(path: Path, transform: Transform) -> None:
+    """Float64: mean and scale (2, D), or mean and axes (1 + K, D)."""
+    parts = transform.scale[None] if isinstance(transform, Standardizer) else transform.axes.T
     with path.open("wb") as file:
-        np.save(file, torch.stack([standardizer.mean, standardizer.scale]).numpy())
+        np.save(file, torch.cat([transform.mean[None], parts]).numpy())
 
 
-def load_standardizer(path: Path) -> Standardizer:
-    """What `save_standardizer` wrote."""
-    standardizer = Standardizer()
-    standardizer.mean, standardizer.scale = torch.from_numpy(np.load(path))
-    return standardizer
+def load_transform(path: Path, settings: IndexSettings) -> Transform:
+    """What `save_transform` wrote; IndexFilesError if it is not for these settings."""
+    transform: Transform = Standardizer() if settings.normalization == "standardized" else Whitener(settings.components)
+    shape = (1 + (settings.components or 1), settings.dim)
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise IndexFilesError(f"{path} is torn ({error}): build the index again") from error
+    if values.shape != shape or values.dtype != np.float64 or not np.isfinite(values).all():
+        raise IndexFilesError(f"{path} holds {values.dtype} {values.shape}, expected finite float64 {shape}")
+    transform.mean, rest = torch.from_numpy(values[0]), torch.from_numpy(values[1:])
+    if isinstance(transform, Standardizer):
+        transform.scale = rest[0]
+    else:
+        transform.axes = rest.T.contiguous()
+    return transform
 
 
-def mapped_vectors(folder: Path, count: int, dim: int) -> np.ndarray | None:
+def mapped_vectors(folder: Path, count: int, dim: int) -> np.memmap | None:
     """Unit vectors (count, dim) in half precision, memory-mapped; None where the index itself holds them."""
     path = folder / VECTORS_FILE
     return np.memmap(path, np.float16, "r", shape=(count, dim)) if count and path.exists() else None

@@ -11,7 +11,7 @@ from probes.index import IndexSettings, VectorIndex, blocks_of, build_index, cho
 
 DIM = 16
 FEATURES = {"encoder": "small", "weights": "abc", "output": "layer 2", "pooling": "mean"}
-SMALL = {"block_rows": 256, "links": 8, "construction": 32, "lists": 16, "code_bytes": 4, "training_rows": 600}
+SMALL = {"block_rows": 256, "M": 8, "efConstruction": 32, "nlist": 16, "code_bytes": 4, "training_rows": 600}
 
 
 def clusters(count: int = 2000, seed: int = 0, dim: int = DIM, centres: int = 50) -> np.ndarray:
@@ -29,6 +29,8 @@ def small_settings(kind: str, count: int = 2000, **options: Any) -> IndexSetting
 
 def build(folder: Path, rows: np.ndarray, kind: str, **options: Any) -> VectorIndex:
     """An index of `rows`."""
-    options = {"settings": small_settings(kind, len(rows)), "features": FEATURES, "progress": False, **options}
+    options = {"features": FEATURES, "progress": False, **options}
+    options.setdefault("settings", None)
+    options["settings"] = options["settings"] or small_settings(kind, len(rows))
     build_index(blocks_of(rows), len(rows), folder, **options)
     return VectorIndex(folder)

@@ -133,6 +133,13 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         build(tmp_path, rows[:900], "flat")
     with pytest.raises(IndexFilesError, match="holds other vectors"):
         build(tmp_path, clusters(1200, seed=1), "flat")
+    changed = rows.copy()
+    changed[700] = rows[3]
+    with pytest.raises(IndexFilesError, match=r"holds other vectors.*512 to 767"):
+        build(tmp_path, changed, "flat")
+    changed[700] = np.nan
+    with pytest.raises(IndexFilesError, match=r"holds other vectors.*512 to 767"):
+        build(tmp_path, changed, "flat")
 
 
 @pytest.mark.parametrize("name", ["index", "vectors", "normalization", "columns"])
@@ -160,7 +167,7 @@ def test_a_manifest_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(IndexFilesError, match=r"manifest.json is not valid JSON"):
         VectorIndex(tmp_path)
     (tmp_path / "manifest.json").write_text('{"shape": [3]}')
-    with pytest.raises(IndexFilesError, match="no manifest of an index of format 1"):
+    with pytest.raises(IndexFilesError, match="no manifest of an index of format 2"):
         VectorIndex(tmp_path)
 
 
@@ -208,6 +215,6 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
         build(tmp_path / "a", rows, "flat", columns={"path": ["a", "b"]})
     with pytest.raises(ValueError, match="all 300 rows hold NaN"):
         build(tmp_path / "b", np.full_like(rows, np.nan), "flat")
-    rows[20:] = np.nan
-    with pytest.raises(ValueError, match="only 20 of 300 rows to train on are free of NaN"):
+    rows[10:] = np.nan
+    with pytest.raises(ValueError, match="only 10 of 300 vectors to train on are free of NaN"):
         build(tmp_path / "c", rows, "ivfpq")

@@ -22,9 +22,9 @@ def test_settings_follow_from_the_number_of_vectors() -> None:
         "ivfpq",
     ]
     million = choose_settings(1_000_000, 256)
-    assert (million.lists, million.code_bytes, million.training_rows) == (2048, 64, 81920)
+    assert (million.nlist, million.code_bytes, million.training_rows) == (2048, 64, 81920)
     small = choose_settings(3000, 10, kind="ivfpq")
-    assert (small.lists, small.code_bytes, small.training_rows) == (64, 2, 3000)
+    assert (small.nlist, small.code_bytes, small.training_rows) == (64, 2, 3000)
     assert choose_settings(5000, 7, kind="ivfpq").code_bytes == 1  # 7/4 rounded down
     assert choose_settings(5000, 3072, kind="ivfpq").code_bytes == 128
     assert choose_settings(100, 8, normalization="standardized").training_rows == 100
@@ -33,13 +33,17 @@ def test_settings_follow_from_the_number_of_vectors() -> None:
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="kind must be one of flat, hnsw, ivfpq, got 'tree'"):
         choose_settings(10, 8, kind="tree")
-    with pytest.raises(ValueError, match="normalization must be one of unit, standardized"):
-        choose_settings(10, 8, normalization="whitened")
-    with pytest.raises(ValueError, match=r"ivfpq needs at least 256 vectors .* got 255: choose flat"):
-        choose_settings(255, 8, kind="ivfpq")
+    with pytest.raises(ValueError, match="unit, standardized, whitened"):
+        choose_settings(10, 8, normalization="white")
+    with pytest.raises(ValueError, match=r"300 lists.*got 255.*nlist"):
+        choose_settings(255, 8, kind="ivfpq", nlist=300)
+    with pytest.raises(ValueError, match=r"components must be at most 8.*got 9"):
+        choose_settings(255, 8, normalization="whitened", components=9)
+    with pytest.raises(ValueError, match=r"components are for.*whitened.*got 3"):
+        choose_settings(255, 8, components=3)
     with pytest.raises(ValueError, match="must divide the 10 numbers of a vector, got 3"):
         choose_settings(1000, 10, kind="ivfpq", code_bytes=3)
-    with pytest.raises(ValueError, match="at least 1 of each, got count=0"):
+    with pytest.raises(ValueError, match=r"at least 1.*'count': 0"):
         choose_settings(0, 8)
 
 
@@ -53,7 +57,7 @@ def test_memory_of_flat_by_hand() -> None:
 
 
 def test_memory_of_hnsw_by_hand() -> None:
-    settings = choose_settings(1000, 16, kind="hnsw", links=9, block_rows=100)
+    settings = choose_settings(1000, 16, kind="hnsw", M=9, block_rows=100)
     # 18 links below and 9/8 above are 19.125, with 5 % to spare 20.08: 21 of 4 bytes.
     per_vector = 21 * 4 + 2 * (8 + 4) + 4 + 1
     parts = predict_memory(settings, 1000, existing=300)
@@ -82,7 +86,9 @@ def test_too_little_memory_is_said_before_anything_is_built(tmp_path: Path, monk
     assert f"({needed} bytes: this process now 50.0 MB, block 65.5 kB, work 134.2 MB, vectors 128.0 kB)" in str(
         error.value
     )
-    assert "the limit is 50.0 MB" in str(error.value) and not list((tmp_path / "index").iterdir())
+    assert "the limit is 50.0 MB" in str(error.value) and {path.name for path in (tmp_path / "index").iterdir()} <= {
+        ".lock"
+    }
     build(tmp_path / "index", clusters(), "flat", memory_limit=needed)
 
 
