@@ -14,7 +14,6 @@ continue; `--max-minutes` ends a stage early, with exit status 75.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--probe", help="labelled images: accuracy of kNN and ridge on the features, at each evaluation"
     )
-    parser.add_argument("--probe-split", default="train", help="of those images")
+    parser.add_argument("--probe-split", help="of those images; default: all of them")
     parser.add_argument("--probe-images", type=int, default=4000, help="how many; a quarter is held back to test")
     args = parser.parse_args()
 
@@ -59,17 +58,11 @@ def main() -> None:
     teacher = None
     if config.auxiliary.alignment.weight:
         teacher = TeacherMaps(args.teacher or args.tokens / "teacher", tokens)
-    probe = online_probe(args, tokens) if args.probe else None
+    probe = None
+    if args.probe:
+        options = {"split": args.probe_split, "count": args.probe_images}
+        probe = OnlineProbe.of_store(tokens, encode_contexts, args.probe, **options)
     train(RandARTrainer(config, tokens, validation, preview, teacher, probe), args)
-
-
-def online_probe(args: argparse.Namespace, store: TokenStore) -> OnlineProbe:
-    """Of the images that the arguments name, with the tokenizer that made the tokens."""
-    if store.tokenizer is None:
-        raise ValueError(f"--probe needs the tokenizer that made the tokens, which {store.folder.parent} does not hold")
-    tokenizer, image_size = load_tokenizer(store.tokenizer)
-    options = {"image_size": image_size, "split": args.probe_split, "count": args.probe_images}
-    return OnlineProbe(encode_contexts, tokenizer, args.probe, **options)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,14 @@ def load_config(kind: type[Config], path: Path, overrides: Iterable[str] = ()) -
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}, expected options as key: value")
+    return build_config(kind, overridden(values, overrides), str(path))
+
+
+def overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`values`, changed in place as the overrides `key=value` say; ValueError for one that does not read so."""
     for override in overrides:
         _override(values, override)
-    return build_config(kind, values, str(path))
+    return values
 
 
 def build_config(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:

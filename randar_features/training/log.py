@@ -17,6 +17,7 @@ from randar_features.data import contact_sheet, to_image
 from randar_features.store.files import written_whole
 
 SHEET_COLUMNS = 8
+EVERY_LINE = ("step", "time")  # what a line of the log has besides figures
 
 
 class Writer(Protocol):

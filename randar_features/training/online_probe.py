@@ -14,6 +14,8 @@ from torch import Tensor
 
 from randar_features.data import open_images
 from randar_features.data.images import OK
+from randar_features.data.token_store import TokenStore
+from randar_features.hub import load_tokenizer
 from randar_features.models import ImageTransformer
 from randar_features.tokenizers import ImageTokenizer
 
@@ -79,6 +81,14 @@ class OnlineProbe:
         self.held_back[np.random.default_rng(0).permutation(len(labels))[: len(labels) // 4]] = True
         if self.held_back.sum() < 1 or (~self.held_back).sum() <= NEIGHBOURS:
             raise ValueError(f"{len(labels)} images to probe with, expected at least {NEIGHBOURS * 4 // 3 + 2}")
+
+    @classmethod
+    def of_store(cls, store: TokenStore, encode: Encode, images: Any, *, split: str | None, count: int) -> OnlineProbe:
+        """With the tokenizer that lies beside the training tokens; ValueError if there is none."""
+        if store.tokenizer is None:
+            raise ValueError(f"the probe needs the tokenizer that made the tokens: {store.folder.parent} holds none")
+        tokenizer, image_size = load_tokenizer(store.tokenizer)
+        return cls(encode, tokenizer, images, image_size=image_size, split=split, count=count)
 
     @torch.no_grad()
     def __call__(self, model: ImageTransformer) -> dict[str, float]:

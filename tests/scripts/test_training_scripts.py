@@ -96,6 +96,25 @@ def test_the_recipe_makes_a_model(done: Path):
     assert len(TokenStore(done / "tokens/validation")) == 2
 
 
+def test_objectives_are_compared(done: Path, tmp_path: Path):
+    for index in range(32):
+        path = tmp_path / "labelled" / f"class {index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(index).save(path)
+    teacher = ["--tokens", done / "tokens", "--data", done / "data", "--network", "timm:resnet18?random@64"]
+    call("teacher_maps", *teacher, "--channels", "8")
+    probe = ["--tokens", done / "tokens", "--probe", tmp_path / "labelled", "--out", tmp_path / "runs"]
+    variants = ["--variants", "plain", "alignment_self_distillation_twice"]
+    overrides = ["initial=null", "ema_decay=0", "loop.log_every=1", *RANDAR_SIZES, "model.num_layers=3", *RANDAR_RECIPE]
+    call("train_objectives", *probe, *variants, "--", *overrides)
+    results = json.loads((tmp_path / "runs/results.json").read_text())["results"]
+    assert [*results] == ["plain", "alignment_self_distillation_twice"]
+    difference = results["alignment_self_distillation_twice"]["ridge_reverse_image"]["above_first"]
+    assert -100 <= difference <= 100
+    assert results["plain"]["knn_single_instruction"]["above_first"] == 0
+    assert {"alignment_loss", "self_distillation_loss"} <= results["alignment_self_distillation_twice"].keys()
+
+
 def test_every_checkpoint_is_a_model(done: Path):
     [folder] = (done / "randar/checkpoints").iterdir()
     model = load_model(folder, device="cpu")

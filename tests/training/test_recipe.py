@@ -18,7 +18,8 @@ from randar_features.training.recipe import TrainingConfig, model_config, model_
 from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
 
 CONFIGS = Path(__file__).parents[2] / "scripts/configs"
-GENERATORS = sorted(path for path in CONFIGS.glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
+CONTENT = {path: yaml.safe_load(path.read_text()) for path in sorted(CONFIGS.glob("*.yaml"))}
+GENERATORS = [path for path, content in CONTENT.items() if "model" in content and "variants" not in content]
 IMAGENET: Any = SimpleNamespace(vocab_size=16384, num_tokens=256, num_classes=1000)
 TINY: Any = SimpleNamespace(vocab_size=512, num_tokens=64, num_classes=200)
 
