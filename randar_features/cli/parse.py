@@ -171,7 +171,8 @@ def parse(
     given = list(sys.argv[1:] if arguments is None else arguments)
     if recipe is not None and not any(word.split("=")[0] == "--config" for word in given):
         given = ["--config", str(recipe), *given]
-    settings = list(_settings(options))
+    own = options.__annotations__  # they come first in the help
+    settings = sorted(_settings(options), key=lambda setting: setting.key.partition(".")[0] not in own)
     defaults = [(_read_yaml(file), file) for file in _config_files(given)]
     parser = _parser(options, settings, program, defaults)
     try:
@@ -420,7 +421,7 @@ def _in_words(hint: Any) -> str:
     if choices and not several and not plain:
         text = f"one of {text}"
     if range_words := _range_words(hint):
-        text += f" {range_words}"
+        text += f", {range_words}"
     if several:
         text = f"{several} × {text}" if isinstance(several, int) else f"one or more of {text}"
     return f"{text} or none" if optional else text

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from randar_features.generation.generate import generate
-from randar_features.models import RandAR
+from randar_features.models import ImageTransformer
 from randar_features.store.files import written_whole
 from randar_features.tokenizers import ImageTokenizer
 
@@ -33,7 +33,7 @@ class NamedModel(Protocol):
         """Tells models of the same name apart."""
 
     @property
-    def transformer(self) -> RandAR:
+    def transformer(self) -> ImageTransformer:
         """The generator."""
 
     @property

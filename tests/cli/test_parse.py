@@ -193,7 +193,7 @@ def test_help_shows_texts_types_choices_and_defaults(capsys: pytest.CaptureFixtu
     assert "where the images are (path, required)" in shown
     assert "{mean,none} how locations become one vector (one of mean, none, default: mean)" in shown
     assert "in a text that goes on in a second line (one or more of int or none, default: none)" in shown
-    assert "of the sample, 100 % of it (int from 0 to 2^63 - 1, default: 0)" in shown
+    assert "of the sample, 100 % of it (int, from 0 to 2^63 - 1, default: 0)" in shown
     assert "of a base class (one or more of text, default: a b)" in shown
     assert "When things happen" in shown and "--intervals.log-every LOG_EVERY steps between two lines" in shown
     assert "--checked, --no-checked (yes or no, default: yes)" in shown

@@ -1,0 +1,57 @@
+"""`randar animate`: a GIF of an image as its tokens appear, in several orders side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from randar_features.cli.decoding import Order, load_for_decoding
+from randar_features.cli.options import ModelOptions
+from randar_features.cli.parse import Seed, option, run
+from randar_features.data import contact_sheet
+from randar_features.generation.animation import decoding_frames, save_gif
+from randar_features.generation.complete import known_orders
+from randar_features.generation.gallery import find_class
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnimateOptions(ModelOptions):
+    """Animate decoding orders side by side.
+
+    Attributes:
+        out: GIF file to write.
+        class_name: name or index of the class.
+        seed: of the image.
+        orders: one panel each; none: all that the model knows.
+        steps: of parallel decoding; -1: one token a step; none: as recommended for the model.
+        overwrite: write over a file that is there.
+    """
+
+    out: Path
+    class_name: str = option("--class", default="0")
+    seed: Seed = 0
+    orders: tuple[Order, ...] | None = None
+    steps: int | None = None
+    overwrite: bool = False
+
+
+def animate(options: AnimateOptions) -> None:
+    """Write the GIF."""
+    if options.out.exists() and not options.overwrite:
+        raise FileExistsError(f"{options.out} is there: give another name, or --overwrite")
+    model = load_for_decoding(options.model, options.device, "float32")
+    index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
+    names = options.orders or known_orders(model.transformer)
+    columns = [decoding_frames(model, index, seed=options.seed, order=name, steps=options.steps) for name in names]
+    save_gif(options.out, [contact_sheet(row, columns=len(columns)) for row in zip(*columns, strict=True)])
+    print(f"{options.out}: {', '.join(name or 'its only order' for name in names)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(animate, AnimateOptions, arguments, program="randar animate")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,31 @@
+"""`randar COMMAND`: the list of commands. A command is imported when it is called, not before."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from randar_features.cli.parse import subcommands
+
+ABOUT = "Features, search, generation, editing and training with autoregressive image models."
+TEXTS = {
+    "extract": "features of images into a store on disk",
+    "generate": "images of classes",
+    "edit": "inpaint, outpaint or upscale an image",
+    "animate": "a GIF of decoding orders side by side",
+    "export": "the parts of a training as one model folder",
+    "push": "a model to the Hugging Face Hub",
+}
+
+
+def call(name: str, arguments: Sequence[str]) -> int:
+    """Import a command and run it."""
+    main: Callable[[Sequence[str]], int] = importlib.import_module(f"randar_features.cli.{name}").main
+    return main(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    commands = {name: partial(call, name) for name in TEXTS}
+    return subcommands(commands, arguments, program="randar", about=ABOUT, texts=TEXTS)

@@ -1,0 +1,116 @@
+"""What `generate` and `edit` share: their settings, the model ready to decode, and the processes of torchrun."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from randar_features.cli.options import ModelOptions, WeightsDType
+from randar_features.cli.parse import Natural, NonNegative, Share
+from randar_features.generation.recipe import recipe_of
+from randar_features.hub import Model, load_model
+from randar_features.layers import pack_weights
+from randar_features.models import ImageTransformer
+
+Order = Literal["random", "raster", "spiral", "centre_out", "hierarchical", "spread", "confidence"]
+Schedule = Literal["randar", "arccos", "cosine"]
+SETTINGS = ("steps", "schedule", "guidance", "order", "temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions(ModelOptions):
+    """How images are drawn.
+
+    Attributes:
+        out: folder of the images.
+        overwrite: draw again what is there.
+        seeds: FIRST:END, such as 0:8 for the seeds 0 to 7, or one seed.
+        steps: of parallel decoding; -1: one token a step; none: as recommended for the model.
+        schedule: how tokens are spread over the steps; none: as published with the model.
+        guidance: one scale for all steps, or the first and the last; none: as recommended for the model.
+        order: of the tokens; none: as the model was trained, random or raster.
+        temperature: of the sampling; near 0 it is greedy.
+        top_k: how many codes the sampling chooses among; 0: all; 1: the likeliest.
+        top_p: total probability of the codes that the sampling chooses among.
+        dtype: number format of the weights.
+    """
+
+    out: Path
+    overwrite: bool = False
+    seeds: str = "0:8"
+    steps: int | None = None
+    schedule: Schedule | None = None
+    guidance: tuple[float, ...] | None = None
+    order: Order | None = None
+    temperature: NonNegative = 1.0
+    top_k: Natural = 0
+    top_p: Share = 1.0
+    dtype: WeightsDType = "float32"
+
+    def __post_init__(self) -> None:
+        seed_range(self.seeds)
+        if self.guidance is not None and len(self.guidance) > 2:
+            raise ValueError(f"--guidance: expected one scale, or the first and the last, got {len(self.guidance)}")
+
+
+def seed_range(text: str) -> range:
+    """The seeds that a text means: "3:8" is 3 to 7, "3" is 3 alone; ValueError for anything else."""
+    first, colon, end = text.partition(":")
+    try:
+        found = range(int(first), int(end) if colon else int(first) + 1)
+    except ValueError:
+        found = range(0)
+    if not found or found.start < 0 or found[-1] >= 2**63:
+        raise ValueError(f"--seeds: {text!r} is no range of seeds such as 0:8, or one seed, from 0 to 2^63 - 1")
+    return found
+
+
+def settings_of(options: DecodingOptions, transformer: ImageTransformer) -> dict[str, Any]:
+    """The arguments of `rf.generate`, with the model's own guidance and order where none is given."""
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    guidance = recipe_of(transformer).guidance if options.guidance is None else list(options.guidance)
+    settings["guidance"] = guidance[0] if isinstance(guidance, list) and len(guidance) == 1 else guidance
+    if options.order is None and not transformer.fixed_order:
+        settings["order"] = transformer.trained_order
+    if options.schedule is None:
+        del settings["schedule"]
+    return settings
+
+
+def load_for_decoding(name: str, device: str | None, weights: WeightsDType) -> Model:
+    """The model in a number format; on a CPU with packed weights (`pack_weights`) where that is possible.
+
+    `device` None: this process's own GPU (LOCAL_RANK, as torchrun sets it) where there is one, else the CPU.
+    """
+    if device is None:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    dtype: torch.dtype = getattr(torch, weights)
+    if device != "cpu" or not can_pack(dtype):
+        return load_model(name, device, dtype)
+    model = load_model(name, device)
+    return replace(model, transformer=pack_weights(model.transformer, dtype))
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch packs weights in a number format: on ARM, for one, it may lack the kernels."""
+    if dtype == torch.float16:
+        return "fbgemm" in torch.backends.quantized.supported_engines
+    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """The number of this process and the number of all, as torchrun says; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def wait_for_all(ranks: int) -> None:
+    """Wait until every process of torchrun is here; their shares of the images may differ by hours."""
+    if ranks > 1:
+        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

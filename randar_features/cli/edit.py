@@ -1,0 +1,210 @@
+"""`randar edit`: redraw a part of an image, draw beyond its edges, or at twice its resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import randar_features as rf
+from randar_features.cli.decoding import (
+    DecodingOptions,
+    load_for_decoding,
+    rank_and_ranks,
+    seed_range,
+    settings_of,
+    wait_for_all,
+)
+from randar_features.cli.parse import Natural, option, positional, run, subcommands
+from randar_features.data import adm_center_crop, contact_sheet, load_image, to_image, to_tensor
+from randar_features.generation.gallery import find_class, is_done, save_png, save_sheet
+from randar_features.hub.weights import file_hash
+
+SIDES = "PIXELS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(DecodingOptions):
+    """What every edit takes.
+
+    Attributes:
+        image: file of the image to edit.
+        class_name: name or index of what to draw; none: no class.
+    """
+
+    image: Path = positional()
+    class_name: str | None = option("--class", default=None)
+    out: Path = Path("edited")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpaintOptions(EditOptions):
+    """Redraw what a box or a mask covers; the rest stays as it is.
+
+    The image is cropped to a square of the model's size first.
+
+    Attributes:
+        box: LEFT TOP RIGHT BOTTOM, in pixels of the cropped image.
+        mask: picture that is white where to draw anew; it is cropped like the image.
+    """
+
+    box: tuple[Natural, Natural, Natural, Natural] | None = option(default=None, metavar=SIDES)
+    mask: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.box is None) == (self.mask is None):
+            raise ValueError("give --box LEFT TOP RIGHT BOTTOM or --mask FILE, one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutpaintOptions(EditOptions):
+    """Draw beyond the edges of an image.
+
+    Attributes:
+        padding: LEFT TOP RIGHT BOTTOM, pixels to add at each edge.
+    """
+
+    padding: tuple[Natural, Natural, Natural, Natural] = option(metavar=SIDES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleOptions(EditOptions):
+    """Draw an image at twice its resolution, between its own tokens."""
+
+
+Options = TypeVar("Options", bound=EditOptions)
+
+
+def inpaint(options: InpaintOptions) -> None:
+    """Write a picture for each seed."""
+
+    def draw(model: rf.Model, pixels: Tensor, index: int | None, settings: dict[str, Any]) -> Tensor:
+        return rf.inpaint(model, pixels[None], mask_of(options, model.image_size), index, **settings)[0]
+
+    edit(options, "inpaint", draw, box=options.box and list(options.box), mask=options.mask)
+
+
+def outpaint(options: OutpaintOptions) -> None:
+    """Write a picture for each seed."""
+
+    def draw(model: rf.Model, pixels: Tensor, index: int | None, settings: dict[str, Any]) -> Tensor:
+        return rf.outpaint(model, pixels[None], options.padding, index, **settings)[0]
+
+    edit(options, "outpaint", draw, crop=False, padding=list(options.padding))
+
+
+def upscale(options: UpscaleOptions) -> None:
+    """Write a picture for each seed."""
+
+    def draw(model: rf.Model, pixels: Tensor, index: int | None, settings: dict[str, Any]) -> Tensor:
+        null = model.transformer.config.num_classes
+        tokens = model.tokenizer.encode(pixels[None].to(model.device))
+        fine = rf.upscale_tokens(model.transformer, null if index is None else index, tokens=tokens, **settings)
+        return model.tokenizer.decode(fine)[0].cpu()
+
+    edit(options, "upscale", draw)
+
+
+def edit(
+    options: EditOptions,
+    kind: str,
+    draw: Callable[[rf.Model, Tensor, int | None, dict[str, Any]], Tensor],
+    *,
+    crop: bool = True,
+    box: list[int] | None = None,
+    padding: list[int] | None = None,
+    mask: Path | None = None,
+) -> None:
+    """One PNG for each seed, its settings inside, and NAME_EDIT_strip.png: the image and its versions."""
+    model = load_for_decoding(options.model, options.device, options.dtype)
+    index = None
+    if options.class_name is not None:
+        index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
+    image = load_image(options.image)
+    pixels = to_tensor(adm_center_crop(image, model.image_size) if crop else image)
+    settings = settings_of(options, model.transformer)
+    notes = {
+        "model": model.name,
+        "weights": model.weights_hash,
+        "number_format": options.dtype,
+        "edit": kind,
+        "image": fingerprint(options.image),
+        "box": box,
+        "padding": padding,
+        "mask": None if mask is None else fingerprint(mask),
+    }
+    rank, ranks = rank_and_ranks()
+    name, shown = f"{options.image.stem}_{kind}", "null" if index is None else index
+    paths = {seed: options.out / f"{name}_{shown}_seed{seed:06d}.png" for seed in seed_range(options.seeds)}
+    for seed, path in tqdm(list(paths.items())[rank::ranks], unit="image", disable=rank > 0):
+        about = {**notes, **settings, "class": index, "seed": seed}
+        if options.overwrite or not is_done(path, about):
+            drawn = draw(model, pixels, index, {**settings, "generator": torch.tensor([seed])})
+            save_png(path, to_image(drawn), about)
+    wait_for_all(ranks)
+    if rank == 0:
+        versions = [to_tensor(load_image(path)) for path in paths.values()]
+        save_sheet(options.out / f"{name}_strip.png", strip(pixels, versions), options.overwrite)
+        print(f"{options.out}: {len(paths)} images and {name}_strip.png, the image and its versions")
+
+
+def mask_of(options: InpaintOptions, size: int) -> Tensor:
+    """(S, S) boolean, True where to draw anew."""
+    if options.mask is not None:
+        return to_tensor(adm_center_crop(load_image(options.mask), size)).mean(dim=0) > 0.5
+    assert options.box is not None  # InpaintOptions sees to it
+    left, top, right, bottom = options.box
+    if not (0 <= left < right <= size and 0 <= top < bottom <= size):
+        raise ValueError(
+            f"--box must lie in the image of {size}×{size} pixels, LEFT TOP RIGHT BOTTOM; got {options.box}"
+        )
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def fingerprint(path: Path) -> str:
+    """A file by its name and content, wherever it lies."""
+    return f"{path.name} {file_hash(path)[:16]}"
+
+
+def strip(pixels: Tensor, versions: list[Tensor]) -> Image.Image:
+    """The image, on grey of the versions' size, and the versions side by side."""
+    shown = torch.full_like(versions[0], 0.5)
+    top, left = ((a - b) // 2 for a, b in zip(shown.shape[1:], pixels.shape[1:], strict=True))
+    shown[:, top : top + pixels.shape[1], left : left + pixels.shape[2]] = pixels
+    return to_image(contact_sheet([shown, *versions], columns=1 + len(versions)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+
+    def command(function: Callable[[Options], None], options: type[Options]) -> Callable[[Sequence[str]], int]:
+        return lambda given: run(function, options, given, program=f"randar edit {function.__name__}")
+
+    return subcommands(
+        {
+            "inpaint": command(inpaint, InpaintOptions),
+            "outpaint": command(outpaint, OutpaintOptions),
+            "upscale": command(upscale, UpscaleOptions),
+        },
+        arguments,
+        program="randar edit",
+        about="Edit an image: one PNG file for each seed, and a strip of them all.",
+        texts={
+            "inpaint": "redraw what a box or a mask covers",
+            "outpaint": "draw beyond the edges",
+            "upscale": "draw at twice the resolution",
+        },
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,116 @@
+"""`randar extract`: features of images in a store on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from randar_features import FeatureStore, extract_to_store
+from randar_features.cli.options import (
+    Context,
+    DType,
+    ImageOptions,
+    ModelOptions,
+    Pooling,
+    StoreDType,
+    compute_dtype,
+)
+from randar_features.cli.parse import Count, Seed, Share, positional, run
+
+SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(ModelOptions, ImageOptions):
+    """Extract the features of images into a store on disk.
+
+    Run it again after a kill: it goes on at the first shard that is missing. An image that cannot be read keeps its
+    place and is named at the end. Several processes share the images:
+    torchrun --nproc-per-node 8 scripts/extract_features.py …
+
+    Attributes:
+        data: a folder, image files, Parquet files or a tar.
+        out: folder of the store.
+        layers: blocks from 0, negative from the end; none: those that the model recommends.
+        context: how the image is shown; none: as the model recommends.
+        read: at which tokens features are taken: image, instruction, query, leave_one_out, as the model has them.
+        norm: apply the model's final norm.
+        orders: mean over this many random orders; none: one raster order.
+        seed: of the random orders.
+        pooling: mean: one vector for each image; none: the maps.
+        dtype: number format of the products; auto: the fastest of this machine.
+        store_dtype: number format on disk.
+        append: add the images that the store does not have yet.
+        shard_rows: images in one file of the store; none: 1024, or as many as make 64 MiB.
+        max_unreadable: share of images that cannot be read above which the exit status is 1.
+        progress: show a bar.
+    """
+
+    data: tuple[str, ...] = positional()
+    out: Path
+    layers: tuple[int, ...] | None = None
+    context: tuple[Context, ...] | None = None
+    read: tuple[str, ...] = ("image",)
+    norm: bool = False
+    orders: Count | None = None
+    seed: Seed = 0
+    pooling: Pooling = "mean"
+    dtype: DType = "float32"
+    store_dtype: StoreDType = "float16"
+    append: bool = False
+    shard_rows: Count | None = None
+    max_unreadable: Share = 0.01
+    progress: bool = True
+
+
+def extract(options: ExtractOptions) -> int:
+    """Write the store, and name the images that could not be read."""
+    store = extract_to_store(
+        list(options.data) if len(options.data) > 1 else options.data[0],
+        options.out,
+        options.model,
+        layers=None if options.layers is None else list(options.layers),
+        context=options.context,
+        read=options.read,
+        norm=options.norm,
+        orders=options.orders,
+        seed=options.seed,
+        pool=None if options.pooling == "none" else options.pooling,
+        store_dtype=options.store_dtype,
+        append=options.append,
+        batch_size=options.batch_size,
+        shard_rows=options.shard_rows,
+        device=options.device,
+        dtype=compute_dtype(options.dtype),
+        num_workers=options.num_workers,
+        progress=options.progress,
+        split=options.split,
+    )
+    print(store)
+    for name in store.names:
+        print(f"  {name}: {store.shape(name)}")
+    return name_unreadable(store, options.max_unreadable)
+
+
+def name_unreadable(store: FeatureStore, limit: float) -> int:
+    """Name the images that could not be read; 1 if they are more than the share `limit`, else 0."""
+    failed = np.flatnonzero(~store.ok)
+    if len(failed):
+        print(f"{len(failed)} of {len(store)} images could not be read; their features are NaN:")
+    for index in failed[:SHOWN]:
+        print(f"  image {index} ({store.paths[index] or 'no path'}): {store.status[index]}")
+    if len(failed) > SHOWN:
+        print(f"  and {len(failed) - SHOWN} more: `status` of the store has all")
+    return int(len(failed) > limit * len(store))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(extract, ExtractOptions, arguments, program="randar extract")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""`randar generate`: images of classes, one PNG file each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from randar_features.cli.decoding import (
+    DecodingOptions,
+    load_for_decoding,
+    rank_and_ranks,
+    seed_range,
+    settings_of,
+    wait_for_all,
+)
+from randar_features.cli.parse import Count, run
+from randar_features.data import contact_sheet, load_image, to_image, to_tensor
+from randar_features.generation.gallery import Wanted, fill_gallery, find_classes, save_sheet
+from randar_features.hub import Model, load_model
+from randar_features.hub.registry import find_source
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(DecodingOptions):
+    """Generate images, one PNG file for each class and seed, with its settings inside.
+
+    Run it again, or with more seeds, and only the missing images are generated. Over several GPUs or processes:
+    torchrun --nproc-per-node 4 scripts/generate.py …
+
+    Attributes:
+        classes: names or indices of classes; none: the first eight. --list-classes prints them.
+        list_classes: print the names of the model's classes and do nothing else.
+        sheet: also write sheet.png, a row for each class and a column for each seed.
+        batch_size: images at once; the images do not depend on it.
+        scale: 2: twice the resolution.
+    """
+
+    out: Path = Path("generated")
+    classes: tuple[str, ...] | None = None
+    list_classes: bool = False
+    sheet: bool = False
+    batch_size: Count = 8
+    scale: Literal[1, 2] = 1
+
+
+def generate(options: GenerateOptions) -> None:
+    """Write the images that are not there yet."""
+    if options.list_classes:
+        print_classes(options.model)
+        return
+    rank, ranks = rank_and_ranks()
+    model = load_for_decoding(options.model, options.device, options.dtype)
+    wanted = wanted_images(options, model)
+    mine = wanted[rank::ranks]
+    with tqdm(total=len(mine), unit="image", disable=rank > 0) as bar:
+        for count in fill_gallery(
+            model,
+            mine,
+            options.out,
+            {**settings_of(options, model.transformer), "scale": options.scale},
+            notes={"number_format": options.dtype},
+            batch_size=options.batch_size,
+            overwrite=options.overwrite,
+        ):
+            bar.update(count)
+    if options.sheet:
+        wait_for_all(ranks)
+    if rank == 0:
+        print(f"{options.out}: {len(wanted)} images")
+        if options.sheet:
+            write_sheet(options, wanted)
+
+
+def wanted_images(options: GenerateOptions, model: Model) -> list[Wanted]:
+    """A class and a seed for each image."""
+    names, number = model.classes, model.transformer.config.num_classes
+    classes = find_classes(options.classes, names, number) if options.classes else range(min(8, number))
+    return [Wanted(index, seed) for index in classes for seed in seed_range(options.seeds)]
+
+
+def write_sheet(options: GenerateOptions, wanted: list[Wanted]) -> None:
+    """All images side by side."""
+    images = [to_tensor(load_image(options.out / one.filename)) for one in wanted]
+    sheet = to_image(contact_sheet(images, columns=len(seed_range(options.seeds))))
+    save_sheet(options.out / "sheet.png", sheet, options.overwrite)
+    print(f"{options.out / 'sheet.png'}: a row for each class, a column for each seed")
+
+
+def print_classes(name: str) -> None:
+    """The index and the name of each class."""
+    names = load_model(name, device="cpu").classes
+    if names is None:
+        sizes = find_source(name).config["transformer"]
+        print(f"the classes of {name} have no names: give an index from 0 to {sizes['num_classes'] - 1}")
+        return
+    for index, one in enumerate(names):
+        print(f"{index:4d}  {one}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(generate, GenerateOptions, arguments, program="randar generate")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,78 @@
+"""Options that several commands share: one name and one meaning each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from randar_features.cli.parse import Count, Natural
+
+DType = Literal["float32", "bfloat16", "float16", "auto"]
+WeightsDType = Literal["float32", "bfloat16", "float16"]
+StoreDType = Literal["float16", "float32"]
+Context = Literal["single", "repeat", "reverse"]
+Pooling = Literal["mean", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where it is computed.
+
+    Attributes:
+        device: cpu, cuda, cuda:1; none: CUDA where there is one, else the CPU.
+    """
+
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(DeviceOptions):
+    """Which model, and where it is computed.
+
+    Attributes:
+        model: name of a model (`randar doctor` lists them), a folder that training wrote, or owner/name on the Hub.
+    """
+
+    model: str = "randar-tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How images are read.
+
+    Attributes:
+        split: which split of the data, such as train; none: the data as they are.
+        batch_size: images in one forward pass.
+        num_workers: processes that decode images; 0: this one.
+    """
+
+    split: str | None = None
+    batch_size: Count = 32
+    num_workers: Natural = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """When to stop.
+
+    Attributes:
+        max_minutes: stop after this many minutes at the next step or shard, with exit status 75; none: no limit.
+    """
+
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_start", time.monotonic())
+
+    @property
+    def deadline(self) -> float | None:
+        """`time.monotonic` when the time is up, counted from the parsing of the options; None: no limit."""
+        return None if self.max_minutes is None else self._start + 60 * self.max_minutes  # type: ignore[attr-defined]
+
+
+def compute_dtype(name: DType) -> torch.dtype | None:
+    """The number format of the products as the library takes it; None: the fastest of this machine."""
+    return None if name == "auto" else getattr(torch, name)

@@ -1,0 +1,49 @@
+"""`randar push`: a model to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from randar_features.cli.parse import positional, run
+from randar_features.hub.publish import push_to_hub, write_card
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """Upload a model to the Hugging Face Hub, from where load_model("owner/name") takes it.
+
+    README.md is written if there is none; --card-only lets you edit it before the upload. Log in with
+    `hf auth login`, or set HF_TOKEN.
+
+    Attributes:
+        folder: a model folder, as training and `randar export` write it.
+        repository: owner/name; made if it is not there.
+        private: make the repository private; none: as the owner has it set. An existing repository stays as it is.
+        message: of the commit.
+        card_only: write README.md and upload nothing.
+    """
+
+    folder: Path = positional()
+    repository: str = positional()
+    private: bool | None = None
+    message: str = "Upload model"
+    card_only: bool = False
+
+
+def push(options: PushOptions) -> None:
+    """Upload, and print the address."""
+    if options.card_only:
+        print(write_card(options.folder, options.repository))
+    else:
+        print(push_to_hub(options.folder, options.repository, private=options.private, message=options.message))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(push, PushOptions, arguments, program="randar push")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
