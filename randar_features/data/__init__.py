@@ -2,7 +2,8 @@
 
 from .decoding import ImageError, load_image
 from .images import ImageBatch, ImageSource, open_images
-from .pairs import ImageMask, ImageMasks, load_mask, open_pairs
+from .masks import load_mask
+from .pairs import ImageMask, ImageMasks, open_pairs
 from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
 from .transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from .decoding import ImageError, decode, load_image
+from .decoding import read_picture
+from .masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
+from .opening import MAX_PIXELS, ImageError
+from .ranges import Reading
 from .sources import IMAGE_EXTENSIONS, ParquetTable, list_folder, list_parquet, parse_item
 
 IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask", "annotations", "labels")
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation", "seg_map", "label", "labels")
-MASK_MODES = ("L", "P", "1", "I", "I;16")
 
 
 class ImageMask(NamedTuple):
@@ -37,11 +40,9 @@ class ImageMask(NamedTuple):
 class ImageMasks:
     """Pairs in a fixed order. :func:`open_pairs` makes it."""
 
-    def __init__(
-        self, items: Any, paths: Sequence[str] | None, num_classes: int | None, ignore_index: int | None
-    ) -> None:
-        self._items, self._paths = items, paths
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+    def __init__(self, items: Any, paths: Sequence[str] | None, rules: PairRules) -> None:
+        self._items, self._paths, self.rules = items, paths, rules
+        self._notes: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._items)
@@ -56,9 +57,10 @@ class ImageMasks:
             raise IndexError(f"pair {row} of {len(self)}")
         try:
             image, mask, file = _image_and_mask(self._items[row])
-            pixels, labels = np.asarray(load_image(image)), load_mask(mask)
-            self._check(pixels, labels)
-        except (TypeError, ValueError, OSError, KeyError) as error:
+            pixels, labels, note = self.rules.read(image, mask)
+            if note is not None:
+                self._notes[row] = note
+        except Exception as error:  # a data set of somebody else may raise anything for one bad pair
             raise ImageError(f"{self.path(row)}: {error}") from error
         return ImageMask(pixels, labels, file or self.path(row))
 
@@ -68,36 +70,94 @@ class ImageMasks:
         """Those of the rows (None: all) that can be read, with their pairs; others are appended as row, path, reason.
 
         Raises:
-            ValueError: not one can be read.
+            ValueError: not one can be read; or of two classes all masks hold 0 and 255, which is to be ignored.
+
+        Warns:
+            UserWarning: classes were declared that no mask holds; images are nearly black.
         """
-        found = 0
+        values: set[int] = set()
+        count = 0
         for row in range(len(self)) if rows is None else map(int, rows):
             try:
                 pair = self[row]
             except ImageError as error:
                 unreadable.append({"row": row, "path": self.path(row), "reason": str(error)})
                 continue
-            found += 1
+            count += 1
+            values.update(np.unique(pair.mask).tolist())
             yield row, pair
-        if not found:
+        if not count:
             raise ValueError(f"none of {len(unreadable)} pairs could be read; the first: {unreadable[0]['reason']}")
+        self.rules.check_found(values, count)
+        if self._notes:
+            row, note = next(iter(self._notes.items()))
+            warnings.warn(f"{len(self._notes)} of {count} images need a look; {self.path(row)} {note}", stacklevel=2)
 
-    def _check(self, image: NDArray[np.uint8], mask: NDArray[np.integer]) -> None:
-        if image.shape[:2] != mask.shape:
-            sizes = " and ".join(f"{array.shape[1]}x{array.shape[0]}" for array in (image, mask))
-            raise ImageError(f"image and mask must have one size, got {sizes} pixels")
-        if self.num_classes is not None:
-            values = np.unique(mask)
-            wrong = values[(values < 0) | ((values >= self.num_classes) & (values != self.ignore_index))]
-            if len(wrong):
-                also = "" if self.ignore_index is None else f", or {self.ignore_index} for pixels to ignore"
-                raise ImageError(
-                    f"the mask holds {wrong[:5].tolist()}: expected classes 0 to {self.num_classes - 1}{also}"
-                )
+
+@dataclass(frozen=True)
+class PairRules:
+    """What the masks of a data set may hold, and how images and masks are read. The fields are `open_pairs`'s."""
+
+    num_classes: int | None
+    ignore_index: int | None
+    mask_orientation: MaskOrientation | None
+    reading: Reading
+
+    def __post_init__(self) -> None:
+        if self.mask_orientation not in (None, *get_args(MaskOrientation)):
+            raise ValueError(
+                f"mask_orientation must be one of {get_args(MaskOrientation)}, or None where sizes tell it; "
+                f"got {self.mask_orientation!r}"
+            )
+
+    def read(self, image: Any, mask: Any) -> tuple[NDArray[np.uint8], NDArray[np.integer], str | None]:
+        """Image (H, W, 3), mask (H, W) and what there is to note; ImageError if they do not fit."""
+        picture, (labels, own) = read_picture(image, self.reading), read_mask(mask, self.reading)
+        pixels = np.asarray(picture.image)
+        labels = fit_mask(
+            labels, pixels.shape[:2], own=own, image=picture.orientation, orientation=self.mask_orientation
+        )
+        return pixels, self._classes(labels), picture.note
+
+    def _classes(self, mask: NDArray[np.integer]) -> NDArray[np.integer]:
+        if self.num_classes is None:
+            return mask
+        values = np.unique(mask)
+        if is_white_on_black(values, self.num_classes, self.ignore_index):
+            return (mask == WHITE).astype(np.uint8)
+        wrong = values[(values < 0) | ((values >= self.num_classes) & (values != self.ignore_index))]
+        if len(wrong):
+            also = "" if self.ignore_index is None else f", or {self.ignore_index} for pixels to ignore"
+            raise ImageError(f"the mask holds {wrong[:5].tolist()}: expected classes 0 to {self.num_classes - 1}{also}")
+        return mask
+
+    def check_found(self, values: set[int], count: int) -> None:
+        """See that the values of `count` masks leave something to tell apart, and warn of classes that never occur."""
+        if self.num_classes is None:
+            return
+        if self.num_classes == 2 and self.ignore_index == WHITE and values == {0, WHITE}:
+            raise ValueError(
+                f"all of {count} masks hold 0 and {WHITE} alone, and {WHITE} is to be ignored: nothing is left to "
+                f"tell apart. If {WHITE} is the second class, give another ignore_index, such as -1"
+            )
+        missing = sorted(set(range(self.num_classes)) - values)
+        if missing:
+            warnings.warn(
+                f"{self.num_classes} classes were declared, and {len(missing)} occur in none of {count} masks: "
+                f"{', '.join(map(str, missing[:10]))}{', …' if len(missing) > 10 else ''}",
+                stacklevel=2,
+            )
 
 
 def open_pairs(
-    data: Any, *, split: str | None = None, num_classes: int | None = None, ignore_index: int | None = None
+    data: Any,
+    *,
+    split: str | None = None,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    mask_orientation: MaskOrientation | None = None,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageMasks:
     """Open images with masks.
 
@@ -110,49 +170,30 @@ def open_pairs(
             - a sequence whose items are ``(image, mask)``, or have ``image`` and ``mask`` as attributes or keys,
               such as :class:`PhotoDigits`. Images and masks are files, bytes, Pillow images or arrays.
         split: of a folder, or of Parquet files named by it.
-        num_classes: see that masks hold ``0 … num_classes - 1`` alone; None: any integers.
+        num_classes: see that masks hold ``0 … num_classes - 1`` alone; None: any integers. With two classes a mask
+            of 0 and 255 alone is read as 0 and 1.
         ignore_index: a value that they may hold besides.
+        mask_orientation: what masks were drawn on where an image is turned by EXIF and neither the mask's size nor
+            its own EXIF can tell: the "stored" image or the "upright" one; None: such a pair is refused.
+        value_range, max_pixels: of the images, see :func:`load_image`; masks keep their numbers.
 
     Raises:
         FileNotFoundError: nothing is there.
         ValueError, TypeError: it holds no pairs, or has no such split.
     """
+    rules = PairRules(num_classes, ignore_index, mask_orientation, Reading(value_range, max_pixels))
     if not isinstance(data, (str, os.PathLike)):
         if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
             raise TypeError(f"cannot read pairs from {type(data).__name__}: expected a path or a sequence of pairs")
-        return ImageMasks(_filled(data, data), None, num_classes, ignore_index)
+        return ImageMasks(_filled(data, data), None, rules)
     path = Path(data)
     if not path.exists():
         raise FileNotFoundError(f"no file or folder '{path}'")
     folders = _pair_folders(path, split)
     if folders is not None:
         stems, items = _folder_pairs(*folders)
-        return ImageMasks(items, stems, num_classes, ignore_index)
-    return ImageMasks(_filled(_parquet_pairs(path, split), path), None, num_classes, ignore_index)
-
-
-def load_mask(mask: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> NDArray[np.integer]:
-    """Classes of all pixels, ``(H, W)``: of a picture with one number a pixel (palettes give their numbers).
-
-    Raises:
-        ImageError: it cannot be read, or holds colours.
-        ValueError: an array of another shape, or that holds no integers.
-    """
-    if isinstance(mask, np.ndarray):
-        if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
-            raise ValueError(f"a mask must be integers (H, W), got {mask.dtype} {mask.shape}")
-        return mask
-    return decode(mask, _class_numbers)
-
-
-def _class_numbers(image: Image.Image) -> NDArray[np.integer]:
-    if image.mode not in MASK_MODES:
-        raise ImageError(
-            f"a mask of mode '{image.mode}': expected one class number a pixel (modes {', '.join(MASK_MODES)}); "
-            "map colours to numbers first"
-        )
-    numbers = np.array(image)
-    return numbers.astype(np.uint8) if image.mode == "1" else numbers
+        return ImageMasks(items, stems, rules)
+    return ImageMasks(_filled(_parquet_pairs(path, split), path), None, rules)
 
 
 def _image_and_mask(item: Any) -> tuple[Any, Any, str | None]:
