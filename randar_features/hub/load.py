@@ -18,6 +18,7 @@ from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGI
 
 TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
 TRAINED_ORDERS = ("random", "raster")
+SMALL_FILE = 10_000_000  # numbers that are built at once whatever the file of weights holds
 
 Name = str | os.PathLike[str]
 Device = torch.device | str
@@ -183,12 +184,20 @@ def _build(source: ModelSource, part: str) -> Any:
     if kind not in known:
         raise ValueError(f"{source.name}: unknown {part} type {kind!r}, expected one of {', '.join(known)}")
     try:
+        most = _most_numbers(source, part)
         if part == "tokenizer":
-            return build_empty(lambda: known[kind](**options))
+            return build_empty(lambda: known[kind](**options), most)
         architecture, configuration = known[kind]
-        return build_empty(lambda: architecture(configuration(**options)))
+        return build_empty(lambda: architecture(configuration(**options)), most)
     except (TypeError, ValueError) as error:
         raise ValueError(f'the "{part}" entry in the configuration of {source.name}: {error}') from error
+
+
+def _most_numbers(source: ModelSource, part: str) -> int | None:
+    """How many weights the file of a part can hold, a byte each, and a margin; None while it is not on this machine."""
+    file = source.files.get(part)
+    here = isinstance(file, WeightsFile) and file.path.is_file()
+    return file.path.stat().st_size + SMALL_FILE if here else None
 
 
 def _check_fit(source: ModelSource, transformer: ImageTransformer, tokenizer: ImageTokenizer | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import pickle
 import re
@@ -46,7 +47,8 @@ def load_weights(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, holds code, or its tensors are not exactly the module's.
+        ValueError: it cannot be read, holds code, its tensors are not exactly the module's, or some of them hold
+            NaN, infinities or integers where numbers are expected.
     """
     path = Path(path)
     state = read_state_dict(path, key)
@@ -54,25 +56,45 @@ def load_weights(
     absent = [name for name in OPTIONAL if name in expected and name not in state]
     state |= {name: torch.zeros(expected[name]) for name in absent}
     check_state_dict(state, expected, path)
+    check_values(state, path)
     # Copies, since the file is mapped into memory and could be written over while the model is in use.
     weights = {name: value.to(device, dtype, copy=True) for name, value in state.items()}
     module.load_state_dict(weights, assign=True)
     module.to(device).requires_grad_(False).eval()
 
 
-def build_empty(build: Callable[[], Module]) -> Module:
-    """`build()` without initial values: its memory is reserved but untouched until weights are put in."""
-    with _NoInitialValues():
+def build_empty(build: Callable[[], Module], most: int | None = None) -> Module:
+    """`build()` without initial values: its memory is reserved but untouched until weights are put in.
+
+    Args:
+        build: makes the module.
+        most: how many numbers it may hold; None: any.
+
+    Raises:
+        ValueError: it holds more than `most`; raised as soon as they are reserved, not after the whole is built.
+    """
+    with _NoInitialValues(most):
         return build()
 
 
 class _NoInitialValues(TorchFunctionMode):
     """Skips `torch.nn.init`; so would the meta device, but its first use imports a compiler, for seconds."""
 
+    def __init__(self, most: int | None) -> None:
+        super().__init__()
+        self.most, self.reserved = most, 0
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if self.most is not None and func is torch.empty:
+            size = args[0] if args and isinstance(args[0], tuple | list) else args
+            self.reserved += math.prod(size)
+            if self.reserved > self.most:
+                raise ValueError(
+                    f"its sizes ask for more than {self.most} numbers, which is all that its file of weights can hold"
+                )
         return func(*args, **kwargs)
 
 
@@ -165,6 +187,24 @@ def check_state_dict(state: Mapping[str, Tensor], expected: Mapping[str, tuple[i
         raise ValueError(
             f"{path} does not fit its model ({len(state)} tensors given, {len(expected)} expected):"
             f"{problems}\nIs it the file of another model, or does the configuration say other sizes?"
+        )
+
+
+def check_values(state: Mapping[str, Tensor], path: Path) -> None:
+    """ValueError that names the tensors which hold no floating-point numbers, or NaN or infinities."""
+    integers = [f"{name} ({value.dtype})" for name, value in state.items() if not value.is_floating_point()]
+    if integers:
+        raise ValueError(f"{path} holds weights that are no floating-point numbers: {_first(integers)}")
+    # The sum of a tensor is finite only if all of it is; a sum that overflows is looked at again, number by number.
+    broken = [
+        name
+        for name, value in state.items()
+        if not value.sum(dtype=torch.float32).isfinite() and not value.isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"{path} holds NaN or infinite weights: {_first(broken)}. Training diverged or the file is damaged: take "
+            "an earlier checkpoint"
         )
 
 

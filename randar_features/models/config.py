@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from randar_features import sequence
 
-COUNTS = (
-    "num_layers", "num_heads", "dim", "vocab_size", "num_tokens", "num_classes", "num_kv_heads", "ffn_multiple_of",
-)  # fmt: skip
+# The most that each may be: far above any published model, and low enough that a damaged configuration is refused
+# at once instead of building for hours.
+COUNTS = {
+    "num_layers": 1_000,
+    "num_heads": 1_000,
+    "dim": 100_000,
+    "vocab_size": 100_000_000,
+    "num_tokens": 1_000_000,
+    "num_classes": 100_000_000,
+    "num_kv_heads": 1_000,
+    "ffn_multiple_of": 100_000,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         self._check_counts()
+        self._check_numbers()
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ValueError(
                 f"dim = {self.dim} must divide into num_heads = {self.num_heads} heads of a width that divides by 4"
@@ -43,11 +54,25 @@ class TransformerConfig:
         sequence.grid_side(self.num_tokens)
 
     def _check_counts(self) -> None:
-        for name in COUNTS:
+        for name, most in COUNTS.items():
             count = getattr(self, name)
             absent = name == "num_kv_heads" and count is None
-            if not absent and (not isinstance(count, int) or count < 1):
-                raise ValueError(f"{name} = {count!r} must be an integer of at least 1")
+            if not absent and (type(count) is not int or not 1 <= count <= most):
+                raise ValueError(f"{name} = {count!r} must be an integer, 1 to {most}")
+
+    def _check_numbers(self) -> None:
+        for name, low, high in (
+            ("norm_eps", 0.0, 1.0),
+            ("rope_base", 1.0, 1e12),
+            ("token_dropout", 0.0, 1.0),
+            ("residual_dropout", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            dropout = name.endswith("dropout")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or not (low <= value <= high if dropout else low < value <= high):
+                least = "at least" if dropout else "above"
+                raise ValueError(f"{name} = {value!r} must be a finite number {least} {low:g} and at most {high:g}")
 
     @property
     def kv_heads(self) -> int:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 NORM_GROUPS = 32
 NORM_EPS = 1e-6
+# More levels, blocks, channels or codes than this are a damaged configuration, which is refused before it is built.
+MOST_LEVELS = 16
+MOST = 10_000_000
 # Far above what rounding in float32 or half precision leaves, far below what a bicubic resize overshoots.
 RANGE_TOLERANCE = 1e-3
 # Scores held at once by the codebook search: 64 MiB of float32.
@@ -273,9 +276,15 @@ def level_widths(channels: int, multipliers: Sequence[int]) -> list[int]:
 
     Raises `ValueError` for a width that group normalisation cannot split.
     """
+    check_counts(channels=channels)
+    if not isinstance(multipliers, Sequence) or not 1 <= len(multipliers) <= MOST_LEVELS:
+        raise ValueError(
+            f"channel_multipliers={str(multipliers)[:80]}, expected one number a level, 1 to {MOST_LEVELS} of them, "
+            "such as (1, 1, 2, 2, 4)"
+        )
+    for multiplier in multipliers:
+        check_counts(channel_multipliers=multiplier)
     widths = [channels * multiplier for multiplier in multipliers]
-    if not widths:
-        raise ValueError("channel_multipliers is empty, expected one number a level, such as (1, 1, 2, 2, 4)")
     for width in {channels, *widths}:
         if width <= 0 or width % NORM_GROUPS:
             raise ValueError(
@@ -286,10 +295,10 @@ def level_widths(channels: int, multipliers: Sequence[int]) -> list[int]:
 
 
 def check_counts(**counts: int) -> None:
-    """Raise `ValueError` for the first of the named constructor arguments that is no integer from 1."""
+    """Raise `ValueError` for the first of the named constructor arguments that is no integer, 1 to `MOST`."""
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name}={count!r}, expected an integer of at least 1")
+        if type(count) is not int or not 1 <= count <= MOST:
+            raise ValueError(f"{name}={count!r}, expected an integer, 1 to {MOST}")
 
 
 def _check_range(images: Tensor) -> None:

@@ -462,6 +462,10 @@ def test_a_folder_without_weights_names_the_file(tmp_path: Path) -> None:
         ({"transformer": {"type": "randar", "dim": 32}}, '"transformer" entry .*num_layers'),
         ({"transformer": {"type": "gpt"}}, "unknown transformer type 'gpt', expected one of randar"),
         ({"transformer": 3}, 'has no "transformer" entry'),
+        ({"transformer": TRANSFORMER | {"type": "randar", "num_layers": 900, "dim": 512}}, "more than .* numbers"),
+        ({"tokenizer": {"type": "llamagen", "blocks_per_level": 10**6}}, "more than .* numbers"),
+        ({"tokenizer": {"type": "llamagen", "channel_multipliers": "12"}}, "channel_multipliers='1'"),
+        ({"tokenizer": {"type": "llamagen", "channel_multipliers": [1] * 17}}, "1 to 16 of them"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(tmp_path: Path, entries: dict, message: str) -> None:

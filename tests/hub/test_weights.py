@@ -185,3 +185,35 @@ def test_where_the_key_is_not_known_the_usual_ones_are_tried(tmp_path: Path, key
     torch.save(weights if key is None else {"step": 3, key: weights}, tmp_path / "weights.pt")
     state = read_state_dict(tmp_path / "weights.pt", key=USUAL_KEY)
     assert list(state) == list(weights) and torch.equal(state["output.weight"], weights["output.weight"])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(float("nan"), "NaN"), (float("inf"), "infinite"), (float("-inf"), "infinite")]
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float, message: str) -> None:
+    module = small_transformer()
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    name = next(iter(state))
+    state[name].view(-1)[-1] = value
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message) as error:
+        load_weights(module, tmp_path / "model.safetensors")
+    assert name in str(error.value) and "model.safetensors" in str(error.value)
+
+
+def test_large_finite_weights_are_taken(tmp_path: Path) -> None:
+    """A float32 sum of them overflows; none of them is infinite."""
+    module = small_transformer()
+    state = {name: torch.full_like(tensor, 3e38) for name, tensor in module.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    load_weights(module, tmp_path / "model.safetensors")
+
+
+def test_integer_weights_are_refused(tmp_path: Path) -> None:
+    module = small_transformer()
+    state = dict(module.state_dict())
+    name = next(iter(state))
+    state[name] = torch.ones_like(state[name], dtype=torch.int32)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{name}.*int32"):
+        load_weights(module, tmp_path / "model.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -223,9 +224,16 @@ def test_group_mask_of_a_4x4_grid():
     [
         (PARConfig, {"num_tokens": 9}, "9 tokens cannot be cut into four quadrants"),
         (ARPGConfig, {"num_layers": 3}, "num_layers = 3 must be even"),
+        (PARConfig, {"num_layers": 10**7}, "num_layers = 10000000 .* 1 to 1000"),
+        (PARConfig, {"num_heads": True}, "num_heads = True"),
+        (PARConfig, {"norm_eps": math.nan}, "norm_eps = nan"),
+        (PARConfig, {"norm_eps": 0.0}, "norm_eps = 0.0"),
+        (PARConfig, {"rope_base": 0}, "rope_base = 0 "),
+        (PARConfig, {"token_dropout": -0.1}, "token_dropout = -0.1"),
+        (PARConfig, {"residual_dropout": "much"}, "residual_dropout = 'much'"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(config: Any, changes: dict[str, int], message: str):
+def test_sizes_that_cannot_be_are_refused(config: Any, changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         config(**{**SIZES, **changes})
 
