@@ -235,7 +235,7 @@ def test_wrong_sizes(small: Callable[..., ImageTokenizer]) -> None:
         small(channels=48, channel_multipliers=(1, 2))
     with pytest.raises(ValueError, match=r"channel_multipliers=\(\), expected one number a level"):
         small(channel_multipliers=())
-    with pytest.raises(ValueError, match="vocab_size=0, expected an integer of at least 1"):
+    with pytest.raises(ValueError, match="vocab_size=0, expected an integer, 1 to"):
         small(vocab_size=0)
     with pytest.raises(ValueError, match="blocks_per_level='2', expected an integer"):
         small(blocks_per_level="2")
