@@ -21,7 +21,10 @@ from torch.overrides import TorchFunctionMode
 # Training state in LlamaGen's checkpoint that nothing reads: zeros where a file leaves it out.
 OPTIONAL = ("quantize.codebook_used",)
 USUAL_KEY = "?"
-USUAL_KEYS = ("model", "module", "state_dict")  # where training scripts of this family keep the weights
+# Where training scripts keep the weights: averaged ones, where there are both, are what results are reported of.
+USUAL_KEYS = ("ema", "model_ema", "ema_state_dict", "model", "module", "state_dict")
+# What torch.compile and wrappers for several devices put in front of every name.
+PREFIXES = ("module.", "_orig_mod.")
 SHOWN = 5
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -41,7 +44,7 @@ def load_weights(
         module: as `build_empty` makes it, or any other; its weights are replaced.
         path: a `.safetensors` file, or a pickle of tensors.
         key: where a pickle keeps its state dict; None: it is the state dict; `USUAL_KEY`: whichever of the usual
-            ones it has, if it is not a state dict itself.
+            ones it has, averaged weights before others, if it is not a state dict itself.
         device: where the module goes.
         dtype: what the weights become, whatever the file's.
 
@@ -99,7 +102,7 @@ class _NoInitialValues(TorchFunctionMode):
 
 
 def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:
-    """The tensors in a `.safetensors` file or a pickle, by name, on the CPU.
+    """The tensors in a `.safetensors` file or a pickle, by name, on the CPU; `PREFIXES` of all names are left out.
 
     Pickles are read with `weights_only=True`: of anything but tensors and plain containers, nothing is run.
 
@@ -111,14 +114,21 @@ def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dic
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _without_prefixes(_read_safetensors(path))
     content = _read_pickle(path)
     key = _usual_key(content) if key == USUAL_KEY else key
     state = content if key is None else _entry(content, key, path)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not _is_state(state):
         where = f"under the key {key!r} of {path}" if key else f"in {path}"
         raise ValueError(f"expected a state dict, names to tensors, {where}")
-    return {str(name): value.detach() for name, value in state.items()}
+    return _without_prefixes({str(name): value.detach() for name, value in state.items()})
+
+
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, without what stands in front of every name."""
+    while prefix := next((one for one in PREFIXES if state and all(name.startswith(one) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -159,9 +169,11 @@ def _load_pickle(path: Path) -> Any:
 
 def _usual_key(content: Any) -> str | None:
     """Under which of `USUAL_KEYS` a state dict is; None if under none."""
-    return next(
-        (key for key in USUAL_KEYS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)), None
-    )
+    return next((key for key in USUAL_KEYS if isinstance(content, Mapping) and _is_state(content.get(key))), None)
+
+
+def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
 
 
 def _entry(content: Any, key: str, path: Path) -> Any:

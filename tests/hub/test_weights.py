@@ -217,3 +217,31 @@ def test_integer_weights_are_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"{name}.*int32"):
         load_weights(module, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+def test_prefixes_of_wrappers_are_left_out(tmp_path: Path, prefix: str, name: str) -> None:
+    state = {prefix + key: value for key, value in small_transformer().state_dict().items()}
+    save_file(state, tmp_path / name) if name.endswith("safetensors") else torch.save({"model": state}, tmp_path / name)
+    model = empty()
+    load_weights(model, tmp_path / name, key=USUAL_KEY)
+    assert torch.equal(model.output.weight, small_transformer().output.weight)
+
+
+def test_a_prefix_of_some_names_alone_stays(tmp_path: Path) -> None:
+    save_file({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.safetensors")
+    assert read_state_dict(tmp_path / "a.safetensors").keys() == {"module.a", "b"}
+
+
+@pytest.mark.parametrize("key", ["ema", "model_ema"])
+def test_averaged_weights_are_preferred(tmp_path: Path, key: str) -> None:
+    averaged = small_transformer().state_dict()
+    raw = {name: value + 1 for name, value in averaged.items()}
+    torch.save({"model": raw, "decay": 0.9, key: averaged}, tmp_path / "a.pt")
+    model = empty()
+    load_weights(model, tmp_path / "a.pt", key=USUAL_KEY)
+    assert torch.equal(model.output.weight, averaged["output.weight"])
+    torch.save({"model": averaged, key: {"decay": 0.9, "shadow": raw}}, tmp_path / "b.pt")  # no state dict
+    load_weights(model, tmp_path / "b.pt", key=USUAL_KEY)
+    assert torch.equal(model.output.weight, averaged["output.weight"])
