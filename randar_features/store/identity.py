@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -36,7 +36,7 @@ class State(NamedTuple):
     inode: int
 
 
-def hash_bytes(*content: bytes | bytearray | memoryview | np.ndarray) -> str:
+def hash_bytes(*content: bytes | bytearray | memoryview) -> str:
     """32 hexadecimal digits (xxh3, 128 bit) of the bytes, one after the other."""
     digest = xxhash.xxh3_128()
     for part in content:
@@ -57,7 +57,7 @@ def hash_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def hash_image(image: object) -> str:
+def hash_image(image: Any) -> str:
     """Hash of an image in any form: a path, encoded bytes, a Pillow image, an array or a tensor.
 
     Of what is in memory all bytes count, with dtype and shape. `UNREADABLE` for a file that cannot be read, and for
@@ -85,17 +85,18 @@ def _hash_picture(image: Image.Image) -> str:
         return UNREADABLE
 
 
-def _hash_array(image: object) -> str:
-    array = image.detach().cpu() if hasattr(image, "detach") else image
-    if hasattr(array, "is_floating_point") and str(array.dtype) == "torch.bfloat16":
-        array = array.float()
+def _hash_array(image: Any) -> str:
     try:
-        values = np.ascontiguousarray(np.asarray(array))
+        array = image.detach().cpu() if hasattr(image, "detach") else image
+        dtype = str(getattr(array, "dtype", ""))
+        # NumPy has no bfloat16; float32 holds its values exactly.
+        values = np.ascontiguousarray(np.asarray(array.float() if dtype == "torch.bfloat16" else array))
     except (TypeError, ValueError, RuntimeError):
         return UNREADABLE
     if values.dtype.kind not in "biuf":
         return UNREADABLE
-    return hash_bytes(f"{values.dtype.str} {values.shape}".encode(), values.reshape(-1).view(np.uint8))
+    about = f"{dtype if dtype == 'torch.bfloat16' else values.dtype.str} {values.shape}"
+    return hash_bytes(about.encode(), memoryview(values.reshape(-1).view(np.uint8)))
 
 
 # Hashes of files, kept between runs

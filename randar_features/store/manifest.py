@@ -1,0 +1,106 @@
+"""The manifest of a store: what its values are, and of how many images of which data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from randar_features.store.files import read_json, write_json
+from randar_features.store.identity import hash_bytes
+from randar_features.store.shards import Shard
+
+MANIFEST = "manifest.json"
+FORMAT = 2
+_OLD = ("rows-*.safetensors", "shard-*.npy", "about.json", "pixels.u8")
+Manifest = dict[str, Any]
+
+
+def read_manifest(folder: Path, kind: str, made_by: str) -> Manifest:
+    """The manifest of a store of that kind.
+
+    Raises:
+        FileNotFoundError: there is none; the message names the command that makes it.
+        ValueError: it is torn, was altered, or is of another format or kind; the message names the file.
+    """
+    path = folder / MANIFEST
+    check_format(folder, made_by)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: make the store with {made_by}")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{path} is no manifest of a store of format {FORMAT}")
+    if manifest.get("checksum") != _checksum(manifest):
+        raise ValueError(f"{path} was altered or is damaged: its checksum is wrong. {_anew(folder, made_by)}")
+    if manifest.get("kind") != kind:
+        raise ValueError(f"{path} is of {manifest.get('kind')}, expected {kind}")
+    return {name: value for name, value in manifest.items() if name != "checksum"}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it with its checksum, unless it is there as it is."""
+    content = manifest | {"checksum": _checksum(manifest)}
+    path = folder / MANIFEST
+    try:
+        if path.exists() and read_json(path) == json.loads(json.dumps(content)):
+            return
+    except ValueError:
+        pass  # it is torn
+    write_json(path, content)
+
+
+def check_format(folder: Path, made_by: str) -> None:
+    """ValueError if the folder holds a store as earlier versions wrote them."""
+    for pattern in _OLD:
+        if (found := next(folder.glob(pattern), None)) is not None:
+            raise ValueError(f"{found} was written by an earlier version. {_anew(folder, made_by)}")
+
+
+def expected_rows(manifest: Manifest) -> int | None:
+    """How many rows the finished store has; None while a stream of unknown length is read."""
+    last = manifest["parts"][-1]
+    return None if last["rows"] is None else last["first"] + last["rows"]
+
+
+def missing_rows(manifest: Manifest, shards: Sequence[Shard]) -> list[range]:
+    """The runs of rows that the manifest promises and no shard holds."""
+    expected, runs, next_row = expected_rows(manifest), [], 0
+    for shard in shards:
+        if shard.rows.start > next_row:
+            runs.append(range(next_row, shard.rows.start))
+        next_row = max(next_row, shard.rows.stop)
+    if expected is None:
+        runs.append(range(next_row, next_row + 1))
+    elif expected > next_row:
+        runs.append(range(next_row, expected))
+    return runs
+
+
+def images_in(manifest: Manifest) -> str:
+    """Number and name of the data of each part."""
+    return ", ".join(f"{part['rows'] or 'a stream'} of {part['data']}" for part in manifest["parts"])
+
+
+def check_content(folder: Path, manifest: Manifest, content: Mapping[str, Any]) -> None:
+    """ValueError if the store's values are not what `content` says."""
+    for name, value in json.loads(json.dumps(dict(content))).items():
+        if manifest.get(name) != value:
+            raise ValueError(
+                f"{folder} holds other {manifest['kind']}: its {name} is {_short(manifest.get(name))}, "
+                f"now {_short(value)}. Give another folder, or remove that one to make it again"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hash_bytes(json.dumps(content, sort_keys=True).encode())[:16]
+
+
+def _anew(folder: Path, made_by: str) -> str:
+    return f"Remove {folder} and make it anew with {made_by}"

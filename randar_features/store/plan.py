@@ -1,0 +1,497 @@
+"""Which rows of a store are there, which are to be made, and whether they are of the images given now."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from randar_features.store.identity import UNREADABLE
+from randar_features.store.manifest import Manifest, images_in, write_manifest
+from randar_features.store.records import OK, Record, Source, absolute, printable
+from randar_features.store.shards import Shard, find_shards, superseded
+
+_SHOWN = 3
+
+
+class Present(NamedTuple):
+    """A row that the store has."""
+
+    record: Record
+    readable: bool
+
+
+@dataclass
+class Plan:
+    """What a run adds to a store.
+
+    Attributes:
+        manifest: of the store as it will be.
+        shards: those that are there and whole.
+        first: the row of the first image below.
+        images: the number in the source of the image of each row from `first` on; None: of a stream, as they come.
+        redo: numbers in the source of images that are read anew, by row.
+        renamed: new path and label of rows whose image has moved, by row.
+    """
+
+    manifest: Manifest
+    shards: list[Shard]
+    first: int
+    images: Sequence[int] | None
+    redo: dict[int, int] = field(default_factory=dict)
+    renamed: dict[int, Record] = field(default_factory=dict)
+
+    def missing(self) -> list[range]:
+        """The rows of each shard that is to be made, in order; of a stream whose length is not known, none."""
+        have = {shard.rows.start for shard in self.shards}
+        stop = self.first + (len(self.images) if self.images is not None else 0)
+        if self.images is None and (rows := self.part["rows"]) is not None:
+            stop = self.first + rows
+        wanted = range(self.first, stop)
+        return [
+            rows
+            for part in self.manifest["parts"]
+            for rows in layout(part, self.manifest["shard_rows"])
+            if rows.start not in have and rows.start in wanted
+        ]
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """The part of the manifest that begins at `first`."""
+        return next(part for part in self.manifest["parts"] if part["first"] == self.first)
+
+
+def layout(part: Mapping[str, Any], shard_rows: int) -> list[range]:
+    """The rows of each shard of a part; none while its length is not known."""
+    first, rows = part["first"], part["rows"] or 0
+    return [range(start, min(start + shard_rows, first + rows)) for start in range(first, first + rows, shard_rows)]
+
+
+def new_part(source: Source, data: str, first: int) -> dict[str, Any]:
+    """The entry of a source in a manifest's parts."""
+    root = None if source.root is None else str(source.root)
+    return {"data": data, "root": root, "stream": source.streamed, "first": first, "rows": source.length}
+
+
+def intact_shards(folder: Path) -> list[Shard]:
+    """The shards that are whole, each read once; others are named in a warning and removed."""
+    intact = []
+    shards = find_shards(folder)
+    for path in superseded(folder, shards):
+        path.unlink(missing_ok=True)
+    for shard in shards:
+        try:
+            _ = shard.batch
+            intact.append(shard)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=4)
+            shard.path.unlink(missing_ok=True)
+    return intact
+
+
+def make_plan(
+    folder: Path, manifest: Manifest, source: Source, data: str, *, append: bool = False, retry: bool = False
+) -> Plan:
+    """What is to be done so that the store in `folder`, whose manifest is given, holds the images of `source`.
+
+    Args:
+        folder: of the store, whose lock is held.
+        manifest: its manifest; changed in place.
+        source: the images.
+        data: their name, for the record.
+        append: images that the store does not have are added, changed ones are read anew.
+        retry: images that could not be read are read again.
+
+    Raises:
+        ValueError: the store is of other images, which are named, or of other classes.
+    """
+    state = _State(folder, manifest, intact_shards(folder))
+    if append:
+        _take_classes(folder, manifest, source.label_names, state)
+        return _plan_stream_append(state, source, data) if source.streamed else _Append(state, source, data).plan(retry)
+    if not state.present:
+        manifest["label_names"], manifest["parts"] = source.label_names, [new_part(source, data, 0)]
+        images = None if source.streamed else range(source.length or 0)
+        return Plan(manifest, [], 0, images)
+    if source.label_names != manifest["label_names"]:
+        raise ValueError(
+            f"{folder} was made of other images: its label_names are {_named(manifest['label_names'] or [])}, now "
+            f"{_named(source.label_names or [])}. {_WAYS_OUT}"
+        )
+    return _plan_stream(state, source) if source.streamed else _plan_same(state, source, retry)
+
+
+_WAYS_OUT = "Give another folder, remove that one to make it again, or bring it up to date with append (--append)"
+
+
+class _State:
+    """What is there before a run."""
+
+    def __init__(self, folder: Path, manifest: Manifest, shards: list[Shard]) -> None:
+        self.folder, self.manifest, self.shards = folder, manifest, shards
+        self.present: dict[int, Present] = {}
+        for shard in shards:
+            for row, record, status in zip(shard.rows, shard.records, shard.status, strict=True):
+                self.present[row] = Present(record, status == OK)
+
+    def root(self, row: int) -> Path | None:
+        """The root of the data that the row belongs to."""
+        part = next(part for part in reversed(self.manifest["parts"]) if part["first"] <= row)
+        return None if part["root"] is None else Path(part["root"])
+
+    def path(self, row: int) -> str | None:
+        """The whole path of a row's image."""
+        return absolute(self.present[row].record.path, self.root(row))
+
+    def stop(self, part: Mapping[str, Any]) -> int:
+        """The row after the last one of a part that is there."""
+        last = part is self.manifest["parts"][-1]
+        limit = float("inf") if last or part["rows"] is None else part["first"] + part["rows"]
+        return max((row + 1 for row in self.present if part["first"] <= row < limit), default=part["first"])
+
+    def complete(self, part: Mapping[str, Any]) -> bool:
+        """Whether all rows of a part are there."""
+        return part["rows"] is not None and all(
+            row in self.present for row in range(part["first"], part["first"] + part["rows"])
+        )
+
+    def drop(self, shards: Sequence[Shard]) -> None:
+        """Remove these shards from the store."""
+        for shard in shards:
+            shard.path.unlink(missing_ok=True)
+            for row in shard.rows:
+                self.present.pop(row, None)
+        self.shards = [shard for shard in self.shards if shard not in shards]
+
+    def fit(self) -> None:
+        """Remove the shards that do not begin and end where the manifest now says; their images are read again."""
+        parts, size = self.manifest["parts"], self.manifest["shard_rows"]
+        wanted = {rows for part in parts for rows in layout(part, size)}
+        open_from = parts[-1]["first"] if parts[-1]["rows"] is None else sys.maxsize
+        self.drop([each for each in self.shards if each.rows not in wanted and each.rows.start < open_from])
+
+    def close(self) -> None:
+        """End the last part after the rows that are there without a gap; a part of none goes."""
+        part = self.manifest["parts"][-1]
+        stop = part["first"]
+        while stop in self.present:
+            stop += 1
+        self.drop([shard for shard in self.shards if shard.rows.start >= stop])
+        part["rows"] = stop - part["first"]
+        if part["rows"] == 0:
+            self.manifest["parts"].pop()
+
+
+def same_image(held: Record, given: Record) -> bool:
+    """Whether two records are of one image: of equal content and label; of what has no content, of one path."""
+    if held.hash == given.hash == UNREADABLE:
+        return held.path == given.path
+    return (held.hash, held.label) == (given.hash, given.label)
+
+
+def _matches(held: Present, record: Record, lenient: bool) -> bool:
+    """As `same_image`; `lenient`: an image that could not be read may have become any other."""
+    return (lenient and not held.readable) or same_image(held.record, record)
+
+
+# The images that the store is of
+
+
+def _plan_same(state: _State, source: Source, retry: bool) -> Plan:
+    """The plan if the store, or one of its parts, is of the images given."""
+    records, manifest = source.records(), state.manifest
+    parts = manifest["parts"]
+    for first, chosen in [(0, parts), *((part["first"], [part]) for part in parts)]:
+        rows = sum(part["rows"] or 0 for part in chosen)
+        last = chosen[-1]
+        unfinished = last is parts[-1] and not state.complete(last)
+        if len(records) != rows and not (unfinished and first + len(records) >= state.stop(last)):
+            continue
+        if len(records) < last["first"] - first:
+            continue
+        held = {row: each for row, each in state.present.items() if first <= row < first + len(records)}
+        if not all(_matches(each, records[row - first], retry) for row, each in held.items()):
+            continue
+        last["rows"] = first + len(records) - last["first"]
+        redo = {row: row - first for row, each in held.items() if retry and not each.readable}
+        renamed = _renamed(state, chosen, source, {row: records[row - first] for row in held if row not in redo})
+        state.fit()
+        return Plan(manifest, state.shards, first, range(len(records)), redo=redo, renamed=renamed)
+    if _same_in_another_order(state, records):
+        return Plan(manifest, state.shards, 0, [])
+    raise ValueError(
+        f"{state.folder} was made of other images: {images_in(manifest)}, now {len(records)}. "
+        f"{_differences(state, source, records)}. {_WAYS_OUT}"
+    )
+
+
+def _renamed(
+    state: _State, parts: Sequence[dict[str, Any]], source: Source, records: Mapping[int, Record]
+) -> dict[int, Record]:
+    """New paths of rows whose files are called otherwise now; where only the root has moved, the manifest says so."""
+    held = state.present
+    differing = {row: record for row, record in records.items() if record.path != held[row].record.path}
+    if not differing:
+        for part in parts:
+            part["root"] = None if source.root is None else str(source.root)
+        return {}
+    found = {}
+    for row, record in differing.items():
+        path = absolute(record.path, source.root)
+        if path is not None and path != state.path(row):
+            found[row] = record._replace(path=within(path, state.root(row)))
+    return found
+
+
+def within(path: str, root: Path | None) -> str:
+    """The path from the root on, if it lies there."""
+    return path.removeprefix(os.path.join(root, "")) if root is not None else path
+
+
+def _same_in_another_order(state: _State, records: Sequence[Record]) -> bool:
+    if not all(map(state.complete, state.manifest["parts"])) or len(records) != len(state.present):
+        return False
+    held = sorted((each.record.hash, each.record.label) for each in state.present.values())
+    return held == sorted((record.hash, record.label) for record in records)
+
+
+def _differences(state: _State, source: Source, records: Sequence[Record]) -> str:
+    """In words: which images changed, which have another label, which are new and which are gone."""
+    held = {state.path(row) or each.record.hash: each.record for row, each in state.present.items()}
+    given = {absolute(record.path, source.root) or record.hash: record for record in records}
+    shared = held.keys() & given.keys()
+    groups = {
+        "changed": [name for name in given if name in shared and held[name].hash != given[name].hash],
+        "with another label": [
+            name
+            for name in given
+            if name in shared and held[name].hash == given[name].hash and held[name].label != given[name].label
+        ],
+        "new": [name for name in given if name not in shared],
+        "not given now": [name for name in held if name not in shared],
+    }
+    said = [f"{len(names)} {what} ({_named(names)})" for what, names in groups.items() if names]
+    return "; ".join(said) or "they are in another order"
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(map(printable, names[:_SHOWN]))
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+# Streams
+
+
+def _plan_stream(state: _State, source: Source) -> Plan:
+    """Go on with the stream that the store is of; its first image alone can be compared without reading all."""
+    part = next((part for part in reversed(state.manifest["parts"]) if part["stream"]), None)
+    lengths = set() if part is None else {part["rows"], source.length} - {None}
+    if part is None or len(lengths) > 1:
+        raise ValueError(
+            f"{state.folder} was made of other images: {images_in(state.manifest)}, now "
+            f"{source.length or 'a stream'}. {_WAYS_OUT}"
+        )
+    return _continue_stream(state, part)
+
+
+def _plan_stream_append(state: _State, source: Source, data: str) -> Plan:
+    """Go on with an append that was not finished, or begin one."""
+    parts = state.manifest["parts"]
+    if not state.complete(parts[-1]):
+        if parts[-1]["stream"]:
+            return _continue_stream(state, parts[-1])
+        state.close()
+    first = sum(part["rows"] for part in parts)
+    parts.append(new_part(source, data, first))
+    return Plan(state.manifest, state.shards, first, None)
+
+
+def _continue_stream(state: _State, part: dict[str, Any]) -> Plan:
+    return Plan(state.manifest, state.shards, part["first"], None)
+
+
+# Growth
+
+
+def _take_classes(folder: Path, manifest: Manifest, names: list[str] | None, state: _State) -> None:
+    """Take names of new classes into the manifest; ValueError where a label would mean another class."""
+    held = manifest["label_names"]
+    if names is None or names == held or (held is not None and held[: len(names)] == names):
+        return
+    unlabelled = all(each.record.label < 0 for each in state.present.values())
+    if (held is None and unlabelled) or (held is not None and names[: len(held)] == held):
+        manifest["label_names"] = names
+        return
+    if held is None:
+        raise ValueError(f"{folder} cannot take images of named classes: its own labels have no names")
+    label = next(label for label, pair in enumerate(zip(held, names, strict=False)) if pair[0] != pair[1])
+    raise ValueError(
+        f"{folder} cannot take images of other classes: label {label} is {printable(held[label])!r} there and "
+        f"{printable(names[label])!r} now (label_names {_named(held)}; now {_named(names)}). Give the new class a name "
+        "that sorts after the others, or make the store anew"
+    )
+
+
+class _Append:
+    """Sorts the images given into those that the store has, those that changed or moved, and new ones."""
+
+    def __init__(self, state: _State, source: Source, data: str) -> None:
+        self.state, self.source, self.data = state, source, data
+        self.records = source.records()
+        self.paths = [absolute(record.path, source.root) for record in self.records]
+
+    def plan(self, retry: bool) -> Plan:
+        """See `make_plan`."""
+        state, parts = self.state, self.state.manifest["parts"]
+        for part in parts[:-1]:
+            if not state.complete(part):
+                return self._mend(part)
+        if not state.complete(parts[-1]):
+            images = self._unknown(parts[-1])
+            held = {row: each for row, each in state.present.items() if row >= parts[-1]["first"]}
+            if self._fits(parts[-1], images, held):
+                if not held:
+                    parts[-1].update(new_part(self.source, self.data, parts[-1]["first"]))
+                parts[-1]["rows"] = len(images)
+                state.fit()
+                return Plan(state.manifest, state.shards, parts[-1]["first"], images)
+            state.close()
+            state.fit()
+        return self._grow(retry)
+
+    def _fits(self, part: Mapping[str, Any], images: Sequence[int], held: Mapping[int, Present]) -> bool:
+        """Whether the rows that are there of a part are of these images, in order."""
+        first = part["first"]
+        if not images or any(row >= first + len(images) for row in held):
+            return False
+        return all(_matches(each, self.records[images[row - first]], False) for row, each in held.items())
+
+    def _unknown(self, part: Mapping[str, Any]) -> list[int]:
+        """Numbers of the images that no other part has."""
+        others = _Known(self.state, [row for row in self.state.present if not _in(row, part)])
+        return [
+            number
+            for number, (record, path) in enumerate(zip(self.records, self.paths, strict=True))
+            if others.row(record, path) is None
+        ]
+
+    def _mend(self, part: dict[str, Any]) -> Plan:
+        """Make the missing rows of an earlier part of the images that it was made of."""
+        images = self._unknown(part)[: part["rows"]]
+        held = {row: each for row, each in self.state.present.items() if _in(row, part)}
+        if len(images) < part["rows"] or not self._fits(part, images, held):
+            raise ValueError(
+                f"{self.state.folder} lacks rows of {part['data']}, which cannot be told among the images given: "
+                "run what made it with the images that it was made of, then append"
+            )
+        return Plan(self.state.manifest, self.state.shards, part["first"], images)
+
+    def _grow(self, retry: bool) -> Plan:
+        state = self.state
+        known = _Known(state, list(state.present))
+        rows = [known.row(record, path) for record, path in zip(self.records, self.paths, strict=True)]
+        claimed = {row for row in rows if row is not None}
+        gone = {row for row in known.files if row not in claimed and not os.path.exists(known.files[row])}
+        moved_from = {state.present[row].record.hash: row for row in sorted(gone, reverse=True)}
+        redo, renamed, new = {}, {}, []
+        for number, (row, record, path) in enumerate(zip(rows, self.records, self.paths, strict=True)):
+            if row is None and path is not None and record.hash != UNREADABLE:
+                row = moved_from.pop(record.hash, None)
+                gone.discard(-1 if row is None else row)
+            if row is None:
+                new.append(number)
+                continue
+            held = state.present[row]
+            if held.record.hash != record.hash or (retry and not held.readable):
+                redo[row] = number
+            elif held.record.label != record.label or (path is not None and path != state.path(row)):
+                renamed[row] = record._replace(path=None if path is None else within(path, state.root(row)))
+        self._report(redo, renamed, gone)
+        first = sum(part["rows"] for part in state.manifest["parts"])
+        if new:
+            state.manifest["parts"].append(new_part(self.source, self.data, first) | {"rows": len(new)})
+        return Plan(state.manifest, state.shards, first, new, redo=redo, renamed=renamed)
+
+    def _report(self, redo: Mapping[int, int], renamed: Mapping[int, Record], gone: set[int]) -> None:
+        """One warning that names what is not only new."""
+        state = self.state
+
+        def names(rows: Iterator[int]) -> list[str]:
+            return [state.path(row) or f"row {row}" for row in rows]
+
+        changed = [row for row in redo if state.present[row].readable]
+        repaired = [row for row in redo if not state.present[row].readable]
+        said = [
+            f"{len(rows)} {what} ({_named(names(iter(rows)))})"
+            for what, rows in (
+                ("changed and are read anew", changed),
+                ("could not be read before and are read again", repaired),
+                ("have another name or label now", list(renamed)),
+                ("are gone, and keep their rows", sorted(gone)),
+            )
+            if rows
+        ]
+        if said:
+            warnings.warn(f"images of {state.folder}: {'; '.join(said)}", stacklevel=6)
+
+
+def _in(row: int, part: Mapping[str, Any]) -> bool:
+    return part["first"] <= row < part["first"] + part["rows"]
+
+
+class _Known:
+    """The images of some rows, to be found by name or by content."""
+
+    def __init__(self, state: _State, rows: Sequence[int]) -> None:
+        self.files: dict[int, str] = {}
+        self._by_path: dict[str, int] = {}
+        self._by_name: dict[tuple[str, str], int] = {}
+        self._by_hash: dict[str, int] = {}
+        self._gone: dict[int, bool] = {}
+        for row in rows:
+            record, path = state.present[row].record, state.path(row)
+            if path is None:
+                self._by_hash.setdefault(record.hash, row)
+                continue
+            self._by_path[path] = row
+            if record.path is not None:
+                self._by_name[record.path, record.hash] = row
+            if os.path.isabs(path):
+                self.files[row] = path
+
+    def row(self, record: Record, path: str | None) -> int | None:
+        """The row of an image; None if there is none.
+
+        An image in a file is known by its path, or, where the data have moved as a whole, by its path from their
+        root and its content; one in memory by its content.
+        """
+        if path is None:
+            return self._by_hash.get(record.hash)
+        if (row := self._by_path.get(path)) is not None:
+            return row
+        row = self._by_name.get((record.path or "", record.hash))
+        if row is None or row not in self.files:
+            return row
+        if row not in self._gone:
+            self._gone[row] = not os.path.exists(self.files[row])
+        return row if self._gone[row] else None
+
+
+def abandon(folder: Path, manifest: Manifest) -> int:
+    """Remove what an append that was not finished has added; number of rows that stay.
+
+    ValueError if the store is finished.
+    """
+    state = _State(folder, manifest, intact_shards(folder))
+    part = manifest["parts"][-1]
+    if state.complete(part):
+        raise ValueError(f"{folder} is finished: there is nothing to abandon")
+    state.drop([shard for shard in state.shards if shard.rows.start >= part["first"]])
+    manifest["parts"].pop()
+    if manifest["parts"]:
+        write_manifest(folder, manifest)
+    return int(part["first"])

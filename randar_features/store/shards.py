@@ -1,0 +1,188 @@
+"""The files of a store: Arrow IPC files of consecutive rows, checked when they are first read, then memory-mapped.
+
+    rows-000000000-0001024-1a2b3c4d5e6f7788.arrow      1024 rows from row 0 on, and the hash of that file
+    part-000001024-0000096-….arrow                     the rows of a shard that is not full yet
+
+A file is one record batch: the columns "path", "label", "status" and "hash", and the values, each a fixed-size list
+whose field says its shape. The Arrow libraries open it as it is: pandas, polars, DuckDB, `datasets`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from randar_features.store.files import written_whole
+from randar_features.store.records import Record, escape, unescape
+
+SHARD, PIECE = "rows", "part"
+_NAME = re.compile(r"(rows|part)-(\d{9})-(\d{7})-([0-9a-f]{16})\.arrow")
+_READ_BYTES = 1 << 20
+_MAGIC = b"ARROW1"
+_FIXED = ("path", "label", "status", "hash")
+AGAIN = "Run the command that made it again: it makes this shard anew and keeps the others"
+
+
+class Shard:
+    """A file of consecutive rows; its name says which, and the hash (xxh3) of its bytes.
+
+    Attributes:
+        path: the file.
+        rows: the rows of the store that it holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise ValueError(f"{path} is not named as a shard is")
+        first, count = int(match[2]), int(match[3])
+        self.path, self.rows, self.checksum = path, range(first, first + count), match[4]
+
+    def verify(self) -> None:
+        """Read the whole file once; ValueError that names it if a byte differs from what was written."""
+        digest = xxhash.xxh3_64()
+        try:
+            with self.path.open("rb") as file:
+                while block := file.read(_READ_BYTES):
+                    digest.update(block)
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be read ({error}). {AGAIN}") from error
+        if digest.hexdigest() != self.checksum:
+            found = f"its checksum is {digest.hexdigest()}, expected {self.checksum}"
+            raise ValueError(f"{self.path} is damaged: {found}. {AGAIN}")
+
+    def check_ends(self) -> None:
+        """ValueError that names the file if it does not begin and end as a whole one does."""
+        try:
+            with self.path.open("rb") as file:
+                begin = file.read(len(_MAGIC))
+                file.seek(-len(_MAGIC), 2)
+                if begin == file.read() == _MAGIC:
+                    return
+                reason = "its beginning or its end is missing"
+        except OSError as error:
+            reason = str(error)
+        raise ValueError(f"{self.path} is torn ({reason}). {AGAIN}")
+
+    @cached_property
+    def batch(self) -> pa.RecordBatch:
+        """Everything in the file, mapped into memory, after `verify`."""
+        self.verify()
+        try:
+            batch = pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch(0)
+        except (pa.ArrowException, OSError, IndexError) as error:
+            raise ValueError(f"{self.path} is no shard: {' '.join(str(error).split())}. {AGAIN}") from error
+        if batch.num_rows != len(self.rows) or not set(_FIXED) <= set(batch.schema.names):
+            raise ValueError(f"{self.path} is no shard of {len(self.rows)} rows. {AGAIN}")
+        return batch
+
+    @property
+    def names(self) -> list[str]:
+        """Of the values."""
+        return [name for name in self.batch.schema.names if name not in _FIXED]
+
+    def column(self, name: str) -> np.ndarray:
+        """Values (rows, …), mapped into memory."""
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {name: _as_numpy(self.batch, name) for name in self.names}
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(rows,) int64."""
+        return self.batch.column("label").to_numpy()
+
+    @cached_property
+    def paths(self) -> list[str | None]:
+        """As they were given, relative to the root of their data."""
+        return [None if path is None else unescape(path) for path in self.batch.column("path").to_pylist()]
+
+    @cached_property
+    def status(self) -> list[str]:
+        """Of each image: "ok", or why it could not be read."""
+        return self.batch.column("status").to_pylist()
+
+    @property
+    def records(self) -> list[Record]:
+        """Path, label and hash of each image."""
+        hashes = self.batch.column("hash").to_pylist()
+        return [Record(*each) for each in zip(self.paths, self.labels.tolist(), hashes, strict=True)]
+
+
+def _as_numpy(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    field, column = batch.schema.field(name), batch.column(name)
+    if not pa.types.is_fixed_size_list(field.type):
+        return column.to_numpy()
+    shape = json.loads(field.metadata[b"shape"])
+    return column.values.to_numpy(zero_copy_only=True).reshape(len(column), *shape)
+
+
+def write_shard(
+    folder: Path,
+    first: int,
+    columns: Mapping[str, np.ndarray],
+    records: Sequence[Record],
+    status: Sequence[str],
+    kind: str = SHARD,
+) -> Shard:
+    """Write rows `first` and following: values (n, …) by name, and what is known of each image."""
+    paths = [None if record.path is None else escape(record.path) for record in records]
+    arrays: dict[str, Any] = {
+        "path": pa.array(paths, pa.string()),
+        "label": pa.array([record.label for record in records], pa.int64()),
+        "status": pa.array([text.encode("utf-8", "backslashreplace").decode() for text in status], pa.string()),
+        "hash": pa.array([record.hash for record in records], pa.string()),
+    }
+    fields = [pa.field(name, array.type) for name, array in arrays.items()]
+    for name, values in columns.items():
+        if name in _FIXED:
+            raise ValueError(f"values cannot be called {name!r}: a store has a column of that name")
+        arrays[name] = _as_arrow(values)
+        fields.append(pa.field(name, arrays[name].type, metadata={"shape": json.dumps(values.shape[1:])}))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema(fields)) as writer:
+        writer.write_batch(pa.record_batch(list(arrays.values()), schema=pa.schema(fields)))
+    content = sink.getvalue()
+    name = f"{kind}-{first:09d}-{len(records):07d}-{xxhash.xxh3_64_hexdigest(content)}.arrow"
+    with written_whole(folder / name) as file:
+        file.write(content)
+    return Shard(folder / name)
+
+
+def _as_arrow(values: np.ndarray) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:]))
+
+
+def find_shards(folder: Path, kind: str = SHARD) -> list[Shard]:
+    """The shards (or parts of shards) in a folder, by their first row.
+
+    A shard that was made anew, of which a kill left the old one over, counts as it is now.
+    """
+    paths = (path for path in folder.glob(f"{kind}-*.arrow") if _NAME.fullmatch(path.name))
+    by_row = {shard.rows.start: shard for shard in map(Shard, sorted(paths, key=_age))}
+    return [by_row[row] for row in sorted(by_row)]
+
+
+def superseded(folder: Path, shards: Iterable[Shard]) -> list[Path]:
+    """Files of shards in the folder that are none of these."""
+    current = {shard.path for shard in shards}
+    return [path for path in folder.glob(f"{SHARD}-*.arrow") if _NAME.fullmatch(path.name) and path not in current]
+
+
+def _age(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except FileNotFoundError:
+        return 0, path.name

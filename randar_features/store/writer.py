@@ -1,0 +1,330 @@
+"""Filling a store: shard by shard, so that a killed run loses some seconds of work, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from randar_features.store.files import remove_leftovers
+from randar_features.store.lock import locked
+from randar_features.store.manifest import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    check_content,
+    check_format,
+    missing_rows,
+    read_manifest,
+    write_manifest,
+)
+from randar_features.store.open_shard import OpenShard, Reuse
+from randar_features.store.plan import Plan, abandon, make_plan, new_part, same_image, within
+from randar_features.store.records import Block, Record, Source, absolute
+from randar_features.store.shards import PIECE, Shard, find_shards
+from randar_features.store.store import Store
+
+POLL = 0.2
+PATIENCE = 60.0  # seconds that the other processes of a job wait for the manifest
+_END = "end-"  # and a row: no image is there or later, as a process that reads a stream has found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreWriter:
+    """Fills the store in a folder, goes on with one that is not finished, or leaves one that is.
+
+    A shard that is damaged is named in a warning and made anew.
+
+    Args:
+        folder: of the store; its lock is held while it is written.
+        kind: the class of what it holds, which says the command that makes it.
+        content: what decides the values, as JSON; a store of other content is refused.
+        shard_rows: images a file.
+        data: name of the images, for the record.
+        append: images that the store does not have are added; changed ones are read anew, moved ones renamed.
+        retry: images that could not be read are read again.
+        rank: this process among `world_size` that share the work; each makes its own shards.
+        world_size: number of processes.
+        deadline: no shard is begun when `time.monotonic` has come there.
+        reuse: stores of the same content, whose values are taken for images that they have.
+        progress: name of the progress bar; None: no bar.
+    """
+
+    folder: Path
+    kind: type[Store]
+    content: Mapping[str, Any]
+    shard_rows: int
+    data: str = ""
+    append: bool = False
+    retry: bool = False
+    rank: int = 0
+    world_size: int = 1
+    deadline: float | None = None
+    reuse: Sequence[Store] = ()
+    progress: str | None = None
+
+    def fill(self, source: Source) -> bool:
+        """Put the images of `source` into the store; whether all shards are there, those of other processes too.
+
+        Raises:
+            ValueError: the folder holds values of other content or of other images, which are named.
+            FolderLockedError: another process writes to it.
+        """
+        if self.shard_rows < 1:
+            raise ValueError(f"shard_size={self.shard_rows}, expected at least 1 image")
+        self._check_there()
+        with locked(self.folder, rank=self.rank):
+            if self.world_size == 1:
+                remove_leftovers(self.folder)
+            plan = self._plan(source)
+            if self.rank == 0:
+                self._redo(plan, source)
+            if self._in_time():
+                self._make(plan, source)
+            return self._finish(plan)
+
+    def wait(self) -> None:
+        """Until the other processes have made their shards."""
+        while missing_rows(self._manifest(), find_shards(self.folder)):
+            time.sleep(POLL)
+
+    # What is to be done
+
+    def _manifest(self) -> Manifest:
+        return read_manifest(self.folder, self.kind.kind, self.kind.made_by)
+
+    def _check_there(self) -> None:
+        """Refuse a store of other content before anything is written."""
+        check_format(self.folder, self.kind.made_by)
+        if (self.folder / MANIFEST).exists():
+            check_content(self.folder, self._manifest(), self._settings)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {**self.content, "shard_rows": self.shard_rows}
+
+    def _plan(self, source: Source) -> Plan:
+        if (self.folder / MANIFEST).exists():
+            manifest = self._manifest()
+            check_content(self.folder, manifest, self._settings)
+        else:
+            manifest = {"format": FORMAT, "kind": self.kind.kind, **self._settings, "label_names": source.label_names}
+            manifest["parts"] = [new_part(source, self.data, 0)]
+        plan = make_plan(self.folder, manifest, source, self.data, append=self.append, retry=self.retry)
+        write_manifest(self.folder, manifest)
+        return plan
+
+    def _missing(self, plan: Plan) -> Iterator[range]:
+        """The rows of this process's shards that are to be made; of a stream of unknown length, without end."""
+        size, have = self.shard_rows, {shard.rows.start: shard for shard in plan.shards}
+        if plan.images is not None or plan.part["rows"] is not None:
+            firsts = [part["first"] for part in plan.manifest["parts"]]
+            for rows in plan.missing():
+                first = max(first for first in firsts if first <= rows.start)
+                if (rows.start - first) // size % self.world_size == self.rank:
+                    yield rows
+            return
+        limit = self._limit()
+        for number, start in enumerate(count(plan.first, size)):
+            shard = have.get(start)
+            if (limit is not None and start >= limit) or (shard is not None and len(shard.rows) < size):
+                return
+            if shard is None and number % self.world_size == self.rank:
+                yield range(start, start + size)
+
+    # Making shards
+
+    def _make(self, plan: Plan, source: Source) -> None:
+        """Write a shard for each run of missing rows, until the images or the time end."""
+        known = plan.images is not None or plan.part["rows"] is not None
+        total = sum(map(len, self._missing(plan))) if known else None
+        pieces = self._pieces(plan, source)
+        held = self._first_record(plan, pieces) if source.streamed else None
+        if total == 0 and held is None:
+            return
+        pending: deque[OpenShard] = deque()
+        check: Iterable[Sequence[int]] = [] if held is None else [range(1)]
+        blocks = source.read(chain(check, self._runs(plan, source, pieces, pending)))
+        if held is not None:
+            self._check_first(plan, held, next(blocks, None))
+        with tqdm(total=total, desc=self.progress, unit="image", disable=self.progress is None) as bar:
+            for block in blocks:
+                self._write_full(pending)  # of images that were all there in parts or in another store
+                pending[0].add(self._placed(block, plan, source, pending[0]))
+                bar.update(len(block.records))
+                if not pending[0].full:
+                    pending[0].flush()
+                    continue
+                self._write_full(pending)
+                if not self._in_time():
+                    return
+        self._write_full(pending)
+        if pending:  # the end of a stream
+            if pending[0].done:
+                pending[0].write()
+            (self.folder / f"{_END}{pending[0].rows.start + pending[0].done:09d}").touch()
+
+    @staticmethod
+    def _write_full(pending: deque[OpenShard]) -> None:
+        while pending and pending[0].full:
+            pending.popleft().write()
+
+    def _runs(
+        self, plan: Plan, source: Source, pieces: Sequence[Shard], pending: deque[OpenShard]
+    ) -> Iterator[Sequence[int]]:
+        """Numbers in the source of the images of each missing shard that are still to be read."""
+        reuse = Reuse(self.reuse) if self.reuse and plan.images is not None else None
+        for rows in self._missing(plan):
+            shard = OpenShard(self.folder, rows)
+            shard.resume(pieces)
+            if reuse is not None and plan.images is not None:
+                records = source.records()
+                found = {row: records[plan.images[row - plan.first]] for row in shard.wanted}
+                root = _root(plan, rows.start)
+                reuse.fill(shard, {row: _place(record, source.root, root) for row, record in found.items()})
+            pending.append(shard)
+            if not shard.wanted:
+                continue
+            if plan.images is None:
+                yield range(shard.wanted[0] - plan.first, rows.stop - plan.first)
+            else:
+                yield [plan.images[row - plan.first] for row in shard.wanted]
+
+    def _pieces(self, plan: Plan, source: Source) -> list[Shard]:
+        """Parts of shards that a killed run left, of the images given; the others are removed."""
+        found = find_shards(self.folder, PIECE)
+        if self.world_size > 1:  # another process may be writing the others
+            own = list(self._missing(plan)) if found and plan.images is not None else []
+            found = [piece for piece in found if any(piece.rows.start in rows for rows in own)]
+        records = source.records() if found and plan.images is not None else []
+        kept = []
+        for piece in found:
+            if self._is_of(piece, plan, records):
+                kept.append(piece)
+            else:
+                piece.path.unlink(missing_ok=True)
+        return kept
+
+    @staticmethod
+    def _is_of(piece: Shard, plan: Plan, records: Sequence[Record]) -> bool:
+        try:
+            held = piece.records
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=6)
+            return False
+        if plan.images is None:
+            return piece.rows.start >= plan.first
+        numbers = range(piece.rows.start - plan.first, piece.rows.stop - plan.first)
+        if numbers.start < 0 or numbers.stop > len(plan.images):
+            return False
+        given = (records[plan.images[number]] for number in numbers)
+        return all(same_image(a, b) for a, b in zip(held, given, strict=True))
+
+    def _placed(self, block: Block, plan: Plan, source: Source, shard: OpenShard) -> Block:
+        """The block with the paths of its records from the root of the shard's part on."""
+        root = _root(plan, shard.rows.start)
+        if root == source.root:
+            return block
+        return replace(block, records=[_place(record, source.root, root) for record in block.records])
+
+    def _redo(self, plan: Plan, source: Source) -> None:
+        """Write the shards anew whose images changed or moved, and remove the old ones."""
+        for number, shard in enumerate(plan.shards):
+            again = [row for row in shard.rows if row in plan.redo]
+            if not again and not any(row in plan.renamed for row in shard.rows):
+                continue
+            opened = OpenShard(self.folder, shard.rows)
+            opened.take(shard, [row for row in shard.rows if row not in plan.redo])
+            opened.rename(plan.renamed)
+            if again:
+                for block in source.read(iter([[plan.redo[row] for row in again]])):
+                    opened.add(self._placed(block, plan, source, opened))
+            new = opened.write()
+            if new.path != shard.path:
+                shard.path.unlink(missing_ok=True)
+            plan.shards[number] = new
+
+    @staticmethod
+    def _first_record(plan: Plan, pieces: Sequence[Shard]) -> Record | None:
+        """The record of the first image of the part, if it is there."""
+        for shard in (*plan.shards, *pieces):
+            if plan.first in shard.rows:
+                return shard.records[plan.first - shard.rows.start]
+        return None
+
+    def _check_first(self, plan: Plan, held: Record, block: Block | None) -> None:
+        if block is None or block.records[0].hash != held.hash:
+            raise ValueError(
+                f"{self.folder} was made of other images: row {plan.first} ({held.path or 'no path'}) has other pixels "
+                "now. Give another folder, remove that one to make it again, or abandon what was not finished"
+            )
+
+    # The end
+
+    def _limit(self) -> int | None:
+        """The row at which a stream ends at the latest, as far as a process has found it."""
+        return min((int(path.name.removeprefix(_END)) for path in self.folder.glob(f"{_END}*")), default=None)
+
+    def _finish(self, plan: Plan) -> bool:
+        manifest, shards = self._manifest(), find_shards(self.folder)
+        part, limit = manifest["parts"][-1], self._limit()
+        if part["rows"] is None and limit is not None:
+            stop = max((shard.rows.stop for shard in shards), default=0)
+            known = [shard for shard in shards if shard.rows.start >= part["first"]]
+            whole = sum(len(shard.rows) for shard in known) == stop - part["first"]
+            short = bool(known) and len(known[-1].rows) < self.shard_rows
+            if whole and (short or stop == limit):
+                if stop == part["first"]:
+                    raise ValueError("there was no image to read")
+                part["rows"] = stop - part["first"]
+                write_manifest(self.folder, manifest)
+        if missing_rows(manifest, shards):
+            return False
+        for path in (*self.folder.glob(f"{PIECE}-*.arrow"), *self.folder.glob(f"{_END}*")):
+            path.unlink(missing_ok=True)
+        return True
+
+    def _in_time(self) -> bool:
+        return self.deadline is None or time.monotonic() < self.deadline
+
+
+def _root(plan: Plan, row: int) -> Path | None:
+    """The root of the part that a row belongs to."""
+    part = next(part for part in reversed(plan.manifest["parts"]) if part["first"] <= row)
+    return None if part["root"] is None else Path(part["root"])
+
+
+def _place(record: Record, given: Path | None, root: Path | None) -> Record:
+    """A record whose path begins at `given`, from `root` on."""
+    path = absolute(record.path, given)
+    return record if path is None or given == root else record._replace(path=within(path, root))
+
+
+def abandon_store(folder: str | Path, kind: type[Store]) -> int:
+    """Remove what a killed append has added to a store, or all of one that was never finished.
+
+    Returns:
+        Number of images that stay.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        ValueError: it is finished.
+        FolderLockedError: another process writes to it.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, kind.kind, kind.made_by)
+    with locked(folder):
+        left = abandon(folder, manifest)
+        for path in (*folder.glob(f"{PIECE}-*.arrow"), *folder.glob(f"{_END}*")):
+            path.unlink(missing_ok=True)
+        remove_leftovers(folder)
+        if not left:
+            (folder / MANIFEST).unlink()
+    return left
