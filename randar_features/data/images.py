@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from randar_features.store.identity import UNREADABLE, hash_image
+
 from .archives import TarImages
 from .decoding import check_image, check_range, load_pixels
 from .sources import (
@@ -48,12 +50,23 @@ class ImageBatch:
         labels: class of each row, or None.
         paths: file of each row, or None.
         status: ``"ok"``, or the reason why the row could not be read.
+        hashes: of the content of each image, as it was read; see ``store.identity``.
     """
 
     pixels: Tensor
     labels: list[int | None]
     paths: list[str | None]
     status: list[str]
+    hashes: list[str]
+
+
+class UndecodedImage(NamedTuple):
+    """An image as it came, its class and file, and the hash of its content unless it is a file."""
+
+    image: Any
+    label: int | None
+    path: str | None
+    hash: str
 
 
 class ImageSource:
@@ -140,6 +153,17 @@ class ImageSource:
         kept = [item for item, path in rows if path not in paths]
         return ImageSource(kept, length=len(kept), label_names=self.label_names)
 
+    def items(self) -> Iterator[UndecodedImage]:
+        """All images of a source that is no stream, undecoded; what cannot be read is None."""
+        for row in range(len(self)):
+            try:
+                image, label, path = parse_item(self._items[row])
+            except READ_ERRORS:
+                yield UndecodedImage(None, None, None, UNREADABLE)
+                continue
+            digest = UNREADABLE if isinstance(image, (str, os.PathLike)) else hash_image(image)
+            yield UndecodedImage(image if isinstance(image, (str, os.PathLike)) else None, label, path, digest)
+
     def _paths(self) -> list[str | None]:
         """The file of each item of a list; empty for anything else."""
         return [parse_item(item).path for item in self._items] if isinstance(self._items, (list, tuple)) else []
@@ -150,6 +174,7 @@ class _DecodedRow(NamedTuple):
     label: int | None
     path: str | None
     status: str
+    hash: str = UNREADABLE
 
 
 class _Decoded(Dataset[_DecodedRow]):
@@ -169,12 +194,13 @@ class _Decoded(Dataset[_DecodedRow]):
 
 
 def _decode(item: Any, image_size: int) -> _DecodedRow:
-    label, path = None, None
+    label, path, digest = None, None, UNREADABLE
     try:
         image, label, path = parse_item(item)
-        return _DecodedRow(load_pixels(image, image_size), label, path, OK)
+        digest = hash_image(image)
+        return _DecodedRow(load_pixels(image, image_size), label, path, OK, digest)
     except (TypeError, ValueError) as error:
-        return _failed(error, image_size, label, path)
+        return _failed(error, image_size, label, path)._replace(hash=digest)
 
 
 def _failed(error: Exception, image_size: int, label: int | None = None, path: str | None = None) -> _DecodedRow:
@@ -183,8 +209,8 @@ def _failed(error: Exception, image_size: int, label: int | None = None, path: s
 
 
 def _collate(rows: Sequence[_DecodedRow]) -> ImageBatch:
-    pixels, labels, paths, status = zip(*rows, strict=True)
-    return ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status))
+    pixels, labels, paths, status, hashes = zip(*rows, strict=True)
+    return ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status), list(hashes))
 
 
 def _stream(items: Iterable[Any], image_size: int, batch_size: int, runs: Iterable[range]) -> Iterator[ImageBatch]:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from randar_features import sequence
 from randar_features.data import open_images
+from randar_features.data.stored_images import root_of
 from randar_features.encoding.outputs import encode_outputs, model_outputs
 from randar_features.encoding.store import FeatureStore
 from randar_features.encoding.store_writer import Content, write_store
 from randar_features.hub import Model, load_model
+from randar_features.precision import default_dtype
 
 
 def extract_to_store(
@@ -31,6 +33,7 @@ def extract_to_store(
     pool: str | None = "mean",
     store_dtype: str = "float16",
     append: bool = False,
+    retry: bool = False,
     batch_size: int = 32,
     shard_rows: int | None = None,
     device: str | torch.device | None = None,
@@ -53,10 +56,11 @@ def extract_to_store(
             are read, all from one tokenization. Outputs are named "reverse image layer 2".
         pool: "mean" over locations, rows (D,); None: maps (G, G, D).
         store_dtype: "float16" or "float32", on disk.
-        append: the images follow those that the store has; files that it has already are passed over.
+        append: images that the store does not have, by content or path, are added; changed ones are read anew and moved
+            ones renamed, with a warning that names them. An append that was killed goes on.
+        retry: images that could not be read are read again.
         batch_size: images a forward pass.
-        shard_rows: rows a file: as many as a kill can cost and as memory must hold; None: 1024, or as many as make
-            64 MiB.
+        shard_rows: images a file, as memory must hold; None: 1024, or as many as make 64 MiB.
 
     Raises:
         ValueError: settings that do not fit the model; or a folder with the features of another model, of other
@@ -78,6 +82,7 @@ def extract_to_store(
         image_size=loaded.image_size,
         pooling=pool,
         dtype=store_dtype,
+        compute_dtype=_compute_dtype(loaded, dtype),
     )
     return write_store(
         open_images(images, split=split),
@@ -85,12 +90,21 @@ def extract_to_store(
         encode,
         content,
         data=_name_of(images, split),
+        root=root_of(images, split),
         batch_size=batch_size,
         shard_rows=shard_rows,
         num_workers=num_workers,
         append=append,
+        retry=retry,
         progress=progress,
     )
+
+
+def _compute_dtype(model: Model, dtype: torch.dtype | None) -> str:
+    """The number format that the model computes in; one of its weights' own, where they are in half precision."""
+    weights = next(model.transformer.parameters()).dtype
+    used = weights if weights in (torch.bfloat16, torch.float16) else dtype or default_dtype(model.device)
+    return str(used).removeprefix("torch.")
 
 
 def _name_of(images: Any, split: str | None) -> str:

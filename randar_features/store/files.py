@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +34,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         OSError: it cannot be written; the message says how many bytes are free, or which folder is a file.
     """
     make_folder(path.parent)
-    aside = path.with_name(f"{path.name}.{os.getpid()}{ASIDE}")
+    aside = path.with_name(f"{path.name}.{_writer()}{ASIDE}")
     try:
         with _created(aside) as file:
             yield file
@@ -48,6 +49,13 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             raise
         free = shutil.disk_usage(path.parent).free
         raise OSError(f"could not write {path} ({cause}); {free} bytes are free there") from error
+
+
+def _writer() -> str:
+    """The id of this process, and of its thread unless that is the main one."""
+    if threading.current_thread() is threading.main_thread():
+        return str(os.getpid())
+    return f"{os.getpid()}-{threading.get_native_id()}"
 
 
 def _created(path: Path) -> BinaryIO:

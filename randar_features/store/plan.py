@@ -261,19 +261,22 @@ def _same_in_another_order(state: _State, records: Sequence[Record]) -> bool:
 
 def _differences(state: _State, source: Source, records: Sequence[Record]) -> str:
     """In words: which images changed, which have another label, which are new and which are gone."""
-    held = {state.path(row) or each.record.hash: each.record for row, each in state.present.items()}
-    given = {absolute(record.path, source.root) or record.hash: record for record in records}
-    shared = held.keys() & given.keys()
-    groups = {
-        "changed": [name for name in given if name in shared and held[name].hash != given[name].hash],
-        "with another label": [
-            name
-            for name in given
-            if name in shared and held[name].hash == given[name].hash and held[name].label != given[name].label
-        ],
-        "new": [name for name in given if name not in shared],
-        "not given now": [name for name in held if name not in shared],
+    held = {state.path(row) or each.record.hash: (each.record, f"row {row}") for row, each in state.present.items()}
+    given = {
+        absolute(record.path, source.root) or record.hash: (record, f"image {number}")
+        for number, record in enumerate(records)
     }
+    changed, moved, new = [], [], []
+    for key, (record, number) in given.items():
+        before = held.get(key)
+        if before is None:
+            new.append(number if record.path is None else key)
+        elif before[0].hash != record.hash:
+            changed.append(key)
+        elif before[0].label != record.label:
+            moved.append(key)
+    gone = [number if record.path is None else key for key, (record, number) in held.items() if key not in given]
+    groups = {"changed": changed, "with another label": moved, "new": new, "not given now": gone}
     said = [f"{len(names)} {what} ({_named(names)})" for what, names in groups.items() if names]
     return "; ".join(said) or "they are in another order"
 

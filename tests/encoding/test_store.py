@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from randar_features.encoding import FeatureStore
-from randar_features.encoding.store import find_shards
+from randar_features.store.shards import find_shards
 from tests.encoding.stores import (
     Interrupted,
     content,
@@ -61,7 +61,7 @@ def test_manifest_labels_and_paths(tmp_path: Path):
     assert manifest["outputs"] == {"mean colour": {"layer": 0}, "corner": {"layer": 1}}
     assert manifest["transform"] == "ADM centre crop of 8 pixels"
     (part,) = manifest["parts"]
-    assert (part["data"], part["first"], part["rows"]) == ("two classes", 0, 4) and len(part["fingerprint"]) == 16
+    assert (part["data"], part["first"], part["rows"]) == ("two classes", 0, 4)
 
 
 def test_only_some_outputs(tmp_path: Path):
@@ -98,7 +98,7 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path, calls: int):
     write(images, tmp_path / "whole")
     with pytest.raises(Interrupted):
         write(images, tmp_path / "parts", encode=interrupted_after(calls))
-    with pytest.raises(ValueError, match="run its extraction again"):
+    with pytest.raises(ValueError, match="lacks the rows"):
         FeatureStore(tmp_path / "parts")
     done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("rows-*")}
     assert len(done) == calls // 2
@@ -111,17 +111,17 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from randar_features.encoding import store_writer
+from randar_features.store import shards
 from tests.encoding.stores import pictures, write
 
-written_whole = store_writer.written_whole
+written_whole = shards.written_whole
 def killed(path):
     if path.name.startswith("rows-000000003"):
-        path.with_name(path.name + ".writing").write_bytes(b"half of a shar")
+        path.with_name(path.name + ".77.writing").write_bytes(b"half of a shar")
         os.kill(os.getpid(), signal.SIGKILL)
     return written_whole(path)
 
-store_writer.written_whole = killed
+shards.written_whole = killed
 write(pictures(8), Path(sys.argv[2]))
 """
 
@@ -132,6 +132,7 @@ def test_killed_while_it_writes(tmp_path: Path):
     assert done.returncode == -signal.SIGKILL
     assert len(find_shards(tmp_path / "parts")) == 1
     write(pictures(8), tmp_path / "parts")
+    assert not list((tmp_path / "parts").glob(".lock-owner"))
     write(pictures(8), tmp_path / "whole")
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
@@ -143,7 +144,7 @@ def test_a_finished_store_is_given_back(tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("position", [-1, -50, -100])
+@pytest.mark.parametrize("position", [-20, -50, -100])
 def test_a_flipped_byte_is_named_and_costs_one_shard(tmp_path: Path, position: int):
     images = pictures(8)
     write(images, tmp_path)
@@ -163,7 +164,7 @@ def test_a_flipped_byte_is_named_and_costs_one_shard(tmp_path: Path, position: i
     assert [shard.path.stat().st_mtime_ns for shard in (shards[0], shards[2])] == others
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: b"", lambda data: data[:8] + b"#" + data[9:]])
+@pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: b"", lambda data: b"#" + data[1:]])
 def test_a_torn_file_is_named_at_once(tmp_path: Path, damage: Callable[[bytes], bytes]):
     write(pictures(8), tmp_path)
     whole, torn = contents(tmp_path), find_shards(tmp_path)[2].path
@@ -192,6 +193,7 @@ def test_a_missing_shard_is_named(tmp_path: Path):
         ({"pooling": None}, 'its pooling is "mean", now null'),
         ({"dtype": "float32"}, 'its dtype is "float16", now "float32"'),
         ({"image_size": 16}, "its image_size is 8, now 16"),
+        ({"compute_dtype": "bfloat16"}, 'its compute_dtype is "float32", now "bfloat16"'),
         ({"outputs": {"corner": {"layer": 2}}}, "its outputs is"),
     ],
 )
@@ -206,11 +208,11 @@ def test_features_of_another_encoder_are_refused(tmp_path: Path, option: dict[st
 def test_other_images_are_refused(tmp_path: Path):
     save(pictures(4), tmp_path / "images")
     write(tmp_path / "images", tmp_path / "store")
-    with pytest.raises(ValueError, match="made of other images: 4 of test, now 3 of test"):
+    with pytest.raises(ValueError, match="made of other images: 4 of test, now 3"):
         write(pictures(3), tmp_path / "store")
     larger = np.random.default_rng(1).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     Image.fromarray(larger).save(tmp_path / "images/03.png")
-    with pytest.raises(ValueError, match="made of other images"):
+    with pytest.raises(ValueError, match=r"made of other images: .* 1 changed \(.*images/03.png\)\. .*append"):
         write(tmp_path / "images", tmp_path / "store")
 
 
@@ -218,9 +220,9 @@ def test_other_pixels_are_refused(tmp_path: Path):
     images = pictures(8)
     write(images, tmp_path)
     images[3] = 255 - images[3]
-    with pytest.raises(ValueError, match=r"row 3 \(no path\) has other pixels now"):
+    with pytest.raises(ValueError, match=r"1 new \(image 3\); 1 not given now \(row 3\)"):
         write(images, tmp_path)
-    with pytest.raises(ValueError, match="made of other images: 8 of test, now 8 of test"):
+    with pytest.raises(ValueError, match="made of other images: 8 of test, now 8"):
         write(pictures(8, seed=1), tmp_path)
 
 
@@ -228,7 +230,7 @@ def test_values_beyond_half_precision(tmp_path: Path):
     def large(pixels: Tensor) -> Mapping[str, Tensor]:
         return {"mean colour": torch.full((len(pixels), 1), 1e5)}
 
-    with pytest.raises(ValueError, match=r'mean colour is 1e\+05 in row 0, beyond float16: store it as "float32"'):
+    with pytest.raises(ValueError, match=r'mean colour is 1e\+05 of .*, beyond float16: store it as "float32"'):
         write(pictures(2), tmp_path / "half", encode=large)
     store = write(pictures(2), tmp_path / "single", content(dtype="float32"), encode=large)
     assert store.array("mean colour").tolist() == [[1e5], [1e5]]
@@ -240,5 +242,61 @@ def test_no_store(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"manifest.json is missing: make the store"):
         FeatureStore(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 7}')
-    with pytest.raises(ValueError, match="no manifest of a feature store of format 1"):
+    with pytest.raises(ValueError, match="no manifest of a store of format 2"):
         FeatureStore(tmp_path)
+
+
+def test_rows_are_numbers_or_a_mask(tmp_path: Path):
+    store = write(pictures(5), tmp_path)
+    rows = expected(pictures(5))["corner"]
+    mask = np.array([True, False, False, True, True])
+    for choice in (mask, mask.tolist(), torch.from_numpy(mask), [0, 3, 4], np.array([0, 3, 4], np.uint8)):
+        np.testing.assert_array_equal(store.array("corner", choice), rows[mask])
+    np.testing.assert_array_equal(store.array("corner", slice(1, 4)), rows[1:4])
+    assert len(store.array("corner", [])) == 0
+    for wrong in (mask[:4], [-1], [5]):
+        with pytest.raises(IndexError):
+            store.array("corner", wrong)
+    for fractions in ([0.9, 2.2], 2, [[0, 1]], ["0"]):
+        with pytest.raises(TypeError):
+            store.array("corner", fractions)
+    for size in (0, -3):
+        with pytest.raises(ValueError, match="at least 1"):
+            store.blocks("corner", size)
+
+
+@pytest.mark.parametrize("damage", ["altered", "torn", "nested", "list"])
+def test_a_damaged_manifest_is_one_line_that_names_it(tmp_path: Path, damage: str):
+    write(pictures(2), tmp_path)
+    path = tmp_path / "manifest.json"
+    text = path.read_text()
+    path.write_text(
+        {
+            "altered": text.replace('"rows": 2', '"rows": "2"'),
+            "torn": text[:-20],
+            "nested": "[" * 100_000,
+            "list": "[1]",
+        }[damage]
+    )
+    for open_it in (lambda: FeatureStore(tmp_path), lambda: write(pictures(2), tmp_path)):
+        with pytest.raises(ValueError, match=r"manifest\.json") as error:
+            open_it()
+        assert "\n" not in str(error.value)
+
+
+def test_a_store_of_an_earlier_version_is_told(tmp_path: Path):
+    (tmp_path / "rows-000000000-0000003-1a2b3c4d.safetensors").touch()
+    (tmp_path / "manifest.json").write_text('{"format": 1}')
+    for open_it in (lambda: FeatureStore(tmp_path), lambda: write(pictures(2), tmp_path)):
+        with pytest.raises(ValueError, match=r"earlier version.*make it anew with .*extract_features\.py"):
+            open_it()
+
+
+def test_other_programs_open_the_shards_as_they_are(tmp_path: Path):
+    import pyarrow as pa
+
+    store = write(pictures(4), tmp_path)
+    with pa.memory_map(str(store.shards[0].path)) as file:
+        frame = pa.ipc.open_file(file).read_all().to_pandas()
+    assert list(frame) == ["path", "label", "status", "hash", "mean colour", "corner"]
+    np.testing.assert_array_equal(np.stack(frame["mean colour"]), store.rows("mean colour")[0])

@@ -1,0 +1,129 @@
+"""Images of any source as a store takes them: decoded, made into values, and known by their content."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from randar_features.data.images import ImageBatch, ImageSource
+from randar_features.store.identity import UNREADABLE, hash_files, remember_files
+from randar_features.store.records import Block, Record
+
+Encode = Callable[[ImageBatch], Mapping[str, np.ndarray]]
+_REMEMBERED = 1000  # files whose hashes go to the cache at once
+
+
+class StoredImages:
+    """A `store.records.Source` of images.
+
+    Args:
+        source: the images.
+        encode: values (b, …) by name of a batch of images, those that cannot be read included.
+        image_size: pixels a side of what `encode` is given.
+        batch_size: images a call of `encode`.
+        num_workers: processes that decode images.
+        root: the folder or archive that the images lie in, as it was given: paths are kept from there on.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        encode: Encode,
+        *,
+        image_size: int,
+        batch_size: int,
+        num_workers: int = 0,
+        root: Path | None = None,
+    ) -> None:
+        self.source, self.encode = source, encode
+        self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
+        self.root = None if root is None else Path(os.path.realpath(root))
+        self._given = "" if root in (None, Path()) else os.path.join(root, "")
+        self._records: list[Record] | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Number of images; None of a stream that cannot tell."""
+        return self.source.length
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images can only be read one after the other."""
+        return self.source.streamed
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """Name of each class, or None."""
+        return self.source.label_names
+
+    def records(self) -> list[Record]:
+        """Of all images. Files whose size and times have not changed since they were hashed are not read."""
+        if self._records is None:
+            items = list(self.source.items())
+            # The file system knows the files by their whole paths, so that the cache serves every spelling.
+            files = {n: _whole(item.path) for n, item in enumerate(items) if isinstance(item.image, str | os.PathLike)}
+            hashes = dict(zip(files, hash_files(list(files.values())), strict=True))
+            self._records = [
+                Record(
+                    self._from_root(item.path),
+                    -1 if item.label is None else item.label,
+                    hashes.get(number, item.hash),
+                )
+                for number, item in enumerate(items)
+            ]
+        return self._records
+
+    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
+        """The images of those numbers, in order; no block reaches from one run into the next."""
+        began, fresh = time.time_ns(), {}
+        for batch in self.source.batches(self.image_size, self.batch_size, self.num_workers, rows=runs):
+            fresh |= {
+                _whole(path): digest
+                for path, digest in zip(batch.paths, batch.hashes, strict=True)
+                if path is not None and digest != UNREADABLE
+            }
+            if len(fresh) >= _REMEMBERED:
+                remember_files(fresh, began)
+                fresh = {}
+            yield Block(self.encode(batch), self._records_of(batch), batch.status)
+        remember_files(fresh, began)
+
+    def _records_of(self, batch: ImageBatch) -> list[Record]:
+        return [
+            Record(self._from_root(path), -1 if label is None else label, digest)
+            for path, label, digest in zip(batch.paths, batch.labels, batch.hashes, strict=True)
+        ]
+
+    def _from_root(self, path: str | None) -> str | None:
+        """A path from the root on; of a file elsewhere the whole path; a name that is no file's stays."""
+        if path is None:
+            return None
+        if self.root is not None and path.startswith(self._given) and not os.path.isabs(path[len(self._given) :]):
+            return path[len(self._given) :]
+        return _whole(path) if os.path.isabs(path) or os.path.lexists(path) else path
+
+
+def _whole(path: str | None) -> str:
+    folder, name = os.path.split(path or "")
+    return os.path.join(_real(folder), name)
+
+
+@cache
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def root_of(images: Any, split: str | None = None) -> Path | None:
+    """The folder or archive that paths of these images begin with; None where they are no folder."""
+    if not isinstance(images, str | os.PathLike):
+        return None
+    path = Path(images)
+    if split is not None and (path / split).is_dir():
+        return path / split
+    return path if path.is_dir() or path.suffix == ".tar" else None
