@@ -55,7 +55,7 @@ def save(images: np.ndarray, folder: Path, first: int = 0) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".lock")}
 
 
 class Interrupted(Exception):
