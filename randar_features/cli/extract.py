@@ -19,6 +19,7 @@ from randar_features.cli.options import (
     compute_dtype,
 )
 from randar_features.cli.parse import Count, Seed, Share, positional, run
+from randar_features.encoding.store import abandon
 
 SHOWN = 20
 
@@ -43,7 +44,9 @@ class ExtractOptions(ModelOptions, ImageOptions):
         pooling: mean: one vector for each image; none: the maps.
         dtype: number format of the products; auto: the fastest of this machine.
         store_dtype: number format on disk.
-        append: add the images that the store does not have yet.
+        append: add the images that the store does not have yet, read changed ones anew, and name those that are gone.
+        retry: read again the images that could not be read.
+        abandon: remove what a run that was not finished has added, and do nothing else.
         shard_rows: images in one file of the store; none: 1024, or as many as make 64 MiB.
         max_unreadable: share of images that cannot be read above which the exit status is 1.
         progress: show a bar.
@@ -61,6 +64,8 @@ class ExtractOptions(ModelOptions, ImageOptions):
     dtype: DType = "float32"
     store_dtype: StoreDType = "float16"
     append: bool = False
+    retry: bool = False
+    abandon: bool = False
     shard_rows: Count | None = None
     max_unreadable: Share = 0.01
     progress: bool = True
@@ -68,6 +73,9 @@ class ExtractOptions(ModelOptions, ImageOptions):
 
 def extract(options: ExtractOptions) -> int:
     """Write the store, and name the images that could not be read."""
+    if options.abandon:
+        print(f"{options.out}: {abandon(options.out)} images stay")
+        return 0
     store = extract_to_store(
         list(options.data) if len(options.data) > 1 else options.data[0],
         options.out,
@@ -81,6 +89,7 @@ def extract(options: ExtractOptions) -> int:
         pool=None if options.pooling == "none" else options.pooling,
         store_dtype=options.store_dtype,
         append=options.append,
+        retry=options.retry,
         batch_size=options.batch_size,
         shard_rows=options.shard_rows,
         device=options.device,

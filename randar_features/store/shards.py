@@ -15,14 +15,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
 from randar_features.store.files import written_whole
 from randar_features.store.records import Record, escape, unescape
+
+if TYPE_CHECKING:  # pyarrow is slow to import, and not every use of the package has a store
+    import pyarrow as pa
 
 SHARD, PIECE = "rows", "part"
 _NAME = re.compile(r"(rows|part)-(\d{9})-(\d{7})-([0-9a-f]{16})\.arrow")
@@ -76,6 +78,8 @@ class Shard:
     @cached_property
     def batch(self) -> pa.RecordBatch:
         """Everything in the file, mapped into memory, after `verify`."""
+        import pyarrow as pa
+
         self.verify()
         try:
             batch = pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch(0)
@@ -121,6 +125,8 @@ class Shard:
 
 
 def _as_numpy(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    import pyarrow as pa
+
     field, column = batch.schema.field(name), batch.column(name)
     if not pa.types.is_fixed_size_list(field.type):
         return column.to_numpy()
@@ -137,6 +143,8 @@ def write_shard(
     kind: str = SHARD,
 ) -> Shard:
     """Write rows `first` and following: values (n, …) by name, and what is known of each image."""
+    import pyarrow as pa
+
     paths = [None if record.path is None else escape(record.path) for record in records]
     arrays: dict[str, Any] = {
         "path": pa.array(paths, pa.string()),
@@ -161,6 +169,8 @@ def write_shard(
 
 
 def _as_arrow(values: np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:]))
 
