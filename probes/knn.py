@@ -10,45 +10,105 @@ import torch
 from .classifier import require_fitted
 from .inputs import Array, Labels, class_indices, feature_matrix, label_vector
 from .retrieval import search
+from .splits import stratified_holdout
+from .whitener import NORMALIZATIONS, fitted_transform
 
+AUTO = "auto"
+TUNING_K = 20
 _BLOCK_ROWS = 4096
+
+
+def candidates(width: int, count: int) -> list[tuple[str, int | None]]:
+    """What "auto" tries for vectors (count, width): each normalization, whitening to a half, a quarter … of the axes.
+
+    Down to 8; all axes are the end on the other side, where nothing more can be tried.
+    """
+    most = max(1, min(width, count - 1))
+    sizes = [most // 2**halvings for halvings in range(most.bit_length()) if most // 2**halvings >= min(8, most)]
+    return [("unit", None), ("standardized", None), *(("whitened", size) for size in sizes)]
 
 
 class KNNProbe:
     """Each of the `k` nearest training rows votes exp(cosine / temperature) for its label; several k at once.
 
     DINO's and DINOv2's protocol (`eval_knn.py`: k ∈ {10, 20, 100, 200}, temperature 0.07). Of equally near
-    rows the lowest row number is nearer; of equal votes the lowest label wins. Nothing is random.
+    rows the lowest row number is nearer; of equal votes the lowest label wins.
 
-    After `fit`: `classes` (the labels seen, sorted).
+    `normalization` before cosines, measured on the training images: "unit", nothing; "standardized"; "whitened", to
+    `components` principal axes; "auto": whichever classifies a stratified `validation_fraction` of the training images
+    best by the others, with the k next to 20 (of equals the first of `candidates`). Nothing else is random.
+
+    After `fit`: `classes` (the labels seen, sorted); `chosen_normalization` and `chosen_components`; after "auto"
+    `validation_accuracies` by both, and `grid_ends`, in words where the most or fewest components tried were chosen.
     """
 
     classes: np.ndarray
+    chosen_normalization: str
+    chosen_components: int | None
+    validation_accuracies: dict[tuple[str, int | None], float]
+    grid_ends: list[str]
 
     def __init__(
         self,
         *,
         k: int | Sequence[int] = (10, 20, 100, 200),
         temperature: float = 0.07,
+        normalization: str = "unit",
+        components: int | None = None,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
         """`device`: where similarities are computed; default where the training features are."""
+        if normalization not in (*NORMALIZATIONS, AUTO):
+            raise ValueError(
+                f"normalization must be one of {', '.join((*NORMALIZATIONS, AUTO))}, got {normalization!r}"
+            )
+        if components is not None and normalization != "whitened":
+            raise ValueError(f"components are for normalization whitened, got {components} for {normalization}")
         self.k = tuple(sorted(set(np.atleast_1d(np.asarray(k, int)).tolist())))
         if not self.k or self.k[0] < 1 or not temperature > 0:
             raise ValueError(f"every k must be ≥ 1 and temperature > 0, got k = {self.k}, {temperature}")
-        self.temperature = temperature
-        self.device = device
+        self.temperature, self.normalization, self.components = temperature, normalization, components
+        self.validation_fraction, self.seed, self.device = validation_fraction, seed, device
 
     def fit(self, features: Array, labels: Labels) -> KNNProbe:
-        """Keep `features` (n, D), without a copy, and integer `labels` (n,) ≥ 0; returns self.
+        """Keep `features` (n, D), a copy only where they are normalized, and integer `labels` (n,) ≥ 0; returns self.
 
         Raises on wrong shapes, NaN or infinity, a single class, or fewer rows than the largest k.
         """
-        self._gallery = feature_matrix(features)
-        self.classes, self._classes_of_rows = class_indices(label_vector(labels, len(self._gallery)))
-        if self.k[-1] > len(self._gallery):
-            raise ValueError(f"k = {self.k[-1]} needs as many training rows, got {len(self._gallery)}")
+        rows = feature_matrix(features)
+        self.classes, self._classes_of_rows = class_indices(label_vector(labels, len(rows)))
+        if self.k[-1] > len(rows):
+            raise ValueError(f"k = {self.k[-1]} needs as many training rows, got {len(rows)}")
+        self.grid_ends = []
+        chosen = self._choose(rows) if self.normalization == AUTO else (self.normalization, self.components)
+        self.chosen_normalization, self.chosen_components = chosen
+        self._width, self._transform = rows.shape[1], fitted_transform(*chosen, rows)
+        self._gallery = rows if self._transform is None else self._transform.apply(rows)
         return self
+
+    def _choose(self, rows: torch.Tensor) -> tuple[str, int | None]:
+        """The normalization and components with the best accuracy on held-out training images."""
+        labels = self.classes[self._classes_of_rows]
+        kept, held = stratified_holdout(labels, self.validation_fraction, self.seed)
+        k = min(min(self.k, key=lambda k: abs(k - TUNING_K)), len(kept))
+        self.validation_accuracies = {}
+        for normalization, components in candidates(rows.shape[1], len(kept)):
+            probe = KNNProbe(
+                k=k,
+                temperature=self.temperature,
+                normalization=normalization,
+                components=components,
+                device=self.device,
+            ).fit(rows[kept], labels[kept])
+            right = probe.predict(rows[held])[k] == labels[held]
+            self.validation_accuracies[normalization, components] = float(right.mean())
+        best = max(self.validation_accuracies, key=self.validation_accuracies.__getitem__)
+        tried = [n for name, n in self.validation_accuracies if name == "whitened" and n is not None]
+        if best[1] is not None and best[1] == min(tried) and best[1] > 1:
+            self.grid_ends = [f"components: {best[1]}, the fewest that were tried, was chosen"]
+        return best
 
     def predict_proba(self, features: Array, exclude: Labels | None = None) -> dict[int, np.ndarray]:
         """Share of the votes by k: float64 (n, C), columns in the order of `classes`.
@@ -70,7 +130,8 @@ class KNNProbe:
     def _votes(self, features: Array, exclude: Labels | None) -> Iterator[dict[int, np.ndarray]]:
         """For one block of rows after another: votes for each class by k, float64 (rows, C)."""
         require_fitted(self)
-        queries = feature_matrix(features, width=self._gallery.shape[1])
+        queries = feature_matrix(features, width=self._width)
+        queries = queries if self._transform is None else self._transform.apply(queries)
         ids, similarities = search(queries, self._gallery, self.k[-1], exclude, device=self.device)
         for start in range(0, len(ids), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
-POOLINGS = ("mean", "mean+deviation", "max", "flat")
+POOLINGS = ("mean", "1x1+2x2", "mean+deviation", "max", "flat")
 
 
 def pool(maps: Tensor, pooling: str) -> Tensor:
@@ -14,8 +15,10 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
     Args:
         maps: (b, G, H, D) float features on a grid; G = H = 1 for an encoder that has none.
         pooling: "mean" over locations, (b, D); "mean+deviation", that and the population standard deviation,
-            (b, 2·D); "max" over locations, (b, D); "flat", all locations row by row, (b, G·H·D). On a grid of
-            one location all but "mean+deviation" are the same, and its deviations are 0.
+            (b, 2·D); "1x1+2x2", the mean over all locations, then those over the four quadrants, (b, 5·D), where
+            an odd row or column in the middle belongs to both sides; "max" over locations, (b, D); "flat", all
+            locations row by row, (b, G·H·D). On a grid of one location "mean", "max" and "flat" are the same,
+            "1x1+2x2" repeats it, and deviations are 0.
 
     Raises:
         ValueError: an unknown pooling, or maps of another number of axes.
@@ -32,4 +35,11 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
     mean = locations.mean(dim=1)
     if pooling == "mean":
         return mean
+    if pooling == "1x1+2x2":
+        return torch.cat([mean, quadrants(maps)], dim=1)
     return torch.cat([mean, locations.std(dim=1, correction=0)], dim=1)
+
+
+def quadrants(maps: Tensor) -> Tensor:
+    """Means over the four quadrants of (b, G, H, D), row by row: (b, 4·D)."""
+    return adaptive_avg_pool2d(maps.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).flatten(1)

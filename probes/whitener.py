@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .inputs import Array, at_least_float32, feature_matrix
 from .rows import Features, as_rows
+from .standardizer import Standardizer
 
 NORMALIZATIONS = ("unit", "standardized", "whitened")
 """What is done with vectors before cosines, besides bringing them to length 1."""
@@ -79,3 +80,18 @@ class Whitener:
         rows = at_least_float32(rows)
         # Centred first: the mean may be a hundred times as long as what varies.
         return (rows - self.mean.to(rows.device, rows.dtype)) @ self.axes.to(rows.device, rows.dtype)
+
+
+Transform = Standardizer | Whitener
+
+
+def fitted_transform(normalization: str, components: int | None, features: Features) -> Transform | None:
+    """What one of `NORMALIZATIONS` does to vectors before they are brought to length 1; None: nothing.
+
+    components: of whitening; None: all.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
+    if normalization == "unit":
+        return None
+    return Standardizer().fit(features) if normalization == "standardized" else Whitener(components).fit(features)

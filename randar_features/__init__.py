@@ -1,4 +1,6 @@
-"""Features, generation and editing from autoregressive image models."""
+"""Features, retrieval, generation and editing from autoregressive image models."""
+
+from typing import TYPE_CHECKING, Any
 
 from randar_features.encoding import (
     Features,
@@ -26,6 +28,7 @@ __all__ = [
     "ImageEncoder",
     "Model",
     "RandAREncoder",
+    "build_index",
     "encode_tokens",
     "extract_features",
     "extract_to_store",
@@ -35,9 +38,22 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "log_likelihood",
+    "open_index",
     "outpaint",
     "pack_weights",
     "push_to_hub",
     "surprisal_map",
     "upscale_tokens",
 ]
+
+if TYPE_CHECKING:
+    from randar_features.retrieval import build_index, open_index
+
+
+def __getattr__(name: str) -> Any:
+    """`build_index` and `open_index`, when they are first used: faiss takes a second to import."""
+    if name not in ("build_index", "open_index"):
+        raise AttributeError(f"module 'randar_features' has no attribute {name!r}")
+    from randar_features import retrieval
+
+    return getattr(retrieval, name)

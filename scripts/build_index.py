@@ -14,9 +14,10 @@ from pathlib import Path
 
 from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.encoders.generators import GeneratorEncoder
-from benchmarks.tasks.feature_index import index_stores, warn_of_classes
+from benchmarks.tasks.feature_index import warn_of_classes
 from probes.index import KINDS, NORMALIZATIONS, in_words, process_memory
 from probes.pooling import POOLINGS
+from randar_features import build_index
 from randar_features.command_line import run_command
 from randar_features.encoding.outputs import model_outputs
 from randar_features.encoding.store import FeatureStore
@@ -30,13 +31,13 @@ def main() -> None:
     if args.stores and args.images is not None:
         raise ValueError(f"give feature stores or --images, not both: got {args.stores} and {args.images!r}")
     stores = [FeatureStore(store) for store in args.stores] or [extracted(args)]
-    output = chosen_output(stores[0], args.output)
     start = time.perf_counter()
-    index = index_stores(
+    index = build_index(
         stores,
-        output,
         args.out,
-        kind=args.kind,
+        args.output,
+        args.kind,
+        pooling=args.pooling,
         normalization=args.normalization,
         memory_limit=args.memory_limit,
         threads=args.threads,
@@ -44,11 +45,12 @@ def main() -> None:
         **{name: value for name in SIZES if (value := getattr(args, name)) is not None},
     )
     taken = time.perf_counter() - start
-    about = [f"{name} {value}" for name, value in index.features.items() if name != "label_names"]
+    about = [f"{name} {value}" for name, value in index.features.items() if name not in ("label_names", "source")]
     print(f"{index}\n  features: {', '.join(about)}")
     warn_of_classes(index.features)
-    print(f"  {taken:.1f} s, {in_words(process_memory(peak=True))} at its peak, {len(index.left_out)} rows left out")
-    sizes = index.bytes_per_vector
+    left_out = len(index.vectors.left_out)
+    print(f"  {taken:.1f} s, {in_words(process_memory(peak=True))} at its peak, {left_out} images left out")
+    sizes = index.vectors.bytes_per_vector
     print(f"  bytes a vector: {sizes['memory']:.0f} in memory, {sizes['disk']:.0f} on disk")
 
 
@@ -64,16 +66,13 @@ def extracted(args: argparse.Namespace) -> FeatureStore:
 
 
 def recommended_output(encoder: Encoder) -> str:
-    """Of a model, the image tokens at its recommended layer in its recommended context; of others, the first output."""
+    """Of a model, image tokens at its recommended layer and context; of others the pooled or the last features."""
     if isinstance(encoder, GeneratorEncoder):
         return next(iter(model_outputs(encoder.model)))
-    return next(iter(encoder.outputs))
-
-
-def chosen_output(store: FeatureStore, output: str | None) -> str:
-    if output is None and len(store.names) > 1:
-        raise ValueError(f"{store.folder} holds several outputs, choose one by --output: {', '.join(store.names)}")
-    return output or store.names[0]
+    if "pooled" in encoder.outputs:
+        return "pooled"
+    layers = [output for output, details in encoder.outputs.items() if details["layer"] is not None]
+    return layers[-1] if layers else next(iter(encoder.outputs))
 
 
 def memory(text: str) -> int:
@@ -99,10 +98,10 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=32)
     add("--workers", type=int, default=0, help="processes that decode images")
     add("--device")
-    add("--output", help='which of the outputs, such as "reverse image layer 2"; a model\'s recommended one')
+    add("--output", help="which of the outputs, such as reverse/image/2; a model's recommended one")
     add("--out", type=Path, required=True, help="folder of the index")
     add("--kind", default="auto", choices=["auto", *KINDS], help="auto: by the number of images")
-    add("--normalization", default="unit", choices=NORMALIZATIONS)
+    add("--normalization", default="unit", choices=[*NORMALIZATIONS, "auto"], help="auto: by the labels")
     add("--memory-limit", type=memory, help="of this process, such as 4GB; default: what is available")
     add("--threads", type=int, default=1, help="more are faster, but an hnsw index then differs from run to run")
     add("--checkpoint-rows", type=int, help="rows that a kill can cost; default: a tenth")

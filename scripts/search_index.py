@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import numpy as np
 
 from benchmarks.datasets import open_data
 from benchmarks.report.figures import image_grid
-from benchmarks.tasks.feature_index import encode_images, encoder_of, images_of_rows, warn_of_classes
-from probes import Neighbours
-from probes.index import VectorIndex
+from benchmarks.tasks.feature_index import encoder_of, images_of_rows, warn_of_classes
+from randar_features import open_index
 from randar_features.command_line import run_command
 from randar_features.data import open_images
+from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_json
 
 PICTURE = 128  # pixels that each picture is read at
@@ -28,12 +27,19 @@ PICTURE = 128  # pixels that each picture is read at
 
 def main() -> None:
     args = parser().parse_args()
-    index = VectorIndex(args.index, verify=not args.no_verify)
+    index = open_index(args.index, verify=not args.no_verify)
     warn_of_classes(index.features)
-    args.k = max(1, min(10, len(index) - 1)) if args.k is None else args.k
-    search = by_rows if args.rows else by_images
-    queries, found = search(index, args)
-    results = described(index, queries, found)
+    effort = {name: getattr(args, name) for name in ("nprobe", "efSearch", "candidates")}
+    if args.rows:
+        hits = index.search_own(args.rows, args.k, **effort)
+    else:
+        encoder = encoder_of(index, args.encoder, args.device)
+        hits = index.search(args.images, args.k, encoder=encoder, **effort)
+    args.k = hits.ids.shape[1]
+    for path, status in zip(hits.queries, hits.status, strict=True):
+        if status != "ok":
+            print(f"could not be read: {path}: {status}")
+    results = described(index, hits)
     print_table(results)
     if args.json:
         write_json(args.json, {"index": str(args.index), "features": index.features, "queries": results})
@@ -44,53 +50,20 @@ def main() -> None:
         args.grid.write_bytes(grid(results, args))
 
 
-def by_rows(index: VectorIndex, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Neighbours]:
-    found = index.search_rows(args.rows, args.k, nprobe=args.nprobe, efSearch=args.efSearch, candidates=args.candidates)
-    return [told(index, row) for row in args.rows], found
+def described(index: Index, hits: Hits) -> list[dict[str, Any]]:
+    """Each query that could be read, and what was found for it, best first."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for one in hits.to_dicts():
+        about = {"rank": one["rank"], "similarity": one["score"], "row": one["id"]}
+        found.setdefault(one["query"], []).append(about | {"path": one["path"], "label": one["label"]})
+    return [{"query": told(index, hits, number), "found": found[number]} for number in found]
 
 
-def by_images(index: VectorIndex, args: argparse.Namespace) -> tuple[list[dict[str, Any]], Neighbours]:
-    encoder = encoder_of(index, args.encoder, args.device)
-    vectors, paths, unreadable = encode_images(encoder, index, open_images(args.images))
-    for reason in unreadable:
-        print(f"could not be read: {reason}")
-    if not paths:
-        raise ValueError("not one of the query images could be read")
-    own = rows_of_paths(index, paths)
-    found = index.search(vectors, args.k, own, nprobe=args.nprobe, efSearch=args.efSearch, candidates=args.candidates)
-    return [{"row": int(row) if row >= 0 else None, "path": path} for row, path in zip(own, paths, strict=True)], found
-
-
-def rows_of_paths(index: VectorIndex, paths: Iterable[str | None]) -> np.ndarray:
-    """Which row of the index each file is, -1 for none."""
-    rows = {resolved(path): row for row, path in enumerate(index.columns["path"].to_pylist()) if path is not None}
-    return np.array([-1 if path is None else rows.get(resolved(path), -1) for path in paths])
-
-
-def resolved(path: str) -> str:
-    return str(Path(path).resolve())
-
-
-def told(index: VectorIndex, row: int) -> dict[str, Any]:
-    """What the index knows of a row: its path, and its label by name."""
-    known = index.columns.slice(row, 1).to_pylist()[0]
-    names, label = index.features.get("label_names"), known.pop("label", -1)
-    shown = None if label is None or label < 0 else names[label] if names else label
-    return known | {"label": shown}
-
-
-def described(index: VectorIndex, queries: list[dict[str, Any]], found: Neighbours) -> list[dict[str, Any]]:
-    """Each query, and what was found for it, best first."""
-    return [
-        {
-            "query": query,
-            "found": [
-                {"rank": rank, "similarity": float(similarity), **told(index, int(row))}
-                for rank, (row, similarity) in enumerate(zip(ids, similarities, strict=True), 1)
-            ],
-        }
-        for query, ids, similarities in zip(queries, *found, strict=True)
-    ]
+def told(index: Index, hits: Hits, number: int) -> dict[str, Any]:
+    """What is known of a query: its path, and, where it is indexed, its number and label."""
+    own = int(hits.own[number])
+    label = {"label": hits.label_of(int(index.labels[own]))} if own >= 0 else {}
+    return {"row": own if own >= 0 else None, "path": hits.queries[number], **label}
 
 
 def print_table(results: list[dict[str, Any]]) -> None:

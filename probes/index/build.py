@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..whitener import Transform, fitted_transform
 from . import files
 from .blocks import Blocks, rebatched, sample_rows, usable_rows
 from .faiss_file import FaissIndex, faiss, read_faiss, write_faiss
@@ -20,9 +21,7 @@ from .memory import TABLE_ROWS, in_words, require_memory, reserved_links
 from .settings import CODES, IndexSettings
 from .vectors import (
     VECTORS_FILE,
-    Transform,
     feature_differences,
-    fitted_transform,
     load_transform,
     mapped_vectors,
     normalize,
@@ -191,10 +190,11 @@ class _Builder:
 
     def _begin(self, blocks: Blocks, count: int) -> None:
         """An empty index, trained if its kind needs it, as the first checkpoint."""
-        self.index = _empty_index(self.settings)
-        if self.settings.training_rows:
-            sample = sample_rows(blocks, count, self.settings)
-            self.transform = fitted_transform(self.settings, sample)
+        settings = self.settings
+        self.index = _empty_index(settings)
+        if settings.training_rows:
+            sample = sample_rows(blocks, count, settings)
+            self.transform = fitted_transform(settings.normalization, settings.components, sample)
             if not self.index.is_trained:
                 self.index.train(_enough(self._unit(sample), self.settings).numpy())
         self.save()

@@ -12,26 +12,18 @@ from torch import Tensor
 
 from ..retrieval import normalized
 from ..standardizer import Standardizer
-from ..whitener import Whitener
+from ..whitener import Transform, Whitener
 from .faiss_file import FaissIndex
 from .files import IndexFilesError
 from .settings import IndexSettings
 
-Transform = Standardizer | Whitener
 VECTORS_FILE = "vectors-half.bin"
-ABOUT = ("data", "sources", "label_names")  # what may differ between the rows of an index and its queries
+ABOUT = ("data", "source", "sources", "label_names")  # what may differ between the rows of an index and its queries
 
 
 def normalize(rows: Tensor, transform: Transform | None) -> Tensor:
     """Vectors (n, D) as the index compares them: standardised or whitened if it is so, float32, of length 1."""
     return normalized(rows if transform is None else transform.apply(rows))
-
-
-def fitted_transform(settings: IndexSettings, sample: Tensor) -> Transform | None:
-    """What these settings do to vectors before they are brought to length 1, measured on a sample (n, D)."""
-    if settings.normalization == "unit":
-        return None
-    return (Standardizer() if settings.normalization == "standardized" else Whitener(settings.components)).fit(sample)
 
 
 def save_transform(path: Path, transform: Transform) -> None:

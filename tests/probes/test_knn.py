@@ -83,3 +83,43 @@ def test_bad_settings_are_refused() -> None:
         KNNProbe(k=(0, 5))
     with pytest.raises(ValueError, match=r"1 … 49, .*got 50"):
         KNNProbe(k=50).fit(features, labels).predict(features, exclude=np.arange(50))
+
+
+def shifted_classes(count: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Four classes in 12 numbers, hidden by a common mean and by one loud axis."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, count)
+    centres = generator.standard_normal((4, 12))
+    features = centres[labels] + 0.7 * generator.standard_normal((count, 12))
+    features[:, 0] *= 40
+    return (features + 30).astype(np.float32), labels
+
+
+def test_whitened_neighbours_are_those_of_scikit_learns_pca() -> None:
+    from sklearn.decomposition import PCA
+
+    features, labels = shifted_classes()
+    probe = KNNProbe(k=9, normalization="whitened", components=8).fit(features[:300], labels[:300])
+    white = PCA(8, whiten=True).fit(features[:300].astype(float))
+    expected = KNNProbe(k=9).fit(white.transform(features[:300]), labels[:300]).predict(white.transform(features[300:]))
+    np.testing.assert_array_equal(probe.predict(features[300:])[9], expected[9])
+
+
+def test_normalization_is_chosen_on_held_out_training_images() -> None:
+    features, labels = shifted_classes()
+    plain = KNNProbe(k=9).fit(features[:300], labels[:300])
+    probe = KNNProbe(k=9, normalization="auto").fit(features[:300], labels[:300])
+    assert probe.chosen_normalization != "unit"
+    key = probe.chosen_normalization, probe.chosen_components
+    assert probe.validation_accuracies[key] == max(probe.validation_accuracies.values())
+    accuracies = [(each.predict(features[300:])[9] == labels[300:]).mean() for each in (plain, probe)]
+    assert accuracies[1] > accuracies[0] + 0.1
+    again = KNNProbe(k=9, normalization="auto").fit(features[:300], labels[:300])
+    assert again.validation_accuracies == probe.validation_accuracies
+
+
+def test_impossible_normalizations_are_refused() -> None:
+    with pytest.raises(ValueError, match="unit, standardized, whitened, auto"):
+        KNNProbe(normalization="white")
+    with pytest.raises(ValueError, match="components"):
+        KNNProbe(components=3)

@@ -7,6 +7,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,7 @@ def test_a_query_finds_its_copy_and_not_itself(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = build(monkeypatch, folder, "--output", "reverse image layer 1")
-    assert "9 vectors of 32 numbers" in capsys.readouterr().out
+    assert "9 images" in capsys.readouterr().out
     query = folder / "images/cat/0.png"
     outside = folder / "outside.png"
     outside.write_bytes(query.read_bytes())
@@ -66,11 +67,11 @@ def test_a_query_finds_its_copy_and_not_itself(
 
     found = json.loads((folder / "found.json").read_text())
     own, other = found["queries"]
-    assert own["query"] == {"row": 0, "path": str(query)} and other["query"]["row"] is None
+    assert own["query"] == {"row": 0, "path": str(query), "label": "cat"} and other["query"]["row"] == 0
     first = own["found"][0]
     assert (first["row"], first["label"], first["rank"]) == (9, "dog", 1)
     assert first["similarity"] == pytest.approx(1, abs=1e-5)
-    assert [one["row"] for one in other["found"]][:2] == [0, 9]
+    assert other["found"][0]["row"] == 9, "a copy with another path is the same image"
     assert found["features"]["output"] == "reverse image layer 1"
     rows = list(csv.DictReader((folder / "found.csv").open()))
     assert len(rows) == 6 and rows[0]["path"] == str(folder / "images/dog/4.png") and rows[0]["query_row"] == "0"
@@ -111,14 +112,14 @@ def test_images_are_added_to_a_store_and_then_to_its_index(
 
     extract(append=False)
     arguments = [folder / "store", "--output", "reverse image layer 0", "--out", folder / "index"]
-    with pytest.raises(SystemExit, match="holds several outputs, choose one by --output: reverse image layer 0, rev"):
+    with pytest.raises(SystemExit, match=r"holds several features, choose one by spec: reverse.* 0, rev"):
         run(monkeypatch, "build_index.py", folder / "store", "--out", folder / "index")
     run(monkeypatch, "build_index.py", *arguments)
     new = folder / "images/dog/new.png"
     new.write_bytes((folder / "images/cat/1.png").read_bytes())
     extract(append=True)
     run(monkeypatch, "build_index.py", *arguments)
-    assert "10 vectors" in capsys.readouterr().out
+    assert "10 images" in capsys.readouterr().out
     run(monkeypatch, "search_index.py", folder / "index", "--images", new, "-k", 1, "--json", folder / "found.json")
     (query,) = json.loads((folder / "found.json").read_text())["queries"]
     assert query["query"]["row"] == 10 and query["found"][0]["row"] == 1
@@ -183,3 +184,18 @@ def test_a_model_without_reverse_is_indexed_in_the_context_that_it_has(
         "--out", folder / "index", "--device", "cpu",
     )  # fmt: skip
     assert "output repeat image layer " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        (["layer 0", "layer 1", "pooled"], "pooled"),
+        (["layer 0", "layer 1"], "layer 1"),
+        (["vectors", "histogram"], "vectors"),
+    ],
+)
+def test_the_stem_of_a_network_is_not_what_is_indexed(outputs: list[str], expected: str) -> None:
+    """Without --output, another encoder than a model is indexed by its pooled or its last features."""
+    recommended = runpy.run_path(str(SCRIPTS / "build_index.py"))["recommended_output"]
+    layers = {name: {"layer": int(name[-1]) if name[-1].isdigit() else None} for name in outputs}
+    assert recommended(SimpleNamespace(outputs=layers)) == expected

@@ -1,0 +1,186 @@
+"""Building an index of images, or of a table of features that is there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probes import KNNProbe
+from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings
+from probes.index import build_index as build_vectors
+from probes.pooling import POOLINGS
+from randar_features.encoding.extract import Features
+from randar_features.encoding.outputs import model_outputs
+from randar_features.encoding.store import FeatureStore
+from randar_features.encoding.to_store import extract_to_store
+from randar_features.hub import Model, load_model
+from randar_features.retrieval.search import Index
+from randar_features.retrieval.tables import Table, Vectors, as_vectors, is_store
+
+FEATURES_FOLDER = "features"
+TUNING_IMAGES = 5000
+AUTO = "auto"
+
+
+def build_index(
+    data: Any,
+    folder: str | Path,
+    spec: str | None = None,
+    kind: str | None = None,
+    *,
+    model: str | Model = "randar-tiny",
+    pooling: str = "mean",
+    normalization: str = "unit",
+    split: str | None = None,
+    memory_limit: int | None = None,
+    threads: int = 1,
+    checkpoint_rows: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    progress: bool = True,
+    **sizes: Any,
+) -> Index:
+    """Make `folder` an index of images, or of a table of features; call it again on more of them to add those.
+
+    Images that cannot be read keep their numbers and are never found. A killed building goes on where it was.
+
+    Args:
+        data: images in any form, or a table that `extract_features` or `extract_to_store` gave, the folder of one, or
+            several tables of the same features.
+        folder: made if it is not there. Features of images are kept in FOLDER/features; only new images are encoded.
+        spec: which feature, "reverse/image/2"; None: the only one of a table, or what the model recommends.
+        kind: "flat" (exact), "hnsw" or "ivfpq"; None: by the number of images, see `probes.index.choose_settings`.
+        model: for images: a name, a folder, or a loaded model.
+        pooling: how maps become vectors, one of `probes.pooling.POOLINGS`.
+        normalization: "unit", "standardized" or "whitened" (with `components=`), by the indexed images, before cosines;
+            "auto": what classifies a part of the labelled images best by their neighbours.
+        split: of the images.
+        memory_limit: bytes that this process may take; None: what the machine has available.
+        threads, checkpoint_rows: as in `probes.index.build_index`.
+        seed: of every random choice.
+        batch_size, num_workers, device, dtype, progress: as in `extract_to_store`.
+        sizes: `components`, `M`, `efConstruction`, `nlist`, `code_bytes`, `training_rows`, `block_rows`, in faiss's
+            words, as `probes.index.choose_settings` takes them.
+
+    Returns:
+        The index, opened.
+
+    Raises:
+        ValueError, TypeError: unknown choices or sizes, before anything is encoded; maps or specs that do not fit.
+        IndexFilesError: the folder holds an index of other features, or of images that have changed since; or
+            another process is building there.
+        IndexMemoryError: it would take more memory than there is.
+    """
+    _check(kind, normalization, pooling, sizes)
+    folder = Path(folder)
+    tables = _tables(data)
+    if tables is None:
+        options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
+        options |= {"dtype": dtype, "progress": progress, "split": split}
+        tables, spec = [_extract(data, folder / FEATURES_FOLDER, model, spec, pooling, options)], None
+    vectors = as_vectors(tables, spec, pooling)
+    if normalization == AUTO:
+        normalization, sizes["components"] = _best_normalization(folder, vectors, seed)
+    settings = choose_settings(len(vectors), vectors.dim, kind=kind, normalization=normalization, seed=seed, **sizes)
+    build_vectors(
+        vectors.blocks,
+        len(vectors),
+        folder,
+        settings=settings,
+        features={**vectors.about, "label_names": vectors.label_names, "source": vectors.source()},
+        columns=vectors.columns(),
+        memory_limit=memory_limit,
+        threads=threads,
+        checkpoint_rows=checkpoint_rows,
+        progress=progress,
+    )
+    return Index(folder, verify=False)
+
+
+def _check(kind: str | None, normalization: str, pooling: str, sizes: dict[str, Any]) -> None:
+    """Refuse what no index has before anything is encoded."""
+    choices = {"kind": (kind, (None, AUTO, *KINDS)), "normalization": (normalization, (*NORMALIZATIONS, AUTO))}
+    choices["pooling"] = (pooling, POOLINGS)
+    for name, (value, expected) in choices.items():
+        if value not in expected:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, expected))}, got {value!r}")
+    known = set(inspect.signature(choose_settings).parameters) - {"count", "dim", "kind", "normalization", "seed"}
+    if unknown := sorted(set(sizes) - known):
+        raise TypeError(
+            f"build_index has no option {', '.join(unknown)}: sizes of an index are {', '.join(sorted(known))}"
+        )
+    for name, value in sizes.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number from 1 on, or None, got {value!r}")
+
+
+def _tables(data: Any) -> list[Table] | None:
+    """The tables that `data` is; None where it is images."""
+    several = list(data) if isinstance(data, list | tuple) and len(data) else [data]
+    tables = [FeatureStore(one) if is_store(one) else one for one in several]
+    if all(isinstance(one, FeatureStore | Features) for one in tables):
+        return tables
+    if any(isinstance(one, FeatureStore | Features) for one in tables):
+        raise ValueError("data must be images or tables of features, got some of each")
+    return None
+
+
+def _extract(
+    images: Any, folder: Path, model: str | Model, spec: str | None, pooling: str, options: dict[str, Any]
+) -> FeatureStore:
+    """The feature of all images, of which those that the folder has already are not encoded again."""
+    loaded = load_model(model, device=options["device"])
+    context, read, layer = _spec_of(loaded, spec)
+    return extract_to_store(
+        images,
+        folder,
+        loaded,
+        layers=[layer],
+        context=context,
+        read=read,
+        pool="mean" if pooling == "mean" else None,
+        append=(folder / "manifest.json").exists(),
+        **options,
+    )
+
+
+def _spec_of(model: Model, spec: str | None) -> tuple[str, str, int]:
+    """Context, read and layer of a spec; None: image tokens at the layer and in the context that are recommended."""
+    if spec is None:
+        details = next(iter(model_outputs(model).values()))
+        return details["context"], details["read"], details["layer"]
+    parts = spec.replace(" layer ", "/").replace(" ", "/").split("/")
+    if len(parts) != 3 or not parts[2].lstrip("-").isdigit():
+        raise ValueError(f"spec must be context/read/layer, such as reverse/image/2, got {spec!r}")
+    return parts[0], parts[1], int(parts[2])
+
+
+def _best_normalization(folder: Path, vectors: Vectors, seed: int) -> tuple[str, int | None]:
+    """The normalization, and its components, by which neighbours tell the class best; that of an index that is there.
+
+    ValueError: too few labelled images to choose by.
+    """
+    if (folder / "manifest.json").exists():
+        there = VectorIndex(folder, verify=False).settings
+        return there.normalization, there.components or None
+    labelled: Sequence[int] | np.ndarray = np.flatnonzero(vectors.labels >= 0)
+    chosen = np.sort(np.random.default_rng(seed).permutation(labelled)[:TUNING_IMAGES])
+    parts = [
+        block[chosen[(chosen >= start) & (chosen < start + len(block))] - start]
+        for start, block in vectors.blocks(4096)
+    ]
+    rows = np.concatenate(parts)
+    usable = np.isfinite(rows).all(1)
+    labels = vectors.labels[chosen][usable]
+    if len(np.unique(labels)) < 2 or np.bincount(labels).max() < 3:
+        raise ValueError("normalization auto is chosen by labels, and there are too few: give unit or whitened")
+    probe = KNNProbe(k=min(20, max(1, len(labels) // 4)), normalization=AUTO, seed=seed).fit(rows[usable], labels)
+    return probe.chosen_normalization, probe.chosen_components

@@ -1,0 +1,104 @@
+"""The encoder of an index: its queries are encoded as its images were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from probes.index import VectorIndex
+from probes.pooling import pool
+from randar_features.data import open_images
+from randar_features.data.images import OK
+from randar_features.encoding.outputs import encode_outputs
+from randar_features.hub import Model, load_model
+from randar_features.retrieval.tables import described
+
+
+class Encoder(Protocol):
+    """Anything that turns images into maps of features, each with a name."""
+
+    name: str
+    weights: str
+    image_size: int
+    outputs: dict[str, dict[str, Any]]
+
+    def encode(self, images: Tensor, outputs: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Maps (b, G, G, D) by name of images (b, 3, S, S) in [0, 1]."""
+
+
+class ModelEncoder:
+    """One feature of a model as an encoder."""
+
+    def __init__(self, model: Model, name: str, details: Mapping[str, Any], dtype: torch.dtype | None) -> None:
+        self.model, self.dtype = model, dtype
+        self.name, self.weights, self.image_size = model.name, model.weights_hash, model.image_size
+        self.outputs = {name: {"norm": False, "orders": None, "seed": None, **details}}
+
+    def encode(self, images: Tensor, outputs: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Maps (b, G, G, D) float32 of its one feature."""
+        return encode_outputs(self.model, images, self.outputs, self.dtype)
+
+
+def encoder_of(
+    index: VectorIndex,
+    model: str | Model | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Encoder:
+    """The encoder that an index of a model's features is of; `model`: where the model is now, if it has moved.
+
+    Raises:
+        IndexFilesError: the model's weights are not those that the index was built with.
+        ValueError: the features were given a class, which a query has not, or are not a model's.
+    """
+    about = index.features
+    if about.get("context") is None:
+        raise ValueError(
+            f"{index.folder} is of {about.get('encoder')!r}, which is no model of load_model: search it with vectors, "
+            "or give its encoder"
+        )
+    if about.get("classes") is not None:
+        raise ValueError(f"{index.folder} is of features with the class given: search it with vectors of your own")
+    loaded = load_model(model or about["encoder"], device=device)
+    details = {key: about[key] for key in ("layer", "context", "read", "norm", "orders", "seed") if key in about}
+    encoder = ModelEncoder(loaded, about["output"], details, dtype)
+    if encoder.weights == about["weights"]:
+        encoder.name = about["encoder"]  # a model may be called by its name or by its folder
+    check_encoder(index, encoder)
+    return encoder
+
+
+def check_encoder(index: VectorIndex, encoder: Encoder) -> None:
+    """IndexFilesError that says in what the features of this encoder differ from those that the index is of."""
+    about, name = index.features, index.features["output"]
+    if name not in encoder.outputs:
+        raise ValueError(f"{index.folder} is of {name!r}, and {encoder.name} has {', '.join(encoder.outputs)}")
+    given = {"encoder": encoder.name, "weights": encoder.weights, "image_size": encoder.image_size}
+    index.check_features(given | {"pooling": about["pooling"]} | described(name, encoder.outputs[name]))
+
+
+def encode(
+    encoder: Encoder, images: Any, name: str, pooling: str, *, batch_size: int = 32
+) -> tuple[Tensor, list[str | None], list[str]]:
+    """Vectors (n, D) of images, NaN for those that cannot be read; their paths, and "ok" or why they cannot be read."""
+    found: list[Tensor] = []
+    paths: list[str | None] = []
+    status: list[str] = []
+    for batch in open_images(images).batches(encoder.image_size, batch_size):
+        readable = [place for place, reason in enumerate(batch.status) if reason == OK]
+        paths += batch.paths
+        status += batch.status
+        if readable:
+            vectors = pool(encoder.encode(batch.pixels[readable], [name])[name], pooling).float().cpu()
+            whole = torch.full((len(batch.status), vectors.shape[1]), torch.nan)
+            whole[readable] = vectors
+            found.append(whole)
+        else:
+            found.append(torch.full((len(batch.status), 1), torch.nan))
+    width = max((part.shape[1] for part in found), default=1)
+    parts = [part if part.shape[1] == width else part.expand(-1, width) for part in found]
+    return torch.cat(parts), paths, status

@@ -1,0 +1,184 @@
+"""What an index is built of: one vector an image, out of tables of features, and what the vectors are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probes.index import Blocks
+from probes.pooling import POOLINGS, pool
+from randar_features.encoding.extract import Features
+from randar_features.encoding.store import FeatureStore
+from randar_features.store.identity import hash_files
+
+Table = FeatureStore | Features
+ENCODING = ("encoder", "weights", "image_size")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of one spec of one or several tables, one after the other.
+
+    Attributes:
+        tables: of the same features.
+        name: the spec, as the tables name it.
+        pooling: how maps become vectors; of pooled tables, how they were pooled.
+        about: what the vectors are; queries must be the same.
+    """
+
+    tables: Sequence[Table]
+    name: str
+    pooling: str
+    about: dict[str, Any]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tables))
+
+    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(first image, vectors (b, D) float32) one after the other; those of unreadable images are NaN."""
+        first = 0
+        for table in self.tables:
+            for start, block in _blocks(table, self.name, size):
+                maps = torch.from_numpy(block)
+                yield first + start, (maps if maps.ndim == 2 else pool(maps, self.pooling)).numpy()
+            first += len(table)
+
+    @cached_property
+    def dim(self) -> int:
+        """D of the vectors."""
+        return next(iter(self.blocks(1)))[1].shape[1]
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """Names of the classes, or None."""
+        return self.tables[0].label_names
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, -1 where an image has none."""
+        return np.concatenate([_labels(table) for table in self.tables])
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Path, label and content of each image; content is a hash of its file, "" where there is none."""
+        paths = [path for table in self.tables for path in table.paths]
+        return {"path": paths, "label": self.labels.tolist(), "content": hashes(paths)}
+
+    def source(self) -> list[dict[str, str]]:
+        """The stores that the vectors come from, and the state that they are in."""
+        return [
+            {"folder": str(table.folder.resolve()), "state": store_state(table)}
+            for table in self.tables
+            if isinstance(table, FeatureStore)
+        ]
+
+
+def as_vectors(tables: Sequence[Table], spec: str | None, pooling: str) -> Vectors:
+    """The vectors of one spec of tables.
+
+    Raises:
+        ValueError: no such spec, several to choose from, an unknown pooling, tables that were pooled otherwise, or
+            tables of different features.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
+    name = chosen_name(tables[0], spec)
+    about = [_describe(table, name, pooling) for table in tables]
+    for table, other in zip(tables[1:], about[1:], strict=True):
+        if other != about[0]:
+            raise ValueError(f"{table} holds {other}, {tables[0]} {about[0]}: one index, one kind of features")
+    return Vectors(tables, name, about[0]["pooling"], about[0])
+
+
+def chosen_name(table: Table, spec: str | None) -> str:
+    """What the table calls `spec` ("reverse/image/2", or its own name); None: the only one that it has."""
+    names = _names(table)
+    if spec is None:
+        if len(names) > 1:
+            raise ValueError(f"{table} holds several features, choose one by spec: {', '.join(names)}")
+        return names[0]
+    parts = spec.split("/")
+    spelled = f"{' '.join(parts[:-1])} layer {parts[-1]}"
+    for name in (spec, spelled):
+        if name in names:
+            return name
+    raise ValueError(f"{table} holds no {spec!r}: expected one of {', '.join(names)}")
+
+
+def _names(table: Table) -> list[str]:
+    if isinstance(table, FeatureStore):
+        return table.names
+    return [f"{table.details['context']} {table.details['read']} layer {layer}" for layer in table.layers]
+
+
+def _describe(table: Table, name: str, pooling: str) -> dict[str, Any]:
+    """What the vectors are."""
+    if isinstance(table, FeatureStore):
+        manifest = table.manifest
+        about = {key: manifest[key] for key in ENCODING}
+        pooled, details = manifest["pooling"], manifest["outputs"][name]
+    else:
+        details = {key: table.details.get(key) for key in ("context", "read", "norm", "orders", "classes")}
+        details |= {"seed": table.details["seed"] if details["orders"] else None, "layer": int(name.split()[-1])}
+        about = {"encoder": table.details["model"], **{key: table.details[key] for key in ENCODING[1:]}}
+        pooled = table.details["pool"]
+    if pooled is not None and pooling not in (pooled, "mean"):
+        raise ValueError(f"{table} was pooled by {pooled}: extract maps (pool=None) for pooling {pooling!r}")
+    return about | {"pooling": pooled or pooling} | described(name, details)
+
+
+def described(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """One spec of an encoder in an index's description: its name, and those of its details that are set."""
+    return {
+        "output": name,
+        **{key: value for key, value in details.items() if value is not None and value is not False},
+    }
+
+
+def _blocks(table: Table, name: str, size: int) -> Iterator[tuple[int, np.ndarray]]:
+    if isinstance(table, FeatureStore):
+        yield from table.blocks(name, size)
+        return
+    place = _names(table).index(name)
+    values = table.pooled() if table.maps is None else table.maps
+    for start in range(0, len(table), size):
+        yield start, np.ascontiguousarray(values[start : start + size, place].numpy(), np.float32)
+
+
+def _labels(table: Table) -> np.ndarray:
+    if table.labels is None:
+        return np.full(len(table), -1, np.int64)
+    return np.asarray(table.labels, np.int64)
+
+
+def hashes(paths: Sequence[str | None]) -> list[str]:
+    """A hash of each file's content, "" where there is no such file."""
+    files = [path for path in paths if path is not None and os.path.isfile(path)]
+    known = dict(zip(files, hash_files(files), strict=True))
+    return [known.get(path, "") if path is not None else "" for path in paths]
+
+
+def store_state(store: FeatureStore) -> str:
+    """A hash that changes when the store does: of its manifest and its shards' names, which hold their checksums."""
+    digest = hashlib.sha256((store.folder / "manifest.json").read_bytes())
+    for shard in store.shards:
+        digest.update(shard.path.name.encode())
+    return digest.hexdigest()[:16]
+
+
+def is_store(path: Any) -> bool:
+    """Whether this is a folder that holds a store of features."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    manifest = Path(path) / "manifest.json"
+    return manifest.is_file() and b'"outputs"' in manifest.read_bytes()
+
+
+__all__ = ["Blocks", "Table", "Vectors", "as_vectors", "chosen_name", "described", "hashes", "is_store", "store_state"]

@@ -1,0 +1,245 @@
+"""Indexes of images and of tables, from Python."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import randar_features as rf
+from probes.index import IndexFilesError
+from randar_features.retrieval import Hits, Index
+from tests.small_models import write_folder
+
+FLOAT32 = {"device": "cpu", "dtype": torch.float32, "progress": False}
+CLASSES = ("cat", "dog")
+
+
+def picture(seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise.repeat(5, 0).repeat(5, 1))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model, and ten images in two classes, of which cat/2 is no image."""
+    write_folder(tmp_path / "model")
+    for label, name in enumerate(CLASSES):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(5):
+            picture(5 * label + number).save(tmp_path / "images" / name / f"{number}.png")
+    (tmp_path / "images/cat/2.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def build(folder: Path, data: Any = None, **options: Any) -> Index:
+    data = folder / "images" if data is None else data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return rf.build_index(data, folder / "index", model=str(folder / "model"), **{**FLOAT32, **options})
+
+
+def test_images_are_searched_with_images(folder: Path) -> None:
+    index = build(folder)
+    assert len(index) == 9 and index.settings.kind == "flat"
+    other = folder / "outside.png"
+    picture(7).save(other, compress_level=1)  # the same pixels, other bytes
+    hits = rf.open_index(folder / "index").search([folder / "images/cat/0.png", other], k=3)
+    assert isinstance(hits, Hits) and hits.ids.shape == (2, 3)
+    assert hits.own.tolist() == [0, -1] and 0 not in hits.ids[0]
+    assert hits.ids[1, 0] == 7 and hits.scores[1, 0] == pytest.approx(1, abs=1e-5) and hits.scores.max() <= 1
+    assert hits.paths[1][0] == str(folder / "images/dog/2.png") and hits.label_of(int(hits.labels[1, 0])) == "dog"
+    assert 2 not in hits.ids
+
+
+def test_hits_as_a_table(folder: Path) -> None:
+    build(folder)
+    pandas = pytest.importorskip("pandas")
+    found = rf.open_index(folder / "index").search(folder / "images/dog/4.png", k=2).to_pandas()
+    assert isinstance(found, pandas.DataFrame) and found["rank"].tolist() == [1, 2]
+    assert set(found) == {"query", "query_path", "rank", "id", "score", "path", "label"}
+
+
+def test_the_query_is_left_out_by_content_and_not_by_spelling(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = build(folder)
+    monkeypatch.chdir(folder)
+    (folder / "link.png").symlink_to(folder / "images/cat/1.png")
+    (folder / "copy.png").write_bytes((folder / "images/cat/1.png").read_bytes())
+    spellings = ["images/cat/1.png", "images/../images/cat/1.png", "link.png", "copy.png"]
+    hits = index.search(spellings, k=8)
+    assert hits.own.tolist() == [1] * 4 and not (hits.ids == 1).any()
+    assert (index.search(spellings, k=1, exclude=[-1] * 4).ids == 1).all()
+
+
+def test_queries_that_cannot_be_read_keep_their_place(folder: Path) -> None:
+    index = build(folder)
+    hits = index.search([folder / "images/cat/2.png", folder / "images/cat/3.png"], k=2)
+    assert hits.ids[0].tolist() == [-1, -1] and np.isnan(hits.scores[0]).all() and hits.status[0] != "ok"
+    assert (hits.ids[1] >= 0).all() and len(hits.to_dicts()) == 2
+    with pytest.raises(ValueError, match="not one of the 1 query images"):
+        index.search([folder / "images/cat/2.png"])
+
+
+def test_new_images_are_added_and_no_other_is_encoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(folder)
+    picture(99).save(folder / "images/dog/9.png")
+    from randar_features.tokenizers.base import ImageTokenizer
+
+    seen, encode = [], ImageTokenizer.encode
+
+    def counted(self: ImageTokenizer, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(ImageTokenizer, "encode", counted)
+    index = build(folder)
+    assert sum(seen) == 1 and len(index) == 10
+    assert index.search(folder / "images/dog/9.png", k=1, exclude=[-1]).paths == [[str(folder / "images/dog/9.png")]]
+
+
+def test_a_table_is_searched_with_vectors_and_with_images(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = rf.extract_features(folder / "images", str(folder / "model"), layers=[0, 1], **FLOAT32)
+    with pytest.raises(ValueError, match=r"several features, choose one by spec: reverse.*0, reverse.*1"):
+        build(folder, table)
+    index = build(folder, table, spec="reverse/image/1")
+    vectors = table.pooled("mean")[:, 1]
+    hits = index.search(vectors[[3, 8]], k=1)
+    assert hits.ids[:, 0].tolist() == [3, 8] and hits.own.tolist() == [-1, -1]
+    assert index.search(vectors[3], k=1).ids.tolist() == [[3]]
+    assert index.search(folder / "images/cat/3.png", k=1, exclude=[-1]).ids.tolist() == [[3]]
+    np.testing.assert_array_equal(index.search_own([3], k=4).ids, index.search(vectors[[3]], k=5).ids[:, 1:])
+    with pytest.raises(ValueError, match=r"row 0 .*NaN"):
+        index.search(vectors[[2]])
+    with pytest.raises(ValueError, match="holds no 'single/image/1'"):
+        build(folder, table, spec="single/image/1")
+
+
+def test_maps_are_pooled_over_cells(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = rf.extract_features(folder / "images", str(folder / "model"), layers=[1], **FLOAT32)
+    index = build(folder, table, pooling="1x1+2x2")
+    assert index.settings.dim == 5 * table.maps.shape[-1]
+    assert index.search(folder / "images/dog/0.png", k=1, exclude=[-1]).ids.tolist() == [[5]]
+
+
+def test_a_store_that_has_changed_is_noticed(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = {"layers": [1], **FLOAT32}
+        store = rf.extract_to_store(folder / "images", folder / "store", str(folder / "model"), **options)
+        build(folder, store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rf.open_index(folder / "index").changes() == []
+    picture(50).save(folder / "images/dog/8.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rf.extract_to_store(folder / "images", folder / "store", str(folder / "model"), append=True, **options)
+    with pytest.warns(UserWarning, match=r"the store .*store has changed.*Build the index again"):
+        rf.open_index(folder / "index")
+    assert len(build(folder, folder / "store")) == 10
+
+
+def test_images_that_have_changed_or_gone_are_noticed(folder: Path) -> None:
+    build(folder)
+    picture(60).save(folder / "images/cat/4.png")
+    (folder / "images/dog/0.png").unlink()
+    with pytest.warns(UserWarning, match=r"4\.png has changed; .*0\.png is gone"):
+        rf.open_index(folder / "index")
+
+
+def test_vectors_that_have_changed_are_refused(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = rf.extract_features(folder / "images", str(folder / "model"), layers=[1], **FLOAT32)
+    build(folder, table)
+    table.maps[4] = table.maps[5]
+    with pytest.raises(IndexFilesError, match="holds other vectors"):
+        build(folder, table)
+
+
+def test_a_label_that_has_changed_is_taken(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = rf.extract_features(folder / "images", str(folder / "model"), layers=[1], **FLOAT32)
+    build(folder, table)
+    table.labels[0] = 1
+    assert build(folder, table).labels[0] == 1
+
+
+def test_another_model_is_refused(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    from tests.small_models import small_transformer
+
+    index = build(folder)
+    write_folder(folder / "other")
+    save_file(small_transformer(seed=1).state_dict(), folder / "other" / "model.safetensors")
+    with pytest.raises(IndexFilesError, match="weights"):
+        index.search(folder / "images/cat/0.png", model=str(folder / "other"))
+    (folder / "model").rename(folder / "moved")
+    fresh = rf.open_index(folder / "index")
+    assert fresh.search(folder / "images/cat/0.png", k=1, model=str(folder / "moved")).ids.shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"kind": "tree"}, "kind"),
+        ({"normalization": "white"}, "normalization"),
+        ({"pooling": "median"}, "pooling"),
+        ({"spec": "nonsense"}, "spec"),
+        ({"M": 0}, "M"),
+        ({"links": 8}, "links.*M"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_encoded(folder: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=named):
+        build(folder, **options)
+    assert not (folder / "index").exists()
+
+
+def test_normalization_is_chosen_by_labels(tmp_path: Path) -> None:
+    """Features with a common mean and one loud, useless axis: whitened ones tell the classes."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 200)
+    values = generator.standard_normal((200, 8)) * [100, 1, 1, 1, 1, 1, 1, 1]
+    values[:, 1:] += 3 * (labels[:, None] * 2 - 1) * [1, 0, 0, 0, 0, 0, 0]
+    table = rf.Features(
+        maps=None,
+        layers=[1],
+        labels=torch.from_numpy(labels),
+        paths=[None] * 200,
+        status=["ok"] * 200,
+        label_names=None,
+        details={
+            "context": "reverse", "read": "image", "norm": False, "orders": None, "seed": 0, "classes": None,
+            "model": "none", "weights": "none", "image_size": 8, "pool": "mean", "layers": [1],
+        },
+        _pooled=torch.from_numpy(values + 50).float()[:, None],
+    )  # fmt: skip
+    index = rf.build_index(table, tmp_path / "index", normalization="auto", progress=False)
+    assert index.settings.normalization != "unit"
+    assert rf.build_index(table, tmp_path / "index", normalization="auto", progress=False).settings == index.settings
+    unlabelled = rf.Features(**{**vars(table), "labels": None})
+    with pytest.raises(ValueError, match="labels"):
+        rf.build_index(unlabelled, tmp_path / "other", normalization="auto", progress=False)
+
+
+def test_names_that_are_not_utf8(folder: Path) -> None:
+    name = folder / os.fsdecode(b"caf\xe9.png")
+    picture(3).save(str(folder / "plain.png"))
+    (folder / "plain.png").rename(name)
+    table = rf.extract_features([str(name), str(folder / "images/dog/1.png")], str(folder / "model"), **FLOAT32)
+    index = build(folder, table)
+    assert index.paths[0] == str(name)
+    assert index.search([str(name)], k=1).own.tolist() == [0]
