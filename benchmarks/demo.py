@@ -148,8 +148,7 @@ def map_photographs(demo: Demo) -> None:
     pictures = [photographs.load_photograph(name, side, model.image_size // 2) for name in photographs.NAMES]
     encoder = load_encoder(model, contexts=("single", "reverse"), reads=("image",))
     single, reverse = (
-        photographs.feature_colours(pictures, encoder, f"{context} image layer {layer}")
-        for context in ("single", "reverse")
+        photographs.feature_colours(pictures, encoder, f"{context}/image/{layer}") for context in ("single", "reverse")
     )
     maps = {"single": photographs.align_colours(single, reverse), "reverse": reverse}
     demo.sections.append(demo_sections.photograph_maps(pictures, maps, layer, demo.figure))

@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
-from randar_features.encoding import (
-    Features,
-    FeatureStore,
+from randar_features.features import (
+    FeatureSpec,
+    FeatureTable,
     ImageEncoder,
     RandAREncoder,
     encode_tokens,
     extract_features,
-    extract_to_store,
 )
+from randar_features.features.store import FeatureStore
+from randar_features.features.to_store import extract_to_store
 from randar_features.generation import (
     generate,
     inpaint,
@@ -23,8 +24,9 @@ from randar_features.generation import (
 from randar_features.hub import Model, list_models, load_model, load_tokenizer, push_to_hub
 
 __all__ = [
+    "FeatureSpec",
     "FeatureStore",
-    "Features",
+    "FeatureTable",
     "ImageEncoder",
     "Model",
     "RandAREncoder",

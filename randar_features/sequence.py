@@ -66,7 +66,7 @@ def antithetic_orders(count: int, num_tokens: int, seed: int = 0) -> Tensor:
     """
     if count < 1:
         raise ValueError(f"the number of orders must be at least 1, got {count}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     pairs = [random_orders(1, num_tokens, generator) for _ in range((count + 1) // 2)]
     return torch.cat([order for pair in pairs for order in (pair, pair.flip(1))])[:count]
 
@@ -263,6 +263,13 @@ def read_order(order: Tensor, context: str) -> Tensor:
     """The order of the rows that `read_rows` gives: that of the last copy, (B, N)."""
     copy = second_copy(order, context)
     return order if copy is None else copy
+
+
+def check_seed(seed: int) -> int:
+    """`seed` if a `torch.Generator` takes it, else ValueError."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must be an integer from -2**63 to 2**64 - 1, got {seed}")
+    return seed
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -19,8 +19,8 @@ from probes.index import KINDS, NORMALIZATIONS, in_words, process_memory
 from probes.pooling import POOLINGS
 from randar_features import build_index
 from randar_features.command_line import run_command
-from randar_features.encoding.outputs import model_outputs
-from randar_features.encoding.store import FeatureStore
+from randar_features.features import model_specs
+from randar_features.features.store import FeatureStore
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
@@ -68,7 +68,7 @@ def extracted(args: argparse.Namespace) -> FeatureStore:
 def recommended_output(encoder: Encoder) -> str:
     """Of a model, image tokens at its recommended layer and context; of others the pooled or the last features."""
     if isinstance(encoder, GeneratorEncoder):
-        return next(iter(model_outputs(encoder.model)))
+        return str(model_specs(encoder.model)[0])
     if "pooled" in encoder.outputs:
         return "pooled"
     layers = [output for output, details in encoder.outputs.items() if details["layer"] is not None]

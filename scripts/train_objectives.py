@@ -20,7 +20,7 @@ import yaml
 
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
-from randar_features.encoding.contexts import encode_contexts
+from randar_features.features import encode_layer
 from randar_features.store.files import read_json, write_json
 from randar_features.training.command_line import train, training_parser
 from randar_features.training.config import build_config, overridden
@@ -51,7 +51,7 @@ def main() -> None:
     if unknown := [name for name in chosen if name not in variants]:
         raise ValueError(f"no variant {unknown[0]!r} in {args.config}, which has {', '.join(variants)}")
     store = TokenStore(args.tokens / "train")
-    probe = OnlineProbe.of_store(store, encode_contexts, args.probe, split=args.probe_split, count=args.probe_images)
+    probe = OnlineProbe.of_store(store, encode_layer, args.probe, split=args.probe_split, count=args.probe_images)
     for name in chosen:
         config = build_config(TrainingConfig, merged(values, variants[name]), f"{args.config}: {name}")
         train_variant(config, store, probe, args, args.out / name)

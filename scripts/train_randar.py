@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
-from randar_features.encoding.contexts import encode_contexts
+from randar_features.features import encode_layer
 from randar_features.generation.preview import sample_preview, spread_classes
 from randar_features.hub import load_tokenizer
 from randar_features.training.command_line import train, training_parser
@@ -61,7 +61,7 @@ def main() -> None:
     probe = None
     if args.probe:
         options = {"split": args.probe_split, "count": args.probe_images}
-        probe = OnlineProbe.of_store(tokens, encode_contexts, args.probe, **options)
+        probe = OnlineProbe.of_store(tokens, encode_layer, args.probe, **options)
     train(RandARTrainer(config, tokens, validation, preview, teacher, probe), args)
 
 

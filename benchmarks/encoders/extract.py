@@ -15,8 +15,8 @@ from torch import Tensor
 from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
 from probes.pooling import POOLINGS, pool
-from randar_features.encoding.store import FeatureStore, read_manifest
-from randar_features.encoding.store_writer import Content, write_store
+from randar_features.features.store import FeatureStore, read_manifest
+from randar_features.features.store_writer import Content, write_store
 
 
 def extract(

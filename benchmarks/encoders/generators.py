@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.encoders.base import Encoder, weights_hash
 from randar_features import Model, load_model
 from randar_features.baselines import RANDOM
-from randar_features.encoding.outputs import encode_outputs, model_outputs
+from randar_features.features import encode, model_specs
 from randar_features.hub import load_tokenizer
 
 UNTRAINED_SEED = 0
@@ -32,23 +32,24 @@ class GeneratorEncoder(Encoder):
     ) -> None:
         self.model = load_model(model, device=device)
         transformer = self.model.transformer
-        outputs = model_outputs(
+        specs = model_specs(
             self.model,
             layers="all",
-            contexts=transformer.contexts if contexts is None else contexts,
-            reads=transformer.reads if reads is None else reads,
+            context=transformer.contexts if contexts is None else contexts,
+            read=transformer.reads if reads is None else reads,
             orders=orders,
         )
         super().__init__(
             name=self.model.name,
             image_size=self.model.image_size,
             weights=self.model.weights_hash,
-            outputs=outputs,
+            outputs={str(spec): spec.details() for spec in specs},
             device=self.model.device,
         )
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
-        return encode_outputs(self.model, images, {name: self.outputs[name] for name in outputs})
+        maps = encode(self.model, images, outputs)
+        return {str(spec): values for spec, values in maps.items()}
 
 
 def untrained(model: Model) -> Model:

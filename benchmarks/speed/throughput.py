@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from benchmarks.machine import describe
 from randar_features import encode_tokens, sequence
 from randar_features.command_line import run_command
-from randar_features.encoding.precision import autocast, default_dtype
 from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig
+from randar_features.precision import autocast, fastest_dtype
 from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak, seconds
 
@@ -97,7 +97,7 @@ def measure(
     model.to(device)
     config = model.config
     tokens = torch.randint(config.vocab_size, (batch_size, config.num_tokens), device=device)
-    layer, dtype = config.middle_layer, default_dtype(device)
+    layer, dtype = config.middle_layer, fastest_dtype(device)
 
     def ours() -> Tensor:
         with autocast(device, dtype):

@@ -32,7 +32,7 @@ from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
-from randar_features.precision import default_dtype
+from randar_features.precision import fastest_dtype
 from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak
 from randar_features.training.allocator import keep_freed_memory
@@ -139,7 +139,7 @@ def our_step(config: Config) -> Callable[[int], float]:
 def published_step(config: Config) -> Callable[[int], float]:
     """The published loop's step, as `our_step`."""
     device = choose_device(None)
-    dtype = getattr(torch, config.published_dtype) if config.published_dtype else default_dtype(device)
+    dtype = getattr(torch, config.published_dtype) if config.published_dtype else fastest_dtype(device)
     with device:
         model = RandAR(RandARConfig(**config.sizes)).train()
     training = PublishedTraining(model, dtype=dtype, micro_batch_size=config.micro_batch_size, **RECIPE)
@@ -192,7 +192,7 @@ def run(config: Config) -> dict[str, Any]:
     for way in WAYS:
         with context.Pool(1) as pool:
             ways[way] = pool.apply(measure, (way, config))
-    dtype = default_dtype(device)
+    dtype = fastest_dtype(device)
     peak = peak_flops(device, dtype) if device.type == "cuda" else matrix_peak(dtype, device)
     flops = training_flops(RandARConfig(**config.sizes))
     images = len(config.tokens()) // 4

@@ -202,11 +202,11 @@ def rows_of(name: str, results: Results, speed: Result) -> list[Result]:
     masks = {row["output"]: row for row in results["segmentation"]["results"]}
     rows: list[Result] = []
     for (context, read), best in best_layers(results["classification"]["results"]).items():
-        view, output = f"{context} {read}", best["output"]
+        view, output = f"{context}/{read}", best["output"]
         row = {"encoder": name, "output": view} | {axis: best[axis] for axis in ("layer", "context", "read", "orders")}
         row |= {"accuracy": best["accuracy"], "interval": best["interval"], "tuning": best["tuning"]}
-        row |= {"accuracy_all_layers": scores.get(("logistic", f"{view} all layers"))}
-        row |= {"knn": scores["knn", output], "knn_all_layers": scores.get(("knn", f"{view} all layers"))}
+        row |= {"accuracy_all_layers": scores.get(("logistic", f"{view}/all"))}
+        row |= {"knn": scores["knn", output], "knn_all_layers": scores.get(("knn", f"{view}/all"))}
         row |= {"miou": masks[output]["miou"], "miou_interval": masks[output]["interval"]}
         rows.append(row | itself)
     return rows

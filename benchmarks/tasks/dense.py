@@ -17,7 +17,7 @@ from benchmarks.encoders import Encoder, extract
 from benchmarks.tasks.tiling import blend, tile_positions
 from probes.segmentation import Segmenter, upsample
 from randar_features.data import to_tensor
-from randar_features.encoding.store import FeatureStore
+from randar_features.features.store import FeatureStore
 
 KEPT_BYTES = 2**31
 

@@ -23,7 +23,7 @@ from benchmarks.encoders import DEFAULT_MODEL, extract, load_encoder
 from benchmarks.tasks.feature_index import images_of_rows
 from probes.index import VectorIndex, build_index, choose_settings
 from randar_features.data import ImageSource
-from randar_features.encoding.store import FeatureStore
+from randar_features.features.store import FeatureStore
 
 COMPARED_SIDE = 32
 COMPARED_AT_ONCE = 4096

@@ -134,7 +134,7 @@ def fitted_probe(model: Model, config: Config) -> tuple[LogisticProbe, LabelledF
     context = model.transformer.check_view(config.context, config.read)
     encoder = load_encoder(model, contexts=[context], reads=[config.read])
     layer = model.recommended_layers[0] if config.layer is None else config.layer
-    output = f"{context} {config.read} layer {layer}"
+    output = f"{context}/{config.read}/{layer}"
     features = labelled_features(encoder, config, "mean", [output])
     (candidate,) = features.candidates(joined=False)
     probe = LogisticProbe(seed=config.seed).fit(candidate.train, features.train.labels)

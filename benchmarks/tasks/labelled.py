@@ -15,7 +15,7 @@ from benchmarks.result import data_hash
 from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import stratified_rows
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
-from randar_features.encoding.store import FeatureStore
+from randar_features.features.store import FeatureStore
 
 HOLD_OUTS = ("stratified", "last")
 
@@ -231,9 +231,9 @@ def _all_layers(singles: Sequence[Candidate]) -> Iterator[Candidate]:
         group = list(members)
         if len(group) > 1:
             axes = group[0].axes
-            named = " ".join(str(axes[name]) for name in ("context", "read") if axes[name] is not None)
+            named = [str(axes[name]) for name in ("context", "read") if axes[name] is not None]
             layers = [member.axes["layer"] for member in group]
-            joined = axes | {"output": f"{named} all layers".strip(), "layer": layers}
+            joined = axes | {"output": "/".join([*named, "all"]), "layer": layers}
             parts = [member.train for member in group], [member.evaluation for member in group]
             yield Candidate(joined, *(JoinedRows(part) for part in parts))
 

@@ -19,7 +19,7 @@ from benchmarks.tasks.duplicate_pairs import COMPARED_SIDE, CORRELATION, NEIGHBO
 from benchmarks.tasks.feature_index import images_of_rows
 from randar_features.command_line import run_command
 from randar_features.data import ImageSource
-from randar_features.encoding.store import FeatureStore
+from randar_features.features.store import FeatureStore
 from randar_features.store.files import write_json
 
 SHOWN = 12

@@ -27,7 +27,7 @@ from benchmarks.tasks.retrieval_task import DEPTH, RECALLS, Found, exact_scores,
 from probes.index.settings import CODES, KINDS, NORMALIZATIONS
 from probes.pooling import POOLINGS
 from randar_features.command_line import run_command
-from randar_features.encoding.store import FeatureStore
+from randar_features.features.store import FeatureStore
 
 SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64
 NOT_HERE = {"threshold_basis": None, "selection": None}

@@ -20,7 +20,7 @@ from probes import (
     rank_all,
 )
 from probes.index import VectorIndex, blocks_of, build_index, choose_settings
-from randar_features.encoding.store import FeatureStore
+from randar_features.features.store import FeatureStore
 
 RECALLS = (1, 5, 10)
 DEPTH = 100  # neighbours that an index is asked for

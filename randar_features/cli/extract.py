@@ -19,7 +19,7 @@ from randar_features.cli.options import (
     compute_dtype,
 )
 from randar_features.cli.parse import Count, Seed, Share, positional, run
-from randar_features.encoding.store import abandon
+from randar_features.features.store import abandon
 
 SHOWN = 20
 

@@ -14,6 +14,7 @@ import torch
 from randar_features.hub.registry import ModelSource, WeightsFile, find_source, imagenet_classes
 from randar_features.hub.weights import build_empty, file_hash, load_weights
 from randar_features.models import ARCHITECTURES, ImageTransformer
+from randar_features.precision import DType, can_compute, compute_dtype, weights_dtype
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
 
 TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
@@ -80,22 +81,30 @@ class Model:
         """Of the transformer's weights."""
         return self.transformer.dtype
 
-    def to(self, device: Device | None = None, dtype: torch.dtype | None = None) -> Model:
+    def to(self, device: Device | None = None, dtype: torch.dtype | str | None = None) -> Model:
         """This model itself if it is there and so already (None: as it is), else a copy that is."""
         target = self.device if device is None else torch.empty(0, device=choose_device(device)).device
-        dtype = self.dtype if dtype is None else check_dtype(dtype)
+        dtype = self.dtype if dtype is None else weights_dtype(dtype)
         if (target, dtype) == (self.device, self.dtype):
             return self
         transformer = copy.deepcopy(self.transformer).to(target, dtype)
         tokenizer = copy.deepcopy(self.optional_tokenizer)
         return replace(self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype))
 
+    def fitted(self, dtype: DType = None) -> tuple[Model, torch.dtype]:
+        """A model that can compute in `dtype`, and the format that this is; see `precision`.
+
+        The model is this one, or a copy in float32 where the weights are held in a third format.
+        """
+        own = compute_dtype(dtype, self.device, self.dtype)
+        return (self if can_compute(own, self.dtype) else self.to(dtype=torch.float32)), own
+
     def __repr__(self) -> str:
         """Name, weights, dtype and device; the modules themselves print pages."""
         return f"Model({self.name!r}, weights {self.weights_hash}, {self.dtype} on {self.device})"
 
 
-def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dtype | None = None) -> Model:
+def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dtype | str | None = None) -> Model:
     """Load a transformer and its tokenizer, ready to encode and to generate.
 
     Args:
@@ -105,7 +114,8 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
             `owner/name@revision`; or a loaded model, which is returned, or copied if `device` or `dtype` ask
             for another.
         device: None: CUDA where there is one, else the CPU.
-        dtype: of the weights in memory, whatever the files'; None: float32.
+        dtype: format in which the weights are held in memory, whatever the files': a torch dtype or its name; None:
+            float32. Calls compute in it unless they state another.
 
     Raises:
         TypeError: `name` is no string, path or `Model`, or `dtype` no floating-point `torch.dtype`.
@@ -114,7 +124,7 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     """
     if isinstance(name, Model):
         return name.to(device, dtype)
-    source, device, dtype = find_source(name), choose_device(device), check_dtype(dtype)
+    source, device, dtype = find_source(name), choose_device(device), weights_dtype(dtype)
     transformer = _build(source, "transformer")
     tokenizer = _build(source, "tokenizer") if "tokenizer" in source.config else None
     _check_fit(source, transformer, tokenizer)
@@ -136,14 +146,14 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
 
 
 def load_tokenizer(
-    name: Name, device: Device | None = None, dtype: torch.dtype | None = None
+    name: Name, device: Device | None = None, dtype: torch.dtype | str | None = None
 ) -> tuple[ImageTokenizer, int]:
     """A tokenizer alone, and the side in pixels of the images it was trained on.
 
     Arguments and errors as for `load_model`; a folder needs no transformer. `@revision` does not reach the
     tokenizer, which is in a repository of its own.
     """
-    source, device, dtype = find_source(name), choose_device(device), check_dtype(dtype)
+    source, device, dtype = find_source(name), choose_device(device), weights_dtype(dtype)
     tokenizer = _build(source, "tokenizer")
     if not isinstance(source.config.get("image_size"), int):
         raise ValueError(f'the configuration of {source.name} has no "image_size", a number of pixels')
@@ -157,20 +167,27 @@ def choose_device(device: Device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"device={device!r} is no device: use 'cpu', 'cuda', 'cuda:1' or None") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r}, but PyTorch sees no CUDA device here: use 'cpu' or None")
+    if not _is_there(device):
+        raise ValueError(f"device={str(device)!r}, but this machine has no such device: use {_devices_here()} or None")
     return device
 
 
-def check_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    """`dtype`, or float32 for None; TypeError if it is no floating-point `torch.dtype`."""
-    if dtype is None:
-        return torch.float32
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype={dtype!r}, expected a floating-point torch.dtype such as torch.bfloat16")
-    return dtype
+def _is_there(device: torch.device) -> bool:
+    """Whether numbers can be computed there; "meta" has shapes alone."""
+    if device.type == "meta":
+        return False
+    try:
+        return bool(torch.zeros(1, device=device).cpu().numel())
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+        return False
+
+
+def _devices_here() -> str:
+    return ", ".join(["'cpu'", *(f"'cuda:{index}'" for index in range(torch.cuda.device_count()))])
 
 
 def _build(source: ModelSource, part: str) -> Any:

@@ -14,10 +14,9 @@ from probes import KNNProbe
 from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings
 from probes.index import build_index as build_vectors
 from probes.pooling import POOLINGS
-from randar_features.encoding.extract import Features
-from randar_features.encoding.outputs import model_outputs
-from randar_features.encoding.store import FeatureStore
-from randar_features.encoding.to_store import extract_to_store
+from randar_features.features import FeatureSpec, FeatureTable, model_specs
+from randar_features.features.store import FeatureStore
+from randar_features.features.to_store import extract_to_store
 from randar_features.hub import Model, load_model
 from randar_features.retrieval.search import Index
 from randar_features.retrieval.tables import Table, Vectors, as_vectors, is_store
@@ -126,9 +125,9 @@ def _tables(data: Any) -> list[Table] | None:
     """The tables that `data` is; None where it is images."""
     several = list(data) if isinstance(data, list | tuple) and len(data) else [data]
     tables = [FeatureStore(one) if is_store(one) else one for one in several]
-    if all(isinstance(one, FeatureStore | Features) for one in tables):
+    if all(isinstance(one, FeatureStore | FeatureTable) for one in tables):
         return tables
-    if any(isinstance(one, FeatureStore | Features) for one in tables):
+    if any(isinstance(one, FeatureStore | FeatureTable) for one in tables):
         raise ValueError("data must be images or tables of features, got some of each")
     return None
 
@@ -138,29 +137,21 @@ def _extract(
 ) -> FeatureStore:
     """The feature of all images, of which those that the folder has already are not encoded again."""
     loaded = load_model(model, device=options["device"])
-    context, read, layer = _spec_of(loaded, spec)
+    chosen = model_specs(loaded)[0] if spec is None else FeatureSpec.parse(spec)
     return extract_to_store(
         images,
         folder,
         loaded,
-        layers=[layer],
-        context=context,
-        read=read,
+        layers=chosen.layer,
+        context=chosen.context,
+        read=chosen.read,
+        norm=chosen.norm,
+        orders=chosen.orders,
+        seed=chosen.seed,
         pool="mean" if pooling == "mean" else None,
         append=(folder / "manifest.json").exists(),
         **options,
     )
-
-
-def _spec_of(model: Model, spec: str | None) -> tuple[str, str, int]:
-    """Context, read and layer of a spec; None: image tokens at the layer and in the context that are recommended."""
-    if spec is None:
-        details = next(iter(model_outputs(model).values()))
-        return details["context"], details["read"], details["layer"]
-    parts = spec.replace(" layer ", "/").replace(" ", "/").split("/")
-    if len(parts) != 3 or not parts[2].lstrip("-").isdigit():
-        raise ValueError(f"spec must be context/read/layer, such as reverse/image/2, got {spec!r}")
-    return parts[0], parts[1], int(parts[2])
 
 
 def _best_normalization(folder: Path, vectors: Vectors, seed: int) -> tuple[str, int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,8 +12,10 @@ from probes.index import VectorIndex
 from probes.pooling import pool
 from randar_features.data import open_images
 from randar_features.data.images import OK
-from randar_features.encoding.outputs import encode_outputs
+from randar_features.features import FeatureSpec
+from randar_features.features import encode as encode_images
 from randar_features.hub import Model, load_model
+from randar_features.precision import DType
 from randar_features.retrieval.tables import described
 
 
@@ -32,14 +34,14 @@ class Encoder(Protocol):
 class ModelEncoder:
     """One feature of a model as an encoder."""
 
-    def __init__(self, model: Model, name: str, details: Mapping[str, Any], dtype: torch.dtype | None) -> None:
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: Model, name: str, dtype: DType = None) -> None:
+        self.model, self.dtype, self.spec = model, dtype, FeatureSpec.parse(name)
         self.name, self.weights, self.image_size = model.name, model.weights_hash, model.image_size
-        self.outputs = {name: {"norm": False, "orders": None, "seed": None, **details}}
+        self.outputs = {name: self.spec.details()}
 
     def encode(self, images: Tensor, outputs: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Maps (b, G, G, D) float32 of its one feature."""
-        return encode_outputs(self.model, images, self.outputs, self.dtype)
+        return {str(self.spec): encode_images(self.model, images, [self.spec], dtype=self.dtype)[self.spec]}
 
 
 def encoder_of(
@@ -47,7 +49,7 @@ def encoder_of(
     model: str | Model | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DType = None,
 ) -> Encoder:
     """The encoder that an index of a model's features is of; `model`: where the model is now, if it has moved.
 
@@ -64,8 +66,7 @@ def encoder_of(
     if about.get("classes") is not None:
         raise ValueError(f"{index.folder} is of features with the class given: search it with vectors of your own")
     loaded = load_model(model or about["encoder"], device=device)
-    details = {key: about[key] for key in ("layer", "context", "read", "norm", "orders", "seed") if key in about}
-    encoder = ModelEncoder(loaded, about["output"], details, dtype)
+    encoder = ModelEncoder(loaded, about["output"], dtype)
     if encoder.weights == about["weights"]:
         encoder.name = about["encoder"]  # a model may be called by its name or by its folder
     check_encoder(index, encoder)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probes import Neighbours
 from probes.index import IndexSettings, VectorIndex
-from randar_features.encoding.store import FeatureStore
+from randar_features.features.store import FeatureStore
 from randar_features.hub import Model
 from randar_features.retrieval.encoders import Encoder, check_encoder, encode, encoder_of
 from randar_features.retrieval.tables import hashes, store_state

@@ -15,11 +15,11 @@ import torch
 
 from probes.index import Blocks
 from probes.pooling import POOLINGS, pool
-from randar_features.encoding.extract import Features
-from randar_features.encoding.store import FeatureStore
+from randar_features.features import FeatureSpec, FeatureTable
+from randar_features.features.store import FeatureStore
 from randar_features.store.identity import hash_files
 
-Table = FeatureStore | Features
+Table = FeatureStore | FeatureTable
 ENCODING = ("encoder", "weights", "image_size")
 
 
@@ -104,18 +104,15 @@ def chosen_name(table: Table, spec: str | None) -> str:
         if len(names) > 1:
             raise ValueError(f"{table} holds several features, choose one by spec: {', '.join(names)}")
         return names[0]
-    parts = spec.split("/")
-    spelled = f"{' '.join(parts[:-1])} layer {parts[-1]}"
-    for name in (spec, spelled):
-        if name in names:
-            return name
+    if spec in names:
+        return spec
     raise ValueError(f"{table} holds no {spec!r}: expected one of {', '.join(names)}")
 
 
 def _names(table: Table) -> list[str]:
     if isinstance(table, FeatureStore):
         return table.names
-    return [f"{table.details['context']} {table.details['read']} layer {layer}" for layer in table.layers]
+    return table.specs
 
 
 def _describe(table: Table, name: str, pooling: str) -> dict[str, Any]:
@@ -125,8 +122,7 @@ def _describe(table: Table, name: str, pooling: str) -> dict[str, Any]:
         about = {key: manifest[key] for key in ENCODING}
         pooled, details = manifest["pooling"], manifest["outputs"][name]
     else:
-        details = {key: table.details.get(key) for key in ("context", "read", "norm", "orders", "classes")}
-        details |= {"seed": table.details["seed"] if details["orders"] else None, "layer": int(name.split()[-1])}
+        details = FeatureSpec.parse(name).details() | {"classes": table.details["classes"]}
         about = {"encoder": table.details["model"], **{key: table.details[key] for key in ENCODING[1:]}}
         pooled = table.details["pool"]
     if pooled is not None and pooling not in (pooled, "mean"):
@@ -146,10 +142,9 @@ def _blocks(table: Table, name: str, size: int) -> Iterator[tuple[int, np.ndarra
     if isinstance(table, FeatureStore):
         yield from table.blocks(name, size)
         return
-    place = _names(table).index(name)
-    values = table.pooled() if table.maps is None else table.maps
+    values = table[name]
     for start in range(0, len(table), size):
-        yield start, np.ascontiguousarray(values[start : start + size, place].numpy(), np.float32)
+        yield start, np.ascontiguousarray(values[start : start + size])
 
 
 def _labels(table: Table) -> np.ndarray:

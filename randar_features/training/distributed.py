@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from randar_features.models import ImageTransformer
-from randar_features.precision import default_dtype
+from randar_features.precision import fastest_dtype
 from randar_features.training.config import check_ranges
 
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
@@ -48,7 +48,7 @@ class HardwareConfig:
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """What matrix products run in on that device."""
-        return default_dtype(device) if self.mixed_precision is None else DTYPES[self.mixed_precision]
+        return fastest_dtype(device) if self.mixed_precision is None else DTYPES[self.mixed_precision]
 
 
 def make_accelerator() -> Accelerator:

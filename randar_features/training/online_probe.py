@@ -20,7 +20,7 @@ from randar_features.models import ImageTransformer
 from randar_features.tokenizers import ImageTokenizer
 
 Encode = Callable[..., Mapping[tuple[str, str], Tensor]]
-"""`encode(model, tokens, layers=, contexts=, reads=)` → maps (B, L, G, G, D) by context and read."""
+"""`encode(model, tokens, layer=, context=, read=)` → maps (B, G, G, D) by context and read, one or several each."""
 
 NEIGHBOURS = 20
 RIDGE = 100.0  # of standardised features and some thousand images
@@ -105,9 +105,9 @@ class OnlineProbe:
         layer = model.middle_layer(reads[0]) if self.layer is None else self.layer
         parts: dict[str, list[Tensor]] = {}
         for tokens in self.tokens.split(self.batch_size):
-            maps = self.encode(model, tokens.to(model.device), layers=[layer], contexts=[*contexts], reads=reads)
+            maps = self.encode(model, tokens.to(model.device), layer=layer, context=[*contexts], read=reads)
             for (context, read), values in maps.items():
-                parts.setdefault(f"{context}_{read}", []).append(values[:, 0].mean((1, 2)).float().cpu())
+                parts.setdefault(f"{context}_{read}", []).append(values.mean((1, 2)).float().cpu())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
     def _scores(self, features: np.ndarray) -> dict[str, float]:

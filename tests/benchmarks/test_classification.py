@@ -57,10 +57,10 @@ def test_the_command_reports_what_the_probe_gives(
     classification.main()
     report = read_result(tmp_path / "out")
     by_name = {row["output"]: row for row in report["results"]}
-    outputs = {"32x32", "patches", *(f"reverse image layer {i}" for i in range(3)), "reverse image all layers"}
+    outputs = {"32x32", "patches", *(f"reverse/image/{i}" for i in range(3)), "reverse/image/all"}
     assert set(by_name) == outputs
-    assert by_name["reverse image all layers"]["layer"] == [0, 1, 2]
-    assert by_name["reverse image all layers"]["dimensions"] == 3 * by_name["reverse image layer 1"]["dimensions"]
+    assert by_name["reverse/image/all"]["layer"] == [0, 1, 2]
+    assert by_name["reverse/image/all"]["dimensions"] == 3 * by_name["reverse/image/1"]["dimensions"]
 
     # By hand: four rows of each class are held back, the probe never sees them.
     vectors, labels = pixels

@@ -118,7 +118,7 @@ def test_built_in_pairs_with_a_generator(
     compared = json.loads((tmp_path / "first" / "differences.json").read_text())
     assert len(compared) == 2 * 3 and {each["first"] for each in compared} == {"reverse"}
     for each in compared:
-        ends = [rows[f"{each[end]} image layer {each['layer']}", each["components"]] for end in ("first", "second")]
+        ends = [rows[f"{each[end]}/image/{each['layer']}", each["components"]] for end in ("first", "second")]
         assert each["difference"] == pytest.approx(ends[0]["box_per_image@0.1"] - ends[1]["box_per_image@0.1"])
     for name, row in rows.items():
         assert 0 <= row["interval"][0] <= row["box_per_image@0.1"] <= row["interval"][1] <= 1
@@ -151,7 +151,7 @@ def test_the_same_place_is_scaled_to_the_target() -> None:
 
 def test_content_free_images_are_random_codes_or_noise(small_model: Model) -> None:
     generator = correspondence.load_encoder(small_model, contexts=["reverse"], reads=["image"])
-    for encoder, output, side in ((generator, "reverse image layer 1", 4), (Landmarks(), "spots", 32)):
+    for encoder, output, side in ((generator, "reverse/image/1", 4), (Landmarks(), "spots", 32)):
         maps = content_free(encoder, [output], 0)[output]
         assert maps.shape[:3] == (8, side, side)
         torch.testing.assert_close(maps, content_free(encoder, [output], 0)[output], atol=0, rtol=0)

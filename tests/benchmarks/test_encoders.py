@@ -188,12 +188,12 @@ def test_a_generator_has_every_layer_context_and_read(encoders: Mapping[str, Enc
     images = images_for(encoder)
     tokens, maps = small_model.tokenizer.encode(images), encoder.encode(images)
     for name, details in encoder.outputs.items():
-        assert name == f"{details['context']} {details['read']} layer {details['layer']}"
+        assert name == f"{details['context']}/{details['read']}/{details['layer']}"
         options = {"layers": details["layer"], "context": details["context"], "read": details["read"]}
         torch.testing.assert_close(maps[name], encode_tokens(small_model.transformer, tokens, **options)[:, 0])
     null = torch.full((3,), NUM_CLASSES)
     expected = encode_tokens(small_model.transformer, tokens, null, layers=1)[:, 0]
-    torch.testing.assert_close(maps["reverse image layer 1"], expected)
+    torch.testing.assert_close(maps["reverse/image/1"], expected)
 
 
 @pytest.mark.parametrize("kind", SISTERS)
@@ -295,7 +295,7 @@ class TestExtract:
             self.extract(encoder, data, tmp_path, pooling="max")
 
     def test_orders_do_not_mix(self, encoders: Mapping[str, Encoder], data: Path, tmp_path: Path):
-        name = "reverse image layer 1"
+        name = "reverse/image/1"
         one = self.extract(encoders["small"], data, tmp_path, outputs=[name])
         two = self.extract(encoders["small, 2 orders"], data, tmp_path, outputs=[name])
         assert one.folder != two.folder and not np.allclose(one.array(name), two.array(name))

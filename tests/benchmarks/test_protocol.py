@@ -38,7 +38,7 @@ def make_card(**changes: Any) -> dict[str, Any]:
 def make_row(**changes: Any) -> dict[str, Any]:
     row = {
         "encoder": "tiny",
-        "output": "reverse image layer 2",
+        "output": "reverse/image/2",
         "layer": 2,
         "context": "reverse",
         "read": "image",
@@ -130,7 +130,7 @@ class TestDiff:
         lines, comparable = compare(first, save(tmp_path / "b", [make_row(accuracy=0.6, interval=[0.56, 0.64])]))
         assert comparable
         assert lines == [
-            "tiny, reverse image layer 2: comparable",
+            "tiny, reverse/image/2: comparable",
             "    accuracy: 0.5 / 0.6 (+0.1)",
             "    95 % intervals do not overlap: [0.45, 0.55] / [0.56, 0.64]",
         ]
@@ -162,7 +162,7 @@ class TestDiff:
     def test_rows_are_matched_by_their_axes(self, tmp_path: Path) -> None:
         """Layers are compared, pooling decides; the nearest row is the one compared with."""
         first = save(tmp_path / "a", [make_row()])
-        others = [make_row(pooling="max"), make_row(layer=1, output="reverse image layer 1", accuracy=0.4)]
+        others = [make_row(pooling="max"), make_row(layer=1, output="reverse/image/1", accuracy=0.4)]
         lines, comparable = compare(first, save(tmp_path / "b", others))
         assert comparable
         assert "    differs         layer: 2 / 1" in lines

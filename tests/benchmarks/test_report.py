@@ -23,7 +23,7 @@ LABELS = np.array([0, 0, 1, 1])
 
 def row(context: str, layer: int | list[int], accuracy: float, **more: Any) -> dict[str, Any]:
     axes = {"encoder": "tiny", "context": context, "layer": layer, "read": "image", "orders": "raster"}
-    name = f"{context} image layer {layer}"
+    name = f"{context}/image/{layer}"
     return {**axes, "output": name, "pooling": "mean", "probe": "knn", "accuracy": accuracy, **more}
 
 
@@ -66,7 +66,7 @@ def test_runs_are_named_by_their_folders(folder: Path) -> None:
 
 def test_the_overview_sets_the_best_row_beside_the_baseline(folder: Path) -> None:
     table = report.overview(report.find_runs([folder]))
-    best = ["tiny, reverse image layer 1", "accuracy", "75.0 % (70.0 % … 80.0 %)", "pixels: 25.0 %"]
+    best = ["tiny, reverse/image/1", "accuracy", "75.0 % (70.0 % … 80.0 %)", "pixels: 25.0 %"]
     assert table.rows == [["cifar10/knn", *best]]
 
 
@@ -76,7 +76,7 @@ def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
     rows += [pixels(0.4) | {"tuning": 0.1}, pixels(0.3) | {"tuning": 0.2, "output": "patches"}]
     write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
     table = report.overview(report.find_runs([tmp_path]))
-    assert table.rows[0][1:] == ["tiny, reverse image layer 0", "accuracy", "50.0 %", "pixels, patches: 30.0 %"]
+    assert table.rows[0][1:] == ["tiny, reverse/image/0", "accuracy", "50.0 %", "pixels, patches: 30.0 %"]
 
 
 def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
     axes = ["encoder", "output", "layer", "context", "read", "orders", "pooling"]
     assert table.header == [*axes, "probe", "accuracy", "seconds", "rows"]
     assert table.rows[0] == ["pixels", "pixels", "", "", "", "", "", "knn", "25.0 %", "", ""]
-    shown = ["tiny", "reverse image layer 1", "1", "reverse", "image", "raster", "mean", "knn"]
+    shown = ["tiny", "reverse/image/1", "1", "reverse", "image", "raster", "mean", "knn"]
     assert table.rows[4] == [*shown, "75.0 % (70.0 % … 80.0 %)", "", "4"]
     assert table.rows[3][-2:] == ["2.5", ""]
     assert table.marked == 4
@@ -126,8 +126,8 @@ def test_learning_curves_are_of_each_encoders_best_output(tmp_path: Path, monkey
     write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
     assert report.learning_curve(report.find_runs([tmp_path])[0]) == b"png"
     lines, more = drawn[0]
-    assert lines == {"tiny, single image layer 0": [(1, 0.1), (5, 0.4)]}
-    assert more["spreads"] == {"tiny, single image layer 0": [(0, 0.2), (0.3, 0.5)]}
+    assert lines == {"tiny, single/image/0": [(1, 0.1), (5, 0.4)]}
+    assert more["spreads"] == {"tiny, single/image/0": [(0, 0.2), (0.3, 0.5)]}
 
 
 def test_learning_curves_do_not_mix_poolings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_learning_curves_do_not_mix_poolings(tmp_path: Path, monkeypatch: pytest
     rows = [row("single", 0, value, shots=n, interval=[0, 1]) | {"pooling": p} for (p, n), value in values.items()]
     write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
     report.learning_curve(report.find_runs([tmp_path])[0])
-    assert drawn == [{"tiny, single image layer 0, mean": [(1, 0.1), (5, 0.4)]}]
+    assert drawn == [{"tiny, single/image/0, mean": [(1, 0.1), (5, 0.4)]}]
 
 
 def test_a_picture_that_was_not_kept_is_left_out(folder: Path, tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_
 def test_markdown_has_the_same_tables(folder: Path, tmp_path: Path) -> None:
     report.write_report([folder], tmp_path / "report.html")
     text = (tmp_path / "report.md").read_text()
-    assert "| **tiny** | **reverse image layer 1** | **1** |" in text
-    assert "| cifar10/knn | tiny, reverse image layer 1 | accuracy |" in text
+    assert "| **tiny** | **reverse/image/1** | **1** |" in text
+    assert "| cifar10/knn | tiny, reverse/image/1 | accuracy |" in text
     assert "## maps\n\nmaps\n\n`python " in text
 
 

@@ -115,7 +115,7 @@ def test_every_output_of_a_generator_has_a_row_and_its_weights_stay(tmp_path: Pa
     options: dict[str, Any] = {"encoder": ("small",), "outputs": None, "resolution": None, "iterations": 5}
     result = json.loads(run(config(tmp_path, **options), tmp_path / "out").read_text())
     outputs = [row["output"] for row in result["results"]]
-    assert len(outputs) == 6 and "reverse image layer 2" in outputs
+    assert len(outputs) == 6 and "reverse/image/2" in outputs
     assert {row["context"] for row in result["results"]} == {"reverse"}
     assert json.loads((tmp_path / "out" / "differences.json").read_text()) == []  # of one context
     assert result["card"]["weights"] == {small_model.name: small_model.weights_hash}

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from randar_features import Model, extract_features
+from randar_features import FeatureStore, Model, extract_features
 from randar_features.cli.extract import main
-from randar_features.encoding import FeatureStore
 from tests.small_models import IMAGE_SIZE, write_folder
 
 
@@ -42,13 +41,13 @@ def test_features_from_the_shell(tmp_path: Path, images: Path, small_model: Mode
     ]
     assert run(tmp_path, str(images), *options, "--batch-size", "2", "--shard-rows", "2") == 0
     store = FeatureStore(tmp_path / "store")
-    assert store.names == ["single instruction layer 0", "single instruction layer 2"] and len(store.shards) == 3
+    assert store.names == ["single/instruction/0/norm", "single/instruction/2/norm"] and len(store.shards) == 3
     expected = extract_features(
         images, small_model, layers=[0, 2], context="single", read="instruction", norm=True, pool="mean", progress=False
     ).pooled()
     for place, name in enumerate(store.names):
         np.testing.assert_allclose(store.array(name), expected[:, place].numpy(), rtol=1e-4, atol=1e-5)
-    assert "single instruction layer 2: (32,)" in capsys.readouterr().out
+    assert "single/instruction/2/norm: (32,)" in capsys.readouterr().out
 
 
 def test_maps_that_are_added_to(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]):

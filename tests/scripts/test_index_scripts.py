@@ -19,8 +19,8 @@ from torch import Tensor
 
 from benchmarks.report.figures import GAP
 from probes.index import VectorIndex
-from randar_features.encoding import extract_to_store
-from tests.encoding.stores import content, pictures, save, write
+from randar_features import extract_to_store
+from tests.features.stores import content, pictures, save, write
 from tests.small_models import small_transformer, write_folder
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -57,7 +57,7 @@ def build(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> 
 def test_a_query_finds_its_copy_and_not_itself(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    index = build(monkeypatch, folder, "--output", "reverse image layer 1")
+    index = build(monkeypatch, folder, "--output", "reverse/image/1")
     assert "9 images" in capsys.readouterr().out
     query = folder / "images/cat/0.png"
     outside = folder / "outside.png"
@@ -72,7 +72,7 @@ def test_a_query_finds_its_copy_and_not_itself(
     assert (first["row"], first["label"], first["rank"]) == (9, "dog", 1)
     assert first["similarity"] == pytest.approx(1, abs=1e-5)
     assert other["found"][0]["row"] == 9, "a copy with another path is the same image"
-    assert found["features"]["output"] == "reverse image layer 1"
+    assert found["features"]["output"] == "reverse/image/1"
     rows = list(csv.DictReader((folder / "found.csv").open()))
     assert len(rows) == 6 and rows[0]["path"] == str(folder / "images/dog/4.png") and rows[0]["query_row"] == "0"
     with Image.open(folder / "found.grid") as grid:
@@ -111,8 +111,8 @@ def test_images_are_added_to_a_store_and_then_to_its_index(
         extract_to_store(folder / "images", store, model, layers=[0, 1], device="cpu", progress=False, append=append)
 
     extract(append=False)
-    arguments = [folder / "store", "--output", "reverse image layer 0", "--out", folder / "index"]
-    with pytest.raises(SystemExit, match=r"holds several features, choose one by spec: reverse.* 0, rev"):
+    arguments = [folder / "store", "--output", "reverse/image/0", "--out", folder / "index"]
+    with pytest.raises(SystemExit, match=r"holds several features, choose one by spec: reverse/image/0, rev"):
         run(monkeypatch, "build_index.py", folder / "store", "--out", folder / "index")
     run(monkeypatch, "build_index.py", *arguments)
     new = folder / "images/dog/new.png"
@@ -183,7 +183,7 @@ def test_a_model_without_reverse_is_indexed_in_the_context_that_it_has(
         monkeypatch, "build_index.py", "--images", folder / "images", "--encoder", folder / "sister",
         "--out", folder / "index", "--device", "cpu",
     )  # fmt: skip
-    assert "output repeat image layer " in capsys.readouterr().out
+    assert "output repeat/image/" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

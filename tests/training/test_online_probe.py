@@ -20,11 +20,11 @@ def coloured(count: int = 60) -> list[tuple[torch.Tensor, int]]:
     return [(0.7 * colours[index % 3] + 0.3 * noise[index], index % 3) for index in range(count)]
 
 
-def encode(model, tokens, *, layers, contexts, reads):
+def encode(model, tokens, *, layer, context, read):
     """Features that tell the class where the context is "reverse", and nothing where it is "single"."""
     labels = torch.nn.functional.one_hot(tokens[:, 0] % 3, 4).float()
-    told = labels[:, None, None, None].expand(-1, len(layers), 2, 2, -1)
-    return {(context, read): told * (context == "reverse") for context in contexts for read in reads}
+    told = labels[:, None, None].expand(-1, 2, 2, -1)
+    return {(shown, at): told * (shown == "reverse") for shown in context for at in read}
 
 
 def test_it_finds_the_class_where_it_is():

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from randar_features import load_model, sequence
 from randar_features.models import ARCHITECTURES
-from randar_features.precision import default_dtype
+from randar_features.precision import fastest_dtype
 from randar_features.training.checkpoint import newest_checkpoint
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import LoopConfig, run
@@ -148,7 +148,7 @@ def test_a_changed_recipe_continues_if_it_is_allowed(tmp_path: Path):
 def test_half_precision_is_chosen_by_the_hardware_or_by_name(tmp_path: Path):
     exact, half = (small_trainer(tmp_path, hardware=HardwareConfig(mixed_precision=kind)) for kind in ("no", "bf16"))
     assert (exact.dtype, half.dtype) == (torch.float32, torch.bfloat16)
-    assert small_trainer(tmp_path).dtype == default_dtype(torch.device("cpu"))
+    assert small_trainer(tmp_path).dtype == fastest_dtype(torch.device("cpu"))
     losses = [[trainer.train_step(step)["loss"] for step in range(4)] for trainer in (exact, half)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

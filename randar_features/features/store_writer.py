@@ -15,7 +15,7 @@ from torch import Tensor
 
 from randar_features.data.images import OK, ImageBatch, ImageSource
 from randar_features.data.stored_images import StoredImages
-from randar_features.encoding.store import FeatureStore, read_manifest
+from randar_features.features.store import FeatureStore, read_manifest
 from randar_features.store.manifest import MANIFEST, check_format
 from randar_features.store.writer import StoreWriter
 

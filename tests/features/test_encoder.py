@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randar_features import extract_features, sequence
-from randar_features.encoding import RandAREncoder, encode_orders, encode_reads, encode_tokens, resolve_layers
+from randar_features import RandAREncoder, encode_tokens, extract_features, sequence
+from randar_features.features import encode_specs, model_specs
 from randar_features.models import RandAR
 from tests.golden.models import golden, golden_randar
 from tests.reference import plain_randar
@@ -117,37 +117,20 @@ def test_default_is_raster_order_and_the_middle_layer(transformer: RandAR):
 def test_orders_are_averaged_or_concatenated(transformer: RandAR):
     tokens = RECORDED["idx"]
     orders = sequence.antithetic_orders(3, 16, seed=5)
-    each = [encode_tokens(transformer, tokens, order=order, layers=1) for order in orders]
-    mean = encode_orders(transformer, tokens, orders=3, seed=5, layers=1)
-    torch.testing.assert_close(mean, sum(each) / 3)
-    joined = encode_orders(transformer, tokens, orders=3, seed=5, combine="concatenate", layers=1)
-    torch.testing.assert_close(joined, torch.cat(each, dim=-1))
-    assert torch.equal(encode_orders(transformer, tokens, layers=1), encode_tokens(transformer, tokens, layers=1))
+    each = [encode_tokens(transformer, tokens, order=order, layers=1)[:, 0] for order in orders]
+    for combine, expected in (("mean", sum(each) / 3), ("concatenate", torch.cat(each, dim=-1))):
+        (spec,) = model_specs(transformer, layers=1, orders=3, seed=5, combine=combine)
+        torch.testing.assert_close(encode_specs(transformer, tokens, [spec])[spec], expected)
 
 
 @pytest.mark.parametrize("context", sequence.CONTEXTS)
 def test_both_reads_in_one_pass_equal_one_pass_each(transformer: RandAR, context: str):
-    options = {"order": RECORDED["order"], "layers": [0, 2], "context": context}
-    both = encode_reads(transformer, RECORDED["idx"], **options)
-    for read in sequence.READS:
-        alone = encode_tokens(transformer, RECORDED["idx"], read=read, **options)
-        torch.testing.assert_close(both[read], alone, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("layers", "expected"), [(0, [0]), (-1, [5]), ([1, -2], [1, 4]), (None, [2]), (range(3), [0, 1, 2])]
-)
-def test_layer_indices(layers: object, expected: list[int]):
-    assert resolve_layers(layers, 6, default=[2]) == expected
-
-
-def test_layers_out_of_range_are_refused():
-    with pytest.raises(IndexError, match=r"layer 6 is out of range: the model has 6 layers, 0 … 5 or -6 … -1"):
-        resolve_layers([0, 6], 6, default=[2])
-    with pytest.raises(IndexError, match="layer -7"):
-        resolve_layers(-7, 6, default=[2])
-    with pytest.raises(ValueError, match="no layers were asked for"):
-        resolve_layers([], 6, default=[2])
+    specs = model_specs(transformer, layers=[0, 2], context=context, read=sequence.READS)
+    both = encode_specs(transformer, RECORDED["idx"], specs, None, RECORDED["order"])
+    for spec in specs:
+        options = {"layers": spec.layer, "context": context, "read": spec.read}
+        alone = encode_tokens(transformer, RECORDED["idx"], None, RECORDED["order"], **options)
+        torch.testing.assert_close(both[spec], alone[:, 0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from randar_features import Model, extract_features
-from randar_features.encoding import extract_to_store
+from randar_features import Model, extract_features, extract_to_store
 from tests.small_models import IMAGE_SIZE
 
 
@@ -36,7 +35,7 @@ def test_the_store_holds_what_extract_features_gives(small_model: Model, tmp_pat
             rows = features.maps if pool is None else features.pooled()
             assert rows is not None
             for place, layer in enumerate((0, 2)):
-                held = store.array(f"{context} {read} layer {layer}")
+                held = store.array(f"{context}/{read}/{layer}")
                 np.testing.assert_allclose(held, rows[:, place].numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -44,7 +43,7 @@ def test_orders_are_part_of_what_a_store_is(small_model: Model, tmp_path: Path):
     images = small_pictures(2)
     store = extract_to_store(images, tmp_path, small_model, layers=1, orders=2, store_dtype="float32", progress=False)
     expected = extract_features(images, small_model, layers=1, orders=2, pool="mean", progress=False).pooled()[:, 0]
-    np.testing.assert_allclose(store.array("reverse image layer 1"), expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(store.array("reverse/image/1"), expected.numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="its outputs is"):
         extract_to_store(images, tmp_path, small_model, layers=1, orders=3, store_dtype="float32", progress=False)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from randar_features import ImageEncoder, RandAREncoder, extract_features, load_model, sequence
-from randar_features.encoding import encode_orders, encode_reads, encode_tokens, resolve_view
+from randar_features import ImageEncoder, RandAREncoder, encode_tokens, extract_features, load_model, sequence
+from randar_features.features import encode_specs, model_specs
 from tests.golden.models import golden, golden_model, raster_tokens
 from tests.reference import plain_sisters
 from tests.small_models import write_folder
@@ -135,26 +135,10 @@ def test_invariance_to_the_batch_and_to_the_layers_asked_for(name: str):
             torch.testing.assert_close(alone[:, 0], together[i : i + 1, -1], atol=1e-5, rtol=1e-5)
 
 
-def test_defaults_are_what_each_model_recommends():
-    views = {}
-    for name in ("randar_small", *SISTERS):
-        model = golden_model(name)
-        views[name] = {read: resolve_view(model, layers=None, context=None, read=read) for read in model.reads}
-    assert views == {
-        "randar_small": {"image": ([1], "reverse"), "instruction": ([1], "reverse")},
-        "llamagen_small": {"image": ([1], "repeat")},
-        "par_small": {"image": ([1], "repeat")},
-        "arpg_small": {"image": ([0], "reverse"), "query": ([2], "single"), "leave_one_out": ([2], "single")},
-    }
-    raster = golden_model("randar_small")
-    raster.trained_order = "raster"
-    assert resolve_view(raster, layers=None, context=None, read="image") == ([1], "repeat")
-    assert resolve_view(raster, layers=None, context="reverse", read="image") == ([1], "reverse")
-    arpg = golden_model("arpg_small")
-    assert resolve_view(arpg, layers=None, context=None, read="query", recommended=[1, 3])[0] == [3]
-    maps = encode_reads(arpg, raster_tokens("arpg_small"))
-    assert {read: value.shape[1] for read, value in maps.items()} == {"image": 1, "query": 1, "leave_one_out": 1}
-    torch.testing.assert_close(maps["query"], encode_tokens(arpg, raster_tokens("arpg_small"), read="query"))
+def test_all_reads_in_as_few_passes_as_there_can_be():
+    arpg, tokens = golden_model("arpg_small"), raster_tokens("arpg_small")
+    for spec, values in encode_specs(arpg, tokens, model_specs(arpg, read=arpg.reads)).items():
+        torch.testing.assert_close(values, encode_tokens(arpg, tokens, read=spec.read)[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -181,10 +165,11 @@ def test_views_that_a_model_cannot_have_are_refused_with_a_reason(name: str, opt
 
 def test_several_orders_of_a_model_that_knows_one_are_refused():
     with pytest.raises(ValueError, match="3 orders were asked for, but LlamaGen knows one order only"):
-        encode_orders(golden_model("llamagen_small"), raster_tokens("llamagen_small"), orders=3)
+        model_specs(golden_model("llamagen_small"), orders=3)
     arpg, tokens = golden_model("arpg_small"), raster_tokens("arpg_small")
     each = [encode_tokens(arpg, tokens, order=order, read="query") for order in sequence.antithetic_orders(2, 16, 5)]
-    torch.testing.assert_close(encode_orders(arpg, tokens, orders=2, seed=5, read="query"), sum(each) / 2)
+    (spec,) = model_specs(arpg, orders=2, seed=5, read="query")
+    torch.testing.assert_close(encode_specs(arpg, tokens, [spec])[spec], (sum(each) / 2)[:, 0])
 
 
 @pytest.mark.parametrize("architecture", ["llamagen", "par", "arpg"])

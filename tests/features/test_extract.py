@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import Model, encode_tokens, extract_features
 from randar_features.data import ImageError
-from randar_features.encoding.precision import autocast, default_dtype
 from tests.small_models import IMAGE_SIZE
 
 
@@ -88,7 +87,7 @@ def test_bad_images_keep_their_rows_and_shift_none(
     torn.write_bytes((folder / "class0/0.png").read_bytes()[:100])
     good = [folder / f"class{i % 2}/{i}.png" for i in range(5)]
     paths = [text, good[0], good[1], torn, good[2], folder / "missing.png", good[3], good[4]]
-    with pytest.warns(UserWarning, match=r"3 of 8 images could not be read. row 0 \(.*text.jpg\)") as caught:
+    with pytest.warns(UserWarning, match=r"3 of 8 images could not be read. image 0 \(.*text.jpg\)") as caught:
         features = extract(paths, small_model, batch_size=batch_size)
     assert caught[0].filename == __file__
     assert features.ok.tolist() == [False, True, True, False, True, False, True, True]
@@ -159,7 +158,7 @@ def test_labels_do_not_leak_unless_asked_for(small_model: Model, tensors: torch.
     for given in ([0, 1], [0] * 6):
         with pytest.raises(ValueError, match=f"{len(given)} classes were given for 5 images"):
             extract(images, small_model, classes=given)
-    with pytest.raises(TypeError, match=r"an integer is expected, got 0\.7"):
+    with pytest.raises(TypeError, match=r"classes.*got 0\.7"):
         extract(images, small_model, classes=[0.7] * 5)
     with pytest.raises(ValueError, match='classes must be None, "labels", an index'):
         extract(images, small_model, classes="label")
@@ -177,7 +176,9 @@ def test_details_say_what_the_numbers_depend_on(small_model: Model, tensors: tor
     expected = {"layers": [0, 2], "orders": 2, "seed": 3, "dtype": "bfloat16", "classes": [0, 1, 2, 0, 1]}
     assert expected.items() <= details.items()
     assert details["weights"] == small_model.weights_hash
-    assert repr(extract(tensors, small_model)) == "Features(maps (5, 2, 4, 4, 32), layers [0, 2], 5 of 5 images)"
+    assert repr(extract(tensors, small_model)) == (
+        "FeatureTable(5 of 5 images, maps (4, 4, 32) of reverse/image/0, reverse/image/2)"
+    )
 
 
 def test_several_orders_do_not_depend_on_the_batch(small_model: Model, tensors: torch.Tensor):
@@ -198,11 +199,11 @@ def test_several_orders_do_not_depend_on_the_batch(small_model: Model, tensors: 
         ({"context": "double"}, ValueError, "context must be one of single, repeat, reverse; got 'double'"),
         ({"read": "class"}, ValueError, "read must be one of"),
         ({"pool": "max"}, ValueError, "pool must be one of mean; got 'max'"),
-        ({"layers": [1.5]}, TypeError, "an integer is expected, got 1.5"),
+        ({"layers": [1.5]}, TypeError, "layers.*got 1.5"),
         ({"orders": 0}, ValueError, "at least 1, got 0"),
-        ({"orders": "all"}, TypeError, "an integer is expected, got 'all'"),
+        ({"orders": "all"}, TypeError, "orders.*got 'all'"),
         ({"batch_size": 0}, ValueError, "batch_size"),
-        ({"dtype": torch.int8}, ValueError, "dtype must be torch.float32, torch.bfloat16"),
+        ({"dtype": torch.int8}, ValueError, "dtype=torch.int8.*float32"),
     ],
 )
 def test_bad_settings_are_refused(small_model: Model, tensors: torch.Tensor, options: dict, error: type, message: str):
@@ -214,21 +215,3 @@ def test_reduced_precision_stays_close(small_model: Model, tensors: torch.Tensor
     features = extract(tensors, small_model, dtype=torch.bfloat16)
     assert features.maps is not None and features.maps.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(features.maps, expected, dim=-1).min() > 0.999
-
-
-def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch):
-    cpu = torch.device("cpu")
-    for found, expected in (
-        ({}, torch.float32),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx512_bf16": True}, torch.bfloat16),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert default_dtype(cpu) == expected
-    with autocast(cpu, torch.bfloat16):
-        assert torch.is_autocast_enabled("cpu")
-    with torch.autocast("cpu", torch.bfloat16):
-        with autocast(cpu, torch.float32):
-            assert not torch.is_autocast_enabled("cpu")
-        with autocast(cpu, None):
-            assert torch.is_autocast_enabled("cpu")

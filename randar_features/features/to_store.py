@@ -12,11 +12,12 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.data import open_images
 from randar_features.data.stored_images import root_of
-from randar_features.encoding.outputs import encode_outputs, model_outputs
-from randar_features.encoding.store import FeatureStore
-from randar_features.encoding.store_writer import Content, write_store
+from randar_features.features.encode import encode as encode_images
+from randar_features.features.spec import model_specs
+from randar_features.features.store import FeatureStore
+from randar_features.features.store_writer import Content, write_store
 from randar_features.hub import Model, load_model
-from randar_features.precision import default_dtype
+from randar_features.precision import DType, format_of
 
 
 def extract_to_store(
@@ -37,7 +38,7 @@ def extract_to_store(
     batch_size: int = 32,
     shard_rows: int | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DType = None,
     num_workers: int = 0,
     progress: bool = True,
     split: str | None = None,
@@ -53,7 +54,7 @@ def extract_to_store(
             `extract_features`.
         folder: where the store goes; it holds one store.
         context, read: one or several of each, None: the context that the model recommends; those that go together
-            are read, all from one tokenization. Outputs are named "reverse image layer 2".
+            are read, all from one tokenization. Outputs are named "reverse/image/2".
         pool: "mean" over locations, rows (D,); None: maps (G, G, D).
         store_dtype: "float16" or "float32", on disk.
         append: images that the store does not have, by content or path, are added; changed ones are read anew and moved
@@ -68,21 +69,21 @@ def extract_to_store(
     """
     if pool is not None:
         sequence.check_choice("pool", pool, ("mean",))
-    loaded = load_model(model, device=device)
-    outputs = model_outputs(loaded, layers=layers, contexts=context, reads=read, norm=norm, orders=orders, seed=seed)
+    loaded, computing = load_model(model, device=device).fitted(dtype)
+    specs = model_specs(loaded, layers=layers, context=context, read=read, norm=norm, orders=orders, seed=seed)
 
     def encode(pixels: Tensor) -> dict[str, Tensor]:
-        maps = encode_outputs(loaded, pixels, outputs, dtype)
-        return maps if pool is None else {name: values.mean(dim=(1, 2)) for name, values in maps.items()}
+        maps = encode_images(loaded, pixels, specs, dtype=dtype)
+        return {str(spec): values if pool is None else values.mean(dim=(1, 2)) for spec, values in maps.items()}
 
     content = Content(
         encoder=loaded.name,
         weights=loaded.weights_hash,
-        outputs=outputs,
+        outputs={str(spec): spec.details() for spec in specs},
         image_size=loaded.image_size,
         pooling=pool,
         dtype=store_dtype,
-        compute_dtype=_compute_dtype(loaded, dtype),
+        compute_dtype=format_of(computing, loaded.dtype),
     )
     return write_store(
         open_images(images, split=split),
@@ -98,13 +99,6 @@ def extract_to_store(
         retry=retry,
         progress=progress,
     )
-
-
-def _compute_dtype(model: Model, dtype: torch.dtype | None) -> str:
-    """The number format that the model computes in; one of its weights' own, where they are in half precision."""
-    weights = next(model.transformer.parameters()).dtype
-    used = weights if weights in (torch.bfloat16, torch.float16) else dtype or default_dtype(model.device)
-    return str(used).removeprefix("torch.")
 
 
 def _name_of(images: Any, split: str | None) -> str:

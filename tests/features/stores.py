@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from randar_features import FeatureStore
 from randar_features.data import open_images
-from randar_features.encoding import FeatureStore
-from randar_features.encoding.store_writer import Content, write_store
+from randar_features.features.store_writer import Content, write_store
 
 SIZE = 8
 ROWS = 3  # a shard

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from randar_features.encoding import FeatureStore, store_writer
+from randar_features import FeatureStore
+from randar_features.features import store_writer
 from randar_features.store.shards import find_shards
-from tests.encoding.stores import (
+from tests.features.stores import (
     Interrupted,
     Stream,
     contents,
@@ -133,7 +134,7 @@ def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     images = pictures(14)
     write(images, tmp_path / "whole")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("randar_features.encoding.store_writer.os.environ", PerThread(os.environ))
+    monkeypatch.setattr("randar_features.features.store_writer.os.environ", PerThread(os.environ))
     made: dict[int, list[int]] = {0: [], 1: []}
 
     def run(rank: int) -> None:

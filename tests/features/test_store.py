@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from randar_features.encoding import FeatureStore
+from randar_features import FeatureStore
 from randar_features.store.shards import find_shards
-from tests.encoding.stores import (
+from tests.features.stores import (
     Interrupted,
     content,
     contents,
@@ -112,7 +112,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from randar_features.store import shards
-from tests.encoding.stores import pictures, write
+from tests.features.stores import pictures, write
 
 written_whole = shards.written_whole
 def killed(path):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from randar_features.encoding import FeatureStore
-from randar_features.encoding.store import abandon
+from randar_features import FeatureStore
+from randar_features.features.store import abandon
 from randar_features.store import open_shard
 from randar_features.store.shards import PIECE, find_shards
-from tests.encoding.stores import (
+from tests.features.stores import (
     Interrupted,
     Stream,
     contents,

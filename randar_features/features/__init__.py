@@ -1,0 +1,20 @@
+"""Images and tokens to features: one engine, the table of what it gives, and the encoder as a module."""
+
+from randar_features.features.encode import encode, encode_layer, encode_specs, encode_tokens
+from randar_features.features.encoder import ImageEncoder, RandAREncoder
+from randar_features.features.extract import extract_features
+from randar_features.features.spec import FeatureSpec, model_specs
+from randar_features.features.table import FeatureTable
+
+__all__ = [
+    "FeatureSpec",
+    "FeatureTable",
+    "ImageEncoder",
+    "RandAREncoder",
+    "encode",
+    "encode_layer",
+    "encode_specs",
+    "encode_tokens",
+    "extract_features",
+    "model_specs",
+]

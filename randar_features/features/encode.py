@@ -1,0 +1,269 @@
+"""The feature engine: tokens once, the first showing once for all contexts, no block after the deepest layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from randar_features import sequence
+from randar_features.features.spec import FeatureSpec, model_specs
+from randar_features.hub import Model
+from randar_features.layers import Rows
+from randar_features.models import CausalTransformer, ImageTransformer
+from randar_features.models.base import Indices
+from randar_features.models.passes import Reading
+from randar_features.precision import DType, computing_in
+
+View = tuple[str, str]
+"""Context and read."""
+Place = tuple[str, str, int]
+"""Context, read and layer."""
+
+
+def encode(
+    model: Model,
+    images: Tensor,
+    specs: Iterable[FeatureSpec | str],
+    classes: Indices | int | None = None,
+    dtype: DType = None,
+) -> dict[FeatureSpec, Tensor]:
+    """Several features of images, from one tokenization and as few passes as the model allows.
+
+    Args:
+        model: tokenizer and transformer, in evaluation mode.
+        images: (B, 3, S, S) float in [0, 1].
+        specs: which features, see `model_specs`.
+        classes: (B,) class indices or one for all; None: the null class, so that no label leaks into the features.
+        dtype: what it computes in, see `precision`; None: the format of the weights, or of the caller's autocast.
+
+    Returns:
+        Maps (B, G, G, D) float32 by spec, on the model's device, in the order of `specs`.
+
+    Raises:
+        TypeError, ValueError: images, specs or classes that do not fit the model.
+    """
+    specs = [FeatureSpec.parse(spec) for spec in specs]
+    model, own = model.fitted(dtype)
+    with computing_in(own, model.device, model.dtype):
+        tokens = model.tokenizer.encode(images.to(model.device))
+        return encode_specs(model.transformer, tokens, specs, classes)
+
+
+def encode_tokens(
+    transformer: ImageTransformer,
+    tokens: Tensor,
+    classes: Indices | int | None = None,
+    order: Indices | None = None,
+    *,
+    layers: int | Iterable[int] | None = None,
+    context: str | None = None,
+    read: str = "image",
+    norm: bool = False,
+) -> Tensor:
+    """Features of image tokens: the output of each of the given blocks, in raster order.
+
+    The image is shown as `context` says and read at its last copy; with "repeat" and "reverse" every feature sees
+    the whole image. Blocks after the deepest of the layers are not run, and no logits are computed.
+
+    Args:
+        transformer: the model, in evaluation mode.
+        tokens: (B, N) int64 codes in raster order.
+        classes: (B,) class indices or one for all; None is the null class, so that no label leaks into the features.
+        order: (N,) or (B, N) order of the first copy; None: the model's own, raster but for PAR's groups.
+        layers: block indices from 0, negative from the end; None: the middle one.
+        context: "single", "repeat" or "reverse"; None: the model's recommended one, "reverse" for a model of any
+            order, "repeat" for one trained in a single order: LlamaGen, PAR, or RandAR in raster order.
+        read: at the "image" tokens; with RandAR also at the "instruction" tokens; with ARPG (context "single") at a
+            "query" at every location after the whole image, or "leave_one_out": each query sees the whole image
+            but the token at its own location.
+        norm: apply the model's final norm (meant for the last layer).
+
+    Returns:
+        (B, L, G, G, D) float32, the layers in the given order.
+
+    Raises:
+        TypeError, ValueError, IndexError: tokens, classes, order, layers, context or read that do not fit the model.
+    """
+    layers = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else layers
+    specs = model_specs(transformer, layers=layers, context=context, read=read, norm=norm)
+    maps = encode_specs(transformer, tokens, specs, classes, order)
+    if isinstance(layers, list):  # a layer that was given twice comes twice
+        depth, by_layer = transformer.config.num_layers, {spec.layer: spec for spec in specs}
+        specs = [by_layer[layer % depth] for layer in layers]
+    return torch.stack([maps[spec] for spec in specs], dim=1)
+
+
+def encode_layer(
+    transformer: ImageTransformer, tokens: Tensor, *, layer: int, context: Sequence[str], read: Sequence[str]
+) -> dict[View, Tensor]:
+    """Maps (B, G, G, D) float32 of one layer by context and read, those of them that go together."""
+    specs = model_specs(transformer, layers=layer, context=context, read=read)
+    return {(spec.context, spec.read): maps for spec, maps in encode_specs(transformer, tokens, specs).items()}
+
+
+def encode_specs(
+    transformer: ImageTransformer,
+    tokens: Tensor,
+    specs: Sequence[FeatureSpec],
+    classes: Indices | int | None = None,
+    order: Indices | None = None,
+) -> dict[FeatureSpec, Tensor]:
+    """Maps (B, G, G, D) float32 of image tokens (B, N) by spec; `order` is for the specs without orders of their own.
+
+    `classes` and the errors are those of `encode_tokens`.
+    """
+    maps: dict[FeatureSpec, Tensor] = {}
+    for _, own in groupby(sorted(specs, key=_orders_of), _orders_of):
+        group = list(own)
+        spec = group[0]
+        if spec.orders is None:
+            maps |= _in_one_order(transformer, tokens, group, classes, order)
+        else:
+            drawn = transformer.several_orders(spec.orders, spec.seed)
+            each = (_in_one_order(transformer, tokens, group, classes, one) for one in drawn)
+            maps |= _joined(each) if spec.combine == "concatenate" else _mean(each)
+    return {spec: maps[spec] for spec in specs}
+
+
+def _orders_of(spec: FeatureSpec) -> tuple[int, int, str]:
+    return (spec.orders or 0, spec.seed, spec.combine)
+
+
+def _mean(each: Iterator[dict[FeatureSpec, Tensor]]) -> dict[FeatureSpec, Tensor]:
+    total, count = next(each), 1
+    for maps in each:
+        total, count = {spec: total[spec] + values for spec, values in maps.items()}, count + 1
+    return {spec: values / count for spec, values in total.items()}
+
+
+def _joined(each: Iterable[dict[FeatureSpec, Tensor]]) -> dict[FeatureSpec, Tensor]:
+    several = list(each)
+    return {spec: torch.cat([maps[spec] for maps in several], dim=-1) for spec in several[0]}
+
+
+def _in_one_order(
+    transformer: ImageTransformer,
+    tokens: Tensor,
+    specs: Sequence[FeatureSpec],
+    classes: Indices | int | None,
+    order: Indices | None,
+) -> dict[FeatureSpec, Tensor]:
+    """Maps by spec, of the passes that this order takes."""
+    order = transformer.check_order(order, transformer.check_tokens(tokens))
+    views: dict[View, list[int]] = {}
+    for spec in specs:
+        views.setdefault((spec.context, spec.read), []).append(spec.layer)
+    states: dict[Place, Tensor] = {}
+    for group in _passes(transformer, views):
+        states |= _run(transformer, tokens, classes, order, group)
+    return {spec: _as_map(transformer, spec, states[spec.context, spec.read, spec.layer], order) for spec in specs}
+
+
+def _passes(transformer: ImageTransformer, views: Mapping[View, list[int]]) -> list[dict[View, list[int]]]:
+    """The views, those together that share passes."""
+    if transformer.reads_together:
+        return [dict(views)]
+    reads = dict.fromkeys(read for _, read in views)
+    return [{view: layers for view, layers in views.items() if view[1] == read} for read in reads]
+
+
+def _as_map(transformer: ImageTransformer, spec: FeatureSpec, states: Tensor, order: Tensor) -> Tensor:
+    """(B, G, G, D) float32 in raster order, from states (B, N, D) in the order of the last copy."""
+    found = (transformer.final_norm(spec.read)(states) if spec.norm else states).float()
+    raster = sequence.to_raster(found, sequence.read_order(order, spec.context))
+    return raster.unflatten(1, (transformer.config.grid, -1))
+
+
+def _run(
+    transformer: ImageTransformer,
+    tokens: Tensor,
+    classes: Indices | int | None,
+    order: Tensor,
+    views: dict[View, list[int]],
+) -> dict[Place, Tensor]:
+    """States (B, N, D) of views that share passes, in the order in which they stand in the sequence."""
+    contexts = list(dict.fromkeys(context for context, _ in views))
+    # Not PAR, one of whose groups may lie in both copies: its tokens see those after them in their group.
+    if len(contexts) > 1 and isinstance(transformer, CausalTransformer) and transformer.mask(2) == "causal":
+        return _run_shared(transformer, tokens, classes, order, views)
+    states: dict[Place, Tensor] = {}
+    for context in contexts:
+        own = {read: layers for (shown, read), layers in views.items() if shown == context}
+        reading = transformer.reading(tokens, classes, order, context=context, reads=list(own))
+        states |= {(context, *place): values for place, values in _read(transformer, reading, own).items()}
+    return states
+
+
+def _read(
+    transformer: ImageTransformer, reading: Reading, layers: Mapping[str, list[int]]
+) -> dict[tuple[str, int], Tensor]:
+    """States (B, N, D) of one pass by read and layer. The deepest block computes no more positions than are read."""
+    deepest, x = max(max(own) for own in layers.values()), reading.x
+    span, within = _span(reading.rows)
+    states: dict[tuple[str, int], Tensor] = {}
+    for layer in range(reading.layers.start, deepest + 1):
+        rows = span if layer == deepest else None
+        x = transformer.blocks[layer](x, reading.rotary, reading.mask, rows, reading.window)
+        held = x if layer == deepest else x[:, span]
+        states |= {(read, layer): held[:, within[read]] for read, own in layers.items() if layer in own}
+    return states
+
+
+def _span(rows: Mapping[str, Rows]) -> tuple[Rows, dict[str, slice]]:
+    """The positions in which all reads lie, and where in these each read is."""
+    if len(rows) == 1:
+        read, own = next(iter(rows.items()))
+        return own, {read: slice(None)}
+    slices = {read: own for read, own in rows.items() if isinstance(own, slice)}
+    first = min(own.start for own in slices.values())
+    return slice(first, None), {read: slice(own.start - first, None, own.step) for read, own in slices.items()}
+
+
+def _run_shared(
+    transformer: CausalTransformer,
+    tokens: Tensor,
+    classes: Indices | int | None,
+    order: Tensor,
+    views: dict[View, list[int]],
+) -> dict[Place, Tensor]:
+    """`_run` of several contexts of a causal model: the first copy runs once.
+
+    None of its positions sees the second copy, so that its keys and values are the same in every context. This saves
+    a third of the work of "repeat" and "reverse", and more with "single".
+    """
+    done = transformer.length_of(transformer.config.num_tokens)
+    deepest = {context: max(max(own) for view, own in views.items() if view[0] == context) for context, _ in views}
+    first, states = [FirstCopy() for _ in range(1 + max(deepest.values()))], {}
+    for context in ["single", *(context for context in deepest if context != "single")]:
+        start = 0 if context == "single" else done
+        x, rotary = (part[:, start:] for part in transformer.embed(tokens, classes, order, context))
+        mask = transformer.mask(x.shape[1], start)
+        wanted = {read: layers for (shown, read), layers in views.items() if shown == context}
+        for layer in range(len(first) if context == "single" else 1 + deepest[context]):
+            x = transformer.blocks[layer](x, rotary, mask, None, first[layer])
+            for read, layers in wanted.items():
+                if layer in layers:
+                    states[context, read, layer] = x[:, _after(start, transformer.read_rows(context, read))]
+    return states
+
+
+def _after(start: int, rows: Rows) -> Rows:
+    """Positions of a sequence, counted from `start`."""
+    return slice(rows.start - start, rows.stop - start, rows.step) if isinstance(rows, slice) else rows - start
+
+
+class FirstCopy:
+    """Keys and values of the first copy in one block: held by the pass that computes them, given to those after it."""
+
+    def __init__(self) -> None:
+        self.held: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What a pass sees of (B, Hkv, n, d) keys and values of its own: those of the first copy before them."""
+        if self.held is None:
+            self.held = keys, values
+            return self.held
+        return torch.cat([self.held[0], keys], dim=2), torch.cat([self.held[1], values], dim=2)

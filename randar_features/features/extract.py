@@ -1,0 +1,235 @@
+"""Features of whole collections of images, with one call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from randar_features import sequence
+from randar_features.data import ImageBatch, ImageError, open_images
+from randar_features.data.images import OK
+from randar_features.features.encode import encode
+from randar_features.features.spec import FeatureSpec, as_index, check_orders, model_specs
+from randar_features.features.table import FeatureTable
+from randar_features.hub import Model, load_model
+from randar_features.precision import DType, check_dtype, name_of
+
+_POSITIONS_PER_BATCH = 32768  # sequence positions that one forward pass handles where batch_size is None
+
+
+@torch.no_grad()
+def extract_features(
+    images: Any,
+    model: str | Model = "randar-tiny",
+    *,
+    layers: int | Iterable[int] | None = None,
+    context: str | Sequence[str] | None = None,
+    read: str | Sequence[str] = "image",
+    orders: int | None = None,
+    norm: bool = False,
+    classes: str | int | Sequence[int] | Tensor | None = None,
+    combine: str = "mean",
+    seed: int = 0,
+    pool: str | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: DType = None,
+    num_workers: int = 0,
+    progress: bool = True,
+    split: str | None = None,
+) -> FeatureTable:
+    """Bidirectional features of images, whatever form they are in.
+
+    Args:
+        images: paths, a folder, Parquet files, Pillow images, uint8 arrays (H, W, 3), float tensors
+            (B, 3, H, W) in [0, 1], a torch Dataset or DataLoader, a `datasets.Dataset`. Each is cut to a
+            square and brought to the model's size (`data.adm_center_crop`).
+        model: a name (`list_models()`), a folder, or a loaded model.
+        layers: block indices from 0, negative from the end; None: the model's recommended ones.
+        context: "single" (a causal pass), "repeat" or "reverse" (the image shown twice, read at the second copy), one
+            or several; None: "reverse", or "repeat" where the model knows one order only.
+        read: at the "image" tokens, or what else the model has, see `encode_tokens`; one or several.
+        orders: None: the model's own order (raster but for PAR); K: K seeded random orders in antithetic pairs.
+        norm: apply the model's final norm.
+        classes: None: the null class, so that no label leaks; "labels": each image's own label (the null class
+            where it has none); an index for all, or one for each image.
+        combine: "mean" of the K orders, or "concatenate" them along D.
+        seed: of the K orders.
+        pool: None: keep the maps; "mean": keep only their mean over locations.
+        batch_size: images a forward pass; None: as many as fit some 32 thousand sequence positions.
+        device: None: CUDA where there is one.
+        dtype: what the model computes in: "float32", "bfloat16", "float16", the torch dtype of that name, or "auto",
+            the fastest of this machine; None: the format of the weights, float32 unless `load_model` was told
+            another, or of the caller's autocast.
+        num_workers: processes that decode images.
+        progress: show a bar.
+        split: which split of Parquet files.
+
+    Returns:
+        A table with one entry an image. An image that cannot be read keeps its place: NaN, and the reason in `status`.
+
+    Raises:
+        ValueError, IndexError, TypeError: settings that do not fit the model, or something that is no image.
+        ImageError: not one image could be read.
+    """
+    check_dtype(dtype)
+    check_orders(orders, seed, combine)
+    check_numbers(batch_size, num_workers)
+    if pool is not None:
+        sequence.check_choice("pool", pool, ("mean",))
+    loaded, computing = load_model(model, device=device).fitted(dtype)
+    specs = model_specs(
+        loaded, layers=layers, context=context, read=read, orders=orders, norm=norm, seed=seed, combine=combine
+    )
+    classes = check_classes(classes, loaded)
+    source = open_images(images, split=split)
+    if isinstance(classes, list) and source.length not in (None, len(classes)):
+        raise ValueError(f"{len(classes)} classes were given for {source.length} images: give one for each")
+    rows = _Rows(source.length)
+    size = own_batch_size(loaded, specs) if batch_size is None else batch_size
+    with tqdm(total=source.length, desc="features", unit="image", disable=not progress) as bar:
+        for batch in source.batches(loaded.image_size, size, num_workers):
+            given = _classes_of(classes, batch, len(rows.status), loaded)
+            maps = encode(loaded, batch.pixels, specs, given, computing)
+            rows.add(_kept(list(maps.values()), pool, batch), batch)
+            bar.update(len(batch.status))
+    if isinstance(classes, list) and len(classes) != len(rows.status):
+        raise ValueError(f"{len(classes)} classes were given for {len(rows.status)} images: give one for each")
+    details = {
+        "layers": [spec.layer for spec in specs],
+        "context": specs[0].context,
+        "read": specs[0].read,
+        "norm": norm,
+        "orders": orders,
+        "combine": combine,
+        "seed": seed,
+        "pool": pool,
+        "classes": classes,
+    }
+    return rows.table(specs, source.label_names, details | origin(loaded, computing))
+
+
+def check_numbers(batch_size: int | None, num_workers: int) -> None:
+    """TypeError or ValueError for a batch below 1 image, fewer than 0 processes, or what is no integer."""
+    if batch_size is not None and as_index("batch_size", batch_size) < 1:
+        raise ValueError(f"batch_size must be at least 1, or None; got {batch_size}")
+    if as_index("num_workers", num_workers) < 0:
+        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+
+
+def own_batch_size(model: Model, specs: Sequence[FeatureSpec]) -> int:
+    """Images a forward pass where the caller leaves it open."""
+    transformer = model.transformer
+    longest = max(transformer.length_of(transformer.config.num_tokens, spec.context) for spec in specs)
+    return max(1, _POSITIONS_PER_BATCH // longest)
+
+
+def origin(model: Model, computing: torch.dtype) -> dict[str, Any]:
+    """What the numbers depend on besides the settings: the weights, and the format of weights and products."""
+    return {
+        "dtype": name_of(computing),
+        "weights_dtype": name_of(model.dtype),
+        "image_size": model.image_size,
+        "model": model.name,
+        "revision": model.revision,
+        "weights": model.weights_hash,
+    }
+
+
+def _kept(maps: Sequence[Tensor], pool: str | None, batch: ImageBatch) -> Tensor:
+    """(b, S, G, G, D) or pooled (b, S, D) of all specs, NaN where an image could not be read."""
+    stacked = torch.stack(list(maps), dim=1)
+    kept = (stacked if pool is None else stacked.mean(dim=(2, 3))).cpu()
+    kept[[status != OK for status in batch.status]] = torch.nan
+    return kept
+
+
+def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
+    """`classes` as None, "labels", one index or a list of them, all from 0 to C, the null class.
+
+    Raises:
+        TypeError, ValueError: they are anything else.
+    """
+    if classes is None or (isinstance(classes, str) and classes == "labels"):
+        return classes
+    if isinstance(classes, str):
+        raise ValueError(f'classes must be None, "labels", an index, or one index for each image; got {classes!r}')
+    if isinstance(classes, Iterable) and not getattr(classes, "ndim", 1):
+        classes = classes.item()  # type: ignore[attr-defined]
+    several = isinstance(classes, Iterable)
+    given = [as_index("classes", label) for label in (classes if several else [classes])]
+    null = model.transformer.config.num_classes
+    if wrong := [label for label in given if not 0 <= label <= null]:
+        raise ValueError(f"classes must lie in 0 … {null - 1}, or be {null} for the null class; got {wrong[0]}")
+    return given if several else given[0]
+
+
+def _classes_of(classes: str | int | list[int] | None, batch: ImageBatch, start: int, model: Model) -> Tensor | None:
+    """The class index of each image of a batch whose first is number `start`; None: the null class."""
+    count, null = len(batch.status), model.transformer.config.num_classes
+    if classes is None:
+        return None
+    if isinstance(classes, str):
+        given = [null if label is None else label for label in batch.labels]
+    elif isinstance(classes, int):
+        given = [classes] * count
+    else:
+        given = classes[start : start + count]
+    if len(given) < count:
+        raise ValueError(f"{len(given)} classes are left for {count} images from number {start} on: give one for each")
+    return torch.tensor(given, device=model.device)
+
+
+class _Rows:
+    """Features as they arrive; the array is allocated once where the number of images is known."""
+
+    def __init__(self, expected: int | None) -> None:
+        self.expected = expected
+        self.parts: list[Tensor] = []
+        self.array: Tensor | None = None
+        self.labels: list[int | None] = []
+        self.paths: list[str | None] = []
+        self.status: list[str] = []
+
+    def add(self, values: Tensor, batch: ImageBatch) -> None:
+        start, stop = len(self.status), len(self.status) + len(values)
+        if self.expected is None:
+            self.parts.append(values)
+        else:
+            if self.array is None:
+                self.array = values.new_empty((self.expected, *values.shape[1:]))
+            self.array[start:stop] = values
+        self.labels += batch.labels
+        self.paths += batch.paths
+        self.status += batch.status
+
+    def table(self, specs: list[FeatureSpec], label_names: list[str] | None, details: dict[str, Any]) -> FeatureTable:
+        _report_failures(self.status, self.paths)
+        known = [-1 if label is None else label for label in self.labels]
+        return FeatureTable(
+            torch.cat(self.parts) if self.array is None else self.array[: len(self.status)],
+            specs,
+            labels=torch.tensor(known) if any(label >= 0 for label in known) else None,
+            paths=self.paths,
+            status=self.status,
+            label_names=label_names,
+            details=details,
+        )
+
+
+def _report_failures(status: list[str], paths: list[str | None]) -> None:
+    failed = [(number, reason) for number, reason in enumerate(status) if reason != OK]
+    if not status:
+        raise ImageError("there was no image to read")
+    if not failed:
+        return
+    first = "; ".join(f"image {number} ({paths[number] or 'no path'}): {reason}" for number, reason in failed[:3])
+    message = f"{len(failed)} of {len(status)} images could not be read. {first}"
+    if len(failed) == len(status):
+        raise ImageError(message)
+    warnings.warn(f"{message}. Their features are NaN; `table.ok` tells them apart", stacklevel=5)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from randar_features import FeatureSpec, Model, encode_tokens
+from randar_features.features import encode, encode_specs, model_specs
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("layers", [[0], [2, 0], [0, 1, 2]])
+@pytest.mark.parametrize("contexts", [["reverse"], ["repeat", "reverse"], ["reverse", "single", "repeat"]])
+def test_a_shared_first_copy_changes_nothing(small_model: Model, contexts: list[str], layers: list[int], norm: bool):
+    transformer, generator = small_model.transformer, torch.Generator().manual_seed(0)
+    tokens = torch.randint(transformer.config.vocab_size, (3, 16), generator=generator)
+    order = torch.rand(3, 16, generator=generator).argsort(dim=1)
+    specs = model_specs(transformer, layers=layers, context=contexts, read=transformer.reads, norm=norm)
+    assert len(specs) == len(contexts) * 2 * len(layers)
+    for one in (None, order[0], order):
+        maps = encode_specs(transformer, tokens, specs, torch.tensor([0, 1, 3]), one)
+        assert list(maps) == specs
+        for spec, values in maps.items():
+            options = {"layers": spec.layer, "context": spec.context, "read": spec.read, "norm": norm}
+            expected = encode_tokens(transformer, tokens, torch.tensor([0, 1, 3]), one, **options)[:, 0]
+            torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_specs_of_other_orders_norms_and_depths_go_together(small_model: Model):
+    transformer = small_model.transformer
+    tokens = torch.randint(transformer.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(1))
+    texts = ["reverse/image/0", "single/instruction/2/norm", "reverse/image/1/orders=2/seed=3", "repeat/image/1/norm"]
+    specs = [FeatureSpec.parse(text) for text in texts]
+    together = encode_specs(transformer, tokens, specs)
+    for spec in specs:
+        alone = encode_specs(transformer, tokens, [spec])[spec]
+        torch.testing.assert_close(together[spec], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_passes_through_a_shared_first_copy(small_model: Model):
+    """Keys and values of the first copy are not written over, so that fine-tuning may use several contexts."""
+    transformer = small_model.to(dtype=torch.float64).to(dtype=torch.float32).transformer.requires_grad_(True)
+    specs = model_specs(transformer, layers=[1], context=["single", "reverse"])
+    tokens = torch.arange(16)[None]
+    gradients = []
+    for parts in (specs, specs[:1], specs[1:]):
+        maps = encode_specs(transformer, tokens, parts)
+        weight = transformer.blocks[0].attention.wqkv.weight
+        gradients.append(torch.autograd.grad(sum(values.sum() for values in maps.values()), weight)[0])
+    torch.testing.assert_close(gradients[0], gradients[1] + gradients[2], rtol=1e-3, atol=1e-4)
+
+
+def test_images_are_tokenized_once(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    calls, tokenize = [], small_model.tokenizer.encode
+    monkeypatch.setattr(small_model.tokenizer, "encode", lambda pixels: calls.append(len(pixels)) or tokenize(pixels))
+    maps = encode(small_model, images, ["single/image/0", "reverse/instruction/2"], classes=[0, 2])
+    assert calls == [2] and [str(spec) for spec in maps] == ["single/image/0", "reverse/instruction/2"]
+    tokens, last = tokenize(images), FeatureSpec("reverse", "instruction", 2)
+    expected = encode_tokens(small_model.transformer, tokens, [0, 2], layers=2, read="instruction")[:, 0]
+    torch.testing.assert_close(maps[last], expected, rtol=1e-5, atol=1e-5)
