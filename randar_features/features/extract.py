@@ -95,7 +95,7 @@ def extract_features(
     with tqdm(total=source.length, desc="features", unit="image", disable=not progress) as bar:
         for batch in source.batches(loaded.image_size, size, num_workers):
             given = _classes_of(classes, batch, len(rows.status), loaded)
-            maps = encode(loaded, batch.pixels, specs, given, computing)
+            maps = encode(loaded, batch.pixels, specs, given, dtype)
             rows.add(_kept(list(maps.values()), pool, batch), batch)
             bar.update(len(batch.status))
     if isinstance(classes, list) and len(classes) != len(rows.status):
