@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -13,6 +14,7 @@ from randar_features import sequence
 from randar_features.generation.decode import Decoded, DecodingTask, Guidance, decode
 from randar_features.generation.recipe import recipe_of
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
+from randar_features.generation.schedule import Scale
 from randar_features.layers import KVCache, check_classes
 from randar_features.models import ImageTransformer
 
@@ -41,6 +43,7 @@ def complete(
 ) -> Decoded:
     """`generate` on checked input. Images with as many known tokens run together."""
     batch, num_tokens = len(classes), transformer.config.num_tokens
+    classes, guidance = without_class(classes, guidance, transformer.config.num_classes)
     if tokens is None or known is None:
         tokens = torch.zeros(batch, num_tokens, dtype=torch.int64, device=classes.device)
         known = torch.zeros_like(tokens, dtype=torch.bool)
@@ -67,6 +70,13 @@ def complete(
         with evaluating(transformer):
             result.tokens[index], result.order[index] = decode(transformer, task, cache)
     return result
+
+
+def without_class(classes: Tensor, guidance: Guidance, null: int) -> tuple[Tensor, Guidance]:
+    """A guidance of 0 as what it is, the null class in one branch; any other as it came."""
+    if not guidance.scale.is_zero or guidance.spatial is not None:
+        return classes, guidance
+    return torch.full_like(classes, null), replace(guidance, scale=Scale(1.0, 1.0))
 
 
 def arrange(order: str | Tensor, seeds: Tensor, index: Tensor, schedule: Sequence[int], known: Tensor) -> Tensor:
@@ -130,15 +140,22 @@ def as_classes(
 ) -> Tensor:
     """(B,) int64 on the model's device; ValueError unless all are in 0 … C (C: the null class).
 
-    With `batch` one class is for all of so many images, and None the null class for all.
+    With `batch` one class is for all of that many images, and None the null class for all.
     """
     null = transformer.config.num_classes
     classes = null if classes is None and batch is not None else classes
-    if classes is None or isinstance(classes, str):
-        raise ValueError(f"classes must be integers, {null} for the null class; got {classes!r}")
+    if classes is None:
+        raise ValueError(f"classes must be integers, {null} for the null class; got None")
+    if isinstance(classes, str) or (isinstance(classes, Iterable) and any(isinstance(one, str) for one in classes)):
+        raise ValueError(
+            f"a transformer knows its classes by number alone, got {classes!r}: give the model itself in its place, or "
+            "find_classes(names, model.classes, num_classes) from randar_features.generation.classes"
+        )
     given = torch.as_tensor(classes).cpu()
     given = given[None] if given.dim() == 0 else given
-    if given.dim() != 1 or not len(given):
+    if given.dim() == 1 and not len(given):
+        raise ValueError("no images: classes is empty, expected one integer an image")
+    if given.dim() != 1:
         raise ValueError(f"classes must be one integer an image; got {tuple(given.shape)}, {given.dtype}")
     if batch is not None and len(given) not in (1, batch):
         raise ValueError(f"{len(given)} classes for {batch} images: give one for all or one for each")

@@ -40,7 +40,7 @@ class Guidance:
 
     @property
     def branches(self) -> int:
-        """How many sequences run for an image: 1 without guidance, 2, or 3 with the spatial branch."""
+        """How many sequences run for an image: 1 where the scale is 1 throughout, 2, or 3 with the spatial branch."""
         if not self.scale.active:
             return 1
         return 3 if self.spatial is not None and self.spatial.active else 2

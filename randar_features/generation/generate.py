@@ -61,8 +61,8 @@ def generate(
         guidance: scale of the classifier-free guidance: one number for all steps, or a pair (where no token is
             done, where all are) that it goes through linearly; what counts as done is as published: the tokens
             before the step with RandAR, with ARPG the step's own too. None for the recommended one: (1, 4) with
-            RandAR, (1, 4.5) with ARPG, 2 with LlamaGen and PAR. No unconditional branch runs where the end is at
-            most 1.
+            RandAR, (1, 4.5) with ARPG, 2 with LlamaGen and PAR. 0 draws without the class, 1 with the class alone,
+            0.5 half way between; no second branch runs at 0 and at 1. The pair may fall as well as rise.
         order: None: as the model was trained. With RandAR and ARPG "random" (each image its own), "raster",
             "spiral" (outwards), "centre_out", "hierarchical" (square and quincunx lattices, coarse to fine),
             "spread" (each step's locations near what is known and far from each other), "confidence" (each step
@@ -71,7 +71,8 @@ def generate(
             order of their own.
         temperature, top_k, top_p: see `Sampling`; top_k = 1 is the greedy choice.
         generator: a `torch.Generator`, a seed, (B,) seeds of the images, or None for torch's default
-            generator. The same seeds give the same images whatever the batch (see `sampling`).
+            generator. The same seeds give the same tokens whatever the batch (see `sampling`); the pixels
+            that a tokenizer decodes them to agree to the rounding of its convolutions, some 3e-6.
         tokens, known: tokens (B, N) in raster order to continue from, and which of them are given,
             boolean (N,) or (B, N); the others' values are ignored. LlamaGen and PAR go on from the first tokens
             of their order alone.

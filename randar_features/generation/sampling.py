@@ -9,10 +9,11 @@ the same images as one call on the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ SeedLike = torch.Generator | int | Tensor | Sequence[int] | None
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # as int64, like the next two
 FIRST_MIX = 0xBF58476D1CE4E5B9 - (1 << 64)
 SECOND_MIX = 0x94D049BB133111EB - (1 << 64)
+COLD = 1e-6  # below this temperature quotients of logits can leave float32
+COLDEST = 1e-30  # any difference of logits is then far above the noise
 UNIFORM_BITS = 23  # the midpoints of 2²³ intervals are exact in float32
 
 
@@ -48,15 +51,37 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str | No
         device: where the seeds are put.
     """
     if isinstance(generator, Integral):
-        generator = torch.Generator().manual_seed(int(generator))
+        generator = torch.Generator().manual_seed(check_seed(generator, 2**64))
     source = torch.default_generator if generator is None else generator
     if not isinstance(source, torch.Generator):
-        seeds = torch.as_tensor(source)
-        if seeds.shape != (batch,) or seeds.is_floating_point():
-            raise ValueError(f"seeds must be {batch} integers, one an image; got {tuple(seeds.shape)}, {seeds.dtype}")
-        return seeds.to(device, torch.int64)
+        return _own_seeds(source, batch).to(device)
     drawn = [int(torch.randint(2**63 - 1, (), generator=source, device=source.device)) for _ in range(batch)]
     return torch.tensor(drawn, dtype=torch.int64, device=device)
+
+
+def check_seed(seed: Integral | int, end: int) -> int:
+    """`seed` as int; ValueError unless it lies in −2⁶³ … end − 1."""
+    if isinstance(seed, bool) or not -(2**63) <= int(seed) < end:
+        raise ValueError(f"a seed must be an integer from -2**63 to 2**{end.bit_length() - 1} - 1; got {seed!r}")
+    return int(seed)
+
+
+def _own_seeds(seeds: Tensor | Sequence[int], batch: int) -> Tensor:
+    """(B,) int64: a seed an image."""
+    if not isinstance(seeds, Tensor):
+        seeds = [check_seed(seed, 2**63) if isinstance(seed, Integral) else seed for seed in as_list(seeds)]
+    try:
+        given = torch.as_tensor(seeds)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"seeds must be {batch} integers, one an image; got {seeds!r}") from None
+    if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:
+        raise ValueError(f"seeds must be {batch} integers, one an image; got {tuple(given.shape)}, {given.dtype}")
+    return given.to(torch.int64)
+
+
+def as_list(seeds: Any) -> list[Any] | Any:
+    """Anything iterable as a list; anything else as it is, in one."""
+    return list(seeds) if isinstance(seeds, Iterable) else [seeds]
 
 
 def substream(seeds: Tensor, stream: int) -> Tensor:
@@ -99,9 +124,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 class Sampling:
     """How a token is chosen from its logits.
 
-    `temperature` > 0 divides the logits; `top_k` > 0 keeps the k most likely codes (1 is the greedy choice,
-    of the lowest index among equals); `top_p` < 1 keeps the smallest set of codes whose probability
-    reaches p (Holtzman et al., arXiv 1904.09751). In this order, as published.
+    `temperature` > 0 divides the logits; near 0 the choice is greedy. `top_k` > 0 keeps the k most likely codes (1 is
+    the greedy choice, of the lowest index among equals); `top_p` < 1 keeps the smallest set of codes whose
+    probability reaches p (Holtzman et al., arXiv 1904.09751). In this order, as published.
     """
 
     temperature: float = 1.0
@@ -109,19 +134,36 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}; for the greedy choice take top_k=1")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 1, or 0 for all codes; got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if not (is_number(self.temperature) and self.temperature > 0):
+            raise ValueError(
+                f"temperature must be above 0, got {self.temperature!r}; for the greedy choice take top_k=1"
+            )
+        if not isinstance(self.top_k, Integral) or isinstance(self.top_k, bool) or self.top_k < 0:
+            raise ValueError(f"top_k must be at least 1, or 0 for all codes, and an integer; got {self.top_k!r}")
+        if not (is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p!r}")
 
     def draw(self, logits: Tensor, seeds: Tensor, locations: Tensor) -> Tensor:
         """Logits (B, M, V) float32, seeds (B,), locations (B or 1, M) → tokens (B, M)."""
         if self.top_k == 1:
             return logits.argmax(dim=-1)
-        kept = keep_top_p(keep_top_k(logits / self.temperature, self.top_k), self.top_p)
+        kept = keep_top_p(keep_top_k(cooled(logits, self.temperature), self.top_k), self.top_p)
         return kept.add(gumbel_noise(seeds, locations, logits.shape[-1])).argmax(dim=-1)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def cooled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (…, V) divided by the temperature.
+
+    Near 0 the quotients would overflow: there the largest logit is taken off first, which changes no probability.
+    """
+    if temperature >= COLD:
+        return logits / temperature
+    return (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, COLDEST)
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:

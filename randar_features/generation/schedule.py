@@ -99,21 +99,35 @@ def check_steps(steps: int | None, num_tokens: int) -> int | None:
     return steps
 
 
+MAX_SCALE = 1e6  # beyond it the logits would leave the range of their number format
+
+
 @dataclass(frozen=True)
 class Scale:
-    """A guidance scale that goes linearly from `start` (nothing done) to `end` (everything done)."""
+    """A guidance scale that goes linearly from `start` (nothing done) to `end` (everything done).
+
+    0 draws without the class, 1 with the class alone, between them is an interpolation, above 1 the class counts
+    for more, below 0 it is avoided.
+    """
 
     start: float
     end: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise ValueError(f"guidance scales must be finite, got ({self.start}, {self.end})")
+        if not (abs(self.start) <= MAX_SCALE and abs(self.end) <= MAX_SCALE):
+            raise ValueError(
+                f"guidance scales must be finite, and at most {MAX_SCALE:.0e} in size; got ({self.start}, {self.end})"
+            )
 
     @property
     def active(self) -> bool:
-        """Whether this guidance is on at all; the published rule looks at the end value."""
-        return self.end > 1
+        """Whether this guidance changes anything: at a scale of 1 throughout, it does not."""
+        return (self.start, self.end) != (1, 1)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the class counts for nothing throughout."""
+        return (self.start, self.end) == (0, 0)
 
     def at(self, progress: float) -> float:
         """The scale where this share of all tokens is done."""
@@ -126,4 +140,6 @@ def as_scale(guidance: float | tuple[float, float]) -> Scale:
         start, end = (guidance, guidance) if isinstance(guidance, (int, float, Real)) else guidance
     except (TypeError, ValueError):
         raise ValueError(f"guidance must be one scale or a pair (start, end); got {guidance!r}") from None
+    if not all(isinstance(scale, Real) and not isinstance(scale, bool) for scale in (start, end)):
+        raise ValueError(f"guidance must be one scale or a pair (start, end); got {guidance!r}")
     return Scale(float(start), float(end))

@@ -55,8 +55,9 @@ def upscale_tokens(
     Args:
         transformer, classes, temperature, top_k, top_p, generator: as for `generate`.
         steps: S in 1 … 4N for both images; −1 for one token a step; None for the recommended number of each.
-        guidance: w, (start, end) or one number; no guidance at all where the end is at most 1.
-        spatial_guidance: v, likewise; guidance by the class alone where the end is at most 1.
+        guidance: w, (start, end) or one number; at 1 throughout there is no guidance at all, by the small image
+            neither.
+        spatial_guidance: v, likewise; at 1 throughout the class alone guides.
         spatial_drop: share in [0, 1] of the small image's tokens that "none" lacks, drawn for each image.
         order: as for `generate`, over the fine grid. Locations of even row and column come first in any case.
         tokens: a small image (B, N) to start from, instead of a generated one.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,11 @@ def test_substreams_differ():
     ("settings", "message"),
     [
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0; for the greedy choice take top_k=1"),
+        ({"temperature": float("nan")}, "temperature must be above 0, got nan"),
+        ({"temperature": "1"}, "temperature must be above 0, got '1'"),
         ({"top_k": -1}, "top_k must be at least 1"),
+        ({"top_k": 2.5}, "an integer; got 2.5"),
+        ({"top_k": True}, "an integer; got True"),
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], got 0.0"),
         ({"top_p": 1.5}, "got 1.5"),
     ],
@@ -122,3 +127,25 @@ def test_substreams_differ():
 def test_bad_settings_are_refused(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Sampling(**settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-7, 1e-30, 1e-38, 1e-40, 5e-324])
+def test_the_choice_near_temperature_0_is_greedy(temperature: float):
+    logits = torch.randn(2, 50, 64, generator=torch.Generator().manual_seed(0)) * 8
+    drawn = Sampling(temperature=temperature).draw(logits, torch.tensor([0, 1]), torch.arange(50)[None])
+    greedy = logits.argmax(dim=-1)
+    assert (drawn == greedy).float().mean() > (0.95 if temperature == 1e-3 else 0.999)
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, True, [2**63, 0], [0.5, 1.5], ["a", "b"], [1], [[1, 2]]])
+def test_seeds_out_of_range_are_refused(seed: Any):
+    with pytest.raises(ValueError, match=r"seeds? must be"):
+        image_seeds(seed, 2)
+
+
+def test_seeds_of_every_integer_kind():
+    expected = image_seeds([5, 6], 2)
+    for same in (torch.tensor([5, 6]), np.array([5, 6]), range(5, 7), (np.int32(5), 6)):
+        assert torch.equal(image_seeds(same, 2), expected)
+    assert torch.equal(image_seeds(np.int64(3), 2), image_seeds(3, 2))
+    assert image_seeds(-5, 2).shape == image_seeds(2**64 - 1, 2).shape == (2,)

@@ -37,9 +37,10 @@ def test_steps_outside_the_tokens_are_refused(steps: int):
     assert [check_steps(good, 16) for good in (None, -1, 1, 16)] == [None, -1, 1, 16]
 
 
-def test_scale_is_linear_in_the_tokens_done_and_judged_by_its_end():
+def test_scale_is_linear_in_the_tokens_done_and_off_at_1_alone():
     assert [Scale(1, 4).at(share) for share in (0, 0.5, 1)] == [1, 2.5, 4]
-    assert [Scale(*pair).active for pair in ((1, 4), (2, 1), (0, 1.5), (3, 1))] == [True, False, True, False]
+    pairs = ((1, 4), (2, 1), (0, 1.5), (0, 0), (0.5, 0.5), (-3, -3), (1, 1))
+    assert [Scale(*pair).active for pair in pairs] == [True] * 6 + [False]
     assert as_scale(3) == as_scale(np.float32(3)) == Scale(3, 3) and as_scale((1, 2.5)) == Scale(1, 2.5)
 
 
@@ -47,5 +48,9 @@ def test_bad_guidance_is_refused():
     for bad in ((1, 2, 3), None, "3"):
         with pytest.raises(ValueError, match="one scale or a pair"):
             as_scale(bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must be finite"):
-        as_scale(float("nan"))
+    for bad in ((1, "3"), True, (None, 1)):
+        with pytest.raises(ValueError, match="one scale or a pair"):
+            as_scale(bad)  # type: ignore[arg-type]
+    for bad in (float("nan"), float("inf"), (1, -1e7)):
+        with pytest.raises(ValueError, match="must be finite"):
+            as_scale(bad)
