@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import digit_pairs
 from benchmarks.datasets.photographs import NAMES
-from randar_features.data import ImageError, load_image
-from randar_features.data.sources import list_folder
+from randar_features.data import ImageError, load_image, open_images
 
 MARGIN = 1.5  # shorter side of a photograph, in sides of a crop, at the least
 ZOOM = 1.5  # … and in so many times that at the most
@@ -115,7 +114,7 @@ def _pictures(folder: str | Path | None, split: str, unreadable: list[dict[str, 
     if folder is None:
         return [Image.fromarray(load_sample_image(name)) for name in NAMES]
     pictures = []
-    for path, _ in list_folder(Path(folder))[0]:
+    for path in open_images(folder).files():
         try:
             pictures.append(load_image(path))
         except ImageError as error:

@@ -1,10 +1,11 @@
 """Images in: files, arrays, tensors and data sets as square pixel batches, and the built-in photo-digits."""
 
 from .decoding import ImageError, load_image
-from .images import ImageBatch, ImageSource, open_images
+from .images import ImageBatch, ImageSource
 from .masks import load_mask
 from .pairs import ImageMask, ImageMasks, open_pairs
 from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
+from .sources import open_images
 from .transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 
 __all__ = [

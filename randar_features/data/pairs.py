@@ -12,14 +12,16 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .account import Account
 from .decoding import read_picture
+from .items import parse_item
+from .layout import IMAGE_FOLDERS, MASK_FOLDERS, find_splits, wrong_split
+from .listing import list_images
 from .masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
 from .opening import MAX_PIXELS, ImageError
 from .ranges import Reading
-from .sources import IMAGE_EXTENSIONS, ParquetTable, list_folder, list_parquet, parse_item
+from .tables import ParquetTable, list_parquet, parquet_columns
 
-IMAGE_FOLDERS = ("images", "image")
-MASK_FOLDERS = ("masks", "mask", "annotations", "labels")
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation", "seg_map", "label", "labels")
 
 
@@ -230,13 +232,22 @@ def _pair_folders(path: Path, split: str | None) -> tuple[Path, Path] | None:
             for names in (IMAGE_FOLDERS, MASK_FOLDERS)
         )
         if images is not None and masks is not None:
+            _check_no_splits(images)
             return images, masks
     return None
 
 
+def _check_no_splits(images: Path) -> None:
+    """ValueError if a folder of images holds the folders of several splits."""
+    splits = find_splits([each.name for each in images.iterdir() if each.is_dir()])
+    if splits:
+        raise ValueError(wrong_split(str(images.parent), splits, None))
+
+
 def _folder_pairs(images: Path, masks: Path) -> tuple[list[str], list[tuple[Path | None, Path | None]]]:
     """Every name that has an image or a mask, sorted, and its two files."""
-    found = [_by_stem(images), _by_stem(masks)]
+    account = Account()
+    found = [_by_stem(images, account), _by_stem(masks, account)]
     stems = sorted(found[0].keys() | found[1].keys())
     items = [(found[0].get(stem), found[1].get(stem)) for stem in stems]
     if not any(image and mask for image, mask in items):
@@ -244,17 +255,19 @@ def _folder_pairs(images: Path, masks: Path) -> tuple[list[str], list[tuple[Path
             f"no image in '{images}' has a mask in '{masks}': pairs have one name, but there are "
             f"{next(iter(found[0]))} … and {next(iter(found[1]))} …"
         )
+    account.images = len(items)
+    account.tell()
     names = [str(image or images / f"{stem}.*") for stem, (image, _) in zip(stems, items, strict=True)]
     return names, items
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path, account: Account) -> dict[str, Path]:
     by_stem: dict[str, Path] = {}
-    for path, _ in list_folder(folder)[0]:
-        stem = str(path.relative_to(folder).with_suffix(""))
+    for path in list_images(folder, account):
+        stem = str(path.with_suffix(""))
         if stem in by_stem:
             raise ValueError(f"two files for one name in '{folder}': {by_stem[stem].name} and {path.name}")
-        by_stem[stem] = path
+        by_stem[stem] = folder / path
     return by_stem
 
 
@@ -264,16 +277,15 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _parquet_pairs(path: Path, split: str | None) -> ParquetTable:
     files = list_parquet(path, split) if path.is_dir() or path.suffix == ".parquet" else []
     if not files:
+        splits = find_splits([each.name for each in path.iterdir() if each.is_dir()]) if path.is_dir() else []
+        if splits:
+            raise ValueError(wrong_split(str(path), splits, split))
         raise ValueError(
             f"'{path}' holds no pairs{'' if split is None else f' of a split {split!r}'}: expected folders 'images' "
-            f"and 'masks' with files of one name ({', '.join(IMAGE_EXTENSIONS[:4])} …), or Parquet files"
+            "and 'masks' with files of one name, or Parquet files"
         )
-    import pyarrow.parquet
-
-    names = pyarrow.parquet.read_schema(files[0]).names
+    names = parquet_columns(files[0])
     mask = next((name for name in MASK_COLUMNS if name in names), None)
     if mask is None:
         raise ValueError(f"no column of masks in {files[0]}: got {names}, expected one of {MASK_COLUMNS}")
-    table = ParquetTable(files)
-    table.columns = table.columns._replace(label=mask)
-    return table
+    return ParquetTable(files, Account(), mask)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randar_features.data.images import open_images
 from randar_features.data.readable import check_made_of, readable_batches
+from randar_features.data.sources import open_images
 from randar_features.store.files import read_json, write_json, written_whole
 
 

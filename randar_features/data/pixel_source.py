@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from randar_features.data.images import OK, ImageBatch, open_images
+from randar_features.data.images import OK, ImageBatch
+from randar_features.data.sources import open_images
 
 
 class PixelSource:

@@ -1,300 +1,367 @@
-"""Where items come from: folders, Parquet files, `datasets` tables, batches of a DataLoader.
-
-An item is an image, a tuple ``(image, label, ...)``, or a mapping with an image and perhaps a label.
-"""
+"""Everything that users have as "images", opened: paths, folders, archives, tables, arrays, data sets, loaders."""
 
 from __future__ import annotations
 
-import json
-import operator
+import io
 import os
-import re
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
-IMAGE_EXTENSIONS = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-)  # fmt: skip
-IMAGE_NAMES = ("image", "img", "images")
-LABEL_NAMES = ("label", "labels", "fine_label")
+from .account import Account
+from .archives import TarImages
+from .decoding import check_image, check_range
+from .formats import image_format
+from .images import ImageSource, check_item
+from .items import parse_item
+from .labels import NONE, Labels, read_labels
+from .layout import arrange, wrong_split
+from .listing import holds_image, is_named_as_image, list_files
+from .lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
+from .loaders import loader_items, loader_length, repeats_images
+from .paths import check_file, head_of, is_url, reading, shown
+from .tables import (
+    ParquetTable,
+    SavedTable,
+    find_columns,
+    is_saved_table,
+    list_parquet,
+    load_saved_table,
+    prepare_table,
+    table_labels,
+)
 
-
-class Row(NamedTuple):
-    """An image as it came, its label, and the file that it lies in."""
-
-    image: Any
-    label: int | None
-    path: str | None
-
-
-def parse_item(item: Any) -> Row:
-    """Take an item apart. Labels that are no integers, or negative, count as absent.
-
-    Raises:
-        ValueError: a mapping has no image, or a tuple is empty.
-    """
-    image, label = _image_and_label(item)
-    path = None
-    if isinstance(image, Mapping):  # as `datasets` stores encoded files
-        path = image.get("path")
-        image = path if image.get("bytes") is None else image["bytes"]
-    elif isinstance(image, (str, os.PathLike)):
-        path = os.fspath(image)
-    return Row(image, _as_label(label), path)
-
-
-def _image_and_label(item: Any) -> tuple[Any, Any]:
-    if isinstance(item, Mapping) and "bytes" not in item:
-        image_name = _first_name(IMAGE_NAMES, item)
-        if image_name is None:
-            raise ValueError(f"an item has no image: got {list(item)}, expected a key of {IMAGE_NAMES}")
-        label_name = _first_name(LABEL_NAMES, item)
-        return item[image_name], None if label_name is None else item[label_name]
-    if isinstance(item, (tuple, list)):
-        if not item:
-            raise ValueError("an item is an empty tuple: expected (image, label)")
-        return item[0], item[1] if len(item) > 1 else None
-    return item, None
+ACCEPTED = (
+    "a path, a folder, the bytes of a picture, a Pillow image, a uint8 array (H, W, 3) or (B, H, W, 3), a float "
+    "tensor (3, H, W) or (B, 3, H, W) in [0, 1], a list of these, a torch Dataset or DataLoader, "
+    "a datasets.Dataset, Parquet files, a list of files (CSV, JSON Lines), or a tar"
+)
+SINGLE_CONTAINERS = (".tar", ".zip", *LIST_ENDINGS)
+COMPRESSED = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
+COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".7z", ".rar", ".gz")
+ARRAY_ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".pkl", ".mat")
+LOOKED_THROUGH = 8  # items that may be missing or unreadable before one is checked
 
 
-def _first_name(names: Sequence[str], mapping: Mapping[str, Any]) -> str | None:
-    return next((name for name in names if name in mapping), None)
+def open_images(images: Any, *, split: str | None = None) -> ImageSource:
+    """Open anything that holds images.
 
+    Args:
+        images: one of
 
-def _as_label(value: Any) -> int | None:
-    try:
-        label = operator.index(value)
-    except TypeError:
-        return None
-    return label if label >= 0 else None  # `datasets` writes -1 for "no label"
+            - a path, or paths in a list, a NumPy array or a pandas Series;
+            - a folder: all images in it and below, sorted. The uppermost folders are the classes, unless they are
+              named as splits, or there is but one; `metadata.csv` or `.jsonl` may give labels, as for `datasets`;
+            - a tar of such folders, or of one ``class.tar`` a class, not compressed. ``key.cls`` or ``key.json``
+              beside an image may hold its label, as in WebDataset;
+            - a Parquet file, several in a list, or a folder with Parquet files, as on the Hugging Face Hub;
+            - a folder that `datasets` wrote with ``save_to_disk``;
+            - a CSV or JSON Lines file with a column of paths, relative to its folder, and perhaps one of labels;
+            - the bytes of a picture, a Pillow image, or a list;
+            - a uint8 array ``(H, W, 3)`` or ``(B, H, W, 3)``, or a list;
+            - a float tensor ``(3, H, W)`` or ``(B, 3, H, W)`` in [0, 1], or a list;
+            - a torch ``Dataset`` or ``IterableDataset``: items are an image (any of the above), a tuple
+              ``(image, label, ...)``, or a mapping with "image" or "img" and perhaps "label";
+            - a torch ``DataLoader`` whose batches are stacks of images, tuples ``(images, labels, ...)``,
+              mappings, or lists of items;
+            - a ``datasets.Dataset`` or ``IterableDataset``, whose columns are found by type, else by name;
+              or its column of images.
+        split: of a ``DatasetDict``, of a folder of Parquet files, or of a folder or tar with a folder for each split
+            ("train", "validation"), the split to open.
 
-
-# Folders
-
-
-def list_folder(folder: Path) -> tuple[list[tuple[Path, int | None]], list[str] | None]:
-    """The image files below ``folder``, sorted, with their labels, and the names of the classes.
-
-    Where every file lies in a subfolder, the immediate subfolders are the classes, in alphabetical order.
-    Names that start with a dot are passed over.
-
-    Raises:
-        ValueError: there is no image file.
-    """
-    relative = sorted(_image_files(folder), key=lambda path: path.parts)
-    if not relative:
-        extensions = ", ".join(IMAGE_EXTENSIONS)
-        raise ValueError(f"no images in folder '{folder}': looked in it and below for {extensions}")
-    if any(len(path.parts) == 1 for path in relative):
-        return [(folder / path, None) for path in relative], None
-    names = sorted({path.parts[0] for path in relative})
-    labels = {name: label for label, name in enumerate(names)}
-    return [(folder / path, labels[path.parts[0]]) for path in relative], names
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    for parent, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith("."):
-                yield (Path(parent) / name).relative_to(folder)
-
-
-# Tables: Parquet files in Hugging Face's form, and the `datasets` library
-
-
-class Columns(NamedTuple):
-    """The columns of a table that hold the image and the label, and the names of the classes."""
-
-    image: str
-    label: str | None
-    label_names: list[str] | None
-
-
-def find_columns(features: Mapping[str, Any]) -> Columns:
-    """Find the columns by their feature (``datasets.Image``, ``datasets.ClassLabel``) or else by name.
-
-    ``features`` maps column names to `datasets` features, or to the same as JSON; unknown ones are None.
+    What was found, and what of it is not used, is in the source's `account`, is logged, and where something was
+    passed over or dropped is a warning too. Labels are classes: whole numbers of any type, one-hot vectors, or names
+    (:mod:`~randar_features.data.labels`). Pixels are the same whatever a picture comes in. A tensor of the size
+    wanted passes unrounded; one of another size is rounded to 8 bit.
 
     Raises:
-        ValueError: there is no image column, or there are several and none is named "image" or "img".
+        TypeError, ValueError: ``images`` is none of these, holds nothing, has a wrong dtype, shape or range, is torn,
+            or the split does not exist or must be chosen. What is in memory is checked whole; of a data set, the
+            first item.
+        FileNotFoundError: ``images`` is a path, and nothing is there.
     """
-    kinds = {name: _kind(feature) for name, feature in features.items()}
-    typed = [name for name, kind in kinds.items() if kind == "Image"]
-    image = _first_name(IMAGE_NAMES, {name: None for name in typed or kinds})
-    if image is None and len(typed) == 1:
-        image = typed[0]
-    if image is None:
+    if isinstance(images, ImageSource):
+        return images
+    source = _open(_listed(images), split)
+    account = source.account
+    account.images = source.length
+    if source.label_names is not None:
+        account.classes = len(source.label_names)
+    if source.labels is not None:
+        account.classes = account.classes or len(np.unique(source.labels[source.labels >= 0]))
+        account.unlabelled = int((source.labels < 0).sum())
+    account.tell()
+    return source
+
+
+def _listed(images: Any) -> Any:
+    """A pandas Series, or an array of path strings or of objects, as a list; anything else as it is."""
+    if hasattr(images, "iloc"):
+        # By its own [i] a Series looks i up in its index, which filtering and sorting leave out of order.
+        if getattr(images, "ndim", 1) != 1:
+            raise TypeError(
+                f"cannot read images from a {type(images).__name__} of several columns: pass the one with "
+                "the paths, as in frame['path'], or pairs, as in list(zip(frame['path'], frame['label']))"
+            )
+        return images.tolist()
+    if isinstance(images, np.ndarray) and images.dtype.kind in "UO":
+        return images.tolist()
+    return images
+
+
+def _open(images: Any, split: str | None) -> ImageSource:
+    account = Account()
+    if isinstance(images, (str, os.PathLike)):
+        return _open_path(images, split, account)
+    if _is_hub_table(images):
+        return _open_table(images, split, account)
+    if isinstance(images, (list, tuple)) and images and all(map(_is_parquet, images)):
+        return _open_parquet([Path(path) for path in images], account)
+    if split is not None:
         raise ValueError(
-            f"cannot tell the image column among {kinds}: expected one of type Image, or one of {IMAGE_NAMES}"
+            f"split='{split}' needs a folder, a tar, or Parquet files with splits, or a DatasetDict, "
+            f"got {type(images).__name__}"
         )
-    classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    label = _first_name(LABEL_NAMES, kinds) or (classes[0] if len(classes) == 1 else None)
-    return Columns(image, label, _class_names(features[label]) if label in classes else None)
+    if isinstance(images, (Image.Image, Tensor, np.ndarray)):
+        return _indexed(_unstack(images), account)
+    if isinstance(images, (bytes, bytearray)):
+        return _open_bytes(bytes(images), account)
+    if isinstance(images, io.IOBase) or (hasattr(images, "read") and not hasattr(images, "__getitem__")):
+        raise TypeError(f"cannot read images from an open file ({type(images).__name__}): pass its path, or its bytes")
+    if isinstance(images, DataLoader):
+        if repeated := repeats_images(images):
+            warnings.warn(repeated, stacklevel=3)
+        return _streamed(loader_items(images), loader_length(images), images.dataset, account)
+    if isinstance(images, (list, tuple)):
+        return _open_list(images, account)
+    return _open_dataset(images, account)
 
 
-def _kind(feature: Any) -> str | None:
-    kind = feature.get("_type") if isinstance(feature, Mapping) else getattr(feature, "_type", None)
-    return kind if isinstance(kind, str) else None
+def _is_parquet(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike)) and os.fspath(value).endswith(".parquet")
 
 
-def _class_names(feature: Any) -> list[str] | None:
-    names = feature.get("names") if isinstance(feature, Mapping) else feature.names
-    return None if names is None else list(names)
+def _open_list(images: Sequence[Any], account: Account) -> ImageSource:
+    """Images and pairs in memory, all of them checked."""
+    items = [parse_item(image) for image in images]
+    for image, item in zip(images, items, strict=True):
+        check_image(item.image)
+        if isinstance(image, (str, os.PathLike)) and Path(image).suffix in (*SINGLE_CONTAINERS, ".parquet"):
+            raise ValueError(f"'{shown(image)}' in a list of images holds many: open it by itself")
+    return _indexed(images, account, read_labels([item.label for item in items], None, account))
 
 
-def prepare_table(table: Any) -> tuple[Any, Columns]:
-    """Reduce a `datasets` table to its image and label columns, images left encoded.
+def _open_bytes(content: bytes, account: Account) -> ImageSource:
+    if image_format(content) is None:
+        raise ValueError(f"{len(content)} bytes that are no picture of a known format; a path is given as text")
+    return _indexed([content], account)
 
-    Left encoded, a damaged image spoils one row where `datasets` would end the run.
-    """
+
+# Paths
+
+
+def _open_path(given: str | os.PathLike[str], split: str | None, account: Account) -> ImageSource:
+    text = os.fspath(given)
+    if not text:
+        raise ValueError("an empty path: give a file or a folder ('.' is the working directory)")
+    if is_url(text):
+        raise ValueError(f"'{shown(text)}' is a URL: download it, and give the file or the folder")
+    path = Path(text)
+    if not path.exists():
+        hint = "; a data set of the Hub is opened with datasets.load_dataset" if "/" in text and not path.suffix else ""
+        raise FileNotFoundError(f"no file or folder '{shown(path)}'{hint}")
+    if path.is_dir():
+        return _open_folder(path, split, account)
+    check_file(path)
+    return _open_file(path, split, account)
+
+
+def _open_file(path: Path, split: str | None, account: Account) -> ImageSource:
+    """A file, taken for what its first bytes say; the ending decides where they say nothing."""
+    head = head_of(path)
+    if path.suffix == ".tar" or head[257:262] == b"ustar":
+        archive = TarImages(path, split, account)
+        return _indexed(archive, account, archive.labels)
+    if path.suffix == ".parquet" or head.startswith(b"PAR1"):
+        return _open_parquet([path], account) if split is None else _no_split(path, split)
+    kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
+    if kind is not None or path.name.endswith(COMPRESSED_ENDINGS):
+        raise ValueError(
+            f"{shown(path)} is compressed{f' ({kind})' if kind else ''}: unpack it to a folder, or decompress it "
+            "(gunzip) to a tar; these are read in any order"
+        )
+    if split is not None:
+        return _no_split(path, split)
+    if path.suffix in LIST_ENDINGS:
+        files, labels = open_list(path, account)
+        return _indexed(files, account, labels)
+    if path.suffix == ".arrow":
+        return _open_arrow(path, account)
+    if path.suffix in ARRAY_ENDINGS:
+        raise ValueError(f"{shown(path)} holds arrays: load it, and pass what it holds, such as numpy.load(…)['x']")
+    if not is_named_as_image(path.name) and image_format(head) is None:
+        raise ValueError(f"{shown(path)} is no picture of a known format, and no other file that holds images")
+    return _indexed([path], account)
+
+
+def _no_split(path: Path, split: str) -> ImageSource:
+    raise ValueError(wrong_split(shown(path), [], split))
+
+
+def _open_folder(folder: Path, split: str | None, account: Account) -> ImageSource:
+    if is_saved_table(folder):
+        return _open_saved(folder, split, account)
+    if split is not None and split not in (".", "..") and (folder / split).is_dir():
+        account.notes.append(f"the split '{split}'")
+        return _open_folder(folder / split, None, account)
+    parquet = list_parquet(folder, split, account)
+    if parquet:
+        return _open_parquet(parquet, account)
+    files = list_files(folder, account)
+    metadata = [path for path in files if path.name in METADATA_NAMES]
+    images = [path for path in files if path not in metadata and holds_image(folder / path, path, account)]
+    if not images:
+        found = "; ".join(account.losses()) or "nothing is there"
+        raise ValueError(f"no images in folder '{shown(folder)}' and below: {found}")
+    rows, labels = arrange(images, split, shown(folder), account)
+    chosen = [images[row] for row in rows]
+    stated = metadata_labels(folder, metadata, chosen, account)
+    return _indexed([folder / path for path in chosen], account, labels if stated is None else stated)
+
+
+def _open_parquet(files: list[Path], account: Account) -> ImageSource:
+    table = ParquetTable(files, account)
+    return _indexed(table, account, table.labels(account))
+
+
+# Tables of `datasets`
+
+
+def _is_hub_table(images: Any) -> bool:
+    """Whether it is a table of `datasets`, without importing that."""
+    # A single column, table["image"], has `features` too but no columns, and is a plain sequence of images.
+    has_columns = isinstance(images, Mapping) or hasattr(images, "column_names")
+    return has_columns and any(base.__module__.partition(".")[0] == "datasets" for base in type(images).__mro__)
+
+
+def _open_table(table: Any, split: str | None, account: Account) -> ImageSource:
+    if isinstance(table, Mapping):
+        table = _of_split(table, split, type(table).__name__)
+    elif split is not None:
+        raise ValueError(f"split='{split}' needs a DatasetDict, got {type(table).__name__}, which is one split")
+    streamed = not hasattr(table, "__len__")
+    if table.features is None or _has_transform(table):
+        return _streamed(table, None, table, account) if streamed else _indexed(table, account)
+    columns = find_columns(table.features, account)
+    prepared = prepare_table(table, columns, label=streamed)
+    if streamed:
+        return ImageSource(prepared, length=None, streamed=True, label_names=columns.label_names, account=account)
+    labels = table_labels(table, columns, account)
+    return _indexed(prepared, account, _named(labels, columns.label_names))
+
+
+def _of_split(table: Mapping[str, Any], split: str | None, where: str) -> Any:
+    if split is None and len(table) == 1:
+        return next(iter(table.values()))
+    if split not in table:
+        raise ValueError(f"a {where} has the splits {list(table)}, got split={split!r}: choose one of them")
+    return table[split]
+
+
+def _named(labels: Labels, names: Sequence[str] | None) -> Labels:
+    """The labels, with the names of the classes even where no image has a label."""
+    return labels if names is None else Labels(labels.values, list(names))
+
+
+def _has_transform(table: Any) -> bool:
+    return bool(getattr(table, "format", {}).get("type") == "custom")
+
+
+def _open_saved(folder: Path, split: str | None, account: Account) -> ImageSource:
+    table = load_saved_table(folder)
+    if isinstance(table, Mapping):
+        table = _of_split(table, split, f"data set in {shown(folder)}")
+    elif split is not None:
+        return _no_split(folder, split)
+    return _from_files(table, folder, account)
+
+
+def _open_arrow(path: Path, account: Account) -> ImageSource:
     import datasets
 
-    columns = find_columns(table.features)
-    kept = [columns.image] if columns.label is None else [columns.image, columns.label]
-    table = table.with_format(None).select_columns(kept)
-    if isinstance(table.features[columns.image], datasets.Image):
-        table = table.cast_column(columns.image, datasets.Image(decode=False))
-    renamed = {columns.image: "image"} | ({} if columns.label is None else {columns.label: "label"})
-    return table.rename_columns({old: new for old, new in renamed.items() if old != new}), columns
+    with reading(path, "a table in Arrow's form"):
+        table = datasets.Dataset.from_file(str(path))
+    return _from_files(table, path.parent, account)
 
 
-def list_parquet(path: Path, split: str | None) -> list[Path]:
-    """The Parquet files at ``path``: itself, or those of one split in a folder (or in its folder ``data``).
-
-    The split is the beginning of the name, as in ``train-00000-of-00004.parquet``.
-
-    Raises:
-        ValueError: there is no such split, or there are several and ``split`` is None.
-    """
-    if path.is_file():
-        return [path]
-    files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-    splits = sorted({_split_of(file) for file in files})
-    if split is None and len(splits) > 1:
-        raise ValueError(f"'{path}' holds the splits {splits}: choose one, as in split='{splits[0]}'")
-    if split is not None and files and split not in splits:
-        raise ValueError(f"no split '{split}' in '{path}': found {splits}")
-    return [file for file in files if split in (None, _split_of(file))]
+def _from_files(table: Any, folder: Path, account: Account) -> ImageSource:
+    columns = find_columns(table.features, account)
+    labels = table_labels(table, columns, account)
+    items = SavedTable(prepare_table(table, columns, label=False), folder)
+    return _indexed(items, account, _named(labels, columns.label_names))
 
 
-def _split_of(file: Path) -> str:
-    return re.sub(r"-\d+-of-\d+(-\w+)?$", "", file.stem)
+# In memory
 
 
-class ParquetTable:
-    """Rows ``(image, label)`` of Parquet files that hold encoded images, read one row group at a time."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        import pyarrow.parquet
-
-        self.files = list(files)
-        self.columns = find_columns(_parquet_features(files[0]))
-        self._groups: list[tuple[Path, int]] = []
-        self._ends: list[int] = []
-        self._loaded: tuple[int, list[Any]] = (-1, [])
-        for file in files:
-            metadata = pyarrow.parquet.read_metadata(file)
-            for group in range(metadata.num_row_groups):
-                self._groups.append((file, group))
-                self._ends.append(len(self) + metadata.row_group(group).num_rows)
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        group = bisect_right(self._ends, index)
-        if self._loaded[0] != group:
-            self._loaded = (group, self._read(group))
-        offset = index - (self._ends[group - 1] if group else 0)
-        image, *label = (column[offset].as_py() for column in self._loaded[1])
-        return image, label[0] if label else None
-
-    def _read(self, group: int) -> list[Any]:
-        import pyarrow.parquet
-
-        file, number = self._groups[group]
-        names = [name for name in (self.columns.image, self.columns.label) if name is not None]
-        # Opened anew each time: a handle shared by forked workers would share its position.
-        table = pyarrow.parquet.ParquetFile(file).read_row_group(number, columns=names)
-        return [table[name].combine_chunks() for name in names]
+def _unstack(images: Image.Image | Tensor | np.ndarray) -> Any:
+    """One image as a list of one; a stack as it is, checked whole."""
+    if isinstance(images, Image.Image) or images.ndim != 4:
+        check_image(images)
+        return [images]
+    if len(images):
+        check_image(images[0])
+        if isinstance(images, Tensor) and images.is_floating_point():
+            check_range(images)
+    return images
 
 
-def _parquet_features(file: Path) -> dict[str, Any]:
-    import pyarrow.parquet
-
-    schema = pyarrow.parquet.read_schema(file)
-    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = stored.get("info", {}).get("features", {})
-    return {name: features.get(name) for name in schema.names}
-
-
-# Batches of a DataLoader
-
-
-def loader_items(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The items in the batches of ``loader``, one by one.
-
-    A batch is a stack of images, a tuple ``(images, labels, ...)``, a mapping, or a list of items. A loader
-    with ``batch_size=None`` passes on what its data set gives: single items, or batches made there.
-    """
-    batched = loader.batch_sampler is not None
-    for batch in loader:
-        if not batched and _is_item(batch):
-            yield batch
-        else:
-            yield from _split_batch(batch)
+def _open_dataset(images: Any, account: Account) -> ImageSource:
+    if isinstance(images, (set, frozenset)):
+        raise TypeError(f"a {type(images).__name__} has no order: pass sorted(…) of it")
+    sized = hasattr(images, "__getitem__") and hasattr(images, "__len__")
+    indexed = sized and not isinstance(images, IterableDataset)
+    if indexed and not isinstance(images, Mapping):
+        _check_first(images)
+        return _indexed(images, account, Labels(None, _class_names(images)))
+    if hasattr(images, "__iter__") and not indexed:
+        return _streamed(images, None, images, account)
+    raise TypeError(f"cannot read images from {type(images).__name__}: expected {ACCEPTED}")
 
 
-def loader_length(loader: DataLoader[Any]) -> int | None:
-    """How many items ``loader`` gives, or None when it cannot tell."""
-    if loader.batch_size is None or not isinstance(loader.batch_sampler, BatchSampler):
-        return None
-    try:
-        length = len(loader.sampler)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return None
-    return length - length % loader.batch_size if loader.drop_last else length
+def _indexed(items: Any, account: Account, labels: Labels = NONE) -> ImageSource:
+    if len(items) == 0:
+        raise ValueError(f"no images: the {type(items).__name__} is empty")
+    return ImageSource(items, length=len(items), label_names=labels.names, labels=labels.values, account=account)
 
 
-def _split_batch(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, (tuple, list)) and not (batch and _is_image_batch(batch[0])):
-        yield from batch
-        return
-    images, labels = _image_and_label(batch)
-    if isinstance(images, (Tensor, np.ndarray)) and images.ndim != 4:
-        raise ValueError(f"expected batches of images (B, 3, H, W), got shape {tuple(images.shape)}")
-    if labels is None or not hasattr(labels, "__len__") or len(labels) != len(images):
-        labels = [None] * len(images)
-    yield from zip(images, labels, strict=True)
+def _check_first(items: Any) -> None:
+    """Check the first item that can be read; what cannot keeps its place, and says why when it is read."""
+    for index in range(min(LOOKED_THROUGH, len(items))):
+        try:
+            item = items[index]
+        except Exception:
+            continue
+        if item is not None:
+            check_item(item)
+            return
 
 
-def _is_item(value: Any) -> bool:
-    """Whether it holds one image, as itself, in a mapping, or in front of a tuple without other images."""
-    if isinstance(value, (tuple, list)):
-        if not value or not _is_image(value[0]):
-            return False
-        return len(value) == 1 or not all(isinstance(each, type(value[0])) and _is_image(each) for each in value)
-    image, _ = _image_and_label(value)
-    return isinstance(image, Mapping) or _is_image(image)
+def _streamed(items: Iterable[Any], length: int | None, dataset: Any, account: Account) -> ImageSource:
+    return ImageSource(items, length=length, streamed=True, label_names=_class_names(dataset), account=account)
 
 
-def _is_image_batch(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return len(value) > 0 and all(_is_image(element) for element in value)
-    return isinstance(value, (Tensor, np.ndarray)) and value.ndim == 4
-
-
-def _is_image(value: Any) -> bool:
-    if isinstance(value, (Tensor, np.ndarray)):
-        return value.ndim == 3
-    return isinstance(value, (str, os.PathLike, bytes, Image.Image))
+def _class_names(dataset: Any) -> list[str] | None:
+    """``classes`` of torchvision's data sets, also of a part of one, where they are plain names."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+        return cast(list[str], list(names))
+    return None

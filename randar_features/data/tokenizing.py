@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from randar_features.data.images import ImageBatch, ImageSource, open_images
+from randar_features.data.images import ImageBatch, ImageSource
 from randar_features.data.readable import split_readable
+from randar_features.data.sources import open_images
 from randar_features.data.token_shards import (
     CHECKED,
     MAX_VOCAB_SIZE,

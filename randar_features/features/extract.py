@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from randar_features import sequence
-from randar_features.data import ImageBatch, ImageError, open_images
+from randar_features.data import ImageBatch, ImageError, ImageSource, open_images
 from randar_features.data.images import OK
+from randar_features.data.labels import match_classes
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, as_index, check_orders, model_specs
 from randar_features.features.table import FeatureTable
@@ -56,8 +57,8 @@ def extract_features(
         read: at the "image" tokens, or what else the model has, see `encode_tokens`; one or several.
         orders: None: the model's own order (raster but for PAR); K: K seeded random orders in antithetic pairs.
         norm: apply the model's final norm.
-        classes: None: the null class, so that no label leaks; "labels": each image's own label (the null class
-            where it has none); an index for all, or one for each image.
+        classes: None: the null class, so that no label leaks; "labels": the model's class of the same name as each
+            image's own, which every image must have; an index for all, or one for each image.
         combine: "mean" of the K orders, or "concatenate" them along D.
         seed: of the K orders.
         pool: None: keep the maps; "mean": keep only their mean over locations.
@@ -90,11 +91,12 @@ def extract_features(
     source = open_images(images, split=split)
     if isinstance(classes, list) and source.length not in (None, len(classes)):
         raise ValueError(f"{len(classes)} classes were given for {source.length} images: give one for each")
+    by_name = classes_by_name(source, loaded) if classes == "labels" else None
     rows = _Rows(source.length)
     size = own_batch_size(loaded, specs) if batch_size is None else batch_size
     with tqdm(total=source.length, desc="features", unit="image", disable=not progress) as bar:
         for batch in source.batches(loaded.image_size, size, num_workers):
-            given = _classes_of(classes, batch, len(rows.status), loaded)
+            given = _classes_of(by_name or classes, batch, len(rows.status), loaded)
             maps = encode(loaded, batch.pixels, specs, given, dtype)
             rows.add(_kept(list(maps.values()), pool, batch), batch)
             bar.update(len(batch.status))
@@ -169,13 +171,36 @@ def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
     return given if several else given[0]
 
 
-def _classes_of(classes: str | int | list[int] | None, batch: ImageBatch, start: int, model: Model) -> Tensor | None:
+class ClassesByName(list[int]):
+    """The model's class of each label of the data."""
+
+
+def classes_by_name(source: ImageSource, model: Model) -> ClassesByName:
+    """What classes="labels" means for these images.
+
+    Raises:
+        ValueError: a class of the data is none of the model's by name, or an image is known to have no label.
+    """
+    by_name = ClassesByName(match_classes(source.label_names, model.classes))
+    if source.labels is not None and (source.labels < 0).any():
+        raise ValueError(_without_label(int((source.labels < 0).argmax())))
+    return by_name
+
+
+def _without_label(number: int) -> str:
+    return f"classes='labels' needs a label for every image, and image {number} has none: give the classes as a list"
+
+
+def _classes_of(classes: int | list[int] | None, batch: ImageBatch, start: int, model: Model) -> Tensor | None:
     """The class index of each image of a batch whose first is number `start`; None: the null class."""
     count, null = len(batch.status), model.transformer.config.num_classes
     if classes is None:
         return None
-    if isinstance(classes, str):
-        given = [null if label is None else label for label in batch.labels]
+    if isinstance(classes, ClassesByName):
+        for number, (label, status) in enumerate(zip(batch.labels, batch.status, strict=True)):
+            if label is None and status == OK:
+                raise ValueError(_without_label(start + number))
+        given = [null if label is None else classes[label] for label in batch.labels]
     elif isinstance(classes, int):
         given = [classes] * count
     else:

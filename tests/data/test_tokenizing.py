@@ -362,7 +362,7 @@ def test_a_tar_of_imagenet(tokenizer: ImageTokenizer, tmp_path: Path, nested: bo
 def test_splits_in_a_tar(tokenizer: ImageTokenizer, tmp_path: Path):
     path = imagenet_tar(tmp_path / "imagenet.tar", nested=False, prefix="./imagenet/train/")
     assert len(make(tokenizer, path, tmp_path / "tokens", split="train")) == 4
-    with pytest.raises(ValueError, match=r"split='validation': .*imagenet\.tar holds no files validation/class/file"):
+    with pytest.raises(ValueError, match=r"no split 'validation' in .*imagenet\.tar': found \['train'\]"):
         make(tokenizer, path, tmp_path / "other", split="validation")
 
 
@@ -381,15 +381,15 @@ def test_a_torn_member_of_a_tar_is_unreadable_alone(tokenizer: ImageTokenizer, t
 def test_archives_that_cannot_be_read(tokenizer: ImageTokenizer, tmp_path: Path):
     whole = imagenet_tar(tmp_path / "imagenet.tar", nested=False).read_bytes()
     (tmp_path / "torn.tar").write_bytes(whole[:700])
-    with pytest.raises(ValueError, match=r"torn\.tar cannot be read as an uncompressed tar .*fetch it again"):
+    with pytest.raises(ValueError, match=r"torn\.tar cannot be read as an uncompressed tar.*fetch it again"):
         make(tokenizer, tmp_path / "torn.tar", tmp_path / "tokens")
     with tarfile.open(tmp_path / "gzip.tar", "w:gz") as archive:
         add(archive, "a/0.png", png(0))
-    with pytest.raises(ValueError, match=r"gzip\.tar cannot be read as an uncompressed tar .*gunzip"):
+    with pytest.raises(ValueError, match=r"gzip\.tar cannot be read as an uncompressed tar.*gunzip"):
         make(tokenizer, tmp_path / "gzip.tar", tmp_path / "tokens")
     with tarfile.open(tmp_path / "empty.tar", "w") as archive:
         add(archive, "a/0.txt", b"hello")
-    with pytest.raises(ValueError, match=r"no files with \.jpg, .* in .*empty\.tar, which holds 1 other files"):
+    with pytest.raises(ValueError, match=r"no images in .*empty\.tar, which holds 1 other files"):
         make(tokenizer, tmp_path / "empty.tar", tmp_path / "tokens")
 
 

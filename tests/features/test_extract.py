@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,13 +146,26 @@ def test_defaults_are_the_recommended_layers_and_reverse(small_model: Model, ten
 
 
 def test_labels_do_not_leak_unless_asked_for(small_model: Model, tensors: torch.Tensor, expected: torch.Tensor):
+    numbers = TensorDataset(tensors, torch.tensor([0, 1, 2, 1, 0]))
+    names = ["Goldfish", "bull_frog", "tench"]
+    small_model = replace(small_model, class_names=["goldfish", "bull frog", "tench, Tinca tinca", "newt"])
     images = TensorDataset(tensors, torch.tensor([0, 1, 2, 1, 0]))
+    images.classes = names
     torch.testing.assert_close(extract(images, small_model).maps, expected, atol=1e-5, rtol=1e-5)
     tokens = small_model.tokenizer.encode(tensors)
     labelled = encode_tokens(small_model.transformer, tokens, torch.tensor([0, 1, 2, 1, 0]), layers=[0, 2])
     for classes in ("labels", [0, 1, 2, 1, 0]):
         features = extract(images, small_model, classes=classes, batch_size=2)
         torch.testing.assert_close(features.maps, labelled, atol=1e-5, rtol=1e-5)
+    for unnamed in (numbers, tensors):
+        with pytest.raises(ValueError, match="the images come without class names"):
+            extract(unnamed, small_model, classes="labels")
+    images.classes = ["goldfish", "cat", "tench"]
+    with pytest.raises(ValueError, match=r"1 of 3 are none, .*'cat'"):
+        extract(images, small_model, classes="labels")
+    images.classes, images.tensors = names, (tensors, torch.tensor([0, 1, -1, 1, 0]))
+    with pytest.raises(ValueError, match="a label for every image, and image 2 has none"):
+        extract(images, small_model, classes="labels")
     assert not torch.allclose(labelled, expected, atol=1e-4)
     one = extract(images, small_model, classes=np.int64(1))
     torch.testing.assert_close(one.maps[1], labelled[1], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,114 @@
+"""Lists of images and labels in text files: CSV and JSON Lines, by themselves or as the metadata of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+from .account import Account
+from .items import IMAGE_NAMES, first_name
+from .labels import NONE, LabelError, Labels, find_label, read_labels
+from .paths import check_file, confined, reading, shown
+
+LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Files that say more about the images beside them and below, as the imagefolder of `datasets` has them."""
+PATH_NAMES = ("file_name", "path", "file", "filename", "filepath", "file_path", "image_path", *IMAGE_NAMES)
+
+
+class FileList(NamedTuple):
+    """The cells of a list: a path and a label for each image, None where there is none."""
+
+    paths: list[str | None]
+    labels: list[Any] | None
+    label_column: str | None
+
+
+def read_list(path: Path, account: Account) -> FileList:
+    """Read a list of files with a header: one column of paths, and one of labels where there is one.
+
+    Raises:
+        ValueError: it is damaged, or has no column of paths.
+    """
+    check_file(path)
+    with reading(path, "a list of images"):
+        table = _read_table(path)
+    path_name = first_name(PATH_NAMES, table.column_names)
+    if path_name is None:
+        columns = ", ".join(map(shown, table.column_names[:8]))
+        raise ValueError(
+            f"{shown(path)} has no column of paths: got {columns}, expected a first line with one of "
+            f"{', '.join(PATH_NAMES[:4])}"
+        )
+    label_name = _label_column([name for name in table.column_names if name != path_name], path, account)
+    paths = [None if value in (None, "") else str(value) for value in table[path_name].to_pylist()]
+    return FileList(paths, None if label_name is None else table[label_name].to_pylist(), label_name)
+
+
+def _read_table(path: Path) -> Any:
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path)
+    if path.suffix == ".jsonl":
+        return pyarrow.json.read_json(path)
+    options = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+    return pyarrow.csv.read_csv(path, parse_options=options)
+
+
+def _label_column(names: Sequence[str], path: Path, account: Account) -> str | None:
+    try:
+        return find_label(names)
+    except LabelError as error:
+        account.drop(str(error), path.name)
+        return None
+
+
+def open_list(path: Path, account: Account) -> tuple[list[Path | None], Labels]:
+    """The files that a list names, relative to its folder, and their labels. An empty path keeps its place.
+
+    Raises:
+        ValueError: it is damaged, has no column of paths, or names files outside its folder.
+    """
+    found = read_list(path, account)
+    files: list[Path | None] = []
+    for row, text in enumerate(found.paths):
+        try:
+            files.append(None if text is None else confined(text, path.parent))
+        except ValueError as error:
+            raise ValueError(f"{shown(path)}, image {row + 1}: {error}") from error
+    if found.labels is None:
+        return files, NONE
+    account.notes.append(f"labels from the column '{found.label_column}'")
+    return files, read_labels(found.labels, None, account)
+
+
+def metadata_labels(folder: Path, metadata: Sequence[Path], images: Sequence[Path], account: Account) -> Labels | None:
+    """The labels that metadata files give to the images of a folder; None where they have no column of labels.
+
+    `metadata` and `images` are relative to `folder`. A name in them is looked up among the images beside and below
+    the metadata file, and never opened.
+
+    Raises:
+        ValueError: a metadata file is damaged.
+    """
+    given: dict[PurePath, Any] = {}
+    for file in metadata:
+        found = read_list(folder / file, account)
+        for name, label in zip(found.paths, found.labels or (), strict=False):
+            if name is not None:
+                given[file.parent / PurePath(name)] = label
+        if found.labels is not None:
+            account.notes.append(f"labels from {shown(file)}, column '{found.label_column}'")
+    if not given:
+        return None
+    known = set(images)
+    for path in given.keys() - known:
+        account.pass_over("named in the metadata, but not there", str(path))
+    for path in images:
+        if path not in given:
+            account.drop("the metadata do not name the image", str(path))
+    return read_labels([given.get(path) for path in images], None, account)

@@ -1,0 +1,310 @@
+"""Tables with a column of images: Parquet files in Hugging Face's form, and the `datasets` library."""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .account import Account
+from .items import IMAGE_NAMES, confined_image, first_name
+from .labels import LABEL_NAMES, NONE, LabelError, Labels, find_label, read_labels
+from .layout import find_splits, split_role, wrong_split
+from .listing import list_files
+from .lists import METADATA_NAMES
+from .paths import check_file, reading, shown
+
+SHARD_NUMBER = re.compile(
+    r"[-_.]?(part|shard|chunk)?[-_.]?\d{1,}([-_.]of[-_.]\d+)?([-_.][0-9a-f-]+)?([-_.]c\d+)?(\.\w+)?$"
+)
+"""What a name says of the place among the files of a split: -00000-of-00004, part-0, 0000."""
+
+
+class Columns(NamedTuple):
+    """The columns of a table that hold the image and the label, and the names of the classes."""
+
+    image: str
+    label: str | None
+    label_names: list[str] | None
+
+
+def find_columns(features: Mapping[str, Any], account: Account) -> Columns:
+    """Find the columns by their feature (``datasets.Image``, ``datasets.ClassLabel``) or else by name.
+
+    ``features`` maps column names to `datasets` features, or to the same as JSON; unknown ones are None. The
+    account hears of labels that cannot be told.
+
+    Raises:
+        ValueError: there is no image column, or there are several and none is named "image" or "img".
+    """
+    kinds = {name: _kind(feature) for name, feature in features.items()}
+    typed = [name for name, kind in kinds.items() if kind == "Image"]
+    image = first_name(IMAGE_NAMES, typed or list(kinds))
+    if image is None and len(typed) == 1:
+        image = typed[0]
+    if image is None:
+        raise ValueError(
+            f"cannot tell the image column among {kinds}: expected one of type Image, or one of {IMAGE_NAMES}"
+        )
+    label = _find_label_column(kinds, image, account)
+    names = None
+    if label is not None:
+        account.notes.append(f"labels from the column '{label}'")
+        names = _class_names(features[label]) if kinds[label] == "ClassLabel" else None
+    return Columns(image, label, names)
+
+
+def _find_label_column(kinds: Mapping[str, str | None], image: str, account: Account) -> str | None:
+    """By name; else the only one with classes; else by one of the names that labels have elsewhere."""
+    classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    named = first_name(LABEL_NAMES, kinds)
+    if named is not None or len(classes) == 1:
+        return named or classes[0]
+    try:
+        if classes:
+            raise LabelError(f"several columns hold classes: {', '.join(classes)}; call the right one 'label'")
+        return find_label([name for name in kinds if name != image])
+    except LabelError as error:
+        account.drop(str(error), "the table")
+        return None
+
+
+def _kind(feature: Any) -> str | None:
+    kind = feature.get("_type") if isinstance(feature, Mapping) else getattr(feature, "_type", None)
+    return kind if isinstance(kind, str) else None
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    names = feature.get("names") if isinstance(feature, Mapping) else feature.names
+    return None if names is None else list(names)
+
+
+def arrow_labels(column: Any, names: Sequence[str] | None, account: Account) -> Labels:
+    """The labels in an Arrow column; see `read_labels`."""
+    import pyarrow.types
+
+    if pyarrow.types.is_integer(column.type):
+        values = column.cast("int64").fill_null(-1).to_numpy()
+        return read_labels(np.asarray(values), names, account)
+    return read_labels(column.to_pylist(), names, account)
+
+
+# The `datasets` library
+
+
+def prepare_table(table: Any, columns: Columns, *, label: bool) -> Any:
+    """Reduce a `datasets` table to its image, left encoded, and, if `label`, its label, under these names.
+
+    Left encoded, a damaged image spoils one row where `datasets` would end the run.
+    """
+    import datasets
+
+    kept = {columns.image: "image"} | ({columns.label: "label"} if label and columns.label is not None else {})
+    table = table.with_format(None).select_columns(list(kept))
+    if isinstance(table.features[columns.image], datasets.Image):
+        table = table.cast_column(columns.image, datasets.Image(decode=False))
+    return table.rename_columns({old: new for old, new in kept.items() if old != new})
+
+
+def table_labels(table: Any, columns: Columns, account: Account) -> Labels:
+    """All labels of a `datasets` table that is not streamed."""
+    if columns.label is None:
+        return NONE
+    column = table.select_columns([columns.label]).with_format("arrow")[:].column(0)
+    return arrow_labels(column, columns.label_names, account)
+
+
+def is_saved_table(folder: Path) -> bool:
+    """Whether `datasets` wrote it by `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def load_saved_table(folder: Path) -> Any:
+    """What `datasets` saved in a folder; ValueError that names it if it is damaged."""
+    import datasets
+
+    with reading(folder, "a folder of datasets.save_to_disk"):
+        return datasets.load_from_disk(str(folder))
+
+
+class SavedTable:
+    """A prepared table that came from files: an image that is only named must lie in their folder."""
+
+    def __init__(self, table: Any, folder: Path) -> None:
+        self.table, self.folder = table, folder
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Any:
+        return confined_image(self.table[index]["image"], self.folder)
+
+
+# Parquet
+
+
+def list_parquet(path: Path, split: str | None, account: Account | None = None) -> list[Path]:
+    """The Parquet files at ``path``: itself, or those of one split in a folder and below.
+
+    The split is the beginning of the name, as in ``train-00000-of-00004.parquet``, or the folder, as in
+    ``train/0000.parquet``.
+
+    Raises:
+        ValueError: there is no such split, there are several and ``split`` is None, or the folder holds several
+            tables.
+    """
+    if path.is_file():
+        return [path]
+    account = account or Account()
+    found = [file for file in list_files(path, Account()) if _is_table(file)]
+    splits = {file: _split_of(file) for file in found}
+    names = sorted({name for name in splits.values() if name is not None})
+    if split is not None:
+        by_name = [file for file in found if split in (splits[file], file.stem)]
+        if found and not by_name:
+            raise ValueError(wrong_split(shown(path), names, split))
+        found = by_name
+    elif len(names) > 1 or (names and None in splits.values()):
+        raise ValueError(wrong_split(shown(path), names, None))
+    tables = sorted({str(file.parent) for file in found})
+    if len(tables) > 1:
+        raise ValueError(
+            f"'{shown(path)}' holds Parquet files in several folders ({', '.join(tables[:5])}): give one of them"
+        )
+    for file in list_files(path, Account()) if found else ():
+        if not _is_table(file) and not _describes(file):
+            account.pass_over("beside Parquet files", str(file))
+    return [path / file for file in found]
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix == ".parquet" and file.name not in METADATA_NAMES
+
+
+def _describes(file: Path) -> bool:
+    """Whether it tells of the table, as the files of a repository do."""
+    return file.suffix in (".md", ".json", ".txt", ".yaml", ".yml") or file.name == "LICENSE"
+
+
+def _split_of(file: Path) -> str | None:
+    """The split that the name of a file states, else that of its folder; None where neither does."""
+    numbered = re.search(r"-\d+-of-\d+(-\w+)?$", file.stem)
+    if numbered:
+        return file.stem[: numbered.start()]
+    beginning = SHARD_NUMBER.sub("", file.stem)
+    if split_role(beginning):
+        return beginning
+    return next((name for name in reversed(file.parent.parts) if find_splits([name])), None)
+
+
+class ParquetTable:
+    """Rows ``(image, mask)`` of Parquet files that hold encoded images, read one row group at a time.
+
+    Args:
+        files: in their order.
+        account: hears of labels that cannot be told.
+        mask: the column of masks, or None: rows are ``(image, None)``.
+
+    Raises:
+        ValueError: a file is damaged, is no Parquet file, or has other columns than the first.
+    """
+
+    def __init__(self, files: Sequence[Path], account: Account, mask: str | None = None) -> None:
+        self.files = list(files)
+        self.mask = mask
+        self.columns = find_columns(_parquet_features(files[0]), account)
+        self._groups: list[tuple[Path, int]] = []
+        self._ends: list[int] = []
+        self._loaded: tuple[int, list[Any] | Exception] = (-1, [])
+        for file in files:
+            self._add(file)
+
+    def _add(self, file: Path) -> None:
+        import pyarrow.parquet
+
+        check_file(file)
+        with reading(file, "Parquet (fetch it again if it is torn)"):
+            metadata = pyarrow.parquet.read_metadata(file)
+            features = _parquet_features(file)
+        needed = [*self._names(), *([] if self.columns.label is None else [self.columns.label])]
+        missing = [name for name in needed if name not in features]
+        if missing:
+            raise ValueError(f"{shown(file)} has no column '{missing[0]}', as {shown(self.files[0].name)} has")
+        if self.columns.label_names is not None:
+            names = _class_names(features[self.columns.label] or {"names": None})
+            if names != self.columns.label_names:
+                raise ValueError(f"{shown(file)} has other class names than {shown(self.files[0].name)}")
+        for group in range(metadata.num_row_groups):
+            self._groups.append((file, group))
+            self._ends.append(len(self) + metadata.row_group(group).num_rows)
+
+    def _names(self) -> list[str]:
+        return [name for name in (self.columns.image, self.mask) if name is not None]
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        group = bisect_right(self._ends, index)
+        if self._loaded[0] != group:
+            self._loaded = (group, self._read(group))
+        columns, file = self._loaded[1], self._groups[group][0]
+        if isinstance(columns, Exception):  # a damaged group is not read again for each of its rows
+            raise columns
+        offset = index - (self._ends[group - 1] if group else 0)
+        image, *mask = (confined_image(column[offset].as_py(), file.parent) for column in columns)
+        return image, mask[0] if mask else None
+
+    def _read(self, group: int) -> list[Any] | Exception:
+        import pyarrow.parquet
+
+        file, number = self._groups[group]
+        try:
+            with reading(file, "Parquet"):
+                # Opened anew each time: a handle shared by forked workers would share its position.
+                opened = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+                table = opened.read_row_group(number, columns=self._names())
+                return [table[name].combine_chunks() for name in self._names()]
+        except (OSError, ValueError) as error:
+            return error
+
+    def labels(self, account: Account) -> Labels:
+        """The labels of all rows; ValueError that names the file if the column is damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        if self.columns.label is None:
+            return NONE
+        parts = []
+        for file in self.files:
+            with reading(file, "Parquet"):
+                parts.append(pyarrow.parquet.read_table(file, columns=[self.columns.label]).column(0))
+        if len({part.type for part in parts}) > 1:
+            raise ValueError(f"the column '{self.columns.label}' has another type in some of {len(self.files)} files")
+        whole = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
+        return arrow_labels(whole, self.columns.label_names, account)
+
+
+def parquet_columns(file: Path) -> list[str]:
+    """The names of the columns; ValueError that names the file if it is damaged."""
+    return list(_parquet_features(file))
+
+
+def _parquet_features(file: Path) -> dict[str, Any]:
+    import pyarrow.parquet
+
+    check_file(file)
+    with reading(file, "Parquet (fetch it again if it is torn)"):
+        schema = pyarrow.parquet.read_schema(file)
+        stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = stored.get("info", {}).get("features", {})
+        return {name: features.get(name) for name in schema.names}
