@@ -6,7 +6,7 @@ import logging
 import warnings
 from dataclasses import dataclass, field
 
-from .paths import shown
+from .opening import printable
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Named:
         """Count one more."""
         self.count += 1
         if len(self.names) < NAMED:
-            self.names.append(shown(name))
+            self.names.append(printable(name))
 
     def __str__(self) -> str:
         more = ", …" if self.count > len(self.names) else ""
@@ -64,7 +64,7 @@ class Account:
         known = reason in self.dropped
         self.dropped.setdefault(reason, Named()).add(name)
         if self._told and not known:
-            warnings.warn(f"labels dropped: {reason} ({shown(name)})", stacklevel=2)
+            warnings.warn(f"labels dropped: {reason} ({printable(name)})", stacklevel=2)
 
     def __str__(self) -> str:
         images = "a stream of images" if self.images is None else f"{self.images} images"

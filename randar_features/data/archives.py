@@ -13,7 +13,8 @@ from .formats import HEAD_BYTES
 from .labels import Labels, label_of, read_labels
 from .layout import arrange
 from .listing import NO_IMAGE, is_hidden, is_image
-from .paths import check_file, reading, shown
+from .opening import printable
+from .paths import check_file, reading
 
 BLOCK = 512
 MAX_EXTENSION = 2**20  # bytes of a long name or of extended attributes
@@ -74,7 +75,7 @@ def _members(archive: tarfile.TarFile, parent: str, start: int, account: Account
     reached = 0
     for entry in archive:
         if entry.size < 0 or archive.offset <= reached:
-            raise tarfile.ReadError(f"the member {shown(entry.name)} has an impossible size, {entry.size} bytes")
+            raise tarfile.ReadError(f"the member {printable(entry.name)} has an impossible size, {entry.size} bytes")
         reached = archive.offset
         name = str(PurePosixPath(parent) / entry.name)
         reason = _reason_against(entry)
@@ -150,9 +151,9 @@ class TarImages:
 
             images = [member for member in members if member.name not in sidecars and is_wanted(member)]
             if not images:
-                raise ValueError(f"no images in {shown(path)}, which holds {len(members)} other files")
+                raise ValueError(f"no images in {printable(path)}, which holds {len(members)} other files")
             images.sort(key=lambda member: PurePosixPath(member.name).parts)
-            rows, labels = arrange([PurePosixPath(member.name) for member in images], split, shown(path), account)
+            rows, labels = arrange([PurePosixPath(member.name) for member in images], split, printable(path), account)
             self.members = [images[row] for row in rows]
             own = self._sidecar_labels(sidecars, lambda member: _read(file, path, member), account)
         self.labels: Labels = own if own is not None else labels

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from .account import Account
 from .items import IMAGE_NAMES, first_name
 from .labels import NONE, LabelError, Labels, find_label, read_labels
-from .paths import check_file, confined, reading, shown
+from .opening import printable
+from .paths import check_file, confined, reading
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -36,9 +37,9 @@ def read_list(path: Path, account: Account) -> FileList:
         table = _read_table(path)
     path_name = first_name(PATH_NAMES, table.column_names)
     if path_name is None:
-        columns = ", ".join(map(shown, table.column_names[:8]))
+        columns = ", ".join(map(printable, table.column_names[:8]))
         raise ValueError(
-            f"{shown(path)} has no column of paths: got {columns}, expected a first line with one of "
+            f"{printable(path)} has no column of paths: got {columns}, expected a first line with one of "
             f"{', '.join(PATH_NAMES[:4])}"
         )
     label_name = _label_column([name for name in table.column_names if name != path_name], path, account)
@@ -79,7 +80,7 @@ def open_list(path: Path, account: Account) -> tuple[list[Path | None], Labels]:
         try:
             files.append(None if text is None else confined(text, path.parent))
         except ValueError as error:
-            raise ValueError(f"{shown(path)}, image {row + 1}: {error}") from error
+            raise ValueError(f"{printable(path)}, image {row + 1}: {error}") from error
     if found.labels is None:
         return files, NONE
     account.notes.append(f"labels from the column '{found.label_column}'")
@@ -102,7 +103,7 @@ def metadata_labels(folder: Path, metadata: Sequence[Path], images: Sequence[Pat
             if name is not None:
                 given[file.parent / PurePath(name)] = label
         if found.labels is not None:
-            account.notes.append(f"labels from {shown(file)}, column '{found.label_column}'")
+            account.notes.append(f"labels from {printable(file)}, column '{found.label_column}'")
     if not given:
         return None
     known = set(images)

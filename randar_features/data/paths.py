@@ -10,17 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .formats import HEAD_BYTES
+from .opening import printable
 
 GIT_LFS = b"version https://git-lfs.github.com"
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 MAX_REASON = 300
 """Characters of a foreign exception's text that a message quotes."""
-
-
-def shown(name: str | os.PathLike[str]) -> str:
-    """A name for a message: control characters and bytes that are not UTF-8 as escapes."""
-    text = os.fspath(name)
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def one_line(error: BaseException) -> str:
@@ -46,7 +41,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         told = isinstance(error, (OSError, ValueError)) and str(path) in str(error)
         if told and type(error).__module__ == "builtins":
             raise
-        raise ValueError(f"{shown(path)} cannot be read as {kind}: {one_line(error)}") from error
+        raise ValueError(f"{printable(path)} cannot be read as {kind}: {one_line(error)}") from error
 
 
 def head_of(path: Path) -> bytes:
@@ -63,9 +58,9 @@ def check_file(path: Path) -> None:
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{shown(path)} is {kind_of_mode(mode)}, expected a file")
+        raise ValueError(f"{printable(path)} is {kind_of_mode(mode)}, expected a file")
     if head_of(path).startswith(GIT_LFS):
-        raise ValueError(f"{shown(path)} is a Git LFS pointer, not the file itself: fetch that with `git lfs pull`")
+        raise ValueError(f"{printable(path)} is a Git LFS pointer, not the file itself: fetch that with `git lfs pull`")
 
 
 def kind_of_mode(mode: int) -> str:
@@ -94,13 +89,13 @@ def confined(text: str, folder: Path) -> Path:
         ValueError: it is a URL, or leads out of the folder.
     """
     if is_url(text):
-        raise ValueError(f"{shown(text)} is a URL: download it, and name the file")
+        raise ValueError(f"{printable(text)} is a URL: download it, and name the file")
     if "\0" in text or not text:
-        raise ValueError(f"{shown(text)!r} is no name of a file")
+        raise ValueError(f"{printable(text)!r} is no name of a file")
     path = Path(os.path.normpath(folder.absolute() / text))
     if not path.is_relative_to(os.path.normpath(folder.absolute())):
         raise ValueError(
-            f"'{shown(text)}' leads out of {shown(folder)}: a list or table may name files in its own folder alone. "
+            f"'{printable(text)}' leads out of {printable(folder)}: a list or table may name files in its own folder alone. "
             "Move it beside the images, or pass a list of paths in Python"
         )
     return folder / path.relative_to(os.path.normpath(folder.absolute()))

@@ -25,7 +25,8 @@ from .layout import arrange, wrong_split
 from .listing import holds_image, is_named_as_image, list_files
 from .lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
 from .loaders import loader_items, loader_length, repeats_images
-from .paths import check_file, head_of, is_url, reading, shown
+from .opening import printable
+from .paths import check_file, head_of, is_url, reading
 from .tables import (
     ParquetTable,
     SavedTable,
@@ -153,7 +154,7 @@ def _open_list(images: Sequence[Any], account: Account) -> ImageSource:
     for image, item in zip(images, items, strict=True):
         check_image(item.image)
         if isinstance(image, (str, os.PathLike)) and Path(image).suffix in (*SINGLE_CONTAINERS, ".parquet"):
-            raise ValueError(f"'{shown(image)}' in a list of images holds many: open it by itself")
+            raise ValueError(f"'{printable(image)}' in a list of images holds many: open it by itself")
     return _indexed(images, account, read_labels([item.label for item in items], None, account))
 
 
@@ -171,11 +172,11 @@ def _open_path(given: str | os.PathLike[str], split: str | None, account: Accoun
     if not text:
         raise ValueError("an empty path: give a file or a folder ('.' is the working directory)")
     if is_url(text):
-        raise ValueError(f"'{shown(text)}' is a URL: download it, and give the file or the folder")
+        raise ValueError(f"'{printable(text)}' is a URL: download it, and give the file or the folder")
     path = Path(text)
     if not path.exists():
         hint = "; a data set of the Hub is opened with datasets.load_dataset" if "/" in text and not path.suffix else ""
-        raise FileNotFoundError(f"no file or folder '{shown(path)}'{hint}")
+        raise FileNotFoundError(f"no file or folder '{printable(path)}'{hint}")
     if path.is_dir():
         return _open_folder(path, split, account)
     check_file(path)
@@ -193,7 +194,7 @@ def _open_file(path: Path, split: str | None, account: Account) -> ImageSource:
     kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
     if kind is not None or path.name.endswith(COMPRESSED_ENDINGS):
         raise ValueError(
-            f"{shown(path)} is compressed{f' ({kind})' if kind else ''}: unpack it to a folder, or decompress it "
+            f"{printable(path)} is compressed{f' ({kind})' if kind else ''}: unpack it to a folder, or decompress it "
             "(gunzip) to a tar; these are read in any order"
         )
     if split is not None:
@@ -204,14 +205,14 @@ def _open_file(path: Path, split: str | None, account: Account) -> ImageSource:
     if path.suffix == ".arrow":
         return _open_arrow(path, account)
     if path.suffix in ARRAY_ENDINGS:
-        raise ValueError(f"{shown(path)} holds arrays: load it, and pass what it holds, such as numpy.load(…)['x']")
+        raise ValueError(f"{printable(path)} holds arrays: load it, and pass what it holds, such as numpy.load(…)['x']")
     if not is_named_as_image(path.name) and image_format(head) is None:
-        raise ValueError(f"{shown(path)} is no picture of a known format, and no other file that holds images")
+        raise ValueError(f"{printable(path)} is no picture of a known format, and no other file that holds images")
     return _indexed([path], account)
 
 
 def _no_split(path: Path, split: str) -> ImageSource:
-    raise ValueError(wrong_split(shown(path), [], split))
+    raise ValueError(wrong_split(printable(path), [], split))
 
 
 def _open_folder(folder: Path, split: str | None, account: Account) -> ImageSource:
@@ -228,8 +229,8 @@ def _open_folder(folder: Path, split: str | None, account: Account) -> ImageSour
     images = [path for path in files if path not in metadata and holds_image(folder / path, path, account)]
     if not images:
         found = "; ".join(account.losses()) or "nothing is there"
-        raise ValueError(f"no images in folder '{shown(folder)}' and below: {found}")
-    rows, labels = arrange(images, split, shown(folder), account)
+        raise ValueError(f"no images in folder '{printable(folder)}' and below: {found}")
+    rows, labels = arrange(images, split, printable(folder), account)
     chosen = [images[row] for row in rows]
     stated = metadata_labels(folder, metadata, chosen, account)
     return _indexed([folder / path for path in chosen], account, labels if stated is None else stated)
@@ -286,7 +287,7 @@ def _has_transform(table: Any) -> bool:
 def _open_saved(folder: Path, split: str | None, account: Account) -> ImageSource:
     table = load_saved_table(folder)
     if isinstance(table, Mapping):
-        table = _of_split(table, split, f"data set in {shown(folder)}")
+        table = _of_split(table, split, f"data set in {printable(folder)}")
     elif split is not None:
         return _no_split(folder, split)
     return _from_files(table, folder, account)

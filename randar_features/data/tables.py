@@ -17,7 +17,8 @@ from .labels import LABEL_NAMES, NONE, LabelError, Labels, find_label, read_labe
 from .layout import find_splits, split_role, wrong_split
 from .listing import list_files
 from .lists import METADATA_NAMES
-from .paths import check_file, reading, shown
+from .opening import printable
+from .paths import check_file, reading
 
 SHARD_NUMBER = re.compile(
     r"[-_.]?(part|shard|chunk)?[-_.]?\d{1,}([-_.]of[-_.]\d+)?([-_.][0-9a-f-]+)?([-_.]c\d+)?(\.\w+)?$"
@@ -169,14 +170,14 @@ def list_parquet(path: Path, split: str | None, account: Account | None = None) 
     if split is not None:
         by_name = [file for file in found if split in (splits[file], file.stem)]
         if found and not by_name:
-            raise ValueError(wrong_split(shown(path), names, split))
+            raise ValueError(wrong_split(printable(path), names, split))
         found = by_name
     elif len(names) > 1 or (names and None in splits.values()):
-        raise ValueError(wrong_split(shown(path), names, None))
+        raise ValueError(wrong_split(printable(path), names, None))
     tables = sorted({str(file.parent) for file in found})
     if len(tables) > 1:
         raise ValueError(
-            f"'{shown(path)}' holds Parquet files in several folders ({', '.join(tables[:5])}): give one of them"
+            f"'{printable(path)}' holds Parquet files in several folders ({', '.join(tables[:5])}): give one of them"
         )
     for file in list_files(path, Account()) if found else ():
         if not _is_table(file) and not _describes(file):
@@ -236,11 +237,11 @@ class ParquetTable:
         needed = [*self._names(), *([] if self.columns.label is None else [self.columns.label])]
         missing = [name for name in needed if name not in features]
         if missing:
-            raise ValueError(f"{shown(file)} has no column '{missing[0]}', as {shown(self.files[0].name)} has")
+            raise ValueError(f"{printable(file)} has no column '{missing[0]}', as {printable(self.files[0].name)} has")
         if self.columns.label_names is not None:
             names = _class_names(features[self.columns.label] or {"names": None})
             if names != self.columns.label_names:
-                raise ValueError(f"{shown(file)} has other class names than {shown(self.files[0].name)}")
+                raise ValueError(f"{printable(file)} has other class names than {printable(self.files[0].name)}")
         for group in range(metadata.num_row_groups):
             self._groups.append((file, group))
             self._ends.append(len(self) + metadata.row_group(group).num_rows)
