@@ -95,7 +95,7 @@ def confined(text: str, folder: Path) -> Path:
     path = Path(os.path.normpath(folder.absolute() / text))
     if not path.is_relative_to(os.path.normpath(folder.absolute())):
         raise ValueError(
-            f"'{printable(text)}' leads out of {printable(folder)}: a list or table names files in its own folder alone. "
+            f"'{printable(text)}' leads out of {printable(folder)}: a list or table names files of its own folder. "
             "Move it beside the images, or pass a list of paths in Python"
         )
     return folder / path.relative_to(os.path.normpath(folder.absolute()))
