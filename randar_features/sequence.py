@@ -272,6 +272,11 @@ def check_seed(seed: int) -> int:
     return seed
 
 
+def can_look_at(values: Tensor) -> bool:
+    """Whether values may be checked: not on an accelerator, which would have to finish first, nor in a traced graph."""
+    return values.device.type == "cpu" and values.numel() > 0 and not torch.compiler.is_compiling()
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """ValueError that lists the choices if `value` is none of them."""
     if value not in choices:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -116,8 +115,10 @@ def encode_specs(
     `classes` and the errors are those of `encode_tokens`.
     """
     maps: dict[FeatureSpec, Tensor] = {}
-    for _, own in groupby(sorted(specs, key=_orders_of), _orders_of):
-        group = list(own)
+    groups: dict[tuple[int, int, str], list[FeatureSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.orders or 0, spec.seed, spec.combine), []).append(spec)
+    for group in groups.values():
         spec = group[0]
         if spec.orders is None:
             maps |= _in_one_order(transformer, tokens, group, classes, order)
@@ -126,10 +127,6 @@ def encode_specs(
             each = (_in_one_order(transformer, tokens, group, classes, one) for one in drawn)
             maps |= _joined(each) if spec.combine == "concatenate" else _mean(each)
     return {spec: maps[spec] for spec in specs}
-
-
-def _orders_of(spec: FeatureSpec) -> tuple[int, int, str]:
-    return (spec.orders or 0, spec.seed, spec.combine)
 
 
 def _mean(each: Iterator[dict[FeatureSpec, Tensor]]) -> dict[FeatureSpec, Tensor]:

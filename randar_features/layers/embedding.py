@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from randar_features import sequence
+
 
 class ClassEmbedding(nn.Module):
     """A vector a class, and in the last row the null class that stands for "no class given"."""
@@ -36,8 +38,8 @@ def check_classes(classes: Tensor | Sequence[int] | int, batch: int, num_classes
     if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:
         raise ValueError(f"classes must be {batch} integers, shape ({batch},); got {tuple(given.shape)}, {given.dtype}")
     given = given.long()
-    # On an accelerator a check would wait for the device; there the embedding itself refuses bad indices.
-    if given.device.type == "cpu" and given.numel() and not 0 <= given.min() <= given.max() <= num_classes:
+    # Elsewhere the embedding itself refuses bad indices.
+    if sequence.can_look_at(given) and not 0 <= given.min() <= given.max() <= num_classes:
         raise ValueError(
             f"classes must lie in 0 … {num_classes - 1}, or be {num_classes} for the null class; "
             f"got {int(given.min())} … {int(given.max())}"

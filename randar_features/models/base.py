@@ -303,8 +303,7 @@ class ImageTransformer(nn.Module):
         if order is None:
             return self.own_order()
         order = torch.as_tensor(order)
-        on_host = order.device.type == "cpu"
-        # Whether it permutes is not asked on an accelerator, which would wait for the device.
+        on_host = sequence.can_look_at(order)
         check = sequence.check_order if on_host else sequence.order_rows
         order = check(order, self.config.num_tokens, batch)
         if self.fixed_order and on_host and (order != self.own_order().cpu()).any():
@@ -320,8 +319,8 @@ class ImageTransformer(nn.Module):
             raise ValueError(
                 f"tokens must be integers of shape (B, {expected}); got {tuple(tokens.shape)}, {tokens.dtype}"
             )
-        # On an accelerator a check would wait for the device; there the embedding itself refuses bad codes.
-        if tokens.device.type == "cpu" and tokens.numel():
+        # Elsewhere the embedding itself refuses bad codes.
+        if sequence.can_look_at(tokens):
             lowest, highest = (int(bound) for bound in torch.aminmax(tokens.long()))
             if lowest < 0 or highest >= vocab:
                 raise ValueError(

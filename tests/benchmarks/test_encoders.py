@@ -297,8 +297,8 @@ class TestExtract:
     def test_orders_do_not_mix(self, encoders: Mapping[str, Encoder], data: Path, tmp_path: Path):
         name = "reverse/image/1"
         one = self.extract(encoders["small"], data, tmp_path, outputs=[name])
-        two = self.extract(encoders["small, 2 orders"], data, tmp_path, outputs=[name])
-        assert one.folder != two.folder and not np.allclose(one.array(name), two.array(name))
+        two = self.extract(encoders["small, 2 orders"], data, tmp_path, outputs=[f"{name}/orders=2"])
+        assert one.folder != two.folder and not np.allclose(one.array(name), two.array(f"{name}/orders=2"))
 
     def test_other_data_of_the_same_name(self, data: Path, tmp_path: Path):
         self.extract(load_encoder("pixels"), data, tmp_path)

@@ -43,7 +43,7 @@ def test_orders_are_part_of_what_a_store_is(small_model: Model, tmp_path: Path):
     images = small_pictures(2)
     store = extract_to_store(images, tmp_path, small_model, layers=1, orders=2, store_dtype="float32", progress=False)
     expected = extract_features(images, small_model, layers=1, orders=2, pool="mean", progress=False).pooled()[:, 0]
-    np.testing.assert_allclose(store.array("reverse/image/1"), expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(store.array("reverse/image/1/orders=2"), expected.numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="its outputs is"):
         extract_to_store(images, tmp_path, small_model, layers=1, orders=3, store_dtype="float32", progress=False)
 

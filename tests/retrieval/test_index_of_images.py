@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from pathlib import Path
@@ -214,23 +215,20 @@ def test_normalization_is_chosen_by_labels(tmp_path: Path) -> None:
     labels = generator.integers(0, 2, 200)
     values = generator.standard_normal((200, 8)) * [100, 1, 1, 1, 1, 1, 1, 1]
     values[:, 1:] += 3 * (labels[:, None] * 2 - 1) * [1, 0, 0, 0, 0, 0, 0]
-    table = rf.Features(
-        maps=None,
-        layers=[1],
+    table = rf.FeatureTable(
+        torch.from_numpy(values + 50).float()[:, None],
+        [rf.FeatureSpec("reverse", "image", 1)],
         labels=torch.from_numpy(labels),
         paths=[None] * 200,
         status=["ok"] * 200,
         label_names=None,
-        details={
-            "context": "reverse", "read": "image", "norm": False, "orders": None, "seed": 0, "classes": None,
-            "model": "none", "weights": "none", "image_size": 8, "pool": "mean", "layers": [1],
-        },
-        _pooled=torch.from_numpy(values + 50).float()[:, None],
-    )  # fmt: skip
+        details={"classes": None, "model": "none", "weights": "none", "image_size": 8, "pool": "mean"},
+    )
     index = rf.build_index(table, tmp_path / "index", normalization="auto", progress=False)
     assert index.settings.normalization != "unit"
     assert rf.build_index(table, tmp_path / "index", normalization="auto", progress=False).settings == index.settings
-    unlabelled = rf.Features(**{**vars(table), "labels": None})
+    unlabelled = copy.copy(table)
+    unlabelled.labels = None
     with pytest.raises(ValueError, match="labels"):
         rf.build_index(unlabelled, tmp_path / "other", normalization="auto", progress=False)
 

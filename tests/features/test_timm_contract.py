@@ -1,0 +1,60 @@
+"""The encoder as timm's networks are used: data configuration, head, compilation and export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+
+from randar_features import ImageEncoder, Model
+
+
+@pytest.fixture
+def encoder(small_model: Model) -> ImageEncoder:
+    return ImageEncoder(small_model)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_timms_transform_makes_images_that_the_encoder_takes(encoder: ImageEncoder):
+    config = resolve_model_data_config(encoder)
+    assert config["input_size"] == (3, 16, 16) and config["crop_pct"] == 1.0
+    assert config["mean"] == (0.0, 0.0, 0.0) and config["std"] == (1.0, 1.0, 1.0)
+    picture = create_transform(**config)(Image.effect_noise((40, 30), 90).convert("RGB"))
+    assert picture.shape == (3, 16, 16) and 0 <= picture.min() < picture.max() <= 1
+    assert encoder(picture[None]).shape == (1, 32)
+
+
+def test_the_head_is_none_or_linear_on_the_mean(encoder: ImageEncoder, images: torch.Tensor):
+    features = encoder.forward_features(images)
+    assert encoder.num_classes == 0
+    torch.testing.assert_close(encoder.forward_head(features), features.mean(dim=1))
+    encoder.reset_classifier(5)
+    assert encoder.num_classes == 5 and encoder(images).shape == (2, 5)
+    torch.testing.assert_close(encoder.forward_head(features, pre_logits=True), features.mean(dim=1))
+    torch.testing.assert_close(encoder(images), encoder.get_classifier()(features.mean(dim=1)))
+    trained = [name for name, weight in encoder.named_parameters() if weight.requires_grad]
+    assert trained == ["head.weight", "head.bias"]
+    encoder.reset_classifier(0)
+    assert encoder(images).shape == (2, 32)
+    for wrong, error in ((-1, ValueError), (2.5, TypeError)):
+        with pytest.raises(error, match="num_classes"):
+            encoder.reset_classifier(wrong)
+    with pytest.raises(ValueError, match="global_pool"):
+        encoder.reset_classifier(3, "max")
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_it_compiles_to_one_graph(encoder: ImageEncoder, images: torch.Tensor, backend: str):
+    torch.compiler.reset()
+    compiled = torch.compile(encoder, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(images), encoder(images))
+
+
+def test_it_exports(encoder: ImageEncoder, images: torch.Tensor):
+    program = torch.export.export(encoder, (images,))
+    torch.testing.assert_close(program.module()(images.flip(0)), encoder(images.flip(0)))
