@@ -11,8 +11,8 @@ from randar_features.cli.options import ModelOptions
 from randar_features.cli.parse import Seed, option, run
 from randar_features.data import contact_sheet
 from randar_features.generation.animation import decoding_frames, save_gif
+from randar_features.generation.classes import find_class
 from randar_features.generation.complete import known_orders
-from randar_features.generation.gallery import find_class
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from randar_features.cli.decoding import (
 )
 from randar_features.cli.parse import Natural, option, positional, run, subcommands
 from randar_features.data import adm_center_crop, contact_sheet, load_image, to_image, to_tensor
-from randar_features.generation.gallery import find_class, is_done, save_png, save_sheet
+from randar_features.generation.classes import find_class
+from randar_features.generation.gallery import is_done, save_png, save_sheet
 from randar_features.hub.weights import file_hash
 
 SIDES = "PIXELS"

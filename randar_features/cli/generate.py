@@ -19,7 +19,8 @@ from randar_features.cli.decoding import (
 )
 from randar_features.cli.parse import Count, run
 from randar_features.data import contact_sheet, load_image, to_image, to_tensor
-from randar_features.generation.gallery import Wanted, fill_gallery, find_classes, save_sheet
+from randar_features.generation.classes import find_classes
+from randar_features.generation.gallery import Wanted, fill_gallery, save_sheet
 from randar_features.hub import Model, load_model
 from randar_features.hub.registry import find_source
 

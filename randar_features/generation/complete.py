@@ -148,8 +148,8 @@ def as_classes(
         raise ValueError(f"classes must be integers, {null} for the null class; got None")
     if isinstance(classes, str) or (isinstance(classes, Iterable) and any(isinstance(one, str) for one in classes)):
         raise ValueError(
-            f"a transformer knows its classes by number alone, got {classes!r}: give the model itself in its place, or "
-            "find_classes(names, model.classes, num_classes) from randar_features.generation.classes"
+            f"a transformer knows its classes by number alone, got {classes!r}: give the model itself in its place, "
+            "which knows their names, or numbers"
         )
     given = torch.as_tensor(classes).cpu()
     given = given[None] if given.dim() == 0 else given

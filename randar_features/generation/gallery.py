@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -154,38 +152,3 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     with Image.open(path) as image:
         text = getattr(image, "text", {}).get(SETTINGS_KEY)
     return None if text is None else json.loads(text)
-
-
-def find_classes(wanted: Sequence[str], names: Sequence[str] | None, num_classes: int) -> list[int]:
-    """Class indices from indices and names; a name may be one of several that commas separate.
-
-    Raises:
-        ValueError: an index outside the classes, or a name that is unknown or not the name of one class alone;
-            the message suggests the nearest names.
-    """
-    return [find_class(one, names, num_classes) for one in wanted]
-
-
-def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> int:
-    """One class index from an index or a name, as `find_classes`."""
-    if wanted.isdecimal():
-        if int(wanted) >= num_classes:
-            raise ValueError(f"class {wanted} is outside 0 … {num_classes - 1}")
-        return int(wanted)
-    if names is None:
-        raise ValueError(f"the model's classes have no names: give an index in 0 … {num_classes - 1}, not {wanted!r}")
-    synonyms = [spellings_of(name) for name in names]
-    found = [index for index, several in enumerate(synonyms) if wanted.strip().lower() in several]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{wanted!r} names the classes {', '.join(map(str, found))}: give one of these indices")
-    spellings = sorted(set().union(*synonyms))
-    nearest = difflib.get_close_matches(wanted.lower(), spellings, n=3, cutoff=0.5)
-    raise ValueError(f"no class is named {wanted!r}" + (f"; nearest: {', '.join(nearest)}" if nearest else ""))
-
-
-def spellings_of(name: str) -> set[str]:
-    """What a class may be called by: its name, each part between commas, and that without a WordNet number."""
-    parts = [name, *name.split(",")]
-    return {re.sub(r"^n\d{8} ", "", part.strip().lower()) for part in parts} | {name.lower()}

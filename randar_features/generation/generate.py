@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 
+from randar_features.generation.classes import ClassesLike, NamedClasses, resolve
 from randar_features.generation.complete import as_classes, as_known, complete
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import Sampling, SeedLike, image_seeds
@@ -31,8 +31,8 @@ class DecodingSettings(TypedDict, total=False):
 
 @torch.no_grad()
 def generate(
-    transformer: ImageTransformer,
-    classes: Tensor | Sequence[int] | int,
+    transformer: ImageTransformer | NamedClasses,
+    classes: ClassesLike,
     *,
     steps: int | None = None,
     guidance: GuidanceLike = None,
@@ -51,8 +51,8 @@ def generate(
     number of parallel steps, by LlamaGen token after token, by PAR in groups of four.
 
     Args:
-        transformer: the model. Dropout is off while it generates.
-        classes: (B,) class indices, C for the null class.
+        transformer: a model's transformer, or the model. Dropout is off while it generates.
+        classes: (B,) class indices, C for the null class; of a model also its classes' names.
         steps: S in 1 … N, spread over the tokens by the `schedule`; −1 for one token a step; None for
             the recommended number, at N = 256 88 with RandAR and 64 with ARPG, and as many a token elsewhere; one
             token a step with a model trained in raster order.
@@ -86,6 +86,7 @@ def generate(
         Tokens (B, N) int64 in raster order; (B, 4N) with scale = 2.
     """
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    transformer, classes = resolve(transformer, classes)
     if scale == 2:
         if tokens is not None or known is not None:
             raise ValueError("known tokens cannot be given with scale=2; give them to upscale_tokens")

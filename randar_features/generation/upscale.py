@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from randar_features import sequence
+from randar_features.generation.classes import ClassesLike, NamedClasses, resolve
 from randar_features.generation.complete import arrange, as_classes, check_order, complete, evaluating
 from randar_features.generation.decode import DecodingTask, decode
 from randar_features.generation.recipe import GuidanceLike, recipe_of
@@ -30,8 +31,8 @@ SPATIAL_GUIDANCE = (1.5, 2.5)
 
 @torch.no_grad()
 def upscale_tokens(
-    transformer: ImageTransformer,
-    classes: Tensor | Sequence[int] | int,
+    transformer: ImageTransformer | NamedClasses,
+    classes: ClassesLike,
     *,
     steps: int | None = None,
     guidance: GuidanceLike = None,
@@ -69,6 +70,7 @@ def upscale_tokens(
     """
     if not 0 <= spatial_drop <= 1:
         raise ValueError(f"spatial_drop must be a share in [0, 1], got {spatial_drop}")
+    transformer, classes = resolve(transformer, classes)
     if not isinstance(transformer, RandAR):
         raise ValueError(
             "twice the resolution takes a RandAR, which is told where a token is to be by an instruction of any "

@@ -12,8 +12,6 @@ from randar_features.data import load_image, to_tensor
 from randar_features.generation.gallery import (
     Wanted,
     fill_gallery,
-    find_class,
-    find_classes,
     read_settings,
     save_png,
 )
@@ -90,25 +88,6 @@ def test_a_foreign_picture_is_not_overwritten(model: Model, tmp_path: Path):
 def test_settings_survive_any_letters(tmp_path: Path):
     save_png(tmp_path / "one.png", Image.new("RGB", (2, 2)), {"class_name": "crème brûlée 蛋"})
     assert read_settings(tmp_path / "one.png") == {"class_name": "crème brûlée 蛋"}
-
-
-def test_classes_by_index_name_or_one_of_several_names():
-    names = ["tench, Tinca tinca", "cat", "n02088364 beagle", "crane"]
-    assert find_classes(["3", "TINCA tinca", "tench", "Cat", "beagle", names[2]], names, 4) == [3, 0, 0, 1, 2, 2]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "names", "message"),
-    [
-        ("4", ["a", "b", "c", "d"], "class 4 is outside 0 … 3"),
-        ("caat", ["cat", "dog", "bird", "fish"], "no class is named 'caat'; nearest: cat"),
-        ("crane", ["crane", "cat", "crane", "dog"], "names the classes 0, 2"),
-        ("cat", None, "have no names: give an index in 0 … 3"),
-    ],
-)
-def test_unknown_classes_are_refused(wanted: str, names: list[str] | None, message: str):
-    with pytest.raises(ValueError, match=message):
-        find_class(wanted, names, 4)
 
 
 def test_saved_pixels_read_back(tmp_path: Path):

@@ -1,0 +1,140 @@
+"""Classes by name: which index a name means, and what to suggest where it means none."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from randar_features.models import ImageTransformer
+
+SUGGESTIONS = 5
+SHORTEST_TYPO = 4
+"""Letters of a name that may be misspelt; among shorter words nearly any two are alike, such as cat and coat."""
+EVERYDAY = {
+    "dog": "chihuahua terrier retriever shepherd poodle spaniel hound beagle husky collie bulldog pug corgi setter",
+    "puppy": "chihuahua terrier retriever shepherd poodle",
+    "cat": "tabby cat",
+    "kitten": "tabby cat",
+    "bird": "stork penguin albatross goose finch robin jay owl eagle parrot hen duck flamingo pelican",
+    "fish": "goldfish shark ray tench eel sturgeon",
+    "insect": "ladybug fly bee grasshopper cockroach mantis dragonfly butterfly monarch ant beetle cricket",
+    "snake": "boa cobra viper python mamba",
+    "spider": "tarantula widow",
+    "frog": "bullfrog",
+    "monkey": "baboon chimpanzee orangutan gorilla macaque",
+    "cow": "ox bison",
+    "pig": "hog",
+    "car": "convertible limousine wagon van jeep cab",
+    "boat": "lifeboat gondola canoe yawl",
+    "mountain": "alp cliff volcano",
+    "beach": "seashore lakeside sandbar",
+    "sea": "seashore coral",
+    "fruit": "orange lemon banana pomegranate strawberry fig pineapple",
+    "vegetable": "cauliflower pepper broccoli cucumber",
+    "food": "pizza guacamole potpie pretzel potato loaf",
+    "coffee": "espresso",
+    "bridge": "bridge viaduct",
+    "clothes": "kimono cardigan poncho sock miniskirt coat",
+}
+"""Everyday words, and words of ImageNet's names that mean a kind of them."""
+
+ClassesLike = Tensor | Sequence[int | str] | int | str
+
+
+class NamedClasses(Protocol):
+    """A loaded model: a transformer whose classes may have names."""
+
+    @property
+    def transformer(self) -> ImageTransformer:
+        """The generator."""
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The name of each class."""
+
+
+def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
+    """The transformer of a model, and class names as indices; a transformer and indices pass as they are.
+
+    Raises:
+        ValueError: a name that the model's classes do not have, or a name where it has none.
+    """
+    transformer = getattr(model, "transformer", None)
+    if transformer is None:
+        return model, classes
+    names, count = getattr(model, "classes", None), transformer.config.num_classes
+    if isinstance(classes, str):
+        return transformer, find_class(classes, names, count)
+    if isinstance(classes, Iterable) and not isinstance(classes, Tensor):
+        classes = [find_class(one, names, count) if isinstance(one, str) else one for one in classes]
+    return transformer, classes
+
+
+def find_classes(wanted: Sequence[str], names: Sequence[str] | None, num_classes: int) -> list[int]:
+    """Class indices from indices and names; a name may be one of several that commas separate.
+
+    Raises:
+        ValueError: an index outside the classes, or a name that is unknown or not the name of one class alone;
+            the message suggests names that have a word or a kind in common.
+    """
+    return [find_class(one, names, num_classes) for one in wanted]
+
+
+def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> int:
+    """One class index from an index or a name, as `find_classes`."""
+    if wanted.isdecimal():
+        if int(wanted) >= num_classes:
+            raise ValueError(f"class {wanted} is outside 0 … {num_classes - 1}")
+        return int(wanted)
+    if names is None:
+        raise ValueError(f"the model's classes have no names: give an index in 0 … {num_classes - 1}, not {wanted!r}")
+    synonyms = [spellings_of(name) for name in names]
+    found = [index for index, several in enumerate(synonyms) if wanted.strip().lower() in several]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{wanted!r} names the classes {', '.join(map(str, found))}: give one of these indices")
+    nearest = nearest_names(wanted, names)
+    hint = f"nearest: {', '.join(nearest)}" if nearest else "model.classes and --list-classes have all names"
+    raise ValueError(f"no class is named {wanted!r}; {hint}")
+
+
+def spellings_of(name: str) -> set[str]:
+    """What a class may be called by: its name, each part between commas, and that without a WordNet number."""
+    parts = [name, *name.split(",")]
+    return {re.sub(r"^n\d{8} ", "", part.strip().lower()) for part in parts} | {name.lower()}
+
+
+def nearest_names(wanted: str, names: Sequence[str]) -> list[str]:
+    """Names to suggest: those with a word in common, those of a kind with it, and those it may be misspelt from."""
+    words = [words_of(name) for name in names]
+    for given in (words_of(wanted), kinds_of(wanted)):
+        found = [name for name, own in zip(names, words, strict=True) if given & own]
+        if found:
+            also = [name for name, own in zip(names, words, strict=True) if kinds_of(wanted) & own]
+            return list(dict.fromkeys(found + also))[:SUGGESTIONS]
+    return list(misspelt(wanted, names))[:SUGGESTIONS]
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a name, in lower case and the singular."""
+    return {word.removesuffix("s") if len(word) > 3 else word for word in re.findall(r"\w+", text.lower())}
+
+
+def kinds_of(text: str) -> set[str]:
+    """Words of classes that are a kind of an everyday word."""
+    return {kind for word in words_of(text) for kind in words_of(EVERYDAY.get(word, ""))}
+
+
+def misspelt(wanted: str, names: Sequence[str]) -> Iterator[str]:
+    """Names, the likeliest first, that somebody who wrote `wanted` may have meant letter for letter."""
+    if len(wanted) < SHORTEST_TYPO:
+        return
+    spellings = {spelling: spelling for name in names for spelling in sorted(spellings_of(name))}
+    spellings |= {word: name.lower() for name in names for word in words_of(name) if len(word) >= SHORTEST_TYPO}
+    for found in difflib.get_close_matches(wanted.lower(), sorted(spellings), n=SUGGESTIONS, cutoff=0.75):
+        yield spellings[found]
