@@ -1,4 +1,4 @@
-"""`randar animate`: a GIF of an image as its tokens appear, in several orders side by side."""
+"""`randar animate`: an animation of an image as its tokens appear, in several orders side by side."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from randar_features.cli.decoding import Order, load_for_decoding
 from randar_features.cli.options import ModelOptions
 from randar_features.cli.parse import Seed, option, run
-from randar_features.data import contact_sheet
-from randar_features.generation.animation import decoding_frames, save_gif
+from randar_features.data import labelled_sheet
+from randar_features.generation.animation import check_ending, decoding_frames, save_animation
 from randar_features.generation.classes import find_class
 from randar_features.generation.complete import known_orders
 
@@ -20,7 +20,7 @@ class AnimateOptions(ModelOptions):
     """Animate decoding orders side by side.
 
     Attributes:
-        out: GIF file to write.
+        out: file to write; its ending tells the format: .gif, .png (animated) or .webp.
         class_name: name or index of the class.
         seed: of the image.
         orders: one panel each; none: all that the model knows.
@@ -37,15 +37,18 @@ class AnimateOptions(ModelOptions):
 
 
 def animate(options: AnimateOptions) -> None:
-    """Write the GIF."""
+    """Write the animation."""
+    check_ending(options.out)
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} is there: give another name, or --overwrite")
     model = load_for_decoding(options.model, options.device, "float32")
     index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
-    names = options.orders or known_orders(model.transformer)
-    columns = [decoding_frames(model, index, seed=options.seed, order=name, steps=options.steps) for name in names]
-    save_gif(options.out, [contact_sheet(row, columns=len(columns)) for row in zip(*columns, strict=True)])
-    print(f"{options.out}: {', '.join(name or 'its only order' for name in names)}")
+    orders = options.orders or known_orders(model.transformer)
+    labels = [order or "its only order" for order in orders]
+    panels = [decoding_frames(model, index, seed=options.seed, order=order, steps=options.steps) for order in orders]
+    frames = [labelled_sheet(frame, len(panels), column_labels=labels) for frame in zip(*panels, strict=True)]
+    save_animation(options.out, frames)
+    print(f"{options.out}: {', '.join(labels)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

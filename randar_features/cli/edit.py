@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +23,9 @@ from randar_features.cli.decoding import (
     wait_for_all,
 )
 from randar_features.cli.parse import Natural, option, positional, run, subcommands
-from randar_features.data import adm_center_crop, contact_sheet, load_image, to_image, to_tensor
+from randar_features.data import ImageError, adm_center_crop, labelled_sheet, load_image, to_image, to_tensor
+from randar_features.data.decoding import read_picture
+from randar_features.data.masks import MaskOrientation, fit_mask, read_painted
 from randar_features.generation.classes import find_class
 from randar_features.generation.gallery import is_done, save_png, save_sheet
 from randar_features.hub.weights import file_hash
@@ -46,17 +49,21 @@ class EditOptions(DecodingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintOptions(EditOptions):
-    """Redraw what a box or a mask covers; the rest stays as it is.
-
-    The image is cropped to a square of the model's size first.
+    """Redraw what a box or a mask covers; the rest stays as it is, at the image's own size.
 
     Attributes:
-        box: LEFT TOP RIGHT BOTTOM, in pixels of the cropped image.
-        mask: picture that is white where to draw anew; it is cropped like the image.
+        box: LEFT TOP RIGHT BOTTOM, in pixels of the image.
+        mask: picture of the image's size, white where to draw anew and black elsewhere.
+        square: crop the image to a square of the model's size first, and the mask with it; a box is then in pixels
+            of that square.
+        mask_orientation: where the camera turned the image and the mask's size cannot tell, which image the mask was
+            drawn on: as it is stored, or upright.
     """
 
     box: tuple[Natural, Natural, Natural, Natural] | None = option(default=None, metavar=SIDES)
     mask: Path | None = None
+    square: bool = False
+    mask_orientation: MaskOrientation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,13 +73,15 @@ class InpaintOptions(EditOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class OutpaintOptions(EditOptions):
-    """Draw beyond the edges of an image.
+    """Draw beyond the edges of an image, which stays as it is, at its own size.
 
     Attributes:
         padding: LEFT TOP RIGHT BOTTOM, pixels to add at each edge.
+        square: crop the image to a square of the model's size first.
     """
 
     padding: tuple[Natural, Natural, Natural, Natural] = option(metavar=SIDES)
+    square: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +96,10 @@ def inpaint(options: InpaintOptions) -> None:
     """Write a picture for each seed."""
 
     def draw(model: rf.Model, pixels: Tensor, index: int | None, settings: dict[str, Any]) -> Tensor:
-        return rf.inpaint(model, pixels[None], mask_of(options, model.image_size), index, **settings)[0]
+        mask = mask_of(options, model.image_size, (pixels.shape[1], pixels.shape[2]))
+        return rf.inpaint(model, pixels[None], mask, index, **settings)[0]
 
-    edit(options, "inpaint", draw, box=options.box and list(options.box), mask=options.mask)
+    edit(options, "inpaint", draw, crop=options.square, box=options.box and list(options.box), mask=options.mask)
 
 
 def outpaint(options: OutpaintOptions) -> None:
@@ -98,7 +108,7 @@ def outpaint(options: OutpaintOptions) -> None:
     def draw(model: rf.Model, pixels: Tensor, index: int | None, settings: dict[str, Any]) -> Tensor:
         return rf.outpaint(model, pixels[None], options.padding, index, **settings)[0]
 
-    edit(options, "outpaint", draw, crop=False, padding=list(options.padding))
+    edit(options, "outpaint", draw, crop=options.square, padding=list(options.padding))
 
 
 def upscale(options: UpscaleOptions) -> None:
@@ -110,7 +120,7 @@ def upscale(options: UpscaleOptions) -> None:
         fine = rf.upscale_tokens(model.transformer, null if index is None else index, tokens=tokens, **settings)
         return model.tokenizer.decode(fine)[0].cpu()
 
-    edit(options, "upscale", draw)
+    edit(options, "upscale", draw, crop=True)
 
 
 def edit(
@@ -118,7 +128,7 @@ def edit(
     kind: str,
     draw: Callable[[rf.Model, Tensor, int | None, dict[str, Any]], Tensor],
     *,
-    crop: bool = True,
+    crop: bool,
     box: list[int] | None = None,
     padding: list[int] | None = None,
     mask: Path | None = None,
@@ -136,6 +146,7 @@ def edit(
         "weights": model.weights_hash,
         "number_format": options.dtype,
         "edit": kind,
+        "square": crop,
         "image": fingerprint(options.image),
         "box": box,
         "padding": padding,
@@ -151,24 +162,45 @@ def edit(
             save_png(path, to_image(drawn), about)
     wait_for_all(ranks)
     if rank == 0:
-        versions = [to_tensor(load_image(path)) for path in paths.values()]
-        save_sheet(options.out / f"{name}_strip.png", strip(pixels, versions), options.overwrite)
-        print(f"{options.out}: {len(paths)} images and {name}_strip.png, the image and its versions")
+        versions = {f"seed {seed}": to_tensor(load_image(path)) for seed, path in paths.items()}
+        overview = options.out / f"{name}_strip.png"
+        save_sheet(overview, strip(pixels, versions), options.overwrite)
+        for path in paths.values():
+            print(path)
+        print(f"{overview}: the image and its versions")
 
 
-def mask_of(options: InpaintOptions, size: int) -> Tensor:
-    """(S, S) boolean, True where to draw anew."""
+def mask_of(options: InpaintOptions, square: int, size: tuple[int, int]) -> Tensor:
+    """(H, W) boolean for an image of this height and width, True where to draw anew."""
     if options.mask is not None:
-        return to_tensor(adm_center_crop(load_image(options.mask), size)).mean(dim=0) > 0.5
+        painted = mask_picture(options.mask, options.image, options.mask_orientation)
+        painted = adm_center_crop(painted, square) if options.square else painted
+        return torch.from_numpy(np.asarray(painted) > 127)
     assert options.box is not None  # InpaintOptions sees to it
     left, top, right, bottom = options.box
-    if not (0 <= left < right <= size and 0 <= top < bottom <= size):
+    height, width = size
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(
-            f"--box must lie in the image of {size}×{size} pixels, LEFT TOP RIGHT BOTTOM; got {options.box}"
+            f"--box must lie in the image of {width}×{height} pixels, LEFT TOP RIGHT BOTTOM; got {options.box}"
         )
-    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top:bottom, left:right] = True
     return mask
+
+
+def mask_picture(mask: Path, image: Path, orientation: MaskOrientation | None) -> Image.Image:
+    """A picture that is white where to draw anew, mode "L", as it lies on the upright image.
+
+    Raises:
+        ImageError: it is of another size than the image, or has transparent pixels.
+    """
+    try:
+        (painted, own), photograph = read_painted(mask), read_picture(image)
+        size = (photograph.image.height, photograph.image.width)
+        fitted = fit_mask(painted, size, own=own, image=photograph.orientation, orientation=orientation)
+    except ImageError as error:
+        raise ImageError(f"--mask {mask}: {error}") from error
+    return Image.fromarray(fitted)
 
 
 def fingerprint(path: Path) -> str:
@@ -176,12 +208,13 @@ def fingerprint(path: Path) -> str:
     return f"{path.name} {file_hash(path)[:16]}"
 
 
-def strip(pixels: Tensor, versions: list[Tensor]) -> Image.Image:
-    """The image, on grey of the versions' size, and the versions side by side."""
-    shown = torch.full_like(versions[0], 0.5)
+def strip(pixels: Tensor, versions: dict[str, Tensor]) -> Image.Image:
+    """The image, on grey of the versions' size, and the versions side by side, under their names."""
+    shown = torch.full_like(next(iter(versions.values())), 0.5)
     top, left = ((a - b) // 2 for a, b in zip(shown.shape[1:], pixels.shape[1:], strict=True))
     shown[:, top : top + pixels.shape[1], left : left + pixels.shape[2]] = pixels
-    return to_image(contact_sheet([shown, *versions], columns=1 + len(versions)))
+    labels = ["image", *versions]
+    return labelled_sheet([shown, *versions.values()], len(labels), column_labels=labels)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

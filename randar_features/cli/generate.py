@@ -18,7 +18,7 @@ from randar_features.cli.decoding import (
     wait_for_all,
 )
 from randar_features.cli.parse import Count, run
-from randar_features.data import contact_sheet, load_image, to_image, to_tensor
+from randar_features.data import labelled_sheet, load_image, to_tensor
 from randar_features.generation.classes import find_classes
 from randar_features.generation.gallery import Wanted, fill_gallery, save_sheet
 from randar_features.hub import Model, load_model
@@ -73,7 +73,7 @@ def generate(options: GenerateOptions) -> None:
     if rank == 0:
         print(f"{options.out}: {len(wanted)} images")
         if options.sheet:
-            write_sheet(options, wanted)
+            write_sheet(options, wanted, model)
 
 
 def wanted_images(options: GenerateOptions, model: Model) -> list[Wanted]:
@@ -83,10 +83,17 @@ def wanted_images(options: GenerateOptions, model: Model) -> list[Wanted]:
     return [Wanted(index, seed) for index in classes for seed in seed_range(options.seeds)]
 
 
-def write_sheet(options: GenerateOptions, wanted: list[Wanted]) -> None:
-    """All images side by side."""
+def write_sheet(options: GenerateOptions, wanted: list[Wanted], model: Model) -> None:
+    """All images side by side, under the names of their classes and their seeds."""
     images = [to_tensor(load_image(options.out / one.filename)) for one in wanted]
-    sheet = to_image(contact_sheet(images, columns=len(seed_range(options.seeds))))
+    seeds = seed_range(options.seeds)
+    classes = [one.class_index for one in wanted[:: len(seeds)]]
+    sheet = labelled_sheet(
+        images,
+        len(seeds),
+        column_labels=[f"seed {seed}" for seed in seeds],
+        row_labels=[model.classes[index] if model.classes else f"class {index}" for index in classes],
+    )
     save_sheet(options.out / "sheet.png", sheet, options.overwrite)
     print(f"{options.out / 'sheet.png'}: a row for each class, a column for each seed")
 

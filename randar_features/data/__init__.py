@@ -5,6 +5,7 @@ from .images import ImageBatch, ImageSource
 from .masks import load_mask
 from .pairs import ImageMask, ImageMasks, open_pairs
 from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
+from .sheets import labelled_sheet
 from .sources import open_images
 from .transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 
@@ -19,6 +20,7 @@ __all__ = [
     "adm_center_crop",
     "contact_sheet",
     "corresponding_points",
+    "labelled_sheet",
     "load_image",
     "load_mask",
     "open_images",

@@ -41,6 +41,24 @@ def read_mask(mask: Any, reading: Reading = DEFAULT_READING) -> tuple[NDArray[np
     return mask, None
 
 
+def read_painted(mask: Any, reading: Reading = DEFAULT_READING) -> tuple[NDArray[np.uint8], int | None]:
+    """A picture painted in white and black as brightness, uint8 (H, W), and the EXIF orientation that its file states.
+
+    Raises:
+        ImageError: it cannot be read, or has transparent pixels, which may mean either.
+    """
+    return decode(mask, _brightness, reading)
+
+
+def _brightness(image: Image.Image) -> tuple[NDArray[np.uint8], int | None]:
+    stored = orientation_of(image)
+    image.load()
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise ImageError("a mask with transparent pixels: paint it white where to draw anew, black elsewhere, opaque")
+    brightness = np.asarray(image.convert("RGB").convert("L"))
+    return turn(brightness, orientation_of(image)), stored
+
+
 def fit_mask(
     mask: NDArray[Any],
     size: tuple[int, int],

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from randar_features import sequence
-from randar_features.data import to_image
 from randar_features.generation.complete import as_classes, complete
 from randar_features.generation.editing import ImageModel
 from randar_features.generation.recipe import GuidanceLike, recipe_of
@@ -65,9 +65,31 @@ def reveal(image: Tensor, order: Tensor, schedule: Sequence[int]) -> Tensor:
     return torch.where((step_of <= frames)[:, None], image, OPEN)
 
 
-def save_gif(path: Path, frames: Sequence[Tensor], *, seconds_per_frame: float = 0.08, last: float = 1.5) -> None:
-    """Write frames (3, H, W) in [0, 1] as an endless GIF that rests on the last frame for `last` seconds."""
-    first, *others = [to_image(frame) for frame in frames]
+FORMATS = {".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
+"""What an animation is written as, by the ending of its file."""
+
+
+def check_ending(path: Path) -> str:
+    """The format of an animation by its ending; ValueError for an ending of no animation."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path} names no animation: expected a name that ends in {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
+
+
+def save_animation(
+    path: Path, frames: Sequence[Image.Image], *, seconds_per_frame: float = 0.08, last: float = 1.5
+) -> None:
+    """Write frames of one size as an endless animation that rests on the last frame for `last` seconds.
+
+    The ending of the file tells the format: a GIF, an animated PNG or an animated WebP.
+
+    Raises:
+        ValueError: the file has another ending.
+    """
+    format = check_ending(path)
+    first, *others = frames
     durations = [round(1000 * seconds_per_frame)] * len(others) + [round(1000 * last)]
+    # Equal frames stay: each is a step. WebP and PNG would be lossy or blended otherwise.
+    options = {"WEBP": {"lossless": True}, "GIF": {}, "PNG": {"default_image": False}}[format]
     with written_whole(path) as file:
-        first.save(file, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
+        first.save(file, format=format, save_all=True, append_images=others, duration=durations, loop=0, **options)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from randar_features.generation.classes import ClassesLike, resolve
 from randar_features.generation.complete import as_classes
 from randar_features.generation.generate import DecodingSettings, generate
 from randar_features.generation.recipe import GuidanceLike
@@ -34,14 +35,19 @@ class ImageModel(Protocol):
     def image_size(self) -> int:
         """Pixels a side, S."""
 
+    @property
+    def classes(self) -> list[str] | None:
+        """The name of each class."""
+
 
 @torch.no_grad()
 def inpaint(
     model: ImageModel,
     images: Tensor,
     mask: Tensor,
-    classes: Tensor | Sequence[int] | int | None = None,
+    classes: ClassesLike | None = None,
     *,
+    square: bool = False,
     generator: SeedLike = None,
     guidance: GuidanceLike = None,
     **settings: Unpack[DecodingSettings],
@@ -53,37 +59,74 @@ def inpaint(
     the nearest kept pixels there. Of the decoded image only the pixels under the mask are taken: all others
     are the given ones, equal to the bit. With a class the region is redrawn as that class, with guidance.
 
+    An image of another size than the model's keeps its size: a square window around the mask, of twice its extent
+    where the image has room, is shown to the model at the model's size, and what is redrawn is pasted into its place.
+
     Args:
         model: from `load_model`: its `transformer`, `tokenizer` and `image_size` S are used.
-        images: (B, 3, S, S) float in [0, 1].
-        mask: boolean (S, S) for all images, or (B or 1, S, S), also with a channel, (B or 1, 1, S, S); True = to be
+        images: (B, 3, H, W) float in [0, 1].
+        mask: boolean (H, W) for all images, or (B or 1, H, W), also with a channel, (B or 1, 1, H, W); True = to be
             drawn anew. Neither empty nor full.
-        classes: (B,) class indices, one for all images, or None for the null class (without guidance, which
-            would have nothing to compare with).
+        classes: (B,) class indices or names, one for all images, or None for the null class (without guidance,
+            which would have nothing to compare with).
+        square: give back the middle square of the images at the model's size, (B, 3, S, S), instead of the images
+            at their own.
         generator, guidance, settings: as for `generate` (steps, schedule, order, temperature, top_k, top_p,
             cache). The steps are for the redrawn tokens; None recommends a number for theirs. A model of one order
             alone, LlamaGen or PAR, redraws its last tokens only: with LlamaGen whole rows at the bottom.
 
     Returns:
-        (B, 3, S, S) in the dtype and on the device of `images`.
+        (B, 3, H, W) in the dtype and on the device of `images`; (B, 3, S, S) with `square`.
     """
-    check_images(images, model.image_size)
-    mask = check_mask(mask, len(images), model.image_size).to(images.device)
-    transformer, grid = model.transformer, model.transformer.config.grid
-    device = transformer.device
-    tokens = model.tokenizer.encode(filled(images, mask)).to(device)
-    touched = F.max_pool2d(mask[:, None].float(), model.image_size // grid).flatten(1) > 0
+    check_images(images)
+    size = model.image_size
+    mask = check_mask(mask, len(images), images.shape[2:]).to(images.device)
+    if square:
+        images, mask = middle_square(images, mask, size)
+    corners, side = windows_around(mask, size)
+    shown = torch.stack([cut(image, corner, side) for image, corner in zip(images, corners, strict=True)])
+    hidden = torch.stack([cut(own, corner, side) for own, corner in zip(mask, corners, strict=True)])
+    redrawn = redraw(
+        model,
+        resized(shown, size),
+        check_mask(resized_mask(hidden, size), len(images), (size, size)),
+        classes,
+        generator=generator,
+        guidance=guidance,
+        **settings,
+    )
+    result = images.clone()
+    for image, corner, drawn, own in zip(result, corners, resized(redrawn, side), hidden, strict=True):
+        place = cut(image, corner, side)
+        place.copy_(torch.where(own, drawn.to(image.dtype), place))
+    return result
+
+
+def redraw(
+    model: ImageModel,
+    images: Tensor,
+    mask: Tensor,
+    classes: ClassesLike | None,
+    *,
+    generator: SeedLike,
+    guidance: GuidanceLike,
+    **settings: Unpack[DecodingSettings],
+) -> Tensor:
+    """Images (B, 3, S, S) decoded with the tokens under the mask (B, S, S) drawn anew, on the images' device."""
+    transformer, numbers = resolve(model, classes)
+    tokens = model.tokenizer.encode(filled(images, mask)).to(transformer.device)
+    patch = model.image_size // transformer.config.grid
+    touched = F.max_pool2d(mask[:, None].float(), patch).flatten(1) > 0
     drawn = generate(
         transformer,
-        as_classes(classes, transformer, len(images)),
+        as_classes(numbers, transformer, len(images)),
         generator=generator,
         guidance=1.0 if classes is None else guidance,
         tokens=tokens,
-        known=~touched.to(device),
+        known=~touched.to(transformer.device),
         **settings,
     )
-    redrawn = model.tokenizer.decode(drawn).to(images.device, images.dtype)
-    return torch.where(mask[:, None], redrawn, images)
+    return model.tokenizer.decode(drawn).to(images.device, images.dtype)
 
 
 @torch.no_grad()
@@ -91,7 +134,7 @@ def outpaint(
     model: ImageModel,
     images: Tensor,
     padding: int | tuple[int, int, int, int],
-    classes: Tensor | Sequence[int] | int | None = None,
+    classes: ClassesLike | None = None,
     *,
     generator: SeedLike = None,
     guidance: GuidanceLike = None,
@@ -130,6 +173,62 @@ def outpaint(
     return canvas
 
 
+def middle_square(images: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The middle squares of images (B, 3, H, W) and masks (B, H, W), at S pixels a side."""
+    side = min(images.shape[2:])
+    corner = tuple((length - side) // 2 for length in images.shape[2:])
+    square = resized(cut(images, corner, side), size)
+    return square, check_mask(resized_mask(cut(mask, corner, side), size), len(images), (size, size))
+
+
+def windows_around(mask: Tensor, size: int) -> tuple[list[tuple[int, int]], int]:
+    """Top and left of a square around each of the masks (B, H, W), and the side that all share.
+
+    Raises:
+        ValueError: a mask reaches further than the shorter side of the images.
+    """
+    height, width = mask.shape[1:]
+    extents = [[(int(line[0]), int(line[-1]) + 1) for line in lines_of(own)] for own in mask]
+    longest = max(end - start for extent in extents for start, end in extent)
+    if longest > min(height, width):
+        raise ValueError(
+            f"the mask reaches over {longest} pixels, and the largest square in images of {width}×{height} has "
+            f"{min(height, width)}: redraw one part after the other"
+        )
+    side = min(max(size, 2 * longest), height, width)
+    corners = [
+        tuple(
+            min(max((start + end - side) // 2, 0), length - side)
+            for (start, end), length in zip(extent, (height, width), strict=True)
+        )
+        for extent in extents
+    ]
+    return [(top, left) for top, left in corners], side
+
+
+def lines_of(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows and the columns in which a mask (H, W) has a pixel."""
+    return mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
+
+
+def cut(pixels: Tensor, corner: Sequence[int], side: int) -> Tensor:
+    """The square (…, side, side) of pixels (…, H, W) with this top and left."""
+    top, left = corner
+    return pixels[..., top : top + side, left : left + side]
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Square images (B, 3, s, s) at another size, in [0, 1]; at the same size they pass unchanged."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def resized_mask(mask: Tensor, side: int) -> Tensor:
+    """Square masks (B, s, s) at another size, True wherever the mask touches the pixel."""
+    return F.adaptive_max_pool2d(mask[:, None].float(), side)[:, 0] > 0
+
+
 def filled(images: Tensor, mask: Tensor) -> Tensor:
     """Images (B, 3, S, S) in which each pixel under the mask (B, S, S) is the mean of its nearest kept ones."""
     kept = (~mask)[:, None].float()
@@ -159,29 +258,29 @@ def window_starts(length: int, size: int) -> list[int]:
     return [*range(0, length - size, max(size // 2, 1)), length - size]
 
 
-def check_images(images: Tensor, size: int | None = None) -> None:
-    """TypeError unless `images` is a tensor, ValueError unless of floats (B, 3, S, S) in [0, 1]; None: of any size."""
-    shape = "(B, 3, H, W)" if size is None else f"(B, 3, {size}, {size})"
+def check_images(images: Tensor) -> None:
+    """TypeError unless `images` is a tensor, ValueError unless of floats (B, 3, H, W) in [0, 1]."""
+    shape = "(B, 3, H, W)"
     if not isinstance(images, Tensor):
         raise TypeError(
             f"images must be a float tensor of shape {shape} in [0, 1]; got {type(images).__name__}. Of a file it is "
             "to_tensor(load_image(path))[None], both from randar_features.data"
         )
-    expected = (3, *images.shape[2:]) if size is None else (3, size, size)
-    if images.dim() != 4 or images.shape[1:] != expected or not images.is_floating_point():
+    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ValueError(f"images must be floats of shape {shape}; got {tuple(images.shape)}, {images.dtype}")
     if images.numel() == 0 or not (images.min() >= 0 and images.max() <= 1):
         raise ValueError("images must hold at least one image, with values in [0, 1]")
 
 
-def check_mask(mask: Tensor, batch: int, size: int) -> Tensor:
-    """`mask` as (B, S, S) boolean; ValueError if it is of another size, empty or full."""
+def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
+    """`mask` as (B, H, W) boolean; ValueError if it is not of this height and width, or empty or full."""
     given = torch.as_tensor(mask)
     mask = given[:, 0] if given.dim() == 4 and given.shape[1] == 1 else given
-    if mask.dtype != torch.bool or mask.shape not in ((size, size), (1, size, size), (batch, size, size)):
+    height, width = size
+    if mask.dtype != torch.bool or mask.shape not in ((height, width), (1, height, width), (batch, height, width)):
         raise ValueError(
-            f"the mask must be boolean of shape ({size}, {size}) or ({batch}, {size}, {size}), True where to "
-            f"draw anew; got {tuple(given.shape)}, {given.dtype}"
+            f"the mask must be boolean of shape ({height}, {width}) or ({batch}, {height}, {width}), as the images, "
+            f"True where to draw anew; got {tuple(given.shape)}, {given.dtype}"
         )
     share = mask.expand(batch, -1, -1).flatten(1).float().mean(dim=1)
     if (share == 0).any():

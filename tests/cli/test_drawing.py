@@ -47,7 +47,8 @@ def test_generate_by_class_name_and_resume(folder: Path, monkeypatch: pytest.Mon
     out = run(folder, "generate", "--classes", "golden retriever", "2", "--seeds", "3:5", "--sheet")
     names = {f"class{c:04d}_seed{s:06d}.png" for c in (1, 2) for s in (3, 4)}
     assert {path.name for path in out.iterdir()} == names | {"sheet.png"}
-    assert read(out / "sheet.png").shape == (34, 34, 3)
+    height, width, _ = read(out / "sheet.png").shape
+    assert height > 34 and width > 34  # with the names of the classes and the seeds in its margins
     kept = (out / "class0001_seed000003.png").stat().st_mtime_ns
     run(folder, "generate", "--classes", "golden retriever", "--seeds", "3:6")
     assert (out / "class0001_seed000005.png").exists()
@@ -84,12 +85,12 @@ def test_processes_share_the_edits(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_sheet_takes_the_place_of_a_sheet_alone(folder: Path, capsys: pytest.CaptureFixture[str]):
     for seeds in ("0:1", "0:2"):
         out = run(folder, "generate", "--classes", "0", "--seeds", seeds, "--sheet")
-    assert read(out / "sheet.png").shape == (16, 34, 3)
+    sheet = read(out / "sheet.png")
     Image.new("RGB", (2, 2)).save(out / "sheet.png")
     assert status(folder, "generate", "--classes", "0", "--seeds", "0", "--sheet") == 2
     assert "--overwrite" in capsys.readouterr().err
     run(folder, "generate", "--classes", "0", "--seeds", "0", "--sheet", "--overwrite")
-    assert read(out / "sheet.png").shape == (16, 16, 3)
+    assert read(out / "sheet.png").shape == (sheet.shape[0], sheet.shape[1] - 18, 3)
 
 
 @pytest.mark.parametrize("box", ["-4 0 8 8", "0 0 17 8", "8 0 8 8"])
@@ -132,7 +133,10 @@ def test_inpaint_keeps_the_pixels_outside_the_box(folder: Path):
     inside = np.zeros((16, 16), dtype=bool)
     inside[2:16, 4:9] = True
     assert (given == edited)[~inside].all() and (given != edited)[inside].any(axis=-1).mean() > 0.9
-    assert read(out / "photo_inpaint_strip.png").shape == (16, 3 * 16 + 2 * 2, 3)
+    strip = read(out / "photo_inpaint_strip.png")
+    assert (
+        strip.shape[1] == 3 * 16 + 2 * 2 and (strip[-16:, :16] == given).all() and (strip[-16:, -16:] == edited).all()
+    )
     settings = read_settings(out / "photo_inpaint_2_seed000001.png")
     assert settings is not None and (settings["seed"], settings["class"], settings["box"]) == (1, 2, [4, 2, 9, 16])
 
@@ -145,6 +149,60 @@ def test_inpaint_by_a_mask_picture(folder: Path):
     out = run(folder, "edit", "inpaint", picture, "--mask", mask_file, "--seeds", "0")
     changed = (read(folder / "photo.png") != read(out / "photo_inpaint_null_seed000000.png")).any(axis=-1)
     assert not changed[mask == 0].any() and changed[mask == 255].mean() > 0.8
+
+
+def photograph(folder: Path, exif: int | None = None) -> tuple[str, np.ndarray]:
+    """A picture of 40×28 pixels as it is stored, and its file."""
+    noise = np.random.default_rng(1).integers(0, 256, (28, 40, 3), dtype=np.uint8)
+    options = {}
+    if exif is not None:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = exif
+    Image.fromarray(noise).save(folder / "wide.png", **options)
+    return str(folder / "wide.png"), noise
+
+
+def test_a_photograph_is_given_back_at_its_own_size(folder: Path, capsys: pytest.CaptureFixture[str]):
+    picture, given = photograph(folder)
+    out = run(folder, "edit", "inpaint", picture, "--box", "30", "4", "40", "12", "--seeds", "0")
+    edited = read(out / "wide_inpaint_null_seed000000.png")
+    changed = (edited != given).any(axis=-1)
+    assert edited.shape == given.shape and changed[4:12, 30:].mean() > 0.9
+    changed[4:12, 30:] = False
+    assert not changed.any()
+    assert str(out / "wide_inpaint_null_seed000000.png") in capsys.readouterr().out
+    run(folder, "edit", "inpaint", picture, "--box", "3", "4", "9", "12", "--seeds", "0", "--square", "--overwrite")
+    assert read(out / "wide_inpaint_null_seed000000.png").shape == (16, 16, 3)
+    run(folder, "edit", "outpaint", picture, "--padding", "0", "2", "3", "0", "--seeds", "0")
+    assert (read(out / "wide_outpaint_null_seed000000.png")[2:, :40] == given).all()
+
+
+def test_a_mask_lies_on_the_photograph_as_its_camera_held_it(folder: Path):
+    picture, given = photograph(folder, exif=6)
+    mask = np.zeros((28, 40), np.uint8)
+    mask[:8, :6] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    out = run(folder, "edit", "inpaint", picture, "--mask", str(folder / "mask.png"), "--seeds", "0")
+    edited = np.rot90(read(out / "wide_inpaint_null_seed000000.png"))
+    changed = (edited != given).any(axis=-1)
+    assert changed[mask > 0].mean() > 0.9 and not changed[mask == 0].any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (Image.new("L", (16, 16), 255), "40x28 and 16x16"),
+        (Image.new("RGBA", (40, 28), (0, 0, 0, 0)), "transparent"),
+        (Image.new("L", (40, 28), 1), "False everywhere"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(
+    folder: Path, mask: Image.Image, named: str, capsys: pytest.CaptureFixture[str]
+):
+    picture, _ = photograph(folder)
+    mask.save(folder / "mask.png")
+    assert status(folder, "edit", "inpaint", picture, "--mask", str(folder / "mask.png"), "--seeds", "0") == 2
+    assert named in capsys.readouterr().err
 
 
 def test_outpaint_and_upscale(folder: Path):
@@ -168,7 +226,11 @@ def test_orders_animated_side_by_side(folder: Path, capsys: pytest.CaptureFixtur
     arguments += ["--orders", "raster", "spiral", "--out", str(folder / "orders.gif")]
     assert main(arguments) == 0
     with Image.open(folder / "orders.gif") as gif:
-        assert gif.size == (34, 16)
+        assert gif.format == "GIF" and gif.width == 34 and gif.height > 16
+    assert main([*arguments[:-1], str(folder / "orders.png")]) == 0
+    with Image.open(folder / "orders.png") as png:
+        assert png.format == "PNG" and png.n_frames == 4
+    assert main([*arguments[:-1], str(folder / "orders.jpg")]) == 2
     assert main(arguments) == 2
     assert "--overwrite" in capsys.readouterr().err
 

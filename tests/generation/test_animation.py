@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from randar_features import Model, generate
-from randar_features.generation.animation import decoding_frames, reveal, save_gif
+from randar_features.data import to_image
+from randar_features.generation.animation import check_ending, decoding_frames, reveal, save_animation
 from randar_features.generation.complete import ORDERS
 
 
@@ -28,10 +29,18 @@ def test_the_last_frame_is_the_generated_image(small_model: Model, order: str):
     assert drawn.tolist() == [1, 4, 7, 12, 16]
 
 
-def test_gif_holds_all_frames_and_rests_on_the_last(tmp_path: Path):
+@pytest.mark.parametrize(("ending", "format"), [("gif", "GIF"), ("png", "PNG"), ("webp", "WEBP")])
+def test_an_animation_holds_all_frames_and_rests_on_the_last(tmp_path: Path, ending: str, format: str):
     frames = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    save_gif(tmp_path / "one.gif", list(frames), seconds_per_frame=0.1, last=1.0)
-    with Image.open(tmp_path / "one.gif") as gif:
-        assert (gif.n_frames, gif.size) == (4, (8, 8))
-        gif.seek(3)
-        assert gif.info["duration"] == 1000
+    path = tmp_path / f"one.{ending}"
+    save_animation(path, [to_image(frame) for frame in frames], seconds_per_frame=0.1, last=1.0)
+    with Image.open(path) as animation:
+        assert (animation.format, animation.n_frames, animation.size) == (format, 4, (8, 8))
+        animation.seek(3)
+        animation.load()
+        assert animation.info["duration"] == 1000
+
+
+def test_another_ending_is_refused():
+    with pytest.raises(ValueError, match=r"orders\.jpg names no animation: .*\.gif, \.png, \.webp"):
+        check_ending(Path("orders.jpg"))

@@ -176,7 +176,8 @@ def test_bad_masks_are_refused(small_model: Model, mask: Tensor, message: str):
 @pytest.mark.parametrize(
     ("given", "arguments", "message"),
     [
-        (torch.rand(2, 3, 8, 16), {}, r"shape \(B, 3, 16, 16\); got \(2, 3, 8, 16\)"),
+        (torch.rand(2, 1, 16, 16), {}, r"shape \(B, 3, H, W\); got \(2, 1, 16, 16\)"),
+        (torch.rand(2, 3, 8, 16), {}, r"shape \(8, 16\) .* as the images"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {}, "floats.*uint8"),
         (torch.full((2, 3, 16, 16), 2.0), {}, r"values in \[0, 1\]"),
         (images(), {"classes": [0, 1, 2]}, r"3 classes for 2 images"),
@@ -193,7 +194,7 @@ def test_bad_input_is_refused(small_model: Model, given: Tensor, arguments: dict
 @pytest.mark.parametrize("given", ["photo.png", Image.new("RGB", (16, 16)), np.zeros((1, 3, 16, 16), np.float32)])
 def test_what_is_no_tensor_is_refused_with_the_way_to_one(small_model: Model, given: Any):
     name = type(given).__name__
-    with pytest.raises(TypeError, match=rf"shape \(B, 3, 16, 16\) in \[0, 1\]; got {name}\. .*load_image\(path\)"):
+    with pytest.raises(TypeError, match=rf"shape \(B, 3, H, W\) in \[0, 1\]; got {name}\. .*load_image\(path\)"):
         inpaint(small_model, given, box(0, 4, 0, 4))
     with pytest.raises(TypeError, match=rf"shape \(B, 3, H, W\) in \[0, 1\]; got {name}\. "):
         outpaint(small_model, given, 4)
@@ -235,3 +236,51 @@ def test_the_tokens_next_to_an_edge_see_the_image_go_on(small_model: Model, monk
     continued = editing.filled(F.pad(given, (0, 8)), missing[None])
     assert (continued[..., 8] - given[..., 7]).abs().mean() < 0.25  # grey would be as far off as any other picture
     assert torch.equal(calls[0]["tokens"], small_model.tokenizer.encode(continued))
+
+
+def photograph(height: int = 43, width: int = 64) -> Tensor:
+    return images(1, height, width)
+
+
+def area(height: int, width: int, top: int, bottom: int, left: int, right: int) -> Tensor:
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize("place", [(5, 12, 3, 9), (30, 43, 55, 64), (0, 20, 10, 40), (20, 21, 20, 21)])
+def test_a_photograph_keeps_its_size_and_its_other_pixels(small_model: Model, place: tuple[int, int, int, int]):
+    given, mask = photograph(), area(43, 64, *place)
+    edited = inpaint(small_model, given, mask, classes=1, generator=0)
+    assert edited.shape == given.shape
+    assert torch.equal(edited[:, :, ~mask], given[:, :, ~mask])
+    assert (edited[:, :, mask] != given[:, :, mask]).float().mean() > 0.9
+
+
+def test_a_window_of_the_models_size_is_drawn_as_an_image_of_that_size(small_model: Model):
+    given, mask = photograph(), area(43, 64, 20, 24, 30, 36)
+    ((top, left),), side = editing.windows_around(mask[None], 16)
+    assert (top, left, side) == (14, 25, 16)
+    alone = inpaint(small_model, given[..., 14:30, 25:41], mask[14:30, 25:41], classes=1, generator=0)
+    assert torch.equal(inpaint(small_model, given, mask, classes=1, generator=0)[..., 14:30, 25:41], alone)
+
+
+def test_windows_stay_in_the_image_and_show_twice_the_mask():
+    masks = torch.stack([area(40, 60, 0, 2, 58, 60), area(40, 60, 10, 22, 0, 14)])
+    assert editing.windows_around(masks, 16) == ([(0, 32), (2, 0)], 28)
+    with pytest.raises(ValueError, match=r"reaches over 50 pixels, and the largest square in images of 60×40 has 40"):
+        editing.windows_around(area(40, 60, 0, 2, 5, 55)[None], 16)
+
+
+def test_an_option_gives_the_middle_square(small_model: Model):
+    given, mask = photograph(48, 64), area(48, 64, 10, 20, 20, 30)
+    square = inpaint(small_model, given, mask, square=True, generator=0)
+    assert square.shape == (1, 3, 16, 16)
+    shown, hidden = editing.middle_square(given, mask[None], 16)
+    assert hidden.nonzero().tolist() == [[0, row, column] for row in range(3, 7) for column in range(4, 8)]
+    assert torch.equal(square[:, :, ~hidden[0]], shown[:, :, ~hidden[0]])
+
+
+def test_a_mask_of_another_size_than_its_photograph_is_refused(small_model: Model):
+    with pytest.raises(ValueError, match=r"shape \(43, 64\) .* as the images.* got \(16, 16\)"):
+        inpaint(small_model, photograph(), box(0, 4, 0, 4))
