@@ -1,6 +1,6 @@
 """Compare the losses beside next-token prediction: `train_objectives.py --tokens TOKENS --probe IMAGES --out RUNS`.
 
-Trains each variant of the recipe, scripts/configs/objectives.yaml, into RUNS/NAME, with the same images, seeds and
+Trains each variant of the recipe, objectives.yaml, into RUNS/NAME, with the same images, seeds and
 first weights, then writes RUNS/results.json: the losses and the probe at the end of each, and what that is above the
 first variant. Run it again to continue; `--max-minutes` ends it early, with exit status 75.
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from randar_features.cli.training import RECIPES
 from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
@@ -37,7 +38,7 @@ PROTOCOL = (
 
 
 def main() -> None:
-    parser = training_parser(__doc__, Path(__file__).parent / "configs/objectives.yaml")
+    parser = training_parser(__doc__, RECIPES / "objectives.yaml")
     parser.add_argument("--tokens", type=Path, required=True, help="with `train`, `validation` and `teacher`")
     parser.add_argument("--probe", required=True, help="labelled images: a folder or Parquet files")
     parser.add_argument("--probe-split", help="of those images; default: all of them")

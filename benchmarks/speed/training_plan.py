@@ -1,4 +1,4 @@
-"""What a training run will take: `python -m benchmarks.training_plan --config scripts/configs/randar_l.yaml --gpus 8`.
+"""What a training run will take: `python -m benchmarks.training_plan --config randar_l.yaml --gpus 8`.
 
 Parameters, memory of each GPU and days, before anything is rented. Weights, gradients, optimizer and average are
 counted; what the forward pass keeps for the backward one is measured on a few tokens and scaled. Days are

@@ -11,11 +11,20 @@ from randar_features.cli.parse import subcommands
 ABOUT = "Features, search, generation, editing and training with autoregressive image models."
 TEXTS = {
     "extract": "features of images into a store on disk",
+    "index": "an index of a collection of images",
+    "search": "the images of an index that are most like others",
+    "probe": "how well a linear model or nearest neighbours tell your classes apart",
+    "bench": "benchmarks of features, of generation and of speed",
     "generate": "images of classes",
     "edit": "inpaint, outpaint or upscale an image",
     "animate": "a GIF of decoding orders side by side",
+    "tokenize": "images as tokens, for training",
+    "train": "a model of your images in minutes, or a stage of the full recipe",
     "export": "the parts of a training as one model folder",
     "push": "a model to the Hugging Face Hub",
+    "report": "an HTML page of benchmark results",
+    "diff": "why two benchmark results can or cannot be compared",
+    "doctor": "what this machine has: versions, devices, memory, caches, weights, extras",
 }
 
 

@@ -64,13 +64,9 @@ class TimeLimit:
 
     max_minutes: float | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_start", time.monotonic())
-
-    @property
     def deadline(self) -> float | None:
-        """`time.monotonic` when the time is up, counted from the parsing of the options; None: no limit."""
-        return None if self.max_minutes is None else self._start + 60 * self.max_minutes  # type: ignore[attr-defined]
+        """`time.monotonic` when the time is up, counted from now; None: no limit."""
+        return None if self.max_minutes is None else time.monotonic() + 60 * self.max_minutes
 
 
 def compute_dtype(name: DType) -> torch.dtype | None:

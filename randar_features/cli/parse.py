@@ -176,7 +176,7 @@ def parse(
     defaults = [(_read_yaml(file), file) for file in _config_files(given)]
     parser = _parser(options, settings, program, defaults)
     try:
-        found = parser.parse_args(_none_as_null(given, settings))
+        found = parser.parse_args(_spelled(given, settings))
     except (argparse.ArgumentError, RecursionError) as error:
         raise OptionError(_one_line(str(error), settings)) from None
     return _filled(options, found)
@@ -185,6 +185,11 @@ def parse(
 def read_options(options: type[Options], file: Path, changes: Sequence[str] = ()) -> Options:
     """The dataclass from a YAML file and arguments that change it, such as "--batch-size=64"; raises `OptionError`."""
     return parse(options, ["--config", str(file), *changes])
+
+
+def part(options: object, kind: type[Options]) -> Options:
+    """The fields of a dataclass that `options`, of a class that extends it, has too."""
+    return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
 def check_ranges(options: object) -> None:
@@ -344,7 +349,7 @@ def _add(parser: Any, setting: _Setting, given: tuple[Any, Path] | None) -> None
     if kind is bool:
         more["action"] = jsonargparse.ActionYesNo(no_prefix="no-")
     else:
-        more["type"] = kind | None if optional and several is None else kind
+        more["type"] = kind | None if optional else kind
         if several is not None:
             more["nargs"] = several
         if metavar or get_origin(kind) is not Literal:
@@ -362,7 +367,7 @@ def _add(parser: Any, setting: _Setting, given: tuple[Any, Path] | None) -> None
 def _help(setting: _Setting, given: tuple[Any, Path] | None) -> str:
     facts = [_in_words(setting.hint)]
     if given is not None:
-        facts.append(f"default: {_shown(given[0])}, from {given[1]}")
+        facts.append(f"default: {_shown(given[0])}, from {given[1].name}")
     elif setting.default is dataclasses.MISSING:
         facts.append("required")
     else:
@@ -468,16 +473,30 @@ def _given_by(setting: _Setting, defaults: list[tuple[dict[str, Any], Path]]) ->
     return None
 
 
-def _none_as_null(arguments: list[str], settings: list[_Setting]) -> list[str]:
-    """The arguments, with null for none after an option that may be None: jsonargparse reads YAML's word."""
+def _spelled(arguments: list[str], settings: list[_Setting]) -> list[str]:
+    """The arguments as the parser reads them.
+
+    "--batch_size" becomes "--batch-size"; none becomes null, YAML's word, where None may be given; "--betas=[0, 0.9]"
+    becomes "--betas 0 0.9".
+    """
+    several = {setting.name for setting in settings if _element(_without_none(setting.hint)[0])[1]}
+    known = {setting.name for setting in settings}
     may_be_none = {setting.name for setting in settings if _without_none(setting.hint)[1]}
-    changed = list(arguments)
-    for index, word in enumerate(arguments):
+    changed: list[str] = []
+    last = ""
+    for word in arguments:
         name, equals, value = word.partition("=")
-        if name in may_be_none and equals and value.lower() == "none":
-            changed[index] = f"{name}=null"
-        elif word.lower() == "none" and index and arguments[index - 1] in may_be_none:
-            changed[index] = "null"
+        if word.startswith("--"):
+            last = name if name in known else name.replace("_", "-")
+            name = last if last in known else name
+            value = "null" if last in may_be_none and value.lower() == "none" else value
+            word = name + equals + value
+            if last in several and value.startswith("["):
+                changed += [name, *map(str, yaml.safe_load(value))]
+                continue
+        elif last in may_be_none and word.lower() == "none":
+            word = "null"
+        changed.append(word)
     return changed
 
 
@@ -519,6 +538,8 @@ def _filled(options: type[Options], found: jsonargparse.Namespace, prefix: str =
             values[field.name] = _filled(hint, value, f"{prefix}{field.name}.")
             continue
         kind = get_origin(_without_none(hint)[0])
+        if value == [None]:  # "--layers none"
+            value = None
         values[field.name] = tuple(value) if kind is tuple and value is not None else value
         _check_range(f"--{prefix}{field.name}".replace("_", "-"), values[field.name], hint)
     return options(**values)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +22,8 @@ from randar_features.training.checkpoint import newest_checkpoint, remove_old, w
 from randar_features.training.config import check_ranges, differences
 from randar_features.training.log import Log
 from randar_features.training.state_files import save_state
+
+LOG = logging.getLogger(__name__)
 
 # Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
 FREE_SECTIONS = ("loop", "hardware")
@@ -131,7 +135,7 @@ def run(
         return True
     log = Log(folder, step, writers=config.log_writers, settings=trainer.settings(), active=main)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    timed = _Timed(trainer)
+    timed, first, start = _Timed(trainer), step, time.time()
     bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if main else True)
     with closing(log), closing(bar):
         while step < total and not _is_over(deadline):
@@ -143,6 +147,8 @@ def run(
                 figures |= timed.rates()
                 log.write(step, figures)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
+                if main and bar.disable:
+                    LOG.info(_progress(step - first, step, total, time.time() - start, figures))
             _look(trainer, log, step, config)
             if step % config.checkpoint_every == 0 or step == total:
                 _save(trainer, folder, step, config)
@@ -150,6 +156,13 @@ def run(
         _save(trainer, folder, step, config)
     trainer.export(folder / "model")
     return step >= total
+
+
+def _progress(done: int, step: int, total: int, seconds: float, figures: Mapping[str, float]) -> str:
+    """A line for where no bar is shown: the step, the loss, the speed, and when the run is expected to end."""
+    end = datetime.now() + timedelta(seconds=seconds / done * (total - step))
+    loss = f", loss {figures['loss']:.4g}" if "loss" in figures else ""
+    return f"step {step} of {total}{loss}, {seconds / done:.2f} s a step, expected end {end:%Y-%m-%d %H:%M:%S}"
 
 
 class _Timed:

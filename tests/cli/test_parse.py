@@ -112,6 +112,17 @@ def test_a_dataclass_and_a_mapping_inside():
 @pytest.mark.parametrize("text", ["x --rate none", "x --rate=none", "x --rate null"])
 def test_none_can_be_given(text: str):
     assert given(text).rate is None
+    assert given("x --layers none").layers is None
+
+
+def test_underscores_are_understood():
+    found = given("x --intervals.log_every 4 --model.inner_size 8")
+    assert (found.intervals.log_every, found.model) == (4, {"inner_size": 8})
+
+
+def test_a_list_may_be_written_as_in_yaml():
+    assert given("x --betas=[0,0.5]").betas == [0.0, 0.5]
+    assert parse(Options, ["x", "--model.widths=[1, 2]"]).model == {"widths": [1, 2]}
 
 
 def test_none_may_be_a_choice():
@@ -203,7 +214,7 @@ def test_help_names_the_file_that_sets_a_default(capsys: pytest.CaptureFixture[s
     recipe = tmp_path / "r.yaml"
     recipe.write_text("rate: 2\nintervals: {log_every: 7}\n")
     shown = help_of(capsys, recipe=recipe)
-    assert f"default: 2, from {recipe}".replace(" ", "") in shown.replace(" ", "")
+    assert "default: 2, from r.yaml" in shown
     assert "default: 7, from" in shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import runpy
@@ -25,7 +26,13 @@ SCRIPT = Path(__file__).parents[2] / "scripts/tokenize_images.py"
 def call(*arguments: str | Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["tokenize_images.py", *map(str, arguments), "--device", "cpu"])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        errors = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(errors):
+                runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise SystemExit(errors.getvalue() if ended.code == 2 else ended.code) from None
 
 
 def png(seed: int) -> bytes:
@@ -156,14 +163,13 @@ def test_published_codes(tokenizer: Path, tmp_path: Path, known: bool):
     ("arguments", "message"),
     [
         (["--data", "x"], "--tokenizer is required"),
-        (["--tokenizer", "x", "--data", "x", "--codes", "x"], "not allowed with argument"),
-        (["--tokenizer", "x", "--data", "x", "--crops", "tem"], "invalid choice: 'tem'"),
-        (["--tokenizer", "x", "--data", "x", "--crop", "ten"], "ambiguous option"),
+        (["--tokenizer", "x", "--data", "x", "--codes", "x"], "one of --data, --dataset and --codes"),
+        (["--tokenizer", "x", "--data", "x", "--crops", "tem"], "'tem'"),
+        (["--tokenizer", "x", "--data", "x", "--crop", "ten"], "--crops"),
         (["--tokenizer", "x", "--data", "x", "--streaming"], "--streaming is for --dataset"),
-        (["--tokenizer", "x", "--data", "x", "--bach-size", "3"], "unrecognized arguments: --bach-size"),
+        (["--tokenizer", "x", "--data", "x", "--bach-size", "3"], "--batch-size"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
+def test_options_that_do_not_go_together(arguments: list[str], message: str):
+    with pytest.raises(SystemExit, match=message):
         call(*arguments, "--out", "nowhere")
-    assert message in capsys.readouterr().err

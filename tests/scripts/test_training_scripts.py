@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import torch
 from PIL import Image
 
 from randar_features import generate, load_model, load_tokenizer
-from randar_features.command_line import UNFINISHED
+from randar_features.cli.parse import UNFINISHED
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.training.checkpoint import newest_checkpoint
 from tests.small_models import IMAGE_SIZE, write_folder
@@ -46,8 +47,13 @@ def call(name: str, *arguments: str | Path) -> None:
     precision = torch.get_float32_matmul_precision()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        errors = io.StringIO()
         try:
-            runpy.run_path(str(ROOT / f"scripts/{name}.py"), run_name="__main__")
+            with contextlib.redirect_stderr(errors):
+                runpy.run_path(str(ROOT / f"scripts/{name}.py"), run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise SystemExit(errors.getvalue() if ended.code == 2 else ended.code) from None
         finally:
             torch.set_float32_matmul_precision(precision)  # else it would be other tests' too
 
@@ -145,7 +151,7 @@ def test_an_unfinished_stage_says_so_and_continues(done: Path, tmp_path: Path, c
         with pytest.raises(SystemExit) as stopped:
             call(name, *arguments, "--max-minutes", "0")
         assert stopped.value.code == UNFINISHED == 75
-        assert "not finished: run it again to continue" in capsys.readouterr().out
+        assert "not finished: run the command again" in capsys.readouterr().out
         call(name, *arguments)
     assert read_log(tmp_path / "a") == read_log(done / "tokenizer")
     assert read_log(tmp_path / "b") == read_log(done / "randar")
@@ -157,7 +163,7 @@ def test_an_unfinished_stage_says_so_and_continues(done: Path, tmp_path: Path, c
 def test_parts_of_two_runs_are_refused(done: Path, tmp_path: Path):
     other = write_folder(tmp_path / "other")
     parts = ["--tokenizer", other, "--transformer", done / "randar/model", "--tokens", done / "tokens"]
-    with pytest.raises(SystemExit, match="ValueError: tokens made with tokenizer"):
+    with pytest.raises(SystemExit, match="tokens made with tokenizer"):
         call("assemble_model", *parts, "--out", tmp_path / "model")
     with pytest.raises(SystemExit, match="holds tokens made by tokenizer"):
         call("tokenize_images", "--data", done / "data", "--tokenizer", other, "--out", done / "tokens")
@@ -199,9 +205,9 @@ def test_parquet_files_in_the_form_of_the_hub(tmp_path: Path):
 
 
 def test_a_typo_is_an_error_before_anything_is_written(done: Path, tmp_path: Path):
-    with pytest.raises(SystemExit, match=r"TrainingConfig has no option 'learning_rat'; did you mean learning_rate\?"):
+    with pytest.raises(SystemExit, match=r"--learning_rat.*--learning-rate"):
         call("train_randar", "--tokens", done / "tokens", "--out", tmp_path / "run", "learning_rat=1")
-    with pytest.raises(SystemExit, match=r"^FileNotFoundError: .*train/manifest\.json is missing"):
+    with pytest.raises(SystemExit, match=r"^error: .*train/manifest\.json is missing"):
         call("train_randar", "--tokens", tmp_path, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -13,7 +13,7 @@ from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.training.config import differences, load_config, typed_arguments
 from randar_features.training.tokenizer_trainer import TokenizerTrainingConfig
 
-CONFIGS = sorted((Path(__file__).parents[2] / "scripts/configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "randar_features/cli/recipes").glob("*.yaml"))
 SHIPPED = [path for path in CONFIGS if "network" in yaml.safe_load(path.read_text())]  # the others: test_recipe.py
 
 

@@ -17,7 +17,7 @@ from randar_features.training.loop import LoopConfig
 from randar_features.training.recipe import TrainingConfig, model_config, model_type
 from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
 
-CONFIGS = Path(__file__).parents[2] / "scripts/configs"
+CONFIGS = Path(__file__).parents[2] / "randar_features/cli/recipes"
 CONTENT = {path: yaml.safe_load(path.read_text()) for path in sorted(CONFIGS.glob("*.yaml"))}
 GENERATORS = [path for path, content in CONTENT.items() if "model" in content and "variants" not in content]
 IMAGENET: Any = SimpleNamespace(vocab_size=16384, num_tokens=256, num_classes=1000)

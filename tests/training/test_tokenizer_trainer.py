@@ -289,13 +289,13 @@ def test_two_processes_equal_one(tmp_path: Path):
 
 
 def test_shipped_discriminators():
-    for path in (Path(__file__).parents[2] / "scripts/configs").glob("*tokenizer*.yaml"):
+    for path in (Path(__file__).parents[2] / "randar_features/cli/recipes").glob("*tokenizer*.yaml"):
         config = load_config(TokenizerTrainingConfig, path)
         assert PatchDiscriminator(**config.discriminator)(torch.zeros(2, 3, 64, 64)).shape[:2] == (2, 1)
 
 
 def test_the_shipped_polish_builds(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
-    recipe = Path(__file__).parents[2] / "scripts/configs/tiny_decoder.yaml"
+    recipe = Path(__file__).parents[2] / "randar_features/cli/recipes/tiny_decoder.yaml"
     config = load_config(TokenizerTrainingConfig, recipe, [f"initial={uninterrupted[1] / 'model'}"])
     trainer = TokenizerTrainer(config, uninterrupted[0].train, uninterrupted[0].validation)
     assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == {

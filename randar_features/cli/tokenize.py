@@ -1,0 +1,182 @@
+"""`randar tokenize`: images as token stores, once, for training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType
+from randar_features.cli.parse import UNFINISHED, Count, Natural, option, run
+from randar_features.data.published_codes import import_codes
+from randar_features.data.token_shards import SHARD_SIZE, in_time
+from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.tokenizing import CROP_RANGE, tokenize
+from randar_features.hub import choose_device, load_tokenizer
+from randar_features.hub.registry import find_source
+from randar_features.hub.weights import read_state_dict
+from randar_features.tokenizers import ImageTokenizer
+from randar_features.tokenizers.folder import ABOUT_TOKENIZER, half_where_exact, write_tokenizer
+
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions(DeviceOptions, TimeLimit):
+    """Turn images into OUT/train and OUT/validation, with two or ten crops of each image, and OUT/tokenizer.
+
+    Run it again to continue. Shards of another tokenizer or of other images are refused. Several processes or nodes
+    that share a disk divide the shards: torchrun --nproc-per-node 8 scripts/tokenize_images.py …
+
+      --data /data/imagenet                           folders train/class/file and validation/class/file, or Parquet
+      --data ILSVRC2012_img_train.tar --as train      a tar of class/file or class.tar
+      --dataset ILSVRC/imagenet-1k --streaming        from the Hugging Face Hub, without a copy on disk
+      --codes imagenet-llamagen-adm-256_codes.tar --tokenizer randar-l-llamagen      published tokens
+
+    Attributes:
+        out: folder to write.
+        tokenizer: folder of a tokenizer, or a model's name. It may be left out with --codes and --vocab-size.
+        data: images: a folder, Parquet files or a tar, with the splits in it.
+        dataset: name of a data set for `datasets.load_dataset`, NAME or NAME:CONFIGURATION.
+        codes: folder or tar of class/file.npy: published tokens to import.
+        splits: splits of the data to tokenize; none: train and validation.
+        whole: the data have no splits; all of them are this one.
+        streaming: read --dataset without downloading it whole.
+        crops: two: centre crop and mirror image; ten: corners and centre, and their mirror images.
+        crop_range: side of the image that ten crops are cut from, in sides of a crop.
+        vocab_size: codes of the tokenizer, for --codes without --tokenizer.
+        batch_size: images at a time.
+        shard_size: images in one shard.
+        num_workers: processes that decode images; 0: this one.
+        dtype: number format of the tokenizer; half precision changes some tokens.
+    """
+
+    out: Path
+    tokenizer: str | None = None
+    data: str | None = None
+    dataset: str | None = None
+    codes: Path | None = None
+    splits: tuple[str, ...] | None = None
+    whole: str | None = option("--as", default=None)
+    streaming: bool = False
+    crops: Literal["two", "ten"] = "two"
+    crop_range: float = CROP_RANGE
+    vocab_size: Count | None = None
+    batch_size: Count = 64
+    shard_size: Count = SHARD_SIZE
+    num_workers: Natural = 0
+    dtype: WeightsDType = "float32"
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("data", "dataset", "codes") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of --data, --dataset and --codes, got {' and '.join(given) or 'none'}")
+        if self.tokenizer is None and not (self.codes and self.vocab_size):
+            raise ValueError("--tokenizer is required, or, with --codes, --vocab-size")
+        if self.codes and (self.splits or self.crops != "two"):
+            raise ValueError("--splits and --crops are for images: codes have their crops, and --as names their split")
+        if self.streaming and not self.dataset:
+            raise ValueError("--streaming is for --dataset")
+
+
+def tokenize_images(options: TokenizeOptions) -> int:
+    """Write what is missing; status 75 where time was up first."""
+    deadline = options.deadline()
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    sharing = {"rank": rank, "world_size": world_size, "shard_size": options.shard_size, "deadline": deadline}
+    tokenizer, image_size = load(options.tokenizer, options.device) if options.tokenizer else (None, None)
+    if options.tokenizer is not None and tokenizer is not None and image_size is not None:
+        keep_tokenizer(options.tokenizer, tokenizer, image_size, options.out / "tokenizer", write=rank == 0)
+    if options.codes:
+        return import_published(options, tokenizer, image_size, sharing)
+    assert tokenizer is not None and image_size is not None  # TokenizeOptions sees to it
+    for split in [options.whole] if options.whole else options.splits or SPLITS:
+        store = tokenize(
+            tokenizer,
+            read_dataset(options.dataset, split, options.streaming) if options.dataset else options.data,
+            options.out / split,
+            image_size=image_size,
+            split=None if options.whole or options.dataset else split,
+            crops=options.crops,
+            crop_range=options.crop_range,
+            batch_size=options.batch_size,
+            num_workers=options.num_workers,
+            dtype=getattr(torch, options.dtype),
+            **sharing,
+        )
+        if report(options.out / split, store, deadline):
+            return UNFINISHED
+    return 0
+
+
+def import_published(
+    options: TokenizeOptions, tokenizer: ImageTokenizer | None, image_size: int | None, sharing: dict[str, Any]
+) -> int:
+    """Published codes as a store."""
+    assert options.codes is not None
+    folder = options.out / (options.whole or "train")
+    vocab_size = tokenizer.vocab_size if tokenizer else options.vocab_size
+    made_by: dict[str, Any] = {"vocab_size": vocab_size, "tokenizer": tokenizer and tokenizer_hash(tokenizer)}
+    store = import_codes(options.codes, folder, **made_by, image_size=image_size, **sharing)
+    return report(folder, store, sharing["deadline"])
+
+
+def load(name: str, device: str | None) -> tuple[ImageTokenizer, int]:
+    """The tokenizer on its device, and the side of its images."""
+    chosen = choose_device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return load_tokenizer(name, chosen)
+
+
+def keep_tokenizer(name: str, tokenizer: ImageTokenizer, image_size: int, folder: Path, *, write: bool) -> None:
+    """Lay the tokenizer beside its tokens, also where only its decoder is new; ValueError if another one is there."""
+    weights, kept = folder / "tokenizer.safetensors", half_where_exact(tokenizer.state_dict())
+    if weights.exists():
+        found, given = tokenizer_hash(read_state_dict(weights)), tokenizer_hash(tokenizer)
+        if found != given:
+            raise ValueError(
+                f"{folder.parent} holds tokens made by tokenizer {found}, but the one given is {given}: "
+                "give another folder, or remove that one to make them again"
+            )
+        present = read_state_dict(weights).items()
+        same = all(kept[name].float().cpu().equal(value.float()) for name, value in present)
+        if same and (folder / "config.json").exists():
+            return
+    if write:
+        config = find_source(name).config
+        about = {key: config[key] for key in ABOUT_TOKENIZER if key in config}
+        write_tokenizer(folder, kept, about | {"image_size": image_size})
+
+
+def read_dataset(name: str, split: str, streaming: bool) -> Any:
+    """A split of a data set of the `datasets` library."""
+    from datasets import load_dataset
+
+    path, _, configuration = name.partition(":")
+    return load_dataset(path, configuration or None, split=split, streaming=streaming)
+
+
+def report(folder: Path, store: TokenStore | None, deadline: float | None) -> int:
+    """Say what is there; `UNFINISHED` if time was up before all was."""
+    if store is None and not in_time(deadline):
+        return UNFINISHED
+    if store is None:
+        print(f"{folder}: the shards of this process are there; the manifest comes with the last shard of the others")
+        return 0
+    crops = f"{store.num_views} crops of {store.num_tokens} tokens"
+    print(f"{folder}: {len(store)} images, {crops}, {store.manifest['unreadable']} unreadable")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(tokenize_images, TokenizeOptions, arguments, program="randar tokenize")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""`randar train tokenizer`: an image tokenizer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from randar_features.cli.parse import Natural, part, run
+from randar_features.cli.training import RECIPES, RunOptions, as_options, train
+from randar_features.data.pixel_cache import PixelCache, cache_pixels
+from randar_features.data.pixel_source import PixelSource
+from randar_features.training.distributed import make_accelerator
+from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerOptions(RunOptions, TokenizerTrainingConfig):
+    """Train an image tokenizer.
+
+    Run it again to continue. Images are decoded once, image_size² · 3 bytes each; that counts as time but is not cut
+    short. Several processes (torchrun, `accelerate launch`) divide each batch. To polish the reconstructions of a
+    finished tokenizer, whose tokens stay as they are: --config tiny_decoder.yaml initial=FOLDER.
+    Settings of the recipe may be given as key=value too.
+
+    Attributes:
+        data: a folder of images or Parquet files, with the splits in it.
+        splits: names of the splits to train and to evaluate on.
+        pixels: folder that keeps the decoded images; none: OUT/pixels.
+        cache: keep the decoded images; --no-cache decodes them whenever they are needed.
+        num_workers: processes that decode ahead, with --no-cache.
+    """
+
+    data: str
+    splits: tuple[str, str] = ("train", "validation")
+    pixels: Path | None = None
+    cache: bool = True
+    num_workers: Natural = 0
+
+
+def train_tokenizer(options: TokenizerOptions) -> int:
+    """Train to the end, or until the time is up."""
+    deadline = options.deadline()
+    config = part(options, TokenizerTrainingConfig)
+    training, validation = (open_pixels(options, split) for split in options.splits)
+    torch.set_float32_matmul_precision("high")
+    return train(TokenizerTrainer(config, training, validation), options, deadline)
+
+
+def open_pixels(options: TokenizerOptions, split: str) -> PixelCache | PixelSource:
+    """The images of a split, by way of a cache that the first process makes."""
+    size = options.image_size
+    if not options.cache:
+        return PixelSource(options.data, image_size=size, split=split, num_workers=options.num_workers)
+    with make_accelerator().main_process_first():
+        folder = options.pixels or options.out / "pixels"
+        return cache_pixels(options.data, folder / split, image_size=size, split=split)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    given = as_options(sys.argv[1:] if arguments is None else arguments)
+    recipe = RECIPES / "tiny_tokenizer.yaml"
+    return run(train_tokenizer, TokenizerOptions, given, program="randar train tokenizer", recipe=recipe)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,86 @@
+"""`randar train transformer`: RandAR or a sister on image tokens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from randar_features.cli.parse import Count, part, run
+from randar_features.cli.training import RECIPES, RunOptions, as_options, train
+from randar_features.data.token_store import TokenStore
+from randar_features.features import encode_layer
+from randar_features.generation.preview import sample_preview, spread_classes
+from randar_features.hub import load_tokenizer
+from randar_features.training.online_probe import OnlineProbe
+from randar_features.training.teacher_maps import TeacherMaps
+from randar_features.training.trainer import RandARTrainer, TrainingConfig
+
+SAMPLES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerOptions(RunOptions, TrainingConfig):
+    """Train RandAR or a sister on the tokens that `randar tokenize` wrote.
+
+    Run it again to continue. Settings of the recipe may be given as key=value too.
+
+      accelerate launch --num_processes 8 scripts/train_randar.py --config randar_l.yaml …           several GPUs
+      torchrun --nproc-per-node 8 --nnodes 4 --rdzv-endpoint HOST:29500 scripts/train_randar.py …    several nodes
+      … hardware.shard_weights=true                                     a model that does not fit one GPU
+      … model.type=llamagen                                             another architecture
+      … --probe /data/cifar10                                           the features probed at each evaluation
+      … auxiliary.alignment.weight=0.5                                  aligned to what teacher_maps.py wrote
+
+    Attributes:
+        tokens: folder with `train` and `validation`.
+        teacher: maps for auxiliary.alignment; none: TOKENS/teacher.
+        probe: labelled images: accuracy of kNN and ridge on the features, at each evaluation.
+        probe_split: split of those images; none: all of them.
+        probe_images: how many of them; a quarter is held back to test.
+    """
+
+    tokens: Path
+    teacher: Path | None = None
+    probe: str | None = None
+    probe_split: str | None = None
+    probe_images: Count = 4000
+
+
+def train_transformer(options: TransformerOptions) -> int:
+    """Train to the end, or until the time is up."""
+    deadline = options.deadline()
+    config = part(options, TrainingConfig)
+    tokens, validation = TokenStore(options.tokens / "train"), TokenStore(options.tokens / "validation")
+    preview = previews(tokens) if config.loop.preview_every else None
+    teacher = None
+    if config.auxiliary.alignment.weight:
+        teacher = TeacherMaps(options.teacher or options.tokens / "teacher", tokens)
+    probe = None
+    if options.probe:
+        images = {"split": options.probe_split, "count": options.probe_images}
+        probe = OnlineProbe.of_store(tokens, encode_layer, options.probe, **images)
+    return train(RandARTrainer(config, tokens, validation, preview, teacher, probe), options, deadline)
+
+
+def previews(store: TokenStore) -> Callable[[nn.Module], Tensor] | None:
+    """Samples of classes that are spread over all, one of them of the null class; None without a tokenizer."""
+    if store.tokenizer is None:
+        return None
+    tokenizer, _ = load_tokenizer(store.tokenizer)
+    return sample_preview(tokenizer, [*spread_classes(store.num_classes, SAMPLES - 1), store.num_classes])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    given = as_options(sys.argv[1:] if arguments is None else arguments)
+    return run(
+        train_transformer, TransformerOptions, given, program="randar train transformer", recipe=RECIPES / "tiny.yaml"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,57 @@
+"""What the commands that train share: their options, and the run itself."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from randar_features.cli.options import TimeLimit
+from randar_features.cli.parse import UNFINISHED
+from randar_features.training.allocator import keep_freed_memory
+from randar_features.training.loop import Trainer, run
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TimeLimit):
+    """Where a training writes, and when it stops.
+
+    Attributes:
+        out: folder of the run; a run that is there is continued.
+        allow_changes: continue a run though its model, recipe or data have changed.
+    """
+
+    out: Path
+    allow_changes: bool = False
+
+
+def train(trainer: Trainer, options: RunOptions, deadline: float | None) -> int:
+    """Run the trainer; status 75 if the time was up first. `deadline` as `TimeLimit.deadline` gives it."""
+    if not torch.accelerator.is_available():
+        keep_freed_memory()
+    seconds = None if deadline is None else deadline - time.monotonic()
+    loop = trainer.config.loop
+    done = run(trainer, options.out, loop, max_seconds=seconds, allow_changes=options.allow_changes)
+    print(f"{options.out / 'model'}: the model")
+    return 0 if done else UNFINISHED
+
+
+def as_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `key=value` as `--key=value`, and the name of a shipped recipe as its path."""
+    shipped = {file.name: str(file) for file in RECIPES.glob("*.yaml")}
+    words: list[str] = []
+    for word in arguments:
+        key, equals, _ = word.partition("=")
+        if equals and re.fullmatch(r"[a-z][\w.]*", key):
+            words.append(f"--{word}")
+        elif words[-1:] == ["--config"] and not Path(word).exists():
+            words.append(shipped.get(word, word))
+        else:
+            words.append(word)
+    return words
