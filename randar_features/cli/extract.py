@@ -16,7 +16,6 @@ from randar_features.cli.options import (
     ModelOptions,
     Pooling,
     StoreDType,
-    compute_dtype,
 )
 from randar_features.cli.parse import Count, Seed, Share, positional, run
 from randar_features.features.store import abandon
@@ -93,7 +92,7 @@ def extract(options: ExtractOptions) -> int:
         batch_size=options.batch_size,
         shard_rows=options.shard_rows,
         device=options.device,
-        dtype=compute_dtype(options.dtype),
+        dtype=options.dtype,
         num_workers=options.num_workers,
         progress=options.progress,
         split=options.split,

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from randar_features.cli.parse import Count, Natural
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]
@@ -67,8 +65,3 @@ class TimeLimit:
     def deadline(self) -> float | None:
         """`time.monotonic` when the time is up, counted from now; None: no limit."""
         return None if self.max_minutes is None else time.monotonic() + 60 * self.max_minutes
-
-
-def compute_dtype(name: DType) -> torch.dtype | None:
-    """The number format of the products as the library takes it; None: the fastest of this machine."""
-    return None if name == "auto" else getattr(torch, name)

@@ -87,7 +87,12 @@ def tokenize_images(options: TokenizeOptions) -> int:
     """Write what is missing; status 75 where time was up first."""
     deadline = options.deadline()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    sharing = {"rank": rank, "world_size": world_size, "shard_size": options.shard_size, "deadline": deadline}
+    sharing: dict[str, Any] = {
+        "rank": rank,
+        "world_size": world_size,
+        "shard_size": options.shard_size,
+        "deadline": deadline,
+    }
     tokenizer, image_size = load(options.tokenizer, options.device) if options.tokenizer else (None, None)
     if options.tokenizer is not None and tokenizer is not None and image_size is not None:
         keep_tokenizer(options.tokenizer, tokenizer, image_size, options.out / "tokenizer", write=rank == 0)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def train_transformer(options: TransformerOptions) -> int:
         teacher = TeacherMaps(options.teacher or options.tokens / "teacher", tokens)
     probe = None
     if options.probe:
-        images = {"split": options.probe_split, "count": options.probe_images}
+        images: dict[str, Any] = {"split": options.probe_split, "count": options.probe_images}
         probe = OnlineProbe.of_store(tokens, encode_layer, options.probe, **images)
     return train(RandARTrainer(config, tokens, validation, preview, teacher, probe), options, deadline)
 

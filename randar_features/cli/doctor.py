@@ -1,0 +1,145 @@
+"""`randar doctor`: what this machine has."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from randar_features.cli.parse import run
+from randar_features.hub.files import HubFile
+from randar_features.hub.registry import list_models
+from randar_features.precision import fastest_dtype
+
+PACKAGES = ("randar-features", "torch", "timm", "numpy", "scikit-learn", "faiss-cpu", "datasets", "accelerate")
+EXTRAS = {
+    "matplotlib": "charts of reports (pip install 'randar-features[benchmarks]')",
+    "tensorboard": "curves of trainings (pip install 'randar-features[training]')",
+    "pandas": "to_pandas() of tables and hits (pip install pandas)",
+    "pillow_heif": "HEIC pictures (pip install pillow-heif)",
+    "lpips": "perceptual distance (pip install lpips)",
+    "wandb": "trainings in Weights & Biases (pip install wandb)",
+}
+CACHE_FOLDERS = ("runs/features", "runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Show what this machine has: versions, devices, number formats, memory, caches, weights, extras."""
+
+
+def doctor(options: DoctorOptions) -> None:
+    """Print it all. No network is used."""
+    sections = {
+        "versions": versions(),
+        "devices": devices(),
+        "memory": memory(),
+        "caches": caches(),
+        "published weights": weights(),
+        "extras": extras(),
+    }
+    for title, lines in sections.items():
+        print(title)
+        for line in lines:
+            print(f"  {line}")
+
+
+def versions() -> Iterator[str]:
+    """Python, the system, and the packages that matter."""
+    yield f"Python {platform.python_version()} on {platform.platform()}"
+    for name in PACKAGES:
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            yield f"{name}: not installed"
+    yield f"package at {Path(__file__).parents[1]}"
+
+
+def devices() -> Iterator[str]:
+    """Each device, and the number format that is fastest there."""
+    found = [torch.device("cpu"), *(torch.device("cuda", number) for number in range(torch.cuda.device_count()))]
+    for device in found:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
+        fastest = str(fastest_dtype(device)).removeprefix("torch.")
+        yield f"{device}: {name}; fastest number format: {fastest} (--dtype auto); default: float32"
+    yield f"threads of PyTorch: {torch.get_num_threads()}"
+
+
+def memory() -> Iterator[str]:
+    """Of the machine, and of each GPU."""
+    machine = psutil.virtual_memory()
+    yield f"{size(machine.available)} of {size(machine.total)} available"
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        yield f"cuda:{number}: {size(free)} of {size(total)} free"
+    yield f"disk here: {size(psutil.disk_usage('.').free)} free"
+
+
+def caches() -> Iterator[str]:
+    """Where downloads and features are kept, how large they are, and how to clean them."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    yield f"Hugging Face Hub: {HF_HUB_CACHE}, {size(bytes_in(Path(HF_HUB_CACHE)))}; clean: hf cache rm, or remove it"
+    for name in CACHE_FOLDERS:
+        yield f"{name} (in the working directory): {size(bytes_in(Path(name)))}; clean: rm -r {name}"
+
+
+def weights() -> Iterator[str]:
+    """Which models can be loaded without a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from randar_features.hub.registry import PUBLISHED
+
+    for info in list_models():
+        source = PUBLISHED.get(info.name)
+        files = [file for file in source.files.values() if isinstance(file, HubFile)] if source else []
+        missing = [
+            file for file in files if not isinstance(try_to_load_from_cache(file.repository, file.filename), str)
+        ]
+        yield f"{info.name}: {'here' if not missing else 'not here, needs ' + ' and '.join(map(str, missing))}"
+
+
+def extras() -> Iterator[str]:
+    """Optional packages, and what they are for."""
+    for name, purpose in EXTRAS.items():
+        found = importlib.util.find_spec(name) is not None
+        yield f"{name}: {'installed' if found else 'missing'}, for {purpose}"
+
+
+def bytes_in(folder: Path) -> int:
+    """The size of all files below a folder; links are not followed."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def size(count: int) -> str:
+    """Bytes in words: "1.5 GB"."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(doctor, DoctorOptions, arguments, program="randar doctor")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
