@@ -9,9 +9,12 @@ STAMP := $(VENV)/installed
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --out runs/demo
 
-# One thread a worker: the tests are many and small.
+# One thread a worker: the tests are many and small. FORMAT=bfloat16 or float32 tests as on a processor whose fastest
+# format that is; TESTS are the files to run.
+FORMAT ?=
+TESTS ?=
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	RANDAR_TEST_FORMAT=$(FORMAT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

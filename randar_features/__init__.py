@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 from randar_features.features import (
     FeatureSpec,
+    FeatureStore,
     FeatureTable,
     ImageEncoder,
     RandAREncoder,
     encode_tokens,
     extract_features,
+    extract_to_store,
+    open_table,
 )
-from randar_features.features.store import FeatureStore
-from randar_features.features.to_store import extract_to_store
 from randar_features.generation import (
     generate,
     inpaint,
@@ -41,6 +42,7 @@ __all__ = [
     "load_tokenizer",
     "log_likelihood",
     "open_index",
+    "open_table",
     "outpaint",
     "pack_weights",
     "push_to_hub",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,14 @@ import torch
 
 from randar_features import Model, load_model
 from tests.small_models import write_folder
+
+
+def pytest_configure() -> None:
+    """RANDAR_TEST_FORMAT=bfloat16 or float32: the fastest format of a machine that has, or lacks, such instructions."""
+    if wanted := os.environ.get("RANDAR_TEST_FORMAT"):
+        if wanted not in ("bfloat16", "float32"):
+            raise pytest.UsageError(f"RANDAR_TEST_FORMAT={wanted}: expected bfloat16 or float32")
+        torch.cpu.get_capabilities = lambda: {"amx_bf16": wanted == "bfloat16"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,10 +4,13 @@ from randar_features.features.encode import encode, encode_layer, encode_specs, 
 from randar_features.features.encoder import ImageEncoder, RandAREncoder
 from randar_features.features.extract import extract_features
 from randar_features.features.spec import FeatureSpec, model_specs
-from randar_features.features.table import FeatureTable
+from randar_features.features.store import FeatureStore
+from randar_features.features.table import FeatureTable, open_table
+from randar_features.features.to_store import extract_to_store
 
 __all__ = [
     "FeatureSpec",
+    "FeatureStore",
     "FeatureTable",
     "ImageEncoder",
     "RandAREncoder",
@@ -16,5 +19,7 @@ __all__ = [
     "encode_specs",
     "encode_tokens",
     "extract_features",
+    "extract_to_store",
     "model_specs",
+    "open_table",
 ]

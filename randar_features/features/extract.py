@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
+from randar_features.features.arguments import check_classes, check_numbers, check_pool
 from randar_features.features.encode import encode
-from randar_features.features.spec import FeatureSpec, as_index, check_orders, model_specs
-from randar_features.features.table import FeatureTable
+from randar_features.features.spec import FeatureSpec, check_orders, model_specs
+from randar_features.features.table import FeatureTable, open_table
+from randar_features.features.to_store import extract_to_store
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, name_of
 
@@ -37,6 +39,9 @@ def extract_features(
     combine: str = "mean",
     seed: int = 0,
     pool: str | None = None,
+    out: str | Path | None = None,
+    append: bool = False,
+    store_dtype: str = "float32",
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     dtype: DType = None,
@@ -62,7 +67,11 @@ def extract_features(
         combine: "mean" of the K orders, or "concatenate" them along D.
         seed: of the K orders.
         pool: None: keep the maps; "mean": keep only their mean over locations.
-        batch_size: images a forward pass; None: as many as fit some 32 thousand sequence positions.
+        out: a folder: the table is written there, for any number of images in bounded memory; a killed extraction
+            goes on where it was when it is called again. None: it is kept in memory.
+        append: images that the table in `out` does not have yet, by content or path, are added.
+        store_dtype: "float32" or "float16", format of the features in `out`.
+        batch_size: images a forward pass; None: as many as fit some 32 thousand sequence positions, with `out` 32.
         device: None: CUDA where there is one.
         dtype: what the model computes in: "float32", "bfloat16", "float16", the torch dtype of that name, or "auto",
             the fastest of this machine; None: the format of the weights, float32 unless `load_model` was told
@@ -72,7 +81,8 @@ def extract_features(
         split: which split of Parquet files.
 
     Returns:
-        A table with one entry an image. An image that cannot be read keeps its place: NaN, and the reason in `status`.
+        A table, in memory or on disk, with one entry an image. An image that cannot be read keeps its place: NaN, and
+        the reason in `status`.
 
     Raises:
         ValueError, IndexError, TypeError: settings that do not fit the model, or something that is no image.
@@ -81,8 +91,35 @@ def extract_features(
     check_dtype(dtype)
     check_orders(orders, seed, combine)
     check_numbers(batch_size, num_workers)
-    if pool is not None:
-        sequence.check_choice("pool", pool, ("mean",))
+    check_pool(pool)
+    if out is not None:
+        extract_to_store(
+            images,
+            out,
+            model,
+            layers=layers,
+            context=context,
+            read=read,
+            norm=norm,
+            orders=orders,
+            combine=combine,
+            seed=seed,
+            classes=classes,
+            pool=pool,
+            store_dtype=store_dtype,
+            append=append,
+            batch_size=batch_size or 32,
+            device=device,
+            dtype=dtype,
+            num_workers=num_workers,
+            progress=progress,
+            split=split,
+        )
+        table = open_table(out)
+        _report_failures(table.status, table.paths, stacklevel=4)
+        return table
+    if append:
+        raise ValueError("append=True adds images to a table on disk: give its folder as out")
     loaded, computing = load_model(model, device=device).fitted(dtype)
     specs = model_specs(
         loaded, layers=layers, context=context, read=read, orders=orders, norm=norm, seed=seed, combine=combine
@@ -104,8 +141,8 @@ def extract_features(
         raise ValueError(f"{len(classes)} classes were given for {len(rows.status)} images: give one for each")
     details = {
         "layers": [spec.layer for spec in specs],
-        "context": specs[0].context,
-        "read": specs[0].read,
+        "context": _one_or_several(spec.context for spec in specs),
+        "read": _one_or_several(spec.read for spec in specs),
         "norm": norm,
         "orders": orders,
         "combine": combine,
@@ -116,12 +153,9 @@ def extract_features(
     return rows.table(specs, source.label_names, details | origin(loaded, computing))
 
 
-def check_numbers(batch_size: int | None, num_workers: int) -> None:
-    """TypeError or ValueError for a batch below 1 image, fewer than 0 processes, or what is no integer."""
-    if batch_size is not None and as_index("batch_size", batch_size) < 1:
-        raise ValueError(f"batch_size must be at least 1, or None; got {batch_size}")
-    if as_index("num_workers", num_workers) < 0:
-        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+def _one_or_several(names: Iterable[str]) -> str | list[str]:
+    several = list(dict.fromkeys(names))
+    return several[0] if len(several) == 1 else several
 
 
 def own_batch_size(model: Model, specs: Sequence[FeatureSpec]) -> int:
@@ -149,26 +183,6 @@ def _kept(maps: Sequence[Tensor], pool: str | None, batch: ImageBatch) -> Tensor
     kept = (stacked if pool is None else stacked.mean(dim=(2, 3))).cpu()
     kept[[status != OK for status in batch.status]] = torch.nan
     return kept
-
-
-def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
-    """`classes` as None, "labels", one index or a list of them, all from 0 to C, the null class.
-
-    Raises:
-        TypeError, ValueError: they are anything else.
-    """
-    if classes is None or (isinstance(classes, str) and classes == "labels"):
-        return classes
-    if isinstance(classes, str):
-        raise ValueError(f'classes must be None, "labels", an index, or one index for each image; got {classes!r}')
-    if isinstance(classes, Iterable) and not getattr(classes, "ndim", 1):
-        classes = classes.item()  # type: ignore[attr-defined]
-    several = isinstance(classes, Iterable)
-    given = [as_index("classes", label) for label in (classes if several else [classes])]
-    null = model.transformer.config.num_classes
-    if wrong := [label for label in given if not 0 <= label <= null]:
-        raise ValueError(f"classes must lie in 0 … {null - 1}, or be {null} for the null class; got {wrong[0]}")
-    return given if several else given[0]
 
 
 class ClassesByName(list[int]):
@@ -234,7 +248,7 @@ class _Rows:
         self.status += batch.status
 
     def table(self, specs: list[FeatureSpec], label_names: list[str] | None, details: dict[str, Any]) -> FeatureTable:
-        _report_failures(self.status, self.paths)
+        _report_failures(self.status, self.paths, stacklevel=5)
         known = [-1 if label is None else label for label in self.labels]
         return FeatureTable(
             torch.cat(self.parts) if self.array is None else self.array[: len(self.status)],
@@ -247,7 +261,7 @@ class _Rows:
         )
 
 
-def _report_failures(status: list[str], paths: list[str | None]) -> None:
+def _report_failures(status: list[str], paths: list[str | None], stacklevel: int) -> None:
     failed = [(number, reason) for number, reason in enumerate(status) if reason != OK]
     if not status:
         raise ImageError("there was no image to read")
@@ -257,4 +271,4 @@ def _report_failures(status: list[str], paths: list[str | None]) -> None:
     message = f"{len(failed)} of {len(status)} images could not be read. {first}"
     if len(failed) == len(status):
         raise ImageError(message)
-    warnings.warn(f"{message}. Their features are NaN; `table.ok` tells them apart", stacklevel=5)
+    warnings.warn(f"{message}. Their features are NaN; `table.ok` tells them apart", stacklevel=stacklevel)

@@ -1,8 +1,12 @@
-"""Images × specs: the features, and path, label and status of each image."""
+"""Images × specs: the features, and path, label and status of each image, in memory or on disk."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +16,17 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.data.images import OK
 from randar_features.features.spec import FeatureSpec
+from randar_features.features.store import FeatureStore
+from randar_features.store.files import written_whole
+from randar_features.store.identity import UNREADABLE, hash_bytes
+from randar_features.store.records import Block, Record
+from randar_features.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BLOCK = 1024  # images that are written at a time
+_METADATA = b"randar_features"
 
 
 class FeatureTable:
@@ -19,18 +34,18 @@ class FeatureTable:
 
     Attributes:
         specs: the features, such as "reverse/image/2"; `table[spec]` is an array of one of them.
-        layers: the layer of each spec, from 0.
         labels: (n,) int64, −1 where an image has none; None if no image has one.
         paths: file of each image, or None.
         status: "ok", or why an image could not be read; its features are NaN.
         label_names: names of the classes, or None.
         details: the settings and weights that the numbers depend on.
+        store: the store that holds the features, of a table on disk; None: they are in memory.
     """
 
     def __init__(
         self,
-        values: Tensor,
-        specs: list[FeatureSpec],
+        values: Tensor | FeatureStore,
+        specs: Sequence[FeatureSpec | str],
         *,
         labels: Tensor | None,
         paths: list[str | None],
@@ -38,44 +53,58 @@ class FeatureTable:
         label_names: list[str] | None,
         details: dict[str, Any],
     ) -> None:
-        self._values, self._specs = values, specs
+        self.store = values if isinstance(values, FeatureStore) else None
+        self._values = values if isinstance(values, Tensor) else None
+        self.specs = [str(spec) for spec in specs]
         self.labels, self.paths, self.status = labels, paths, status
         self.label_names, self.details = label_names, details
 
     @property
-    def specs(self) -> list[str]:
-        """The features by name."""
-        return [str(spec) for spec in self._specs]
-
-    @property
     def layers(self) -> list[int]:
         """The layer of each spec."""
-        return [spec.layer for spec in self._specs]
+        return [FeatureSpec.parse(spec).layer for spec in self.specs]
 
     def __len__(self) -> int:
         return len(self.status)
 
     def __repr__(self) -> str:
         kind = "pooled" if self.is_pooled else "maps"
+        where = "" if self.store is None else f", in {self.store.folder}"
         return (
-            f"FeatureTable({int(self.ok.sum())} of {len(self)} images, {kind} {tuple(self._values.shape[2:])} of "
-            f"{', '.join(self.specs)})"
+            f"FeatureTable({int(self.ok.sum())} of {len(self)} images, {kind} {self.shape} of "
+            f"{', '.join(self.specs)}{where})"
         )
 
     def __getitem__(self, spec: str | FeatureSpec) -> NDArray[np.float32]:
         """One feature: (n, G, G, D), or (n, D) where pooled; ValueError for one that the table lacks."""
-        return self._values[:, self._column(spec)].numpy()
+        return self._take(self._name(spec))
 
-    def _column(self, spec: str | FeatureSpec) -> int:
-        wanted = FeatureSpec.parse(spec)
-        if wanted not in self._specs:
-            raise ValueError(f"the table holds no {wanted}: its specs are {', '.join(self.specs)}")
-        return self._specs.index(wanted)
+    def _name(self, spec: str | FeatureSpec) -> str:
+        name = str(spec) if str(spec) in self.specs else str(FeatureSpec.parse(spec))
+        if name not in self.specs:
+            raise ValueError(f"the table holds no {name}: its specs are {', '.join(self.specs)}")
+        return name
+
+    def _take(self, name: str, images: slice | NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """One feature of all images or some."""
+        if self.store is not None:
+            return self.store.array(name, images)
+        assert self._values is not None
+        values = self._values[:, self.specs.index(name)].numpy()
+        return values if images is None else values[images]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one feature of one image: (G, G, D), or (D,) where pooled."""
+        if self.store is not None:
+            return tuple(self.store.shape(self.specs[0]))
+        assert self._values is not None
+        return tuple(self._values.shape[2:])
 
     @property
     def is_pooled(self) -> bool:
         """Whether the table holds one vector an image in place of a map."""
-        return self._values.dim() == 3
+        return len(self.shape) == 1
 
     @property
     def ok(self) -> Tensor:
@@ -84,13 +113,20 @@ class FeatureTable:
 
     @property
     def maps(self) -> Tensor | None:
-        """(n, L, G, G, D) float32 on the CPU, one map a spec; None where the table is pooled."""
-        return None if self.is_pooled else self._values
+        """(n, L, G, G, D) float32 on the CPU, one map a spec; None where pooled. A store is read as a whole."""
+        return None if self.is_pooled else self._all()
 
     def pooled(self, how: str = "mean") -> Tensor:
         """(n, L, D): the mean over locations, of each spec."""
         sequence.check_choice("how", how, ("mean",))
+        if self._values is None:
+            return torch.stack([_mean(self._take(name)) for name in self.specs], dim=1)
         return self._values if self.is_pooled else self._values.mean(dim=(2, 3))
+
+    def _all(self) -> Tensor:
+        if self._values is not None:
+            return self._values
+        return torch.stack([torch.from_numpy(self._take(name)) for name in self.specs], dim=1)
 
     def labelled(self, spec: str | FeatureSpec) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Vectors (m, D) and labels (m,) of the images that could be read and have a label, for a scikit-learn model.
@@ -98,10 +134,144 @@ class FeatureTable:
         Raises:
             ValueError: no image has a label, or the table lacks the spec.
         """
-        column = self._column(spec)
+        name = self._name(spec)
         if self.labels is None:
             raise ValueError("no image has a label: take folders of classes, or a data set with labels")
-        chosen = self.ok & (self.labels >= 0)
-        values = self._values[chosen][:, column]
-        vectors = values if self.is_pooled else values.mean(dim=(1, 2))
-        return vectors.numpy(), self.labels[chosen].numpy()
+        chosen = (self.ok & (self.labels >= 0)).numpy()
+        return _mean(self._take(name, chosen)).numpy(), self.labels.numpy()[chosen]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row an image: path, label, status, and an array (D,) or (G, G, D) a spec."""
+        import pandas as pd  # takes half a second
+
+        columns = {name: list(self._take(name)) for name in self.specs}
+        return pd.DataFrame({"path": self.paths, "label": self._labels(), "status": self.status, **columns})
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write a Parquet file: path, label, status, and a list of fixed size of float32 a spec.
+
+        Maps (G, G, D) are flattened; their shape, the class names and `details` are in the file's metadata, as JSON
+        under "randar_features".
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        size = int(np.prod(self.shape))
+        about = {"specs": self.specs, "shape": self.shape, "label_names": self.label_names, "details": self.details}
+        fields = [("path", pa.string()), ("label", pa.int64()), ("status", pa.string())]
+        fields += [(name, pa.list_(pa.float32(), size)) for name in self.specs]
+        schema = pa.schema(fields, metadata={_METADATA: json.dumps(about, default=str)})
+        labels = self._labels()
+        with written_whole(Path(path)) as file, pq.ParquetWriter(file, schema) as writer:
+            for images in _slices(len(self)):
+                columns = [pa.array(self.paths[images]), pa.array(labels[images]), pa.array(self.status[images])]
+                for name in self.specs:
+                    flat = np.ascontiguousarray(self._take(name, images), np.float32).reshape(-1)
+                    columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), size))
+                typed = [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)]
+                writer.write_batch(pa.record_batch(typed, schema=schema))
+
+    def save(self, folder: str | Path, *, progress: bool = False) -> FeatureTable:
+        """Write the table into a folder, from which `open_table` reads it; the numbers stay float32.
+
+        Raises:
+            ValueError: the folder holds another table.
+        """
+        about = {name: value for name, value in self.details.items() if name not in _MANIFEST_KEYS.values()}
+        content = {key: self.details.get(name) for key, name in _MANIFEST_KEYS.items()}
+        content |= {"dtype": "float32", "outputs": {name: _parts(name) for name in self.specs}, "table": about}
+        writer = StoreWriter(
+            folder=Path(folder),
+            kind=FeatureStore,
+            content=json.loads(json.dumps(content, default=str)),
+            shard_rows=_BLOCK,
+            data="a table",
+            progress="saving" if progress else None,
+        )
+        writer.fill(_TableSource(self))
+        return open_table(folder)
+
+    def _labels(self) -> NDArray[np.int64]:
+        return np.full(len(self), -1) if self.labels is None else self.labels.numpy()
+
+
+# Of a store's manifest, and what a table's details call it.
+_MANIFEST_KEYS = {
+    "encoder": "model",
+    "weights": "weights",
+    "image_size": "image_size",
+    "pooling": "pool",
+    "compute_dtype": "dtype",
+}
+
+
+def open_table(folder: str | Path) -> FeatureTable:
+    """The table in a folder that `FeatureTable.save` or `extract_features(..., out=folder)` wrote; read as needed.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or its extraction did not finish.
+    """
+    store = FeatureStore(folder)
+    manifest = store.manifest
+    details = {name: manifest.get(key) for key, name in _MANIFEST_KEYS.items()}
+    details["classes"] = next(iter(manifest["outputs"].values())).get("classes")
+    details |= manifest.get("table") or {}
+    return FeatureTable(
+        store,
+        store.names,
+        labels=torch.from_numpy(store.labels) if (store.labels >= 0).any() else None,
+        paths=store.paths,
+        status=store.status,
+        label_names=store.label_names,
+        details=details,
+    )
+
+
+def _parts(name: str) -> dict[str, Any]:
+    return FeatureSpec.parse(name).details()
+
+
+def _mean(values: NDArray[np.float32]) -> Tensor:
+    """(n, D) of vectors, or of maps their mean over locations."""
+    tensor = torch.from_numpy(values)
+    return tensor if tensor.dim() == 2 else tensor.mean(dim=(1, 2))
+
+
+def _slices(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
+
+
+@dataclass(frozen=True)
+class _TableSource:
+    """A table as the source of a store; an image is known by its features."""
+
+    table: FeatureTable
+    streamed: bool = False
+    root: Path | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self.table)
+
+    @property
+    def label_names(self) -> list[str] | None:
+        return self.table.label_names
+
+    def records(self) -> list[Record]:
+        return [record for images in _slices(len(self.table)) for record in self._block(images).records]
+
+    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
+        for run in runs:
+            yield self._block(slice(run[0], run[-1] + 1)) if len(run) else self._block(slice(0, 0))
+
+    def _block(self, images: slice) -> Block:
+        table, labels = self.table, self.table._labels()[images].tolist()
+        columns = {name: np.ascontiguousarray(table._take(name, images), np.float32) for name in table.specs}
+        records = []
+        for place, (path, label, status) in enumerate(
+            zip(table.paths[images], labels, table.status[images], strict=True)
+        ):
+            content = [np.ascontiguousarray(values[place]).tobytes() for values in columns.values()]
+            records.append(Record(path, label, hash_bytes(*content) if status == OK else UNREADABLE))
+        return Block(columns, records, table.status[images])

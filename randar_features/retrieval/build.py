@@ -124,7 +124,7 @@ def _check(kind: str | None, normalization: str, pooling: str, sizes: dict[str, 
 def _tables(data: Any) -> list[Table] | None:
     """The tables that `data` is; None where it is images."""
     several = list(data) if isinstance(data, list | tuple) and len(data) else [data]
-    tables = [FeatureStore(one) if is_store(one) else one for one in several]
+    tables = [FeatureStore(one) if is_store(one) else getattr(one, "store", None) or one for one in several]
     if all(isinstance(one, FeatureStore | FeatureTable) for one in tables):
         return tables
     if any(isinstance(one, FeatureStore | FeatureTable) for one in tables):

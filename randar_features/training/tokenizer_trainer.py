@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from randar_features.data.pixel_cache import PixelCache
 from randar_features.data.pixel_source import PixelSource
-from randar_features.precision import autocast
+from randar_features.precision import autocast, fastest_dtype
 from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.config import check_keys, typed_arguments
@@ -69,7 +69,7 @@ class TokenizerTrainer:
         self.batches: Iterator[Tensor] = iter(())
         self.accelerator = make_accelerator()
         self.device = self.accelerator.device
-        self.dtype = None if config.mixed_precision is None else DTYPES[config.mixed_precision]
+        self.dtype = DTYPES[config.mixed_precision] if config.mixed_precision else fastest_dtype(self.device)
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         [(_, self.rows)] = micro_batches(config.batch_size, None, processes, process)
         torch.manual_seed(config.seed)

@@ -15,6 +15,7 @@ from torch import Tensor
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
 from randar_features.data.token_shards import Shard, ShardWriter
 from randar_features.data.token_store import TokenStore
+from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
@@ -62,6 +63,11 @@ def write_store(folder: Path, tokens: np.ndarray, labels: np.ndarray | None = No
     return TokenStore(folder)
 
 
+def hardware(**options: Any) -> HardwareConfig:
+    """As wanted, in float32 on every machine."""
+    return HardwareConfig(**{"mixed_precision": "no"} | options)
+
+
 def small_config(**options: Any) -> TrainingConfig:
     """A short recipe; `options` replace its own."""
     config: dict[str, Any] = {
@@ -72,6 +78,7 @@ def small_config(**options: Any) -> TrainingConfig:
         "muon_learning_rate": 0.01,
         "evaluation_images": 4,
         "evaluation_orders": 2,
+        "hardware": hardware(),
     }
     return TrainingConfig(**config | options)
 

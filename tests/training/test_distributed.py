@@ -14,9 +14,9 @@ import torch
 
 from randar_features import load_model
 from randar_features.training.checkpoint import newest_checkpoint
-from randar_features.training.distributed import HardwareConfig, micro_batches
+from randar_features.training.distributed import micro_batches
 from randar_features.training.loop import run
-from tests.training.small import CONFIG, MODEL, random_tokens, read_log, same, small_trainer, write_store
+from tests.training.small import CONFIG, MODEL, hardware, random_tokens, read_log, same, small_trainer, write_store
 
 ROOT = Path(__file__).parents[2]
 # With dropout of activations and classes, an uneven number of images to validate, and both optimisers.
@@ -26,11 +26,11 @@ RECIPE: dict[str, Any] = {
     "learning_rate": 0.03,
     "class_dropout": 0.3,
     "evaluation_images": 5,
-    "hardware": HardwareConfig(micro_batch_size=2),
+    "hardware": hardware(micro_batch_size=2),
 }
 SPREAD = {
     "replicas": RECIPE,
-    "shards": RECIPE | {"hardware": HardwareConfig(micro_batch_size=2, shard_weights=True)},
+    "shards": RECIPE | {"hardware": hardware(micro_batch_size=2, shard_weights=True)},
 }
 
 
@@ -86,14 +86,14 @@ def test_a_sharded_run_exports_a_whole_model(spread: Path):
 def test_accumulated_gradients_equal_one_pass(tmp_path: Path):
     recipe = RECIPE | {"model": MODEL | {"residual_dropout": 0.0, "token_dropout": 0.0}}
     for size in (8, 2):
-        options = recipe | {"hardware": HardwareConfig(micro_batch_size=size)}
+        options = recipe | {"hardware": hardware(micro_batch_size=size)}
         run(small_trainer(tmp_path / "tokens", **options), tmp_path / str(size), CONFIG)
     close(tmp_path / "2", tmp_path / "8")
 
 
 def test_recomputed_blocks_change_nothing(tmp_path: Path, alone: Path):
-    hardware = HardwareConfig(micro_batch_size=2, gradient_checkpointing=True)
-    run(small_trainer(tmp_path / "tokens", **RECIPE | {"hardware": hardware}), tmp_path / "run", CONFIG)
+    checkpointed = hardware(micro_batch_size=2, gradient_checkpointing=True)
+    run(small_trainer(tmp_path / "tokens", **RECIPE | {"hardware": checkpointed}), tmp_path / "run", CONFIG)
     states = [newest_checkpoint(folder / "checkpoints") for folder in (tmp_path / "run", alone)]
     assert states[0] and states[1] and same(states[0].state(), states[1].state())
 
@@ -101,7 +101,7 @@ def test_recomputed_blocks_change_nothing(tmp_path: Path, alone: Path):
 def test_blocks_are_compiled_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
-    trainer = small_trainer(tmp_path, hardware=HardwareConfig(compile=True))
+    trainer = small_trainer(tmp_path, hardware=hardware(compile=True))
     assert compiled == list(trainer.model.layers)
 
 
@@ -129,4 +129,4 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size: int, micro: int | N
 
 def test_one_process_shards_nothing(tmp_path: Path):
     with pytest.raises(ValueError, match="shard_weights needs several processes"):
-        small_trainer(tmp_path, hardware=HardwareConfig(shard_weights=True))
+        small_trainer(tmp_path, hardware=hardware(shard_weights=True))

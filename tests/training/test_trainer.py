@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from randar_features import load_model, sequence
-from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import run
 from randar_features.training.objective import next_token_loss
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
@@ -22,6 +21,7 @@ from tests.training.small import (
     NUM_CLASSES,
     VOCAB_SIZE,
     equal_after_a_kill,
+    hardware,
     random_tokens,
     small_trainer,
     write_store,
@@ -84,7 +84,7 @@ def test_validation_loss_is_the_mean_over_orders_and_images(tmp_path: Path):
     tokens = random_tokens(count=7)
     store = write_store(tmp_path, tokens, np.array([0, 1, 2, -1, 0, 1, 2]))
     config = TrainingConfig(
-        model=MODEL, batch_size=4, evaluation_images=3, evaluation_orders=4, hardware=HardwareConfig(micro_batch_size=2)
+        model=MODEL, batch_size=4, evaluation_images=3, evaluation_orders=4, hardware=hardware(micro_batch_size=2)
     )
     trainer = RandARTrainer(config, store, store)
     for value in trainer.average.values.values():
@@ -130,7 +130,9 @@ def test_learns_what_the_class_says(tmp_path: Path):
 def test_dropped_and_missing_classes_are_the_null_class(tmp_path: Path, labels: np.ndarray | None):
     store = write_store(tmp_path, random_tokens(), labels)
     dropout = 1.0 if labels is None else 0.0
-    config = TrainingConfig(model=MODEL, batch_size=4, warmup_steps=0, weight_decay=0.0, class_dropout=dropout)
+    config = TrainingConfig(
+        model=MODEL, hardware=hardware(), batch_size=4, warmup_steps=0, weight_decay=0.0, class_dropout=dropout
+    )
     trainer = RandARTrainer(config, store, store)
     before = trainer.model.cls_embedding.embedding_table.weight.detach().clone()
     for step in range(3):

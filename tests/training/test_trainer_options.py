@@ -23,6 +23,7 @@ from tests.training.small import (
     MODEL,
     VOCAB_SIZE,
     Killed,
+    hardware,
     kill_at,
     random_tokens,
     read_log,
@@ -138,7 +139,7 @@ def test_a_tokenizer_that_did_not_make_the_tokens_beside_it_is_refused_at_once(t
 
 def test_a_changed_recipe_continues_if_it_is_allowed(tmp_path: Path):
     run(small_trainer(tmp_path / "tokens"), tmp_path / "run", CONFIG)
-    longer = {"total_steps": 12, "loop": LoopConfig(log_every=7), "hardware": HardwareConfig(micro_batch_size=2)}
+    longer = {"total_steps": 12, "loop": LoopConfig(log_every=7), "hardware": hardware(micro_batch_size=2)}
     with pytest.raises(ValueError, match=r"than the one given: total_steps: 10 → 12\. Continue"):
         run(small_trainer(tmp_path / "tokens", **longer), tmp_path / "run", CONFIG)
     assert run(small_trainer(tmp_path / "tokens", **longer), tmp_path / "run", CONFIG, allow_changes=True)
@@ -148,7 +149,7 @@ def test_a_changed_recipe_continues_if_it_is_allowed(tmp_path: Path):
 def test_half_precision_is_chosen_by_the_hardware_or_by_name(tmp_path: Path):
     exact, half = (small_trainer(tmp_path, hardware=HardwareConfig(mixed_precision=kind)) for kind in ("no", "bf16"))
     assert (exact.dtype, half.dtype) == (torch.float32, torch.bfloat16)
-    assert small_trainer(tmp_path).dtype == fastest_dtype(torch.device("cpu"))
+    assert small_trainer(tmp_path, hardware=HardwareConfig()).dtype == fastest_dtype(torch.device("cpu"))
     losses = [[trainer.train_step(step)["loss"] for step in range(4)] for trainer in (exact, half)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

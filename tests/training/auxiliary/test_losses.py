@@ -9,11 +9,10 @@ import torch
 from randar_features import load_model
 from randar_features.training.auxiliary.config import AuxiliaryConfig, ClassHeadConfig, SelfDistillationConfig
 from randar_features.training.auxiliary.losses import make_plan
-from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import run
 from tests.small_models import small_transformer
 from tests.training.auxiliary.small import LOSSES, MODEL, auxiliary_trainer
-from tests.training.small import CONFIG, equal_after_a_kill, same, small_trainer
+from tests.training.small import CONFIG, equal_after_a_kill, hardware, same, small_trainer
 
 ALL = AuxiliaryConfig(second_showing=0.5, **{name: one for loss in LOSSES.values() for name, one in loss.items()})
 
@@ -100,7 +99,7 @@ def test_micro_batches_give_the_batch(tmp_path: Path):
     )
     options: dict[str, Any] = {"model": model, "auxiliary": auxiliary}
     one = auxiliary_trainer(tmp_path, **options)
-    two = auxiliary_trainer(tmp_path, **options, hardware=HardwareConfig(micro_batch_size=2))
+    two = auxiliary_trainer(tmp_path, **options, hardware=hardware(micro_batch_size=2))
     for step in range(2):
         assert one.train_step(step) == pytest.approx(two.train_step(step), rel=1e-4)
 
@@ -146,5 +145,5 @@ def test_alignment_without_maps_and_with_shards_is_refused(tmp_path: Path):
         small_trainer(tmp_path, auxiliary=AuxiliaryConfig(**LOSSES["alignment_loss"]))
     with pytest.raises(ValueError, match="shard_weights"):
         small_trainer(
-            tmp_path, auxiliary=AuxiliaryConfig(**LOSSES["class_loss"]), hardware=HardwareConfig(shard_weights=True)
+            tmp_path, auxiliary=AuxiliaryConfig(**LOSSES["class_loss"]), hardware=hardware(shard_weights=True)
         )
