@@ -44,6 +44,7 @@ class Account:
         unlabelled: images without a label where others have one; None where that is known only after reading.
         passed_over: reason → files that were not taken as images.
         dropped: reason → images whose label was not taken.
+        noticed: pictures that their owner should look at, such as nearly black ones; known once they are read.
         notes: where labels come from, which split was opened, and the like.
     """
 
@@ -52,6 +53,7 @@ class Account:
     unlabelled: int | None = None
     passed_over: dict[str, Named] = field(default_factory=dict)
     dropped: dict[str, Named] = field(default_factory=dict)
+    noticed: Named = field(default_factory=Named)
     notes: list[str] = field(default_factory=list)
     _told: bool = False
 
@@ -65,6 +67,12 @@ class Account:
         self.dropped.setdefault(reason, Named()).add(name)
         if self._told and not known:
             warnings.warn(f"labels dropped: {reason} ({printable(name)})", stacklevel=2)
+
+    def notice(self, what: str, name: str) -> None:
+        """A picture was read that its owner should look at. The first is said at once."""
+        self.noticed.add(name)
+        if self.noticed.count == 1:
+            warnings.warn(f"{printable(name)} {what}; `account.noticed` names others", stacklevel=2)
 
     def __str__(self) -> str:
         images = "a stream of images" if self.images is None else f"{self.images} images"

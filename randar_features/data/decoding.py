@@ -95,7 +95,8 @@ def read_picture(image: Any, reading: Reading = DEFAULT_READING) -> Picture:
     if isinstance(image, Tensor):
         raise TypeError("load_image takes paths, bytes, Pillow images and arrays, got a tensor: use to_image")
     if isinstance(image, np.ndarray):
-        return Picture(Image.fromarray(np.ascontiguousarray(image)), None, None)
+        grey = image[..., 0] if image.shape[2:] == (1,) else image
+        return Picture(Image.fromarray(np.ascontiguousarray(grey)).convert("RGB"), None, None)
     return decode(image, lambda opened: _to_picture(opened, image, reading), reading)
 
 
@@ -133,8 +134,8 @@ def read_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> tu
         return to_tensor(adm_center_crop(picture.image, size)), picture.note
     check_image(image)
     if image.dtype == torch.uint8:
-        return read_pixels(image.cpu().numpy(), size, reading)
-    return tensor_center_crop(image.clamp(0, 1), size), darkness(float(image.max()))
+        return read_pixels(_channels_last(image).cpu().numpy(), size, reading)
+    return tensor_center_crop(image.clamp(0, 1).expand(3, -1, -1), size), darkness(float(image.max()))
 
 
 def check_image(image: Any) -> None:
@@ -162,25 +163,41 @@ def _check_array(array: np.ndarray) -> None:
             f"expected a uint8 array (H, W, 3), got {array.dtype} {array.shape}: "
             "pass float pixels as a tensor (3, H, W) in [0, 1]"
         )
-    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    if not (grey or (array.ndim == 3 and array.shape[2] == 3)) or array.size == 0:
         raise ValueError(
-            f"expected a uint8 array (H, W, 3), got shape {array.shape}: "
+            f"expected a uint8 array (H, W, 3), or grey (H, W), got shape {array.shape}: "
             "for other channels, pass a Pillow image, which is converted"
         )
 
 
 def _check_tensor(pixels: Tensor) -> None:
     shape = tuple(pixels.shape)
-    if pixels.dtype == torch.uint8 and len(shape) == 3 and shape[2] == 3 != shape[0]:
-        return  # a uint8 array (H, W, 3) that a DataLoader collated
+    if pixels.dtype == torch.uint8:
+        _channels_last(pixels)
+        return
     if not pixels.is_floating_point():
         raise TypeError(
             f"expected float pixels (3, H, W) in [0, 1], got {pixels.dtype} {shape}: "
             "divide 8-bit values by 255, or pass a uint8 array (H, W, 3)"
         )
-    if len(shape) != 3 or shape[0] != 3 or pixels.numel() == 0:
-        raise ValueError(f"expected float pixels (3, H, W) in [0, 1], got shape {shape}")
+    if len(shape) != 3 or shape[0] not in (1, 3) or pixels.numel() == 0:
+        raise ValueError(f"expected float pixels (3, H, W), or grey (1, H, W), in [0, 1], got shape {shape}")
     check_range(pixels)
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    """A uint8 tensor (3, H, W), (H, W, 3), (1, H, W) or (H, W) as (H, W, 3) or (H, W).
+
+    Raises:
+        ValueError: another shape, or one that leaves open which axis is colour.
+    """
+    shape = tuple(pixels.shape)
+    first, last = (len(shape) == 3 and shape[axis] in (1, 3) for axis in (0, 2))
+    if (len(shape) != 2 and first == last) or pixels.numel() == 0:
+        unclear = ": which axis is colour is unclear, pass a NumPy array (H, W, 3)" if first else ""
+        raise ValueError(f"expected a uint8 tensor (3, H, W) or (H, W, 3), got shape {shape}{unclear}")
+    return pixels.permute(1, 2, 0) if first else pixels
 
 
 def check_range(pixels: Tensor) -> None:

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from randar_features.store.identity import UNREADABLE, hash_image
 
 from .account import Account
-from .decoding import ImageError, check_image, load_pixels
+from .decoding import ImageError, check_image, read_pixels
 from .items import parse_item
 from .labels import NO_LABEL, LabelError, one_label, quoted
 from .paths import one_line
+from .ranges import DEFAULT_READING, Reading
 
 OK = "ok"
 
@@ -65,6 +66,7 @@ class ImageSource:
             where labels come with the items.
         streamed: whether the images can only be read one after the other.
         account: what was found at opening, and what of it is not used.
+        reading: the range of values and the largest size of a picture.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class ImageSource:
         label_names: Sequence[str] | None = None,
         labels: NDArray[np.int64] | None = None,
         account: Account | None = None,
+        reading: Reading = DEFAULT_READING,
     ) -> None:
         self._items = items
+        self.reading = reading
         self.streamed = streamed
         self.length = length
         self.label_names = None if label_names is None else list(label_names)
@@ -112,12 +116,12 @@ class ImageSource:
             )
         if self.streamed:
             ranges = [range(sys.maxsize)] if rows is None else cast(Iterable[range], rows)
-            return self._told(_stream(self._items, self.label_names, image_size, batch_size, ranges))
+            return self._told(_stream(self._items, self._decode(image_size), batch_size, ranges))
         runs = [range(len(self))] if rows is None else rows
         # Lazily, since training asks for more rows than fit into memory.
         parts: Any = (run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size))
         loader = DataLoader(
-            _Decoded(self._items, image_size, self.labels, self.label_names),
+            _Decoded(self._items, self._decode(image_size), self.labels),
             batch_sampler=parts,
             num_workers=num_workers,
             collate_fn=_collate,
@@ -130,7 +134,12 @@ class ImageSource:
         for decoded in batches:
             for image in decoded.dropped:
                 self.account.drop(*image)
+            for picture in decoded.noted:
+                self.account.notice(*picture)
             yield decoded.batch
+
+    def _decode(self, image_size: int) -> _Decode:
+        return _Decode(image_size, self.label_names, self.reading)
 
     def files(self) -> list[Path]:
         """The files that hold the images, one for each or many in one, in order; empty where there are none."""
@@ -157,7 +166,14 @@ class ImageSource:
         """Those of the images, which `items` begin with."""
         length = len(rows) if isinstance(rows, list) else rows.stop
         labels = None if self.labels is None else self.labels[rows]
-        return ImageSource(items, length=length, label_names=self.label_names, labels=labels, account=self.account)
+        return ImageSource(
+            items,
+            length=length,
+            label_names=self.label_names,
+            labels=labels,
+            account=self.account,
+            reading=self.reading,
+        )
 
     def items(self) -> Iterator[UndecodedImage]:
         """All images of a source that is no stream, undecoded; what cannot be read is None."""
@@ -179,7 +195,7 @@ class ImageSource:
 
 
 class _Decoding(NamedTuple):
-    """One image, decoded; `dropped`: why its label was not taken, and the label."""
+    """One image, decoded; `dropped`: why its label was not taken, and the label; `noted`: what its owner should see."""
 
     pixels: Tensor
     label: int | None
@@ -187,48 +203,57 @@ class _Decoding(NamedTuple):
     status: str
     hash: str = UNREADABLE
     dropped: tuple[str, str] | None = None
+    noted: tuple[str, str] | None = None
 
 
 class _Decodings(NamedTuple):
     batch: ImageBatch
     dropped: list[tuple[str, str]]
+    noted: list[tuple[str, str]]
 
 
 class _Decoded(Dataset[_Decoding]):
-    def __init__(
-        self, items: Any, image_size: int, labels: NDArray[np.int64] | None, names: Sequence[str] | None
-    ) -> None:
-        self.items, self.image_size, self.labels, self.names = items, image_size, labels, names
+    def __init__(self, items: Any, decode: _Decode, labels: NDArray[np.int64] | None) -> None:
+        self.items, self.decode, self.labels = items, decode, labels
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> _Decoding:
-        decoding = self._decode(index)
+        decoding = self._decoding(index)
         if self.labels is None:
             return decoding
         label = int(self.labels[index])
         return decoding._replace(label=None if label == NO_LABEL else label, dropped=None)
 
-    def _decode(self, index: int) -> _Decoding:
+    def _decoding(self, index: int) -> _Decoding:
         try:
             item = self.items[index]
         except Exception as error:  # a data set of somebody else may raise anything for one bad image
-            return _failed(error, self.image_size)
-        return _decode(item, self.names, self.image_size)
+            return _failed(error, self.decode.image_size)
+        return self.decode(item)
 
 
-def _decode(item: Any, names: Sequence[str] | None, image_size: int) -> _Decoding:
-    label, path, dropped, digest = None, None, None, UNREADABLE
-    try:
-        image, given, path = parse_item(item)
-        label, dropped = _label(given, names)
-        if image is None:
-            raise ImageError("there is no image: the item is None")
-        digest = hash_image(image)
-        return _Decoding(load_pixels(image, image_size), label, path, OK, digest, dropped)
-    except Exception as error:
-        return _failed(error, image_size, label, path)._replace(hash=digest, dropped=dropped)
+class _Decode(NamedTuple):
+    """How items become pixels and labels. It goes to the processes that decode."""
+
+    image_size: int
+    names: list[str] | None
+    reading: Reading
+
+    def __call__(self, item: Any) -> _Decoding:
+        label, path, dropped, digest = None, None, None, UNREADABLE
+        try:
+            image, given, path = parse_item(item)
+            label, dropped = _label(given, self.names)
+            if image is None:
+                raise ImageError("there is no image: the item is None")
+            digest = hash_image(image)
+            pixels, note = read_pixels(image, self.image_size, self.reading)
+        except Exception as error:
+            return _failed(error, self.image_size, label, path)._replace(hash=digest, dropped=dropped)
+        noted = None if note is None else (note, path or "an image without a file")
+        return _Decoding(pixels, label, path, OK, digest, dropped, noted)
 
 
 def _label(given: Any, names: Sequence[str] | None) -> tuple[int | None, tuple[str, str] | None]:
@@ -244,19 +269,17 @@ def _failed(error: Exception, image_size: int, label: int | None = None, path: s
 
 
 def _collate(decodings: Sequence[_Decoding]) -> _Decodings:
-    pixels, labels, paths, status, hashes, dropped = zip(*decodings, strict=True)
+    pixels, labels, paths, status, hashes, dropped, noted = zip(*decodings, strict=True)
     batch = ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status), list(hashes))
-    return _Decodings(batch, [each for each in dropped if each is not None])
+    return _Decodings(batch, *([each for each in several if each is not None] for several in (dropped, noted)))
 
 
-def _stream(
-    items: Iterable[Any], names: Sequence[str] | None, image_size: int, batch_size: int, runs: Iterable[range]
-) -> Iterator[_Decodings]:
+def _stream(items: Iterable[Any], decode: _Decode, batch_size: int, runs: Iterable[range]) -> Iterator[_Decodings]:
     remaining, position = _checked_first(items), 0
     for run in runs:
         wanted = islice(remaining, run.start - position, run.stop - position)
         position = run.start
-        while decodings := [_decode(item, names, image_size) for item in islice(wanted, batch_size)]:
+        while decodings := [decode(item) for item in islice(wanted, batch_size)]:
             yield _collate(decodings)
             position += len(decodings)
         if position < run.stop:

@@ -25,8 +25,9 @@ from .layout import arrange, wrong_split
 from .listing import holds_image, is_named_as_image, list_files
 from .lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
 from .loaders import loader_items, loader_length, repeats_images
-from .opening import printable
+from .opening import MAX_PIXELS, printable
 from .paths import check_file, head_of, is_url, reading
+from .ranges import Reading
 from .tables import (
     ParquetTable,
     SavedTable,
@@ -50,7 +51,13 @@ ARRAY_ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".pkl", ".mat")
 LOOKED_THROUGH = 8  # items that may be missing or unreadable before one is checked
 
 
-def open_images(images: Any, *, split: str | None = None) -> ImageSource:
+def open_images(
+    images: Any,
+    *,
+    split: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> ImageSource:
     """Open anything that holds images.
 
     Args:
@@ -75,6 +82,7 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
               or its column of images.
         split: of a ``DatasetDict``, of a folder of Parquet files, or of a folder or tar with a folder for each split
             ("train", "validation"), the split to open.
+        value_range, max_pixels: of pictures of more than 8 bits, and the largest that is read; see :func:`load_image`.
 
     What was found, and what of it is not used, is in the source's `account`, is logged, and where something was
     passed over or dropped is a warning too. Labels are classes: whole numbers of any type, one-hot vectors, or names
@@ -89,7 +97,9 @@ def open_images(images: Any, *, split: str | None = None) -> ImageSource:
     """
     if isinstance(images, ImageSource):
         return images
+    reading = Reading(value_range, max_pixels)
     source = _open(_listed(images), split)
+    source.reading = reading
     account = source.account
     account.images = source.length
     if source.label_names is not None:

@@ -90,9 +90,21 @@ class _Streamed(IterableDataset[Any]):
         [Image.fromarray(picture) for picture in PICTURES],
         (Image.fromarray(PICTURES[0]), PICTURES[1], PIXELS[2], PICTURES[3], PIXELS[4]),
         torch.from_numpy(PICTURES),
+        torch.from_numpy(PICTURES).permute(0, 3, 1, 2),
         (picture for picture in PICTURES),
     ],
-    ids=["stack", "arrays", "tensor", "double", "tensors", "pillow", "mixed", "uint8-tensor", "generator"],
+    ids=[
+        "stack",
+        "arrays",
+        "tensor",
+        "double",
+        "tensors",
+        "pillow",
+        "mixed",
+        "uint8-tensor",
+        "uint8-planes",
+        "generator",
+    ],
 )
 def test_what_is_in_memory(images: Any) -> None:
     _expect(_read(images))
@@ -344,13 +356,14 @@ def test_later_tensors_out_of_range_are_bad_rows() -> None:
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        ((PIXELS * 255).to(torch.uint8), TypeError, r"torch.uint8 \(3, 8, 8\): divide"),
+        ((PIXELS * 255).to(torch.int32), TypeError, r"torch.int32 \(3, 8, 8\): divide"),
+        ((PIXELS[:, :, :, :3] * 255).to(torch.uint8), ValueError, r"\(3, 8, 3\): which axis is colour"),
         (PIXELS * 255, ValueError, r"expected pixels in \[0, 1\]"),
         (PIXELS * 2 - 1, ValueError, "values from -1 to"),
         (torch.cat([PIXELS, PIXELS[:1] * float("nan")]), ValueError, "NaN"),
-        (PIXELS[:, :1], ValueError, r"got shape \(1, 8, 8\)"),
+        (PIXELS[:, :2], ValueError, r"got shape \(2, 8, 8\)"),
         (PIXELS[0, 0], ValueError, r"got shape \(8, 8\)"),
-        (PICTURES[..., :1], ValueError, r"got shape \(8, 8, 1\)"),
+        (PICTURES[..., :2], ValueError, r"got shape \(8, 8, 2\)"),
         (PICTURES / 255, TypeError, "got float64"),
         ([PICTURES[0], PICTURES[1] / 255], TypeError, "got float64"),
         ([PICTURES[0], None], TypeError, "NoneType"),
