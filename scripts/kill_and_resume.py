@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from randar_features.command_line import run_command
-from randar_features.data.token_shards import Shard, ShardWriter
-from randar_features.data.token_store import TokenStore
+from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.store.files import read_json
 from randar_features.training.checkpoint import MANIFEST, list_checkpoints
 from randar_features.training.distributed import HardwareConfig
@@ -32,25 +31,12 @@ IMAGES, VOCAB_SIZE, GRID, CLASSES = 96, 64, 4, 5
 LOOP = LoopConfig(log_every=1, evaluate_every=25, checkpoint_every=7, keep_every=50, log_writers=[])
 
 
-def write_tokens(folder: Path) -> None:
+def make_tokens(folder: Path) -> None:
     """Random codes of two views of a few images."""
-    settings = {
-        "views": ["centre crop", "mirror image"],
-        "crop_range": 1.0,
-        "image_size": 16,
-        "tokenizer": "0123456789abcdef",
-        "dtype": "float32",
-        "vocab_size": VOCAB_SIZE,
-        "label_names": None,
-        "shard_size": IMAGES,
-    }
-    writer = ShardWriter(folder=folder, shape=(2, GRID * GRID), settings=settings, length=IMAGES)
-    tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (IMAGES, 2, GRID * GRID)).astype(np.uint16)
-    for number, rows in writer.missing():
-        shard = Shard([tokens], [index % CLASSES for index in range(IMAGES)])
-        shard.rows = len(rows)
-        writer.write(number, shard)
-    writer.write_manifest()
+    tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (IMAGES, 2, GRID * GRID))
+    settings = {"views": ["centre crop", "mirror image"], "crop_range": 1.0, "image_size": 16, "dtype": "float32"}
+    labels = [index % CLASSES for index in range(IMAGES)]
+    write_tokens(folder, tokens, labels, tokenizer="0123456789abcdef", vocab_size=VOCAB_SIZE, **settings)
 
 
 def train(tokens: Path, folder: Path, steps: int) -> None:
@@ -116,7 +102,7 @@ def main() -> None:
         tokens, killed, whole = folder / "tokens", folder / "killed", folder / "whole"
         if killed.exists():
             parser.error(f"{killed} is there: name another folder")
-        write_tokens(tokens)
+        make_tokens(tokens)
         start(tokens, whole, args.steps).join()
         moments = random.Random(args.seed)
         for number, step in enumerate(sorted(moments.randrange(args.steps) for _ in range(args.kills)), start=1):

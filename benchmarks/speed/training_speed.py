@@ -104,11 +104,25 @@ class RandomTokens(TokenStore):
         self.tokens = torch.randint(vocab_size, (count, 1, num_tokens), generator=generator)
         self.labels = torch.randint(CLASSES, (count,), generator=generator)
         self.manifest = {
-            "shape": list(self.tokens.shape),
             "vocab_size": vocab_size,
             "label_names": [str(index) for index in range(CLASSES)],
             "tokenizer": None,
         }
+
+    @property
+    def content(self) -> str:
+        """Of no store."""
+        return "random"
+
+    @property
+    def num_views(self) -> int:
+        """One."""
+        return self.tokens.shape[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.tokens.shape[2]
 
     def batch(self, indices: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """As `TokenStore.batch`."""

@@ -13,8 +13,7 @@ import torch
 from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType
 from randar_features.cli.parse import UNFINISHED, Count, Natural, option, run
 from randar_features.data.published_codes import import_codes
-from randar_features.data.token_shards import SHARD_SIZE, in_time
-from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.token_store import SHARD_SIZE, TokenStore, in_time, tokenizer_hash
 from randar_features.data.tokenizing import CROP_RANGE, tokenize
 from randar_features.hub import choose_device, load_tokenizer
 from randar_features.hub.registry import find_source
@@ -50,6 +49,7 @@ class TokenizeOptions(DeviceOptions, TimeLimit):
         crop_range: side of the image that ten crops are cut from, in sides of a crop.
         vocab_size: codes of the tokenizer, for --codes without --tokenizer.
         batch_size: images at a time.
+        append: add the images that the store does not have yet, make changed ones anew, and name those that are gone.
         shard_size: images in one shard.
         num_workers: processes that decode images; 0: this one.
         dtype: number format of the tokenizer; half precision changes some tokens.
@@ -67,6 +67,7 @@ class TokenizeOptions(DeviceOptions, TimeLimit):
     crop_range: float = CROP_RANGE
     vocab_size: Count | None = None
     batch_size: Count = 64
+    append: bool = False
     shard_size: Count = SHARD_SIZE
     num_workers: Natural = 0
     dtype: WeightsDType = "float32"
@@ -111,6 +112,7 @@ def tokenize_images(options: TokenizeOptions) -> int:
             batch_size=options.batch_size,
             num_workers=options.num_workers,
             dtype=getattr(torch, options.dtype),
+            append=options.append,
             **sharing,
         )
         if report(options.out / split, store, deadline):
@@ -171,10 +173,10 @@ def report(folder: Path, store: TokenStore | None, deadline: float | None) -> in
     if store is None and not in_time(deadline):
         return UNFINISHED
     if store is None:
-        print(f"{folder}: the shards of this process are there; the manifest comes with the last shard of the others")
+        print(f"{folder}: the shards of this process are there; those of the others are not yet")
         return 0
     crops = f"{store.num_views} crops of {store.num_tokens} tokens"
-    print(f"{folder}: {len(store)} images, {crops}, {store.manifest['unreadable']} unreadable")
+    print(f"{folder}: {len(store)} images, {crops}, {len(store.unreadable)} unreadable")
     return 0
 
 

@@ -1,44 +1,65 @@
-"""Images decoded once into one memory-mapped array, for training that sees them many times."""
+"""Images decoded once into a memory-mapped store, for training that sees them many times."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from randar_features.data.readable import check_made_of, readable_batches
+from randar_features.data.images import ImageBatch
 from randar_features.data.sources import open_images
-from randar_features.store.files import read_json, write_json, written_whole
+from randar_features.data.stored_images import StoredImages, name_of, root_of
+from randar_features.store.plan import OtherImagesError
+from randar_features.store.store import Store, remove_store
+from randar_features.store.writer import StoreWriter
+
+PIXELS = "pixels"
+SHARD_BYTES = 64 << 20
+PATIENCE = 24 * 3600  # seconds: the processes of one training wait for the one that decodes
+
+
+class _Pixels(Store):
+    kind: ClassVar[str] = "pixels"
+    made_by: ClassVar[str] = "scripts/train_tokenizer.py"
 
 
 class PixelCache:
-    """`pixels` (n, 3, S, S) uint8, `labels` (n,) int64 (−1: none), `label_names` or None.
+    """Pixels and labels of the images that could be read.
 
-    Raises FileNotFoundError without its files, and ValueError, naming the file, if one is torn.
+    Attributes:
+        labels: (n,) int64, −1 where there is none.
+        label_names: of the classes, or None.
+        unreadable: row, path and reason of each image that could not be read, and is left out.
+
+    Raises:
+        FileNotFoundError: there is no cache.
+        ValueError: a file is missing, torn or damaged, or no image could be read.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.about: dict[str, Any] = read_json(folder / "about.json")
-        size = self.about["image_size"]
-        shape = (self.about["count"], 3, size, size)
-        path = folder / "pixels.u8"
-        if (held := path.stat().st_size) != math.prod(shape):
-            raise ValueError(f"{path} holds {held} bytes, expected {shape}: remove {folder} and start again")
-        self.pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
-        self.labels = torch.from_numpy(np.load(folder / "labels.npy"))
-        self.label_names: list[str] | None = self.about["label_names"]
+        self.store = _Pixels(folder)
+        self.unreadable = self.store.unreadable
+        self._rows = np.flatnonzero(self.store.ok)
+        if not len(self._rows):
+            raise ValueError(f"none of {len(self.store)} images could be read; the first: {self.store.status[0]}")
+        self.labels = torch.from_numpy(self.store.labels[self._rows])
+        self.label_names = self.store.label_names
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self._rows)
+
+    def pixels(self, indices: Tensor) -> np.ndarray:
+        """(b, 3, S, S) uint8."""
+        return self.store.take(PIXELS, self._rows[indices.numpy()])
 
     def images(self, indices: Tensor) -> Tensor:
         """Float images (b, 3, S, S) in [0, 1]."""
-        return torch.from_numpy(self.pixels[indices.numpy()]).float() / 255
+        return torch.from_numpy(self.pixels(indices)).float() / 255
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """`images` of each of those batches of indices."""
@@ -48,31 +69,37 @@ class PixelCache:
 def cache_pixels(images: Any, folder: Path, *, image_size: int, split: str | None = None) -> PixelCache:
     """Decode everything that `open_images` takes into `folder`, unless it was done before.
 
-    Unreadable images are left out, and named in `about.json`, which is written last: a killed run starts anew.
-    Raises ValueError if `folder` holds other images, or none can be read.
+    A killed run goes on where it was. Where the images are other ones now, by their content, the cache is made anew,
+    with a warning that says what changed.
+
+    Raises:
+        ValueError: `folder` holds pixels of another size, or no image can be read, which leaves no cache.
+        FolderLockedError: another process writes to the folder.
     """
-    source = open_images(images, split=split)
-    if (folder / "about.json").exists():
-        cache = PixelCache(folder)
-        check_made_of(cache.about, source, count=len(cache), image_size=image_size, folder=folder)
-        return cache
-    labels: list[int] = []
-    unreadable: list[dict[str, Any]] = []
-    batches = readable_batches(
-        source, image_size=image_size, batch_size=256, description=f"decoding {split or ''}", unreadable=unreadable
+    stored = StoredImages(
+        open_images(images, split=split), _as_bytes, image_size=image_size, batch_size=256, root=root_of(images, split)
     )
-    with written_whole(folder / "pixels.u8") as file:
-        for pixels, batch_labels in batches:
-            file.write((pixels * 255).round().byte().numpy().tobytes())
-            labels += batch_labels
-    with written_whole(folder / "labels.npy") as file:
-        np.save(file, np.asarray(labels, dtype=np.int64))
-    about = {
-        "count": len(labels),
-        "image_size": image_size,
-        "label_names": source.label_names,
-        "unreadable": len(unreadable),
-        "unreadable_images": unreadable,
-    }
-    write_json(folder / "about.json", about)
-    return PixelCache(folder)
+    writer = StoreWriter(
+        folder=folder,
+        kind=_Pixels,
+        content={"image_size": image_size},
+        shard_rows=max(1, SHARD_BYTES // (3 * image_size**2)),
+        data=name_of(images, split),
+        patience=PATIENCE,
+        progress=f"decoding {split or ''}",
+    )
+    try:
+        writer.fill(stored)
+    except OtherImagesError as error:
+        warnings.warn(f"pixels are decoded anew: {error.difference}", stacklevel=2)
+        writer.clear()
+        writer.fill(stored)
+    try:
+        return PixelCache(folder)
+    except ValueError:
+        remove_store(_Pixels(folder))
+        raise
+
+
+def _as_bytes(batch: ImageBatch) -> Mapping[str, np.ndarray]:
+    return {PIXELS: (batch.pixels * 255).round().byte().numpy()}

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from randar_features.data.archives import list_tar, read_member
-from randar_features.data.token_shards import CHECKED, SHARD_SIZE, TOKENS, VIEWS, Shard, ShardWriter, in_time
-from randar_features.data.token_store import TokenStore
+from randar_features.data.token_store import SHARD_SIZE, TOKENS, VIEWS, TokenStore, fill_token_store
+from randar_features.store.identity import hash_bytes
+from randar_features.store.records import OK, Block, Record
 
 
 class _Codes:
@@ -40,9 +41,12 @@ class _Codes:
 
     def read(self, index: int) -> np.ndarray:
         """The array of one file; OSError or ValueError if it is torn."""
+        return np.load(io.BytesIO(self.content(index)), allow_pickle=False)
+
+    def content(self, index: int) -> bytes:
+        """The bytes of one file."""
         place = self.places[self.names[index]]
-        content = place.read_bytes() if isinstance(place, Path) else read_member(self.path, place)
-        return np.load(io.BytesIO(content), allow_pickle=False)
+        return place.read_bytes() if isinstance(place, Path) else read_member(self.path, place)
 
     def _label(self, name: str) -> int:
         folder = PurePosixPath(name).parent.name
@@ -85,8 +89,8 @@ def import_codes(
         deadline: no shard is begun when `time.monotonic` has come there.
 
     Returns:
-        The store, or None while there are shards to make, by others or behind the deadline. Files that are torn or
-        of another shape are left out and named in the manifest.
+        The store, or None while there are shards to make, by others or after the deadline. Files that are torn or of
+        another shape are left out and named in its `unreadable`.
 
     Raises:
         FileNotFoundError: there is nothing at `codes`.
@@ -95,34 +99,24 @@ def import_codes(
     source = _Codes(codes)
     shape = _first_shape(source)
     views = next((names for names in VIEWS.values() if len(names) == shape[0]), None)
-    writer = ShardWriter(
-        folder=folder,
-        shape=shape,
-        settings={
+    return fill_token_store(
+        _CodeSource(source, shape, vocab_size),
+        folder,
+        {
             "tokenizer": tokenizer,
             "dtype": None,
             "vocab_size": vocab_size,
-            "label_names": None,
             "image_size": image_size,
             "views": views or [f"view {number}" for number in range(shape[0])],
             "crop_range": None,
-            "images": len(source.names),
-            "shard_size": shard_size,
         },
-        length=len(source.names),
+        data=str(codes),
+        shard_size=shard_size,
         rank=rank,
         world_size=world_size,
+        deadline=deadline,
+        progress="importing codes",
     )
-    if writer.read(0):
-        _check_same(folder, source, shape, vocab_size)
-    for number, rows in writer.missing():
-        if not in_time(deadline):
-            break
-        shard = Shard()
-        for row in tqdm(rows, desc=f"importing shard {number}", unit="image", dynamic_ncols=True):
-            _add(shard, source, row, shape, vocab_size)
-        writer.write(number, shard)
-    return TokenStore(folder, verify=False) if writer.write_manifest() else None
 
 
 def _first_shape(source: _Codes) -> tuple[int, int]:
@@ -144,31 +138,37 @@ def _as_views(array: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _check_same(folder: Path, source: _Codes, shape: Sequence[int], vocab_size: int) -> None:
-    """ValueError unless the first files are those that the first shard was made of."""
-    first = Shard()
-    for row in range(min(CHECKED, len(source.names))):
-        _add(first, source, row, shape, vocab_size)
-    kept = np.load(folder / f"shard-00000.{TOKENS}", mmap_mode="r")[: len(first.tokens)]
-    if first.tokens and not np.array_equal(np.concatenate(first.tokens), kept):
-        raise ValueError(f"{folder} was made of other codes. Give another folder, or remove that one to make it again")
+class _CodeSource:
+    """Codes as a store takes them."""
 
+    streamed, label_names = False, None
 
-def _add(shard: Shard, source: _Codes, row: int, shape: Sequence[int], vocab_size: int) -> None:
-    """Add one file to the shard, or to its unreadable ones."""
-    shard.rows += 1
-    try:
-        codes = _as_views(source.read(row))
-        if codes.shape != tuple(shape):
-            raise ValueError(f"holds {codes.shape} codes, the others {tuple(shape)}")
-    except (OSError, ValueError, EOFError) as error:
-        path = f"{source.path}/{source.names[row]}"
-        shard.unreadable.append({"row": row, "path": path, "reason": " ".join(str(error).split())})
-        return
-    if codes.min() < 0 or codes.max() >= vocab_size:
-        raise ValueError(
-            f"{source.path}/{source.names[row]} holds codes {codes.min()} to {codes.max()}, but the tokenizer has "
-            f"{vocab_size}: give the tokenizer, or the number of codes, that made them"
-        )
-    shard.tokens.append(codes[None].astype(np.uint16))
-    shard.labels.append(source.labels[row])
+    def __init__(self, codes: _Codes, shape: tuple[int, int], vocab_size: int) -> None:
+        self.codes, self.shape, self.vocab_size = codes, shape, vocab_size
+        self.root, self.length = codes.path.resolve(), len(codes.names)
+
+    def records(self) -> list[Record]:
+        return [self._record(row) for row in range(self.length)]
+
+    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
+        for row in chain.from_iterable(runs):
+            codes, status = self._codes(row)
+            yield Block({TOKENS: codes[None]}, [self._record(row)], [status])
+
+    def _record(self, row: int) -> Record:
+        return Record(self.codes.names[row], self.codes.labels[row], hash_bytes(self.codes.content(row)))
+
+    def _codes(self, row: int) -> tuple[np.ndarray, str]:
+        """(views, N) uint16 and "ok", or zeros and why there are none."""
+        try:
+            codes = _as_views(self.codes.read(row))
+            if codes.shape != self.shape:
+                raise ValueError(f"holds {codes.shape} codes, the others {self.shape}")
+        except (OSError, ValueError, EOFError) as error:
+            return np.zeros(self.shape, np.uint16), " ".join(str(error).split())
+        if codes.min() < 0 or codes.max() >= self.vocab_size:
+            raise ValueError(
+                f"{self.codes.path}/{self.codes.names[row]} holds codes {codes.min()} to {codes.max()}, but the "
+                f"tokenizer has {self.vocab_size}: give the tokenizer, or the number of codes, that made them"
+            )
+        return codes.astype(np.uint16), OK

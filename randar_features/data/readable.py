@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from reprlib import repr
 from typing import Any
 
 from torch import Tensor
@@ -47,19 +45,3 @@ def split_readable(batch: ImageBatch, row: int) -> tuple[Tensor, list[int], list
         if status != OK
     ]
     return batch.pixels[good], [-1 if label is None else label for label in labels], failed
-
-
-def check_made_of(about: dict[str, Any], source: ImageSource, *, count: int, image_size: int, folder: Path) -> None:
-    """ValueError unless what `folder` holds by its description `about` can be made of `source`."""
-    held = {
-        "image_size": about["image_size"],
-        "label_names": about["label_names"],
-        "images": count + about.get("unreadable", 0),
-    }
-    given = {"image_size": image_size, "label_names": source.label_names, "images": source.length}
-    for name, value in given.items():
-        if value != held[name] and not (name == "images" and value is None):
-            raise ValueError(
-                f"{folder} was made of other images: {name} is {repr(held[name])} there, now {repr(value)}. "
-                "Give another folder, or remove that one to make it again"
-            )

@@ -127,3 +127,9 @@ def root_of(images: Any, split: str | None = None) -> Path | None:
     if split is not None and (path / split).is_dir():
         return path / split
     return path if path.is_dir() or path.suffix == ".tar" else None
+
+
+def name_of(images: Any, split: str | None = None) -> str:
+    """A name of these images, for the record."""
+    name = str(images) if isinstance(images, str | os.PathLike) else type(images).__name__
+    return name if split is None else f"{name} {split}"

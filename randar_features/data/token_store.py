@@ -3,70 +3,82 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from randar_features.data.token_shards import LABELS, TOKENS, check_sum
-from randar_features.store.files import read_json
+from randar_features.store.identity import hash_image
+from randar_features.store.records import OK, Block, Record, Source
+from randar_features.store.store import Store, remove_store
+from randar_features.store.writer import StoreWriter
 from randar_features.tokenizers.base import ImageTokenizer
 
 # Of a tokenizer's weights, those that do not decide which tokens an image gets.
 NOT_ENCODING = ("decoder.", "post_quant_conv.", "quantize.codebook_used")
+MAX_VOCAB_SIZE = 1 << 16
+SHARD_SIZE = 8192
+_CORNERS = ("top left", "top right", "bottom left", "bottom right", "centre")
+VIEWS = {
+    "two": ["centre crop", "mirror image"],
+    "ten": [f"{corner} crop{of}" for of in ("", " of the mirror image") for corner in _CORNERS],
+}
+TOKENS = "tokens"
+
+
+class _Tokens(Store):
+    kind: ClassVar[str] = "tokens"
+    made_by: ClassVar[str] = "scripts/tokenize_images.py"
 
 
 class TokenStore:
-    """Tokens (n, views, N) uint16 of several views of each image, in memory-mapped shards, and labels (n,).
+    """Tokens of several views of each image that could be read, memory-mapped, and their labels.
 
     Attributes:
         labels: (n,) int64, −1 where there is none.
-        manifest: what `token_shards.write_manifest` wrote: "tokenizer" (hash), "image_size", "views",
-            "label_names", "shards", "unreadable_images", …
+        manifest: "tokenizer" (hash), "dtype" (of the tokenizer), "image_size", "views", "vocab_size", "label_names", …
+        unreadable: row, path and reason of each image that could not be read, and is left out.
 
     Args:
-        folder: with a manifest.json, as scripts/tokenize_images.py writes it.
-        verify: compare the check sums of all shards, which reads each file once.
+        folder: as scripts/tokenize_images.py writes it. Every byte of it is checked.
 
     Raises:
         FileNotFoundError: there is no manifest.
-        ValueError: a shard is missing, torn or changed; the message names the file and the way out.
+        ValueError: a shard is missing, torn or changed, or no image could be read; the message names the file and
+            the way out.
     """
 
-    def __init__(self, folder: Path, *, verify: bool = True) -> None:
-        path = folder / "manifest.json"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: make the tokens with scripts/tokenize_images.py")
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = read_json(path)
-        shards = self.manifest["shards"]
-        self._shards = [_load(folder, shard, TOKENS, self._shape[1:], verify) for shard in shards]
-        labels = [np.array(_load(folder, shard, LABELS, (), verify)) for shard in shards]
-        self.labels = torch.from_numpy(np.concatenate(labels))
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
-        if len(self.labels) != len(self):
-            raise ValueError(f"{path} is damaged: it counts {len(self)} images, but its shards {len(self.labels)}")
-
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        count, views, num_tokens = self.manifest["shape"]
-        return count, views, num_tokens
+        self.store = _Tokens(folder)
+        self.manifest: dict[str, Any] = self.store.manifest
+        self.unreadable = self.store.unreadable
+        self._rows = np.flatnonzero(self.store.ok)
+        if not len(self._rows):
+            raise ValueError(f"none of {len(self.store)} images could be read; the first: {self.store.status[0]}")
+        self.labels = torch.from_numpy(self.store.labels[self._rows])
 
     def __len__(self) -> int:
-        return self._shape[0]
+        return len(self.labels)
+
+    @property
+    def content(self) -> str:
+        """A hash of all tokens and labels."""
+        return self.store.content
 
     @property
     def num_views(self) -> int:
         """Views of each image, such as its centre crop and the mirror image of that."""
-        return self._shape[1]
+        return self.store.shape(TOKENS)[0]
 
     @property
     def num_tokens(self) -> int:
         """Tokens N of a view."""
-        return self._shape[2]
+        return self.store.shape(TOKENS)[1]
 
     @property
     def vocab_size(self) -> int:
@@ -90,35 +102,111 @@ class TokenStore:
 
         IndexError for an image or a view that is not there.
         """
-        rows = indices.numpy()
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"images {rows.min()} to {rows.max()} asked for, the store holds 0 to {len(self) - 1}")
-        shards = np.searchsorted(self._ends, rows, side="right")
-        tokens = np.empty((len(rows), self.num_tokens), dtype=np.int64)
-        for number in np.unique(shards):
-            here = shards == number
-            first = self._ends[number] - len(self._shards[number])
-            tokens[here] = self._shards[number][rows[here] - first, views.numpy()[here]]
+        numbers = indices.numpy()
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise IndexError(
+                f"images {numbers.min()} to {numbers.max()} were named, the store holds 0 to {len(self) - 1}"
+            )
+        tokens = self.store.take(TOKENS, self._rows[numbers], part=views.numpy(), dtype=np.int64)
         return torch.from_numpy(tokens), self.labels[indices]
 
 
-def _load(folder: Path, shard: Mapping[str, Any], kind: str, shape: tuple[int, ...], verify: bool) -> np.ndarray:
-    """An array (count, *shape) of a shard, memory-mapped; ValueError unless it is what the manifest says."""
-    path = folder / f"{shard['name']}.{kind}"
-    expected = (shard["count"], *shape)
+def fill_token_store(
+    source: Source,
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    data: str = "",
+    shard_size: int = SHARD_SIZE,
+    append: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    deadline: float | None = None,
+    progress: str | None = None,
+) -> TokenStore | None:
+    """Write the tokens (b, views, N) uint16 that `source` gives, or go on where a killed run ended.
+
+    Args:
+        source: of the column "tokens".
+        folder: of the store.
+        settings: what decides the tokens, as JSON: "views", "crop_range", "image_size", "tokenizer", "dtype" and
+            "vocab_size". A store of others is refused.
+        data: name of the images.
+        shard_size: images a shard.
+        append: see `store.writer.StoreWriter`.
+        rank: this process among `world_size`, each of which makes its own shards.
+        world_size: number of processes.
+        deadline: no shard is begun when `time.monotonic` has come there.
+        progress: name of the progress bar; None: no bar.
+
+    Returns:
+        The store, or None while there are shards to make, by others or after the deadline.
+
+    Raises:
+        ValueError: the folder holds other tokens, or of other images; or no image could be read, which leaves none.
+        FolderLockedError: another process writes to the folder.
+    """
+    if not in_time(deadline) and not folder.exists():
+        return None
+    writer = StoreWriter(
+        folder=folder,
+        kind=_Tokens,
+        content=settings,
+        shard_rows=shard_size,
+        data=data,
+        append=append,
+        rank=rank,
+        world_size=world_size,
+        deadline=deadline,
+        progress=progress,
+    )
+    if not writer.fill(source):
+        return None
     try:
-        array = np.load(path, mmap_mode="r" if shard["count"] else None)
-        reason = None if array.shape == expected else f"it holds {array.shape}, the manifest says {expected}"
-        if verify and check_sum(path) != shard["check_sums"][kind]:
-            reason = "its check sum is wrong"
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error)
-    if reason:
-        raise ValueError(
-            f"{path} is missing, torn or changed ({reason}): run scripts/tokenize_images.py again as it was run "
-            "for this folder, which makes the damaged shards anew and keeps the others"
-        )
-    return array
+        return TokenStore(folder)
+    except ValueError:
+        remove_store(_Tokens(folder))
+        raise
+
+
+class _Given:
+    """Tokens in memory as a source."""
+
+    streamed, root = False, None
+
+    def __init__(self, tokens: np.ndarray, labels: Sequence[int], label_names: list[str] | None) -> None:
+        self.tokens, self.length, self.label_names = tokens.astype(np.uint16), len(tokens), label_names
+        pairs = zip(self.tokens, labels, strict=True)
+        self._records = [Record(None, int(label), hash_image(image)) for image, label in pairs]
+
+    def records(self) -> list[Record]:
+        return self._records
+
+    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
+        for run in runs:
+            numbers = list(run)
+            records = [self._records[number] for number in numbers]
+            yield Block({TOKENS: self.tokens[numbers]}, records, [OK] * len(numbers))
+
+
+def write_tokens(
+    folder: Path,
+    tokens: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    *,
+    label_names: list[str] | None = None,
+    shard_size: int = SHARD_SIZE,
+    **settings: Any,
+) -> TokenStore:
+    """A store of tokens (n, views, N) that are in memory; `settings` as for `fill_token_store`."""
+    store = fill_token_store(_Given(tokens, list(labels), label_names), folder, settings, shard_size=shard_size)
+    assert store is not None  # a single process without a deadline makes all
+    return store
+
+
+def in_time(deadline: float | None) -> bool:
+    """Whether `time.monotonic` has not come to the deadline yet; there is time for ever if that is None."""
+    return deadline is None or time.monotonic() < deadline
 
 
 def tokenizer_hash(tokenizer: ImageTokenizer | Mapping[str, Tensor]) -> str:

@@ -70,7 +70,7 @@ class FeatureStore(Store):
             ValueError: there is no output of that name.
             IndexError, TypeError: see `store.store.row_numbers`.
         """
-        return self.take(name, rows, np.float32)
+        return self.take(name, rows, dtype=np.float32)
 
     def blocks(self, name: str, size: int = 4096) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first row, float32 (size, …)) one after the other; the last may be shorter."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from randar_features.data import open_images
-from randar_features.data.stored_images import root_of
+from randar_features.data.stored_images import name_of, root_of
 from randar_features.features.arguments import check_classes, check_numbers, check_pool
 from randar_features.features.encode import encode as encode_images
 from randar_features.features.spec import check_orders, model_specs
@@ -101,7 +101,7 @@ def extract_to_store(
         folder,
         encode,
         content,
-        data=_name_of(images, split),
+        data=name_of(images, split),
         root=root_of(images, split),
         batch_size=batch_size,
         shard_rows=shard_rows,
@@ -110,8 +110,3 @@ def extract_to_store(
         retry=retry,
         progress=progress,
     )
-
-
-def _name_of(images: Any, split: str | None) -> str:
-    name = str(images) if isinstance(images, str | Path) else type(images).__name__
-    return name if split is None else f"{name} {split}"

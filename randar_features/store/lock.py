@@ -21,13 +21,14 @@ class FolderLockedError(RuntimeError):
 
 
 @contextmanager
-def locked(folder: Path, *, rank: int = 0) -> Iterator[None]:
+def locked(folder: Path, *, rank: int = 0, patience: float = 0) -> Iterator[None]:
     """Hold the lock of a folder; it is free again when the block or the process ends, however that ends.
 
     Args:
         folder: made if it is not there. Its lock is the empty file `.lock`, which stays; readers need no lock.
         rank: of this process among those that share one job; each rank has a lock of its own, so that the processes
             of one job go together and those of two jobs do not.
+        patience: seconds to wait for another process to end; none: it is refused at once.
 
     Raises:
         FolderLockedError: another process holds it; the message names the folder, and that process as far as known.
@@ -36,7 +37,7 @@ def locked(folder: Path, *, rank: int = 0) -> Iterator[None]:
     make_folder(folder)
     path = folder / (LOCK if rank == 0 else f"{LOCK}-{rank}")
     owner = path.with_name(f"{path.name}-owner")
-    lock = filelock.FileLock(path, timeout=0, thread_local=False)
+    lock = filelock.FileLock(path, timeout=patience, thread_local=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:

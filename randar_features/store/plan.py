@@ -18,6 +18,17 @@ from randar_features.store.shards import Shard, find_shards, superseded
 _SHOWN = 3
 
 
+class OtherImagesError(ValueError):
+    """A store is of other images than those given; `difference` says which, without the ways out."""
+
+    def __init__(self, difference: str) -> None:
+        super().__init__(f"{difference}. {_WAYS_OUT}")
+        self.difference = difference
+
+
+_WAYS_OUT = "Give another folder, remove that one to make it again, or bring it up to date with append (--append)"
+
+
 class Present(NamedTuple):
     """A row that the store has."""
 
@@ -118,14 +129,11 @@ def make_plan(
         images = None if source.streamed else range(source.length or 0)
         return Plan(manifest, [], 0, images)
     if source.label_names != manifest["label_names"]:
-        raise ValueError(
+        raise OtherImagesError(
             f"{folder} was made of other images: its label_names are {_named(manifest['label_names'] or [])}, now "
-            f"{_named(source.label_names or [])}. {_WAYS_OUT}"
+            f"{_named(source.label_names or [])}"
         )
     return _plan_stream(state, source) if source.streamed else _plan_same(state, source, retry)
-
-
-_WAYS_OUT = "Give another folder, remove that one to make it again, or bring it up to date with append (--append)"
 
 
 class _State:
@@ -223,9 +231,9 @@ def _plan_same(state: _State, source: Source, retry: bool) -> Plan:
         return Plan(manifest, state.shards, first, range(len(records)), redo=redo, renamed=renamed)
     if _same_in_another_order(state, records):
         return Plan(manifest, state.shards, 0, [])
-    raise ValueError(
+    raise OtherImagesError(
         f"{state.folder} was made of other images: {images_in(manifest)}, now {len(records)}. "
-        f"{_differences(state, source, records)}. {_WAYS_OUT}"
+        f"{_differences(state, source, records)}"
     )
 
 
@@ -294,9 +302,8 @@ def _plan_stream(state: _State, source: Source) -> Plan:
     part = next((part for part in reversed(state.manifest["parts"]) if part["stream"]), None)
     lengths = set() if part is None else {part["rows"], source.length} - {None}
     if part is None or len(lengths) > 1:
-        raise ValueError(
-            f"{state.folder} was made of other images: {images_in(state.manifest)}, now "
-            f"{source.length or 'a stream'}. {_WAYS_OUT}"
+        raise OtherImagesError(
+            f"{state.folder} was made of other images: {images_in(state.manifest)}, now {source.length or 'a stream'}"
         )
     return _continue_stream(state, part)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from randar_features.store.identity import hash_bytes
-from randar_features.store.manifest import expected_rows, missing_rows, read_manifest
+from randar_features.store.manifest import MANIFEST, expected_rows, missing_rows, read_manifest
 from randar_features.store.records import OK, absolute
 from randar_features.store.shards import find_shards
 
@@ -77,17 +77,28 @@ class Store:
         self.check_name(name)
         return self.shards[0].column(name).shape[1:]
 
-    def take(self, name: str, rows: Rows = None, dtype: Any = None) -> np.ndarray:
-        """Values (n, …) of all images, or of some in that order: see `row_numbers`; `dtype`: None: the store's."""
+    def take(
+        self, name: str, rows: Rows = None, *, part: NDArray[np.int64] | None = None, dtype: Any = None
+    ) -> np.ndarray:
+        """Values (n, …) of all images, or of some in that order.
+
+        Args:
+            name: of the values.
+            rows: see `row_numbers`.
+            part: (n,), of each image that part of its value along the first axis alone.
+            dtype: of the array; None: that of the store.
+        """
         self.check_name(name)
         wanted = row_numbers(rows, len(self))
         first = self.shards[0].column(name)
-        values = np.empty((len(wanted), *first.shape[1:]), dtype=first.dtype if dtype is None else dtype)
+        shape = first.shape[1 if part is None else 2 :]
+        values = np.empty((len(wanted), *shape), dtype=first.dtype if dtype is None else dtype)
         owners = np.searchsorted(self._starts, wanted, side="right") - 1
         for owner in np.unique(owners):
             places = np.flatnonzero(owners == owner)
             shard = self.shards[owner]
-            values[places] = shard.column(name)[wanted[places] - shard.rows.start]
+            own = wanted[places] - shard.rows.start
+            values[places] = shard.column(name)[own] if part is None else shard.column(name)[own, part[places]]
         return values
 
     @cached_property
@@ -140,6 +151,13 @@ class Store:
         """ValueError that names what there is, unless the store has values of that name."""
         if name not in self.names:
             raise ValueError(f"no output {name!r} in {self.folder}: expected one of {', '.join(self.names)}")
+
+
+def remove_store(store: Store) -> None:
+    """Remove its own files, and nothing else."""
+    for shard in store.shards:
+        shard.path.unlink(missing_ok=True)
+    (store.folder / MANIFEST).unlink(missing_ok=True)
 
 
 def row_numbers(rows: Rows, count: int) -> NDArray[np.int64]:

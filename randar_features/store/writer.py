@@ -28,7 +28,7 @@ from randar_features.store.manifest import (
 from randar_features.store.open_shard import OpenShard, Reuse
 from randar_features.store.plan import Plan, abandon, make_plan, new_part, same_image, within
 from randar_features.store.records import Block, Record, Source, absolute
-from randar_features.store.shards import PIECE, Shard, find_shards
+from randar_features.store.shards import PIECE, SHARD, Shard, find_shards
 from randar_features.store.store import Store
 
 POLL = 0.2
@@ -54,6 +54,7 @@ class StoreWriter:
         world_size: number of processes.
         deadline: no shard is begun when `time.monotonic` has come there.
         reuse: stores of the same content, whose values are taken for images that they have.
+        patience: seconds to wait for another process that writes to the folder.
         progress: name of the progress bar; None: no bar.
     """
 
@@ -68,6 +69,7 @@ class StoreWriter:
     world_size: int = 1
     deadline: float | None = None
     reuse: Sequence[Store] = ()
+    patience: float = 0
     progress: str | None = None
 
     def fill(self, source: Source) -> bool:
@@ -80,7 +82,7 @@ class StoreWriter:
         if self.shard_rows < 1:
             raise ValueError(f"shard_size={self.shard_rows}, expected at least 1 image")
         self._check_there()
-        with locked(self.folder, rank=self.rank):
+        with locked(self.folder, rank=self.rank, patience=self.patience):
             if self.world_size == 1:
                 remove_leftovers(self.folder)
             plan = self._plan(source)
@@ -89,6 +91,20 @@ class StoreWriter:
             if self._in_time():
                 self._make(plan, source)
             return self._finish(plan)
+
+    def clear(self) -> None:
+        """Remove the store's own files, and nothing else.
+
+        FolderLockedError: another process writes to it.
+        """
+        with locked(self.folder, rank=self.rank, patience=self.patience):
+            for path in (*self.folder.glob(f"{SHARD}-*.arrow"), *self._remains()):
+                path.unlink(missing_ok=True)
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+
+    def _remains(self) -> list[Path]:
+        """Files that a finished store does not have."""
+        return [*self.folder.glob(f"{PIECE}-*.arrow"), *self.folder.glob(f"{_END}*")]
 
     def wait(self) -> None:
         """Until the other processes have made their shards."""
@@ -103,15 +119,19 @@ class StoreWriter:
     def _check_there(self) -> None:
         """Refuse a store of other content before anything is written."""
         check_format(self.folder, self.kind.made_by)
-        if (self.folder / MANIFEST).exists():
+        if self._begun():
             check_content(self.folder, self._manifest(), self._settings)
+
+    def _begun(self) -> bool:
+        """Whether there are values of images; a manifest alone holds nothing that could be lost."""
+        return (self.folder / MANIFEST).exists() and any(find_shards(self.folder, kind) for kind in (SHARD, PIECE))
 
     @property
     def _settings(self) -> dict[str, Any]:
         return {**self.content, "shard_rows": self.shard_rows}
 
     def _plan(self, source: Source) -> Plan:
-        if (self.folder / MANIFEST).exists():
+        if self._begun():
             manifest = self._manifest()
             check_content(self.folder, manifest, self._settings)
         else:
@@ -287,7 +307,7 @@ class StoreWriter:
                 write_manifest(self.folder, manifest)
         if missing_rows(manifest, shards):
             return False
-        for path in (*self.folder.glob(f"{PIECE}-*.arrow"), *self.folder.glob(f"{_END}*")):
+        for path in self._remains():
             path.unlink(missing_ok=True)
         return True
 

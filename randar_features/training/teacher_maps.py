@@ -12,8 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from randar_features.data import open_images
-from randar_features.data.token_shards import VIEWS
-from randar_features.data.token_store import TokenStore
+from randar_features.data.token_store import VIEWS, TokenStore
 from randar_features.store.files import make_folder, read_json, write_json, written_whole
 
 MAPS, BASIS, ABOUT, PROGRESS = "maps.npy", "basis.npz", "teacher.json", "progress.json"
@@ -68,9 +67,9 @@ class TeacherMaps:
         return torch.where(views.view(-1, 1, 1, 1) == 1, maps.flip(2), maps)
 
 
-def content_of(store: TokenStore) -> list[str]:
-    """What tells a store's images from others': the check sums of its tokens."""
-    return [shard["check_sums"]["tokens.npy"] for shard in store.manifest["shards"]]
+def content_of(store: TokenStore) -> str:
+    """What tells a store's images from others'."""
+    return store.content
 
 
 def write_teacher_maps(
@@ -105,7 +104,7 @@ def write_teacher_maps(
     if (folder / ABOUT).exists() and read_json(folder / ABOUT)["content"] == content_of(store):
         return
     source = open_images(images, split=split)
-    unreadable = {entry["row"] for entry in store.manifest["unreadable_images"]}
+    unreadable = {entry["row"] for entry in store.unreadable}
     rows = [row for row in range(len(source)) if row not in unreadable]
     if len(rows) != len(store):
         raise ValueError(f"{len(rows)} readable images were given, but {store.folder} holds tokens of {len(store)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -280,13 +278,11 @@ class RandARTrainer:
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and which tokens are trained on."""
-        manifest = self.train.manifest
-        content = json.dumps([manifest["shards"], manifest["label_names"]], sort_keys=True)
         data = {
-            "tokenizer": manifest["tokenizer"],
+            "tokenizer": self.train.manifest["tokenizer"],
             "images": len(self.train),
             "views": self.train.num_views,
-            "content": zlib.crc32(content.encode()),
+            "content": self.train.content,
         }
         if self.teacher is not None and self.config.auxiliary.alignment.weight:
             data["teacher"] = {name: value for name, value in self.teacher.about.items() if name != "content"}

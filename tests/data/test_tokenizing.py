@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from randar_features.data import adm_center_crop, to_tensor, token_shards
+from randar_features.data import adm_center_crop, to_tensor
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.data.tokenizing import crop_views, tokenize
+from randar_features.store.open_shard import OpenShard
+from randar_features.store.shards import Shard
+from randar_features.store.writer import StoreWriter
 from randar_features.tokenizers import ImageTokenizer
 from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, small_tokenizer
 
@@ -58,7 +62,7 @@ def expected_tokens(tokenizer: ImageTokenizer, seed: int) -> list:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".lock")}
 
 
 @pytest.mark.parametrize("shard_size", [2, 100])
@@ -92,14 +96,8 @@ def test_ten_crops_are_of_a_slightly_larger_image(tokenizer: ImageTokenizer, tmp
 
 
 def test_the_manifest_says_what_is_there(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
-    manifest = make(tokenizer, images, tmp_path / "tokens", shard_size=3).manifest
-    [unreadable] = manifest.pop("unreadable_images")
-    assert [(shard["name"], shard["count"]) for shard in manifest.pop("shards")] == [
-        ("shard-00000", 2),
-        ("shard-00001", 1),
-    ]
-    assert manifest == {
-        "shape": [3, 2, 16],
+    store = make(tokenizer, images, tmp_path / "tokens", shard_size=3)
+    about = {
         "views": ["centre crop", "mirror image"],
         "crop_range": 1.0,
         "image_size": IMAGE_SIZE,
@@ -107,9 +105,11 @@ def test_the_manifest_says_what_is_there(tokenizer: ImageTokenizer, images: Path
         "dtype": "float32",
         "vocab_size": VOCAB_SIZE,
         "label_names": ["ant", "bee"],
-        "shard_size": 3,
-        "unreadable": 1,
+        "shard_rows": 3,
     }
+    assert about.items() <= store.manifest.items()
+    assert [len(shard.rows) for shard in store.store.shards] == [3, 1]
+    [unreadable] = store.unreadable
     assert (unreadable["row"], unreadable["path"]) == (1, str(images / "bee/1.jpg"))
     assert "image" in unreadable["reason"]
 
@@ -117,7 +117,7 @@ def test_the_manifest_says_what_is_there(tokenizer: ImageTokenizer, images: Path
 def test_unreadable_rows_count_from_the_sources_beginning(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
     (images / "bee/4.jpg").write_text("no picture")
     store = make(tokenizer, images, tmp_path / "tokens", shard_size=2, batch_size=1)
-    assert [entry["row"] for entry in store.manifest["unreadable_images"]] == [1, 4]
+    assert [entry["row"] for entry in store.unreadable] == [1, 4]
 
 
 def test_images_without_labels(tokenizer: ImageTokenizer, tmp_path: Path):
@@ -130,7 +130,7 @@ def test_half_precision_keeps_the_hash_of_the_weights(tokenizer: ImageTokenizer,
     store = make(tokenizer, images, tmp_path / "tokens", dtype=torch.bfloat16)
     assert (store.manifest["tokenizer"], store.manifest["dtype"]) == (tokenizer_hash(tokenizer), "bfloat16")
     assert next(tokenizer.parameters()).dtype == torch.float32
-    with pytest.raises(ValueError, match="dtype is 'bfloat16' there, now 'float32'"):
+    with pytest.raises(ValueError, match='dtype is "bfloat16", now "float32"'):
         make(tokenizer, images, tmp_path / "tokens")
 
 
@@ -145,45 +145,50 @@ def test_a_finished_store_is_kept(tokenizer: ImageTokenizer, images: Path, tmp_p
 def test_a_store_of_another_tokenizer_is_an_error(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
     make(tokenizer, images, tmp_path / "tokens")
     other = small_tokenizer(seed=1)
-    message = f"made by tokenizer {tokenizer_hash(tokenizer)}, but the one given is {tokenizer_hash(other)}"
+    message = f'tokenizer is "{tokenizer_hash(tokenizer)}", now "{tokenizer_hash(other)}"'
     with pytest.raises(ValueError, match=message):
         make(other, images, tmp_path / "tokens")
 
 
 def test_a_store_of_other_images_is_an_error(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
     make(tokenizer, images, tmp_path / "tokens")
-    with pytest.raises(ValueError, match="made of other images: label_names is"):
+    with pytest.raises(ValueError, match="made of other images: its label_names"):
         make(tokenizer, [picture(index) for index in range(4)], tmp_path / "tokens")
-    with pytest.raises(ValueError, match="made of other images: image_size is 16 there, now 8"):
+    with pytest.raises(ValueError, match="image_size is 16, now 8"):
         tokenize(tokenizer, images, tmp_path / "tokens", image_size=8)
     with pytest.raises(ValueError, match="views is"):
         make(tokenizer, images, tmp_path / "tokens", crops="ten")
     picture(9).save(images / "bee/4.png")
-    with pytest.raises(ValueError, match="made of other images: images is 4 there, now 5"):
+    with pytest.raises(ValueError, match=r"made of other images: 4 of .*, now 5\. 1 new \(.*bee/4\.png\)"):
         make(tokenizer, images, tmp_path / "tokens")
     (images / "bee/4.png").unlink()
-    for index, path in enumerate(sorted(images.rglob("*.png"))):
-        picture(50 + index).save(path)
-    with pytest.raises(ValueError, match="made of other images: the tokens of the first 3 given differ"):
+    picture(50).save(images / "bee/3.png")
+    with pytest.raises(ValueError, match=r"1 changed \(.*bee/3\.png\)"):
         make(tokenizer, images, tmp_path / "tokens")
+
+
+def test_new_images_are_appended(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
+    make(tokenizer, images, tmp_path / "tokens")
+    picture(9).save(images / "ant/9.png")
+    store = make(tokenizer, images, tmp_path / "tokens", append=True)
+    assert tokens_of(store) == [expected_tokens(tokenizer, seed) for seed in (0, 1, 2, 9)]
+    assert store.labels.tolist() == [0, 1, 1, 0]
 
 
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize(
-    "file", [f"shard-0000{number}.{end}" for number in (0, 1) for end in ("tokens.npy", "labels.npy", "json")]
-)
+@pytest.mark.parametrize("row", [0, 2])
 def test_a_killed_run_continues(
-    tokenizer: ImageTokenizer, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+    tokenizer: ImageTokenizer, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: int
 ):
     options = {"shard_size": 2, "batch_size": 1}
     make(tokenizer, images, tmp_path / "whole", **options)
     original = Path.replace
 
     def replace(path: Path, target: Path) -> Path:
-        if target.name == file:
+        if target.name.startswith(f"rows-{row:09d}"):
             raise Killed
         return original(path, target)
 
@@ -191,57 +196,57 @@ def test_a_killed_run_continues(
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(Killed):
         make(tokenizer, images, folder, **options)
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing: make the tokens with"):
+    with pytest.raises(ValueError, match=r"lacks the rows .*tokenize_images\.py"):
         TokenStore(folder)
     monkeypatch.undo()
-    (folder / f"{file}.writing").write_bytes(b"what a kill -9 leaves")
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("shard-00000*") if "00001" in file}
+    (folder / f"rows-{row:09d}.77.writing").write_bytes(b"what a kill -9 leaves")
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("rows-*.arrow")}
     make(tokenizer, images, folder, **options)
     assert contents(folder) == contents(tmp_path / "whole")
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(kept) == row // 2 and {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_time_that_is_up_ends_it_behind_a_shard(
     tokenizer: ImageTokenizer, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
 ):
-    """Of four shards two are made while the clock, a second on each time it is looked at, is below 2."""
+    """Of four shards two are made while there is time."""
     source: Any = images if known else Stream(4)
-    options: dict[str, Any] = {"image_size": IMAGE_SIZE, "shard_size": 1}
+    options: dict[str, Any] = {"image_size": IMAGE_SIZE, "shard_size": 1, "batch_size": 1}
+    folder = tmp_path / "ended"
     with monkeypatch.context() as patch:
-        seconds = iter(range(100))
-        patch.setattr(token_shards.time, "monotonic", lambda: float(next(seconds)))
-        assert tokenize(tokenizer, source, tmp_path / "ended", deadline=2.0, **options) is None
-        assert next(seconds) == 3
-    made = contents(tmp_path / "ended")
-    assert sorted(made) == sorted(f"shard-0000{n}.{of}" for n in (0, 1) for of in ("json", "labels.npy", "tokens.npy"))
-    assert tokenize(tokenizer, source, tmp_path / "ended", deadline=0.0, **options) is None
-    assert contents(tmp_path / "ended") == made
-    make(tokenizer, source, tmp_path / "ended", shard_size=1)
-    make(tokenizer, source, tmp_path / "whole", shard_size=1)
-    assert contents(tmp_path / "ended") == contents(tmp_path / "whole")
+        patch.setattr(StoreWriter, "_in_time", lambda self: len(list(folder.glob("rows-*"))) < 2)
+        assert tokenize(tokenizer, source, folder, deadline=time.monotonic() + 1000, **options) is None
+    made = contents(folder)
+    assert len([name for name in made if name.startswith("rows-")]) == 2
+    assert tokenize(tokenizer, source, folder, deadline=0.0, **options) is None
+    assert contents(folder) == made
+    assert tokenize(tokenizer, source, tmp_path / "never", deadline=0.0, **options) is None
+    assert not (tmp_path / "never").exists()
+    make(tokenizer, source, folder, shard_size=1, batch_size=1)
+    make(tokenizer, source, tmp_path / "whole", shard_size=1, batch_size=1)
+    assert contents(folder) == contents(tmp_path / "whole")
 
 
-def test_a_torn_manifest_is_written_anew(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
+def test_a_torn_manifest_is_named(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
     make(tokenizer, images, tmp_path / "tokens")
-    before = contents(tmp_path / "tokens")
-    (tmp_path / "tokens/manifest.json").write_bytes(before["manifest.json"][:-20])
-    make(tokenizer, images, tmp_path / "tokens")
-    assert contents(tmp_path / "tokens") == before
+    path = tmp_path / "tokens/manifest.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON"):
+        make(tokenizer, images, tmp_path / "tokens")
 
 
-def test_a_damaged_shard_alone_is_made_anew(
-    tokenizer: ImageTokenizer, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_damaged_shard_alone_is_made_anew(tokenizer: ImageTokenizer, images: Path, tmp_path: Path):
     folder = tmp_path / "tokens"
     make(tokenizer, images, folder, shard_size=2)
     before = contents(folder)
-    kept = (folder / "shard-00001.tokens.npy").stat().st_mtime_ns
-    (folder / "shard-00000.tokens.npy").write_bytes(before["shard-00000.tokens.npy"][:-1])
-    make(tokenizer, images, folder, shard_size=2)
-    assert "shard-00000 is damaged and is made anew" in capsys.readouterr().out
+    first, second = sorted(folder.glob("rows-*"))
+    kept = second.stat().st_mtime_ns
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=f"{first.name} is damaged"):
+        make(tokenizer, images, folder, shard_size=2)
     assert contents(folder) == before
-    assert (folder / "shard-00001.tokens.npy").stat().st_mtime_ns == kept
+    assert second.stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
@@ -282,18 +287,19 @@ def test_streams_are_divided_and_continued(
     assert parts[0] is None and parts[1] is not None
     assert tokens_of(parts[1]) == tokens_of(whole)
 
-    original = token_shards.ShardWriter.write
+    original = OpenShard.write
 
-    def write(self: token_shards.ShardWriter, number: int, shard: token_shards.Shard) -> None:
-        if number == 1:
+    def write(self: OpenShard) -> Shard:
+        if self.rows.start == 2:
             raise Killed
-        original(self, number, shard)
+        return original(self)
 
-    monkeypatch.setattr(token_shards.ShardWriter, "write", write)
+    monkeypatch.setattr(OpenShard, "write", write)
     with pytest.raises(Killed):
         make(tokenizer, Stream(count), tmp_path / "killed", shard_size=2)
     monkeypatch.undo()
     assert tokens_of(make(tokenizer, Stream(count), tmp_path / "killed", shard_size=2)) == tokens_of(whole)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 def test_no_readable_image_is_an_error_and_leaves_no_store(tokenizer: ImageTokenizer, tmp_path: Path):
@@ -374,7 +380,7 @@ def test_a_torn_member_of_a_tar_is_unreadable_alone(tokenizer: ImageTokenizer, t
         add(archive, "b/2.png", png(2))
     store = make(tokenizer, path, tmp_path / "tokens")
     assert store.labels.tolist() == [0, 1]
-    [entry] = store.manifest["unreadable_images"]
+    [entry] = store.unreadable
     assert (entry["row"], entry["path"]) == (1, f"{path}/a/1.png")
 
 

@@ -67,9 +67,9 @@ def test_the_tokenizer_is_kept_with_the_tokens(tokenizer: Path, data: Path, tmp_
     assert tokenizer_hash(loaded) == store.manifest["tokenizer"]
     for name, value in small_tokenizer().state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*.*")}
     call("--tokenizer", store.tokenizer, "--data", data, "--out", tmp_path / "tokens")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")} == written
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*.*")} == written
 
 
 def test_how_the_tokenizer_was_trained_is_kept_with_it(data: Path, tmp_path: Path):
@@ -118,8 +118,11 @@ def test_processes_started_together(tokenizer: Path, data: Path, tmp_path: Path,
         monkeypatch.setenv("RANK", rank)
         call(*options, "--out", tmp_path / "tokens")
     for split in ("train", "validation"):
-        files = {path.name: path.read_bytes() for path in (tmp_path / "tokens" / split).iterdir()}
-        assert files == {path.name: path.read_bytes() for path in (tmp_path / "whole" / split).iterdir()}
+        files, whole = (
+            {path.name: path.read_bytes() for path in (tmp_path / name / split).glob("[!.]*")}
+            for name in ("tokens", "whole")
+        )
+        assert files == whole
     assert TokenStore(tmp_path / "tokens/train").num_views == 10
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
-from randar_features.data.token_shards import Shard, ShardWriter
-from randar_features.data.token_store import TokenStore
+from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
@@ -43,7 +42,7 @@ def random_tokens(count: int = 20, num_tokens: int = 9, seed: int = 0) -> np.nda
 def write_store(folder: Path, tokens: np.ndarray, labels: np.ndarray | None = None, **manifest: Any) -> TokenStore:
     """A token store in the format on disk; the labels go round the classes if they are not given."""
     labels = np.arange(len(tokens)) % NUM_CLASSES if labels is None else labels
-    settings = {
+    settings: dict[str, Any] = {
         "views": ["centre crop", "mirror image"],
         "crop_range": 1.0,
         "image_size": 12,
@@ -53,14 +52,7 @@ def write_store(folder: Path, tokens: np.ndarray, labels: np.ndarray | None = No
         "label_names": [f"class {index}" for index in range(NUM_CLASSES)],
         "shard_size": 8,
     }
-    count, *shape = tokens.shape
-    writer = ShardWriter(folder=folder, shape=tuple(shape), settings=settings | manifest, length=count)
-    for number, rows in list(writer.missing()):
-        shard = Shard([tokens[rows.start : rows.stop].astype(np.uint16)], labels[rows.start : rows.stop].tolist())
-        shard.rows = len(rows)
-        writer.write(number, shard)
-    writer.write_manifest()
-    return TokenStore(folder)
+    return write_tokens(folder, tokens, labels, **settings | manifest)
 
 
 def hardware(**options: Any) -> HardwareConfig:
