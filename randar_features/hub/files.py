@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class HubFile:
         """Repository and file name."""
         return f"{self.repository}/{self.filename}"
 
+    @property
+    def address(self) -> str:
+        """Where a browser finds it."""
+        return f"https://huggingface.co/{self.repository}/resolve/{self.revision}/{self.filename}"
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -34,6 +42,10 @@ class WeightsFile:
     revision: str | None = None
 
 
+class HubUnreachableError(FileNotFoundError):
+    """A file is not in the local cache, and the Hub is out of reach."""
+
+
 def download(file: HubFile) -> WeightsFile:
     """The file in the Hub's local cache, downloaded into it if it is not there.
 
@@ -41,7 +53,8 @@ def download(file: HubFile) -> WeightsFile:
     whether the network may be used, is up to HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE, as everywhere.
 
     Raises:
-        FileNotFoundError: offline and not cached, or the Hub has no such file or revision.
+        HubUnreachableError: the file is not cached, and there is no connection: said at once, without retries.
+        FileNotFoundError: the Hub has no such file or revision.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
@@ -51,20 +64,42 @@ def download(file: HubFile) -> WeightsFile:
         return _cached(file, get(local_files_only=True))
     except LocalEntryNotFoundError:
         pass
+    if not _hub_answers():
+        raise _unreachable(file)
     try:
         return _cached(file, get())
     except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{file} (revision {file.revision}) is not in the local cache, and the Hugging Face Hub cannot "
-            "be reached, or HF_HUB_OFFLINE is set. Load it once with a connection, or set HF_HOME to a cache "
-            "that has it, or pass a local folder with the model's files in it"
-        ) from error
+        raise _unreachable(file) from error
     except (EntryNotFoundError, HfHubHTTPError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise FileNotFoundError(
             f"the Hugging Face Hub does not give {file} at revision {file.revision}: {reason}. "
             "A revision is a branch, a tag or a full commit hash"
         ) from error
+
+
+def _hub_answers() -> bool:
+    """Whether the Hub can be connected to; through a proxy that is left to the download itself to find out."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _unreachable(file: HubFile) -> HubUnreachableError:
+    return HubUnreachableError(
+        f"{file} (revision {file.revision}) is not in the local cache, and the Hugging Face Hub cannot "
+        "be reached, or HF_HUB_OFFLINE is set. Load it once with a connection, or set HF_HOME to a cache "
+        "that has it, or pass a local folder with the model's files in it"
+    )
 
 
 def _cached(file: HubFile, path: str) -> WeightsFile:

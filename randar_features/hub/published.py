@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from randar_features.hub.files import HubFile, WeightsFile, download
+from randar_features.hub.files import HubFile, HubUnreachableError, WeightsFile, download
 from randar_features.hub.weights import USUAL_KEY
 
 
@@ -33,9 +33,22 @@ class ModelSource:
     classes: list[str] | Literal["imagenet"] | None = None
 
     def fetch(self, part: str) -> WeightsFile:
-        """The file of the transformer's or the tokenizer's weights, downloaded if need be."""
+        """The file of the transformer's or the tokenizer's weights, downloaded if need be.
+
+        Raises:
+            HubUnreachableError: there is no connection; the message names the files to download by hand.
+        """
         file = self.files[part]
-        return download(file) if isinstance(file, HubFile) else file
+        if not isinstance(file, HubFile):
+            return file
+        try:
+            return download(file)
+        except HubUnreachableError as error:
+            addresses = " and ".join(one.address for one in self.files.values() if isinstance(one, HubFile))
+            raise HubUnreachableError(
+                f"{error}: on a machine with a connection download {addresses}, put the files under their own names "
+                "into one folder, and give the path of the folder instead of the name"
+            ) from error
 
 
 SIZES = {  # layers, heads, width

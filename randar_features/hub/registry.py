@@ -48,6 +48,12 @@ def find_source(name: str | os.PathLike[str]) -> ModelSource:
             f"{name!r} is no model: expected a name from list_models(), such as 'randar-tiny', or the path of a folder"
         )
     text = os.fspath(name)
+    if not text.strip():
+        raise ValueError("the model's name is empty: expected one of list_models(), such as 'randar-tiny', or a folder")
+    if "://" in text:
+        raise ValueError(
+            f"{text} is an address: download its files into a folder and give its path, or give owner/name of the Hub"
+        )
     if isinstance(name, str):
         base, at, revision = text.partition("@")
         known = ALIASES.get(base, base)
@@ -63,7 +69,8 @@ def find_source(name: str | os.PathLike[str]) -> ModelSource:
     if isinstance(name, str) and not folder.exists() and (match := HUB_NAME.fullmatch(text)):
         return hub_source(match["repository"], match["revision"] or "main")
     what = "is a file" if folder.exists() else "does not exist"
-    raise FileNotFoundError(f"{folder} {what}: expected a folder with config.json and weights")
+    unpack = "; unpack it first" if folder.suffix in (".zip", ".tar", ".gz", ".tgz") else ""
+    raise FileNotFoundError(f"{folder} {what}: expected a folder with config.json and weights{unpack}")
 
 
 def hub_source(repository: str, revision: str = "main") -> ModelSource:

@@ -101,6 +101,9 @@ class _NoInitialValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+LFS_POINTER = b"version https://git-lfs"
+
+
 def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:
     """The tensors in a `.safetensors` file or a pickle, by name, on the CPU; `PREFIXES` of all names are left out.
 
@@ -113,6 +116,9 @@ def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dic
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
     if path.suffix == ".safetensors":
         return _without_prefixes(_read_safetensors(path))
     content = _read_pickle(path)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import randar_features as rf
 from randar_features.hub import choose_device, registry
 from randar_features.hub.registry import ALIASES, PARAMETERS, PUBLISHED, HubFile
-from randar_features.hub.weights import build_empty
+from randar_features.hub.weights import build_empty, read_state_dict
 from randar_features.models import ARCHITECTURES, ImageTransformer, RandAR, RandARConfig
 from randar_features.tokenizers import LlamaGenTokenizer, MaskGITTokenizer
 from tests.small_models import (
@@ -211,7 +211,11 @@ def test_offline_and_not_cached_says_what_is_missing_and_what_to_do(cache: Path)
     transformer, _ = hub_files("randar-xl")
     with pytest.raises(FileNotFoundError) as caught:
         rf.load_model("randar-xl@v2")
-    for part in (str(transformer), "revision v2", "HF_HUB_OFFLINE", "HF_HOME", "local folder"):
+    by_hand = (
+        "https://huggingface.co/ziqipang/RandAR/resolve/v2/",
+        "/FoundationVision/LlamaGen/resolve/main/vq_ds16_c2i.pt",
+    )
+    for part in (str(transformer), "revision v2", "HF_HUB_OFFLINE", "HF_HOME", "local folder", *by_hand):
         assert part in str(caught.value)
 
 
@@ -237,7 +241,7 @@ def test_environment_variables_of_the_hub_are_honoured(cache: Path) -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=GOLDEN.parents[1]
     )
     assert run.stdout.strip() == COMMIT
-    assert "FileNotFoundError: ziqipang/RandAR/randar_0.7b_llamagen" in run.stderr
+    assert "HubUnreachableError: ziqipang/RandAR/randar_0.7b_llamagen" in run.stderr
 
 
 def test_what_is_not_cached_is_downloaded(small_names: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -652,3 +656,30 @@ def test_a_model_prints_in_a_line(tmp_path: Path) -> None:
 
 def test_an_already_loaded_model_survives_pickling(tmp_path: Path) -> None:
     assert_is_small(pickle.loads(pickle.dumps(rf.load_model(write_folder(tmp_path), device="cpu"))))
+
+
+def test_without_a_connection_the_answer_comes_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("randar_features.hub.files.getproxies", dict)
+    monkeypatch.setattr("randar_features.hub.files.socket.create_connection", refuse)
+    with pytest.raises(FileNotFoundError, match=r"vq_ds16_c2i\.pt"):
+        rf.load_model("randar-xl")
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("", "empty"), (" ", "empty"), ("https://huggingface.co/a/b", "address"), ("./model.zip", "unpack")],
+)
+def test_names_that_are_none(name: str, named: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=named):
+        rf.load_model(name)
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(ValueError, match=r"model\.safetensors.*git lfs pull"):
+        read_state_dict(file)
