@@ -1,27 +1,43 @@
-"""Whether one context beats another, on the same images: rows that differ in nothing else, paired."""
+"""Whether one variant beats another on the same images: paired differences, and which of them were planned.
+
+Planned: the recommended context `reverse` against what tuning images would choose without it, and against the best
+`repeat`. All others, pairs of contexts and the best variants of two encoders, were looked at because they were there:
+their p-values are corrected by Holm's procedure for how many they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
-from benchmarks.report.tables import Table, cell, markdown, points
+from benchmarks.report.tables import Table, cell, points
 from benchmarks.result import AXES, Result
-from probes import Difference
+from probes import Difference, holm
 from randar_features import sequence
-from randar_features.store.files import write_json
 
 NAMED = ("encoder", "probe", "settings", "pooling", "read", "layer", "components")
-DIFFERENCES = "differences.json"
+TUNED = ("tuning", "validation")
+"""Scores on images that are not evaluated, by which variants are chosen."""
+
+Compare = Callable[[int, int], Difference]
+"""Numbers of two results → the difference of their scores, the first less the second."""
 
 
-def context_differences(rows: Sequence[Result], compare: Callable[[int, int], Difference]) -> list[dict[str, Any]]:
-    """For each two rows that differ in their context alone: what they share, the contexts and their difference.
+def differences_of(rows: Sequence[Result], compare: Compare) -> list[dict[str, Any]]:
+    """Every comparison of results: `context_differences`, `planned_differences` and `encoder_differences`.
 
-    compare: numbers of two rows → the difference of their scores, first less second.
+    Each holds what the two share, `first`, `second`, difference, interval, p_value, `planned`, and, of those that were
+    not planned, `p_holm`.
     """
+    found = [*planned_differences(rows, compare)]
+    others = [*context_differences(rows, compare), *encoder_differences(rows, compare)]
+    corrected = holm([each["p_value"] for each in others]) if others else []
+    return found + [{**each, "p_holm": float(p)} for each, p in zip(others, corrected, strict=True)]
+
+
+def context_differences(rows: Sequence[Result], compare: Compare) -> list[dict[str, Any]]:
+    """For each two results that differ in their context alone."""
     groups: dict[str, dict[str, int]] = {}
     for number, row in enumerate(rows):
         if row.get("context") is not None:
@@ -30,29 +46,81 @@ def context_differences(rows: Sequence[Result], compare: Callable[[int, int], Di
     found = []
     for members in groups.values():
         for second, first in combinations([context for context in sequence.CONTEXTS if context in members], 2):
-            about = {name: rows[members[first]][name] for name in NAMED if name in rows[members[first]]}
+            about = {name: rows[members[first]].get(name) for name in NAMED}
+            about = {name: value for name, value in about.items() if value is not None}
             difference = compare(members[first], members[second])
-            found.append(about | {"first": first, "second": second, **difference._asdict()})
+            found.append(about | _entry(first, second, difference, planned=False))
     return found
 
 
+def planned_differences(rows: Sequence[Result], compare: Compare) -> Iterator[dict[str, Any]]:
+    """`reverse` against the best without it, and against the best `repeat`; each side by its tuning score."""
+    for kind, members in _grouped(rows, ("encoder", "probe", "settings", "pooling")).items():
+        reverse = best_of(rows, [m for m in members if rows[m].get("context") == "reverse"])
+        without = [m for m in members if rows[m].get("context") not in (None, "reverse")]
+        repeat = [m for m in without if rows[m].get("context") == "repeat"]
+        for words, others in (("best without reverse", without), ("best repeat", repeat)):
+            other = best_of(rows, others)
+            if reverse is not None and other is not None:
+                named = _words(rows[reverse]), f"{words}: {_words(rows[other])}"
+                entry = _entry(*named, compare(reverse, other), planned=True)
+                yield {name: value for name, value in zip(KIND, kind, strict=True) if value is not None} | entry
+
+
+KIND = ("encoder", "probe", "settings", "pooling")
+
+
+def encoder_differences(rows: Sequence[Result], compare: Compare) -> list[dict[str, Any]]:
+    """For each two encoders their variants of the best tuning scores, by the same probe and settings."""
+    found = []
+    for (probe, settings), members in _grouped(rows, ("probe", "settings")).items():
+        names = list(dict.fromkeys(rows[member].get("encoder") for member in members))
+        best = {name: best_of(rows, [m for m in members if rows[m].get("encoder") == name]) for name in names}
+        for first, second in combinations([n for n in names if n is not None and best[n] is not None], 2):
+            one, other = best[first], best[second]
+            assert one is not None and other is not None
+            shared = {name: value for name, value in (("probe", probe), ("settings", settings)) if value is not None}
+            words = f"{first}, {_words(rows[one])}", f"{second}, {_words(rows[other])}"
+            found.append(shared | _entry(*words, compare(one, other), planned=False))
+    return found
+
+
+def best_of(rows: Sequence[Result], members: Sequence[int]) -> int | None:
+    """The first of the members with the highest tuning score; None without members or scores."""
+    scored = [(next((rows[m].metrics[t] for t in TUNED if t in rows[m].metrics), None), m) for m in members]
+    known = [(score, member) for score, member in scored if score is not None]
+    return max(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def _grouped(rows: Sequence[Result], names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(tuple(row.get(name) for name in names), []).append(number)
+    return groups
+
+
+def _words(row: Result) -> str:
+    return str(row.get("output"))
+
+
+def _entry(first: str, second: str, difference: Difference, *, planned: bool) -> dict[str, Any]:
+    return {"first": first, "second": second, **difference._asdict(), "planned": planned}
+
+
 def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
-    """One line for two variants that were evaluated on the same rows: the first minus the second, in points."""
+    """One line a comparison on the same images: the first minus the second, in points; planned ones first."""
     names = [name for name in NAMED if any(row.get(name) is not None for row in differences)]
     rows = [
         [
             *(cell(row.get(name)) for name in names),
             f"{row['first']} − {row['second']}",
             points(row["difference"], row["interval"]),
+            "planned" if row.get("planned") else _p(row.get("p_holm")),
         ]
         for row in differences
     ]
-    return Table([*names, "contexts", "points, 95 % interval"], rows)
+    return Table([*names, "first − second", "points, 95 % interval", "p, Holm"], rows)
 
 
-def write_tables(out: Path, table: Table, differences: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Write both as Markdown to `out`/result.md, and the differences as JSON, an artifact of the result."""
-    write_json(out / DIFFERENCES, differences)
-    tables = [table, difference_table(differences)] if differences else [table]
-    (out / "result.md").write_text("\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8")
-    return {"differences": DIFFERENCES}
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -14,6 +14,8 @@ from benchmarks.result import RESULT_FILE, data_hash, plain
 from randar_features.store.files import read_json, write_json
 
 CONFIG_FILE = "config.json"
+UNRELATED = ("out", "cache", "num_workers")
+"""Options that change no number."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,15 @@ def finished(job: Job, folder: Path, weights: Mapping[str, str]) -> bool:
     if not (folder / RESULT_FILE).exists() or not path.exists():
         return False
     kept, wanted = read_json(path), description(job, weights)
-    defaults = {field.name: plain(field.default) for field in fields(job.config)}  # of options that are newer
+    defaults = {
+        field.name: plain(field.default) for field in fields(job.config) if field.name not in UNRELATED
+    }  # of options that are newer
     return {**kept, "config": defaults | kept["config"]} == wanted
 
 
 def description(job: Job, weights: Mapping[str, str]) -> dict[str, Any]:
     """What decides whether a result has to be made again: options, weights, and what the data hold."""
-    options = asdict(job.config)
+    options = {name: value for name, value in asdict(job.config).items() if name not in UNRELATED}
     data = {name: data_hash(options[name]) for name in ("data", "tokens") if name in options}
     return plain({"config": options, "weights": weights, "data": data})
 

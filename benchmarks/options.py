@@ -1,57 +1,49 @@
-"""Command lines out of a benchmark's Config: its fields are the options, its docstring says what they mean."""
+"""Options that benchmarks share; a bad value is refused when they are made, before any work."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import re
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-Config = TypeVar("Config")
+from benchmarks.encoders.base import Encoder
+from randar_features.cli.parse import Count, Natural, Seed, check_ranges, option
+
+Context = Literal["single", "repeat", "reverse"]
+Read = Literal["image", "instruction", "query", "leave_one_out"]
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
-def add_options(parser: argparse.ArgumentParser, config: type, *, without: Collection[str] = ()) -> None:
-    """Add an option for each field of a dataclass: `--train-split` for train_split.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of every task.
 
-    Fields are str, int, float, bool (a flag; where it is True by default, `--no-…` too), tuples of one of these
-    (several values), or None besides, written none. Those without a default are required. Help is what the
-    docstring, or that of a class it extends, says under "Attributes:".
+    Attributes:
+        out: folder of the result; None: runs/ and the name of the task.
     """
-    hints = get_type_hints(config)
-    texts = {name: text for base in config.__mro__[::-1] for name, text in attribute_texts(base.__doc__ or "").items()}
-    for field in dataclasses.fields(config):
-        if field.name in without:
-            continue
-        given: dict[str, Any] = {"help": texts.get(field.name)}
-        kind, several = _kind(hints[field.name])
-        if field.default is dataclasses.MISSING:
-            given["required"] = True
-        else:
-            given["default"] = field.default
-        if kind is bool:
-            given["action"] = argparse.BooleanOptionalAction if field.default is True else "store_true"
-        else:
-            given |= {"type": kind, **({"nargs": "+"} if several else {})}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **given)
+
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """ValueError for a value out of its range, or one that is none of the choices."""
+        check_ranges(self)
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if (choices := _choices(hint)) and value is not None:
+                given = value if isinstance(value, list | tuple) else [value]
+                check_names(name.replace("_", "-"), given, choices)
 
 
-def read_options(config: type[Config], given: argparse.Namespace, **more: Any) -> Config:
-    """The dataclass with what was parsed by `add_options`, and `more` for fields that were left out there."""
-    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
-    values = {name: getattr(given, name) for name in names if hasattr(given, name) and name not in more}
-    return config(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}, **more)
-
-
-def from_command_line(config: type[Config], description: str | None, out: Path | None = None) -> tuple[Config, Any]:
-    """A benchmark's options and `--out`, by default `out`, from the command line; `description` is its help."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, config)
-    parser.add_argument("--out", type=Path, default=out, help="where results are written")
-    given = parser.parse_args()
-    return read_options(config, given), given.out
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The choices that an annotation lists, none if it takes other values too."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if get_origin(hint) in (tuple, Union, types.UnionType):
+        parts = [part for part in get_args(hint) if part not in (types.NoneType, Ellipsis)]
+        return _choices(parts[0]) if len(parts) == 1 else ()
+    return ()
 
 
 def check_names(option: str, given: Collection[str], known: Collection[str]) -> None:
@@ -61,41 +53,57 @@ def check_names(option: str, given: Collection[str], known: Collection[str]) -> 
             raise ValueError(f"--{option} must be of {', '.join(known)}, got {name!r}")
 
 
-def attribute_texts(docstring: str) -> dict[str, str]:
-    """What a docstring says of each attribute; one line may speak of several, as in "train, test: splits."."""
-    _, found, section = docstring.partition("Attributes:\n")
-    if not found:
-        return {}
-    texts: dict[str, str] = {}
-    names: list[str] = []
-    indent = len(section) - len(section.lstrip(" "))
-    for line in section.splitlines():
-        entry = re.match(rf" {{{indent}}}(\w+(?:, \w+)*): (.*)", line)
-        if entry:
-            names = entry[1].split(", ")
-            texts |= dict.fromkeys(names, entry[2])
-        elif line.startswith(" " * (indent + 1)):
-            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
-        elif line.strip():
-            break
-    return {name: text.replace("%", "%%") for name, text in texts.items()}
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(RunOptions):
+    """Which features of which encoders are measured, and how they are computed and kept.
 
+    Attributes:
+        encoder: names, see `benchmarks.encoders.load_encoder`: randar-tiny, a model's folder, pixels, histogram, codes,
+            latents, efficientnet-lite0, timm:NAME, timm:NAME=FILE, MODULE:FACTORY.
+        outputs: of the encoders that have them; None, and of other encoders: all that can be used.
+        context: of generators; None: all that they have.
+        read: of generators; None: all that they have.
+        orders: of generators: the mean over this many seeded random orders; None: the raster order.
+        batch_size: images that are encoded at once.
+        num_workers: processes that decode images.
+        device: that encodes; None: CUDA where there is one.
+        dtype: number format that encoders compute in.
+        store_dtype: number format in which features are kept.
+        cache: folder that keeps features.
+        seed: of every random choice.
+    """
 
-def _kind(hint: Any) -> tuple[Callable[[str], Any], bool]:
-    """What reads a value, and whether there are several."""
-    optional = get_origin(hint) is types.UnionType
-    if optional:
-        hint = next(option for option in get_args(hint) if option is not type(None))
-    if get_origin(hint) is tuple:
-        return get_args(hint)[0], True
-    if hint not in (str, int, float, bool):
-        raise TypeError(f"an option must be str, int, float, bool, a tuple of one of these or None, got {hint}")
-    return _or_none(hint) if optional else hint, False
+    encoder: tuple[str, ...] = option("--encoders", default=("randar-tiny",))
+    outputs: tuple[str, ...] | None = None
+    context: tuple[Context, ...] | None = option("--contexts", default=None)
+    read: tuple[Read, ...] | None = option("--reads", default=None)
+    orders: Count | None = None
+    batch_size: Count = 32
+    num_workers: Natural = 0
+    device: str | None = None
+    dtype: Dtype = "float32"
+    store_dtype: Literal["float16", "float32"] = "float16"
+    cache: str = "runs/features"
+    seed: Seed = 0
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of `load_encoder`."""
+        about = {"contexts": self.context, "reads": self.read, "orders": self.orders}
+        return about | {"device": self.device, "dtype": self.dtype}
 
-def _or_none(kind: type) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        return None if text == "none" else kind(text)
+    @property
+    def store(self) -> dict[str, Any]:
+        """Arguments of `extract`."""
+        about = {"folder": self.cache, "dtype": self.store_dtype}
+        return about | {"batch_size": self.batch_size, "num_workers": self.num_workers}
 
-    read.__name__ = f"{kind.__name__} (or none)"  # argparse says it of other words
-    return read
+    def chosen(self, encoder: Encoder) -> list[str] | None:
+        """Those of `outputs` that an encoder has; None, all, where it has none of them, unless it is the only one.
+
+        Raises:
+            ValueError: the only encoder lacks one of them.
+        """
+        if self.outputs is None or len(self.encoder) == 1:
+            return None if self.outputs is None else encoder.choose(self.outputs)
+        return [name for name in self.outputs if name in encoder.outputs] or None

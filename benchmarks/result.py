@@ -10,22 +10,23 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from benchmarks.machine import describe
+from randar_features.precision import fastest_dtype
 from randar_features.store.files import read_json, write_json
+from randar_features.store.identity import hash_files
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RESULT_FILE = "result.json"
-HASHED_FILES = 1000
-MIB = 1 << 20
 
 AXES = {
     "encoder": "name of the model, as `benchmarks.encoders.load_encoder` takes it",
@@ -38,14 +39,93 @@ AXES = {
     "normalization": "what was done to the vectors before the head or the distance",
     "resolution": "pixels a side that the encoder was given",
     "threshold_basis": "what a distance is measured against (point matching)",
-    "selection": "the rows on which options of the head were chosen",
+    "selection": "the images on which options of the head were chosen",
 }
 """Every axis on which results of this project vary. An axis that does not apply is stated as None."""
+
+NO_AXES: dict[str, Any] = dict.fromkeys(AXES)
+"""All axes as they stand where none applies, as for a measurement of speed."""
 
 CARD_ENTRIES = {"protocol", "axes", "data", "weights", "machine", "warnings"}
 
 Card = dict[str, Any]
-Result = dict[str, Any]
+"""A card as JSON has it, see `card`."""
+
+RESERVED = ("interval", "chosen", "warnings")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one variant.
+
+    Attributes:
+        axes: the values of `AXES` that this result does not share with all others of its run.
+        metrics: numbers by their names; the first is the main one. Shares are in [0, 1].
+        interval: (low, high) of the main metric, or None.
+        settings: in words, such as the probe.
+        chosen: options that tuning images chose, such as C.
+        details: what is no single number, such as scores by category.
+        warnings: what a reader must know of this result alone, such as a head at the end of its grid.
+    """
+
+    axes: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    interval: tuple[float, float] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Any]) -> Result:
+        """From entries as the result file has them: axes by their names, numbers are metrics, words settings."""
+        found = {name: value for name, value in plain(entries).items() if name not in RESERVED}
+        numbers = {n: v for n, v in found.items() if n not in AXES and _is_number(v)}
+        words = {n: v for n, v in found.items() if n not in AXES and isinstance(v, str)}
+        interval = entries.get("interval")
+        return cls(
+            axes={name: value for name, value in found.items() if name in AXES},
+            metrics=numbers,
+            interval=None if interval is None else (float(interval[0]), float(interval[1])),
+            settings=words,
+            chosen=plain(entries.get("chosen") or {}),
+            details={n: v for n, v in found.items() if n not in AXES and n not in numbers and n not in words},
+            warnings=tuple(entries.get("warnings") or ()),
+        )
+
+    @property
+    def metric(self) -> str | None:
+        """Name of the main metric."""
+        return next(iter(self.metrics), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat mapping, as the result file has it."""
+        found: dict[str, Any] = {**self.axes, **self.settings, **self.metrics, **self.details}
+        found |= {} if self.interval is None else {"interval": list(self.interval)}
+        found |= {"chosen": dict(self.chosen)} if self.chosen else {}
+        return found | ({"warnings": list(self.warnings)} if self.warnings else {})
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An axis, setting, metric or detail by its name."""
+        for part in (self.axes, self.metrics, self.settings, self.details):
+            if name in part:
+                return part[name]
+        reserved = {"interval": self.interval, "chosen": self.chosen, "warnings": self.warnings}
+        return reserved.get(name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        missing = object()
+        value = self.get(name, missing)
+        if value is missing:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def card(
@@ -57,8 +137,13 @@ def card(
     config: DataclassInstance | None = None,
     warnings: Sequence[str] = (),
     device: torch.device | str = "cpu",
+    dtype: str | None = None,
+    interval: str | None = None,
+    task: str | None = None,
+    seconds: float | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> Card:
-    """Everything that all rows of a result share.
+    """Everything that all results of a run share; `benchmarks.run` calls it.
 
     Args:
         protocol: its name and settings in words, for example "kNN, k = 20, cosine, temperature 0.07".
@@ -68,15 +153,32 @@ def card(
         config: every option of the benchmark, as it was resolved.
         warnings: what a reader must know before using the numbers.
         device: what ran the encoder.
+        dtype: number format that the encoder computed in; "auto" is resolved; None: none was stated.
+        interval: how intervals were made, in words.
+        task: name of the benchmark.
+        seconds: that it took.
+        details: further facts that all results share.
 
     Raises:
         ValueError: an axis that is not one of `AXES`.
     """
     _check_axes(axes)
+    options = {} if config is None else plain(asdict(config))
+    options.pop("out", None)
     return {
         "protocol": protocol,
+        "task": task,
         "axes": dict(axes),
-        "config": {} if config is None else plain(asdict(config)),
+        "config": options,
+        "encoding": {
+            "device": torch.device(device).type,
+            "dtype": resolved_dtype(dtype, torch.device(device)),
+            "store_dtype": options.get("store_dtype"),
+            "batch_size": options.get("batch_size"),
+        },
+        "interval": interval,
+        **({"details": plain(dict(details))} if details else {}),
+        "seconds": seconds,
         "data": dict(data),
         "weights": dict(weights),
         "warnings": [*warnings, *_warnings_of(weights)],
@@ -85,54 +187,59 @@ def card(
     }
 
 
+def resolved_dtype(dtype: str | None, device: torch.device) -> str:
+    """The number format in words: "auto" is the fastest of the device, None is float32."""
+    if dtype == "auto":
+        return str(fastest_dtype(device)).removeprefix("torch.")
+    return dtype or "float32"
+
+
 def command_line() -> str:
     """How this process was started, as a reader would type it."""
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def data_hash(data: str | Path) -> str:
-    """16 hexadecimal digits of the data's files: their paths below the folder, their sizes, and what some of them hold.
+    """16 hexadecimal digits of the data's files: their paths below the folder, and what each holds.
 
-    Of at most `HASHED_FILES` files, spread evenly, the first and last MiB are read. A name that is no file or folder
-    (data built into the package) stands for itself.
+    Hashes of files are kept between runs, see `randar_features.store.identity`. A name that is no file or folder (data
+    built into the package) stands for itself.
     """
     path = Path(data)
     if not path.exists():
         return f"built-in {data}"
-    digest = hashlib.sha256()
     files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
-    read = set(files[:: -(-len(files) // HASHED_FILES) or 1])
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path) if path.is_dir() else file.name} {size}".encode())
-        if file in read:
-            with file.open("rb") as opened:
-                digest.update(opened.read(MIB))
-                opened.seek(max(0, size - MIB))
-                digest.update(opened.read())
+    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    digest = hashlib.sha256()
+    for name, content in zip(names, hash_files([str(file) for file in files]), strict=True):
+        digest.update(f"{name} {content}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
 def write_result(
-    folder: Path, card: Card, results: Sequence[Result], *, artifacts: Mapping[str, str] | None = None
+    folder: Path,
+    card: Card,
+    results: Sequence[Result | Mapping[str, Any]],
+    *,
+    artifacts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `folder/result.json`, whole or not at all.
 
     Args:
         folder: where it goes; `artifacts` lie in it.
         card: from `card`.
-        results: one row a variant: its own axes, settings in words (such as the probe), and metrics by their names;
-            the first one is the main one, which "interval", [low, high], belongs to. Shares are in [0, 1].
+        results: one a variant.
         artifacts: files in `folder` by what they are. PNG files are shown by a report. "predictions" is an .npz
             with labels (n,), predictions (rows, n) in the order of `results`, and label_names.
 
     Raises:
         ValueError: a row and the card together leave an axis of `AXES` unstated, or state it twice.
     """
-    for row in results:
+    rows = [result.to_json() if isinstance(result, Result) else dict(result) for result in results]
+    for row in rows:
         _check_row(row, card["axes"])
     path = folder / RESULT_FILE
-    write_json(path, plain({"card": card, "results": list(results), "artifacts": dict(artifacts or {})}))
+    write_json(path, plain({"card": card, "results": rows, "artifacts": dict(artifacts or {})}))
     return path
 
 
@@ -152,15 +259,61 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def full_axes(card: Card, row: Result) -> dict[str, Any]:
+def load_results(folder: str | Path) -> pd.DataFrame:
+    """Every result below a folder as one table: a line each result, columns of run, axes, settings, metrics and card.
+
+    Columns: run (folder below `folder`), task, the `AXES`, settings, metric (name of the main one), value, low, high,
+    all metrics by their names, chosen_NAME, and of the card: protocol, interval, device, dtype, commit, warnings.
+
+    Raises:
+        FileNotFoundError: there is no result below the folder.
+    """
+    files = find_results(Path(folder))
+    frames = [result_frame(file, run=str(file.parent.relative_to(folder))) for file in files]
+    return pd.concat(frames, ignore_index=True)
+
+
+def find_results(folder: Path) -> list[Path]:
+    """Every result file below a folder, sorted by path; FileNotFoundError if there is none."""
+    files = sorted(folder.rglob(RESULT_FILE))
+    if not files:
+        raise FileNotFoundError(f"no {RESULT_FILE} below {folder}: run a benchmark with --out first")
+    return files
+
+
+def result_frame(path: Path, run: str = ".") -> pd.DataFrame:
+    """One result file as a table, see `load_results`. Text that a spreadsheet would run as a formula is quoted."""
+    content = read_result(path)
+    about, rows = content["card"], [Result.of(row) for row in content["results"]]
+    machine, encoding = about["machine"], about.get("encoding", {})
+    shared = {"protocol": about["protocol"], "interval_method": about.get("interval"), "commit": machine["commit"]}
+    shared |= {"device": machine.get("gpu", machine["processor"]), "dtype": encoding.get("dtype")}
+    shared |= {"warnings": "; ".join(about["warnings"])}
+    lines = []
+    for row in rows:
+        low, high = row.interval or (None, None)
+        value = row.metrics.get(row.metric or "")
+        line: dict[str, Any] = {"run": run, "task": about.get("task"), **full_axes(about, row), **row.settings}
+        line |= {"metric": row.metric, "value": value, "low": low, "high": high, **row.metrics}
+        line |= {f"chosen_{name}": value for name, value in row.chosen.items()} | shared
+        lines.append({name: spreadsheet_safe(value) for name, value in line.items()})
+    return pd.DataFrame(lines)
+
+
+def spreadsheet_safe(value: Any) -> Any:
+    """Text with an apostrophe before it where a spreadsheet would take it for a formula; lists as text."""
+    value = " + ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
+def full_axes(card: Card, row: Result | Mapping[str, Any]) -> dict[str, Any]:
     """The value of every axis of one row."""
     return {name: row.get(name, card["axes"].get(name)) for name in AXES}
 
 
-def metrics(row: Result) -> dict[str, float]:
+def metrics(row: Result | Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a row that are no axes."""
-    numbers = {name: value for name, value in row.items() if name not in AXES}
-    return {n: v for n, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return dict((row if isinstance(row, Result) else Result.of(row)).metrics)
 
 
 def plain(value: Any) -> Any:
@@ -184,7 +337,7 @@ def _check_axes(axes: Mapping[str, Any]) -> None:
         raise ValueError(f"unknown axes {', '.join(unknown)}: a card knows {', '.join(AXES)}")
 
 
-def _check_row(row: Result, shared: Mapping[str, Any]) -> None:
+def _check_row(row: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
     if twice := sorted(set(row) & set(shared)):
         raise ValueError(f"{', '.join(twice)} stated by the card and by the row {row}: state an axis once")
     if missing := [name for name in AXES if name not in row and name not in shared]:

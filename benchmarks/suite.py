@@ -7,10 +7,11 @@ same command again to continue: what is there with the same options, weights and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
@@ -18,11 +19,12 @@ from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import LABELS
 from benchmarks.encoders import load_encoder
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import from_command_line
+from benchmarks.options import Context, Dtype, Read, RunOptions
 from benchmarks.report.write import BASELINES, write_report
-from benchmarks.tasks import classification, correspondence, maps, retrieval, segmentation
+from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from benchmarks.tasks.dense import file_name
-from randar_features.command_line import run_command
+from randar_features.cli import parse
+from randar_features.cli.parse import Count, Seed, option
 from randar_features.data import open_images, open_pairs
 from randar_features.data.pairs import ImageMask
 
@@ -31,44 +33,96 @@ BUILT_IN = {PHOTO_DIGITS: {"labels", "masks"}, "digits": {"points"}, "photograph
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured, on what.
+class Settings(RunOptions):
+    """Every benchmark on every data set: what is measured, on what.
 
     Attributes:
         data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
             built in.
-        encoders: names, as `load_encoder` takes them.
-        contexts, reads: of generators; None: all that they have.
-        probes: of `benchmarks.classification`.
+        preset: demo: the built-in data with few images, and samples of the model; other options override it.
+        encoder: names, as `load_encoder` takes them.
+        context: of generators; None: all that they have.
+        read: of generators; None: all that they have.
+        probe: of classification.
         pooling: of maps to vectors, for classification.
-        heads: of `benchmarks.segmentation`.
+        head: of segmentation.
         max_rows: labelled images that are read of each split at most, the first ones; None: all.
         iterations: of segmentation's linear head.
         train_rows: labelled images to train on at most, stratified; None: all.
-        evaluation_rows: labelled images to hold back where the data has one split only.
+        evaluation_rows: labelled images to hold back where the data has one split only; None: a fifth.
+        train_images, evaluation_images: images with masks; None: all.
+        pairs: pairs of images for point matching; None: as many as that task takes.
         duplicates: look for near-duplicates between what is trained on, or searched, and what is evaluated.
-        hold_out: "last" or "stratified": which rows are evaluated on where the data has one split only.
+        hold_out: which images are evaluated on where the data has one split only.
         resolution: pixels of the shorter side of images with masks, shown in tiles; None: squashed.
+        samples: models, as `load_model` takes them, whose samples are drawn.
+        batch_size: images that are encoded at once.
+        device: that encodes; None: CUDA where there is one.
+        dtype: number format that encoders compute in.
         cache: folder that keeps features.
         seed: of every random choice.
     """
 
-    data: tuple[str, ...]
-    encoders: tuple[str, ...] = ("pixels", "histogram", "codes", "latents", "randar-tiny")
-    contexts: tuple[str, ...] | None = None
-    reads: tuple[str, ...] | None = None
-    probes: tuple[str, ...] = ("logistic", "knn")
+    data: tuple[str, ...] = ()
+    preset: Literal["demo"] | None = None
+    encoder: tuple[str, ...] = option(
+        "--encoders", default=("pixels", "histogram", "codes", "latents", "randar-tiny", "randar-tiny?random")
+    )
+    context: tuple[Context, ...] | None = option("--contexts", default=None)
+    read: tuple[Read, ...] | None = option("--reads", default=None)
+    probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = option(
+        "--probes", default=("logistic", "knn")
+    )
     pooling: tuple[str, ...] = ("mean",)
-    heads: tuple[str, ...] = ("linear", "knn")
-    iterations: int = 1000
-    max_rows: int | None = None
-    train_rows: int | None = None
-    evaluation_rows: int = 5000
+    head: tuple[Literal["linear", "knn", "logistic"], ...] = option("--heads", default=("linear", "knn"))
+    iterations: Count = 1000
+    max_rows: Count | None = None
+    train_rows: Count | None = None
+    evaluation_rows: Count | None = None
+    train_images: Count | None = None
+    evaluation_images: Count | None = None
+    pairs: Count | None = None
     duplicates: bool = True
-    hold_out: str = "stratified"
+    hold_out: Literal["stratified", "last"] = "stratified"
     resolution: int | None = None
+    samples: tuple[str, ...] = ()
+    batch_size: Count = 32
+    device: str | None = None
+    dtype: Dtype = "float32"
     cache: str = "runs/features"
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data and self.preset is None:
+            raise ValueError(f"give --data, folders or Parquet files or {', '.join(BUILT_IN)}; or --preset demo")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "data": ("photo-digits", "digits"),
+        "encoder": ("pixels", "codes", "randar-tiny"),
+        "read": ("image",),
+        "probe": ("logistic", "knn"),
+        "head": ("knn",),
+        "max_rows": 600,
+        "train_images": 120,
+        "evaluation_images": 60,
+        "pairs": 60,
+        "duplicates": False,
+        "samples": ("randar-tiny",),
+    }
+}
+"""What each preset sets, of the options that are at their defaults."""
+
+
+def with_preset(settings: Settings) -> Settings:
+    """The settings with those of their preset in the place of defaults."""
+    if settings.preset is None:
+        return settings
+    defaults = {each.name: each.default for each in fields(settings)}
+    changed = {n: v for n, v in PRESETS[settings.preset].items() if getattr(settings, n) == defaults[n]}
+    return replace(settings, **changed)
 
 
 def kinds_of(data: str) -> set[str]:
@@ -115,10 +169,16 @@ def _opens(opened: Callable[..., object], data: str, *splits: str | None) -> tup
     return None
 
 
+def name_of(data: str) -> str:
+    """The name of a data set, for its folder of results: of a path, its last part that is a name."""
+    name = file_name(data if data in BUILT_IN else Path(data).resolve().name)
+    return name.strip(".") or "data"
+
+
 def jobs(settings: Settings) -> Iterator[Job]:
     """All that is to be done, in order."""
     for data in settings.data:
-        name, kinds = Path(data).name, kinds_of(data)
+        name, kinds = name_of(data), kinds_of(data)
         makers: dict[str, Callable[[Settings, str], Iterator[tuple[str, Any, Callable]]]] = {
             "labels": _labelled,
             "masks": _masked,
@@ -127,54 +187,52 @@ def jobs(settings: Settings) -> Iterator[Job]:
         for kind in sorted(kinds):
             for task, config, run in makers[kind](settings, data):
                 yield Job(f"{name}/{task}", config, run)
+    for model in settings.samples:
+        config = samples.Config(model=model, seed=settings.seed, device=settings.device)
+        yield Job(f"samples/{file_name(model)}", config, samples.run)
 
 
 def _shared(settings: Settings) -> dict[str, Any]:
-    return {
-        "encoder": settings.encoders,
-        "contexts": settings.contexts,
-        "reads": settings.reads,
-        "seed": settings.seed,
-        "cache": settings.cache,
-    }
+    names = ("encoder", "context", "read", "seed", "cache", "batch_size", "device", "dtype")
+    return {name: getattr(settings, name) for name in names}
 
 
 def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
+    names = ("hold_out", "max_rows", "duplicates", "train_rows", "evaluation_rows", "probe", "pooling")
     config = classification.Config(
         data=data,
         train_split=train,
         evaluation_split=evaluation,
-        hold_out=settings.hold_out,
-        max_rows=settings.max_rows,
-        duplicates=settings.duplicates,
-        train_rows=settings.train_rows,
-        evaluation_rows=settings.evaluation_rows,
-        probe=settings.probes,
-        pooling=settings.pooling,
+        **{name: getattr(settings, name) for name in names},
         **_shared(settings),
     )
     yield "classification", config, classification.run
-    searched = retrieval.Config(data=data, split=evaluation or train, max_rows=settings.max_rows, **_shared(settings))
-    yield "retrieval", searched, retrieval.run
+    shared = {"max_rows": settings.max_rows, "duplicates": settings.duplicates, **_shared(settings)}
+    yield "retrieval", retrieval.Config(data=data, split=evaluation or train, **shared), retrieval.run
 
 
 def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
     shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
-    shared |= {"labels": known_labels(data), "duplicates": settings.duplicates}
-    shared |= {"resolution": settings.resolution, "iterations": settings.iterations}
-    for head in settings.heads:
+    names = ("duplicates", "resolution", "iterations", "train_images", "evaluation_images")
+    shared |= {"labels": known_labels(data), **{name: getattr(settings, name) for name in names}}
+    for head in settings.head:
         config = segmentation.Config(head=head, **shared, **_shared(settings))
         yield f"segmentation-{head}", config, segmentation.run
-    for encoder in settings.encoders:
+    for encoder in settings.encoder:
         if encoder.partition(":")[0] not in BASELINES:
-            yield f"maps-{file_name(encoder)}", maps.Config(data=data, split=evaluation, encoder=encoder), maps.run
+            about = {"device": settings.device, "dtype": settings.dtype}
+            config = maps.Config(data=data, split=evaluation, encoder=encoder, **about)
+            yield f"maps-{file_name(encoder)}", config, maps.run
 
 
 def _matched(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
-    config = correspondence.Config(data=data, **_shared(settings))
-    yield "correspondence", config, correspondence.run
+    yield (
+        "correspondence",
+        correspondence.Config(data=data, pairs=settings.pairs, **_shared(settings)),
+        correspondence.run,
+    )
 
 
 def run(settings: Settings, out: Path) -> Path:
@@ -182,8 +240,9 @@ def run(settings: Settings, out: Path) -> Path:
 
     A benchmark that fails is named at the end, by an error, after all others have been done.
     """
-    views: dict[str, Any] = {"contexts": settings.contexts, "reads": settings.reads}
-    weights = {name: load_encoder(name, **views).weights for name in settings.encoders}
+    settings = with_preset(settings)
+    views: dict[str, Any] = {"contexts": settings.context, "reads": settings.read, "device": settings.device}
+    weights = {name: load_encoder(name, **views).weights for name in settings.encoder}
     planned, failures = list(jobs(settings)), []
     if twice := sorted({job.name for job in planned if [other.name for other in planned].count(job.name) > 1}):
         raise ValueError(f"two data sets or encoders have one name, and would share {', '.join(twice)}: rename one")
@@ -199,11 +258,15 @@ def run(settings: Settings, out: Path) -> Path:
     return report
 
 
-def main() -> None:
-    """Parse, run, say where the report is."""
-    settings, out = from_command_line(Settings, __doc__, Path("runs/suite"))
-    print(run(settings, out))
+def command(settings: Settings) -> None:
+    """Run, and say where the report is."""
+    print(run(settings, settings.out or Path("runs") / (settings.preset or "suite")))
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.suite") -> int:
+    """Read the options, run, and return the exit status."""
+    return parse.run(command, Settings, arguments, program=program, also=(RuntimeError,))
 
 
 if __name__ == "__main__":
-    run_command(main, RuntimeError)
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch
 from benchmarks.encoders.base import Encoder
 from benchmarks.encoders.extract import extract, unreadable
 from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder, untrained
-from benchmarks.encoders.options import Kept, Views
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
+from benchmarks.result import resolved_dtype
 from randar_features import Model, load_model
 from randar_features.baselines import PACKAGES, RANDOM, is_network
 
+FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # MODULE:FACTORY
 DEFAULT_MODEL = "randar-tiny"
 PLAIN = ("pixels", "histogram", "codes", "latents", "timm", *PACKAGES)
 
@@ -27,21 +29,36 @@ def load_encoder(
     reads: Sequence[str] | None = None,
     orders: int | None = None,
     device: torch.device | str | None = None,
+    dtype: str | None = None,
 ) -> Encoder:
     """An encoder by its name.
 
     Args:
         name: "pixels"; "histogram" (of colours); "codes:MODEL" or "latents:MODEL", what the model's tokenizer
             makes of an image ("codes" and "latents": of randar-tiny's); "efficientnet-lite0" or "timm:NAME", see
-            `randar_features.baselines`; else a model as `load_model` takes it, a loaded one too, with "?random"
+            `randar_features.baselines`; "MODULE:FACTORY", see
+            `benchmarks.encoders.modules`; else a model as `load_model` takes it, a loaded one too, with "?random"
             after its name for a transformer of random weights on the same tokens.
         contexts, reads: of a model, None: all that it has.
         orders: of a model, None: one raster order; K: the mean over K seeded random ones.
         device: None: CUDA where there is one.
+        dtype: number format that it computes in: float32 (also None), bfloat16, float16 or auto, the device's fastest.
 
     Raises:
         ValueError, FileNotFoundError: there is no such encoder, or a model has no such context or read.
     """
+    encoder = _load(name, contexts, reads, orders, device)
+    encoder.dtype = getattr(torch, resolved_dtype(dtype, encoder.device))
+    return encoder
+
+
+def _load(
+    name: str | Model,
+    contexts: Sequence[str] | None,
+    reads: Sequence[str] | None,
+    orders: int | None,
+    device: torch.device | str | None,
+) -> Encoder:
     if isinstance(name, Model):
         return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
     kind, _, rest = name.partition(":")
@@ -55,10 +72,14 @@ def load_encoder(
         from benchmarks.encoders.timm_models import TimmEncoder  # takes seconds to import
 
         return TimmEncoder(name, device)
+    if FACTORY.fullmatch(name):
+        from benchmarks.encoders.modules import ModuleEncoder
+
+        return ModuleEncoder(name, device)
     if not Path(name).exists() and (nearest := difflib.get_close_matches(kind, PLAIN, n=1, cutoff=0.7)):
         raise ValueError(f"no encoder {name!r}: did you mean {nearest[0]!r}? Or any model, as `load_model` takes it")
     model = untrained(load_model(name.removesuffix(RANDOM), device)) if name.endswith(RANDOM) else name
     return GeneratorEncoder(model, contexts=contexts, reads=reads, orders=orders, device=device)
 
 
-__all__ = ["DEFAULT_MODEL", "Encoder", "Kept", "Views", "extract", "load_encoder", "unreadable"]
+__all__ = ["DEFAULT_MODEL", "Encoder", "extract", "load_encoder", "unreadable"]

@@ -23,6 +23,7 @@ class Encoder(ABC):
         outputs: details of each output by its name: "layer", "context", "read", "norm" and "orders", None where
             they do not apply.
         device: where it computes.
+        dtype: number format that it computes in.
         supervision: what its weights were trained with beyond images, such as labels; None where nothing is known.
     """
 
@@ -37,9 +38,15 @@ class Encoder(ABC):
         supervision: str | None = None,
     ) -> None:
         self.supervision = supervision
+        self.dtype = torch.float32
         self.name, self.image_size, self.weights = name, image_size, weights
         self.outputs = {output: {**NO_DETAILS, **details} for output, details in outputs.items()}
         self.device = torch.device(device)
+
+    @property
+    def described_weights(self) -> str:
+        """The hash, and what the weights were trained with where that is known, for cards."""
+        return self.weights if self.supervision is None else f"{self.weights}, {self.supervision}"
 
     def __repr__(self) -> str:
         """Name, weights, size and how many outputs."""
@@ -61,7 +68,8 @@ class Encoder(ABC):
         """
         self._check_images(images)
         wanted = self.choose(outputs)
-        found = self._encode(images.to(self.device), wanted)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            found = self._encode(images.to(self.device), wanted)
         return {name: found[name].float() for name in wanted}
 
     def choose(self, outputs: Sequence[str] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Features of an encoder and a data set, computed once and kept."""
+"""Features of an encoder and a data set, computed once and kept; the cache is found by the content of the data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
+from benchmarks.result import data_hash
 from probes.pooling import POOLINGS, pool
 from randar_features.features.store import FeatureStore, read_manifest
 from randar_features.features.store_writer import Content, write_store
@@ -60,9 +62,11 @@ def extract(
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, or None for maps; got {pooling!r}")
     wanted = encoder.choose(outputs)
     name = _name_of(data) if name is None else name
+    name = f"{name}-{data_hash(data)[:8]}" if isinstance(data, str | Path) and Path(data).exists() else name
     name = name if split is None else f"{name}-{split}"
     name = name if max_rows is None else f"{name}-first-{max_rows}"
-    home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}" / _plain(name)
+    computed = "" if encoder.dtype == torch.float32 else f"-{str(encoder.dtype).removeprefix('torch.')}"
+    home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}{computed}" / _plain(name)
     made = _outputs_of_a_store(home, encoder, wanted, pooling, dtype) or wanted
     content = Content(
         encoder=encoder.name,

@@ -1,6 +1,7 @@
 """`python -m benchmarks.report`."""
 
-from benchmarks.report.write import main
-from randar_features.command_line import run_command
+import sys
 
-run_command(main)
+from benchmarks.report.write import main
+
+sys.exit(main())

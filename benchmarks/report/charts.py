@@ -83,6 +83,27 @@ def curves(
     return to_png(figure)
 
 
+def summary(panels: Mapping[str, Mapping[str, tuple[float, tuple[float, float] | None]]]) -> bytes:
+    """A panel each task: bars of a value, with its interval or None, by name; panels of one figure, three in a line."""
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    tallest = max(len(values) for values in panels.values())
+    figure = Figure(figsize=(4.6 * columns, (0.34 * tallest + 0.9) * lines), dpi=110, layout="constrained")
+    for place, (title, values) in enumerate(panels.items()):
+        axes = figure.add_subplot(lines, columns, place + 1)
+        names = [name.replace("$", r"\$") for name in values]
+        heights = [value for value, _ in values.values()]
+        axes.barh(names, heights, color=COLOURS[0], height=0.62)
+        for line, (_, interval) in enumerate(values.values()):
+            if interval is not None:
+                axes.plot(interval, (line, line), color=INK, linewidth=1.4)
+        axes.invert_yaxis()
+        axes.set_title(title.replace("$", r"\$"), fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return to_png(figure)
+
+
 def _finish(axes: Axes) -> None:
     axes.grid(axis="y", color="#e6e9ec")
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,13 +7,16 @@ error.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.result import AXES, full_axes, metrics, read_result
-from randar_features.command_line import EXPLAINED, run_command
+from benchmarks.report.tables import printable
+from benchmarks.result import AXES, RESULT_FILE, find_results, full_axes, metrics, read_result
+from randar_features.cli import parse
+from randar_features.cli.parse import positional
 
 DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
 """Differing values make two numbers answers to different questions; on the other axes encoders are compared."""
@@ -46,6 +49,7 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Ite
         values = first["axes"][name], second["axes"][name]
         if values[0] != values[1]:
             yield Difference(name, *values, name in DECISIVE_AXES)
+    yield from _encoding_differences(first, second)
     options = [card.get("config", {}) for card in (first, second)]
     for name in [option for option in options[0] if option in options[1]]:
         values = options[0][name], options[1][name]
@@ -55,13 +59,26 @@ def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Ite
         values = first["weights"][encoder], second["weights"][encoder]
         if values[0] != values[1]:
             yield Difference(f"weights of {encoder}", *values, False)
-    for name in sorted(first["machine"].keys() | second["machine"].keys()):
+    for name in sorted((first["machine"].keys() | second["machine"].keys()) - {"gpu"}):
         values = first["machine"].get(name), second["machine"].get(name)
         if values[0] != values[1]:
             yield Difference(f"machine: {name}", *values, False)
     for warning in sorted(set(first["warnings"]) ^ set(second["warnings"])):
         given = tuple(warning if warning in card["warnings"] else None for card in (first, second))
         yield Difference("warning", given[0], given[1], False)
+
+
+def _encoding_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
+    """Device, number formats and the way that intervals were made, which decide; and the batch size, which does not."""
+    encodings = [card.get("encoding") or {} for card in (first, second)]
+    for name in ("device", "dtype", "store_dtype", "batch_size"):
+        values = [encoding.get(name) for encoding in encodings]
+        if values[0] != values[1]:
+            yield Difference(f"encoding: {name}", *values, name != "batch_size")
+    if first["machine"].get("gpu") != second["machine"].get("gpu"):
+        yield Difference("encoding: gpu", first["machine"].get("gpu"), second["machine"].get("gpu"), True)
+    if first.get("interval") != second.get("interval"):
+        yield Difference("intervals", first.get("interval"), second.get("interval"), True)
 
 
 def row_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
@@ -116,19 +133,51 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[list[str], b
     return lines, comparable
 
 
-def main() -> None:
-    """Compare two result files, or the folders that hold them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("first", type=Path)
-    parser.add_argument("second", type=Path)
-    args = parser.parse_args()
-    try:
-        lines, comparable = compare(read_result(args.first), read_result(args.second))
-    except EXPLAINED as error:
-        parser.exit(2, f"{type(error).__name__}: {error}\n")
-    print("\n".join(lines))
-    raise SystemExit(0 if comparable else 1)
+def compare_folders(first: Path, second: Path) -> tuple[list[str], bool]:
+    """`compare` of two result files, or of each two that lie in the same place below two folders, as of suites."""
+    if not _holds_several(first) and not _holds_several(second):
+        return compare(read_result(first), read_result(second))
+    places = [{file.parent.relative_to(folder): file for file in find_results(folder)} for folder in (first, second)]
+    lines: list[str] = []
+    comparable = False
+    for place in sorted(places[0].keys() | places[1].keys()):
+        if place in places[0] and place in places[1]:
+            found, stands = compare(*(read_result(each[place]) for each in places))
+            lines += [f"## {place}", *found]
+            comparable |= stands
+        else:
+            lines.append(f"## {place}: in {first if place in places[0] else second} alone")
+    return lines, comparable
+
+
+def _holds_several(folder: Path) -> bool:
+    return folder.is_dir() and not (folder / RESULT_FILE).is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Why two numbers are, or are not, comparable. Exit status 0 where some are, 1 where none are, 2 for an error.
+
+    Attributes:
+        first: a result file, its folder, or the folder of a suite.
+        second: another.
+    """
+
+    first: Path = positional()
+    second: Path = positional()
+
+
+def command(config: Config) -> int:
+    """Print the comparison; the exit status."""
+    lines, comparable = compare_folders(config.first, config.second)
+    print("\n".join(map(printable, lines)))
+    return 0 if comparable else 1
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.diff") -> int:
+    """Read the options, compare, and return the exit status."""
+    return parse.run(command, Config, arguments, program=program)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(main())

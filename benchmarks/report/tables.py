@@ -20,7 +20,25 @@ def markdown(table: Table) -> str:
     """Pipes and dashes; the stressed row in bold."""
     lines = [table.header, ["---"] * len(table.header)]
     lines += [[f"**{c}**" if c and i == table.marked else c for c in row] for i, row in enumerate(table.rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
+
+
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "|<>[]`"})
+
+
+def markdown_text(text: str) -> str:
+    """A name of any kind, such as a file's, that Markdown shows as it is and takes for no HTML and no link."""
+    return printable(text).translate(MARKDOWN)
+
+
+def printable(text: str) -> str:
+    """The text with a dot for what cannot be printed: control characters of a terminal, bytes that are not UTF-8."""
+    return "".join(character if character.isprintable() else "·" for character in text)
+
+
+def printable_lines(text: str) -> str:
+    """`printable` of each line."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def cell(value: Any) -> str:

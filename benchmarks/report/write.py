@@ -6,7 +6,6 @@ tables as Markdown. Every table and picture names the command that made it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.comparisons import difference_table
 from benchmarks.report import charts, page, tables
 from benchmarks.report.tables import Table, cell
-from benchmarks.result import AXES, RESULT_FILE, Card, Result, full_axes, metrics, read_result
+from benchmarks.result import AXES, RESULT_FILE, Card, Result, full_axes, metrics, read_result, result_frame
 from probes import confusion_matrix
+from randar_features.cli import parse
+from randar_features.cli.parse import positional
 from randar_features.store.files import read_json
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
@@ -50,8 +52,8 @@ class Run:
     def best(self, rows: Sequence[Result] | None = None) -> Result:
         """Of `rows` (None: all) the one with the best score on tuning rows, or, without these, of the main metric."""
         rows = self.results if rows is None else rows
-        name = next((n for n in TUNED if all(n in row for row in rows)), self.main_metric or "")
-        return max(rows, key=lambda row: row.get(name, -np.inf))
+        name = next((n for n in TUNED if all(n in row.metrics for row in rows)), self.main_metric or "")
+        return max(rows, key=lambda row: row.metrics.get(name, -np.inf))
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
@@ -63,7 +65,15 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
             result = read_result(file)
             name = str(file.parent.relative_to(folder.parent if folder.is_file() else folder))
             shown = file.parent.name if name == "." else name
-            runs.append(Run(shown, file.parent, result["card"], result["results"], result.get("artifacts", {})))
+            runs.append(
+                Run(
+                    shown,
+                    file.parent,
+                    result["card"],
+                    [Result.of(row) for row in result["results"]],
+                    result.get("artifacts", {}),
+                )
+            )
     if not runs:
         given = ", ".join(map(str, folders))
         raise FileNotFoundError(f"no {RESULT_FILE} below {given}: run a benchmark with --out first")
@@ -71,8 +81,8 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def overview(runs: Sequence[Run]) -> Table:
-    """The best row of every run, beside its best baseline that no training made."""
-    header = ["run", "best", "metric", "value, 95 % interval", "best baseline"]
+    """The best result of every run, beside its best baseline that no training made."""
+    header = ["value, 95 % interval", "run", "best", "metric", "best baseline"]
     rows = []
     for run in runs:
         if run.main_metric is None:
@@ -81,39 +91,85 @@ def overview(runs: Sequence[Run]) -> Table:
         base = [r for r in run.results if str(full_axes(run.card, r)["encoder"]).split(":")[0] in BASELINES]
         compared = run.best(base) if base else None
         against = f"{_name(run, compared)}: {number(compared[metric], metric)}" if compared else ""
-        rows.append([run.name, _name(run, best), metric, _with_interval(best, metric), against])
+        rows.append([_with_interval(best, metric), run.name, _name(run, best), metric, against])
     return Table(header, rows)
+
+
+def best_by_encoder(run: Run) -> dict[str, Result]:
+    """The best result of each encoder of a run by its tuning score."""
+    names = dict.fromkeys(str(full_axes(run.card, row)["encoder"]) for row in run.results)
+    groups = {name: [r for r in run.results if str(full_axes(run.card, r)["encoder"]) == name] for name in names}
+    return {name: run.best(rows) for name, rows in groups.items()}
+
+
+def summary_chart(runs: Sequence[Run]) -> bytes | None:
+    """A panel each run: the best result of every encoder with its interval; None where no run compares encoders."""
+    panels: dict[str, dict[str, tuple[float, tuple[float, float] | None]]] = {}
+    for run in runs:
+        best = best_by_encoder(run) if run.main_metric else {}
+        if len(best) > 1:
+            metric = str(run.main_metric)
+            values = {name: (row[metric], row.interval) for name, row in best.items() if metric in row.metrics}
+            panels[f"{run.name}: {metric.replace('_', ' ')}"] = values
+    return charts.summary(panels) if panels else None
 
 
 def _name(run: Run, row: Result) -> str:
     axes = full_axes(run.card, row)
-    return f"{axes['encoder']}, {axes['output']}" if axes["output"] not in (None, axes["encoder"]) else axes["encoder"]
+    name = f"{axes['encoder']}, {axes['output']}" if axes["output"] not in (None, axes["encoder"]) else axes["encoder"]
+    return f"{name} ({LABELS_WORDS})" if _supervised(run, axes["encoder"]) else str(name)
+
+
+LABELS_WORDS = "trained with ImageNet's labels"
+
+
+def _supervised(run: Run, encoder: Any) -> bool:
+    return LABELS_WORDS in str(run.card["weights"].get(str(encoder), ""))
+
+
+def shared_words(run: Run) -> str:
+    """The axes and settings that are the same in all results, as a sentence."""
+    stated = [full_axes(run.card, row) for row in run.results]
+    same = {axis: stated[0][axis] for axis in AXES if len({repr(axes[axis]) for axes in stated}) == 1}
+    words = {n: run.results[0].get(n) for n in _settings(run.results) if len({r.get(n) for r in run.results}) == 1}
+    named = [f"{name.replace('_', ' ')} {cell(value)}" for name, value in (same | words).items() if value is not None]
+    return f"In all rows: {'; '.join(named)}." if named and len(run.results) > 1 else ""
 
 
 def result_table(run: Run) -> Table:
-    """One line a row: the axes on which rows differ, settings in words, then the metrics."""
+    """One line a result: the main metric with its interval first, what differs between results, other metrics."""
     stated = [full_axes(run.card, row) for row in run.results]
-    varying = [axis for axis in AXES if len({repr(axes[axis]) for axes in stated}) > 1]
-    words = [name for name in _settings(run.results) if name not in varying]
-    numbers = list(dict.fromkeys(name for row in run.results for name in metrics(row)))
+    several = len(run.results) > 1
+    varying = [axis for axis in AXES if not several or len({repr(axes[axis]) for axes in stated}) > 1]
+    varying = [axis for axis in varying if any(axes[axis] is not None for axes in stated)]
+    words = [n for n in _settings(run.results) if not several or len({r.get(n) for r in run.results}) > 1]
+    metric = run.main_metric
+    numbers = [n for n in dict.fromkeys(n for row in run.results for n in metrics(row)) if n != metric]
     rows = [
         [
-            *(cell(axes[axis]) for axis in varying),
+            *([_with_interval(row, metric)] if metric else []),
+            *(_axis(run, axes, axis) for axis in varying),
             *(cell(row.get(name)) for name in words),
-            *(
-                _with_interval(row, name) if name == run.main_metric else number(row.get(name), name)
-                for name in numbers
-            ),
+            *(number(row.get(name), name) for name in numbers),
+            "; ".join(row.warnings),
         ]
         for axes, row in zip(stated, run.results, strict=True)
     ]
+    header = [*([f"{metric}, 95 % interval"] if metric else []), *varying, *words, *numbers, "warnings"]
+    if not any(row.warnings for row in run.results):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     marked = next(i for i, row in enumerate(run.results) if row is run.best())
-    return Table([name.replace("_", " ") for name in (*varying, *words, *numbers)], rows, marked)
+    return Table([name.replace("_", " ") for name in header], rows, marked)
+
+
+def _axis(run: Run, axes: dict[str, Any], axis: str) -> str:
+    marked = axis == "encoder" and _supervised(run, axes["encoder"])
+    return f"{cell(axes[axis])} ({LABELS_WORDS})" if marked else cell(axes[axis])
 
 
 def _settings(results: Sequence[Result]) -> list[str]:
     """Names of a row's entries in words that are no axes, such as the probe."""
-    return list(dict.fromkeys(n for row in results for n, v in row.items() if isinstance(v, str) and n not in AXES))
+    return list(dict.fromkeys(name for row in results for name in row.settings))
 
 
 NO_SHARES = re.compile(r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr)(_|$)")
@@ -132,7 +188,7 @@ def number(value: float | None, name: str = "") -> str:
 
 
 def _with_interval(row: Result, metric: str) -> str:
-    shown, interval = number(row.get(metric), metric), row.get("interval")
+    shown, interval = number(row.metrics.get(metric), metric), row.interval
     if not interval or not shown:
         return shown
     low, high = (number(float(bound), metric) for bound in interval)
@@ -172,9 +228,9 @@ def _ordered(values: Iterator[Any]) -> list[Any]:
 def learning_curve(run: Run) -> bytes | None:
     """Accuracy against labelled images a class, of each encoder's output that is best with the most; None without."""
     lines: dict[str, list[Result]] = {}
-    several = len({str(full_axes(run.card, row)["pooling"]) for row in run.results if "shots" in row}) > 1
+    several = len({str(full_axes(run.card, row)["pooling"]) for row in run.results if row.get("shots") is not None}) > 1
     for row in run.results:
-        if "shots" in row:
+        if row.get("shots") is not None:
             name = f"{_name(run, row)}, {full_axes(run.card, row)['pooling']}" if several else _name(run, row)
             lines.setdefault(name, []).append(row)
     metric = str(run.main_metric)
@@ -186,7 +242,7 @@ def learning_curve(run: Run) -> bytes | None:
     if not best:
         return None
     points = {name: [(row["shots"], row[metric]) for row in lines[name]] for name in best.values()}
-    spreads = {name: [tuple(row["interval"]) for row in lines[name]] for name in best.values()}
+    spreads = {name: [row.interval for row in lines[name]] for name in best.values()}
     return charts.curves(points, x_label="labelled images a class", y_label=metric, spreads=spreads, log_x=True)
 
 
@@ -206,9 +262,11 @@ def confusion(run: Run) -> bytes | None:
 def section(run: Run) -> page.Section:
     """Everything about one run."""
     command, parts = run.card["command"], [page.text(run.card["protocol"])]
-    parts += [page.text(f"Warning: {warning}.") for warning in run.card["warnings"]]
+    parts += [page.warning(f"Warning: {warning}.") for warning in run.card["warnings"]]
     if run.results:
         table = result_table(run)
+        parts += [page.text(words)] if (words := shared_words(run)) else []
+        parts += [page.text(f"Intervals: {run.card['interval']}.")] if run.card.get("interval") else []
         parts.append(page.table(table.header, table.rows, caption=command, marked=table.marked))
         parts += [page.figure(png, caption=caption, command=command) for caption, png in heat_maps(run)]
     pictures = {name: run.artifact(name) for name, file in run.artifacts.items() if file.endswith(".png")}
@@ -217,26 +275,28 @@ def section(run: Run) -> page.Section:
     ]
     if (path := run.artifact("differences")) is not None:
         table = difference_table(read_json(path))
-        parts.append(page.table(table.header, table.rows, caption=f"Differences on the same rows. {command}"))
+        caption = f"Differences on the same images; those not planned are corrected by Holm. {command}"
+        parts.append(page.table(table.header, table.rows, caption=caption))
     curve = learning_curve(run)
     if curve is not None:
         parts.append(page.figure(curve, caption="Few labelled images; bands: 95 % intervals.", command=command))
     matrix = confusion(run)
     if matrix is not None:
         parts.append(page.figure(matrix, caption=f"Confusion matrix of {_name(run, run.best())}, %.", command=command))
-    parts.append(page.details("Protocol card", json.dumps(run.card, indent=1, ensure_ascii=False)))
+    parts.append(page.details("Protocol card", tables.printable_lines(json.dumps(run.card, indent=1))))
     return page.section(run.name, *parts)
 
 
 def html(runs: Sequence[Run], title: str) -> str:
     """The page."""
-    table = overview(runs)
+    table, chart = overview(runs), summary_chart(runs)
     first = page.section(
         "Overview",
         page.text(
-            "The best row of every run by its tuning or validation rows; where a run has none, as in retrieval, by "
-            "what is shown, which is then a little too good."
+            "The best result of every run by its tuning images; where a run has none, by what is shown, which is then "
+            "a little too good."
         ),
+        *([page.figure(chart, caption="The best of each encoder.", command="")] if chart else []),
         page.table(table.header, table.rows, caption="Sections below: all rows, intervals, pictures, cards."),
     )
     commits = sorted({run.card["machine"]["commit"] for run in runs})
@@ -249,8 +309,9 @@ def markdown(runs: Sequence[Run], title: str) -> str:
     """The tables, with the command under each."""
     parts = [f"# {title}", tables.markdown(overview(runs))]
     for run in runs:
-        parts += [f"## {run.name}", run.card["protocol"], *(f"Warning: {warning}." for warning in run.card["warnings"])]
-        parts += [tables.markdown(result_table(run))] if run.results else []
+        parts += [f"## {tables.markdown_text(run.name)}", run.card["protocol"]]
+        parts += [f"Warning: {tables.markdown_text(warning)}." for warning in run.card["warnings"]]
+        parts += [shared_words(run), tables.markdown(result_table(run))] if run.results else []
         parts.append(f"`{run.card['command']}`, commit {run.card['machine']['commit']}")
     return "\n\n".join(parts) + "\n"
 
@@ -261,14 +322,31 @@ def write_report(folders: Sequence[Path], out: Path, title: str = "Results") -> 
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html(runs, title), encoding="utf-8")
     out.with_suffix(".md").write_text(markdown(runs, title), encoding="utf-8")
+    frames = [result_frame(run.folder / RESULT_FILE, run.name) for run in runs if (run.folder / RESULT_FILE).is_file()]
+    pd.concat(frames, ignore_index=True).to_csv(out.parent / "results.csv", index=False)
     return out
 
 
-def main() -> None:
-    """Read, write, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders with results below them, or result files")
-    parser.add_argument("--out", type=Path, default=Path("runs/report.html"))
-    parser.add_argument("--title", default="Results")
-    args = parser.parse_args()
-    print(write_report(args.runs, args.out, args.title))
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All results of some runs on one page.
+
+    Attributes:
+        runs: folders with results below them, as of suites, or result files.
+        out: HTML file; Markdown and a table of all results (results.csv) are written beside it.
+        title: of the page.
+    """
+
+    runs: tuple[Path, ...] = positional()
+    out: Path = Path("runs/report.html")
+    title: str = "Results"
+
+
+def command(config: Config) -> None:
+    """Write the page, and say where it is."""
+    print(write_report(config.runs, config.out, config.title))
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.report") -> int:
+    """Read the options, write, and return the exit status."""
+    return parse.run(command, Config, arguments, program=program)

@@ -8,7 +8,6 @@ the cache takes at the measured memory bandwidth, and the operations at the meas
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.machine import describe
+from benchmarks.options import RunOptions
 from benchmarks.reference.published_loop import published_generate
+from benchmarks.result import NO_AXES, Result
+from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import generate, pack_weights
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count, option
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.models import RandAR, RandARConfig
-from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak, seconds
 
 GUIDANCE = (1.0, 4.0)
@@ -42,53 +42,56 @@ class Way:
     dtype: torch.dtype = torch.float32  # of the arithmetic and the cache
 
 
-def main() -> None:
-    """Measure, print a line for each way and number of steps, and write all to --out."""
-    args = parse()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    model = random_model(args)
-    machine: dict[str, Any] = {
-        "memory_bytes_per_second": memory_bandwidth(args.device),
-        "peak_flops": {},
-    }
+@dataclass(frozen=True, kw_only=True)
+class Config(RunOptions):
+    """Seconds to draw a batch of images, beside the published loop.
+
+    Attributes:
+        layers, heads, dim, vocab_size: of the model, which has random weights.
+        tokens: of an image, N = G².
+        steps: of parallel decoding.
+        batch_size: images at once.
+        repeats: the shortest of this many, after one to warm up.
+        threads: None: as PyTorch has them.
+        device: where the model is.
+    """
+
+    layers: Count = 24
+    heads: Count = 16
+    dim: Count = 1024
+    vocab_size: Count = 16384
+    tokens: Count = 256
+    steps: Count = 88
+    batch_size: Count = option("--batch", default=1)
+    repeats: Count = 2
+    threads: Count | None = None
+    device: str = "cpu"
+
+
+def measure(config: Config, out: Path) -> Measurement:
+    """A result each way and number of steps."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model, batch = random_model(config), config.batch_size
+    machine: dict[str, Any] = {"memory_bytes_per_second": memory_bandwidth(config.device), "peak_flops": {}}
     rows: list[dict[str, Any]] = []
-    every = ways(model, args.batch, args.device)
+    every = ways(model, batch, config.device)
     for dtype in {way.dtype for way in every}:
-        machine["peak_flops"][str(dtype)] = matrix_peak(dtype=dtype, device=args.device)
-    for steps in (args.steps, SINGLE):
+        machine["peak_flops"][str(dtype)] = matrix_peak(dtype=dtype, device=config.device)
+    for steps in (config.steps, SINGLE):
         for way in every:
-            taken = seconds(lambda way=way, steps=steps: way.run(steps), args.repeats, args.device)  # type: ignore[misc]
-            rows.append(result(way, steps, taken, model, args.batch, machine))
+            taken = seconds(lambda way=way, steps=steps: way.run(steps), config.repeats, config.device)  # type: ignore[misc]
+            rows.append(result(way, steps, taken, model, batch, machine))
             print_row(rows[-1], rows)
-    gains = parallel_gains(rows)
-    print("parallel over single steps: " + ", ".join(f"{way} {gain:.2f}×" for way, gain in gains.items()))
-    settings = {"model": vars(model.config), "batch": args.batch, "guidance": GUIDANCE, "repeats": args.repeats}
-    content = {"machine": {**describe(args.device), **machine}, "settings": settings, "results": rows}
-    content["gain_over_single_steps"] = gains
-    if args.out:
-        write_json(args.out, content)
-        print(args.out)
+    return Measurement(
+        protocol=f"seconds to draw a batch of images with guidance {GUIDANCE}, the shortest of {config.repeats}",
+        axes=NO_AXES,
+        results=[Result.of(row) for row in rows],
+        details={**machine, "gain_over_single_steps": parallel_gains(rows)},
+    )
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--vocab-size", type=int, default=16384)
-    parser.add_argument("--tokens", type=int, default=256, help="of an image, N = G²")
-    parser.add_argument("--steps", type=int, default=88, help="of parallel decoding")
-    parser.add_argument("--batch", type=int, default=1, help="images at once")
-    parser.add_argument("--repeats", type=int, default=2, help="the shortest of so many, after one to warm up")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    return parser.parse_args()
-
-
-def random_model(args: argparse.Namespace) -> RandAR:
+def random_model(args: Config) -> RandAR:
     """A float32 RandAR of the wanted sizes with random weights."""
     config = RandARConfig(
         num_layers=args.layers,
@@ -207,5 +210,7 @@ def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     )
 
 
+run = Task("generation_speed", Config, measure)
+
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("generation_speed")

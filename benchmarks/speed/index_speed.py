@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.machine import describe
-from benchmarks.options import from_command_line
+from benchmarks.options import RunOptions
+from benchmarks.result import NO_AXES, Result
+from benchmarks.run import Measurement, Task, run_as_command
 from probes import neighbour_recall
 from probes.index import (
     Blocks,
@@ -35,8 +36,6 @@ from probes.index import (
     predict_memory,
     process_memory,
 )
-from randar_features.command_line import run_command
-from randar_features.store.files import write_json
 
 GIGABYTE = 10**9
 QUERIES, CENTRES = 1 << 40, 1 << 41  # seeds beside those of the blocks, which are their first rows
@@ -45,7 +44,7 @@ MADE_AT_ONCE = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(RunOptions):
     """What is built, and how it is searched.
 
     Attributes:
@@ -183,7 +182,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(work, *arguments).result()
 
 
-def measure(config: Config, kind: str, exact: np.ndarray, folder: Path) -> list[dict[str, Any]]:
+def measure_kind(config: Config, kind: str, exact: np.ndarray, folder: Path) -> list[dict[str, Any]]:
     """One row for each number of probes, or one that says why the index was refused."""
     row: dict[str, Any] = {"kind": kind, "vectors": config.count, "dim": config.dim}
     try:
@@ -198,25 +197,23 @@ def measure(config: Config, kind: str, exact: np.ndarray, folder: Path) -> list[
     return rows
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Everything: machine, settings, and a row for each index."""
-    start = time.perf_counter()
+def measure(config: Config, out: Path) -> Measurement:
+    """A result each index and number of probes."""
     exact = apart(exact_neighbours, config)
     rows = []
     for kind in config.kind:
         folder = Path(tempfile.mkdtemp(prefix=f"index-{kind}-"))
         try:
-            rows += measure(config, kind, exact, folder)
+            rows += measure_kind(config, kind, exact, folder)
         finally:
             shutil.rmtree(folder)
         print_row(rows[-1], config)
-    return {
-        "machine": describe(),
-        "available_bytes": available_memory(),
-        "config": asdict(config),
-        "results": rows,
-        "seconds": time.perf_counter() - start,
-    }
+    return Measurement(
+        protocol="building and searching an index of made-up vectors, beside exact search",
+        axes=NO_AXES,
+        results=[Result.of(row) for row in rows],
+        details={"available_bytes": available_memory()},
+    )
 
 
 def print_row(row: dict[str, Any], config: Config) -> None:
@@ -234,14 +231,7 @@ def print_row(row: dict[str, Any], config: Config) -> None:
     )
 
 
-def main() -> None:
-    """Measure, print, and write JSON."""
-    config, out = from_command_line(Config, __doc__)
-    result = run(config)
-    if out is not None:
-        write_json(out, result)
-        print(out)
-
+run = Task("index_speed", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("index_speed")

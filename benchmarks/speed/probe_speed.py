@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.machine import describe
-from benchmarks.options import check_names, from_command_line
+from benchmarks.options import RunOptions
+from benchmarks.result import NO_AXES, Result
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.index_speed import GIGABYTE, apart
 from probes import JointLinearProbe, KNNProbe, LogisticProbe, few_shot
 from probes.index import in_words, process_memory
-from randar_features.command_line import run_command
-from randar_features.store.files import write_json
 
 MADE_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(RunOptions):
     """What is fitted, on what.
 
     Attributes:
@@ -51,7 +51,7 @@ class Config:
     intrinsic: int = 128
     classes: int = 100
     spread: float = 3.0
-    probe: tuple[str, ...] = ("knn", "logistic", "linear", "few-shot")
+    probe: tuple[Literal["knn", "logistic", "linear", "few-shot"], ...] = ("knn", "logistic", "linear", "few-shot")
     epochs: int = 10
     memory_limit: float = 4.0
     threads: int = 2
@@ -102,7 +102,7 @@ def _few_shot(config: Config, rows: torch.Tensor, labels: np.ndarray) -> Callabl
 FITTED = {"knn": _knn, "logistic": _logistic, "linear": _linear, "few-shot": _few_shot}
 
 
-def measure(config: Config, probe: str) -> dict[str, Any]:
+def measure_probe(config: Config, probe: str) -> dict[str, Any]:
     """Fit and predict in this process; seconds, accuracy, and memory at its peak."""
     torch.set_num_threads(config.threads)
     with threadpool_limits(config.threads):
@@ -122,12 +122,11 @@ def measure(config: Config, probe: str) -> dict[str, Any]:
     }
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Everything: machine, settings, and a row for each probe."""
+def measure(config: Config, out: Path) -> Measurement:
+    """A result each probe."""
     rows = []
-    check_names("probe", config.probe, FITTED)
     for probe in config.probe:
-        row = apart(measure, config, probe)
+        row = apart(measure_probe, config, probe)
         row["within_limit"] = row["peak_bytes"] <= config.memory_limit * GIGABYTE
         rows.append(row)
         print(
@@ -136,17 +135,11 @@ def run(config: Config) -> dict[str, Any]:
             f"accuracy {100 * row['accuracy']:.1f} %",
             flush=True,
         )
-    return {"machine": describe(), "config": asdict(config), "results": rows}
+    protocol = "seconds to fit a probe and to classify, on made-up vectors"
+    return Measurement(protocol=protocol, axes=NO_AXES, results=[Result.of(row) for row in rows])
 
 
-def main() -> None:
-    """Measure, print, and write JSON."""
-    config, out = from_command_line(Config, __doc__)
-    result = run(config)
-    if out is not None:
-        write_json(out, result)
-        print(out)
-
+run = Task("probe_speed", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("probe_speed")

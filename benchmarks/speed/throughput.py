@@ -10,22 +10,24 @@ Both encode the same images with the same weights and give the features of the m
 
 from __future__ import annotations
 
-import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.machine import describe
+from benchmarks.options import Dtype, RunOptions
+from benchmarks.result import NO_AXES, Result, resolved_dtype
+from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import encode_tokens, sequence
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
+from randar_features.precision import autocast
+from randar_features.hub import choose_device
 from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig
-from randar_features.precision import autocast, fastest_dtype
-from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak, seconds
 
 SIZES = {
@@ -88,8 +90,15 @@ def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = Fa
 
 
 @torch.inference_mode()
-def measure(
-    size: str, *, batch_size: int, context: str, repeats: int, device: torch.device, plain_batch: int
+def throughput(
+    size: str,
+    *,
+    batch_size: int,
+    context: str,
+    repeats: int,
+    device: torch.device,
+    plain_batch: int,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Images/s of both ways, their cosine similarity, and the share of the machine's measured matrix peak."""
     model = RandAR(RandARConfig(**SIZES[size], num_classes=1000)).eval()
@@ -97,7 +106,7 @@ def measure(
     model.to(device)
     config = model.config
     tokens = torch.randint(config.vocab_size, (batch_size, config.num_tokens), device=device)
-    layer, dtype = config.middle_layer, fastest_dtype(device)
+    layer = config.middle_layer
 
     def ours() -> Tensor:
         with autocast(device, dtype):
@@ -128,36 +137,51 @@ def measure(
         "straightforward_achieved_gflops_per_second": plain_flops / slow / 1e9,
         "matrix_peak_gflops_per_second": peak / 1e9,
         "share_of_peak": flops / fast / peak,
-        "machine": describe(device),
     }
 
 
-def main() -> None:
-    """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cuda = torch.cuda.is_available()
-    parser.add_argument("--model", default="randar-l", choices=SIZES)
-    parser.add_argument("--context", default="reverse", choices=sequence.CONTEXTS)
-    parser.add_argument("--batch-size", type=int, default=64 if cuda else 4)
-    parser.add_argument("--plain-batch", type=int, help="batch of the straightforward way (default: the same)")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    args = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Config(RunOptions):
+    """Images a second through feature extraction, beside a straightforward implementation.
 
-    result = measure(
-        args.model,
-        batch_size=args.batch_size,
-        context=args.context,
-        repeats=args.repeats,
-        device=torch.device(args.device),
-        plain_batch=args.plain_batch or args.batch_size,
+    Attributes:
+        model: size.
+        context: how the image is shown.
+        batch_size: images at once; None: 64 on CUDA, else 4.
+        plain_batch: of the straightforward way; None: the same.
+        repeats: the shortest of this many.
+        device: None: CUDA where there is one.
+        dtype: number format to compute in.
+    """
+
+    model: Literal["randar-l", "randar-xl", "randar-tiny"] = "randar-l"
+    context: Literal["single", "repeat", "reverse"] = "reverse"
+    batch_size: Count | None = None
+    plain_batch: Count | None = None
+    repeats: Count = 3
+    device: str | None = None
+    dtype: Dtype = "auto"
+
+
+def measure(config: Config, out: Path) -> Measurement:
+    """One result: both ways, their ratio, and the share of the machine's peak."""
+    device = choose_device(config.device)
+    batch = config.batch_size or (64 if device.type == "cuda" else 4)
+    found = throughput(
+        config.model,
+        batch_size=batch,
+        context=config.context,
+        repeats=config.repeats,
+        device=device,
+        plain_batch=config.plain_batch or batch,
+        dtype=getattr(torch, resolved_dtype(config.dtype, device)),
     )
-    for name, value in result.items():
-        print(f"{name:44s} {value:.4g}" if isinstance(value, float) else f"{name:44s} {value}")
-    if args.out is not None:
-        write_json(args.out, result)
+    axes = {**NO_AXES, "encoder": found.pop("model"), "context": found.pop("context"), "layer": found.pop("layer")}
+    rows = [Result.of(found)]
+    return Measurement(protocol="images a second of features at the middle layer", axes=axes, results=rows)
 
+
+run = Task("throughput", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("throughput")

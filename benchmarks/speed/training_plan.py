@@ -7,8 +7,6 @@ operations over peak times MFU, a guess that `training_speed` or a run's log can
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from benchmarks.options import add_options, read_options
-from randar_features.command_line import run_command
+from benchmarks.options import RunOptions
+from benchmarks.result import NO_AXES, Result
+from benchmarks.run import Measurement, Task, run_as_command
+from randar_features.cli.parse import positional
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty
 from randar_features.models import ARCHITECTURES
@@ -34,11 +34,12 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(RunOptions):
     """What is planned.
 
     Attributes:
-        config: YAML file of scripts/train_randar.py.
+        recipe: YAML file of training options.
+        overrides: key=value, for example hardware.gradient_checkpointing=true.
         gpus: how many, over all nodes.
         gpu: their name, such as H100, A100 or RTX 4090.
         mfu: share of the peak that training reaches.
@@ -46,7 +47,8 @@ class Config:
         images: in the training data, to count epochs.
     """
 
-    config: str
+    recipe: str
+    overrides: tuple[str, ...] = positional(())
     gpus: int = 8
     gpu: str = "H100"
     mfu: float = 0.4
@@ -151,21 +153,19 @@ def keeping(model: nn.Module) -> Iterator[Mapping[int, int]]:
         yield kept
 
 
-def main() -> None:
-    """Plan and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config)
-    parser.add_argument("overrides", nargs="*", help="key=value, for example hardware.gradient_checkpointing=true")
-    args = parser.parse_args()
-
-    config = read_options(Config, args)
+def measure(config: Config, out: Path) -> Measurement:
+    """One result: times and memory, in the units that their names give."""
     peak = (data_sheet_peak(config.gpu) or 0) / 1e12
-    print(f"{config.gpus} × {config.gpu}, {100 * config.mfu:g} % of {peak:g} TFLOP/s each (bfloat16, data sheet)")
-    result = plan(config, load_config(TrainingConfig, Path(config.config), args.overrides))
-    for name, value in result.items():
-        digits = 0 if value >= 1000 or not value else max(0, 2 - math.floor(math.log10(value)))
-        print(f"{name:20s} {value:,.{digits}f}")
+    found = plan(config, load_config(TrainingConfig, Path(config.recipe), list(config.overrides)))
+    return Measurement(
+        protocol=f"planned, not measured: {config.gpus} × {config.gpu}, {100 * config.mfu:g} % of {peak:g} TFLOP/s "
+        "each (bfloat16, data sheet)",
+        axes=NO_AXES,
+        results=[Result.of(found)],
+    )
 
+
+run = Task("training_plan", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("training_plan")

@@ -19,21 +19,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import describe
-from benchmarks.options import from_command_line
+from benchmarks.options import RunOptions
 from benchmarks.reference.published_training import PublishedTraining
+from benchmarks.result import NO_AXES, Result
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.throughput import SIZES
-from randar_features.command_line import run_command
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
 from randar_features.precision import fastest_dtype
-from randar_features.store.files import write_json
 from randar_features.timing import matrix_peak
 from randar_features.training.allocator import keep_freed_memory
 from randar_features.training.distributed import HardwareConfig
@@ -47,7 +47,7 @@ WAYS = ("published", "this package")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(RunOptions):
     """What is measured.
 
     Attributes:
@@ -170,7 +170,7 @@ def published_step(config: Config) -> Callable[[int], float]:
     return step
 
 
-def measure(way: str, config: Config) -> dict[str, Any]:
+def measure_way(way: str, config: Config) -> dict[str, Any]:
     """Seconds and processor seconds of the fastest step, losses, and the most memory that was in use, in bytes."""
     torch.manual_seed(0)
     step = (published_step if way == "published" else our_step)(config)
@@ -193,7 +193,7 @@ def measure(way: str, config: Config) -> dict[str, Any]:
     }
 
 
-def run(config: Config) -> dict[str, Any]:
+def measure(config: Config, out: Path) -> Measurement:
     """Both ways, one behind the other: their ratio, and the share of the machine's peak that each reaches.
 
     `speedup_at_peak`: how many times faster than the published step one would be that computes nothing but
@@ -205,7 +205,7 @@ def run(config: Config) -> dict[str, Any]:
     ways = {}
     for way in WAYS:
         with context.Pool(1) as pool:
-            ways[way] = pool.apply(measure, (way, config))
+            ways[way] = pool.apply(measure_way, (way, config))
     dtype = fastest_dtype(device)
     peak = peak_flops(device, dtype) if device.type == "cuda" else matrix_peak(dtype, device)
     flops = training_flops(RandARConfig(**config.sizes))
@@ -214,30 +214,24 @@ def run(config: Config) -> dict[str, Any]:
         values["images_per_second"] = images / values["seconds"]
         values["mfu"] = images * flops / values["seconds"] / peak
     published, ours = (ways[way] for way in WAYS)
-    return {
-        "config": asdict(config),
-        "dtype": str(dtype).removeprefix("torch."),
-        **ways,
+    entries = {
+        **{f"{way}_{name}": value for way, values in ways.items() for name, value in values.items()},
         "speedup": published["seconds"] / ours["seconds"],
         "speedup_of_processor_time": published["processor_seconds"] / ours["processor_seconds"],
         "speedup_at_peak": published["seconds"] / (images * flops / peak),
         "memory_share": ours["memory_bytes"] / published["memory_bytes"],
         "flops_per_image": flops,
         "peak_flops_per_second": peak,
-        "machine": describe(device),
     }
+    return Measurement(
+        protocol="seconds of a training step, beside the published one",
+        axes=NO_AXES,
+        results=[Result.of(entries)],
+        details={"training_dtype": str(dtype).removeprefix("torch."), "resolved": asdict(config)},
+    )
 
 
-def main() -> None:
-    """Measure, print, and write JSON."""
-    config, out = from_command_line(Config, __doc__)
-
-    result = run(config)
-    for name, value in result.items():
-        print(f"{name:28s} {value:.4g}" if isinstance(value, float) else f"{name:28s} {value}")
-    if out is not None:
-        write_json(out, result)
-
+run = Task("training_speed", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("training_speed")

@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import from_command_line
-from benchmarks.result import Result, card, read_result, write_result
+from benchmarks.options import RunOptions
+from benchmarks.result import Result, read_result
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.suite import known_labels, splits_of
 from benchmarks.tasks import classification, segmentation
-from benchmarks.tasks.architecture_tables import page
+from benchmarks.tasks.architecture_tables import feature_table, model_table
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.models import ARCHITECTURES
 from randar_features.store.files import read_json
@@ -31,13 +32,14 @@ PROTOCOL = (
     "raster order or the model's own, the layer by tuning accuracy of the former; mIoU of a {head} head on maps of "
     "that layer; nats per token; images a second"
 )
+ONE_SEED = "one training run each: differences between architectures may be differences between seeds, so no ranking"
 Results = Mapping[str, dict[str, Any]]
 View = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Everything that the numbers depend on besides data and weights.
+class Config(RunOptions):
+    """RandAR and its sisters, each trained by the same recipe, in one table.
 
     Attributes:
         runs: NAME=FOLDER each, a folder that training wrote, or its model.
@@ -66,9 +68,9 @@ class Config:
     loss_images: int = 1000
     loss_orders: int = 4
     max_rows: int = 8000
-    evaluation_rows: int = 2000
-    hold_out: str = "last"
-    head: str = "knn"
+    evaluation_rows: Count = 2000
+    hold_out: Literal["stratified", "last"] = "last"
+    head: Literal["linear", "knn", "logistic"] = "knn"
     train_images: int | None = None
     evaluation_images: int | None = None
     resolution: int | None = None
@@ -122,9 +124,9 @@ def training_differences(folders: Mapping[str, str]) -> list[str]:
     ]
 
 
-def best_layers(results: Sequence[Result]) -> dict[View, Result]:
+def best_layers(results: Sequence[Mapping[str, Any]]) -> dict[View, Mapping[str, Any]]:
     """For each (context, read) the row of the linear probe on the layer of the best tuning accuracy."""
-    best: dict[View, Result] = {}
+    best: dict[View, Mapping[str, Any]] = {}
     for row in results:
         view = row["context"], row["read"]
         if row["probe"] == "logistic" and isinstance(row["layer"], int):
@@ -132,7 +134,7 @@ def best_layers(results: Sequence[Result]) -> dict[View, Result]:
     return best
 
 
-def measure(name: str, folder: str, config: Config, weights: str) -> dict[str, dict[str, Any]]:
+def measure_model(name: str, folder: str, config: Config, weights: str) -> dict[str, dict[str, Any]]:
     """Results of one model: "loss", "classification" and "segmentation", which is of the layers that won there."""
     found: dict[str, dict[str, Any]] = {}
 
@@ -192,7 +194,7 @@ def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segment
     )
 
 
-def rows_of(name: str, results: Results, speed: Result) -> list[Result]:
+def rows_of(name: str, results: Results, speed: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a context and read of a model."""
     (loss,) = results["loss"]["results"]
     itself = {key: loss[key] for key in ("parameters", "validation_loss", "validation_loss_null", "loss_orders")}
@@ -200,7 +202,7 @@ def rows_of(name: str, results: Results, speed: Result) -> list[Result]:
     itself |= {key: value for key, value in speed.items() if key != "encoder"}
     scores = {(row["probe"], row["output"]): row["accuracy"] for row in results["classification"]["results"]}
     masks = {row["output"]: row for row in results["segmentation"]["results"]}
-    rows: list[Result] = []
+    rows: list[dict[str, Any]] = []
     for (context, read), best in best_layers(results["classification"]["results"]).items():
         view, output = f"{context}/{read}", best["output"]
         row = {"encoder": name, "output": view} | {axis: best[axis] for axis in ("layer", "context", "read", "orders")}
@@ -212,8 +214,8 @@ def rows_of(name: str, results: Results, speed: Result) -> list[Result]:
     return rows
 
 
-def run(config: Config, out: Path) -> Path:
-    """Measure what is not there yet, write result.json and result.md to `out`, and give the former's path."""
+def measure(config: Config, out: Path) -> Measurement:
+    """Measure what is not there yet."""
     folders = folders_of(config)
     models = {name: load_model(folder) for name, folder in folders.items()}
     check_matched(models, folders, TokenStore(Path(config.tokens) / config.split))
@@ -222,22 +224,22 @@ def run(config: Config, out: Path) -> Path:
     place = Path(config.work) / "generation"
     run_once(Job("generation", options, run_speed), place, weights)
     speeds = dict(zip(folders, read_result(place)["results"], strict=True))
-    results = {name: measure(name, folder, config, weights[name]) for name, folder in folders.items()}
+    results = {name: measure_model(name, folder, config, weights[name]) for name, folder in folders.items()}
     rows = [row for name in folders for row in rows_of(name, results[name], speeds[name])]
-    made = combined_card(config, results, weights, training_differences(folders), models)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "result.md").write_text(page(rows, made), encoding="utf-8")
-    return write_result(out, made, rows)
+    made = combined(config, results, training_differences(folders), models)
+    return Measurement(
+        results=[Result.of(row) for row in rows],
+        weights=weights,
+        interval="percentile bootstrap over images",
+        tables=[model_table(rows), feature_table(rows)],
+        **made,
+    )
 
 
-def combined_card(
-    config: Config,
-    results: Mapping[str, Results],
-    weights: Mapping[str, str],
-    warnings: Sequence[str],
-    models: Mapping[str, Model],
+def combined(
+    config: Config, results: Mapping[str, Results], warnings: Sequence[str], models: Mapping[str, Model]
 ) -> dict[str, Any]:
-    """The card of the table, out of those of its parts."""
+    """Protocol, axes, data and warnings of the table, out of those of its parts."""
     cards = {kind: part["card"] for kind, part in next(iter(results.values())).items()}
     data = {f"{kind}, {part}": value for kind, each in cards.items() for part, value in each["data"].items()}
     every = [w for of_model in results.values() for part in of_model.values() for w in part["card"]["warnings"]]
@@ -250,17 +252,10 @@ def combined_card(
         "selection": cards["classification"]["axes"]["selection"],
     }
     protocol = PROTOCOL.format(head=config.head)
-    about: dict[str, Any] = {"axes": axes, "data": data, "weights": weights, "config": config}
-    return card(protocol, **about, warnings=list(dict.fromkeys([*warnings, *every])))
+    return {"protocol": protocol, "axes": axes, "data": data, "warnings": [ONE_SEED, *warnings, *every]}
 
 
-def main() -> None:
-    """Parse, run, print, and say where."""
-    config, out = from_command_line(Config, __doc__, Path("benchmarks/results/architectures"))
-    path = run(config, out)
-    print((out / "result.md").read_text(encoding="utf-8"))
-    print(path)
-
+run = Task("architectures", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("architectures")

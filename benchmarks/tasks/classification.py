@@ -7,40 +7,40 @@ are a split of the data, or held back from it. The same rows serve every encoder
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.comparisons import context_differences, write_tables
-from benchmarks.encoders import Encoder, Views, load_encoder
-from benchmarks.options import check_names, from_command_line
+from benchmarks.comparisons import differences_of
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.options import check_names
 from benchmarks.report.figures import layer_chart
 from benchmarks.report.tables import Table, percent, percents
-from benchmarks.result import Result, card, write_result
-from benchmarks.tasks.classification_probes import NORMALIZATIONS, PROBES, Scored, Training, score
+from benchmarks.result import Result
+from benchmarks.run import Measurement, Task, run_as_command
+from benchmarks.tasks.classification_probes import Scored, Training, score
 from benchmarks.tasks.dense import grid_outputs
 from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
-from probes import paired_bootstrap
-from probes.joint_linear import LEARNING_RATES
-from probes.logistic import C_GRID
+from probes import paired_interval
 from probes.pooling import POOLINGS
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count, option
 
 PROTOCOL = (
     "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
     "head by SGD, learning rate of 13 values; 20 nearest neighbours by cosine, weighted, temperature 0.07, ties by "
     "lowest id; few-shot logistic regression; attentive pooling"
 )
+INTERVAL = "percentile bootstrap over evaluation images; of few-shot probes over draws as well"
 PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LabelledData, Views):
-    """Everything that the numbers depend on besides data and weights.
+class Config(LabelledData):
+    """Probes of frozen features: every layer, context and read of every encoder is classified.
 
     Attributes:
         pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
@@ -49,29 +49,31 @@ class Config(LabelledData, Views):
         attentive_outputs: what the attentive probe is trained on, of outputs on a grid; None: of each encoder the
             one of the best tuning accuracy by the other probes, or all without other probes.
         normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
-        epochs, batch_size: of the linear and the attentive probe.
+        epochs, head_batch_size: of the linear and the attentive probe.
         shots: labelled rows a class of the few-shot probe.
         draws: of those rows.
         buffer_rows: with on_disk, how many rows the linear and the attentive probe hold in memory at a time.
     """
 
-    encoder: tuple[str, ...] = ("pixels", "codes", "randar-tiny")
+    encoder: tuple[str, ...] = option("--encoders", default=("pixels", "codes", "randar-tiny"))
     pooling: tuple[str, ...] = ("mean",)
     single_layers: bool = False
-    probe: tuple[str, ...] = ("logistic",)
+    probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = option(
+        "--probes", default=("logistic",)
+    )
     attentive_outputs: tuple[str, ...] | None = None
-    normalization: str = "standardize"
-    epochs: int = 30
-    batch_size: int = 256
+    normalization: Literal["standardize", "none", "batch"] = "standardize"
+    epochs: Count = 30
+    head_batch_size: Count = 256
     shots: tuple[int, ...] = (1, 5, 10)
-    draws: int = 5
-    buffer_rows: int = 65536
+    draws: Count = 5
+    buffer_rows: Count = 65536
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names("probe", self.probe, PROBES)
         check_names("pooling", self.pooling, POOLINGS)
-        check_names("normalization", [self.normalization], NORMALIZATIONS)
+        if self.normalization == "batch" and {"logistic", "few-shot"} & {*self.probe}:
+            raise ValueError("--normalization batch is for --probe linear: use standardize or none")
 
 
 def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFeatures]:
@@ -97,7 +99,7 @@ def training_of(features: LabelledFeatures, config: Config) -> Training:
         labels=features.evaluation.labels,
         normalization=config.normalization,
         epochs=config.epochs,
-        batch_size=config.batch_size,
+        batch_size=config.head_batch_size,
         buffer_rows=config.buffer_rows if config.on_disk else None,
         shots=config.shots,
         draws=config.draws,
@@ -121,47 +123,42 @@ def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[C
     return list(labelled_features(encoder, config, None, wanted).candidates(joined=False))
 
 
-def run(config: Config, out: Path) -> Path:
-    """Write result.json, predictions, differences, the tables and the curves over depth to `out`; its path."""
-    out.mkdir(parents=True, exist_ok=True)
+def measure(config: Config, out: Path) -> Measurement:
+    """Every encoder; predictions and curves over depth are written to `out`."""
     scored: list[Scored] = []
     weights: dict[str, str] = {}
     warnings: list[str] = []
     labels: np.ndarray | None = None
     for name in config.encoder:
-        encoder = load_encoder(name, **config.of_generators)
+        encoder = load_encoder(name, **config.loading)
         found, features = evaluate(encoder, config)
         if labels is not None and not np.array_equal(labels, features.evaluation.labels):
             raise ValueError(f"{name} was given other evaluation rows than {config.encoder[0]}: run it on its own")
         labels, warnings = features.evaluation.labels, [*warnings, *features.unreadable()]
-        scored, weights = scored + found, weights | {encoder.name: encoder.weights}
+        scored, weights = scored + found, weights | {encoder.name: encoder.described_weights}
     assert labels is not None  # there is an encoder
     rows = [each.row for each in scored]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([each.predictions for each in scored])
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
-    compared = context_differences(
-        rows, lambda one, other: paired_bootstrap(scored[one].hits, scored[other].hits, seed=config.seed)
+    compared = differences_of(
+        rows, lambda one, other: paired_interval(scored[one].hits, scored[other].hits, seed=config.seed)
     )
-    artifacts = {"predictions": PREDICTIONS, **write_tables(out, table(rows), compared), **depth_curves(rows, out)}
-    axes = {"threshold_basis": None, "selection": config.selection()}
-    warnings = [*dict.fromkeys(warnings), *features.duplicates(config), *ends_of_grids(rows)]
-    data = config.data_parts()
-    made = card(PROTOCOL, axes=axes, data=data, weights=weights, config=config, warnings=warnings)
-    return write_result(out, made, rows, artifacts=artifacts)
+    return Measurement(
+        protocol=PROTOCOL,
+        results=rows,
+        axes={"threshold_basis": None, "selection": config.selection()},
+        data=config.data_parts(),
+        weights=weights,
+        interval=INTERVAL,
+        warnings=[*warnings, *features.duplicates(config)],
+        artifacts={"predictions": PREDICTIONS, **depth_curves(rows, out)},
+        tables=[table(rows)],
+        differences=compared,
+    )
 
 
-def ends_of_grids(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A warning where the largest value that was tried was the best: a still larger one might be better."""
-    for name, largest in (("C", max(C_GRID)), ("learning_rate", max(LEARNING_RATES))):
-        chosen = [
-            row["chosen"][name] for row in rows if row["probe"] in ("logistic", "linear") and name in row["chosen"]
-        ]
-        if count := chosen.count(largest):
-            yield f"{name} = {largest:g}, the end of its grid, was chosen by {count} of {len(chosen)} heads"
-
-
-def depth_curves(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, str]:
+def depth_curves(rows: Sequence[Result], out: Path) -> dict[str, str]:
     """Pictures of the tuning accuracy by layer, a line a context; their files by what they show."""
     groups: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
     for row in rows:
@@ -191,13 +188,7 @@ def table(results: Sequence[Result]) -> Table:
     return Table([*header, "tuning", "head"], rows)
 
 
-def main() -> None:
-    """Parse, run, print, and say where."""
-    config, out = from_command_line(Config, __doc__, Path("runs/classification"))
-    path = run(config, out)
-    print((out / "result.md").read_text(encoding="utf-8"))
-    print(path)
-
+run = Task("classification", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("classification")

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.options import check_names
 from benchmarks.result import Result
+from benchmarks.tasks.heads import head_warnings
 from benchmarks.tasks.labelled import Candidate, in_memory
 from probes import (
     AttentiveProbe,
@@ -26,7 +27,8 @@ from probes import (
     top_k_accuracy,
 )
 
-NORMALIZATIONS = ("standardize", "none", "batch")
+Entries = dict[str, Any]
+"""What is known of a result so far, see `Result.of`."""
 PROBES = ("logistic", "linear", "knn", "few-shot", "attentive")
 NEIGHBOURS = (10, 20, 100, 200)
 HEADLINE_K = 20
@@ -84,8 +86,9 @@ def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
     probe = LogisticProbe(standardize=_standardize(training), validation_fraction=TUNING, seed=training.seed)
     probe.fit(candidate.train, training.train_labels)
     table = probe.predict_proba(candidate.evaluation)
-    about: Result = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning rows"}
+    about: Entries = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning rows"}
     about |= {"normalization": training.normalization, "chosen": {"C": probe.C}, "tuning": probe.validation_accuracy}
+    about |= {"warnings": head_warnings(probe)}
     yield _scored(candidate, table, probe.classes, training, about, start)
 
 
@@ -112,12 +115,12 @@ def _linear(candidates: Sequence[Candidate], training: Training) -> Iterator[Sco
     for name, candidate in named.items():
         head, begun = probe.heads[name], time.perf_counter() - seconds
         table = probe.predict_proba({name: candidate.evaluation})[name]
-        about: Result = {
+        about: Entries = {
             "probe": "linear",
             "settings": f"SGD, {training.epochs} epochs, batches of {training.batch_size}",
         }
         about |= {"normalization": training.normalization, "tuning": head.validation_accuracy}
-        about |= {"chosen": {"learning_rate": head.learning_rate}}
+        about |= {"chosen": {"learning_rate": head.learning_rate}, "warnings": head_warnings(head)}
         yield _scored(candidate, table, probe.classes, training, about, begun)
 
 
@@ -131,7 +134,7 @@ def _knn(candidate: Candidate, training: Training) -> Iterator[Scored]:
     probe = KNNProbe(k=several).fit(vectors, labels)
     tables = probe.predict_proba(in_memory(candidate.evaluation))
     by_k = {k: float((probe.classes[table.argmax(1)] == training.labels).mean()) for k, table in tables.items()}
-    about: Result = {"probe": "knn", "settings": f"k = {k}, temperature 0.07", "normalization": "unit"}
+    about: Entries = {"probe": "knn", "settings": f"k = {k}, temperature 0.07", "normalization": "unit"}
     about |= {"chosen": {}, "by_k": by_k, "tuning": float((tuning == labels[held]).mean())}
     yield _scored(candidate, tables[k], probe.classes, training, about, start)
 
@@ -143,15 +146,25 @@ def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
     sets = candidate.train, training.train_labels, candidate.evaluation, training.labels
     for found in few_shot(*sets, **options, seed=training.seed):
         hits = (found.predictions == training.labels).mean(0)
-        about: Result = {"probe": "few-shot", "settings": f"{found.shots} a class, {training.draws} draws, logistic"}
+        about: Entries = {"probe": "few-shot", "settings": f"{found.shots} a class, {training.draws} draws, logistic"}
         about |= {"normalization": training.normalization, "accuracy": found.mean}
         about |= {"deviation": found.deviation} if training.draws > 1 else {}
-        about |= {"interval": bootstrap_interval(hits, seed=training.seed)}
+        about |= {"interval": interval_over_draws(found.predictions == training.labels, training.seed)}
         about |= {"mean_per_class": _mean_over(found.predictions, training.labels), "shots": found.shots}
         about |= {"chosen": {"C": list(found.strengths)}, "tuning": float(found.tuning_accuracies.mean())}
         row = candidate.axes | about | _costs(candidate, start)
-        yield Scored(row, found.predictions[0], hits)
+        yield Scored(Result.of(row), found.predictions[0], hits)
         start = time.perf_counter()
+
+
+def interval_over_draws(hits: np.ndarray, seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """95 % interval of the mean of hits (draws, m): draws and evaluation images are both resampled."""
+    generator, (draws, count) = np.random.default_rng(seed), hits.shape
+    chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=resamples) / draws
+    means = chosen @ hits.astype(np.float64)
+    images = generator.integers(count, size=(resamples, count))
+    low, high = np.quantile(np.take_along_axis(means, images, 1).mean(1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _mean_over(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -171,28 +184,29 @@ def _attentive(candidate: Candidate, training: Training) -> Iterator[Scored]:
     ).fit(candidate.train, training.train_labels)
     table = probe.predict_proba(candidate.evaluation)
     words = f"one query, {heads} heads, AdamW, {training.epochs} epochs, batches of {training.batch_size}"
-    about: Result = {
+    about: Entries = {
         "probe": "attentive",
         "settings": words,
         "normalization": "batch",
         "tuning": probe.validation_accuracy,
     }
-    about |= {"chosen": {"learning_rate": probe.learning_rate}}
+    about |= {"chosen": {"learning_rate": probe.learning_rate}, "warnings": head_warnings(probe)}
     yield _scored(candidate, table, probe.classes, training, about, start)
 
 
 def _scored(
-    candidate: Candidate, table: np.ndarray, classes: np.ndarray, training: Training, about: Result, start: float
+    candidate: Candidate, table: np.ndarray, classes: np.ndarray, training: Training, about: Entries, start: float
 ) -> Scored:
     """Metrics of a table of scores (m, C); the main one, accuracy, is the first number of the row."""
     predictions, labels = classes[table.argmax(1)], training.labels
     hits = (predictions == labels).astype(np.float64)
     words = {name: about.pop(name) for name in ("probe", "settings", "normalization")}
-    metrics: Result = {"accuracy": float(hits.mean()), "interval": bootstrap_interval(hits, seed=training.seed)}
+    metrics: Entries = {"accuracy": float(hits.mean()), "interval": bootstrap_interval(hits, seed=training.seed)}
     if len(classes) > TOP:
         metrics[f"top_{TOP}"] = top_hits(table, classes, labels, TOP)
     metrics["mean_per_class"] = mean_per_class_accuracy(predictions, labels)
-    return Scored(candidate.axes | words | metrics | about | _costs(candidate, start), predictions, hits)
+    row = candidate.axes | words | metrics | about | _costs(candidate, start)
+    return Scored(Result.of(row), predictions, hits)
 
 
 def top_hits(table: np.ndarray, classes: np.ndarray, labels: np.ndarray, k: int) -> float:

@@ -20,18 +20,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks.comparisons import context_differences, write_tables
+from benchmarks.comparisons import differences_of
 from benchmarks.datasets import point_pairs
 from benchmarks.datasets.point_pairs import PairSet
 from benchmarks.datasets.spair import load_spair
-from benchmarks.encoders import Encoder, Kept, Views, load_encoder
-from benchmarks.options import from_command_line
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.options import EncoderOptions
 from benchmarks.report.match_pictures import is_right, match_lines
 from benchmarks.report.tables import Table, percent, percents
-from benchmarks.result import Result, card, data_hash, write_result
+from benchmarks.result import Result, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
-from probes import match_points, paired_bootstrap, pck, pck_table, positional_basis, remove_basis
-from randar_features.command_line import run_command
+from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
+from randar_features.cli.parse import Count
 
 DIGITS, PHOTOGRAPHS = "digits", "photographs"
 SIZES = {DIGITS: 64, PHOTOGRAPHS: 256}  # pixels a side
@@ -41,8 +42,8 @@ PLACELESS = 64  # images of random codes that a positional basis is made of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Views, Kept):
-    """Everything that the numbers depend on besides data and weights.
+class Config(EncoderOptions):
+    """Point matching with frozen maps.
 
     Attributes:
         data: "digits", "photographs", "photographs:FOLDER", or the folder of SPair-71k.
@@ -58,9 +59,9 @@ class Config(Views, Kept):
 
     data: str
     components: tuple[int, ...] = (0, 8)
-    pairs: int | None = None
-    validation_pairs: int = 60
-    points: int = 20
+    pairs: Count | None = None
+    validation_pairs: Count = 60
+    points: Count = 20
     split: str = "test"
     size: int | None = None
     resolution: int | None = None
@@ -142,7 +143,7 @@ def stacked(found: Sequence[np.ndarray], data: PairSet, pairs: Sequence[int] | N
     }
 
 
-def scores(found: Sequence[np.ndarray], data: PairSet, seed: int) -> Result:
+def scores(found: Sequence[np.ndarray], data: PairSet, seed: int) -> dict[str, Any]:
     """All variants of PCK, `PRIMARY` at 0.1 first, with intervals; and by category if there are some."""
     values, intervals = pck_table(**stacked(found, data), seed=seed)
     main = f"{PRIMARY}@0.1"
@@ -200,13 +201,13 @@ def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSe
                 "components": components,
                 "validation": pck(**stacked(tuned, validation))[PRIMARY],
             }
-            found.append(Matched(row, points))
+            found.append(Matched(Result.of(row), points))
     return found
 
 
 def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:
     """The row of `same_place`."""
-    return {
+    entries = {
         "encoder": SAME_PLACE,
         "output": SAME_PLACE,
         **dict.fromkeys(("layer", "context", "read", "orders", "normalization", "resolution")),
@@ -214,33 +215,32 @@ def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:
         "components": 0,
         "validation": pck(**stacked(same_place(validation), validation))[PRIMARY],
     }
+    return Result.of(entries)
 
 
-def run(config: Config, out: Path) -> Path:
-    """Every output of every encoder; writes result.json, tables and a picture to `out` and gives the former's path."""
+def measure(config: Config, out: Path) -> Measurement:
+    """Every output of every encoder; writes a picture to `out`."""
     test = load_pairs(config, "test", config.pairs)
     validation = load_pairs(config, "validation", config.validation_pairs)
-    out.mkdir(parents=True, exist_ok=True)
     matched, best, weights = (
         [Matched(baseline(test, validation, config.seed), same_place(test))],
         [],
         {SAME_PLACE: "none"},
     )
     for name in config.encoder:
-        encoder = load_encoder(name, **config.of_generators)
+        encoder = load_encoder(name, **config.loading)
         found = evaluate(encoder, config, test, validation)
         matched += found
         best.append(max(found, key=lambda each: each.row["validation"]))
-        weights[encoder.name] = encoder.weights
+        weights[encoder.name] = encoder.described_weights
     rows, shares = [each.row for each in matched], [each.shares(test) for each in matched]
-    differences = context_differences(
-        rows, lambda one, other: paired_bootstrap(shares[one], shares[other], seed=config.seed)
-    )
-    artifacts = write_tables(out, table(rows), differences)
+    differences = differences_of(rows, lambda one, other: paired_interval(shares[one], shares[other], seed=config.seed))
     pictured = {each.row["encoder"]: each.points for each in best}
     (out / "matches.png").write_bytes(match_lines(pictured, test))
-    made = card(
-        "point matching: arg-max of the cosine over all pixels, maps up-sampled (DIFT)",
+    shown = ", ".join(f"{each.row['encoder']} ({each})" for each in best)
+    caption = f"Matched points, green within a tenth of the longer side of the target's box: {shown}"
+    return Measurement(
+        protocol="point matching: arg-max of the cosine over all pixels, maps up-sampled (DIFT)",
         axes={
             "pooling": None,
             "threshold_basis": "longer side of the target's box (box_…) and of the target image (image_…)",
@@ -248,12 +248,13 @@ def run(config: Config, out: Path) -> Path:
         },
         data=data_parts(config, {"evaluation": test, "validation": validation}),
         weights=weights,
-        config=config,
         warnings=warnings_of(config, (test, validation)),
+        results=rows,
+        tables=[table(rows)],
+        differences=differences,
+        interval="percentile bootstrap over image pairs",
+        artifacts={caption: "matches.png"},
     )
-    shown = ", ".join(f"{each.row['encoder']} ({each})" for each in best)
-    caption = f"Matched points, green within a tenth of the longer side of the target's box: {shown}"
-    return write_result(out, made, rows, artifacts=artifacts | {caption: "matches.png"})
 
 
 def data_parts(config: Config, parts: Mapping[str, PairSet]) -> dict[str, str]:
@@ -283,12 +284,7 @@ def table(results: Sequence[Result]) -> Table:
     return Table(["encoder", "output", "removed", columns[0], "95 % interval", *columns[1:]], rows)
 
 
-def main() -> None:
-    """Parse, run, print, and say where."""
-    config, out = from_command_line(Config, __doc__, Path("runs/correspondence"))
-    path = run(config, out)
-    print(f"{(path.parent / 'result.md').read_text(encoding='utf-8')}\n{path}")
-
+run = Task("correspondence", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("correspondence")

@@ -7,21 +7,23 @@ order is good where it costs little. Needs no sampling and no classifier.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import describe
+from benchmarks.options import RunOptions, check_names
+from benchmarks.result import NO_AXES, Result, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
+from probes import bootstrap_interval
 from randar_features import Model, load_model
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
 from randar_features.data import PhotoDigits, open_images
 from randar_features.generation.complete import ORDERS, arrange, known_orders
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.schedule import Scale, decoding_schedule, recommended_steps
-from randar_features.store.files import write_json
 
 
 class Score:
@@ -63,31 +65,51 @@ def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, 
     return score.log_likelihood
 
 
-def main() -> None:
-    """Print nats a token for each order and number of steps, and write all to --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="randar-tiny")
-    parser.add_argument("--images", default="photo-digits", help="a folder, or photo-digits: the built-in test images")
-    parser.add_argument("--count", type=int, default=128, help="images, the first ones")
-    parser.add_argument("--steps", type=int, nargs="+", help="default: one token a step, the recommended number, …")
-    parser.add_argument("--orders", nargs="+", choices=ORDERS, help="default: all that the model knows")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    args = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Config(RunOptions):
+    """Nats per token in each order of decoding and number of steps.
 
-    model = load_model(args.model)
-    tokens = tokens_of(model, args.images, args.count)
+    Attributes:
+        model: a model as `load_model` takes it.
+        data: a folder of images, or photo-digits: the built-in test images.
+        images: how many, the first ones.
+        steps: numbers of steps; None: one token a step, the recommended number, a half and a quarter of it.
+        orders: None: all that the model knows.
+        device: None: CUDA where there is one.
+    """
+
+    model: str = "randar-tiny"
+    data: str = "photo-digits"
+    images: Count = 128
+    steps: tuple[int, ...] | None = None
+    orders: tuple[str, ...] | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names("orders", self.orders or (), ORDERS)
+
+
+def measure(config: Config, out: Path) -> Measurement:
+    """A result each order and number of steps."""
+    model = load_model(config.model, config.device)
+    tokens = tokens_of(model, config.data, config.images)
     recommended = recommended_steps(tokens.shape[1])
-    steps = args.steps or [-1, recommended, max(1, recommended // 2), max(1, recommended // 4)]
-    rows: list[dict[str, Any]] = []
-    for order in args.orders or known_orders(model.transformer):
-        losses = {
-            count: -float(parallel_log_likelihood(model, tokens, order=order, steps=count).mean()) for count in steps
-        }
-        rows += [{"order": order, "steps": count, "nats_per_token": loss} for count, loss in losses.items()]
-        print(f"{order:14s}" + "".join(f"{loss:9.4f} ({count} steps)" for count, loss in losses.items()), flush=True)
-    if args.out:
-        settings = {"model": model.name, "weights": model.weights_hash, "images": args.images, "count": len(tokens)}
-        write_json(args.out, {"machine": describe(model.device), "settings": settings, "results": rows})
+    steps = config.steps or [-1, recommended, max(1, recommended // 2), max(1, recommended // 4)]
+    results = []
+    for order in config.orders or known_orders(model.transformer):
+        for count in steps:
+            loss = -parallel_log_likelihood(model, tokens, order=order, steps=count).double().mean(1).cpu().numpy()
+            entries = {"orders": order, "nats_per_token": float(loss.mean()), "interval": bootstrap_interval(loss)}
+            results.append(Result.of(entries | {"steps": count}))
+    return Measurement(
+        protocol="nats per token of the true tokens, decoded in a number of steps; null class",
+        axes={name: value for name, value in {**NO_AXES, "encoder": model.name}.items() if name != "orders"},
+        data={"evaluation": f"{data_hash(config.data)} first {len(tokens)} images"},
+        weights={model.name: model.weights_hash},
+        interval="percentile bootstrap over images",
+        results=results,
+    )
 
 
 def tokens_of(model: Model, images: str, count: int) -> Tensor:
@@ -106,5 +128,7 @@ def tokens_of(model: Model, images: str, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
+run = Task("decoding_orders", Config, measure)
+
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("decoding_orders")

@@ -23,24 +23,28 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import load_encoder
-from benchmarks.options import from_command_line
-from benchmarks.report.tables import Table, cell, markdown, percent, percents, points
-from benchmarks.result import Result, card, read_result, write_result
+from benchmarks.report.tables import Table, cell, percent, percents, points
+from benchmarks.result import Result
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
 from randar_features.models.base import ImageTransformer
 from randar_features.training.objective import evaluation_orders
 
 PREDICTIONS = "predictions.npz"
+SAME_LABELS = (
+    "the generator has seen the labels of all its training images, the probe those of the images that it is fitted on: "
+    "where these are fewer, the difference is not one of reading the class"
+)
 TOKENIZED_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelledData):
-    """Everything that the numbers depend on besides data and weights.
+    """The generator as classifier, beside a probe that is fitted with the same labels.
 
     Attributes:
         model: a model as `load_model` takes it.
@@ -49,17 +53,15 @@ class Config(LabelledData):
         orders: how many orders are averaged, one result each; the first orders are the same in all. Of a model that
             was trained in one order that one.
         context, read, layer: what the probe is trained on, mean-pooled; None: as the model recommends.
-        batch_size: sequences at once.
     """
 
     model: str = "randar-tiny"
-    images: int | None = 1000
-    shortlist: int | None = 10
+    images: Count | None = 1000
+    shortlist: Count | None = 10
     orders: tuple[int, ...] = (1, 2, 5, 10, 20)
     context: str | None = None
     read: str = "image"
     layer: int | None = None
-    batch_size: int = 64
 
 
 def class_log_likelihoods(
@@ -166,10 +168,9 @@ def image_tokens(model: Model, config: Config, rows: np.ndarray) -> Tensor:
     return torch.cat(tokens)
 
 
-def run(config: Config, out: Path) -> Path:
-    """Write result.json, predictions and what was computed to `out`; the path of the former."""
-    out.mkdir(parents=True, exist_ok=True)
-    model = load_model(config.model)
+def measure(config: Config, out: Path) -> Measurement:
+    """Writes predictions and what was computed to `out`."""
+    model = load_model(config.model, config.device)
     probe, features, candidate = fitted_probe(model, config)
     check_classes(model, features.label_names, features.train.labels)
     places = np.random.default_rng(config.seed).permutation(len(candidate.evaluation))
@@ -189,16 +190,17 @@ def run(config: Config, out: Path) -> Path:
     predictions = np.stack([*found.values(), by_probe])
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
     about = {"resolution": model.image_size, "threshold_basis": None, "selection": config.selection()}
-    made = card(
-        protocol(config, candidate.axes["output"], one_order=len(orders) < max(config.orders)),
+    return Measurement(
+        protocol=protocol(config, candidate.axes["output"], one_order=len(orders) < max(config.orders)),
         axes=about | {"encoder": model.name},
         data=config.data_parts() | {"images": f"{len(labels)} of the evaluation rows, seed {config.seed}"},
         weights={model.name: model.weights_hash},
-        config=config,
-        warnings=[*features.unreadable(), *features.duplicates(config)],
-        device=model.device,
+        warnings=[SAME_LABELS, *features.unreadable(), *features.duplicates(config)],
+        interval="percentile bootstrap over images",
+        results=[Result.of(row) for row in rows],
+        tables=[table([Result.of(row) for row in rows])],
+        artifacts={"predictions": PREDICTIONS},
     )
-    return write_result(out, made, rows, artifacts={"predictions": PREDICTIONS})
 
 
 def protocol(config: Config, output: str, *, one_order: bool) -> str:
@@ -254,13 +256,7 @@ def table(results: Sequence[Result]) -> Table:
     return Table([*header, "against the probe"], rows)
 
 
-def main() -> None:
-    """Parse, run, print, and say where."""
-    config, out = from_command_line(Config, __doc__, Path("runs/generative-classification"))
-    path = run(config, out)
-    print(markdown(table(read_result(path)["results"])))
-    print(path)
-
+run = Task("generative_classification", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("generative_classification")

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.result import AXES, Result, card, data_hash, write_result
+from benchmarks.options import RunOptions
+from benchmarks.result import AXES, Result, data_hash
+from benchmarks.run import Measurement, Task
 from probes import bootstrap_interval
 from randar_features import Model, generate, load_model, log_likelihood
 from randar_features.data.token_store import TokenStore
@@ -20,11 +22,11 @@ from randar_features.models import ImageTransformer
 from randar_features.timing import seconds
 from randar_features.training.objective import evaluation_orders
 
-NO_AXES = {name: None for name in AXES if name != "encoder"}
+AXES_OF_MODELS = {name: None for name in AXES if name != "encoder"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(RunOptions):
     """What the loss on held-out images depends on besides the weights.
 
     Attributes:
@@ -43,7 +45,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedConfig:
+class SpeedConfig(RunOptions):
     """What the speed of generation depends on besides weights and machine.
 
     Attributes:
@@ -77,13 +79,13 @@ def image_losses(
     return of_class, of_null
 
 
-def run_loss(config: LossConfig, out: Path) -> Path:
+def measure_loss(config: LossConfig, out: Path) -> Measurement:
     """One row: nats per token with the class, an interval over images, and with the null class; and parameters."""
     model, store = load_model(config.model), TokenStore(Path(config.tokens))
     picked = torch.linspace(0, len(store) - 1, min(config.images, len(store))).long()
     tokens, classes = store.batch(picked, torch.zeros_like(picked))
     of_class, of_null = image_losses(model.transformer, tokens, classes, config.orders)
-    row: Result = {
+    row = {
         "encoder": model.name,
         "validation_loss": of_class.mean(),
         "interval": bootstrap_interval(of_class, seed=config.seed),
@@ -93,8 +95,17 @@ def run_loss(config: LossConfig, out: Path) -> Path:
     }
     data = {"evaluation": f"{data_hash(config.tokens)} {len(picked)} images evenly spread"}
     weights = {model.name: model.weights_hash}
-    about: dict[str, Any] = {"axes": NO_AXES, "data": data, "weights": weights, "config": config}
-    return write_result(out, card("nats per token of held-out images", **about), [row])
+    return Measurement(
+        protocol="nats per token of held-out images",
+        axes=AXES_OF_MODELS,
+        data=data,
+        weights=weights,
+        results=[Result.of(row)],
+        interval="percentile bootstrap over images",
+    )
+
+
+run_loss = Task("loss", LossConfig, measure_loss)
 
 
 def steps_for(transformer: ImageTransformer, length: int) -> int | None:
@@ -124,12 +135,12 @@ def images_per_second(model: Model, steps: int, config: SpeedConfig) -> float:
     return config.batch / seconds(draw, config.repeats, model.device)
 
 
-def run_speed(config: SpeedConfig, out: Path) -> Path:
+def measure_speed(config: SpeedConfig, out: Path) -> Measurement:
     """One row a model: images a second in each of `step_counts` that it can, None otherwise."""
     models = [load_model(name) for name in config.models]
-    rows: list[Result] = []
+    rows: list[dict[str, Any]] = []
     for model in models:
-        row: Result = {"encoder": model.name}
+        row: dict[str, Any] = {"encoder": model.name}
         for name, length in step_counts(model.transformer.config.num_tokens).items():
             steps = steps_for(model.transformer, length)
             row |= {f"{name}_images_per_second": steps and images_per_second(model, steps, config)}
@@ -138,5 +149,8 @@ def run_speed(config: SpeedConfig, out: Path) -> Path:
     protocol = f"tokens drawn in batches of {config.batch}, guidance as published with each, the shortest of "
     protocol += f"{config.repeats}; single: one token a step; parallel: in the steps that PAR needs"
     weights = {model.name: model.weights_hash for model in models}
-    about: dict[str, Any] = {"axes": NO_AXES, "data": {}, "weights": weights, "config": config}
-    return write_result(out, card(protocol, **about, device=models[0].device), rows)
+    results = [Result.of(row) for row in rows]
+    return Measurement(protocol=protocol, axes=AXES_OF_MODELS, weights=weights, results=results)
+
+
+run_speed = Task("generation", SpeedConfig, measure_speed)

@@ -5,30 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from benchmarks.encoders import Encoder, Kept, extract, unreadable
+from benchmarks.encoders import Encoder, extract, unreadable
+from benchmarks.options import EncoderOptions
 from benchmarks.result import data_hash
 from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import stratified_rows
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
+from randar_features.cli.parse import Count
 from randar_features.features.store import FeatureStore
 
-HOLD_OUTS = ("stratified", "last")
+HELD_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledData(Kept):
+class LabelledData(EncoderOptions):
     """Options of every benchmark that trains on some labelled images and is evaluated on others.
 
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
         train_split: of the data; None where it has one.
         evaluation_split: of the data; None: rows of the training split are held back.
-        evaluation_rows: how many to hold back.
+        evaluation_rows: how many to hold back; None: a fifth of them.
         hold_out: "stratified", a share of each class, or "last".
         train_rows: a stratified choice of so many training rows; None: all.
         max_rows: only the first so many rows of each split are read; None: all.
@@ -39,14 +41,15 @@ class LabelledData(Kept):
     data: str
     train_split: str | None = None
     evaluation_split: str | None = None
-    evaluation_rows: int = 5000
-    hold_out: str = "stratified"
-    train_rows: int | None = None
-    max_rows: int | None = None
+    evaluation_rows: Count | None = None
+    hold_out: Literal["stratified", "last"] = "stratified"
+    train_rows: Count | None = None
+    max_rows: Count | None = None
     duplicates: bool = True
     on_disk: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.evaluation_split is not None and self.evaluation_split == self.train_split:
             raise ValueError(
                 f"images to train on and to evaluate on must differ, got the split {self.train_split!r} twice: leave "
@@ -57,7 +60,7 @@ class LabelledData(Kept):
         """The data's hash, and which rows of it: equal where the same rows were used."""
         first = f" first {self.max_rows} rows of each split," if self.max_rows else ""
         content, train = data_hash(self.data) + first, self.train_split or "all"
-        held = f"{self.evaluation_rows} of {train}, {self.hold_out}"
+        held = f"{self.evaluation_rows or 'a fifth'} of {train}, {self.hold_out}"
         held += f", seed {self.seed}" if self.hold_out == "stratified" else ""
         trained = f"{train}, at most {self.train_rows}, seed {self.seed}" if self.train_rows else train
         if self.evaluation_split is not None:
@@ -189,8 +192,6 @@ def fewer(split: Split, count: int | None, seed: int) -> Split:
     """A seeded, stratified choice of `count` rows; None: all."""
     if count is None or count >= len(split.rows):
         return split
-    if count < 1:
-        raise ValueError(f"--train-rows must be at least 1, got {count}")
     chosen = stratified_rows(split.labels, count, seed)
     return Split(split.rows[chosen], split.labels[chosen])
 
@@ -200,9 +201,8 @@ def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
 
     ValueError if too few rows are left, or if the last rows are not of all classes, as in sorted data.
     """
-    count, held = len(split.rows), options.evaluation_rows
-    if options.hold_out not in HOLD_OUTS:
-        raise ValueError(f"--hold-out must be one of {', '.join(HOLD_OUTS)}, got {options.hold_out!r}")
+    count = len(split.rows)
+    held = options.evaluation_rows or round(HELD_SHARE * count)
     if not 0 < held < count:
         raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-rows")
     if options.hold_out == "stratified":

@@ -15,19 +15,20 @@ from torch import Tensor
 from benchmarks.datasets import open_data
 from benchmarks.datasets.photographs import align_colours, feature_colours
 from benchmarks.encoders import Encoder, load_encoder
-from benchmarks.options import from_command_line
+from benchmarks.options import Dtype, RunOptions
 from benchmarks.report import figures
-from benchmarks.result import AXES, card, data_hash, write_result
+from benchmarks.result import AXES, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import grid_outputs
 from benchmarks.tasks.samples import to_arrays
 from randar_features import Model
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
 from randar_features.data.readable import readable_batches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Everything that the pictures depend on besides data and weights.
+class Config(RunOptions):
+    """Feature maps as colours.
 
     Attributes:
         data, split: as `benchmarks.datasets.open_data` takes them.
@@ -35,6 +36,8 @@ class Config:
         outputs: which of its outputs; None: every context's image tokens at the recommended layer.
         images: how many, evenly spread through the first `among`.
         among: how many images are read.
+        device: that encodes; None: CUDA where there is one.
+        dtype: number format that the encoder computes in.
         scale: side of a picture in sides of the encoder's images; tiles overlap by half.
     """
 
@@ -42,31 +45,32 @@ class Config:
     split: str | None = None
     encoder: str = "randar-tiny"
     outputs: tuple[str, ...] | None = None
-    images: int = 6
-    among: int = 120
-    scale: int = 4
+    images: Count = 6
+    among: Count = 120
+    scale: Count = 4
+    device: str | None = None
+    dtype: Dtype = "float32"
 
 
-def run(config: Config, out: Path) -> Path:
-    """Draw, and write the picture and its card to `out`."""
-    encoder = load_encoder(config.encoder)
+def measure(config: Config, out: Path) -> Measurement:
+    """Draw, and write the picture to `out`."""
+    encoder = load_encoder(config.encoder, device=config.device, dtype=config.dtype)
     outputs = list(config.outputs or recommended_outputs(encoder))
     pictures = read_pictures(config, config.scale * encoder.image_size)
     colours = [feature_colours(list(pictures), encoder, output) for output in outputs]
     aligned = [align_colours(own, colours[-1]) for own in colours[:-1]] + colours[-1:]
     columns = [to_arrays(pictures), *aligned]
     rows = list(zip(*columns, strict=True))
-    out.mkdir(parents=True, exist_ok=True)
     png = figures.image_grid(rows, column_titles=("image", *outputs), height=256, smooth=True)
     (out / "maps.png").write_bytes(png)
-    made = card(
-        "first three principal components of feature maps, as colours",
+    return Measurement(
+        protocol="first three principal components of feature maps, as colours",
         axes={**dict.fromkeys(AXES), "encoder": encoder.name, "resolution": pictures.shape[-1]},
-        data={"images": data_hash(config.data)},
-        weights={encoder.name: encoder.weights},
-        config=config,
+        data={"images": f"{data_hash(config.data)} {config.split or ''}".strip()},
+        weights={encoder.name: encoder.described_weights},
+        results=[],
+        artifacts={"Feature maps as colours": "maps.png"},
     )
-    return write_result(out, made, [], artifacts={"Feature maps as colours": "maps.png"})
 
 
 def recommended_outputs(encoder: Encoder) -> list[str]:
@@ -97,11 +101,7 @@ def read_pictures(config: Config, side: int) -> Tensor:
     return torch.stack([pixels[int(index)] for index in chosen])
 
 
-def main() -> None:
-    """Parse, run, say where."""
-    config, out = from_command_line(Config, __doc__, Path("runs/maps"))
-    print(run(config, out))
-
+run = Task("maps", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("maps")

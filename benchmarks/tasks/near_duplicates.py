@@ -12,12 +12,22 @@ from typing import Any
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import extract, load_encoder
-from benchmarks.options import from_command_line
+from benchmarks.options import Dtype, RunOptions
 from benchmarks.report.figures import image_grid
-from benchmarks.result import card, data_hash, write_result
-from benchmarks.tasks.duplicate_pairs import COMPARED_SIDE, CORRELATION, NEIGHBOURS, SIMILARITY, Pair, concerned, find
+from benchmarks.result import Result, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
+from benchmarks.tasks.duplicate_pairs import (
+    COMPARED_SIDE,
+    CORRELATION,
+    NEIGHBOURS,
+    RECALL,
+    SIMILARITY,
+    Pair,
+    concerned,
+    find,
+)
 from benchmarks.tasks.feature_index import images_of_rows
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
 from randar_features.data import ImageSource
 from randar_features.features.store import FeatureStore
 from randar_features.store.files import write_json
@@ -26,8 +36,8 @@ SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is looked for, and where.
+class Config(RunOptions):
+    """Near-duplicates of images: what is looked for, and where.
 
     Attributes:
         data: "photo-digits", a folder, or Parquet files.
@@ -39,6 +49,9 @@ class Config:
         correlation: of detail, from which on it counts.
         neighbours: candidates of each image at most.
         cache: folder that keeps features.
+        batch_size: images that are encoded at once.
+        device: that encodes; None: CUDA where there is one.
+        dtype: number format that the encoder computes in.
     """
 
     data: str
@@ -50,16 +63,18 @@ class Config:
     correlation: float = CORRELATION
     neighbours: int = NEIGHBOURS
     cache: str = "runs/features"
+    batch_size: Count = 32
+    device: str | None = None
+    dtype: Dtype = "float32"
 
 
-def run(config: Config, out: Path) -> Path:
-    """Write result.json, all pairs as pairs.json, and a picture of some."""
-    encoder = load_encoder(config.encoder)
+def measure(config: Config, out: Path) -> Measurement:
+    """Writes all pairs as pairs.json to `out`, and a picture of some."""
+    encoder = load_encoder(config.encoder, device=config.device, dtype=config.dtype)
     output = config.output or next(iter(encoder.outputs))
     splits = [config.split, config.split if config.other is None else config.other]
-    store, other = (
-        extract(encoder, config.data, split=split, folder=config.cache, outputs=[output]) for split in splits
-    )
+    options: dict[str, Any] = {"folder": config.cache, "batch_size": config.batch_size}
+    store, other = (extract(encoder, config.data, split=split, outputs=[output], **options) for split in splits)
     images, other_images = (open_data(config.data, split, encoder.image_size) for split in splits)
     thresholds = {name: getattr(config, name) for name in ("similarity", "correlation", "neighbours")}
     pairs = find(store, other, output, images, other_images, **thresholds)
@@ -69,16 +84,18 @@ def run(config: Config, out: Path) -> Path:
         (out / "pairs.png").write_bytes(picture(pairs, images, other_images, encoder.image_size))
         artifacts["Near-duplicates, the least alike first (↔: mirrored)"] = "pairs.png"
     content = data_hash(config.data)
-    made = card(
-        f"Near-duplicates, {config.neighbours} candidates by cosine of standardised features ≥ {config.similarity}, "
-        f"correlation of detail ≥ {config.correlation} at {COMPARED_SIDE}×{COMPARED_SIDE}, mirror images included",
+    row = summary(pairs, other, encoder.outputs[output], output, within=splits[0] == splits[1])
+    return Measurement(
+        protocol=f"Near-duplicates, {config.neighbours} candidates by cosine of standardised features ≥ "
+        f"{config.similarity}, correlation of detail ≥ {config.correlation} at {COMPARED_SIDE}×{COMPARED_SIDE}, "
+        "mirror images included",
         axes={"threshold_basis": None, "selection": None},
         data={"indexed": f"{content} {splits[0]}", "looked up": f"{content} {splits[1]}"},
-        weights={encoder.name: encoder.weights},
-        config=config,
+        weights={encoder.name: encoder.described_weights},
+        results=[Result.of(row)],
+        warnings=[RECALL],
+        artifacts=artifacts,
     )
-    row = summary(pairs, other, encoder.outputs[output], output, within=splits[0] == splits[1])
-    return write_result(out, made, [row], artifacts=artifacts)
 
 
 def summary(
@@ -114,13 +131,7 @@ def picture(pairs: Sequence[Pair], images: ImageSource, other_images: ImageSourc
     )
 
 
-def main() -> None:
-    """Parse, run, print."""
-    config, out = from_command_line(Config, __doc__, Path("runs/near-duplicates"))
-    path = run(config, out)
-    print(path.read_text(encoding="utf-8"))
-    print(path)
-
+run = Task("near_duplicates", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("near_duplicates")

@@ -7,45 +7,67 @@ that knows only how frequent each code is would reach. Labels must be those that
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import describe
-from benchmarks.result import data_hash
+from benchmarks.options import RunOptions
+from benchmarks.result import NO_AXES, Result, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
+from probes import bootstrap_interval
 from randar_features import load_model, log_likelihood
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
 from randar_features.data import open_images
 from randar_features.data.readable import readable_batches
-from randar_features.store.files import write_json
 from randar_features.training.objective import evaluation_orders
 from randar_features.training.tokenizer_trainer import reconstruction_quality
 
 
-def measure(model_name: str, data: str, split: str | None, *, count: int, orders: int) -> dict[str, Any]:
-    """All figures; the likelihood on `count` images spread evenly through the data, of models of one order in that."""
-    model = load_model(model_name)
-    pixels, labels = read_images(data, image_size=model.image_size, split=split)
-    picked = torch.linspace(0, len(pixels) - 1, min(count, len(pixels))).long()
-    tokens, labels = model.tokenizer.encode(pixels[picked]), labels[picked]
-    several = evaluation_orders(model.transformer, orders)[:, None]
-    with_class = log_likelihood(model.transformer, tokens, labels, several)
-    null_class = log_likelihood(model.transformer, tokens, None, several)
-    return {
-        "model": model.name,
-        "weights": model.weights_hash,
-        "data": data_hash(data),
-        "images": len(pixels),
-        "tokenizer": reconstruction_quality(model.tokenizer, pixels),
-        "likelihood_images": len(picked),
-        "likelihood_orders": len(several),
-        "nats_per_token": -with_class.mean().item(),
-        "nats_per_token_null_class": -null_class.mean().item(),
-        "machine": describe(model.device),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Config(RunOptions):
+    """Reconstruction by the tokenizer, and likelihood under the transformer.
+
+    Attributes:
+        model: a model as `load_model` takes it.
+        data: labelled images: a folder of class folders, or Parquet files.
+        split: of the data.
+        images: how many, evenly spread through the data, to compute the likelihood of.
+        orders: antithetic ones, the same for all images; a model of one order is measured in that one.
+        device: None: CUDA where there is one.
+    """
+
+    data: str
+    model: str = "randar-tiny"
+    split: str | None = None
+    images: Count = 1000
+    orders: Count = 8
+    device: str | None = None
+
+
+def measure(config: Config, out: Path) -> Measurement:
+    """One result: nats per token with the class and with the null class, and how well images are reconstructed."""
+    model = load_model(config.model, config.device)
+    pixels, labels = read_images(config.data, image_size=model.image_size, split=config.split)
+    picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
+    tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
+    several = evaluation_orders(model.transformer, config.orders)[:, None]
+    with_class = -log_likelihood(model.transformer, tokens, labels, several).double().mean((0, 2)).cpu().numpy()
+    null_class = -log_likelihood(model.transformer, tokens, None, several).mean()
+    entries = {"nats_per_token": float(with_class.mean()), "interval": bootstrap_interval(with_class)}
+    entries |= {"nats_per_token_null_class": null_class.item(), "images": len(pixels), "likelihood_images": len(picked)}
+    entries |= {"likelihood_orders": len(several)}
+    quality = reconstruction_quality(model.tokenizer, pixels)
+    entries |= {f"tokenizer_{name}": value for name, value in quality.items()}
+    return Measurement(
+        protocol="nats per token of labelled images, the mean over antithetic orders; reconstruction by the tokenizer",
+        axes={**NO_AXES, "encoder": model.name, "resolution": model.image_size},
+        data={"evaluation": f"{data_hash(config.data)} {config.split or 'all'}"},
+        weights={model.name: model.weights_hash},
+        interval="percentile bootstrap over images",
+        results=[Result.of(entries)],
+    )
 
 
 def read_images(data: str, *, image_size: int, split: str | None) -> tuple[Tensor, Tensor]:
@@ -61,22 +83,7 @@ def read_images(data: str, *, image_size: int, split: str | None) -> tuple[Tenso
     return torch.cat(pixels), torch.tensor(labels)
 
 
-def main() -> None:
-    """Measure, print, and write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="randar-tiny")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--split")
-    parser.add_argument("--images", type=int, default=1000, help="how many to compute the likelihood of")
-    parser.add_argument("--orders", type=int, default=8)
-    parser.add_argument("--out", type=Path, help="JSON file")
-    args = parser.parse_args()
-    result = measure(args.model, args.data, args.split, count=args.images, orders=args.orders)
-    for name, value in result.items():
-        print(f"{name:28s} {value}")
-    if args.out is not None:
-        write_json(args.out, result)
-
+run = Task("quality", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("quality")

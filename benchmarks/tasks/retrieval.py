@@ -15,27 +15,31 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from benchmarks.comparisons import best_of, differences_of
 from benchmarks.datasets import open_data
-from benchmarks.encoders import Encoder, Kept, Views, extract, load_encoder, unreadable
-from benchmarks.options import check_names, from_command_line
+from benchmarks.encoders import Encoder, extract, load_encoder, unreadable
+from benchmarks.options import EncoderOptions, check_names
 from benchmarks.report.figures import RIGHT, WRONG, image_grid
-from benchmarks.report.tables import Table, markdown, percent, percents
-from benchmarks.result import Result, card, data_hash, read_result, write_result
+from benchmarks.report.tables import Table, percent, percents
+from benchmarks.result import Result, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.duplicate_pairs import Part, between
 from benchmarks.tasks.feature_index import images_of_rows
-from benchmarks.tasks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task
+from benchmarks.tasks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task, tuning_score
+from probes import paired_interval
 from probes.index.settings import CODES, KINDS, NORMALIZATIONS
 from probes.pooling import POOLINGS
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count, option
 from randar_features.features.store import FeatureStore
 
+INTERVAL = "percentile bootstrap over queries"
 SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64
-NOT_HERE = {"threshold_basis": None, "selection": None}
+NOT_HERE = {"threshold_basis": None, "selection": "mAP of other queries, which are not evaluated"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Views, Kept):
-    """Everything that the numbers depend on besides data and weights.
+class Config(EncoderOptions):
+    """Retrieval by cosine: images of the query's class are relevant.
 
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
@@ -52,15 +56,16 @@ class Config(Views, Kept):
     data: str
     split: str | None = None
     query_split: str | None = None
-    encoder: tuple[str, ...] = ("pixels", "histogram", "codes", "randar-tiny")
+    encoder: tuple[str, ...] = option("--encoders", default=("pixels", "histogram", "codes", "randar-tiny"))
     pooling: tuple[str, ...] = ("mean",)
     normalization: tuple[str, ...] = ("unit",)
-    queries: int = 1000
+    queries: Count = 1000
     index_kind: tuple[str, ...] = ("hnsw", "ivfpq")
-    max_rows: int | None = None
+    max_rows: Count | None = None
     duplicates: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_names("pooling", self.pooling, POOLINGS)
         check_names("normalization", self.normalization, NORMALIZATIONS)
         check_names("index-kind", self.index_kind, (*KINDS, "none"))
@@ -74,11 +79,11 @@ def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
             plain = make_task(gallery, queries, output, count=config.queries, seed=config.seed)
             for normalization in config.normalization:
                 task = plain.normalized(normalization)
-                scored, neighbours = exact_scores(task)
+                scored, neighbours, precisions = exact_scores(task)
                 about = {"pooling": pooling, "normalization": normalization, "resolution": encoder.image_size}
                 row = {"encoder": encoder.name, "output": output, **axes_of(encoder, output), **about, **scored}
-                row |= {"dimensions": task.gallery.shape[1]}
-                yield Found(row, task, neighbours)
+                row |= {"dimensions": task.gallery.shape[1], "tuning": tuning_score(plain.tuning, normalization)}
+                yield Found(Result.of(row), task, neighbours, precisions)
 
 
 def axes_of(encoder: Encoder, output: str) -> dict[str, Any]:
@@ -99,36 +104,42 @@ def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore
     return gallery, gallery if config.query_split is None else of(config.query_split)
 
 
-def run(config: Config, out: Path) -> Path:
-    """Write out/result.json and pictures, and out/index/result.json; gives the former's path."""
+def measure(config: Config, out: Path) -> Measurement:
+    """Exact search with every output of every encoder, indexes for the best of each by tuning queries, pictures."""
     config = replace(config, query_split=None) if config.query_split == config.split else config
-    out.mkdir(parents=True, exist_ok=True)
-    rows: list[Result] = []
-    compared: list[Result] = []
+    found: list[Found] = []
+    indexed: list[Result] = []
     weights: dict[str, str] = {}
     artifacts: dict[str, str] = {}
     warnings: list[str] = []
     for name in config.encoder:
-        encoder = load_encoder(name, **config.of_generators)
-        weights[encoder.name] = encoder.weights
-        best: Found | None = None
-        for found in evaluate(encoder, config):
-            rows.append(found.row)
-            if best is None or found.row["mean_average_precision"] > best.row["mean_average_precision"]:
-                best = found
-        assert best is not None  # an encoder has an output
-        compared += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
+        encoder = load_encoder(name, **config.loading)
+        weights[encoder.name] = encoder.described_weights
+        own = list(evaluate(encoder, config))
+        best = own[best_of([each.row for each in own], range(len(own))) or 0]
+        indexed += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
         artifacts |= draw(best, encoder.name, config, out)
         warnings += unreadable(*stores(encoder, config, best.row["pooling"]))
+        found += [replace(each, task=None, neighbours=None) for each in own]
         query_rows = best.task.query_rows
-    warnings = [*dict.fromkeys(warnings), *duplicates(config, query_rows)]
-    about: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "config": config}
-    about |= {"warnings": warnings}
-    if compared:
+    shared: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "interval": INTERVAL}
+    shared |= {"warnings": [*warnings, *duplicates(config, query_rows)]}
+    if indexed:
         words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
-        write_result(out / "index", card(words, **about), compared)
-    made = card(protocol(config), **about)
-    return write_result(out, made, rows, artifacts=artifacts)
+        part = Measurement(protocol=words, results=indexed, tables=[index_table(indexed)], **shared)
+        Task("retrieval", Config, lambda *_: part)(config, out / "index")
+    rows = [each.row for each in found]
+    compared = differences_of(
+        rows, lambda one, other: paired_interval(found[one].precisions, found[other].precisions, seed=config.seed)
+    )
+    return Measurement(
+        protocol=protocol(config),
+        results=rows,
+        tables=[table(rows)],
+        artifacts=artifacts,
+        differences=compared,
+        **shared,
+    )
 
 
 def possible_kinds(config: Config, vectors: int) -> list[str]:
@@ -215,16 +226,7 @@ def index_table(results: Sequence[Result]) -> Table:
     return Table([*header, "bytes (on disk)"], rows)
 
 
-def main() -> None:
-    """Parse, run, print, and say where."""
-    config, out = from_command_line(Config, __doc__, Path("runs/retrieval"))
-    path = run(config, out)
-    print(markdown(table(read_result(path)["results"])))
-    index = path.parent / "index"
-    if index.exists():
-        print(markdown(index_table(read_result(index)["results"])))
-    print(path)
-
+run = Task("retrieval", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("retrieval")

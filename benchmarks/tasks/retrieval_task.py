@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from probes import (
 from probes.index import VectorIndex, blocks_of, build_index, choose_settings
 from randar_features.features.store import FeatureStore
 
+TUNING_SHARE = 0.2
 RECALLS = (1, 5, 10)
 DEPTH = 100  # neighbours that an index is asked for
 RANKED_AT_ONCE = 256
@@ -38,6 +39,7 @@ class Task:
         query_labels, gallery_labels: int64 (Q,) and (n,).
         own: (Q,) the gallery row that is the query itself, -1 for none.
         query_rows, gallery_rows: which images of their splits they are.
+        tuning: the same with other queries, by which a variant is chosen; None where there are none.
     """
 
     queries: np.ndarray
@@ -47,6 +49,7 @@ class Task:
     own: np.ndarray
     query_rows: np.ndarray
     gallery_rows: np.ndarray
+    tuning: Task | None = None
 
     def normalized(self, normalization: str) -> Task:
         """With vectors as they are to be compared, but for their length."""
@@ -54,7 +57,7 @@ class Task:
             return self
         fitted = Standardizer().fit(self.gallery)
         queries, gallery = (fitted.transform(rows).numpy() for rows in (self.queries, self.gallery))
-        return Task(**{**vars(self), "queries": queries, "gallery": gallery})
+        return replace(self, queries=queries, gallery=gallery, tuning=None)
 
 
 class NoTaskError(ValueError):
@@ -64,7 +67,8 @@ class NoTaskError(ValueError):
 def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, count: int, seed: int) -> Task:
     """The vectors of one output; rows that could not be read, or have no label, are left out.
 
-    queries: the gallery's own store for leave-one-out. count: of queries, a seeded random choice.
+    queries: the gallery's own store for leave-one-out. count: of queries, a seeded random choice; a fifth of the
+    images at least is left to tuning.
 
     Raises:
         NoTaskError: fewer than two labelled images, or other classes in the queries' split.
@@ -80,21 +84,37 @@ def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, coun
             "expected at least 2 and 1: retrieval is scored by class"
         )
     generator = np.random.default_rng(seed)
-    chosen = np.sort(generator.choice(asked, min(count, len(asked)), replace=False))
-    own = np.searchsorted(kept, chosen) if gallery is queries else np.full(len(chosen), -1)
-    return Task(
-        queries=queries.array(output, chosen),
-        gallery=gallery.array(output, kept),
-        query_labels=queries.labels[chosen],
-        gallery_labels=gallery.labels[kept],
-        own=own,
-        query_rows=chosen,
-        gallery_rows=kept,
-    )
+    count = min(count, max(1, len(asked) - int(TUNING_SHARE * len(asked))))
+    chosen = np.sort(generator.choice(asked, count, replace=False))
+    left = np.setdiff1d(asked, chosen)
+    tuned = np.sort(generator.choice(left, min(count, len(left)), replace=False))
+    vectors = gallery.array(output, kept)
+
+    def part(rows: np.ndarray, tuning: Task | None) -> Task:
+        return Task(
+            queries=queries.array(output, rows),
+            gallery=vectors,
+            query_labels=queries.labels[rows],
+            gallery_labels=gallery.labels[kept],
+            own=np.searchsorted(kept, rows) if gallery is queries else np.full(len(rows), -1),
+            query_rows=rows,
+            gallery_rows=kept,
+            tuning=tuning,
+        )
+
+    return part(chosen, part(tuned, None) if len(tuned) else None)
 
 
-def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray]:
-    """Metrics over the whole ranking of every query, and each one's first neighbours (Q, ≤ DEPTH)."""
+def tuning_score(task: Task | None, normalization: str) -> float | None:
+    """mAP of the tuning queries; None where there are none, or none has another image of its class."""
+    if task is None:
+        return None
+    precisions = exact_scores(task.normalized(normalization))[2]
+    return float(np.nanmean(precisions)) if np.isfinite(precisions).any() else None
+
+
+def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Metrics over the whole ranking, each query's first neighbours (Q, ≤ DEPTH), and average precisions (Q,)."""
     precisions, ranks, first = [], [], []
     for start in range(0, len(task.queries), RANKED_AT_ONCE):
         part = slice(start, start + RANKED_AT_ONCE)
@@ -104,7 +124,7 @@ def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray]:
         ranks.append(first_ranks(*asked))
         first.append(ids[:, :DEPTH])
     scored = scores(np.concatenate(ranks), np.concatenate(precisions))
-    return scored, np.concatenate(first)
+    return scored, np.concatenate(first), np.concatenate(precisions)
 
 
 def scores(ranks: np.ndarray, precisions: np.ndarray | None = None) -> dict[str, Any]:
@@ -120,11 +140,12 @@ def scores(ranks: np.ndarray, precisions: np.ndarray | None = None) -> dict[str,
 
 @dataclass(frozen=True)
 class Found:
-    """One row of the results, and what it was got from."""
+    """A result, what it was got from (None once it is used), and the average precision of each query."""
 
     row: Result
-    task: Task
-    neighbours: np.ndarray
+    task: Any
+    neighbours: Any
+    precisions: np.ndarray
 
 
 def index_scores(found: Found, kind: str, seed: int) -> Result:
@@ -143,7 +164,7 @@ def index_scores(found: Found, kind: str, seed: int) -> Result:
         taken = time.perf_counter() - start
         size = index.bytes_per_vector
     scored = scores(first_ranks(ids, task.query_labels, task.gallery_labels, task.own))
-    return {
+    entries = {
         **{name: found.row[name] for name in ROW_AXES},
         "index": kind,
         **scored,
@@ -156,3 +177,4 @@ def index_scores(found: Found, kind: str, seed: int) -> Result:
         "bytes_per_vector": round(size["memory"], 1),
         "bytes_per_vector_on_disk": round(size["disk"], 1),
     }
+    return Result.of(entries)

@@ -3,14 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from randar_features import Model, generate, inpaint, outpaint
+from benchmarks.options import RunOptions
+from benchmarks.report.figures import image_grid
+from benchmarks.result import NO_AXES, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
+from randar_features import Model, generate, inpaint, load_model, outpaint
+from randar_features.cli.parse import Count, Seed
+from randar_features.data import PhotoDigits
 
 MASKED = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunOptions):
+    """Pictures that a model draws: samples of classes, regions drawn anew, canvases extended.
+
+    Attributes:
+        model: a model as `load_model` takes it.
+        classes: how many, at equal distances.
+        each: samples of each class.
+        edited: images of photo-digits, and the two photographs of scikit-learn, to fill and extend.
+        draws: ways to fill each.
+        steps: of decoding; None: as the model recommends.
+        seed: of every draw.
+        device: None: CUDA where there is one.
+    """
+
+    model: str = "randar-tiny"
+    classes: Count = 8
+    each: Count = 4
+    edited: Count = 2
+    draws: Count = 3
+    steps: int | None = None
+    seed: Seed = 0
+    device: str | None = None
+
+
+def measure(config: Config, out: Path) -> Measurement:
+    """Writes the pictures to `out`."""
+    model = load_model(config.model, config.device)
+    classes = spread_classes(model.transformer.config.num_classes, config.classes)
+    drawn = sample_classes(model, classes, each=config.each, steps=config.steps, seed=config.seed)
+    digits = PhotoDigits("test", size=model.image_size)
+    images = torch.stack([torch.from_numpy(digits[i].image).permute(2, 0, 1) / 255 for i in range(config.edited)])
+    pictures = {
+        "Samples of classes": image_grid(drawn, row_titles=class_names(model, classes)),
+        "Middle drawn anew": image_grid(inpaint_rows(model, images, draws=config.draws, seed=config.seed)),
+        "Extended to twice the width": image_grid(outpaint_rows(model, images, draws=config.draws, seed=config.seed)),
+    }
+    files = {caption: f"{caption.split()[0].lower()}.png" for caption in pictures}
+    for caption, png in pictures.items():
+        (out / files[caption]).write_bytes(png)
+    return Measurement(
+        protocol="samples, inpainting and outpainting, not selected",
+        axes={**NO_AXES, "encoder": model.name, "resolution": model.image_size},
+        data={"images": data_hash("photo-digits")},
+        weights={model.name: model.weights_hash},
+        results=[],
+        artifacts=files,
+    )
 
 
 def spread_classes(num_classes: int, count: int) -> list[int]:
@@ -58,3 +116,9 @@ def _rows(*columns: Tensor) -> list[list[np.ndarray]]:
 def to_arrays(images: Tensor) -> list[np.ndarray]:
     """Images (B, 3, H, W) in [0, 1] as floats (H, W, 3)."""
     return list(images.detach().float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+
+
+run = Task("samples", Config, measure)
+
+if __name__ == "__main__":
+    run_as_command("samples")

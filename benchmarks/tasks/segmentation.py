@@ -8,25 +8,25 @@ input as overlapping tiles.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from benchmarks.comparisons import context_differences, write_tables
+from benchmarks.comparisons import differences_of
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import Labels, Scenes, labels_of
-from benchmarks.encoders import Encoder, Kept, Views, load_encoder
-from benchmarks.options import add_options, read_options
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.options import EncoderOptions
 from benchmarks.report.overlays import Overlays
 from benchmarks.report.tables import Table, percent, percents
-from benchmarks.result import Result, card, data_hash, write_result
+from benchmarks.result import Result, data_hash
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import (
     DenseFeatures,
     Layout,
@@ -37,6 +37,7 @@ from benchmarks.tasks.dense import (
     grid_outputs,
 )
 from benchmarks.tasks.duplicate_pairs import Part, between
+from benchmarks.tasks.heads import head_warnings
 from probes import (
     KNNSegmenter,
     LinearSegmenter,
@@ -49,12 +50,13 @@ from probes import (
     segmentation_scores,
 )
 from probes.segmentation import Segmenter, resize_mask
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count
 
 HEADS = ("linear", "knn", "logistic")
 SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
 COMPARED_SIZE = 64  # pixels at which near-duplicates are looked for
-BLENDS = ("features", "probabilities")
+CLIP = "camvid"
+CLIP_BLOCK = 25
 PROTOCOLS = {
     "linear": "segmentation: batch normalisation and a 1×1 convolution on the token grid, logits up-sampled "
     "(after DINOv3, without augmentation)",
@@ -65,18 +67,20 @@ NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "sta
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Views, Kept):
-    """Everything that the numbers depend on besides data and weights.
+class Config(EncoderOptions):
+    """Segmentation from frozen maps: a head learns the class of every pixel.
 
     Attributes:
         data: "photo-digits", a folder with images/ and masks/, or Parquet files.
-        head: one of `HEADS`.
+        head: linear (batch normalisation and a 1×1 convolution), knn or logistic (both on patches).
         labels: camvid, photo-digits or voc, which say the classes and what to ignore; None: num_classes does.
         num_classes: where labels are not given.
         ignore_index: value of pixels to ignore where labels are not given; None: 255.
         train_split: of the data.
         evaluation_split: of the data; None: "test" of photo-digits, else "validation".
         train_images, evaluation_images: seeded random choices of so many; None: all.
+        block: consecutive evaluation images that the bootstrap draws together, as frames of a clip; None: 25 of
+            camvid, whose evaluation images are one clip, else 1.
         size: pixels a side that photo-digits is composed at.
         resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
         stride: pixels from tile to tile; None: half the input.
@@ -88,33 +92,27 @@ class Config(Views, Kept):
     """
 
     data: str
-    head: str = "linear"
+    head: Literal["linear", "knn", "logistic"] = "linear"
     labels: str | None = None
     num_classes: int | None = None
     ignore_index: int | None = None
     train_split: str = "train"
     evaluation_split: str | None = None
-    train_images: int | None = None
-    evaluation_images: int | None = None
-    size: int = 64
+    train_images: Count | None = None
+    evaluation_images: Count | None = None
+    block: Count | None = None
+    size: Count = 64
     resolution: int | None = None
     stride: int | None = None
-    blend: str = "features"
+    blend: Literal["features", "probabilities"] = "features"
     resized: bool = False
     duplicates: bool = True
     iterations: int = 1000
     max_patches: int | None = 50_000
 
-    def __post_init__(self) -> None:
-        if self.head not in HEADS or self.blend not in BLENDS:
-            raise ValueError(
-                f"expected a head among {', '.join(HEADS)} and a blend among {', '.join(BLENDS)}, "
-                f"got {self.head!r} and {self.blend!r}"
-            )
-
 
 @dataclass(frozen=True)
-class Task:
+class SegmentationData:
     """The data of one run, and its classes."""
 
     config: Config
@@ -128,7 +126,7 @@ class Task:
         return len(self.labels.names)
 
 
-def load_task(config: Config) -> Task:
+def load_task(config: Config) -> SegmentationData:
     """Read both splits once, to know which pairs can be read."""
     digits = config.data == PHOTO_DIGITS
     labels = labels_of(config.labels or (PHOTO_DIGITS if digits else None), config.num_classes, config.ignore_index)
@@ -136,18 +134,16 @@ def load_task(config: Config) -> Task:
         config.train_split: config.train_images,
         config.evaluation_split or ("test" if digits else "validation"): config.evaluation_images,
     }
-    if min(count for count in (*splits.values(), 1) if count is not None) < 1:
-        raise ValueError(f"--train-images and --evaluation-images must be at least 1, got {list(splits.values())}")
     if len(splits) < 2:
         raise ValueError(
             f"images to train on and to evaluate on must differ, got the split {config.train_split!r} twice"
         )
     options: dict[str, Any] = {"size": config.size, "seed": config.seed}
     train, evaluation = (Scenes(config.data, name, labels, count=n, **options) for name, n in splits.items())
-    return Task(config, labels, train, evaluation)
+    return SegmentationData(config, labels, train, evaluation)
 
 
-def make_head(task: Task) -> Segmenter:
+def make_head(task: SegmentationData) -> Segmenter:
     """The head that the configuration names, not fitted."""
     config = task.config
     options: dict[str, Any] = {"ignore_index": task.labels.ignore_index, "seed": config.seed}
@@ -179,7 +175,9 @@ class Scored:
 
 
 def evaluate(
-    encoder: Encoder, task: Task, show: Callable[[str, float, Callable[[int], np.ndarray]], None] | None = None
+    encoder: Encoder,
+    task: SegmentationData,
+    show: Callable[[str, float, Callable[[int], np.ndarray]], None] | None = None,
 ) -> list[Scored]:
     """One result for each output of the encoder.
 
@@ -204,22 +202,39 @@ def evaluate(
             "output": output,
             **encoder.outputs[output],
             "resolution": f"{layout}, {config.blend} blended" if config.resolution else str(layout),
-            **segmentation_scores(counts, seed=config.seed),
+            **segmentation_scores(counts, block=block_of(task), seed=config.seed),
             **({"miou_resized": mean_iou(small.sum(0))} if config.resized else {}),
             "settings": settings(config),
             "validation": head.validation_miou,
             "chosen": chosen_options(head),
             "grid": f"{grids[output]}x{grids[output]}",
             "seconds": round(time.perf_counter() - start, 1),
+            "warnings": head_warnings(head),
         }
-        results.append(Scored(row, intersections_and_unions(counts)))
+        results.append(Scored(Result.of(row), intersections_and_unions(counts)))
         if show is not None:
             predict = _predictor(head, evaluation, output, task)
             show(encoder.name, head.validation_miou, predict)
     return results
 
 
-def count(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def block_of(task: SegmentationData) -> int | None:
+    """How many consecutive images the bootstrap draws together; None: one."""
+    wanted = task.config.block or (CLIP_BLOCK if task.config.labels == CLIP else 1)
+    return min(wanted, len(task.evaluation) // 2) if min(wanted, len(task.evaluation) // 2) > 1 else None
+
+
+def interval_words(task: SegmentationData) -> str:
+    """How intervals are made."""
+    block = block_of(task)
+    if block is None:
+        return "percentile bootstrap over evaluation images"
+    return f"percentile bootstrap over blocks of {block} consecutive evaluation images"
+
+
+def count(
+    head: Segmenter, features: DenseFeatures, output: str, task: SegmentationData
+) -> tuple[np.ndarray, np.ndarray]:
     """`segmentation_counts` (n, C, C) of the evaluation images at the size of their masks, and at that of the canvas.
 
     The latter are empty unless they are asked for.
@@ -243,7 +258,9 @@ def scores_of(head: Segmenter, features: DenseFeatures, output: str, number: int
     return blended_probabilities(head, maps, positions, canvas, features.tiles.layout.size)
 
 
-def _predictor(head: Segmenter, features: DenseFeatures, output: str, task: Task) -> Callable[[int], np.ndarray]:
+def _predictor(
+    head: Segmenter, features: DenseFeatures, output: str, task: SegmentationData
+) -> Callable[[int], np.ndarray]:
     def predict(number: int) -> np.ndarray:
         return segment(scores_of(head, features, output, number, task.config), task.evaluation.sizes[number])
 
@@ -252,27 +269,32 @@ def _predictor(head: Segmenter, features: DenseFeatures, output: str, task: Task
 
 def _cache_name(config: Config, scenes: Scenes, part: str) -> str:
     size = f"-{config.size}" if config.data == PHOTO_DIGITS else ""
-    return file_name(f"{Path(config.data).name}{size}-{part}-{len(scenes)}-{scenes.fingerprint}")
+    content = f"{Path(config.data).name}-{data_hash(config.data)[-8:]}"
+    return file_name(f"{content}{size}-{part}-{len(scenes)}-{scenes.fingerprint}")
 
 
-def run(config: Config, out: Path) -> Path:
-    """Every output of every encoder; writes result.json, tables and pictures to `out` and gives the former's path."""
+def measure(config: Config, out: Path) -> Measurement:
+    """Every output of every encoder; writes pictures to `out`."""
     task = load_task(config)
-    out.mkdir(parents=True, exist_ok=True)
     overlays = Overlays(task.evaluation, task.labels, out, config.head)
     scored: list[Scored] = []
     weights: dict[str, str] = {}
     for name in config.encoder:
-        encoder = load_encoder(name, **config.of_generators)
+        encoder = load_encoder(name, **config.loading)
         scored += evaluate(encoder, task, overlays)
-        weights[encoder.name] = encoder.weights
+        weights[encoder.name] = encoder.described_weights
     rows = [each.row for each in scored]
-    differences = context_differences(
-        rows, lambda one, other: miou_difference(scored[one].parts, scored[other].parts, seed=config.seed)
+    block = block_of(task)
+    differences = differences_of(
+        rows, lambda one, other: miou_difference(scored[one].parts, scored[other].parts, block=block, seed=config.seed)
     )
-    artifacts = write_tables(out, table(rows), differences)
-    made = card(
-        PROTOCOLS[config.head],
+    return Measurement(
+        protocol=PROTOCOLS[config.head],
+        results=rows,
+        tables=[table(rows)],
+        differences=differences,
+        artifacts=overlays.files,
+        interval=interval_words(task),
         axes={
             "pooling": None,
             "normalization": NORMALIZATIONS[config.head],
@@ -281,13 +303,11 @@ def run(config: Config, out: Path) -> Path:
         },
         data=data_parts(task),
         weights=weights,
-        config=config,
         warnings=warnings_of(task),
     )
-    return write_result(out, made, rows, artifacts=artifacts | overlays.files)
 
 
-def data_parts(task: Task) -> dict[str, str]:
+def data_parts(task: SegmentationData) -> dict[str, str]:
     """Hash and number of images of both parts, and what their masks mean."""
     size = f" of {task.config.size} pixels" if task.config.data == PHOTO_DIGITS else ""
     content = f"{data_hash(task.config.data)}{size}, {task.num_classes} classes, {task.labels.ignore_index} ignored"
@@ -295,7 +315,7 @@ def data_parts(task: Task) -> dict[str, str]:
     return {part: f"{content}, {len(scenes)} images ({scenes.fingerprint})" for part, scenes in parts.items()}
 
 
-def warnings_of(task: Task) -> list[str]:
+def warnings_of(task: SegmentationData) -> list[str]:
     """Of pairs that were left out, of classes too rare for an interval, and of near-duplicates."""
     found = []
     for part, scenes in (("train", task.train), ("evaluation", task.evaluation)):
@@ -309,17 +329,19 @@ def warnings_of(task: Task) -> list[str]:
         )
     if task.config.duplicates:
         found += between(_compared(task, "train"), _compared(task, "evaluation"), task.config.cache)
+    if task.config.labels == CLIP:
+        found.append("the evaluation images are frames of one clip: another clip may differ by more than the interval")
     return found
 
 
-def rare_classes(task: Task) -> list[str]:
+def rare_classes(task: SegmentationData) -> list[str]:
     """Names of classes that some evaluation images hold, but too few for a resample to hold them surely."""
     labels = np.arange(task.num_classes)
     held = np.sum([np.isin(labels, np.unique(mask)) for mask in task.evaluation.masks], 0)
     return [name for label, name in enumerate(task.labels.names) if 0 < held[label] < SURE_IMAGES]
 
 
-def _compared(task: Task, part: str) -> Part:
+def _compared(task: SegmentationData, part: str) -> Part:
     """The images of a part, squashed, as near-duplicates are looked for."""
     scenes: Scenes = getattr(task, part)
     images = Tiles(scenes.image, scenes.sizes, Layout(COMPARED_SIZE, 1))
@@ -343,17 +365,7 @@ def _short(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
-def main() -> None:
-    """Parse, run each head, print, and say where."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, Config, without=("head",))
-    parser.add_argument("--head", nargs="+", choices=HEADS, default=list(HEADS), help="each writes to its own folder")
-    parser.add_argument("--out", type=Path, default=Path("runs/segmentation"))
-    given = parser.parse_args()
-    for head in given.head:
-        path = run(read_options(Config, given, head=head), given.out / head)
-        print(f"{head}\n{(path.parent / 'result.md').read_text(encoding='utf-8')}\n{path}")
-
+run = Task("segmentation", Config, measure)
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as_command("segmentation")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.result import read_result
+from benchmarks.run import main
 from benchmarks.tasks import classification
 from benchmarks.tasks.classification import Config
 from benchmarks.tasks.classification_probes import top_hits
@@ -53,8 +53,7 @@ def test_the_command_reports_what_the_probe_gives(
         "--out",
         str(tmp_path / "out"),
     ]
-    monkeypatch.setattr(sys, "argv", ["classification", *arguments])
-    classification.main()
+    assert main("classification", [*arguments]) == 0
     report = read_result(tmp_path / "out")
     by_name = {row["output"]: row for row in report["results"]}
     outputs = {"32x32", "patches", *(f"reverse/image/{i}" for i in range(3)), "reverse/image/all"}

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.comparisons import context_differences, difference_table, write_tables
-from benchmarks.report.tables import Table
+from benchmarks.comparisons import context_differences, difference_table, differences_of
+from benchmarks.result import Result
 from probes import Difference, paired_bootstrap
 
 
@@ -49,18 +47,47 @@ def test_differences_are_in_points() -> None:
     found = {"first": "reverse", "second": "single", "difference": 0.0123, "interval": [-0.005, 0.03]}
     table = difference_table([about | {"layer": [0, 1]} | found])
     shown = ["0 + 1", "reverse − single", "+1.2 (-0.5 … +3.0)"]
-    assert table.rows == [["tiny", "knn", "k = 20", "mean", "image", *shown]]
+    assert table.rows == [["tiny", "knn", "k = 20", "mean", "image", *shown, ""]]
     matched = [{"encoder": "tiny", "read": "image", "layer": 0, "components": n} | found for n in (0, 8)]
     table = difference_table(matched)
-    assert table.header == ["encoder", "read", "layer", "components", "contexts", "points, 95 % interval"]
+    assert table.header == [
+        "encoder",
+        "read",
+        "layer",
+        "components",
+        "first − second",
+        "points, 95 % interval",
+        "p, Holm",
+    ]
     assert [cells[3] for cells in table.rows] == ["0", "8"]
 
 
-def test_tables_are_written_with_their_differences(tmp_path: Path) -> None:
-    differences = [{"encoder": "tiny", "first": "reverse", "second": "single", "difference": 0.01, "interval": [0, 1]}]
-    assert write_tables(tmp_path, Table(["a"], [["1"]]), differences) == {"differences": "differences.json"}
-    assert json.loads((tmp_path / "differences.json").read_text()) == differences
-    first, second = (tmp_path / "result.md").read_text().split("\n\n")
-    assert first.splitlines()[-1] == "| 1 |" and "reverse − single" in second
-    write_tables(tmp_path, Table(["a"], [["1"]]), [])
-    assert (tmp_path / "result.md").read_text() == first + "\n"
+def scored(context: str | None, tuning: float, encoder: str = "model", layer: int = 0) -> Result:
+    return Result.of(row(context, layer, encoder=encoder) | {"accuracy": 0.5, "tuning": tuning})
+
+
+def test_planned_and_corrected_differences() -> None:
+    rows = [
+        scored("reverse", 0.5),
+        scored("reverse", 0.7, layer=1),
+        scored("repeat", 0.6),
+        scored("single", 0.65, layer=2),
+    ]
+    rows += [scored(None, 0.1, "pixels"), scored(None, 0.2, "pixels", layer=1)]
+    strength = {1: 0.9, 5: 0.1}
+
+    def compare(first: int, second: int) -> Difference:
+        return Difference(strength.get(first, 0.5), (0.0, 1.0), 0.0, 0.01)
+
+    found = differences_of(rows, compare)
+    planned = [each for each in found if each["planned"]]
+    assert [(each["first"], each["second"]) for each in planned] == [
+        ("reverse 1", "best without reverse: single 2"),
+        ("reverse 1", "best repeat: repeat 0"),
+    ]
+    others = [each for each in found if not each["planned"]]
+    assert [(each["first"], each["second"]) for each in others] == [
+        ("reverse", "repeat"),
+        ("model, reverse 1", "pixels, None 1"),
+    ]
+    assert [each["p_holm"] for each in others] == [0.02, 0.02] and "p_holm" not in planned[0]

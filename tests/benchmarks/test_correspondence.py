@@ -109,7 +109,7 @@ def test_built_in_pairs_with_a_generator(
     load = correspondence.load_encoder
     monkeypatch.setattr(correspondence, "load_encoder", lambda name, **options: load(small_model, **options))
     given = config(
-        tmp_path, data=data, size=32, points=4, contexts=("single", "reverse"), reads=("image",), components=(0, 2)
+        tmp_path, data=data, size=32, points=4, context=("single", "reverse"), read=("image",), components=(0, 2)
     )
     first, again = (run(given, tmp_path / name) for name in ("first", "again"))
     rows = rows_of(first)

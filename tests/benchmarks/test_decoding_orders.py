@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.tasks import decoding_orders
+from benchmarks.run import main
 from benchmarks.tasks.decoding_orders import parallel_log_likelihood, tokens_of
 from randar_features import Model, log_likelihood, sequence
 from tests.reference.plain_decoding import step_logits
@@ -32,10 +31,9 @@ def test_tokens_of_a_step_are_scored_given_those_of_the_steps_before(small_model
 def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     folder = str(write_folder(tmp_path / "model"))
     arguments = [
-        "orders",
         "--model",
         folder,
-        "--count",
+        "--images",
         "5",
         "--orders",
         "random",
@@ -44,10 +42,9 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
         "-1",
         "4",
     ]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--out", str(tmp_path / "orders.json")])
-    decoding_orders.main()
-    rows = json.loads((tmp_path / "orders.json").read_text())["results"]
-    assert [(row["order"], row["steps"]) for row in rows] == [
+    assert main("decoding_orders", [*arguments, "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "result.json").read_text())["results"]
+    assert [(row["orders"], row["steps"]) for row in rows] == [
         (order, steps) for order in ("random", "hierarchical") for steps in (-1, 4)
     ]
     assert all(row["nats_per_token"] > 0 for row in rows) and "hierarchical" in capsys.readouterr().out

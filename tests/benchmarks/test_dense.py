@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.encoders import Encoder, Views
+from benchmarks.encoders import Encoder
+from benchmarks.options import EncoderOptions
 from benchmarks.tasks.dense import (
     DenseFeatures,
     Layout,
@@ -124,12 +125,12 @@ def test_outputs_without_a_grid_are_left_out_or_refused() -> None:
 
 def test_outputs_may_be_another_encoder_s() -> None:
     two = ("means", "other")
-    assert Views(encoder=two, outputs=("coarse", "layer 7")).chosen(Means()) == ["coarse"]
-    assert Views(encoder=two, outputs=("layer 7",)).chosen(Means()) is None  # all
-    assert Views(encoder=two).chosen(Means()) is Views().chosen(Means()) is None
-    assert Views(outputs=("coarse",)).chosen(Means()) == ["coarse"]
+    assert EncoderOptions(encoder=two, outputs=("coarse", "layer 7")).chosen(Means()) == ["coarse"]
+    assert EncoderOptions(encoder=two, outputs=("layer 7",)).chosen(Means()) is None  # all
+    assert EncoderOptions(encoder=two).chosen(Means()) is EncoderOptions().chosen(Means()) is None
+    assert EncoderOptions(outputs=("coarse",)).chosen(Means()) == ["coarse"]
     with pytest.raises(ValueError, match="means has no output 'layer 7'"):
-        Views(outputs=("coarse", "layer 7")).chosen(Means())
+        EncoderOptions(outputs=("coarse", "layer 7")).chosen(Means())
 
 
 def test_arrays_are_made_once_while_there_is_room() -> None:

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.reference.published_loop import published_generate
-from benchmarks.speed.generation_speed import cache_bytes, fed, main, seen_lengths, work
+from benchmarks.run import main
+from benchmarks.speed.generation_speed import cache_bytes, fed, seen_lengths, work
 from randar_features import generate
 from tests.golden.models import golden, golden_randar
 
@@ -81,9 +81,8 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
         "--repeats",
         "1",
     ]
-    monkeypatch.setattr(sys, "argv", ["generation_speed", *sizes, "--out", str(tmp_path / "speed.json")])
-    main()
-    content = json.loads((tmp_path / "speed.json").read_text())
+    assert main("generation_speed", [*sizes, "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "result.json").read_text())
     assert [(row["way"], row["steps"]) for row in content["results"]] == [
         (way, steps)
         for steps in (6, 16)
@@ -91,6 +90,6 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
     ]
     assert all(row["seconds"] > 0 and row["floor_per_step"] > 0 for row in content["results"])
     seconds = [row["seconds"] for row in content["results"]]
-    assert content["gain_over_single_steps"]["float32"] == pytest.approx(seconds[5] / seconds[1])
-    assert content["machine"]["peak_flops"] == {"torch.float32": 1e11}
+    assert content["card"]["details"]["gain_over_single_steps"]["float32"] == pytest.approx(seconds[5] / seconds[1])
+    assert content["card"]["details"]["peak_flops"] == {"torch.float32": 1e11}
     assert "the published loop" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.result import read_result
+from benchmarks.run import main
 from benchmarks.tasks import generative_classification as generative
 from benchmarks.tasks.generative_classification import (
     Config,
@@ -110,8 +110,7 @@ def test_what_was_computed_before_is_not_done_again(
 def run(folder: Path, out: Path, *more: str, monkeypatch: pytest.MonkeyPatch) -> dict:
     arguments = ["--data", str(folder / "images"), "--model", str(folder / "model"), "--evaluation-rows", "12"]
     arguments += ["--orders", "1", "4", "--cache", str(folder / "cache"), "--out", str(out), *more]
-    monkeypatch.setattr(sys, "argv", ["generative_classification", *arguments])
-    generative.main()
+    assert main("generative_classification", [*arguments]) == 0
     return read_result(out)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.run import main
 from benchmarks.speed import index_speed
 from benchmarks.speed.index_speed import Config, blocks, exact_neighbours, queries
 from probes import search
@@ -36,11 +36,10 @@ def test_a_row_for_each_index_and_its_peak_beside_the_prediction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(index_speed, "apart", lambda work, *arguments: work(*arguments))
-    out = tmp_path / "speed.json"
+    out = tmp_path
     options = {"count": 600, "dim": 16, "centres": 10, "queries": 20, "one-by-one": 2, "threads": 1}
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["index_speed", *given, "--kind", "flat", "--out", str(out)])
-    index_speed.main()
+    assert main("index_speed", [*given, "--kind", "flat", "--out", str(out)]) == 0
     content = json.loads(out.read_text())
     (row,) = content["results"]
     assert row["recall_at_10"] == 1 and 64 <= row["bytes_per_vector"] < 65 and row["build_seconds"] > 0
@@ -51,5 +50,5 @@ def test_a_row_for_each_index_and_its_peak_beside_the_prediction(
 def test_what_does_not_fit_is_reported_as_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_speed, "apart", lambda work, *arguments: work(*arguments))
     config = Config(**{**vars(SMALL), "memory_limit": 0.01})
-    (row,) = index_speed.measure(config, "flat", exact_neighbours(SMALL), tmp_path)
+    (row,) = index_speed.measure_kind(config, "flat", exact_neighbours(SMALL), tmp_path)
     assert row["refused"].startswith("building a flat index of 600 vectors") and "10.0 MB" in row["refused"]

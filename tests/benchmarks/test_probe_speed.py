@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.run import main
 from benchmarks.speed import probe_speed
 from benchmarks.speed.probe_speed import Config, labelled_rows
 from probes.index import process_memory
@@ -35,9 +35,8 @@ def test_a_row_for_each_probe(
     monkeypatch.setattr(probe_speed, "apart", lambda work, *arguments: work(*arguments))
     options = {"count": 400, "queries": 60, "dim": 16, "intrinsic": 8, "classes": 3, "spread": 0.2, "threads": 1}
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["probe_speed", *given, "--epochs", "2", "--out", str(tmp_path / "speed.json")])
-    probe_speed.main()
-    rows = json.loads((tmp_path / "speed.json").read_text())["results"]
+    assert main("probe_speed", [*given, "--epochs", "2", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "result.json").read_text())["results"]
     assert [row["probe"] for row in rows] == ["knn", "logistic", "linear", "few-shot"]
     assert all(row["accuracy"] > 0.9 and row["fit_seconds"] > 0 for row in rows[:2])
     assert all(0 < row["peak_bytes"] <= process_memory(peak=True) for row in rows)
@@ -46,10 +45,10 @@ def test_a_row_for_each_probe(
 
 def test_memory_above_the_limit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_speed, "apart", lambda *_: {"peak_bytes": 3e9, **dict.fromkeys(MEASURED, 1.0)})
-    assert probe_speed.run(Config(probe=("knn",), memory_limit=2.9))["results"][0]["within_limit"] is False
-    assert probe_speed.run(Config(probe=("knn",), memory_limit=3.1))["results"][0]["within_limit"] is True
+    assert probe_speed.measure(Config(probe=("knn",), memory_limit=2.9), Path()).results[0]["within_limit"] is False
+    assert probe_speed.measure(Config(probe=("knn",), memory_limit=3.1), Path()).results[0]["within_limit"] is True
     with pytest.raises(ValueError, match=r"must be of knn, logistic, linear, few-shot, got 'svm'"):
-        probe_speed.run(Config(probe=("svm",)))
+        Config(probe=("svm",))
 
 
 MEASURED = ("fit_seconds", "predict_seconds", "accuracy")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks.tasks.quality import measure
+from benchmarks.tasks.quality import Config, measure
 from randar_features import load_model, sequence
 from tests.small_models import IMAGE_SIZE, write_folder
 
@@ -20,13 +20,13 @@ def test_figures_equal_those_by_hand(tmp_path: Path):
         pixels = rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / str(label) / "0.png")
     model = load_model(write_folder(tmp_path / "model"), device="cpu")
-    result = measure(str(tmp_path / "model"), str(folder), None, count=3, orders=2)
+    result = measure(Config(model=str(tmp_path / "model"), data=str(folder), images=3, orders=2), tmp_path).results[0]
 
     files = sorted(folder.rglob("*.png"))
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
     tokens = model.tokenizer.encode(images)
     error = (model.tokenizer.decode(tokens) - images).square().mean((1, 2, 3))
-    assert result["tokenizer"]["psnr"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-4)
+    assert result["tokenizer_psnr"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-4)
     for classes, name in ((torch.arange(3), "nats_per_token"), (None, "nats_per_token_null_class")):
         losses = []
         for order in sequence.antithetic_orders(2, 16):
@@ -42,7 +42,8 @@ def test_a_model_of_one_order_is_measured_in_it(tmp_path: Path, architecture: st
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "0.png")
     model = load_model(write_folder(tmp_path / "model", architecture=architecture, training={"order": trained}))
-    result = measure(str(tmp_path / "model"), str(folder.parent), None, count=1, orders=8)
+    config = Config(model=str(tmp_path / "model"), data=str(folder.parent), images=1, orders=8)
+    result = measure(config, tmp_path).results[0]
     tokens = model.tokenizer.encode(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
     expected = F.cross_entropy(model.transformer(tokens, torch.tensor([0]))[0], tokens[0]).item()
     assert result["likelihood_orders"] == 1 and result["nats_per_token"] == pytest.approx(expected, abs=1e-5)

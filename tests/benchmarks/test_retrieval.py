@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.result import full_axes, read_result
+from benchmarks.run import main
 from benchmarks.tasks import retrieval
 from benchmarks.tasks.retrieval import Config
 from benchmarks.tasks.retrieval_task import NoTaskError, exact_scores, make_task
@@ -122,7 +122,6 @@ def test_the_command_prints_tables(
 ) -> None:
     options = ["--data", data, "--split", "train", "--encoder", "histogram", "--index-kind", "flat"]
     options += ["--cache", tmp_path / "cache", "--out", tmp_path / "out"]
-    monkeypatch.setattr(sys, "argv", ["retrieval", *map(str, options)])
-    retrieval.main()
+    assert main("retrieval", [*map(str, options)]) == 0
     printed = capsys.readouterr().out
     assert "| histogram | 8x8x8 | mean | unit |" in printed and "| histogram | flat |" in printed

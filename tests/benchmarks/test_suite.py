@@ -54,7 +54,7 @@ def test_splits(data: dict[str, str]) -> None:
 
 
 def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
-    settings = suite.Settings(data=(*data.values(), "digits"), encoders=("pixels", "tiny"), heads=("knn",), seed=3)
+    settings = suite.Settings(data=(*data.values(), "digits"), encoder=("pixels", "tiny"), head=("knn",), seed=3)
     settings = replace(settings, evaluation_rows=2)
     planned = {job.name: job.config for job in suite.jobs(settings)}
     assert list(planned) == [
@@ -103,7 +103,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_what_is_done_is_not_done_again(bench: Bench, tmp_path: Path) -> None:
-    settings = suite.Settings(data=("a", "bb"), encoders=("pixels",))
+    settings = suite.Settings(data=("a", "bb"), encoder=("pixels",))
     report = suite.run(settings, tmp_path)
     assert bench.runs == [1, 2]
     assert "50.0 %" in report.read_text() and "| bb |" in report.with_suffix(".md").read_text()
@@ -142,18 +142,18 @@ def test_an_option_that_is_newer_than_a_result_had_its_default(tmp_path: Path) -
 
 def test_data_sets_of_one_name_are_refused(data: dict[str, str], tmp_path: Path) -> None:
     pictures(tmp_path / "other" / "split" / "cat")
-    settings = suite.Settings(data=(data["split"], str(tmp_path / "other" / "split")), encoders=("pixels",))
+    settings = suite.Settings(data=(data["split"], str(tmp_path / "other" / "split")), encoder=("pixels",))
     with pytest.raises(ValueError, match="would share split/classification, split/retrieval: rename one"):
         suite.run(settings, tmp_path / "out")
 
 
 def test_tokenizers_of_other_models_have_no_maps_and_names_are_files(data: dict[str, str]) -> None:
-    settings = suite.Settings(data=(data["masks"],), encoders=("codes:tiny", "runs/my model"), heads=())
+    settings = suite.Settings(data=(data["masks"],), encoder=("codes:tiny", "runs/my model"), head=())
     assert [job.name for job in suite.jobs(settings)] == ["masks/maps-runs-my-model"]
 
 
 def test_other_weights_are_measured_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = suite.Settings(data=("a",), encoders=("tiny",))
+    settings = suite.Settings(data=("a",), encoder=("tiny",))
     for weights, runs in (("aa", 1), ("aa", 1), ("bb", 2)):
         encoder = type("Encoder", (), {"weights": weights})
         monkeypatch.setattr(suite, "load_encoder", lambda name, encoder=encoder, **_: encoder)
@@ -178,15 +178,15 @@ def test_other_data_of_the_same_name_are_measured_again(tmp_path: Path) -> None:
 def test_a_failure_costs_no_other_benchmark(bench: Bench, tmp_path: Path) -> None:
     names = ("a", "bad", "cc")
     with pytest.raises(RuntimeError, match="1 of 3 benchmarks failed:\nbad: ValueError: no luck"):
-        suite.run(suite.Settings(data=names, encoders=("pixels",)), tmp_path)
+        suite.run(suite.Settings(data=names, encoder=("pixels",)), tmp_path)
     assert bench.runs == [1, 2] and (tmp_path / "report.html").exists()
-    suite.run(suite.Settings(data=names, encoders=("pixels",), seed=1), tmp_path)
+    suite.run(suite.Settings(data=names, encoder=("pixels",), seed=1), tmp_path)
     assert 3 in bench.runs
 
 
 def test_where_all_fail_the_reasons_are_said(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="1 of 1 benchmarks failed:\nbad: ValueError: no luck"):
-        suite.run(suite.Settings(data=("bad",), encoders=("pixels",)), tmp_path)
+        suite.run(suite.Settings(data=("bad",), encoder=("pixels",)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -194,14 +194,14 @@ def test_where_all_fail_the_reasons_are_said(bench: Bench, tmp_path: Path) -> No
     [
         ({"probes": ("knnn",)}, "--probe must be of logistic, .*, got 'knnn'"),
         ({"pooling": ("maen",)}, "--pooling must be of mean, .*, got 'maen'"),
-        ({"encoders": ("pixls",)}, "no encoder 'pixls': did you mean 'pixels'"),
-        ({"encoders": ("randar-tiny",), "contexts": ("revers",)}, "revers"),
+        ({"encoder": ("pixls",)}, "no encoder 'pixls': did you mean 'pixels'"),
+        ({"encoder": ("randar-tiny",), "context": ("revers",)}, "revers"),
     ],
 )
 def test_misspelt_options_are_found_before_anything_is_done(
     data: dict[str, str], tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    settings = {"data": (data["split"],), "encoders": ("pixels",), **options}
+    settings = {"data": (data["split"],), "encoder": ("pixels",), **options}
     with pytest.raises(ValueError, match=message):
         suite.run(suite.Settings(**settings), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.result import read_result
+from benchmarks.run import main
 from benchmarks.speed import training_plan
 from benchmarks.speed.training_plan import Config, activation_bytes, kept_bytes, plan
 from randar_features.models import ARCHITECTURES
@@ -28,17 +29,14 @@ def sizes(kind: str) -> Any:
     return ARCHITECTURES[kind][1](**MODEL, vocab_size=100, num_tokens=64, num_classes=10)
 
 
-def test_parameters_states_and_days_of_the_published_recipe_by_hand(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_parameters_states_and_days_of_the_published_recipe_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(training_plan, "activation_bytes", lambda *_: 2.0**30)
-    arguments = ["--config", str(RANDAR_L), "--gpus", "4", "--gpu", "A100", "--mfu", "0.5"]
-    monkeypatch.setattr(sys, "argv", ["training_plan", *arguments, "hardware.micro_batch_size=64"])
-    training_plan.main()
-    assumed, *lines = capsys.readouterr().out.splitlines()
-    assert assumed == "4 × A100, 50 % of 312 TFLOP/s each (bfloat16, data sheet)"
-    printed = dict(line.split() for line in lines)
-    assert printed["parameters"] == "342,912,000"
+    arguments = ["--recipe", str(RANDAR_L), "--gpus", "4", "--gpu", "A100", "--mfu", "0.5", "--out", str(tmp_path)]
+    assert main("training_plan", ["hardware.micro_batch_size=64", *arguments]) == 0
+    content = read_result(tmp_path)
+    assert "4 × A100, 50 % of 312 TFLOP/s each" in content["card"]["protocol"]
+    (printed,) = content["results"]
+    assert printed["parameters"] == 342_912_000
     weights = 4 * 342_912_000 / 2**30
     assert float(printed["weights_gib"]) == pytest.approx(weights, abs=0.005)
     assert float(printed["total_gib"]) == pytest.approx(5 * weights + 1, abs=0.05)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.reference.published_training import PublishedTraining, training_logits
+from benchmarks.run import main
 from benchmarks.speed import training_speed
 from benchmarks.speed.training_speed import RECIPE, Config, make_trainer
 from randar_features.training import trainer as trainer_module
@@ -95,7 +95,7 @@ def test_the_published_loop_skips_a_step_that_explodes():
 @pytest.mark.parametrize("way", training_speed.WAYS)
 def test_each_way_is_measured(way: str):
     config = Config(model="small", batch_size=4, repeats=2).resolved()
-    measured = training_speed.measure(way, config)
+    measured = training_speed.measure_way(way, config)
     assert len(measured["losses"]) == 3 and measured["losses"][0] == pytest.approx(2.4849, abs=1e-3)  # ln 12
     assert measured["seconds"] > 0 and measured["processor_seconds"] > 0 and measured["memory_bytes"] > 2**26
 
@@ -121,21 +121,21 @@ def test_the_report_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "published": {"seconds": 4.0, "processor_seconds": 6.0, "memory_bytes": 400, "losses": [1.0]},
         "this package": {"seconds": 2.0, "processor_seconds": 4.0, "memory_bytes": 300, "losses": [1.0]},
     }
-    monkeypatch.setattr(training_speed, "measure", lambda way, config: dict(measured[way]))
+    monkeypatch.setattr(training_speed, "measure_way", lambda way, config: dict(measured[way]))
     monkeypatch.setattr(
         training_speed.multiprocessing, "get_context", lambda method: type("C", (), {"Pool": SameProcess})
     )
     monkeypatch.setattr(training_speed, "matrix_peak", lambda dtype, device: 1e9)
     monkeypatch.setattr(training_speed, "training_flops", lambda sizes: 2e8)
-    arguments = ["--model", "small", "--batch-size", "5", "--out", str(tmp_path / "result.json")]
-    monkeypatch.setattr(sys, "argv", ["training_speed", *arguments])
-    training_speed.main()
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["config"]["batch_size"] == 5 and result["config"]["layers"] == 2
+    arguments = ["--model", "small", "--batch-size", "5", "--out", str(tmp_path)]
+    assert main("training_speed", [*arguments]) == 0
+    content = json.loads((tmp_path / "result.json").read_text())
+    (result,), resolved = content["results"], content["card"]["details"]["resolved"]
+    assert resolved["batch_size"] == 5 and resolved["layers"] == 2
     assert (result["speedup"], result["speedup_of_processor_time"], result["memory_share"]) == (2.0, 1.5, 0.75)
     assert result["speedup_at_peak"] == 4.0  # 5 images of 0.2 GFLOP take a second at the peak
-    assert (result["published"]["mfu"], result["this package"]["mfu"]) == (0.25, 0.5)
-    assert result["this package"]["images_per_second"] == 2.5
+    assert (result["published_mfu"], result["this package_mfu"]) == (0.25, 0.5)
+    assert result["this package_images_per_second"] == 2.5
 
 
 @pytest.mark.parametrize(

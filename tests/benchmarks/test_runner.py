@@ -1,0 +1,140 @@
+"""The one runner: every task goes through it, and every result has a card, tables and a line in one table of all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import benchmarks
+from benchmarks.options import EncoderOptions, RunOptions
+from benchmarks.report.diff import compare_folders
+from benchmarks.result import NO_AXES, Result, read_result
+from benchmarks.run import TASKS, Measurement, Task, find_task, main
+from benchmarks.tasks.classification import Config as Classification
+from benchmarks.tasks.classification_probes import interval_over_draws
+from benchmarks.tasks.heads import head_warnings
+
+ROOT = Path(benchmarks.__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(EncoderOptions):
+    data: str = "x"
+
+
+def found(accuracy: float = 0.5, **changes: Any) -> Measurement:
+    row = {**NO_AXES, "encoder": "tiny", "output": "=1+1", "accuracy": accuracy, "interval": (0.4, 0.6)}
+    row |= {"probe": "knn", "chosen": {"C": 2.0}, "warnings": ("C = 2 is the largest that was tried",)}
+    given = {"protocol": "kNN", "interval": "bootstrap", "data": {"train": "aa"}, "weights": {"tiny": "cc"}}
+    return Measurement(results=[Result.of(row)], **{**given, **changes})
+
+
+def run(out: Path, options: Options | None = None, **changes: Any) -> dict[str, Any]:
+    return read_result(Task("knn", Options, lambda *_: found(**changes))(options or Options(), out))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_measurement_is_a_task_of_the_runner(name: str):
+    task = find_task(name)
+    assert task.name == name and issubclass(task.options, RunOptions)
+    assert main(name, ["--help"]) == 0
+
+
+def test_no_module_writes_results_but_the_runner():
+    names = ("write_result(", "card(")
+    written = [
+        path.name
+        for folder in ("tasks", "speed")
+        for path in (ROOT / folder).glob("*.py")
+        if any(name in path.read_text(encoding="utf-8") for name in names)
+    ]
+    assert written == []
+
+
+def test_few_files_on_the_top_level():
+    assert len([path for path in ROOT.iterdir() if path.suffix == ".py"]) <= 12
+
+
+def test_the_card_says_device_formats_and_batch(tmp_path: Path):
+    card = run(tmp_path, Options(device="cpu", dtype="bfloat16", batch_size=7))["card"]
+    expected = {"device": "cpu", "dtype": "bfloat16", "store_dtype": "float16", "batch_size": 7}
+    assert card["encoding"] == expected
+    assert (card["task"], card["interval"], card["config"]["data"]) == ("knn", "bootstrap", "x")
+    assert card["warnings"] == ["C = 2 is the largest that was tried (1 of 1 results)"]
+    assert "out" not in card["config"] and card["seconds"] >= 0
+
+
+def test_all_results_are_one_table(tmp_path: Path):
+    run(tmp_path / "a", accuracy=0.25)
+    run(tmp_path / "b")
+    table = benchmarks.load_results(tmp_path)
+    assert table["run"].tolist() == ["a", "b"] and table["value"].tolist() == table["accuracy"].tolist() == [0.25, 0.5]
+    assert table["low"].tolist() == [0.4, 0.4] and table["chosen_C"].tolist() == [2.0, 2.0]
+    assert table["output"][0] == "'=1+1", "a spreadsheet would run it"
+    assert (tmp_path / "a/results.csv").read_text().splitlines()[0].startswith("run,task,encoder,output")
+
+
+@pytest.mark.parametrize("changed", [{"dtype": "bfloat16"}, {"store_dtype": "float32"}])
+def test_other_formats_are_not_comparable(tmp_path: Path, changed: dict[str, Any]):
+    run(tmp_path / "a/knn")
+    run(tmp_path / "b/knn")
+    run(tmp_path / "c/knn", Options(**changed))
+    assert compare_folders(tmp_path / "a", tmp_path / "b")[1]
+    lines, comparable = compare_folders(tmp_path / "a", tmp_path / "c")
+    assert not comparable and any(next(iter(changed)) in line for line in lines)
+
+
+def test_other_intervals_are_not_comparable(tmp_path: Path):
+    run(tmp_path / "a")
+    run(tmp_path / "b", interval="bootstrap over blocks of 25 consecutive images")
+    assert not compare_folders(tmp_path / "a", tmp_path / "b")[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("hold_out", "first"), ("normalization", "l3"), ("evaluation_rows", 0), ("dtype", "int8"), ("probe", ("svm",))],
+)
+def test_bad_options_are_refused_before_any_work(option: str, value: Any):
+    with pytest.raises(ValueError, match=option.replace("_", ".")):
+        Classification(data="nowhere", **{option: value})
+
+
+def test_an_error_is_one_line_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    given = ["--data", str(tmp_path / "nothing"), "--cache", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main("classification", [*given, "--encoder", "pixels"]) == 2
+    assert main("classification", [*given, "--hold-out", "first"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "nothing" in errors[0] and "--hold-out" in errors[1]
+
+
+def test_results_as_json_and_back():
+    row = {"encoder": "a", "accuracy": np.float64(0.5), "interval": (0.4, 0.6), "probe": "knn", "by_k": {"10": 0.5}}
+    result = Result.of({**row, "chosen": {"C": 1.0}})
+    assert (result.metric, result.settings, result.details) == ("accuracy", {"probe": "knn"}, {"by_k": {"10": 0.5}})
+    assert Result.of(json.loads(json.dumps(result.to_json()))) == result
+
+
+class Head:
+    C = 10.0
+    validation_accuracies = {0.1: 0.3, 1.0: 0.4, 10.0: 0.5}  # noqa: RUF012
+    converged = {10.0: False}  # noqa: RUF012
+
+
+def test_ends_of_grids_are_warned_of():
+    largest, unfinished = head_warnings(Head())
+    assert "C = 10" in largest and "largest" in largest and "did not converge" in unfinished
+    Head.C = 1.0
+    assert head_warnings(Head()) == ()
+
+
+def test_few_shot_intervals_include_the_draws():
+    hits = np.repeat([[1.0], [0.0], [1.0], [0.0]], 1000, axis=1)  # all that varies is the draw
+    low, high = interval_over_draws(hits, seed=0)
+    assert low <= 0.05 and high >= 0.95
+    low, high = interval_over_draws(np.ones((4, 10)), seed=0)
+    assert (low, high) == (1.0, 1.0)
