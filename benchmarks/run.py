@@ -61,7 +61,7 @@ class Measurement:
         warnings: what a reader must know before using the numbers.
         artifacts: files that were written to the folder, by what they are.
         tables: the results as a person reads them; none: one of all metrics.
-        differences: paired differences, see `benchmarks.comparisons`.
+        differences: paired differences, see `benchmarks.comparisons`; None: the task makes none.
         details: further facts that all results share, such as the machine's peak.
     """
 
@@ -74,7 +74,7 @@ class Measurement:
     warnings: Sequence[str] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
     tables: Sequence[Table] = ()
-    differences: Sequence[dict[str, Any]] = ()
+    differences: Sequence[dict[str, Any]] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -112,7 +112,7 @@ class Task:
             task=self.name,
             seconds=round(time.perf_counter() - start, 1),
         )
-        artifacts = {**found.artifacts, **_write_tables(out, found)}
+        artifacts = {**_write_tables(out, found), **found.artifacts}
         path = write_result(out, made, found.results, artifacts=artifacts)
         result_frame(path).to_csv(out / CSV_FILE, index=False)
         return path
@@ -137,11 +137,11 @@ def warnings_of(results: Sequence[Result]) -> list[str]:
 def _write_tables(out: Path, found: Measurement) -> dict[str, str]:
     """The table and the differences as Markdown; the latter as JSON too, an artifact of the result."""
     tables = [*(found.tables or [plain_table(found.results)])]
-    if found.differences:
-        tables.append(difference_table(found.differences))
+    if found.differences is not None:
+        tables += [difference_table(found.differences)] if found.differences else []
         write_json(out / DIFFERENCES_FILE, list(found.differences))
     (out / TABLE_FILE).write_text("\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8")
-    return {"differences": DIFFERENCES_FILE} if found.differences else {}
+    return {} if found.differences is None else {"differences": DIFFERENCES_FILE}
 
 
 def plain_table(results: Sequence[Result]) -> Table:

@@ -23,6 +23,7 @@ from benchmarks.options import Context, Dtype, Read, RunOptions
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from benchmarks.tasks.dense import file_name
+from randar_features.baselines import is_installed
 from randar_features.cli import parse
 from randar_features.cli.parse import Count, Seed, option
 from randar_features.data import open_images, open_pairs
@@ -30,6 +31,18 @@ from randar_features.data.pairs import ImageMask
 
 EVALUATION_SPLITS = ("validation", "val", "test")
 BUILT_IN = {PHOTO_DIGITS: {"labels", "masks"}, "digits": {"points"}, "photographs": {"points"}}
+
+
+DEFAULT_ENCODERS = (
+    "pixels",
+    "histogram",
+    "codes",
+    "latents",
+    "randar-tiny",
+    "randar-tiny?random",
+    "timm:resnet18?random@64",
+)
+"""The model, and what it has to beat: no training, its tokens alone, untrained networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +78,7 @@ class Settings(RunOptions):
 
     data: tuple[str, ...] = ()
     preset: Literal["demo"] | None = None
-    encoder: tuple[str, ...] = option(
-        "--encoders", default=("pixels", "histogram", "codes", "latents", "randar-tiny", "randar-tiny?random")
-    )
+    encoder: tuple[str, ...] = option("--encoders", default=DEFAULT_ENCODERS)
     context: tuple[Context, ...] | None = option("--contexts", default=None)
     read: tuple[Read, ...] | None = option("--reads", default=None)
     probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = option(
@@ -101,7 +112,7 @@ class Settings(RunOptions):
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "data": ("photo-digits", "digits"),
-        "encoder": ("pixels", "codes", "randar-tiny"),
+        "encoder": ("pixels", "codes", "randar-tiny", "timm:resnet18?random@64", "efficientnet-lite0@128"),
         "read": ("image",),
         "probe": ("logistic", "knn"),
         "head": ("knn",),
@@ -121,7 +132,9 @@ def with_preset(settings: Settings) -> Settings:
     if settings.preset is None:
         return settings
     defaults = {each.name: each.default for each in fields(settings)}
-    changed = {n: v for n, v in PRESETS[settings.preset].items() if getattr(settings, n) == defaults[n]}
+    changed: dict[str, Any] = {n: v for n, v in PRESETS[settings.preset].items() if getattr(settings, n) == defaults[n]}
+    if "encoder" in changed:
+        changed["encoder"] = tuple(name for name in changed["encoder"] if is_installed(name))
     return replace(settings, **changed)
 
 

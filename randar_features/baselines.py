@@ -108,6 +108,12 @@ def is_network(name: str) -> bool:
     return name.startswith("timm:") or re.split(r"[@?=]", name)[0] in PACKAGES
 
 
+def is_installed(name: str) -> bool:
+    """False for a network whose weights lie in a package that is not installed."""
+    package = PACKAGES.get(re.split(r"[@?=]", name)[0])
+    return package is None or importlib.util.find_spec(package.module) is not None
+
+
 def parse_network(name: str) -> NetworkName:
     """`timm:NAME[?random][@SIZE][=FILE]`, or a key of `PACKAGES` with `@SIZE`; ValueError for anything else."""
     head, given, file = name.partition("=")

@@ -15,7 +15,7 @@ from randar_features import command_line
 from randar_features.command_line import add_time_limit, run_command, stop_unfinished
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [*sorted((ROOT / "scripts").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+COMMANDS = [*sorted((ROOT / "scripts").glob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 
 def fail(raised: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def test_every_script_and_benchmark_ends_in_this_way():
     found = {path.name: body for path in COMMANDS if (body := started(path)) is not None}
     assert {path.name for path in COMMANDS if path.parent.name == "scripts"} <= set(found)
     assert {"suite.py", "demo.py", "diff.py"} <= set(found)
-    ways = ("run_command(main", "raise SystemExit(main")
+    ways = ("run_command(main", "raise SystemExit(main", "run_as_command(", "sys.exit(main")
     assert {name: body for name, body in found.items() if not body.startswith(ways)} == {}
 
 

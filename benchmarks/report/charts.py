@@ -93,7 +93,7 @@ def summary(panels: Mapping[str, Mapping[str, tuple[float, tuple[float, float] |
         axes = figure.add_subplot(lines, columns, place + 1)
         names = [name.replace("$", r"\$") for name in values]
         heights = [value for value, _ in values.values()]
-        axes.barh(names, heights, color=COLOURS[0], height=0.62)
+        axes.barh(names, heights, color=COLOURS["reverse"], height=0.62)
         for line, (_, interval) in enumerate(values.values()):
             if interval is not None:
                 axes.plot(interval, (line, line), color=INK, linewidth=1.4)

@@ -296,7 +296,7 @@ def html(runs: Sequence[Run], title: str) -> str:
             "The best result of every run by its tuning images; where a run has none, by what is shown, which is then "
             "a little too good."
         ),
-        *([page.figure(chart, caption="The best of each encoder.", command="")] if chart else []),
+        *([page.figure(chart, caption="The best of each encoder.", command=runs[0].card["command"])] if chart else []),
         page.table(table.header, table.rows, caption="Sections below: all rows, intervals, pictures, cards."),
     )
     commits = sorted({run.card["machine"]["commit"] for run in runs})

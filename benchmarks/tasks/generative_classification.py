@@ -181,9 +181,9 @@ def measure(config: Config, out: Path) -> Measurement:
     tokens = image_tokens(model, config, features.evaluation.rows[places])
     orders = evaluation_orders(model.transformer, max(config.orders), config.seed)
     counts = sorted(count for count in config.orders if count <= len(orders)) or [len(orders)]
-    table = resumed_log_likelihoods(model, tokens, shortlist, orders, out, batch_size=config.batch_size)
+    likelihoods = resumed_log_likelihoods(model, tokens, shortlist, orders, out, batch_size=config.batch_size)
     by_probe = probe.predict(vectors)
-    found = {k: chosen_classes(table, shortlist.numpy(), k) for k in counts}
+    found = {k: chosen_classes(likelihoods, shortlist.numpy(), k) for k in counts}
     scored = list(results(found, labels, by_probe, shortlist.numpy(), config.seed))
     rows = [*scored, probe_result(candidate, by_probe, labels, config.seed)]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]

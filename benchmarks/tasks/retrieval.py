@@ -135,7 +135,7 @@ def measure(config: Config, out: Path) -> Measurement:
     return Measurement(
         protocol=protocol(config),
         results=rows,
-        tables=[table(rows)],
+        tables=[table(rows), *([index_table(indexed)] if indexed else [])],
         artifacts=artifacts,
         differences=compared,
         **shared,

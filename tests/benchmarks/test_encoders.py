@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.datasets import open_data
-from benchmarks.encoders import Encoder, extract, load_encoder
+from benchmarks.encoders import Encoder, extract, generators, load_encoder
 from benchmarks.encoders.base import weights_hash
 from benchmarks.result import data_hash
 from probes.pooling import POOLINGS, pool
@@ -282,7 +282,14 @@ class TestExtract:
     @pytest.mark.parametrize("pooling", [*POOLINGS, None])
     def test_poolings(self, data: Path, tmp_path: Path, pooling: str | None):
         store = self.extract(load_encoder("pixels"), data, tmp_path, pooling=pooling, outputs=["patches"])
-        shapes = {"mean": (192,), "mean+deviation": (384,), "max": (192,), "flat": (12288,), None: (8, 8, 192)}
+        shapes = {
+            "mean": (192,),
+            "mean+deviation": (384,),
+            "max": (192,),
+            "flat": (12288,),
+            "1x1+2x2": (960,),
+            None: (8, 8, 192),
+        }
         assert store.shape("patches") == shapes[pooling] and store.manifest["pooling"] == pooling
 
     def test_computed_once(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -371,10 +378,11 @@ def test_another_number_format_is_computed_in_and_kept_apart(small_model: Model,
     assert stores[0].folder != stores[1].folder
 
 
-def test_an_untrained_transformer_over_the_same_tokens(tmp_path: Path):
+def test_an_untrained_transformer_over_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = write_folder(tmp_path / "model")
+    monkeypatch.setattr(generators, "UNTRAINED_SEED", 1)  # the folder's own values are of seed 0
     trained, untrained = load_encoder(str(folder)), load_encoder(f"{folder}?random")
-    assert untrained.weights.startswith("random (seed 0)") and trained.name != untrained.name
+    assert untrained.weights.startswith("random (seed 1)") and trained.name != untrained.name
     images = images_for(trained)
     name = next(iter(trained.outputs))
     assert not torch.equal(trained.encode(images)[name], untrained.encode(images)[name])

@@ -66,7 +66,7 @@ def test_the_command_draws_images_beside_their_maps(tmp_path: Path, monkeypatch:
     folder.mkdir()
     for number in range(5):
         Image.new("RGB", (40, 32), (50 * number, 100, 0)).save(folder / f"{number}.png")
-    monkeypatch.setattr(maps, "load_encoder", lambda name: PatchMeans())
+    monkeypatch.setattr(maps, "load_encoder", lambda name, **_: PatchMeans())
     config = maps.Config(data=str(folder), encoder="means", outputs=("patches",), images=3, scale=2)
     result = read_result(maps.run(config, tmp_path / "out"))
     assert result["artifacts"] == {"Feature maps as colours": "maps.png"}

@@ -66,8 +66,8 @@ def test_runs_are_named_by_their_folders(folder: Path) -> None:
 
 def test_the_overview_sets_the_best_row_beside_the_baseline(folder: Path) -> None:
     table = report.overview(report.find_runs([folder]))
-    best = ["tiny, reverse/image/1", "accuracy", "75.0 % (70.0 % … 80.0 %)", "pixels: 25.0 %"]
-    assert table.rows == [["cifar10/knn", *best]]
+    best = ["cifar10/knn", "tiny, reverse image layer 1", "accuracy", "pixels: 25.0 %"]
+    assert table.rows == [["75.0 % (70.0 % … 80.0 %)", *best]]
 
 
 def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
@@ -76,16 +76,19 @@ def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
     rows += [pixels(0.4) | {"tuning": 0.1}, pixels(0.3) | {"tuning": 0.2, "output": "patches"}]
     write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
     table = report.overview(report.find_runs([tmp_path]))
-    assert table.rows[0][1:] == ["tiny, reverse/image/0", "accuracy", "50.0 %", "pixels, patches: 30.0 %"]
+    assert table.rows[0][0] == "50.0 %"
+    assert table.rows[0][2:] == ["tiny, reverse image layer 0", "accuracy", "pixels, patches: 30.0 %"]
 
 
 def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
     table = report.result_table(report.find_runs([folder])[0])
     axes = ["encoder", "output", "layer", "context", "read", "orders", "pooling"]
-    assert table.header == [*axes, "probe", "accuracy", "seconds", "rows"]
-    assert table.rows[0] == ["pixels", "pixels", "", "", "", "", "", "knn", "25.0 %", "", ""]
-    shown = ["tiny", "reverse/image/1", "1", "reverse", "image", "raster", "mean", "knn"]
-    assert table.rows[4] == [*shown, "75.0 % (70.0 % … 80.0 %)", "", "4"]
+    assert table.header == ["accuracy, 95 % interval", *axes, "seconds", "rows"]
+    assert table.rows[0] == ["25.0 %", "pixels", "pixels", "", "", "", "", "", "", ""]
+    shown = ["tiny", "reverse image layer 1", "1", "reverse", "image", "raster", "mean"]
+    assert table.rows[4] == ["75.0 % (70.0 % … 80.0 %)", *shown, "", "4"]
+    shared = report.shared_words(report.find_runs([folder])[0])
+    assert "resolution 64" in shared and "probe knn" in shared and "reverse" not in shared
     assert table.rows[3][-2:] == ["2.5", ""]
     assert table.marked == 4
 
@@ -150,11 +153,11 @@ def test_a_picture_that_was_not_kept_is_left_out(folder: Path, tmp_path: Path) -
 def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_path: Path) -> None:
     out = report.write_report([folder], tmp_path / "out" / "report.html", "All & more")
     text = out.read_text()
-    assert not re.search(r"https?:|url\(|@import|<link|<script", text)
+    assert not re.search(r"https?:|url\(|@import|<link|<script [^>]", text)
     pictures = [base64.b64decode(found) for found in re.findall(r"base64,([^\"]+)", text)]
     assert (folder / "cifar10/knn/a.png").read_bytes() in pictures
-    assert len(pictures) == 3  # with the heat map and the confusion matrix
-    assert len(re.findall(r"<figcaption>.*?<code>python ", text)) == 3
+    assert len(pictures) == 4  # with the summary, the heat map and the confusion matrix
+    assert len(re.findall(r"<figcaption>.*?<code>python ", text)) == 4
     assert "Warning: weights are random, not trained: tiny." in text
     assert "<title>All &amp; more</title>" in text
 
@@ -162,8 +165,8 @@ def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_
 def test_markdown_has_the_same_tables(folder: Path, tmp_path: Path) -> None:
     report.write_report([folder], tmp_path / "report.html")
     text = (tmp_path / "report.md").read_text()
-    assert "| **tiny** | **reverse/image/1** | **1** |" in text
-    assert "| cifar10/knn | tiny, reverse/image/1 | accuracy |" in text
+    assert "| **75.0 % (70.0 % … 80.0 %)** | **tiny** | **reverse image layer 1** | **1** |" in text
+    assert "| cifar10/knn | tiny, reverse image layer 1 | accuracy |" in text
     assert "## maps\n\nmaps\n\n`python " in text
 
 

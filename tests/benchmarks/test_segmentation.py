@@ -197,7 +197,7 @@ def test_labels_by_name_or_number() -> None:
 
 
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="head among linear, knn, logistic"):
+    with pytest.raises(ValueError, match="head must be of linear, knn, logistic"):
         config(tmp_path, head="mlp")
     write_scenes(tmp_path / "scenes")
     with pytest.raises(ValueError, match="the split 'train' twice"):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import suite
-from benchmarks.result import AXES, card, write_result
+from benchmarks.result import AXES, card, read_result, write_result
 
 
 def pictures(folder: Path, count: int = 3, mode: str = "RGB") -> None:
@@ -192,7 +192,7 @@ def test_where_all_fail_the_reasons_are_said(bench: Bench, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probes": ("knnn",)}, "--probe must be of logistic, .*, got 'knnn'"),
+        ({"probe": ("knnn",)}, "--probe must be of logistic, .*, got 'knnn'"),
         ({"pooling": ("maen",)}, "--pooling must be of mean, .*, got 'maen'"),
         ({"encoder": ("pixls",)}, "no encoder 'pixls': did you mean 'pixels'"),
         ({"encoder": ("randar-tiny",), "context": ("revers",)}, "revers"),
@@ -205,3 +205,33 @@ def test_misspelt_options_are_found_before_anything_is_done(
     with pytest.raises(ValueError, match=message):
         suite.run(suite.Settings(**settings), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_is_a_preset() -> None:
+    settings = suite.with_preset(suite.Settings(preset="demo", seed=4, head=("linear",)))
+    assert (settings.seed, settings.head, settings.data) == (4, ("linear",), ("photo-digits", "digits"))
+    names = [job.name for job in suite.jobs(settings)]
+    assert "photo-digits/classification" in names and "digits/correspondence" in names
+    assert names[-1] == "samples/randar-tiny"
+    with pytest.raises(ValueError, match="--preset demo"):
+        suite.Settings()
+
+
+def test_results_stay_below_the_folder_whatever_the_data_are_called(
+    data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data["whole"])
+    names = [job.name for job in suite.jobs(suite.Settings(data=(".",), encoder=("pixels",)))]
+    assert names == ["whole/classification", "whole/retrieval"]
+    assert suite.name_of("/") == "data" and suite.name_of("../whole") == "whole"
+
+
+def test_small_data_are_held_back_by_a_share(data: dict[str, str], tmp_path: Path) -> None:
+    settings = suite.Settings(data=(data["whole"],), encoder=("pixels",), duplicates=False, cache=str(tmp_path / "c"))
+    for name in ("cat", "dog"):
+        pictures(Path(data["whole"]) / name / "more", 12)
+    suite.run(replace(settings, probe=("knn",)), tmp_path / "out")
+    content = read_result(tmp_path / "out/whole/classification")
+    assert "a fifth of all" in content["card"]["data"]["evaluation"]
+    searched = read_result(tmp_path / "out/whole/retrieval")["card"]
+    assert "the query excluded by its id" in searched["protocol"]
