@@ -24,10 +24,10 @@ from benchmarks.result import NO_AXES, Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import encode_tokens, sequence
 from randar_features.cli.parse import Count
-from randar_features.precision import autocast
 from randar_features.hub import choose_device
 from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig
+from randar_features.precision import autocast
 from randar_features.timing import matrix_peak, seconds
 
 SIZES = {

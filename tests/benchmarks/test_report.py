@@ -66,7 +66,7 @@ def test_runs_are_named_by_their_folders(folder: Path) -> None:
 
 def test_the_overview_sets_the_best_row_beside_the_baseline(folder: Path) -> None:
     table = report.overview(report.find_runs([folder]))
-    best = ["cifar10/knn", "tiny, reverse image layer 1", "accuracy", "pixels: 25.0 %"]
+    best = ["cifar10/knn", "tiny, reverse/image/1", "accuracy", "pixels: 25.0 %"]
     assert table.rows == [["75.0 % (70.0 % … 80.0 %)", *best]]
 
 
@@ -77,7 +77,7 @@ def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
     write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
     table = report.overview(report.find_runs([tmp_path]))
     assert table.rows[0][0] == "50.0 %"
-    assert table.rows[0][2:] == ["tiny, reverse image layer 0", "accuracy", "pixels, patches: 30.0 %"]
+    assert table.rows[0][2:] == ["tiny, reverse/image/0", "accuracy", "pixels, patches: 30.0 %"]
 
 
 def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
     axes = ["encoder", "output", "layer", "context", "read", "orders", "pooling"]
     assert table.header == ["accuracy, 95 % interval", *axes, "seconds", "rows"]
     assert table.rows[0] == ["25.0 %", "pixels", "pixels", "", "", "", "", "", "", ""]
-    shown = ["tiny", "reverse image layer 1", "1", "reverse", "image", "raster", "mean"]
+    shown = ["tiny", "reverse/image/1", "1", "reverse", "image", "raster", "mean"]
     assert table.rows[4] == ["75.0 % (70.0 % … 80.0 %)", *shown, "", "4"]
     shared = report.shared_words(report.find_runs([folder])[0])
     assert "resolution 64" in shared and "probe knn" in shared and "reverse" not in shared
@@ -165,8 +165,8 @@ def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_
 def test_markdown_has_the_same_tables(folder: Path, tmp_path: Path) -> None:
     report.write_report([folder], tmp_path / "report.html")
     text = (tmp_path / "report.md").read_text()
-    assert "| **75.0 % (70.0 % … 80.0 %)** | **tiny** | **reverse image layer 1** | **1** |" in text
-    assert "| cifar10/knn | tiny, reverse image layer 1 | accuracy |" in text
+    assert "| **75.0 % (70.0 % … 80.0 %)** | **tiny** | **reverse/image/1** | **1** |" in text
+    assert "| cifar10/knn | tiny, reverse/image/1 | accuracy |" in text
     assert "## maps\n\nmaps\n\n`python " in text
 
 
