@@ -118,7 +118,7 @@ def test_built_in_pairs_with_a_generator(
     compared = json.loads((tmp_path / "first" / "differences.json").read_text())
     contexts = [each for each in compared if each["second"] == "single"]
     assert len(contexts) == 2 * 3 and {each["first"] for each in contexts} == {"reverse"}
-    for each in compared:
+    for each in contexts:
         ends = [rows[f"{each[end]}/image/{each['layer']}", each["components"]] for end in ("first", "second")]
         assert each["difference"] == pytest.approx(ends[0]["box_per_image@0.1"] - ends[1]["box_per_image@0.1"])
     for name, row in rows.items():
