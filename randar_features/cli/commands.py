@@ -11,6 +11,8 @@ from randar_features.cli.parse import subcommands
 ABOUT = "Features, search, generation, editing and training with autoregressive image models."
 TEXTS = {
     "extract": "features of images into a store on disk",
+    "index": "an index of a collection of images",
+    "search": "the images of an index that are most like others",
     "bench": "benchmarks of features, of generation and of speed",
     "generate": "images of classes",
     "edit": "inpaint, outpaint or upscale an image",

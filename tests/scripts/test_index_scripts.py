@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import runpy
 import sys
@@ -20,6 +22,7 @@ from torch import Tensor
 from benchmarks.report.figures import GAP
 from probes.index import VectorIndex
 from randar_features import extract_to_store
+from randar_features.cli import index
 from tests.features.stores import content, pictures, save, write
 from tests.small_models import small_transformer, write_folder
 
@@ -44,20 +47,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> None:
+    errors = io.StringIO()
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    if ended.value.code:
+        raise SystemExit(errors.getvalue())
 
 
 def build(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> Path:
     common = ("--encoder", folder / "model", "--out", folder / "index", "--device", "cpu")
-    run(monkeypatch, "build_index.py", "--images", folder / "images", *common, *arguments)
+    run(monkeypatch, "build_index.py", folder / "images", *common, *arguments)
     return folder / "index"
 
 
 def test_a_query_finds_its_copy_and_not_itself(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    index = build(monkeypatch, folder, "--output", "reverse/image/1")
+    index = build(monkeypatch, folder, "--spec", "reverse/image/1")
     assert "9 images" in capsys.readouterr().out
     query = folder / "images/cat/0.png"
     outside = folder / "outside.png"
@@ -88,7 +95,7 @@ def test_rows_of_the_index_are_queries_too(
     first, second = json.loads((folder / "found.json").read_text())["queries"]
     assert first["query"]["path"] == str(folder / "images/dog/4.png") and first["found"][0]["row"] == 0
     assert second["query"]["label"] == "cat" and 1 not in [one["row"] for one in second["found"]]
-    with pytest.raises(SystemExit, match="IndexError: row 2 is not in the index"):
+    with pytest.raises(SystemExit, match="error: row 2 is not in the index"):
         run(monkeypatch, "search_index.py", index, "--rows", 2)
 
 
@@ -111,7 +118,7 @@ def test_images_are_added_to_a_store_and_then_to_its_index(
         extract_to_store(folder / "images", store, model, layers=[0, 1], device="cpu", progress=False, append=append)
 
     extract(append=False)
-    arguments = [folder / "store", "--output", "reverse/image/0", "--out", folder / "index"]
+    arguments = [folder / "store", "--spec", "reverse/image/0", "--out", folder / "index"]
     with pytest.raises(SystemExit, match=r"holds several features, choose one by spec: reverse/image/0, rev"):
         run(monkeypatch, "build_index.py", folder / "store", "--out", folder / "index")
     run(monkeypatch, "build_index.py", *arguments)
@@ -152,7 +159,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_too_little_memory_is_refused_with_the_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match=r"IndexMemoryError: building a flat index of 10 vectors .* needs .* bytes"):
+    with pytest.raises(SystemExit, match=r"error: building a flat index of 10 vectors .* needs .* bytes"):
         build(monkeypatch, folder, "--memory-limit", "1.5 MB")
     with pytest.raises(SystemExit):
         build(monkeypatch, folder, "--memory-limit", "much")
@@ -163,7 +170,7 @@ def test_images_in_parquet_are_shown_from_the_data(folder: Path, monkeypatch: py
     images = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
     parquet.write_table(pa.table({"image": images, "label": [0] * 5 + [1] * 5}), folder / "test.parquet")
     index, model = folder / "index", folder / "model"
-    arguments = ("--images", folder / "test.parquet", "--model", model, "--out", index, "--kind", "flat")
+    arguments = (folder / "test.parquet", "--model", model, "--out", index, "--kind", "flat")
     run(monkeypatch, "build_index.py", *arguments)
     asked = (index, "--rows", 0, "-k", 2, "--grid", folder / "found.png")
     with pytest.raises(SystemExit, match="no files of their own: name the data by --data"):
@@ -180,7 +187,7 @@ def test_a_model_without_reverse_is_indexed_in_the_context_that_it_has(
 ) -> None:
     write_folder(folder / "sister", architecture="llamagen")
     run(
-        monkeypatch, "build_index.py", "--images", folder / "images", "--encoder", folder / "sister",
+        monkeypatch, "build_index.py", folder / "images", "--encoder", folder / "sister",
         "--out", folder / "index", "--device", "cpu",
     )  # fmt: skip
     assert "output repeat/image/" in capsys.readouterr().out
@@ -196,6 +203,6 @@ def test_a_model_without_reverse_is_indexed_in_the_context_that_it_has(
 )
 def test_the_stem_of_a_network_is_not_what_is_indexed(outputs: list[str], expected: str) -> None:
     """Without --output, another encoder than a model is indexed by its pooled or its last features."""
-    recommended = runpy.run_path(str(SCRIPTS / "build_index.py"))["recommended_output"]
+    recommended = index.recommended_output
     layers = {name: {"layer": int(name[-1]) if name[-1].isdigit() else None} for name in outputs}
     assert recommended(SimpleNamespace(outputs=layers)) == expected

@@ -1,0 +1,162 @@
+"""`randar index`: an index of a collection of images, which `randar search` searches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from probes.index import in_words, process_memory
+from randar_features import build_index
+from randar_features.cli.options import DeviceOptions, ImageOptions
+from randar_features.cli.parse import Count, Seed, option, positional, run
+from randar_features.features import model_specs
+from randar_features.features.store import FeatureStore
+
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions(DeviceOptions, ImageOptions):
+    """Index images, or the features of stores that `randar extract` wrote, for `randar search`.
+
+    How much memory it takes is computed first; what there is no memory for is refused. Run it again after a kill: it
+    goes on at its last checkpoint. With more images or stores, what is new is added.
+
+    Attributes:
+        data: stores of features, or images: a folder, files, Parquet files or a tar.
+        out: folder of the index.
+        encoder: for images: a model, or pixels, histogram, codes:MODEL, latents:MODEL, timm:NAME.
+        orders: mean over this many random orders; none: one raster order.
+        pooling: how maps become vectors.
+        features: folder that keeps the features of the images; none: OUT/features.
+        spec: which feature, such as reverse/image/2; none: what the model recommends, or the only one of a store.
+        kind: of the index; auto: by the number of images.
+        normalization: of the vectors before cosines; auto: by the labels.
+        memory_limit: of this process, such as 4GB; none: what is available.
+        threads: more are faster, but an hnsw index then differs from run to run.
+        checkpoint_rows: images that a kill can cost; none: a tenth of them.
+        components: whitened: principal axes; none: half of D.
+        M: hnsw: neighbours of a vector in the graph; none: 32.
+        efConstruction: hnsw: candidates looked at for each vector added; none: 64.
+        nlist: ivfpq: lists; none: about 2·√n.
+        code_bytes: ivfpq: bytes of a vector; none: about D/4.
+        training_rows: images in the sample that is trained on.
+        block_rows: images added at once; none: 16384.
+        seed: of the sample, the centroids and the graph.
+    """
+
+    data: tuple[str, ...] = positional()
+    out: Path
+    encoder: str = option("--model", default="randar-tiny")
+    orders: Count | None = None
+    pooling: Literal["mean", "1x1+2x2", "mean+deviation", "max", "flat"] = "mean"
+    features: Path | None = None
+    spec: str | None = None
+    kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto"
+    normalization: Literal["unit", "standardized", "whitened", "auto"] = "unit"
+    memory_limit: str | None = None
+    threads: Count = 1
+    checkpoint_rows: Count | None = None
+    components: Count | None = None
+    M: Count | None = None
+    efConstruction: Count | None = None
+    nlist: Count | None = None
+    code_bytes: Count | None = None
+    training_rows: Count | None = None
+    block_rows: Count | None = None
+    seed: Seed | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory_limit is not None:
+            memory(self.memory_limit)
+
+
+def index(options: IndexOptions) -> None:
+    """Build the index or add to it, and say what it took."""
+    from benchmarks.tasks.feature_index import warn_of_classes
+
+    start = time.perf_counter()
+    built = build_index(
+        stores_of(options),
+        options.out,
+        options.spec,
+        options.kind,
+        pooling=options.pooling,
+        normalization=options.normalization,
+        memory_limit=None if options.memory_limit is None else memory(options.memory_limit),
+        threads=options.threads,
+        checkpoint_rows=options.checkpoint_rows,
+        **{name: value for name in SIZES if (value := getattr(options, name)) is not None},
+    )
+    taken = time.perf_counter() - start
+    about = [f"{name} {value}" for name, value in built.features.items() if name not in ("label_names", "source")]
+    print(f"{built}\n  features: {', '.join(about)}")
+    warn_of_classes(built.features)
+    left_out = len(built.vectors.left_out)
+    print(f"  {taken:.1f} s, {in_words(process_memory(peak=True))} at its peak, {left_out} images left out")
+    sizes = built.vectors.bytes_per_vector
+    print(f"  bytes a vector: {sizes['memory']:.0f} in memory, {sizes['disk']:.0f} on disk")
+
+
+def stores_of(options: IndexOptions) -> list[FeatureStore]:
+    """The stores that were given, or one with the features of the images."""
+    are_stores = [(Path(name) / "manifest.json").is_file() for name in options.data]
+    if all(are_stores):
+        return [FeatureStore(name) for name in options.data]
+    if any(are_stores):
+        raise ValueError(f"give stores of features or images, not both: got {', '.join(options.data)}")
+    return [extracted(options, list(options.data) if len(options.data) > 1 else options.data[0])]
+
+
+def extracted(options: IndexOptions, data: Any) -> FeatureStore:
+    """The features of the images, from OUT/features if they are there."""
+    from benchmarks.encoders import extract, load_encoder
+
+    encoder = load_encoder(options.encoder, orders=options.orders, device=options.device)
+    outputs = [options.spec or recommended_output(encoder)]
+    folder = options.features or options.out / "features"
+    return extract(
+        encoder,
+        data,
+        split=options.split,
+        folder=folder,
+        outputs=outputs,
+        pooling=options.pooling,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+    )
+
+
+def recommended_output(encoder: Any) -> str:
+    """Of a model, image tokens at its recommended layer and context; of others the pooled or the last features."""
+    from benchmarks.encoders.generators import GeneratorEncoder
+
+    if isinstance(encoder, GeneratorEncoder):
+        return str(model_specs(encoder.model)[0])
+    if "pooled" in encoder.outputs:
+        return "pooled"
+    layers = [output for output, details in encoder.outputs.items() if details["layer"] is not None]
+    return layers[-1] if layers else next(iter(encoder.outputs))
+
+
+def memory(text: str) -> int:
+    """Bytes from "4GB", "512 MB", "2e9"."""
+    number = text.strip().lower().removesuffix("b").strip()
+    factor = UNITS.get(number[-1:], 1)
+    try:
+        return int(float(number.rstrip("kmgt")) * factor)
+    except ValueError:
+        raise ValueError(f"--memory-limit: expected bytes, such as 4GB or 512MB, got {text!r}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(index, IndexOptions, arguments, program="randar index")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+"""`randar search`: the images of an index that are most like others."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from randar_features import open_index
+from randar_features.cli.options import DeviceOptions
+from randar_features.cli.parse import Count, Natural, option, positional, run
+from randar_features.data import open_images
+from randar_features.retrieval import Hits, Index
+from randar_features.store.files import write_json
+
+PICTURE = 128  # pixels that each picture is read at
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(DeviceOptions):
+    """Find the images of an index that are most like others.
+
+    Queries are image files, encoded as the index was, or images of the index by number. A query that is in the index
+    is not found itself. Results are a table, and with --json, --csv or --grid files.
+
+    Attributes:
+        index: folder that `randar index` wrote.
+        images: image files, or a folder.
+        rows: numbers of images of the index.
+        k: how many to find for each query; none: 10, or all.
+        nprobe: ivfpq: lists looked into; more find more and take longer.
+        efSearch: hnsw: images that the walk keeps at least.
+        candidates: ivfpq: images compared at least.
+        encoder: where the index's model is now, if it has moved.
+        json: write the results there.
+        csv: write the results there.
+        grid: PNG file of pictures: queries, and what was found for them.
+        data: the indexed images, where they have no files of their own (Parquet).
+        split: of --data.
+        verify: compare the checksums of the index's files.
+    """
+
+    index: Path = positional()
+    images: tuple[str, ...] | None = None
+    rows: tuple[Natural, ...] | None = None
+    k: Count | None = option("-k", default=None)
+    nprobe: Count | None = None
+    efSearch: Count | None = None
+    candidates: Count | None = None
+    encoder: str | None = option("--model", default=None)
+    json: Path | None = None
+    csv: Path | None = None
+    grid: Path | None = None
+    data: str | None = None
+    split: str | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.rows is None):
+            raise ValueError("give --images or --rows, one of them")
+
+
+def search(options: SearchOptions) -> None:
+    """Print what was found, and write the files."""
+    from benchmarks.tasks.feature_index import encoder_of, warn_of_classes
+
+    index = open_index(options.index, verify=options.verify)
+    warn_of_classes(index.features)
+    effort = {name: getattr(options, name) for name in ("nprobe", "efSearch", "candidates")}
+    if options.rows is not None:
+        hits = index.search_own(list(options.rows), options.k, **effort)
+    else:
+        encoder = encoder_of(index, options.encoder, options.device)
+        hits = index.search(list(options.images or ()), options.k, encoder=encoder, **effort)
+    for path, status in zip(hits.queries, hits.status, strict=True):
+        if status != "ok":
+            print(f"could not be read: {path}: {status}")
+    results = described(index, hits)
+    print_table(results)
+    if options.json:
+        write_json(options.json, {"index": str(options.index), "features": index.features, "queries": results})
+    if options.csv:
+        write_csv(options.csv, results)
+    if options.grid:
+        options.grid.parent.mkdir(parents=True, exist_ok=True)
+        options.grid.write_bytes(grid(results, options, hits.ids.shape[1]))
+
+
+def described(index: Index, hits: Hits) -> list[dict[str, Any]]:
+    """Each query that could be read, and what was found for it, best first."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for one in hits.to_dicts():
+        about = {"rank": one["rank"], "similarity": one["score"], "row": one["id"]}
+        found.setdefault(one["query"], []).append(about | {"path": one["path"], "label": one["label"]})
+    return [{"query": told(index, hits, number), "found": found[number]} for number in found]
+
+
+def told(index: Index, hits: Hits, number: int) -> dict[str, Any]:
+    """What is known of a query: its path, and, where it is indexed, its number and label."""
+    own = int(hits.own[number])
+    label = {"label": hits.label_of(int(index.labels[own]))} if own >= 0 else {}
+    return {"row": own if own >= 0 else None, "path": hits.queries[number], **label}
+
+
+def print_table(results: list[dict[str, Any]]) -> None:
+    """Each query, and below it what was found."""
+    for result in results:
+        query = result["query"]
+        print(f"\n{query['path'] or ''} {'' if query['row'] is None else 'row ' + str(query['row'])}".rstrip())
+        for one in result["found"]:
+            label = "" if one["label"] is None else str(one["label"])
+            print(
+                f"{one['rank']:5d}  {one['similarity']:7.4f}  row {one['row']:<9d} {label:28.28s} {one['path'] or ''}"
+            )
+
+
+def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
+    """A line for each image that was found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query", "query_row", "rank", "similarity", "row", "label", "path"])
+        for result in results:
+            query = (result["query"]["path"], result["query"]["row"])
+            for one in result["found"]:
+                writer.writerow([*query, *(one[name] for name in ("rank", "similarity", "row", "label", "path"))])
+
+
+def grid(results: list[dict[str, Any]], options: SearchOptions, k: int) -> bytes:
+    """A row of pictures for each query: itself, then what was found."""
+    rows = [[result["query"], *result["found"]] for result in results]
+    pictures = read_pictures([one for row in rows for one in row], options)
+    from benchmarks.report.figures import image_grid
+
+    missing = np.full((PICTURE, PICTURE, 3), 235, np.uint8)
+    shown = [[pictures.get(key(one), missing) for one in row] for row in rows]
+    return image_grid(shown, column_titles=["query", *map(str, range(1, k + 1))], height=PICTURE)
+
+
+def key(one: dict[str, Any]) -> str | int:
+    """The file of an image, where it has one, else its row."""
+    path = one["path"]
+    return path if path is not None and Path(path).exists() else one["row"]
+
+
+def read_pictures(wanted: list[dict[str, Any]], options: SearchOptions) -> dict[str | int, np.ndarray]:
+    """Pictures by file, or by row where the images have none: then of --data."""
+    from benchmarks.datasets import open_data
+    from benchmarks.tasks.feature_index import images_of_rows
+
+    keys = {key(one) for one in wanted}
+    paths, rows = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
+    pictures: dict[str | int, np.ndarray] = {}
+    if paths:
+        read = images_of_rows(open_images(paths), range(len(paths)), PICTURE)
+        pictures.update((paths[place], picture) for place, picture in read.items())
+    if rows and options.data is None:
+        raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
+    if rows:
+        pictures.update(images_of_rows(open_data(options.data, options.split, PICTURE), rows, PICTURE).items())
+    return pictures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(search, SearchOptions, arguments, program="randar search")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
