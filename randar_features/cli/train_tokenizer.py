@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from randar_features.cli.parse import Natural, part, run
+from randar_features.cli.parse import UNFINISHED, Natural, part, run
 from randar_features.cli.training import RECIPES, RunOptions, as_options, train
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
 from randar_features.data.pixel_source import PixelSource
@@ -21,8 +21,8 @@ from randar_features.training.tokenizer_trainer import TokenizerTrainer, Tokeniz
 class TokenizerOptions(RunOptions, TokenizerTrainingConfig):
     """Train an image tokenizer.
 
-    Run it again to continue. Images are decoded once, image_size² · 3 bytes each; that counts as time but is not cut
-    short. Several processes (torchrun, `accelerate launch`) divide each batch. To polish the reconstructions of a
+    Run it again to continue. Images are decoded once, image_size² · 3 bytes each; what a time limit cuts
+    short goes on there. Several processes (torchrun, `accelerate launch`) divide each batch. To polish the reconstructions of a
     finished tokenizer, whose tokens stay as they are: --config tiny_decoder.yaml initial=FOLDER.
     Settings of the recipe may be given as key=value too.
 
@@ -45,19 +45,21 @@ def train_tokenizer(options: TokenizerOptions) -> int:
     """Train to the end, or until the time is up."""
     deadline = options.deadline()
     config = part(options, TokenizerTrainingConfig)
-    training, validation = (open_pixels(options, split) for split in options.splits)
+    training, validation = (open_pixels(options, split, deadline) for split in options.splits)
+    if training is None or validation is None:
+        return UNFINISHED
     torch.set_float32_matmul_precision("high")
     return train(TokenizerTrainer(config, training, validation), options, deadline)
 
 
-def open_pixels(options: TokenizerOptions, split: str) -> PixelCache | PixelSource:
-    """The images of a split, by way of a cache that the first process makes."""
+def open_pixels(options: TokenizerOptions, split: str, deadline: float | None) -> PixelCache | PixelSource | None:
+    """The images of a split, by way of a cache that the first process makes; None if the time was up before."""
     size = options.image_size
     if not options.cache:
         return PixelSource(options.data, image_size=size, split=split, num_workers=options.num_workers)
     with make_accelerator().main_process_first():
         folder = options.pixels or options.out / "pixels"
-        return cache_pixels(options.data, folder / split, image_size=size, split=split)
+        return cache_pixels(options.data, folder / split, image_size=size, split=split, deadline=deadline)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

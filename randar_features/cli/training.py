@@ -38,7 +38,9 @@ def train(trainer: Trainer, options: RunOptions, deadline: float | None) -> int:
     seconds = None if deadline is None else deadline - time.monotonic()
     loop = trainer.config.loop
     done = run(trainer, options.out, loop, max_seconds=seconds, allow_changes=options.allow_changes)
-    print(f"{options.out / 'model'}: the model")
+    model = options.out / "model"
+    if model.exists():
+        print(f"{model}: the model" if done else f"{model}: the model so far; run it again to continue")
     return 0 if done else UNFINISHED
 
 

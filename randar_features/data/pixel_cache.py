@@ -66,11 +66,13 @@ class PixelCache:
         return map(self.images, batches)
 
 
-def cache_pixels(images: Any, folder: Path, *, image_size: int, split: str | None = None) -> PixelCache:
+def cache_pixels(
+    images: Any, folder: Path, *, image_size: int, split: str | None = None, deadline: float | None = None
+) -> PixelCache | None:
     """Decode everything that `open_images` takes into `folder`, unless it was done before.
 
     A killed run goes on where it was. Where the images are other ones now, by their content, the cache is made anew,
-    with a warning that says what changed.
+    with a warning that says what changed. None if `time.monotonic` has come to the `deadline` before the cache is whole.
 
     Raises:
         ValueError: `folder` holds pixels of another size, or no image can be read, which leaves no cache.
@@ -86,14 +88,17 @@ def cache_pixels(images: Any, folder: Path, *, image_size: int, split: str | Non
         shard_rows=max(1, SHARD_BYTES // (3 * image_size**2)),
         data=name_of(images, split),
         patience=PATIENCE,
+        deadline=deadline,
         progress=f"decoding {split or ''}",
     )
     try:
-        writer.fill(stored)
+        whole = writer.fill(stored)
     except OtherImagesError as error:
         warnings.warn(f"pixels are decoded anew: {error.difference}", stacklevel=2)
         writer.clear()
-        writer.fill(stored)
+        whole = writer.fill(stored)
+    if not whole:
+        return None
     try:
         return PixelCache(folder)
     except ValueError:

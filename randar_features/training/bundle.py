@@ -14,6 +14,7 @@ from randar_features.data.token_store import tokenizer_hash
 from randar_features.hub.weights import read_state_dict
 from randar_features.store.files import read_json, write_json, written_whole
 from randar_features.tokenizers.folder import ABOUT_TOKENIZER, write_tokenizer
+from randar_features.training.loop import UNFINISHED_MARK
 from randar_features.training.tokenizer_recipe import half_but_tokens
 
 WORDNET_ID = re.compile(r"(n\d{8})(?:[\s_,:-]+(.+))?")
@@ -44,9 +45,11 @@ def assemble_model(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the tokens or the generator say that they are of another tokenizer, or names, layers or steps do
-            not fit.
+        ValueError: the tokens or the generator say that they are of another tokenizer, names, layers or steps do
+            not fit, or a training was stopped before its end.
     """
+    for folder in (tokenizer, transformer):
+        check_finished(folder)
     tokenizer_weights = read_state_dict(tokenizer / "tokenizer.safetensors")
     tokenizer_config, config = (read_json(folder / "config.json") for folder in (tokenizer, transformer))
     found = tokenizer_hash(tokenizer_weights)
@@ -69,6 +72,16 @@ def assemble_model(
         write_json(out / "classes.json", readable_names(names))
     others = {key: value for key, value in config.items() if key not in ABOUT_TOKENIZER}
     write_json(out / "config.json", {**about, **others, "recommended": recommended})
+
+
+def check_finished(folder: Path) -> None:
+    """ValueError if the training that wrote `folder` was stopped before its end."""
+    if (mark := folder / UNFINISHED_MARK).exists():
+        done = read_json(mark)
+        raise ValueError(
+            f"{folder} is of a training that was stopped at step {done['step']} of {done['total_steps']}: "
+            f"run it again to finish it, or give one of {folder.parent / 'checkpoints'}"
+        )
 
 
 def export_transformer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from typing import Any
 
 from randar_features.store.files import ASIDE, read_json, write_json
 from randar_features.training.state_files import load_state
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 REMOVING = ".removing"
@@ -93,8 +96,8 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     for path in reversed(list_checkpoints(folder)):
         try:
             return _open(path)
-        except (OSError, ValueError, KeyError) as error:
-            print(f"passing over damaged checkpoint {path}: {error}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("passing over damaged checkpoint %s: %s", path, error)
     if outdated := sorted(folder.glob("step-*.pt")):
         raise ValueError(f"{outdated[-1]} is of an older format, which is not read: train in another folder")
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from pathlib import Path
 
@@ -26,11 +27,22 @@ def training_parser(description: str | None, config: Path) -> argparse.ArgumentP
     return parser
 
 
+def show_log() -> None:
+    """Print what the package logs, progress among it, to stderr."""
+    package = logging.getLogger("randar_features")
+    package.setLevel(logging.INFO)
+    if not package.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        package.addHandler(handler)
+
+
 def train(trainer: Trainer, args: argparse.Namespace) -> None:
     """Run the trainer as the arguments say; SystemExit with status `UNFINISHED` if it was stopped in time.
 
     What was done since the arguments were parsed, such as decoding images, counts.
     """
+    show_log()
     if not torch.accelerator.is_available():
         keep_freed_memory()
     seconds = None if args.deadline is None else args.deadline - time.monotonic()

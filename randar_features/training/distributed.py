@@ -23,9 +23,14 @@ from randar_features.training.config import check_ranges
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 
+def format_name(dtype: torch.dtype) -> str:
+    """The key of `DTYPES` for a dtype."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
-    """How the devices at hand compute a step; may change from one stage of a run to the next.
+    """How the devices at hand compute a step; all but the number format may change from one stage of a run to the next.
 
     Attributes:
         micro_batch_size: images that a process has in memory at once; None: its share of the batch. Gradients are

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,17 +14,21 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from randar_features.store.files import write_json
+from randar_features.store.lock import locked
 from randar_features.training.checkpoint import newest_checkpoint, remove_old, whole_checkpoint
 from randar_features.training.config import check_ranges, differences
 from randar_features.training.log import Log
+from randar_features.training.progress import Progress
 from randar_features.training.state_files import save_state
-
-LOG = logging.getLogger(__name__)
 
 # Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
 FREE_SECTIONS = ("loop", "hardware")
+NUMBER_FORMAT = "mixed_precision"
+MODEL = "model"
+# In the folder of a model whose training was stopped early: how far it came.
+UNFINISHED_MARK = "unfinished.json"
 # Of a line of the log, what depends on when and where the run was made.
 UNREPEATABLE = ("time", "images_per_second", "tokens_per_second", "mfu")
 
@@ -113,7 +115,8 @@ def run(
 ) -> bool:
     """Train from the newest checkpoint in `folder` to the end; True when the last step is done.
 
-    Figures go to `folder/log.jsonl`, checkpoints to `folder/checkpoints`, the model to `folder/model`.
+    Figures go to `folder/log.jsonl`, checkpoints to `folder/checkpoints`, the model to `folder/model`, which holds the
+    file `unfinished.json` until the last step is done, and is not written before the first one is.
     A run that is stopped or killed at any point and started again gives what an uninterrupted one gives.
 
     Args:
@@ -127,42 +130,51 @@ def run(
         ValueError: the checkpoint to continue from is of other settings (the message names them), and
             `allow_changes` is off or cannot help.
         FloatingPointError: a figure of a step is not finite.
+        FolderLockedError: another training writes to `folder`.
     """
+    with locked(folder, rank=PartialState().process_index):
+        return _run(trainer, folder, config, max_seconds, allow_changes)
+
+
+def _run(trainer: Trainer, folder: Path, config: LoopConfig, max_seconds: float | None, allow_changes: bool) -> bool:
     step = _resume(trainer, folder / "checkpoints", allow_changes)
     total, main = trainer.config.total_steps, PartialState().is_main_process
     if step >= total:
-        trainer.export(folder / "model")
+        _export(trainer, folder / MODEL, step, total)
         return True
     log = Log(folder, step, writers=config.log_writers, settings=trainer.settings(), active=main)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    timed, first, start = _Timed(trainer), step, time.time()
-    bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=None if main else True)
-    with closing(log), closing(bar):
+    timed = _Timed(trainer)
+    progress = Progress(folder.name, step, total, seconds=max_seconds, active=main)
+    with closing(log), closing(progress):
         while step < total and not _is_over(deadline):
             figures = timed.step(step)
             check_finite(figures, step)
             step += 1
-            bar.update()
+            progress.advance(figures)
             if step % config.log_every == 0:
                 figures |= timed.rates()
                 log.write(step, figures)
-                bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
-                if main and bar.disable:
-                    LOG.info(_progress(step - first, step, total, time.time() - start, figures))
+                progress.show(figures)
             _look(trainer, log, step, config)
             if step % config.checkpoint_every == 0 or step == total:
                 _save(trainer, folder, step, config)
     if step < total and step % config.checkpoint_every:
         _save(trainer, folder, step, config)
-    trainer.export(folder / "model")
+    _export(trainer, folder / MODEL, step, total)
     return step >= total
 
 
-def _progress(done: int, step: int, total: int, seconds: float, figures: Mapping[str, float]) -> str:
-    """A line for where no bar is shown: the step, the loss, the speed, and when the run is expected to end."""
-    end = datetime.now() + timedelta(seconds=seconds / done * (total - step))
-    loss = f", loss {figures['loss']:.4g}" if "loss" in figures else ""
-    return f"step {step} of {total}{loss}, {seconds / done:.2f} s a step, expected end {end:%Y-%m-%d %H:%M:%S}"
+def _export(trainer: Trainer, folder: Path, step: int, total: int) -> None:
+    """Write the model, unless nothing has been trained; one that is not done is marked so."""
+    if not step:
+        return
+    main, mark = PartialState().is_main_process, folder / UNFINISHED_MARK
+    if main and step < total:
+        write_json(mark, {"step": step, "total_steps": total})
+    trainer.export(folder)
+    if main and step >= total:
+        mark.unlink(missing_ok=True)
 
 
 class _Timed:
@@ -209,7 +221,10 @@ def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
     if saved is None:
         return 0
     other = f"{saved.folder} is of another configuration than the one given"
-    changes = differences(_decisive(saved.settings), _decisive(trainer.settings()))
+    before, now = _decisive(saved.settings), _decisive(trainer.settings())
+    if before.get(NUMBER_FORMAT) is None:  # checkpoints once did not tell
+        before, now = ({k: v for k, v in each.items() if k != NUMBER_FORMAT} for each in (before, now))
+    changes = differences(before, now)
     if changes and not allow_changes:
         raise ValueError(
             f"{other}: {'; '.join(changes)}. Continue with the old one, start in another folder, "
@@ -224,7 +239,10 @@ def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in FREE_SECTIONS}
+    """The settings that change what is trained: of the hardware's the number format alone."""
+    decisive = {name: value for name, value in settings.items() if name not in FREE_SECTIONS}
+    hardware = settings.get("hardware")
+    return decisive | ({NUMBER_FORMAT: hardware[NUMBER_FORMAT]} if hardware and NUMBER_FORMAT in hardware else {})
 
 
 def check_finite(figures: Mapping[str, float], step: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
 from randar_features.training.auxiliary.config import AuxiliaryConfig
 from randar_features.training.config import build_config, check_ranges
-from randar_features.training.distributed import HardwareConfig
+from randar_features.training.distributed import HardwareConfig, format_name
 from randar_features.training.loop import LoopConfig
 
 
@@ -72,12 +74,14 @@ class TrainingConfig:
             raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
 
 
-def recorded(config: TrainingConfig) -> dict[str, Any]:
-    """The configuration as JSON holds it; options that came later are left out where they are off.
+def recorded(config: TrainingConfig, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """The configuration as JSON holds it, with the number format that was used, `dtype`.
 
-    So a run that was begun before they were there goes on.
+    Options that came later are left out where they are off, so that a run that was begun before goes on.
     """
     values = asdict(config)
+    if dtype is not None:
+        values["hardware"]["mixed_precision"] = format_name(dtype)
     if config.initial is None:
         del values["initial"]
     if config.auxiliary == AuxiliaryConfig():

@@ -47,7 +47,7 @@ class TeacherMaps:
         self.about: dict[str, Any] = read_json(folder / ABOUT)
         if store.manifest["views"] != VIEWS["two"]:
             raise ValueError(f"{store.folder} has the views {store.manifest['views']}, expected {VIEWS['two']}")
-        if self.about["content"] != content_of(store):
+        if self.about["content"] != store.content:
             raise ValueError(f"{folder} holds maps of other images than {store.folder}: {AGAIN}")
         try:
             self._maps = np.load(folder / MAPS, mmap_mode="r")
@@ -65,11 +65,6 @@ class TeacherMaps:
         """Maps (b, g, g, C) float16 of some images in some views; a mirror image has the mirror image of the map."""
         maps = torch.from_numpy(self._maps[indices.numpy()])
         return torch.where(views.view(-1, 1, 1, 1) == 1, maps.flip(2), maps)
-
-
-def content_of(store: TokenStore) -> str:
-    """What tells a store's images from others'."""
-    return store.content
 
 
 def write_teacher_maps(
@@ -101,7 +96,7 @@ def write_teacher_maps(
     Raises:
         ValueError: the images are not those of the store, as far as their number and labels tell.
     """
-    if (folder / ABOUT).exists() and read_json(folder / ABOUT)["content"] == content_of(store):
+    if (folder / ABOUT).exists() and read_json(folder / ABOUT)["content"] == store.content:
         return
     source = open_images(images, split=split)
     unreadable = {entry["row"] for entry in store.unreadable}
@@ -125,7 +120,7 @@ def write_teacher_maps(
             write_json(folder / PROGRESS, {"done": start + len(part)})
             bar.update(len(part))
     details = {"image_size": image_size, "shape": list(shape), "variance_kept": basis.kept}
-    write_json(folder / ABOUT, about | details | {"content": content_of(store)})
+    write_json(folder / ABOUT, about | details | {"content": store.content})
 
 
 class _Reader:

@@ -17,6 +17,7 @@ from randar_features.store.files import read_json
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
 from randar_features.training.config import check_ranges, typed_arguments
+from randar_features.training.distributed import format_name
 from randar_features.training.loop import LoopConfig
 
 
@@ -138,8 +139,12 @@ def decides_no_token(name: str) -> bool:
     return name.startswith(NOT_ENCODING)
 
 
-def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfig, folder: Path) -> None:
+def save_tokenizer(
+    weights: Mapping[str, Tensor], config: TokenizerTrainingConfig, folder: Path, dtype: torch.dtype
+) -> None:
     """Write `tokenizer.safetensors` and `config.json` as `load_tokenizer` reads them, the weights in float16.
+
+    The configuration tells the number format that was used, `dtype`.
 
     Where only the decoder was trained, other weights that float16 would change stay as they are: the tokens of
     the tokenizer, and its hash, are those that it started with. What `initial` was trained with is kept under
@@ -150,7 +155,7 @@ def save_tokenizer(weights: Mapping[str, Tensor], config: TokenizerTrainingConfi
     about = {
         "tokenizer": {"type": "llamagen", **network_sizes(config)},
         "image_size": config.image_size,
-        "tokenizer_training": recipe_without_folders(config),
+        "tokenizer_training": recipe_without_folders(config) | {"mixed_precision": format_name(dtype)},
     }
     if config.initial is not None:
         about["initial_training"] = read_json(Path(config.initial) / "config.json").get("tokenizer_training")

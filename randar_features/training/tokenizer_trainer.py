@@ -17,7 +17,7 @@ from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.config import check_keys, typed_arguments
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
-from randar_features.training.distributed import DTYPES, make_accelerator, micro_batches
+from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
 from randar_features.training.ema import WeightAverage
 from randar_features.training.image_quality import quality_figures, quality_sums, reconstruction_quality
 from randar_features.training.learner import Learner
@@ -235,7 +235,8 @@ class TokenizerTrainer:
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and how many images are trained on."""
-        return recipe_without_folders(self.config) | {"data": {"images": len(self.train)}}
+        used = {"mixed_precision": format_name(self.dtype), "data": {"images": len(self.train)}}
+        return recipe_without_folders(self.config) | used
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on: weights, their average, the states of optimizers and codebook."""
@@ -258,7 +259,7 @@ class TokenizerTrainer:
         """Write the averaged tokenizer, as `load_tokenizer` reads it."""
         if self.accelerator.is_main_process:
             weights = {name: value.cpu() for name, value in self.average.values.items()}
-            save_tokenizer(weights, self.config, folder)
+            save_tokenizer(weights, self.config, folder, self.dtype)
 
 
 def weigh_chroma(difference: Tensor, weight: float) -> Tensor:

@@ -43,8 +43,9 @@ from randar_features.training.teacher_maps import TeacherMaps
 class RandARTrainer:
     """Trains a generator of `models.ARCHITECTURES` on a `TokenStore`; see `training.loop.run`.
 
-    Every draw of a step (images, views, orders, dropped classes, dropout) follows from the seed and the step, and
-    is the same however many processes share the work; dropout's, as long as micro batches are of one size.
+    Images, views, orders and dropped classes of a step follow from the seed and the step, however many processes share
+    the work. Dropout follows from them and the number of the micro batch: it is the same on another number of processes
+    only if `hardware.micro_batch_size` is set, to the same size.
 
     Args:
         config: what to train and how.
@@ -286,7 +287,7 @@ class RandARTrainer:
         }
         if self.teacher is not None and self.config.auxiliary.alignment.weight:
             data["teacher"] = {name: value for name, value in self.teacher.about.items() if name != "content"}
-        return recorded(self.config) | {"data": data}
+        return recorded(self.config, self.dtype) | {"data": data}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, their average, and the optimizer's state: all that the next step depends on."""
@@ -318,7 +319,7 @@ class RandARTrainer:
             return
         config = {
             "transformer": {"type": model_type(self.config), **asdict(self.model_config)},
-            "training": recorded(self.config),
+            "training": recorded(self.config, self.dtype),
         }
         if self.teacher is not None and self.config.auxiliary.alignment.weight:
             config["teacher"] = {name: value for name, value in self.teacher.about.items() if name != "content"}

@@ -87,7 +87,9 @@ def random_images(count: int = 10, side: int = 8, seed: int = 0) -> Tensor:
 
 def small_pixels(folder: Path, images: Tensor | None = None) -> PixelCache:
     images = random_images() if images is None else images
-    return cache_pixels(images, folder, image_size=images.shape[-1])
+    cache = cache_pixels(images, folder, image_size=images.shape[-1])
+    assert cache is not None
+    return cache
 
 
 def small_tokenizer_trainer(folder: Path, images: Tensor | None = None, **options: Any) -> TokenizerTrainer:

@@ -89,7 +89,7 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [cut, flipped, lambda content: bytes(len(content)), lambda _: b"", None])
 @pytest.mark.parametrize("file", ["weights-00001.safetensors", "state.json", "checkpoint.json", "model.txt"])
 def test_a_damaged_one_is_passed_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: Callable[[bytes], bytes] | None
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: Callable[[bytes], bytes] | None
 ):
     save(tmp_path, 1, 2)
     torn = tmp_path / "step-00000002" / file
@@ -100,7 +100,7 @@ def test_a_damaged_one_is_passed_over(
     else:
         torn.write_bytes(damage(torn.read_bytes()))
     assert newest(tmp_path) == 1
-    assert f"passing over damaged checkpoint {torn.parent}: " in capsys.readouterr().out
+    assert f"passing over damaged checkpoint {torn.parent}: " in caplog.text
 
 
 def test_nothing_undamaged_is_none(tmp_path: Path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from randar_features.store.lock import FolderLockedError, locked
 from randar_features.training import loop
+from randar_features.training.bundle import check_finished
 from randar_features.training.checkpoint import list_checkpoints, newest_checkpoint
 from randar_features.training.loop import LoopConfig, run
+from randar_features.training.progress import Progress, spoken
 from tests.training.small import Killed, read_log
 
 
@@ -126,7 +131,11 @@ def test_stops_in_time_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
     assert saved is not None
     assert saved.step == 4
     assert float((tmp_path / "model/x").read_text()) == trainer.x
+    assert json.loads((tmp_path / "model/unfinished.json").read_text()) == {"step": 4, "total_steps": 10}
+    with pytest.raises(ValueError, match="stopped at step 4 of 10"):
+        check_finished(tmp_path / "model")
     assert [run(Toy(), tmp_path, stage, max_seconds=5) for _ in range(2)] == [False, True]
+    check_finished(tmp_path / "model")
     assert read_log(tmp_path) == expected_log()
 
 
@@ -201,3 +210,34 @@ def test_each_checkpoint_holds_its_settings_and_the_model(tmp_path: Path):
 def test_intervals_are_at_least_one(name: str):
     with pytest.raises(ValueError, match=f"loop.{name} = 0, expected at least 1"):
         LoopConfig(**{name: 0})
+
+
+def test_a_second_training_of_a_run_is_refused(tmp_path: Path):
+    with locked(tmp_path), pytest.raises(FolderLockedError, match=str(tmp_path)):
+        run(Toy(), tmp_path, CONFIG)
+    assert run(Toy(), tmp_path, CONFIG)
+
+
+def test_an_untrained_model_is_not_written(tmp_path: Path):
+    assert not run(Toy(), tmp_path, CONFIG, max_seconds=0)
+    assert not (tmp_path / "model").exists()
+
+
+def test_steps_loss_speed_and_end_are_told_where_there_is_no_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("randar_features.training.progress.FIRST_SECONDS", 0.0)
+    with caplog.at_level("INFO", logger="randar_features"):
+        run(Toy(), tmp_path / "tokens", CONFIG)
+    first, begun, *_, last = caplog.messages
+    assert "tokens: 0 of 10 steps" in first
+    assert re.search(r"tokens: step 1 of 10, loss [\d.]+, [\d.e+]+ steps a second, done in \d+ s, at \d\d:\d\d", begun)
+    assert "step 10 of 10" in last
+
+
+def test_a_time_limit_that_comes_first_is_told_with_what_is_then_left():
+    progress = Progress("randar", 0, 100, seconds=600, active=True)
+    progress.step = 10
+    assert "done in 9 min" in progress.line(progress.begin + 60)  # 90 steps at 6 s each
+    assert "time limit comes in 5 min, 40 min before the end" in progress.line(progress.begin + 300)
+    assert [spoken(seconds) for seconds in (40, 700, 8400)] == ["40 s", "12 min", "2 h 20 min"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,16 @@ def test_speed_is_told_with_its_share_of_the_peak(tmp_path: Path):
     rates = small_trainer(tmp_path).rates(steps=5, seconds=2.0)
     assert (rates["images_per_second"], rates["tokens_per_second"]) == (10.0, 90.0)
     assert 0 < rates["mfu"] < 1
+
+
+def test_the_number_format_is_told_and_does_not_change_unsaid(tmp_path: Path):
+    half = {"hardware": HardwareConfig(mixed_precision="bf16")}
+    run(small_trainer(tmp_path / "tokens", total_steps=4), tmp_path / "run", CONFIG)
+    used = small_trainer(tmp_path / "tokens").settings()["hardware"]["mixed_precision"]
+    assert used == ("bf16" if default_dtype(torch.device("cpu")) == torch.bfloat16 else "no")
+    exported = json.loads((tmp_path / "run/model/config.json").read_text())["training"]
+    assert exported["hardware"]["mixed_precision"] == used
+    other = half if used == "no" else {"hardware": HardwareConfig(mixed_precision="no")}
+    with pytest.raises(ValueError, match="mixed_precision: "):
+        run(small_trainer(tmp_path / "tokens", total_steps=4, **other), tmp_path / "run", CONFIG)
+    assert run(small_trainer(tmp_path / "tokens", total_steps=4, **other), tmp_path / "run", CONFIG, allow_changes=True)
