@@ -1,29 +1,24 @@
 """Compare the losses beside next-token prediction: `train_objectives.py --tokens TOKENS --probe IMAGES --out RUNS`.
 
-Trains each variant of the recipe, objectives.yaml, into RUNS/NAME, with the same images, seeds and
-first weights, then writes RUNS/results.json: the losses and the probe at the end of each, and what that is above the
-first variant. Run it again to continue; `--max-minutes` ends it early, with exit status 75.
-
-  --variants plain alignment_twice      some of them alone
-  … total_steps=600 seed=1              as for train_randar.py
+Trains each variant of the recipe, objectives.yaml, into RUNS/NAME, with the same images, seeds and first weights, then
+writes RUNS/results.json: the losses and the probe at the end of each, and what that is above the first variant.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from randar_features.cli.training import RECIPES
-from randar_features.command_line import run_command
+from randar_features.cli.parse import Count, run
+from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.store.files import read_json, write_json
-from randar_features.training.command_line import train, training_parser
 from randar_features.training.config import build_config, overridden
 from randar_features.training.log import EVERY_LINE
 from randar_features.training.online_probe import OnlineProbe
@@ -37,26 +32,54 @@ PROTOCOL = (
 )
 
 
-def main() -> None:
-    parser = training_parser(__doc__, RECIPES / "objectives.yaml")
-    parser.add_argument("--tokens", type=Path, required=True, help="with `train`, `validation` and `teacher`")
-    parser.add_argument("--probe", required=True, help="labelled images: a folder or Parquet files")
-    parser.add_argument("--probe-split", help="of those images; default: all of them")
-    parser.add_argument("--probe-images", type=int, default=4000, help="how many; a quarter is held back to test")
-    parser.add_argument("--variants", nargs="+", help="names in the recipe; default: all")
-    args = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class ObjectivesOptions(RunOptions):
+    """Compare the losses beside next-token prediction, with equal images, seeds and first weights.
 
-    values = overridden(yaml.safe_load(args.config.read_text(encoding="utf-8")), args.overrides)
+    Run it again to continue.
+
+    Attributes:
+        tokens: folder with `train`, `validation` and `teacher`.
+        probe: labelled images, a folder or Parquet files.
+        probe_split: split of those images; none: all of them.
+        probe_images: how many of them; a quarter is held back to test.
+        recipe: options of all variants, and `variants` with what each changes.
+        variants: names of some in the recipe; none: all.
+        change: key=value, for all of them, as total_steps=600.
+    """
+
+    tokens: Path
+    probe: str
+    probe_split: str | None = None
+    probe_images: Count = 4000
+    recipe: Path = RECIPES / "objectives.yaml"
+    variants: tuple[str, ...] | None = None
+    change: tuple[str, ...] = ()
+
+
+def compare(options: ObjectivesOptions) -> int:
+    """Train each variant, and write the table of those that are done; status 75 if the time was up first."""
+    deadline = options.deadline()
+    values = overridden(yaml.safe_load(options.recipe.read_text(encoding="utf-8")), options.change)
     variants = values.pop("variants")
-    chosen = args.variants or [*variants]
+    chosen = options.variants or [*variants]
     if unknown := [name for name in chosen if name not in variants]:
-        raise ValueError(f"no variant {unknown[0]!r} in {args.config}, which has {', '.join(variants)}")
-    store = TokenStore(args.tokens / "train")
-    probe = OnlineProbe.of_store(store, encode_layer, args.probe, split=args.probe_split, count=args.probe_images)
+        raise ValueError(f"no variant {unknown[0]!r} in {options.recipe}, which has {', '.join(variants)}")
+    store = TokenStore(options.tokens / "train")
+    probe = OnlineProbe.of_store(
+        store, encode_layer, options.probe, split=options.probe_split, count=options.probe_images
+    )
     for name in chosen:
-        config = build_config(TrainingConfig, merged(values, variants[name]), f"{args.config}: {name}")
-        train_variant(config, store, probe, args, args.out / name)
-        write_results(args.out, [other for other in chosen if (args.out / other / "result.json").exists()])
+        config = build_config(TrainingConfig, merged(values, variants[name]), f"{options.recipe}: {name}")
+        teacher = TeacherMaps(options.tokens / "teacher", store) if config.auxiliary.alignment.weight else None
+        validation = TokenStore(options.tokens / "validation")
+        trainer = RandARTrainer(config, store, validation, teacher=teacher, probe=probe)
+        own = replace(options, out=options.out / name)
+        if status := train(trainer, own, deadline):
+            return status
+        write_result(own.out, config)
+        write_results(options.out, [each for each in chosen if (options.out / each / "result.json").exists()])
+    return 0
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,14 +91,8 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def train_variant(
-    config: TrainingConfig, store: TokenStore, probe: OnlineProbe, args: argparse.Namespace, folder: Path
-) -> None:
-    """Train one variant to its end, and write its figures; SystemExit if time is up before."""
-    teacher = TeacherMaps(args.tokens / "teacher", store) if config.auxiliary.alignment.weight else None
-    validation = TokenStore(args.tokens / "validation")
-    trainer = RandARTrainer(config, store, validation, teacher=teacher, probe=probe)
-    train(trainer, argparse.Namespace(**{**vars(args), "out": folder}))
+def write_result(folder: Path, config: TrainingConfig) -> None:
+    """The last figures in a run's log."""
     figures: dict[str, float] = {}
     for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
         figures |= {key: value for key, value in json.loads(line).items() if key not in EVERY_LINE}
@@ -98,4 +115,4 @@ def write_results(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    raise SystemExit(run(compare, ObjectivesOptions))

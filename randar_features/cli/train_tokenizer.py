@@ -21,9 +21,9 @@ from randar_features.training.tokenizer_trainer import TokenizerTrainer, Tokeniz
 class TokenizerOptions(RunOptions, TokenizerTrainingConfig):
     """Train an image tokenizer.
 
-    Run it again to continue. Images are decoded once, image_size² · 3 bytes each; what a time limit cuts
-    short goes on there. Several processes (torchrun, `accelerate launch`) divide each batch. To polish the reconstructions of a
-    finished tokenizer, whose tokens stay as they are: --config tiny_decoder.yaml initial=FOLDER.
+    Run it again to continue. Images are decoded once, image_size² · 3 bytes each; a time limit is kept there too, and
+    the next call goes on. Several processes (torchrun, `accelerate launch`) divide each batch. To polish the
+    reconstructions of a finished tokenizer, whose tokens stay as they are: --config tiny_decoder.yaml initial=FOLDER.
     Settings of the recipe may be given as key=value too.
 
     Attributes:

@@ -112,7 +112,7 @@ def test_objectives_are_compared(done: Path, tmp_path: Path):
     probe = ["--tokens", done / "tokens", "--probe", tmp_path / "labelled", "--out", tmp_path / "runs"]
     variants = ["--variants", "plain", "alignment_self_distillation_twice"]
     overrides = ["initial=null", "ema_decay=0", "loop.log_every=1", *RANDAR_SIZES, "model.num_layers=3", *RANDAR_RECIPE]
-    call("train_objectives", *probe, *variants, "--", *overrides)
+    call("train_objectives", *probe, *variants, "--change", *overrides)
     results = json.loads((tmp_path / "runs/results.json").read_text())["results"]
     assert [*results] == ["plain", "alignment_self_distillation_twice"]
     difference = results["alignment_self_distillation_twice"]["ridge_reverse_image"]["above_first"]

@@ -183,7 +183,7 @@ def test_the_number_format_is_told_and_does_not_change_unsaid(tmp_path: Path):
     half = {"hardware": HardwareConfig(mixed_precision="bf16")}
     run(small_trainer(tmp_path / "tokens", total_steps=4), tmp_path / "run", CONFIG)
     used = small_trainer(tmp_path / "tokens").settings()["hardware"]["mixed_precision"]
-    assert used == ("bf16" if default_dtype(torch.device("cpu")) == torch.bfloat16 else "no")
+    assert used == ("bf16" if fastest_dtype(torch.device("cpu")) == torch.bfloat16 else "no")
     exported = json.loads((tmp_path / "run/model/config.json").read_text())["training"]
     assert exported["hardware"]["mixed_precision"] == used
     other = half if used == "no" else {"hardware": HardwareConfig(mixed_precision="no")}
