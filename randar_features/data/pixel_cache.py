@@ -72,7 +72,7 @@ def cache_pixels(
     """Decode everything that `open_images` takes into `folder`, unless it was done before.
 
     A killed run goes on where it was. Where the images are other ones now, by their content, the cache is made anew,
-    with a warning that says what changed. None if `time.monotonic` has come to the `deadline` before the cache is whole.
+    with a warning that says what changed. None if `time.monotonic` comes to the `deadline` before the cache is whole.
 
     Raises:
         ValueError: `folder` holds pixels of another size, or no image can be read, which leaves no cache.
