@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .classifier import TunedProbe, sorted_rates
+from .grids import RATE_LIMITS, end_warnings, settle
 from .inputs import class_indices
 from .joint_linear import new_normalizer, shuffled_batches
 from .metrics import accuracy
@@ -60,7 +62,8 @@ class AttentiveProbe(TunedProbe):
     all tokens, then cross-attention of one learned query with `num_heads` heads, then a linear layer, all without
     biases (AIM, arXiv 2401.08541, and its code). Trained as CAPI trains its attentive heads: AdamW,
     β (0.9, 0.95), weight decay, a linear warm-up over a tenth of the iterations, then a cosine to 0; CAPI takes 12 500
-    iterations, here `epochs` and `batch_size` say. Learning rates are not scaled by the batch.
+    iterations, here `epochs` and `batch_size` say. Learning rates are not scaled by the batch; where the lowest or the
+    highest is best, heads of rates beyond it are trained on the same batches.
 
     After `fit`: `learning_rate` and `validation_accuracy` of the chosen head, `validation_accuracies` by learning
     rate, `classes`, and `head`.
@@ -108,18 +111,26 @@ class AttentiveProbe(TunedProbe):
         self.classes, targets = class_indices(split.labels)
         self._device = torch.device(self.device or split.features.read(np.arange(1)).device)
         self._normalizer = new_normalizer("batch", split.features).to(self._device)
-        heads = self._train(split.features, torch.from_numpy(targets))
-        self._choose(heads, split.validation_features, split.validation_labels)
+        self.validation_accuracy, self.validation_accuracies = -1.0, {}
+        normalizer = copy.deepcopy(self._normalizer)
 
-    def _train(self, rows: Rows, targets: Tensor) -> list[AttentiveHead]:
+        def score(rates: list[float]) -> dict[float, float]:
+            """Train heads of these rates on the same batches, keep the best so far, and tell how good each is."""
+            self._normalizer = copy.deepcopy(normalizer)
+            heads = self._train(split.features, torch.from_numpy(targets), sorted(rates))
+            return self._choose(heads, sorted(rates), split.validation_features, split.validation_labels)
+
+        scores = score(list(self.learning_rates))
+        settle(scores, score, RATE_LIMITS)
+        self.validation_accuracies = dict(sorted(scores.items()))
+        self.warnings = end_warnings("learning rate", scores, self.learning_rate)
+
+    def _train(self, rows: Rows, targets: Tensor, rates: Sequence[float]) -> list[AttentiveHead]:
         heads = []
-        for _ in self.learning_rates:
+        for _ in rates:
             generator = torch.Generator().manual_seed(self.seed)
             heads.append(AttentiveHead(rows.shape[-1], self.num_heads, len(self.classes), generator).to(self._device))
-        groups = [
-            {"params": list(head.parameters()), "lr": rate}
-            for head, rate in zip(heads, self.learning_rates, strict=True)
-        ]
+        groups = [{"params": list(head.parameters()), "lr": rate} for head, rate in zip(heads, rates, strict=True)]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self.weight_decay)
         batch_size = min(self.batch_size, len(rows))
         iterations = self.epochs * math.ceil(len(rows) / batch_size)
@@ -145,7 +156,9 @@ class AttentiveProbe(TunedProbe):
         return [head.classify(part) for head, part in zip(heads, pooled.split(self.num_heads, 1), strict=True)]
 
     @torch.no_grad()
-    def _choose(self, heads: Sequence[AttentiveHead], rows: Rows, labels: np.ndarray) -> None:
+    def _choose(
+        self, heads: Sequence[AttentiveHead], rates: Sequence[float], rows: Rows, labels: np.ndarray
+    ) -> dict[float, float]:
         self._normalizer.eval()
         places = [
             torch.stack(self._through(block, heads), 1).argmax(2).cpu() for _, block in rows.blocks(self.batch_size)
@@ -153,9 +166,10 @@ class AttentiveProbe(TunedProbe):
         predictions = self.classes[torch.cat(places).numpy()]
         scores = [accuracy(column, labels) for column in predictions.T]
         best = int(np.argmax(scores))
-        self.validation_accuracies = dict(zip(self.learning_rates, scores, strict=True))
-        self.learning_rate, self.validation_accuracy = self.learning_rates[best], scores[best]
-        self.head = heads[best].requires_grad_(False)
+        if scores[best] > self.validation_accuracy:
+            self.learning_rate, self.validation_accuracy = rates[best], scores[best]
+            self.head = heads[best].requires_grad_(False)
+        return dict(zip(rates, scores, strict=True))
 
     @torch.no_grad()
     def _logits(self, features: Tensor) -> Tensor:

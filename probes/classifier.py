@@ -33,11 +33,13 @@ class TunedProbe(ABC):
 
     Without a validation set, a stratified, seeded `validation_fraction` of the training rows chooses.
 
-    After `fit`: `classes` (the labels seen, sorted) and `validation_accuracy` (in [0, 1], of what was chosen).
+    After `fit`: `classes` (the labels seen, sorted), `validation_accuracy` (in [0, 1], of what was chosen), and
+    `warnings`, what a reader of the result must know, such as an end of a grid that was chosen.
     """
 
     classes: np.ndarray
     validation_accuracy: float
+    warnings: list[str]
 
     def __init__(self, *, validation_fraction: float = 0.1, seed: int = 0) -> None:
         self.validation_fraction = validation_fraction

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .classifier import require_fitted, sorted_rates
+from .grids import RATE_LIMITS, end_warnings, settle
 from .inputs import Labels, class_indices
 from .metrics import accuracy
 from .rows import Features, Rows, as_rows
@@ -39,6 +40,7 @@ class JointLinearProbe:
     each batch's own statistics and predicts by running ones; "none", DINOv2's. For each output the head of the
     best validation accuracy (of equals that of the lowest learning rate) is kept, and nothing is trained after
     that choice. Without a validation set, a stratified, seeded `validation_fraction` of the training rows chooses.
+    Where the lowest or the highest learning rate is best, heads of rates beyond it are trained on the same batches.
     Heads and their momenta take 8 bytes for each learning rate, class and feature of all outputs.
 
     After `fit`: `heads` by output; `best`, the output of the best validation accuracy (the first of equals);
@@ -110,6 +112,7 @@ class JointLinearProbe:
         self._train(sources, torch.from_numpy(targets))
         for name, part in splits.items():
             self.heads[name].choose(part.validation_features, part.validation_labels, self.classes)
+            self._settle(name, part, torch.from_numpy(targets))
         self.best = max(self.heads, key=lambda name: self.heads[name].validation_accuracy)
         return self
 
@@ -127,12 +130,31 @@ class JointLinearProbe:
         """Most probable label of each row by output, int64 (n,)."""
         return {name: self.classes[table.argmax(1)] for name, table in self.predict_proba(features).items()}
 
-    def _new_heads(self, rows: Rows) -> Heads:
+    def _settle(self, name: str, split: TuningSplit, targets: Tensor) -> None:
+        """Train heads of learning rates beyond the grid, while its end is the best one."""
+        scores = self.heads[name].validation_accuracies
+
+        def score(rates: list[float]) -> dict[float, float]:
+            chosen = self.heads[name]
+            more = self.heads[name] = self._new_heads(split.features, sorted(rates))
+            self._train({name: split.features}, targets)
+            more.choose(split.validation_features, split.validation_labels, self.classes)
+            if more.validation_accuracy <= chosen.validation_accuracy:
+                self.heads[name] = chosen
+            return more.validation_accuracies
+
+        settle(scores, score, RATE_LIMITS)
+        head = self.heads[name]
+        head.validation_accuracies = dict(sorted(scores.items()))
+        head.warnings = end_warnings("learning rate", scores, head.learning_rate)
+
+    def _new_heads(self, rows: Rows, learning_rates: Sequence[float] | None = None) -> Heads:
         sample = rows.read(np.arange(1))
         start = torch.empty(rows.shape[1], 1, len(self.classes))
         start.normal_(0, 0.01, generator=torch.Generator().manual_seed(self.seed))
         device = torch.device(self.device or sample.device)
-        return Heads(start.to(device), self.learning_rates, self.momentum, new_normalizer(self.normalization, rows))
+        rates = self.learning_rates if learning_rates is None else learning_rates
+        return Heads(start.to(device), rates, self.momentum, new_normalizer(self.normalization, rows))
 
     def _train(self, sources: Mapping[str, Rows], targets: Tensor) -> None:
         generator = torch.Generator().manual_seed(self.seed)
@@ -192,8 +214,10 @@ class Heads:
     """One output's heads, all learning rates as one matrix; after `choose` the chosen one.
 
     After `choose`: `learning_rate` (base), `validation_accuracy`, `validation_accuracies` by base learning rate,
-    `weight` (D, C) and `bias` (C,), for normalised features.
+    `weight` (D, C) and `bias` (C,), for normalised features; `warnings`, such as an end of the grid that was chosen.
     """
+
+    warnings: list[str]
 
     def __init__(self, start: Tensor, learning_rates: Sequence[float], momentum: float, normalizer: nn.Module) -> None:
         """`start`: (D, 1, C), the weights of every head before the first step."""

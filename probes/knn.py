@@ -39,14 +39,14 @@ class KNNProbe:
     best by the others, with the k next to 20 (of equals the first of `candidates`). Nothing else is random.
 
     After `fit`: `classes` (the labels seen, sorted); `chosen_normalization` and `chosen_components`; after "auto"
-    `validation_accuracies` by both, and `grid_ends`, in words where the most or fewest components tried were chosen.
+    `validation_accuracies` by both, and `warnings`, where the fewest components that were tried were chosen.
     """
 
     classes: np.ndarray
     chosen_normalization: str
     chosen_components: int | None
     validation_accuracies: dict[tuple[str, int | None], float]
-    grid_ends: list[str]
+    warnings: list[str]
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class KNNProbe:
         self.classes, self._classes_of_rows = class_indices(label_vector(labels, len(rows)))
         if self.k[-1] > len(rows):
             raise ValueError(f"k = {self.k[-1]} needs as many training rows, got {len(rows)}")
-        self.grid_ends = []
+        self.warnings = []
         chosen = self._choose(rows) if self.normalization == AUTO else (self.normalization, self.components)
         self.chosen_normalization, self.chosen_components = chosen
         self._width, self._transform = rows.shape[1], fitted_transform(*chosen, rows)
@@ -107,7 +107,7 @@ class KNNProbe:
         best = max(self.validation_accuracies, key=self.validation_accuracies.__getitem__)
         tried = [n for name, n in self.validation_accuracies if name == "whitened" and n is not None]
         if best[1] is not None and best[1] == min(tried) and best[1] > 1:
-            self.grid_ends = [f"components: {best[1]}, the fewest that were tried, was chosen"]
+            self.warnings = [f"end of grid: components {best[1]}, the fewest that were tried, were chosen"]
         return best
 
     def predict_proba(self, features: Array, exclude: Labels | None = None) -> dict[int, np.ndarray]:

@@ -41,7 +41,7 @@ class LinearProbe(TunedProbe):
         head = self._joint.fit_splits({_ONLY: split}).heads[_ONLY]
         self.classes, self.weight, self.bias = self._joint.classes, head.weight, head.bias
         self.learning_rate, self.validation_accuracy = head.learning_rate, head.validation_accuracy
-        self.validation_accuracies = head.validation_accuracies
+        self.validation_accuracies, self.warnings = head.validation_accuracies, head.warnings
 
     def _logits(self, features: Tensor) -> Tensor:
         return self._joint.heads[_ONLY].predict(features)

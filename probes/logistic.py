@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .classifier import TunedProbe
+from .grids import C_LIMITS, end_warnings, settle
 from .inputs import class_indices
 from .metrics import accuracy
 from .rows import Rows, StackedRows
@@ -24,11 +25,12 @@ C_GRID = tuple(10.0 ** (exponent / 4) for exponent in range(-24, 21))
 class LogisticProbe(TunedProbe):
     """L2-regularised softmax regression after DINOv2's `log_regression.py`: `SoftmaxRegression` along a grid of C.
 
-    `fit` goes up the C grid, each start warm from the one before, and keeps the C with the best validation accuracy
-    (the smallest of equals). It stops before the end of the grid when `patience` steps in a row improved neither the
-    validation accuracy nor the validation loss, which only more overfitting could follow. `refit` then trains once
-    more, at that C, on training and validation rows together. Features are standardised by the mean and deviation of
-    the rows trained on; DINOv2 does not (`standardize=False`). All features are read into memory, once.
+    `fit` goes up the C grid, each start warm from the one before, and on beyond it while its end is best, and keeps the
+    C with the best validation accuracy (the smallest of equals). It stops before the end of the grid when `patience`
+    steps in a row improved neither the validation accuracy nor the validation loss, which only more overfitting could
+    follow. `refit` then trains once more, at that C, on training and validation rows together. Features are
+    standardised by the mean and deviation of the rows trained on; DINOv2 does not (`standardize=False`). A C has
+    converged when the objective is within `tolerance` of its minimum. All features are read into memory, once.
 
     After `fit`: `C`; `validation_accuracy` (in [0, 1], of the chosen C before refitting); `validation_accuracies`,
     `iterations` and `converged`, by each C that was tried; `classes` (the labels seen, sorted); `weight` (D, C) and
@@ -75,29 +77,44 @@ class LogisticProbe(TunedProbe):
 
     def _choose(self, split: TuningSplit) -> None:
         problem = self._problem(split.features, split.labels)
-        self.validation_accuracy, self.validation_accuracies = -1.0, {}
+        self.validation_accuracy, self.validation_accuracies, self.warnings = -1.0, {}, []
         self.iterations: dict[float, int] = {}
         self.converged: dict[float, bool] = {}
         held = problem.project(split.validation_features)
         lowest_loss, fruitless = np.inf, 0
-        for strength, solution in self._path(problem):
+        ends: dict[float, Solution] = {}  # solutions that the grid goes on from
+
+        def tried(strength: float, start: Solution) -> tuple[float, float]:
+            """Solve at one C, validate it, and keep it if it is the best; accuracy and loss."""
+            solution = ends[strength] = self._solve(problem, strength, start)
             logits = torch.addmm(solution.bias, held, solution.weight)
             score, loss = self._validate(logits.cpu(), split.validation_labels)
-            self.validation_accuracies[strength] = score
             self.iterations[strength], self.converged[strength] = solution.iterations, solution.converged
-            fruitless = 0 if score > self.validation_accuracy or loss < lowest_loss else fruitless + 1
-            lowest_loss = min(loss, lowest_loss)
             if score > self.validation_accuracy:
                 self.C, self.validation_accuracy = strength, score
                 self._keep(problem, solution)
-            if fruitless == self.patience:
-                break
+            for inner in sorted(ends)[1:-1]:
+                del ends[inner]
+            return score, loss
 
-    def _path(self, problem: SoftmaxRegression) -> Iterator[tuple[float, Solution]]:
+        def tried_beyond(strengths: list[float]) -> dict[float, float]:
+            up = strengths[0] > max(self.validation_accuracies)
+            return {strength: tried(strength, ends[max(ends) if up else min(ends)])[0] for strength in strengths}
+
         solution = problem.start()
         for strength in self.C_grid:
-            solution = self._solve(problem, strength, solution)
-            yield strength, solution
+            best = self.validation_accuracy
+            score, loss = tried(strength, solution)
+            solution = ends[strength]
+            self.validation_accuracies[strength] = score
+            fruitless = 0 if score > best or loss < lowest_loss else fruitless + 1
+            lowest_loss = min(loss, lowest_loss)
+            if fruitless == self.patience:
+                break
+        settle(self.validation_accuracies, tried_beyond, C_LIMITS, count=4)
+        self.warnings = end_warnings("C", self.validation_accuracies, self.C)
+        if not self.converged[self.C]:
+            self.warnings.append(f"not converged: C {self.C:g} after {self.iterations[self.C]} iterations")
 
     def _problem(self, features: Rows, labels: np.ndarray) -> SoftmaxRegression:
         self.classes, targets = class_indices(labels)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .dense_metrics import mean_iou
+from .grids import C_LIMITS, end_warnings, settle
 from .inputs import Array, at_least_float32, float_tensor
 from .logistic import LogisticProbe
 from .retrieval import ExactGallery, best_rows, normalized
@@ -157,14 +158,31 @@ class KNNSegmenter(_PatchSegmenter):
         self.validation_mious: dict[tuple[str, int], float] = {}
         for distance in self.distances:
             gallery = _PatchGallery(patches, distance)
-            found = [gallery.nearest_labels(maps[i], self.k_grid[-1]) for i in held]
-            for k in self.k_grid:
-                votes = [self._votes(neighbours, k) for neighbours in found]
-                self.validation_mious[distance, k] = self._miou(votes, [masks[i] for i in held])
+            for k, miou in self._mious_by_k(gallery, maps, masks, held).items():
+                self.validation_mious[distance, k] = miou
         self.distance, self.k = max(self.validation_mious, key=self.validation_mious.__getitem__)
         self.validation_miou = self.validation_mious[self.distance, self.k]
+        of_distance = {k: miou for (name, k), miou in self.validation_mious.items() if name == self.distance}
+        self.warnings = [] if self.k == 1 else end_warnings("k", of_distance, self.k)
         self._gallery = _PatchGallery(self._patches(maps, masks, np.arange(len(maps))), self.distance)
         return self
+
+    def _mious_by_k(
+        self, gallery: _PatchGallery, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray
+    ) -> dict[float, float]:
+        """mIoU of the images by k, of the grid and, while its largest k is best, of three times as many neighbours."""
+        truth = [masks[i] for i in images]
+
+        def score(several: list[float]) -> dict[float, float]:
+            found = [gallery.nearest_labels(maps[i], int(max(several))) for i in images]
+            return {int(k): self._miou([self._votes(labels, int(k)) for labels in found], truth) for k in several}
+
+        scores = score(list(self.k_grid))
+        best = max(sorted(scores), key=scores.__getitem__)
+        while len(scores) > 1 and best == max(scores) and 3 * best <= len(gallery.labels):
+            scores |= (more := score([3 * best]))
+            best = 3 * best if more[3 * best] > scores[best] else best
+        return scores
 
     def _votes(self, neighbours: np.ndarray, k: int) -> Tensor:
         voters = torch.from_numpy(neighbours[..., :k])
@@ -239,15 +257,23 @@ class LogisticSegmenter(_PatchSegmenter):
         kept, held = self._split(maps, masks)
         train, tuning = self._patches(maps, masks, kept), self._patches(maps, masks, held)
         self._width = train.rows.shape[1]
-        self.validation_mious: dict[float, float] = {}
         self.converged: dict[float, bool] = {}
-        for strength in sorted(set(self.C_grid)):
-            self._probe = self._fitted(strength, train, tuning)
-            self.converged[strength] = self._probe.converged[strength]
-            scores = [self.scores(maps[i]) for i in held]
-            self.validation_mious[strength] = self._miou(scores, [masks[i] for i in held])
-        self.C = max(self.validation_mious, key=self.validation_mious.__getitem__)
+        truth = [masks[i] for i in held]
+
+        def score(strengths: list[float]) -> dict[float, float]:
+            found = {}
+            for strength in strengths:
+                self._probe = self._fitted(strength, train, tuning)
+                self.converged[strength] = self._probe.converged[strength]
+                found[strength] = self._miou([self.scores(maps[i]) for i in held], truth)
+            return found
+
+        self.validation_mious = score(sorted(set(self.C_grid)))
+        self.C = settle(self.validation_mious, score, C_LIMITS, count=1)
         self.validation_miou = self.validation_mious[self.C]
+        self.warnings = end_warnings("C", self.validation_mious, self.C)
+        if not self.converged[self.C]:
+            self.warnings.append(f"not converged: C {self.C:g} after {self.max_iterations} iterations")
         self._probe = self._fitted(self.C, self._patches(maps, masks, np.arange(len(maps))), tuning)
         return self
 

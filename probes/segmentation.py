@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .classifier import sorted_rates
 from .dense_metrics import mean_iou, segmentation_counts
+from .grids import RATE_LIMITS, end_warnings, settle
 from .inputs import Array, at_least_float32, float_tensor
 from .splits import stratified_holdout
 
@@ -100,11 +101,11 @@ class LinearSegmenter:
     After DINOv3's linear protocol (`eval/segmentation/configs/config-ade20k-linear-training.yaml`): AdamW with
     weight decay 1e-3, linear warm-up over a twenty-fifth of the iterations, cosine to 0. Several learning rates
     train at once on the same batches, each with its own weights from N(0, 0.01²), biases 0; the one with the best
-    mIoU on held-out training images, scored at the size of their masks, is kept (of equals the lowest), and nothing
-    is trained after that choice. Unlike DINOv3: the features are given, so there is no augmentation and no
-    dropout; the normalisation has no weights of its own, which the convolution makes superfluous, takes the
-    batch's statistics in training and running ones (momentum 0.1) afterwards; of each image of a batch,
-    `pixels` random ones have a loss (None: all of them).
+    mIoU on held-out training images, scored at the size of their masks, is kept (of equals the lowest). Where the
+    lowest or the highest is best, rates beyond it are trained on the same batches. Unlike DINOv3: the features are
+    given, so there is no augmentation and no dropout; the normalisation has no weights of its own, which the
+    convolution makes superfluous, takes the batch's statistics in training and running ones (momentum 0.1) afterwards;
+    of each image of a batch, `pixels` random ones have a loss (None: all of them).
 
     After `fit`: `learning_rate`; `validation_miou` of the chosen head and `validation_mious` by learning rate;
     `weight` (D, C) and `bias` (C,), which take the features as they are.
@@ -113,6 +114,7 @@ class LinearSegmenter:
     learning_rate: float
     validation_miou: float
     validation_mious: dict[float, float]
+    warnings: list[str]
     weight: Tensor
     bias: Tensor
 
@@ -151,16 +153,25 @@ class LinearSegmenter:
         """
         check_pairs(maps, masks, self.num_classes, self.ignore_index)
         kept, held = tuning_images(len(maps), self.validation_fraction, self.seed)
-        heads = self._train(maps, masks, kept)
-        self._choose(heads.eval(), maps, masks, held)
+        self.validation_miou = -1.0
+
+        def score(rates: list[float]) -> dict[float, float]:
+            """Train heads of these rates on the same batches, keep the best so far, and tell how good each is."""
+            heads = self._train(maps, masks, kept, sorted(rates))
+            return self._choose(heads.eval(), sorted(rates), maps, masks, held)
+
+        scores = score(list(self.learning_rates))
+        settle(scores, score, RATE_LIMITS)
+        self.validation_mious = dict(sorted(scores.items()))
+        self.warnings = end_warnings("learning rate", scores, self.learning_rate)
         return self
 
-    def _train(self, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray) -> _Heads:
+    def _train(
+        self, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray, rates: Sequence[float]
+    ) -> _Heads:
         generator = torch.Generator().manual_seed(self.seed)
-        heads = _Heads(maps[0].shape[2], self.num_classes, len(self.learning_rates), generator).to(self.device)
-        groups = [
-            {"params": [heads.weights[r], heads.biases[r]], "lr": rate} for r, rate in enumerate(self.learning_rates)
-        ]
+        heads = _Heads(maps[0].shape[2], self.num_classes, len(rates), generator).to(self.device)
+        groups = [{"params": [heads.weights[r], heads.biases[r]], "lr": rate} for r, rate in enumerate(rates)]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, self.iterations))
         for rows in self._batches(images, generator):
@@ -210,17 +221,25 @@ class LinearSegmenter:
         losses = F.cross_entropy(torch.cat(sampled)[kept].flatten(0, 1), labels.flatten(), reduction="sum")
         return losses / kept.sum().clamp(min=1)
 
-    def _choose(self, heads: _Heads, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray) -> None:
-        folded = [heads.folded(r) for r in range(len(self.learning_rates))]
+    def _choose(
+        self,
+        heads: _Heads,
+        rates: Sequence[float],
+        maps: Sequence[Array],
+        masks: Sequence[np.ndarray],
+        images: np.ndarray,
+    ) -> dict[float, float]:
+        folded = [heads.folded(r) for r in range(len(rates))]
         truth = [masks[i] for i in images]
         scores = []
         for head in folded:
             logits = (_affine(maps[i], *head) for i in images)
             scores.append(mean_iou(count_scores(logits, truth, self.num_classes, self.ignore_index).sum(0)))
         best = int(np.argmax(scores))
-        self.validation_mious = dict(zip(self.learning_rates, scores, strict=True))
-        self.learning_rate, self.validation_miou = self.learning_rates[best], scores[best]
-        self.weight, self.bias = folded[best]
+        if scores[best] > self.validation_miou:
+            self.learning_rate, self.validation_miou = rates[best], scores[best]
+            self.weight, self.bias = folded[best]
+        return dict(zip(rates, scores, strict=True))
 
     def scores(self, features: Array) -> Tensor:
         """Logits (h, w, C) of a map (h, w, D)."""

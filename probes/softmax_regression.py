@@ -19,6 +19,11 @@ from .standardizer import Standardizer
 LARGEST_BASIS = 4096
 """Of more features and more rows than this, principal axes would take longer than they save."""
 
+PRECISE_BELOW = 0.05
+"""Mean loss below which shares are computed in float64."""
+
+MOST_RESTARTS = 50
+
 # Of NumPy and SciPy. Their threads wait in turns with PyTorch's, for the same cores, at each of hundreds of steps.
 BLAS = ThreadpoolController().select(user_api="blas")
 
@@ -31,6 +36,8 @@ class Solution(NamedTuple):
     objective: float
     iterations: int
     converged: bool
+    spread: Tensor | None = None
+    """Mean of p (1 - p) of each class, float64 (C,), where it has been measured."""
 
 
 class SoftmaxRegression:
@@ -81,76 +88,100 @@ class SoftmaxRegression:
     def solve(self, C: float, start: Solution, *, max_iterations: int, tolerance: float) -> Solution:
         """The minimum at `C`, from a start such as that of another C.
 
+        Where classes come apart the Hessian falls by orders of magnitude on the way, and with it the scale of the
+        problem: it is measured again where a search ends, and the search goes on until it ends where it began.
+
         tolerance: how far the objective may stay above its minimum, as estimated from the gradient and the
-            approximate Hessian (½ gᵀ H⁻¹ g): a part of the objective, and of its decrease from zero weights, which
-            is small where C is.
+            approximate Hessian there (½ gᵀ H⁻¹ g): a part of the objective, and of its decrease from zero weights,
+            which is small where C is.
         """
         penalty = (2 if self.num_classes == 2 else 1) / (C * len(self.inputs))
-        scale = self._scale(start, penalty)
-        state: dict[str, float] = {}
+        spread = self._spread(start) if start.spread is None else start.spread
+        table = torch.cat([start.weight, start.bias[None]]).double()
+        iterations, precise, converged, restarts = 0, False, False, 0
+        while not converged and iterations < max_iterations and restarts < MOST_RESTARTS:
+            scale = self._scale(spread, penalty)
+            table, taken = self._search(table, scale, penalty, max_iterations - iterations, tolerance, precise)
+            iterations, restarts = iterations + taken, restarts + 1
+            found = Solution(*self._parts(table), np.inf, iterations, False)
+            spread = self._spread(found)
+            value, gradient = self._objective(found.weight, found.bias, penalty, precise)
+            if not precise and value < PRECISE_BELOW:
+                precise = True
+                continue
+            converged = self._near_enough(value, gradient / self._scale(spread, penalty), tolerance)
+        weight, bias = self._parts(table)
+        return Solution(weight, bias, value, iterations, converged, spread)
+
+    def _search(
+        self, table: Tensor, scale: Tensor, penalty: float, most: int, tolerance: float, precise: bool
+    ) -> tuple[Tensor, int]:
+        """L-BFGS from weights and bias (D' + 1, C) at one scale: where it ends, and after how many iterations."""
+        state: dict[str, bool] = {}
 
         def value_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
-            weight, bias = self._unscaled(values, scale)
-            value, gradient = self._objective(weight, bias, penalty)
-            scaled = (gradient / scale).flatten().cpu().numpy()
-            state["excess"], state["value"] = 0.5 * float(scaled @ scaled), value
-            return value, scaled
-
-        def near_enough() -> bool:
-            return state["excess"] <= tolerance * min(state["value"], math.log(self.num_classes) - state["value"])
+            weight, bias = self._parts(torch.from_numpy(values).to(self.device).view_as(scale) / scale)
+            value, gradient = self._objective(weight, bias, penalty, precise)
+            scaled = gradient / scale
+            state["done"] = self._near_enough(value, scaled, tolerance)
+            return value, scaled.flatten().cpu().numpy()
 
         def stop(_: np.ndarray) -> None:
-            if near_enough():
+            if state["done"]:
                 raise StopIteration
 
-        first = torch.cat([start.weight, start.bias[None]]).double() * scale
-        limits = {"maxiter": max_iterations, "maxfun": 2 * max_iterations + 20, "ftol": 0.0, "gtol": 0.0}
+        limits = {"maxiter": most, "maxfun": 2 * most + 20, "ftol": 0.0, "gtol": 0.0}
+        first = (table * scale).flatten().cpu().numpy()
         with BLAS.limit(limits=1):
-            found = minimize(
-                value_and_gradient,
-                first.flatten().cpu().numpy(),
-                jac=True,
-                method="L-BFGS-B",
-                callback=stop,
-                options=limits,
-            )
-        value, _ = value_and_gradient(found.x)
-        return Solution(*self._unscaled(found.x, scale), value, int(found.nit), near_enough())
+            found = minimize(value_and_gradient, first, jac=True, method="L-BFGS-B", callback=stop, options=limits)
+        return torch.from_numpy(found.x).to(self.device).view_as(scale) / scale, int(found.nit)
+
+    def _near_enough(self, value: float, scaled_gradient: Tensor, tolerance: float) -> bool:
+        excess = 0.5 * float(scaled_gradient.square().sum())
+        return excess <= tolerance * min(value, math.log(self.num_classes) - value)
 
     def weight(self, solution: Solution) -> Tensor:
         """(D, C) on standardised features."""
         return solution.weight if self.basis is None else self.basis @ solution.weight
 
-    def _scale(self, start: Solution, penalty: float) -> Tensor:
-        """Square root of the diagonal of the approximate Hessian at `start`: float64 (D' + 1, C)."""
+    def _spread(self, at: Solution) -> Tensor:
+        """Mean of p (1 - p) of each class: float64 (C,)."""
         spread = torch.zeros(self.num_classes, dtype=torch.float64, device=self.device)
         for block in self.inputs.split(BLOCK_ROWS):
-            shares = (block @ start.weight + start.bias).softmax(1)
-            spread += (shares * (1 - shares)).sum(0).double()
-        spread = (spread / len(self.inputs)).clamp_min(1e-4 / self.num_classes)
+            shares = (block @ at.weight + at.bias).double().softmax(1)
+            spread += (shares * (1 - shares)).sum(0)
+        return spread / len(self.inputs)
+
+    def _scale(self, spread: Tensor, penalty: float) -> Tensor:
+        """Square root of the diagonal of the approximate Hessian: float64 (D' + 1, C)."""
+        spread = spread.clamp_min(1e-15)
         ones = self.variances.new_ones(1)
         return (torch.cat([self.variances, ones])[:, None] * spread + penalty).sqrt()
 
-    def _unscaled(self, values: np.ndarray, scale: Tensor) -> tuple[Tensor, Tensor]:
-        table = torch.from_numpy(values).to(self.device).view_as(scale) / scale
+    def _parts(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a table (D' + 1, C)."""
         return table[:-1].to(self.inputs.dtype), table[-1].to(self.inputs.dtype)
 
-    def _objective(self, weight: Tensor, bias: Tensor, penalty: float) -> tuple[float, Tensor]:
-        """Mean cross-entropy + ½ penalty ‖W‖², and its gradient, float64 (D' + 1, C)."""
+    def _objective(self, weight: Tensor, bias: Tensor, penalty: float, precise: bool) -> tuple[float, Tensor]:
+        """Mean cross-entropy + ½ penalty ‖W‖², and its gradient, float64 (D' + 1, C).
+
+        precise: shares in float64, for 1 - p of float32 is noise where classes are apart.
+        """
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         gradient = torch.zeros_like(weight)
-        bias_gradient = torch.zeros_like(bias)
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float64)
         for block, targets in zip(self.inputs.split(BLOCK_ROWS), self.targets.split(BLOCK_ROWS), strict=True):
-            log_shares = F.log_softmax(torch.addmm(bias, block, weight), 1)
+            logits = torch.addmm(bias, block, weight)
+            log_shares = F.log_softmax(logits.double() if precise else logits, 1)
             loss -= log_shares.gather(1, targets[:, None]).sum(dtype=torch.float64)
             errors = log_shares.exp_()  # d loss / d logits = softmax - one-hot
             errors[torch.arange(len(block), device=self.device), targets] -= 1
-            gradient.addmm_(block.T, errors)
+            gradient.addmm_(block.T, errors.to(block))
             bias_gradient += errors.sum(0)
         count = len(self.inputs)
         value = loss / count + 0.5 * penalty * weight.double().square().sum()
         weight_gradient = gradient.double() / count + penalty * weight
-        return value.item(), torch.cat([weight_gradient, bias_gradient.double()[None] / count])
+        return value.item(), torch.cat([weight_gradient, bias_gradient[None] / count])
 
 
 def principal_axes(rows: Tensor) -> Tensor | None:

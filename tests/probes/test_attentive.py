@@ -77,8 +77,8 @@ def trained_as_published(rate: float, epochs: int, batch: int, seed: int) -> Pub
 
 def test_equals_the_published_head_trained_alone_at_one_learning_rate() -> None:
     options = {"num_heads": HEADS, "epochs": 3, "batch_size": 64, "seed": 3}
-    together = AttentiveProbe(learning_rates=(1e-3, 0.01), **options).fit(*TRAIN, *VALIDATION)
-    references = {rate: trained_as_published(rate, epochs=3, batch=64, seed=3) for rate in (1e-3, 0.01)}
+    together = AttentiveProbe(learning_rates=(1e-3, 0.01, 0.1), **options).fit(*TRAIN, *VALIDATION)
+    references = {rate: trained_as_published(rate, epochs=3, batch=64, seed=3) for rate in (1e-3, 0.01, 0.1)}
     features = torch.from_numpy(VALIDATION[0]).flatten(1, 2)
     with torch.no_grad():
         shares = {rate: model(features).softmax(1).numpy() for rate, model in references.items()}

@@ -54,7 +54,8 @@ def test_many_heads_at_once_equal_each_alone() -> None:
     rates = (1e-4, 1e-2, 0.1, 1.0)
     together = LinearProbe(learning_rates=rates, epochs=3, batch_size=64).fit(*TRAIN, *VALIDATION)
     alone = {r: LinearProbe(learning_rates=(r,), epochs=3, batch_size=64).fit(*TRAIN, *VALIDATION) for r in rates}
-    assert together.validation_accuracies == {r: alone[r].validation_accuracy for r in rates}
+    found = together.validation_accuracies
+    assert {r: found[r] for r in rates} == {r: alone[r].validation_accuracy for r in rates}
     winner = alone[together.learning_rate]
     torch.testing.assert_close(together.weight, winner.weight, atol=1e-5, rtol=0)
     np.testing.assert_allclose(together.predict_proba(TRAIN[0]), winner.predict_proba(TRAIN[0]), atol=1e-5)

@@ -190,7 +190,7 @@ def test_the_loss_of_random_pixels_is_that_of_all_in_the_mean() -> None:
     maps, masks = scenes(4)
     few, all_of_them = (LinearSegmenter(3, learning_rates=(1e-2,), iterations=20, pixels=n) for n in (50, None))
     generator = torch.Generator().manual_seed(0)
-    heads = few._train(maps, masks, np.arange(4)).eval()
+    heads = few._train(maps, masks, np.arange(4), [1e-2]).eval()
     with torch.no_grad():
         draws = [few._loss(heads, [(maps[0], *few._draw(masks[0], generator))]) for _ in range(200)]
         expected = all_of_them._loss(heads, [(maps[0], *all_of_them._draw(masks[0], generator))])
