@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.data": ("store", "tokenizers"),
     "randar_features.layers": ("sequence",),
     "randar_features.models": ("sequence", "layers"),
-    "randar_features.tokenizers": ("sequence", "layers", "store"),
+    "randar_features.tokenizers": ("sequence", "layers", "store", "precision"),
     "randar_features.hub": (*MODEL, *COMMON),
     "randar_features.features": HUB,
     "randar_features.generation": HUB,

@@ -17,6 +17,7 @@ from randar_features.generation.sampling import Sampling, Stream, random_order, 
 from randar_features.generation.schedule import Scale
 from randar_features.layers import KVCache, check_classes
 from randar_features.models import ImageTransformer
+from randar_features.precision import computing_in
 
 FIXED_ORDERS = {
     "raster": sequence.raster_order,
@@ -67,7 +68,7 @@ def complete(
             rotary=transformer.rotary,
             by_confidence=isinstance(order, str) and order == "confidence",
         )
-        with evaluating(transformer):
+        with evaluating(transformer), computing_in(None, classes.device):
             result.tokens[index], result.order[index] = decode(transformer, task, cache)
     return result
 

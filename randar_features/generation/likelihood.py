@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from randar_features import sequence
 from randar_features.generation.complete import as_classes, evaluating
 from randar_features.models import ImageTransformer
+from randar_features.precision import DType, compute_dtype, computing_in, fitted
 
 
 @torch.no_grad()
@@ -24,6 +25,7 @@ def log_likelihood(
     *,
     seed: int = 0,
     batch_size: int = 16,
+    dtype: DType = None,
 ) -> Tensor:
     """log p(token | class, the tokens before it in the order), the mean over the orders.
 
@@ -37,6 +39,7 @@ def log_likelihood(
             and PAR have one order only); or permutations of the locations: (N,) for all images, (B, N) each
             image's own as everywhere, or several of either, (K, 1, N) or (K, B, N).
         batch_size: images at once.
+        dtype: what it computes in, see `precision`; None: the format of the weights, or of the caller's autocast.
 
     Returns:
         (B, N) float32 in nats, raster order, on the model's device.
@@ -46,7 +49,9 @@ def log_likelihood(
     classes = as_classes(classes, transformer, batch)
     several = as_orders(orders, transformer, batch, seed).to(tokens.device)
     total = torch.zeros(batch, num_tokens, device=tokens.device)
-    with evaluating(transformer):
+    computing = compute_dtype(dtype, transformer.device, transformer.dtype)
+    transformer = fitted(transformer, computing, transformer.dtype)
+    with evaluating(transformer), computing_in(computing, transformer.device, transformer.dtype):
         for order in several:  # (1 or B, N)
             for part in torch.arange(batch).split(batch_size):
                 own = order if len(order) == 1 else order[part]

@@ -25,6 +25,7 @@ from randar_features.generation.schedule import as_scale, check_steps, decoding_
 from randar_features.layers import KVCache
 from randar_features.layers.rope import fine_grid_rotary_table
 from randar_features.models import ImageTransformer, RandAR
+from randar_features.precision import computing_in
 
 SPATIAL_GUIDANCE = (1.5, 2.5)
 
@@ -114,7 +115,7 @@ def upscale_tokens(
         dropped=random_share(substream(seeds, Stream.SPATIAL_DROP), num_tokens, spatial_drop),
         by_confidence=isinstance(order, str) and order == "confidence",
     )
-    with evaluating(transformer):
+    with evaluating(transformer), computing_in(None, transformer.device):
         return decode(transformer, task, cache).tokens
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from randar_features import sequence
+from randar_features.precision import computing_in
 
 NORM_GROUPS = 32
 NORM_EPS = 1e-6
@@ -207,8 +209,8 @@ class ImageTokenizer(nn.Module):
         """A weight, for the dtype and device that inputs have to take."""
         return next(self.parameters())
 
-    def _without_autocast(self) -> torch.autocast:
-        return torch.autocast(self._reference().device.type, enabled=False)
+    def _without_autocast(self) -> AbstractContextManager[object]:
+        return computing_in(torch.float32, self._reference().device)
 
     def _check_channels(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):
