@@ -65,7 +65,7 @@ def _are_images(item: tuple[Any, ...] | list[Any]) -> bool:
     first, second = item[:2]
     if isinstance(second, os.PathLike) or (isinstance(second, str) and is_named_as_image(second)):
         return isinstance(first, (str, os.PathLike))
-    several = isinstance(second, Image.Image) or getattr(second, "ndim", 0) > 1
+    several = isinstance(second, Image.Image) or 1 < getattr(second, "ndim", 0) == getattr(first, "ndim", 0)
     return isinstance(item, list) and several and type(first) is type(second)
 
 

@@ -23,6 +23,7 @@ OTHER_LABEL_NAMES = (
     "category", "category_id", "y",
 )  # fmt: skip
 """Columns and keys that are labels where only one of them is there."""
+LARGEST = 2**31
 QUOTED = 60  # characters of a label in a message
 
 
@@ -98,16 +99,19 @@ def _whole_number(value: Any) -> int:
     if isinstance(value, float):
         if not value.is_integer():
             raise LabelError("a label is no whole number")
-        return int(value)
+        value = int(value)
     if isinstance(value, (Tensor, np.ndarray, list, tuple)):
         raise LabelError("a label holds several numbers: give one class for each image, such as its argmax")
     try:
-        return operator.index(value)
+        label = operator.index(value)
     except TypeError:
         raise LabelError(f"a label is of type {type(value).__name__}, which names no class") from None
+    if label >= LARGEST:
+        raise LabelError("a label is too large for the number of a class")
+    return label
 
 
-def read_labels(values: Sequence[Any], names: Sequence[str] | None, account: Account) -> Labels:
+def read_labels(values: Sequence[Any] | NDArray[Any], names: Sequence[str] | None, account: Account) -> Labels:
     """The labels of a whole source.
 
     Numbers are classes as they are. Text names classes, in alphabetical order, or in that of the numbers it
@@ -131,7 +135,9 @@ def read_labels(values: Sequence[Any], names: Sequence[str] | None, account: Acc
     return Labels(numbers, list(names) if names is not None else own_names)
 
 
-def _numbers(values: Sequence[Any], names: Sequence[str] | None) -> tuple[NDArray[np.int64], list[str] | None]:
+def _numbers(
+    values: Sequence[Any] | NDArray[Any], names: Sequence[str] | None
+) -> tuple[NDArray[np.int64], list[str] | None]:
     if isinstance(values, np.ndarray) and values.dtype.kind in "bui" and values.ndim == 1:
         if names is not None and values.max() >= len(names):
             raise LabelError(f"{values.max()} is not below the number of classes")
@@ -162,7 +168,7 @@ def _from_one_hot(vectors: list[Any]) -> list[int | None]:
     return [None if array is None else int(array.argmax()) for array in arrays]
 
 
-def _drop(values: Sequence[Any], reason: str, account: Account) -> None:
+def _drop(values: Iterable[Any], reason: str, account: Account) -> None:
     for value in values:
         account.drop(reason, quoted(value))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ def read_list(path: Path, account: Account) -> FileList:
     check_file(path)
     with reading(path, "a list of images"):
         table = _read_table(path)
+        if len(set(table.column_names)) < len(table.column_names):
+            raise ValueError("two columns have one name")
     path_name = first_name(PATH_NAMES, table.column_names)
     if path_name is None:
         columns = ", ".join(map(printable, table.column_names[:8]))
@@ -43,8 +46,13 @@ def read_list(path: Path, account: Account) -> FileList:
             f"{', '.join(PATH_NAMES[:4])}"
         )
     label_name = _label_column([name for name in table.column_names if name != path_name], path, account)
-    paths = [None if value in (None, "") else str(value) for value in table[path_name].to_pylist()]
+    paths = [_text(value) for value in table[path_name].to_pylist()]
     return FileList(paths, None if label_name is None else table[label_name].to_pylist(), label_name)
+
+
+def _text(value: Any) -> str | None:
+    """A cell as a path, None where it is empty; a name that is not UTF-8 comes as bytes."""
+    return None if value in (None, "", b"") else os.fsdecode(value) if isinstance(value, bytes) else str(value)
 
 
 def _read_table(path: Path) -> Any:

@@ -117,7 +117,7 @@ def name_of(image: object) -> str:
     return printable(str(Path(os.fspath(image))))  # type: ignore[call-overload]
 
 
-def printable(text: str | bytes) -> str:
+def printable(text: str | bytes | os.PathLike[str]) -> str:
     """Text for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
     text = os.fsdecode(text)
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

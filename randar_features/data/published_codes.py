@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -12,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from randar_features.data.account import Account
 from randar_features.data.archives import list_tar, read_member
+from randar_features.data.listing import list_files
+from randar_features.data.paths import reading
 from randar_features.data.token_store import SHARD_SIZE, TOKENS, VIEWS, TokenStore, fill_token_store
 from randar_features.store.identity import hash_bytes
 from randar_features.store.records import OK, Block, Record
@@ -23,25 +25,27 @@ class _Codes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        account = Account()
         if path.is_dir():
-            self.places: dict[str, Any] = {
-                str((Path(parent) / name).relative_to(path)): Path(parent) / name
-                for parent, _, names in os.walk(path, followlinks=True)
-                for name in names
-                if name.endswith(".npy")
-            }
-        elif path.is_file():
-            self.places = {member.name: member for member in list_tar(path, (".npy",))}
+            self.places: dict[str, Any] = {str(name): path / name for name in list_files(path, account)}
+        elif path.exists():
+            self.places = {member.name: member for member in list_tar(path, account)}
         else:
             raise FileNotFoundError(f"no folder or tar of codes at {path}")
+        for name in [name for name in self.places if not name.endswith(".npy")]:
+            account.pass_over("that hold no codes (.npy)", name)
+            del self.places[name]
         if not self.places:
             raise ValueError(f"no .npy files in {path}: expected one folder a class index with one .npy an image")
+        account.images = len(self.places)
+        account.tell()
         self.names = sorted(self.places, key=_natural)
         self.labels = [self._label(name) for name in self.names]
 
     def read(self, index: int) -> np.ndarray:
         """The array of one file; OSError or ValueError if it is torn."""
-        return np.load(io.BytesIO(self.content(index)), allow_pickle=False)
+        with reading(self.path / self.names[index], "an array"):
+            return np.load(io.BytesIO(self.content(index)), allow_pickle=False)
 
     def content(self, index: int) -> bytes:
         """The bytes of one file."""

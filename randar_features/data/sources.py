@@ -280,7 +280,7 @@ def _open_table(table: Any, split: str | None, account: Account) -> ImageSource:
 def _of_split(table: Mapping[str, Any], split: str | None, where: str) -> Any:
     if split is None and len(table) == 1:
         return next(iter(table.values()))
-    if split not in table:
+    if split is None or split not in table:
         raise ValueError(f"a {where} has the splits {list(table)}, got split={split!r}: choose one of them")
     return table[split]
 

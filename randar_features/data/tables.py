@@ -220,7 +220,9 @@ class ParquetTable:
     def __init__(self, files: Sequence[Path], account: Account, mask: str | None = None) -> None:
         self.files = list(files)
         self.mask = mask
-        self.columns = find_columns(_parquet_features(files[0]), account)
+        features = _parquet_features(files[0])
+        with reading(files[0], "a table of images"):
+            self.columns = find_columns(features, account)
         self._groups: list[tuple[Path, int]] = []
         self._ends: list[int] = []
         self._loaded: tuple[int, list[Any] | Exception] = (-1, [])
@@ -238,7 +240,7 @@ class ParquetTable:
         missing = [name for name in needed if name not in features]
         if missing:
             raise ValueError(f"{printable(file)} has no column '{missing[0]}', as {printable(self.files[0].name)} has")
-        if self.columns.label_names is not None:
+        if self.columns.label is not None and self.columns.label_names is not None:
             names = _class_names(features[self.columns.label] or {"names": None})
             if names != self.columns.label_names:
                 raise ValueError(f"{printable(file)} has other class names than {printable(self.files[0].name)}")
@@ -292,7 +294,8 @@ class ParquetTable:
         if len({part.type for part in parts}) > 1:
             raise ValueError(f"the column '{self.columns.label}' has another type in some of {len(self.files)} files")
         whole = pa.chunked_array([chunk for part in parts for chunk in part.chunks], type=parts[0].type)
-        return arrow_labels(whole, self.columns.label_names, account)
+        with reading(self.files[0], "a table of images"):
+            return arrow_labels(whole, self.columns.label_names, account)
 
 
 def parquet_columns(file: Path) -> list[str]:
