@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from torch import Tensor
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
-from benchmarks.result import data_hash
 from probes.pooling import POOLINGS, pool
+from randar_features.data.images import ImageSource
+from randar_features.data.stored_images import root_of
 from randar_features.features.store import FeatureStore, read_manifest
-from randar_features.features.store_writer import Content, write_store
+from randar_features.features.store_writer import Content, Encode, write_store
+from randar_features.store.plan import OtherImagesError
 
 
 def extract(
@@ -38,7 +42,8 @@ def extract(
 ) -> FeatureStore:
     """The features of all images, from `folder` if they are there, else computed in one pass and put there.
 
-    A killed extraction goes on where it was. Rows are the data's, in its order; an unreadable image keeps its
+    A killed extraction goes on where it was. Where images were added, changed or moved, the others are taken from what
+    is there. Rows are the data's, in its order; an unreadable image keeps its
     row, of NaN, and its reason in `status`.
 
     Args:
@@ -56,13 +61,12 @@ def extract(
         progress: show a bar.
 
     Raises:
-        ValueError: an unknown output or pooling; or other images than the cache was made of.
+        ValueError: an unknown output or pooling.
     """
     if pooling is not None and pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, or None for maps; got {pooling!r}")
     wanted = encoder.choose(outputs)
     name = _name_of(data) if name is None else name
-    name = f"{name}-{data_hash(data)[:8]}" if isinstance(data, str | Path) and Path(data).exists() else name
     name = name if split is None else f"{name}-{split}"
     name = name if max_rows is None else f"{name}-first-{max_rows}"
     computed = "" if encoder.dtype == torch.float32 else f"-{str(encoder.dtype).removeprefix('torch.')}"
@@ -75,6 +79,7 @@ def extract(
         image_size=encoder.image_size,
         pooling=pooling,
         dtype=dtype,
+        compute_dtype=str(encoder.dtype).removeprefix("torch."),
     )
 
     def encode(images: Tensor) -> dict[str, Tensor]:
@@ -85,8 +90,25 @@ def extract(
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     source = open_data(data, split, encoder.image_size)
     source = source if max_rows is None else source.first(max_rows)
-    write_store(source, place, encode, content, data=name, **options)
-    return FeatureStore(place, wanted)
+    options |= {"data": name, "root": root_of(data, split)}
+    return FeatureStore(_filled(source, place, encode, content, options), wanted)
+
+
+def _filled(source: ImageSource, place: Path, encode: Encode, content: Content, options: dict[str, Any]) -> Path:
+    """The folder of the features of these images: `place`, or one beside it where that is of other images.
+
+    What stores of earlier versions of the data have of these images, by their content, is taken from there.
+    """
+    earlier: list[FeatureStore] = []
+    for number in count(1):
+        folder = place if number == 1 else place.with_name(f"{place.name}-{number}")
+        try:
+            write_store(source, folder, encode, content, reuse=earlier, **options)
+            return folder
+        except OtherImagesError:
+            with suppress(ValueError):  # one that was not finished lends nothing
+                earlier.append(FeatureStore(folder))
+    raise AssertionError("a folder that is not there takes any images")
 
 
 def unreadable(*stores: FeatureStore) -> list[str]:
@@ -104,7 +126,10 @@ def _outputs_of_a_store(
 ) -> list[str] | None:
     """All outputs of a store that has those wanted, and was made the same way; None if there is none."""
     for path in sorted(home.glob("*/manifest.json")):
-        held = read_manifest(path.parent)
+        try:
+            held = read_manifest(path.parent)
+        except ValueError:  # of an earlier version, or damaged: it is not used
+            continue
         outputs = held["outputs"]
         same = (held["pooling"], held["dtype"], held["image_size"]) == (pooling, dtype, encoder.image_size)
         if same and set(wanted) <= set(outputs) and all(encoder.outputs.get(name) == outputs[name] for name in outputs):

@@ -272,6 +272,29 @@ class TestExtract:
     def extract(self, encoder: Encoder, data: Any, tmp_path: Path, **options: Any):
         return extract(encoder, data, folder=tmp_path / "cache", progress=False, **{"split": "train", **options})
 
+    def test_one_more_image_costs_one_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for number in (1, 2):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+        encoder = load_encoder("pixels")
+        first = self.extract(encoder, folder, tmp_path, split=None)
+        Image.new("RGB", (8, 8), (99, 0, 0)).save(folder / "0.png")
+        read: list[int] = []
+        original = encoder.encode
+
+        def counted(images: Any, *rest: Any) -> Any:
+            read.append(int(images.any(dim=(1, 2, 3)).sum()))  # the size of a shard is found with a black image
+            return original(images, *rest)
+
+        monkeypatch.setattr(encoder, "encode", counted)
+        store = self.extract(encoder, folder, tmp_path, split=None)
+        assert sum(read) == 1 and [Path(str(path)).name for path in store.paths] == ["0.png", "1.png", "2.png"]
+        for name in store.names:
+            np.testing.assert_array_equal(store.array(name)[1:], first.array(name))
+        self.extract(encoder, folder, tmp_path, split=None)
+        assert sum(read) == 1
+
     def test_labels_and_places(self, data: Path, tmp_path: Path):
         store = self.extract(load_encoder("pixels"), data, tmp_path)
         assert store.labels.tolist() == [0, 0, 0, 1, 1, 1] and store.label_names == ["class0", "class1"]
@@ -312,7 +335,8 @@ class TestExtract:
     def test_other_data_of_the_same_name(self, data: Path, tmp_path: Path):
         self.extract(load_encoder("pixels"), data, tmp_path)
         (data / "train/class0/0.png").unlink()
-        assert len(self.extract(load_encoder("pixels"), data, tmp_path)) == 5
+        store = self.extract(load_encoder("pixels"), data, tmp_path)
+        assert len(store) == 5 and all(Path(str(path)).exists() for path in store.paths)
 
     def test_the_first_rows(self, data: Path, tmp_path: Path):
         encoder = load_encoder("pixels")
