@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -140,6 +141,12 @@ class ImageSource:
 
     def _decode(self, image_size: int) -> _Decode:
         return _Decode(image_size, self.label_names, self.reading)
+
+    def read_with(self, reading: Reading) -> ImageSource:
+        """The same images under another range of values and limit of size."""
+        source = copy(self)
+        source.reading = reading
+        return source
 
     def files(self) -> list[Path]:
         """The files that hold the images, one for each or many in one, in order; empty where there are none."""

@@ -95,9 +95,9 @@ def open_images(
             first item.
         FileNotFoundError: ``images`` is a path, and nothing is there.
     """
-    if isinstance(images, ImageSource):
-        return images
     reading = Reading(value_range, max_pixels)
+    if isinstance(images, ImageSource):
+        return images if reading == Reading() else images.read_with(reading)
     source = _open(_listed(images), split)
     source.reading = reading
     account = source.account

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from randar_features.data import ImageBatch, ImageError, ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
+from randar_features.data.opening import MAX_PIXELS
 from randar_features.features.arguments import check_classes, check_numbers, check_pool
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, check_orders, model_specs
@@ -48,6 +49,8 @@ def extract_features(
     num_workers: int = 0,
     progress: bool = True,
     split: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> FeatureTable:
     """Bidirectional features of images, whatever form they are in.
 
@@ -79,6 +82,9 @@ def extract_features(
         num_workers: processes that decode images.
         progress: show a bar.
         split: which split of Parquet files.
+        value_range: the values that are black and white, of pictures of more than 8 bits, such as (0, 4095); None: the
+            range of their number type.
+        max_pixels: a larger picture counts as one that cannot be read.
 
     Returns:
         A table, in memory or on disk, with one entry an image. An image that cannot be read keeps its place: NaN, and
@@ -114,6 +120,8 @@ def extract_features(
             num_workers=num_workers,
             progress=progress,
             split=split,
+            value_range=value_range,
+            max_pixels=max_pixels,
         )
         table = open_table(out)
         _report_failures(table.status, table.paths, stacklevel=4)
@@ -125,7 +133,7 @@ def extract_features(
         loaded, layers=layers, context=context, read=read, orders=orders, norm=norm, seed=seed, combine=combine
     )
     classes = check_classes(classes, loaded)
-    source = open_images(images, split=split)
+    source = open_images(images, split=split, value_range=value_range, max_pixels=max_pixels)
     if isinstance(classes, list) and source.length not in (None, len(classes)):
         raise ValueError(f"{len(classes)} classes were given for {source.length} images: give one for each")
     by_name = classes_by_name(source, loaded) if classes == "labels" else None

@@ -37,6 +37,7 @@ class Content:
         pooling: how a map became one vector; None: it did not.
         dtype: "float16" or "float32", on disk.
         compute_dtype: number format that the encoder computed in.
+        value_range: the values that were black and white, of pictures of more than 8 bits; None: as their type has it.
     """
 
     encoder: str
@@ -46,6 +47,7 @@ class Content:
     pooling: str | None
     dtype: str = "float16"
     compute_dtype: str = "float32"
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -56,6 +58,8 @@ class Content:
     def manifest(self) -> dict[str, Any]:
         """As JSON has it."""
         about = asdict(self) | {"transform": f"ADM centre crop of {self.image_size} pixels"}
+        if self.value_range is None:
+            del about["value_range"]
         return json.loads(json.dumps(about))
 
 

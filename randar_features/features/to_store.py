@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from randar_features.data import open_images
+from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of, root_of
 from randar_features.features.arguments import check_classes, check_numbers, check_pool
 from randar_features.features.encode import encode as encode_images
@@ -44,6 +45,8 @@ def extract_to_store(
     num_workers: int = 0,
     progress: bool = True,
     split: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> FeatureStore:
     """`extract_features` into a folder, of any number of images, in bounded memory.
 
@@ -87,6 +90,7 @@ def extract_to_store(
         return {str(spec): values if pool is None else values.mean(dim=(1, 2)) for spec, values in maps.items()}
 
     given = {} if own is None else {"classes": own}
+    source = open_images(images, split=split, value_range=value_range, max_pixels=max_pixels)
     content = Content(
         encoder=loaded.name,
         weights=loaded.weights_hash,
@@ -95,9 +99,10 @@ def extract_to_store(
         pooling=pool,
         dtype=store_dtype,
         compute_dtype=format_of(computing, loaded.dtype),
+        value_range=source.reading.value_range,
     )
     return write_store(
-        open_images(images, split=split),
+        source,
         folder,
         encode,
         content,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -594,3 +595,26 @@ def test_files_and_those_that_are_new(tmp_path: Path):
     assert open_images([Image.new("RGB", (4, 4))]).files() == []
     stream = open_images(Numbers(3))
     assert stream.files() == [] and stream.without({"a.png"}) is stream
+
+
+def test_a_stated_range_and_limit_reach_every_picture(tmp_path: Path) -> None:
+    deep = np.full((8, 8), 4095, np.uint16)
+    for name in ("a", "b"):
+        Image.fromarray(deep).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.full((9, 9), 200, np.uint8)).save(tmp_path / "c.png")
+    source = open_images(tmp_path)
+    with pytest.warns(UserWarning, match=r"a\.png is nearly black: its values reach 4095 .*value_range"):
+        list(source.batches(8, 2))
+    assert source.account.noticed.count == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = open_images(tmp_path, value_range=(0, 4095), max_pixels=64)
+        (batch,) = source.batches(8, 3)
+        (first,) = source.first(1).batches(8, 1)
+    assert batch.pixels[:2].eq(1).all() and first.pixels.eq(1).all()
+    assert batch.status[:2] == ["ok", "ok"] and "9x9 pixels are more than the limit of 64" in batch.status[2]
+    again = open_images(open_images([deep_file := tmp_path / "a.png"]), value_range=(0, 8190))
+    assert next(again.batches(8, 1)).pixels[0, 0, 0, 0] == pytest.approx(128 / 255) and deep_file.exists()
+    for wrong in ({"value_range": (1, 0)}, {"max_pixels": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            open_images(tmp_path, **wrong)  # type: ignore[arg-type]
