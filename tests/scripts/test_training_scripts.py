@@ -121,6 +121,19 @@ def test_objectives_are_compared(done: Path, tmp_path: Path):
     assert {"alignment_loss", "self_distillation_loss"} <= results["alignment_self_distillation_twice"].keys()
 
 
+def test_both_bundled_models_are_trained_in_a_given_time(done: Path, tmp_path: Path):
+    teacher = ["--tokens", done / "tokens", "--data", done / "data", "--network", "timm:resnet18?random@64"]
+    call("teacher_maps", *teacher, "--channels", "8")
+    folders = ["--tokens", done / "tokens", "--work", tmp_path / "runs", "--out", tmp_path / "models"]
+    sizes = [*RANDAR_SIZES, "model.num_layers=3", *RANDAR_RECIPE, "hardware.mixed_precision=no"]
+    call("train_bundled", *folders, "--minutes", "0.05", "--change", *sizes, "total_steps=9")
+    for name in ("randar-tiny", "randar-tiny-aligned"):
+        assert load_model(tmp_path / "models" / name, device="cpu").classes == ["bee", "goldfish"]
+        config = json.loads((tmp_path / "models" / name / "config.json").read_text())
+        assert ("teacher" in config) == name.endswith("aligned")
+        assert 1 <= config["training"]["total_steps"] <= 9
+
+
 def test_every_checkpoint_is_a_model(done: Path):
     [folder] = (done / "randar/checkpoints").iterdir()
     model = load_model(folder, device="cpu")

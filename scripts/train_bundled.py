@@ -1,0 +1,99 @@
+"""Train both bundled models on a GPU in a given time: `train_bundled.py --tokens TOKENS --work RUNS --out MODELS`.
+
+One call, from tokens and teacher maps that stand ready: `randar tokenize`, scripts/teacher_maps.py (with `--channels 16`
+the maps of 80,000 images take 41 MB). A few steps tell how many fit into the time. RUNS holds checkpoints and logs,
+MODELS the two folders that `load_model` reads. Run it again to continue.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from randar_features.cli.parse import Positive, run
+from randar_features.cli.training import RECIPES, RunOptions, train
+from randar_features.data.token_store import TokenStore
+from randar_features.store.files import read_json, write_json
+from randar_features.training.bundle import assemble_model
+from randar_features.training.config import build_config, overridden
+from randar_features.training.recipe import TrainingConfig
+from randar_features.training.teacher_maps import TeacherMaps
+from randar_features.training.trainer import RandARTrainer
+
+DISTILLED = {"second_showing": 0.5, "self_distillation": {"weight": 0.25}}
+MODELS: dict[str, dict[str, Any]] = {
+    "randar-tiny": DISTILLED,
+    "randar-tiny-aligned": DISTILLED | {"alignment": {"weight": 0.5}},
+}
+WARM_STEPS, TIMED_STEPS = 6, 20
+USED = 0.9  # of the time: the rest is for evaluation, checkpoints and the export
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundledOptions(RunOptions):
+    """Train both bundled models in a given time.
+
+    Attributes:
+        out: folder of the two models.
+        work: folder of the runs.
+        tokens: folder with `train`, `validation`, `tokenizer` and `teacher`.
+        minutes: for both models together.
+        recipe: options of both; its total_steps is a limit.
+        change: key=value, for both, as model.num_layers=4.
+    """
+
+    work: Path
+    tokens: Path
+    minutes: Positive = 8.0
+    recipe: Path = RECIPES / "tiny_gpu.yaml"
+    change: tuple[str, ...] = ()
+
+
+def train_both(options: BundledOptions) -> int:
+    """Train, and write the folders; status 75 if `max_minutes` were over first."""
+    deadline = options.deadline()
+    store, validation = (TokenStore(options.tokens / split) for split in ("train", "validation"))
+    teacher = TeacherMaps(options.tokens / "teacher", store)
+    if store.tokenizer is None:
+        raise ValueError(f"{options.tokens} holds no tokenizer, which the models need")
+    torch.set_float32_matmul_precision("high")
+    for name, auxiliary in MODELS.items():
+        folder = options.work / name
+
+        def trainer(steps: int | None, auxiliary: Mapping[str, Any] = auxiliary) -> RandARTrainer:
+            values = yaml.safe_load(options.recipe.read_text(encoding="utf-8")) | {"auxiliary": dict(auxiliary)}
+            config = build_config(TrainingConfig, overridden(values, options.change), str(options.recipe))
+            config = config if steps is None else replace(config, total_steps=min(steps, config.total_steps))
+            return RandARTrainer(config, store, validation, teacher=teacher)
+
+        if not (folder / "steps.json").exists():
+            fit = fitting_steps(trainer(None), 60 * options.minutes * USED / len(MODELS))
+            write_json(folder / "steps.json", fit)
+        steps = read_json(folder / "steps.json")
+        if status := train(trainer(steps), replace(options, out=folder), deadline):
+            return status
+        parts = {"tokenizer": store.tokenizer, "transformer": folder / "model"}
+        assemble_model(**parts, manifest=store.manifest, out=options.out / name)
+    return 0
+
+
+def fitting_steps(trainer: RandARTrainer, seconds: float) -> int:
+    """How many steps of a trainer, which is of no use afterwards, fit into the time; at least 1."""
+    start = time.perf_counter()
+    for step in range(WARM_STEPS):
+        trainer.train_step(step)
+    warm = time.perf_counter()
+    for step in range(WARM_STEPS, WARM_STEPS + TIMED_STEPS):
+        trainer.train_step(step)  # its figures wait for the device
+    end = time.perf_counter()
+    return max(int((seconds - (end - start)) / ((end - warm) / TIMED_STEPS)), 1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(train_both, BundledOptions))
