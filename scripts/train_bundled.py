@@ -1,6 +1,6 @@
 """Train both bundled models on a GPU in a given time: `train_bundled.py --tokens TOKENS --work RUNS --out MODELS`.
 
-One call, from tokens and teacher maps that stand ready: `randar tokenize`, scripts/teacher_maps.py (with `--channels 16`
+One call, from tokens and teacher maps that are ready: `randar tokenize`, scripts/teacher_maps.py (with `--channels 16`
 the maps of 80,000 images take 41 MB). A few steps tell how many fit into the time. RUNS holds checkpoints and logs,
 MODELS the two folders that `load_model` reads. Run it again to continue.
 """
