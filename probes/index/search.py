@@ -266,7 +266,7 @@ class _Candidates:
     def _look(self, vectors: np.ndarray, width: int, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
         values, ids = self.index.search(vectors, width, params=faiss.SearchParametersIVF(nprobe=nprobe))
         if self.mapped is not None and ids.max() >= len(self.mapped):
-            beside = Path(self.mapped.filename).parent
+            beside = Path(str(self.mapped.filename)).parent
             raise files.IndexFilesError(f"{beside}: lists of the index name vectors that are not there: build it again")
         return values, ids
 

@@ -91,7 +91,13 @@ def choose_settings(
     for name, value, choices in (("kind", kind, KINDS), ("normalization", normalization, NORMALIZATIONS)):
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    sizes = {"count": count, "dim": dim, "M": M, "efConstruction": efConstruction, "block_rows": block_rows}
+    sizes: dict[str, int | None] = {
+        "count": count,
+        "dim": dim,
+        "M": M,
+        "efConstruction": efConstruction,
+        "block_rows": block_rows,
+    }
     sizes |= {"nlist": nlist, "code_bytes": code_bytes, "training_rows": training_rows, "components": components}
     if wrong := {name: size for name, size in sizes.items() if size is not None and size < 1}:
         raise ValueError(f"expected at least 1, or None where it follows from the number of vectors, got {wrong}")
