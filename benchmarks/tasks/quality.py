@@ -53,7 +53,7 @@ def measure(config: Config, out: Path) -> Measurement:
     picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
     tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
     several = evaluation_orders(model.transformer, config.orders)[:, None]
-    with_class = -log_likelihood(model.transformer, tokens, labels, several).double().mean((0, 2)).cpu().numpy()
+    with_class = -log_likelihood(model.transformer, tokens, labels, several).double().mean(1).cpu().numpy()
     null_class = -log_likelihood(model.transformer, tokens, None, several).mean()
     entries = {"nats_per_token": float(with_class.mean()), "interval": bootstrap_interval(with_class)}
     entries |= {"nats_per_token_null_class": null_class.item(), "images": len(pixels), "likelihood_images": len(picked)}
