@@ -118,7 +118,8 @@ class RandARTrainer:
                 "scripts/teacher_maps.py, and give their folder (--teacher)"
             )
         assert isinstance(self.model, CausalTransformer)  # as the plan has found
-        return TrainingPass(self.model, plan, self.teacher and self.teacher.channels, config.seed)
+        channels = None if self.teacher is None else self.teacher.channels
+        return TrainingPass(self.model, plan, channels, config.seed)
 
     def _spread(self, model: ImageTransformer) -> nn.Module:
         """`model` as the hardware is to compute it; its parameters may be others behind that."""

@@ -122,8 +122,10 @@ class TrainingPass(nn.Module):
             targets: of `targets`.
         """
         plan = self.plan
-        options = {"context": context, "reads": plan.reads, "layers": plan.student_layers}
-        logits, features = show(self.transformer, tokens, classes, order, **options)
+        logits, features = show(
+            self.transformer, tokens, classes, order,
+            context=context, reads=plan.reads, layers=plan.student_layers,
+        )  # fmt: skip
         assert logits is not None
         losses = {NEXT_TOKEN: token_cross_entropy(logits, tokens, order)}
         layers = {"alignment_loss": plan.alignment_layer, "self_distillation_loss": plan.student_layer}
