@@ -145,8 +145,9 @@ def _write_tables(out: Path, found: Measurement) -> dict[str, str]:
 
 
 def plain_table(results: Sequence[Result]) -> Table:
-    """All settings and metrics, a line each result."""
-    names = list(dict.fromkeys(name for result in results for name in (*result.settings, *result.metrics)))
+    """All axes that results state, settings and metrics, a line each result."""
+    parts = [name for result in results for name in (*result.axes, *result.settings, *result.metrics)]
+    names = [name for name in dict.fromkeys(parts) if any(result.get(name) is not None for result in results)]
     return Table(names, [[_cell(result.get(name)) for name in names] for result in results])
 
 
