@@ -16,7 +16,7 @@ from randar_features.training.distributed import HardwareConfig
 from randar_features.training.recipe import TrainingConfig
 
 MODEL = {"num_layers": 6, "num_heads": 2, "dim": 32, "ffn_multiple_of": 32}
-DATA: dict[str, Any] = {"config": "", "vocab_size": 100, "num_tokens": 64, "num_classes": 10}
+DATA: dict[str, Any] = {"recipe": "", "vocab_size": 100, "num_tokens": 64, "num_classes": 10}
 RANDAR_L = Path(__file__).parents[2] / "randar_features/cli/recipes/randar_l.yaml"
 
 
