@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.comparisons import differences_of
-from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders import Encoder
 from benchmarks.options import check_names
 from benchmarks.report.figures import layer_chart
 from benchmarks.report.tables import Table, percent, percents
@@ -43,6 +43,8 @@ class Config(LabelledData):
     """Probes of frozen features: every layer, context and read of every encoder is classified.
 
     Attributes:
+        data: labelled images: "photo-digits", a folder of class folders, or Parquet files; or a store of their
+            features, which takes the place of the encoders.
         pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
         single_layers: leave out the concatenation of all layers.
         probe: one or several of logistic, linear, knn, few-shot, attentive.
@@ -129,14 +131,15 @@ def measure(config: Config, out: Path) -> Measurement:
     weights: dict[str, str] = {}
     warnings: list[str] = []
     labels: np.ndarray | None = None
-    for name in config.encoder:
-        encoder = load_encoder(name, **config.loading)
+    for encoder in config.encoders():
         found, features = evaluate(encoder, config)
         if labels is not None and not np.array_equal(labels, features.evaluation.labels):
-            raise ValueError(f"{name} was given other evaluation rows than {config.encoder[0]}: run it on its own")
+            first = scored[0].row["encoder"]
+            raise ValueError(f"{encoder.name} was given other evaluation rows than {first}: run it on its own")
         labels, warnings = features.evaluation.labels, [*warnings, *features.unreadable()]
         scored, weights = scored + found, weights | {encoder.name: encoder.described_weights}
-    assert labels is not None  # there is an encoder
+    if labels is None or not scored:
+        raise ValueError(f"nothing was measured: {', '.join(config.probe)} needs maps on a grid")
     rows = [each.row for each in scored]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([each.predictions for each in scored])

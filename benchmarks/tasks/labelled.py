@@ -10,14 +10,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmarks.encoders import Encoder, extract, unreadable
+from benchmarks.encoders import Encoder, extract, load_encoder, unreadable
+from benchmarks.encoders.stored import StoredEncoder
 from benchmarks.options import EncoderOptions
 from benchmarks.result import data_hash
 from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import stratified_rows
+from probes.pooling import pool
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
 from randar_features.cli.parse import Count
-from randar_features.features.store import FeatureStore
+from randar_features.features.store import FeatureStore, is_store
 
 HELD_SHARE = 0.2
 
@@ -55,6 +57,23 @@ class LabelledData(EncoderOptions):
                 f"images to train on and to evaluate on must differ, got the split {self.train_split!r} twice: leave "
                 "--evaluation-split out, and rows of the training split are held back"
             )
+
+    def encoders(self) -> Iterator[Encoder]:
+        """Those that are named, each loaded when its turn comes; of a store of features, what they were made by.
+
+        Raises:
+            ValueError: splits are named, or another number format, for a store, which has its own.
+        """
+        if not is_store(self.data):
+            yield from (load_encoder(name, **self.loading) for name in self.encoder)
+            return
+        stored = StoredEncoder(FeatureStore(self.data))
+        if self.train_split is not None or self.evaluation_split is not None:
+            raise ValueError(f"{self.data} is a store of features and has no splits: leave them out")
+        if getattr(torch, self.dtype, None) != stored.dtype:
+            computed = str(stored.dtype).removeprefix("torch.")
+            raise ValueError(f"the features in {self.data} were computed in {computed}: state --dtype {computed}")
+        yield stored
 
     def data_parts(self) -> dict[str, str]:
         """The data's hash, and which rows of it: equal where the same rows were used."""
@@ -103,6 +122,7 @@ class LabelledFeatures:
     evaluation_store: FeatureStore
     train: Split
     evaluation: Split
+    pooling: str | None
     on_disk: bool
 
     @property
@@ -123,12 +143,15 @@ class LabelledFeatures:
         details = self.encoder.outputs[output]
         axes: dict[str, Any] = {"encoder": self.encoder.name, "output": output}
         axes |= {name: details[name] for name in ("layer", "context", "read", "orders")}
-        axes |= {"pooling": self.train_store.manifest["pooling"], "resolution": self.encoder.image_size}
+        axes |= {"pooling": self.pooling, "resolution": self.encoder.image_size}
         return Candidate(axes, train, evaluation)
 
     def _rows(self, store: FeatureStore, output: str, rows: np.ndarray) -> Rows:
         """On disk until they are read, or in memory in the precision of the store."""
         found = SelectedRows(sharded_rows(store.rows(output)), rows)
+        if self.pooling is not None and store.manifest["pooling"] is None:
+            blocks = [pool(block.float(), self.pooling) for _, block in found.blocks()]
+            return TensorRows(torch.cat(blocks))
         return found if self.on_disk else TensorRows(found.read(np.arange(len(rows))))
 
     def unreadable(self) -> list[str]:
@@ -139,6 +162,8 @@ class LabelledFeatures:
         """A warning of evaluation rows that have a near-duplicate among those trained on, if it is asked for."""
         if not options.duplicates:
             return []
+        if isinstance(self.encoder, StoredEncoder):
+            return ["near-duplicates were not looked for: a store holds features, not images"]
         trained = Part(options.data, options.train_split, options.max_rows, self.train.rows)
         evaluated = trained._replace(split=options.evaluation_split or options.train_split)
         return between(trained, evaluated._replace(rows=self.evaluation.rows), options.cache)
@@ -151,13 +176,17 @@ def labelled_features(
 
     pooling: of maps, or None for maps. outputs: of the encoder; None: all.
     """
+    if isinstance(encoder, StoredEncoder):
+        store = encoder.features(outputs, pooling)
+        train, evaluation = choose_rows(store, None, options)
+        return LabelledFeatures(encoder, store, store, train, evaluation, pooling, options.on_disk)
     about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_rows": options.max_rows}
     stores = [
         extract(encoder, options.data, split=split, **about)
         for split in dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))
     ]
     train, evaluation = choose_rows(stores[0], stores[-1] if options.evaluation_split is not None else None, options)
-    return LabelledFeatures(encoder, stores[0], stores[-1], train, evaluation, options.on_disk)
+    return LabelledFeatures(encoder, stores[0], stores[-1], train, evaluation, pooling, options.on_disk)
 
 
 def choose_rows(store: FeatureStore, other: FeatureStore | None, options: LabelledData) -> tuple[Split, Split]:

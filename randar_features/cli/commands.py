@@ -13,6 +13,7 @@ TEXTS = {
     "extract": "features of images into a store on disk",
     "index": "an index of a collection of images",
     "search": "the images of an index that are most like others",
+    "probe": "how well classes can be told from features, on images held back",
     "bench": "benchmarks of features, of generation and of speed",
     "generate": "images of classes",
     "edit": "inpaint, outpaint or upscale an image",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from randar_features import FeatureStore, extract_to_store
+from randar_features import FeatureStore, abandon_extraction, extract_to_store
 from randar_features.cli.options import (
     Context,
     DType,
@@ -19,7 +19,6 @@ from randar_features.cli.options import (
 )
 from randar_features.cli.parse import Count, Seed, Share, option, positional, run
 from randar_features.data.opening import MAX_PIXELS
-from randar_features.features.store import abandon
 
 SHOWN = 20
 
@@ -79,7 +78,7 @@ class ExtractOptions(ModelOptions, ImageOptions):
 def extract(options: ExtractOptions) -> int:
     """Write the store, and name the images that could not be read."""
     if options.abandon:
-        print(f"{options.out}: {abandon(options.out)} images stay")
+        print(f"{options.out}: {abandon_extraction(options.out)} images stay")
         return 0
     store = extract_to_store(
         list(options.data) if len(options.data) > 1 else options.data[0],

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -108,27 +107,7 @@ def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
         raise ValueError(f"{options.data}: expected at least two images that can be read in any order")
     order = np.random.default_rng(options.seed).permutation(len(source))
     held = max(1, round(options.validation * len(source)))
-    return chosen(source, sorted(order[held:])), chosen(source, sorted(order[:held]))
-
-
-class Chosen(Sequence[Any]):
-    """Some items of a sequence."""
-
-    def __init__(self, items: Any, indices: Sequence[int]) -> None:
-        self.items, self.indices = items, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.items[int(self.indices[index])]
-
-
-def chosen(source: ImageSource, indices: Sequence[int]) -> ImageSource:
-    """Some images of a source, with its class names."""
-    labels = None if source.labels is None else source.labels[list(indices)]
-    items = Chosen(source._items, indices)
-    return ImageSource(items, length=len(indices), label_names=source.label_names, labels=labels)
+    return source.take(np.sort(order[held:])), source.take(np.sort(order[:held]))
 
 
 def adapted(base: Model, tokens: TokenStore, folder: Path) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -160,27 +161,32 @@ class ImageSource:
         if self.streamed or count < 1:
             found = "a stream" if self.streamed else str(count)
             raise ValueError(f"expected images in a fixed order and a count of at least 1, got {found}")
-        return self._part(self._items, slice(min(count, len(self))))
+        return self.take(range(min(count, len(self))))
 
-    def without(self, paths: Collection[str]) -> ImageSource:
-        """The images of a folder or a list whose file is not one of `paths`; other sources as they are."""
-        if not isinstance(self._items, (list, tuple)):
-            return self
-        kept = [row for row, path in enumerate(self._paths()[: self.length]) if path not in paths]
-        return self._part([self._items[row] for row in kept], kept)
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
+        """Some of the images, by their numbers from 0, in the order of the numbers.
 
-    def _part(self, items: Any, rows: slice | list[int]) -> ImageSource:
-        """Those of the images, which `items` begin with."""
-        length = len(rows) if isinstance(rows, list) else rows.stop
-        labels = None if self.labels is None else self.labels[rows]
+        Raises:
+            ValueError: a stream, which cannot be read in any order.
+            IndexError: a number below 0, or beyond the last image.
+        """
+        if self.streamed:
+            raise ValueError("expected images that can be read in any order, got a stream")
+        chosen = [operator.index(index) for index in indices]
+        if outside := [index for index in chosen if not 0 <= index < len(self)]:
+            raise IndexError(f"there is no image {outside[0]}: the source holds images 0 to {len(self) - 1}")
         return ImageSource(
-            items,
-            length=length,
+            [self._items[index] for index in chosen] if self._is_list else _Taken(self._items, chosen),
+            length=len(chosen),
             label_names=self.label_names,
-            labels=labels,
+            labels=None if self.labels is None else self.labels[chosen],
             account=self.account,
             reading=self.reading,
         )
+
+    @property
+    def _is_list(self) -> bool:
+        return isinstance(self._items, (list, tuple))
 
     def items(self) -> Iterator[UndecodedImage]:
         """All images of a source that is no stream, undecoded; what cannot be read is None."""
@@ -198,7 +204,21 @@ class ImageSource:
 
     def _paths(self) -> list[str | None]:
         """The file of each item of a list; empty for anything else."""
-        return [parse_item(item).path for item in self._items] if isinstance(self._items, (list, tuple)) else []
+        return [parse_item(item).path for item in self._items] if self._is_list else []
+
+
+class _Taken(Sequence[Any]):
+    """Some items of a data set, each read when it is wanted."""
+
+    def __init__(self, items: Any, indices: list[int]) -> None:
+        self.items, self.indices = items, indices
+        self.files = getattr(items, "files", None)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[self.indices[index]]
 
 
 class _Decoding(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -88,6 +89,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_any_manifest(folder, FeatureStore.kind, FeatureStore.made_by)
 
 
-def abandon(folder: str | Path) -> int:
-    """Remove what an extraction that was not finished has added to a feature store; see `store.abandon_store`."""
+def is_store(path: Any) -> bool:
+    """Whether this is a folder that holds a store of features."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    manifest = Path(path) / "manifest.json"
+    return manifest.is_file() and b'"outputs"' in manifest.read_bytes()
+
+
+def abandon_extraction(folder: str | Path) -> int:
+    """Remove what an extraction that was not finished has added to a store of features.
+
+    Args:
+        folder: of the store.
+
+    Returns:
+        Number of images that stay; 0: nothing is left.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        ValueError: it is finished.
+        FolderLockedError: another process writes to it.
+    """
     return abandon_store(folder, FeatureStore)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from probes.index import Blocks
 from probes.pooling import POOLINGS, pool
 from randar_features.features import FeatureSpec, FeatureTable
-from randar_features.features.store import FeatureStore
+from randar_features.features.store import FeatureStore, is_store
 from randar_features.store.identity import hash_files
 
 Table = FeatureStore | FeatureTable
@@ -166,14 +165,6 @@ def store_state(store: FeatureStore) -> str:
     for shard in store.shards:
         digest.update(shard.path.name.encode())
     return digest.hexdigest()[:16]
-
-
-def is_store(path: Any) -> bool:
-    """Whether this is a folder that holds a store of features."""
-    if not isinstance(path, str | os.PathLike):
-        return False
-    manifest = Path(path) / "manifest.json"
-    return manifest.is_file() and b'"outputs"' in manifest.read_bytes()
 
 
 __all__ = ["Blocks", "Table", "Vectors", "as_vectors", "chosen_name", "described", "hashes", "is_store", "store_state"]

@@ -571,7 +571,6 @@ def test_the_first_rows(tmp_path: Path):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
     files = open_images(tmp_path).first(2)
     assert files.files() == [tmp_path / "a.png", tmp_path / "b.png"]
-    assert files.without([str(tmp_path / "a.png")]).files() == [tmp_path / "b.png"]
     with pytest.raises(ValueError, match="count of at least 1, got 0"):
         source.first(0)
     with pytest.raises(ValueError, match=r"fixed order .* got a stream"):
@@ -584,17 +583,28 @@ def test_a_stream_ends_in_a_run_that_it_cannot_fill():
     assert [len(batch.status) for batch in batches] == [4, 4, 2]
 
 
-def test_files_and_those_that_are_new(tmp_path: Path):
+def test_some_images_by_their_numbers(tmp_path: Path):
     for name in ("a", "b", "c"):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
     source = open_images(tmp_path)
     assert source.files() == [tmp_path / f"{name}.png" for name in ("a", "b", "c")]
-    new = source.without({str(tmp_path / "a.png"), "elsewhere.png"})
-    assert new.files() == source.files()[1:] and len(new) == 2
-    assert next(new.batches(4, 2)).paths == [str(tmp_path / "b.png"), str(tmp_path / "c.png")]
+    few = source.take(np.array([2, 0]))
+    assert few.files() == [tmp_path / "c.png", tmp_path / "a.png"] and len(few) == 2
+    assert next(few.batches(4, 2)).paths == [str(tmp_path / "c.png"), str(tmp_path / "a.png")]
     assert open_images([Image.new("RGB", (4, 4))]).files() == []
+    for wrong in (3, -1):
+        with pytest.raises(IndexError, match=f"no image {wrong}: .* 0 to 2"):
+            source.take([wrong])
     stream = open_images(Numbers(3))
-    assert stream.files() == [] and stream.without({"a.png"}) is stream
+    assert stream.files() == []
+    with pytest.raises(ValueError, match="stream"):
+        stream.take([0])
+
+
+def test_some_items_of_a_data_set_with_their_labels():
+    data = TensorDataset(torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 3, 4, 4) / 4, torch.arange(4))
+    batch = next(open_images(data).take([3, 1]).batches(4, 2))
+    assert batch.labels == [3, 1] and batch.pixels[:, 0, 0, 0].tolist() == [0.75, 0.25]
 
 
 def test_a_stated_range_and_limit_reach_every_picture(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from randar_features import FeatureStore
-from randar_features.features.store import abandon
+from randar_features import FeatureStore, abandon_extraction
 from randar_features.store import open_shard
 from randar_features.store.shards import PIECE, find_shards
 from tests.features.stores import (
@@ -159,10 +158,10 @@ def test_a_killed_append_locks_nothing(tmp_path: Path):
     rows = np.concatenate([pictures(7), other])  # one shard of the killed append was whole
     np.testing.assert_array_equal(corner(store), expected(rows)["corner"])
     whole = contents(write(pictures(4), tmp_path / "whole").folder)
-    assert abandon(begun(tmp_path / "abandoned")) == 4
+    assert abandon_extraction(begun(tmp_path / "abandoned")) == 4
     assert contents(tmp_path / "abandoned") == whole
     with pytest.raises(ValueError, match="nothing to abandon"):
-        abandon(tmp_path / "abandoned")
+        abandon_extraction(tmp_path / "abandoned")
 
 
 def test_a_kill_costs_no_more_than_what_was_done_since_the_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

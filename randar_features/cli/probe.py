@@ -1,0 +1,136 @@
+"""`randar probe`: how well classes can be told from features, on images that are held back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from randar_features.cli.index import recommended_output
+from randar_features.cli.options import DeviceOptions, DType, ImageOptions
+from randar_features.cli.parse import Count, Seed, option, positional, run
+from randar_features.features.store import FeatureStore, is_store
+
+if TYPE_CHECKING:
+    from benchmarks.tasks.classification import Config
+
+DEFAULT_ENCODER = "randar-tiny"
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeOptions(DeviceOptions, ImageOptions):
+    """Train a probe on the features of labelled images, and evaluate it on a fifth of them that is held back.
+
+    DATA is a folder of class folders, or anything else with labels, or a store that `randar extract` wrote. OUT then
+    holds result.json with its card, tables and predictions. `randar bench classification` has more options and
+    compares encoders.
+
+      randar probe FOLDER --encoder randar-tiny --probe logistic
+
+    Attributes:
+        data: labelled images, or a store of their features.
+        out: folder of the result.
+        encoder: a model, or pixels, histogram, codes:MODEL, latents:MODEL, timm:NAME; none: randar-tiny, or that of
+            the store.
+        spec: one or several features, such as reverse/image/2; all: every one; none: what the model recommends, or
+            all that the store holds.
+        probe: one or several heads.
+        pooling: how maps become vectors.
+        evaluation_split: which split of the data to evaluate on; none: images of the training split are held back.
+        evaluation_images: how many images to hold back, of each class its share; none: a fifth.
+        duplicates: look for near-duplicates of the images held back, and warn of them.
+        dtype: number format that the encoder computes in; none: float32, or that of the store.
+        cache: folder that keeps features.
+        seed: of the images held back and of the head.
+    """
+
+    data: str = positional()
+    out: Path = Path("runs/probe")
+    encoder: str | None = option("--model", default=None)
+    spec: tuple[str, ...] | None = None
+    probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = ("logistic",)
+    pooling: Literal["mean", "1x1+2x2", "mean+deviation", "max", "flat"] = "mean"
+    evaluation_split: str | None = None
+    evaluation_images: Count | None = None
+    duplicates: bool = True
+    dtype: DType | None = None
+    cache: str = "runs/features"
+    seed: Seed = 0
+
+
+def probe(options: ProbeOptions) -> None:
+    """Measure, and print the accuracies and where the result lies."""
+    from benchmarks.result import read_result
+    from benchmarks.tasks.classification import run as classification
+
+    path = classification(configured(options), options.out)
+    result = read_result(path)
+    for row in result["results"]:
+        low, high = (100 * end for end in row["interval"])
+        words = f"{row['encoder']}, {row['output']}, {row['probe']}"
+        print(f"accuracy {100 * row['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}): {words}")
+    for warning in result["card"]["warnings"]:
+        print(f"note: {warning}")
+    print("\n".join(str(file) for file in sorted(path.parent.iterdir()) if file.is_file()))
+
+
+def configured(options: ProbeOptions) -> Config:
+    """The options of the benchmark that measures it.
+
+    Raises:
+        ValueError: an encoder is named for a store of features, which knows its own.
+    """
+    from benchmarks.tasks.classification import Config
+
+    stored = FeatureStore(options.data) if is_store(options.data) else None
+    if stored is not None and options.encoder is not None:
+        raise ValueError(f"{options.data} holds features of {stored.manifest['encoder']}: leave --encoder out")
+    encoder = options.encoder or DEFAULT_ENCODER
+    held = {} if stored is None else {"store_dtype": stored.manifest["dtype"]}
+    return Config(
+        data=options.data,
+        encoder=(encoder,),
+        outputs=specs_of(options, encoder, stored),
+        single_layers=True,
+        probe=options.probe,
+        pooling=(pooling_of(options, stored),),
+        train_split=options.split,
+        evaluation_split=options.evaluation_split,
+        evaluation_rows=options.evaluation_images,
+        duplicates=options.duplicates,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        device=options.device,
+        dtype=options.dtype or ("float32" if stored is None else stored.manifest["compute_dtype"]),
+        cache=options.cache,
+        seed=options.seed,
+        **held,
+    )
+
+
+def specs_of(options: ProbeOptions, encoder: str, stored: FeatureStore | None) -> tuple[str, ...] | None:
+    """The features to measure; None: all."""
+    if options.spec == (ALL,) or (options.spec is None and stored is not None):
+        return None
+    if options.spec is not None:
+        return options.spec
+    from benchmarks.encoders import load_encoder
+
+    return (recommended_output(load_encoder(encoder, device=options.device)),)
+
+
+def pooling_of(options: ProbeOptions, stored: FeatureStore | None) -> str:
+    """As stated; of a store of vectors, as they were pooled."""
+    held = None if stored is None else stored.manifest["pooling"]
+    return options.pooling if held is None or options.pooling != "mean" else str(held)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run(probe, ProbeOptions, arguments, program="randar probe")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""`randar train FOLDER` on a dozen built-in images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from randar_features import generate, load_model
+from randar_features.cli.commands import main
+from randar_features.data.photo_digits import PhotoDigits
+from randar_features.data.token_store import TokenStore
+from tests.small_models import IMAGE_SIZE, write_folder
+from tests.training.small import read_log
+
+IMAGES = 12
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each digit that the first images show."""
+    folder = tmp_path_factory.mktemp("digits")
+    data = PhotoDigits("train", size=IMAGE_SIZE)
+    for number in range(IMAGES):
+        sample = data[number]
+        path = folder / f"digit {sample.label}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(sample.image).save(path)
+    return folder
+
+
+def test_two_steps_make_a_model_of_the_classes_of_the_folder(digits: Path, tmp_path: Path):
+    base, out = write_folder(tmp_path / "base"), tmp_path / "run"
+    arguments = ["--from", str(base), "--out", str(out), "--steps", "2", "--batch-size", "4", "--validation", "0.25"]
+    assert main(["train", str(digits), *arguments]) == 0
+    assert read_log(out)[-1]["step"] == 2
+    train, validation = TokenStore(out / "tokens/train"), TokenStore(out / "tokens/validation")
+    assert (len(train), len(validation)) == (9, 3)
+    names = sorted(path.name for path in digits.iterdir())
+    model = load_model(out / "model", device="cpu")
+    assert model.classes == names
+    tokens = generate(model.transformer, torch.tensor([0]), steps=2, generator=torch.Generator().manual_seed(0))
+    assert model.tokenizer.decode(tokens).shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_one_image_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "data/class").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "data/class/one.png")
+    base = write_folder(tmp_path / "base")
+    assert main(["train", str(tmp_path / "data"), "--from", str(base), "--out", str(tmp_path / "run")]) == 2
+    assert "at least two images" in capsys.readouterr().err
