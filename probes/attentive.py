@@ -1,10 +1,11 @@
-"""A probe that learns where to look: attentive pooling by one learned query, and a linear head."""
+"""A probe that learns where to look: attentive pooling by one learned query or several, and a linear head."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 
 from .classifier import TunedProbe, sorted_rates
 from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import class_indices
-from .joint_linear import new_normalizer, shuffled_batches
+from .inputs import Labels, class_indices
+from .joint_linear import shuffled_batches
 from .metrics import accuracy
 from .rows import Features, Rows, TokenRows, as_rows
 from .splits import TuningSplit
@@ -55,15 +56,36 @@ class AttentiveHead(nn.Module):
         return torch.einsum("bhd,hed->bhe", pooled, value).flatten(1) @ self.output.T
 
 
+class EfficientHead(AttentiveHead):
+    """Efficient probing's head for one learning rate: several queries, which see the features themselves as keys.
+
+    Query m averages the features by its own attention, softmax(q_m · x / √D), and gives its share of the projected
+    values, D / M numbers (arXiv 2506.10178).
+    """
+
+    def __init__(self, width: int, num_queries: int, num_classes: int, generator: torch.Generator) -> None:
+        """Weights as AIM's, and queries (M, D) from N(0, 0.02²) in place of one query and the keys."""
+        super().__init__(width, num_queries, num_classes, generator)
+        del self.key
+        self.query = nn.Parameter(torch.empty(num_queries, width).normal_(0, 0.02, generator=generator))
+
+    def queries(self) -> Tensor:
+        """What each query looks for: (M, D)."""
+        return self.query / math.sqrt(self.query.shape[1])
+
+
 class AttentiveProbe(TunedProbe):
     """Attentive probe after AIM, at several learning rates at once, the best one chosen on validation.
 
-    Features are the tokens of an image, (n, T, D) or maps (n, G, G, D). `BatchNorm1d(affine=False, eps=1e-6)` over
-    all tokens, then cross-attention of one learned query with `num_heads` heads, then a linear layer, all without
-    biases (AIM, arXiv 2401.08541, and its code). Trained as CAPI trains its attentive heads: AdamW,
-    β (0.9, 0.95), weight decay, a linear warm-up over a tenth of the iterations, then a cosine to 0; CAPI takes 12 500
-    iterations, here `epochs` and `batch_size` say. Learning rates are not scaled by the batch; where the lowest or the
-    highest is best, heads of rates beyond it are trained on the same batches.
+    Features are the tokens of an image, (n, T, D), maps (n, G, G, D), or the maps of several layers (n, L, G, G, D),
+    over all of which the attention goes. `BatchNorm1d(affine=False, eps=1e-6)` over all tokens of a layer, then
+    cross-attention of one learned query with `num_heads` heads, then a linear layer, all without biases (AIM, arXiv
+    2401.08541, and its code). `num_queries` chooses efficient probing instead, see `EfficientHead`.
+
+    Trained as CAPI trains its attentive heads: AdamW, β (0.9, 0.95), weight decay, a linear warm-up over a tenth of the
+    iterations, then a cosine to 0; CAPI takes 12 500 iterations, here `epochs` and `batch_size` say. Learning rates are
+    not scaled by the batch; where the lowest or the highest is best, heads of rates beyond it are trained on the same
+    batches.
 
     After `fit`: `learning_rate` and `validation_accuracy` of the chosen head, `validation_accuracies` by learning
     rate, `classes`, and `head`.
@@ -77,6 +99,7 @@ class AttentiveProbe(TunedProbe):
         self,
         *,
         num_heads: int = 12,
+        num_queries: int | None = None,
         learning_rates: Sequence[float] = ATTENTIVE_LEARNING_RATES,
         weight_decay: float = 5e-4,
         epochs: int = 10,
@@ -89,28 +112,52 @@ class AttentiveProbe(TunedProbe):
         """`buffer_rows` and `device` as in `JointLinearProbe`."""
         if min(num_heads, epochs, batch_size) < 1:
             raise ValueError(f"num_heads, epochs and batch_size must be ≥ 1, got {num_heads}, {epochs}, {batch_size}")
+        if num_queries is not None and num_queries < 1:
+            raise ValueError(f"num_queries must be ≥ 1, or None for one query of several heads, got {num_queries}")
         super().__init__(validation_fraction=validation_fraction, seed=seed)
-        self.num_heads, self.learning_rates = num_heads, sorted_rates(learning_rates)
+        sorted_rates(learning_rates)  # refuses bad ones
+        self.num_heads, self.num_queries, self.learning_rates = num_heads, num_queries, learning_rates
         self.weight_decay, self.epochs, self.batch_size = weight_decay, epochs, batch_size
         self.buffer_rows, self.device = buffer_rows, device
 
     @property
+    def _parts(self) -> int:
+        """Into how many parts, each with its own attention, the values are divided."""
+        return self.num_heads if self.num_queries is None else self.num_queries
+
+    @property
     def _width(self) -> int:
-        return len(self.head.query)
+        return self.head.value.shape[1]
 
     def _rows(self, features: Features, name: str = "features", width: int | None = None) -> Rows:
         shape = f"(n, T, {'D' if width is None else width})"
-        if len(getattr(features, "shape", ())) == 4:
-            return TokenRows(as_rows(features, name, shape.replace("T", "G, G"), 4, width))
+        axes = len(getattr(features, "shape", ()))
+        if axes == 5 and width is not None and features.shape[1] != self._layers:
+            raise ValueError(f"{name} must be of {self._layers} layers as in fit, got {tuple(features.shape)}")
+        if axes in (4, 5):
+            return TokenRows(as_rows(features, name, shape.replace("T", "L, G, G"[3 * (5 - axes) :]), axes, width))
         return as_rows(features, name, shape, 3, width)
+
+    def fit(
+        self,
+        features: Features,
+        labels: Labels,
+        validation_features: Features | None = None,
+        validation_labels: Labels | None = None,
+    ) -> Self:
+        """Fit on tokens or maps, see the class, and integer `labels` (n,) ≥ 0; returns self."""
+        shape = getattr(features, "shape", ())
+        self._layers = shape[1] if len(shape) == 5 else 1
+        return super().fit(features, labels, validation_features, validation_labels)
 
     def _fit(self, split: TuningSplit) -> None:
         width = split.features.shape[-1]
-        if width % self.num_heads:
-            raise ValueError(f"num_heads must divide the width {width} of the features, got {self.num_heads}")
+        if width % self._parts:
+            name = "num_heads" if self.num_queries is None else "num_queries"
+            raise ValueError(f"{name} must divide the width {width} of the features, got {self._parts}")
         self.classes, targets = class_indices(split.labels)
         self._device = torch.device(self.device or split.features.read(np.arange(1)).device)
-        self._normalizer = new_normalizer("batch", split.features).to(self._device)
+        self._normalizer = nn.BatchNorm1d(self._layers * width, eps=1e-6, affine=False).to(self._device)
         self.validation_accuracy, self.validation_accuracies = -1.0, {}
         normalizer = copy.deepcopy(self._normalizer)
 
@@ -120,7 +167,7 @@ class AttentiveProbe(TunedProbe):
             heads = self._train(split.features, torch.from_numpy(targets), sorted(rates))
             return self._choose(heads, sorted(rates), split.validation_features, split.validation_labels)
 
-        scores = score(list(self.learning_rates))
+        scores = score(list(sorted_rates(self.learning_rates)))
         settle(scores, score, RATE_LIMITS)
         self.validation_accuracies = dict(sorted(scores.items()))
         self.warnings = end_warnings("learning rate", scores, self.learning_rate)
@@ -129,7 +176,8 @@ class AttentiveProbe(TunedProbe):
         heads = []
         for _ in rates:
             generator = torch.Generator().manual_seed(self.seed)
-            heads.append(AttentiveHead(rows.shape[-1], self.num_heads, len(self.classes), generator).to(self._device))
+            kind = AttentiveHead if self.num_queries is None else EfficientHead
+            heads.append(kind(rows.shape[-1], self._parts, len(self.classes), generator).to(self._device))
         groups = [{"params": list(head.parameters()), "lr": rate} for head, rate in zip(heads, rates, strict=True)]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self.weight_decay)
         batch_size = min(self.batch_size, len(rows))
@@ -148,12 +196,18 @@ class AttentiveProbe(TunedProbe):
 
     def _through(self, features: Tensor, heads: Sequence[AttentiveHead]) -> list[Tensor]:
         """(b, T, D) through every head, whose attention is one product: (b, C) each."""
-        tokens = features.to(self._device).float()
-        tokens = self._normalizer(tokens.flatten(0, 1)).view_as(tokens)
+        tokens = self._normalized(features.to(self._device).float())
         queries = torch.cat([head.queries() for head in heads])  # (R·H, D)
         attention = (tokens @ queries.T).softmax(1)  # (b, T, R·H)
         pooled = attention.transpose(1, 2) @ tokens  # (b, R·H, D)
-        return [head.classify(part) for head, part in zip(heads, pooled.split(self.num_heads, 1), strict=True)]
+        return [head.classify(part) for head, part in zip(heads, pooled.split(self._parts, 1), strict=True)]
+
+    def _normalized(self, tokens: Tensor) -> Tensor:
+        """(b, L·T, D) by the mean and deviation of each feature of each layer."""
+        count, _, width = tokens.shape
+        layers = tokens.view(count, self._layers, -1, width).transpose(1, 2)  # (b, T, L, D)
+        normalized = self._normalizer(layers.flatten(2).flatten(0, 1)).view(layers.shape)
+        return normalized.transpose(1, 2).reshape(tokens.shape)
 
     @torch.no_grad()
     def _choose(

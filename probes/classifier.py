@@ -8,6 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from .inputs import Labels
@@ -15,10 +17,14 @@ from .rows import Features, Rows, as_rows
 from .splits import TuningSplit, tuning_split
 
 
+class UnfittedProbeError(NotFittedError, RuntimeError):
+    """A probe was used before it was fitted."""
+
+
 def require_fitted(probe: object) -> None:
-    """RuntimeError if `fit` has not given the probe its `classes`."""
+    """UnfittedProbeError if `fit` has not given the probe its `classes`."""
     if not hasattr(probe, "classes"):
-        raise RuntimeError(f"the {type(probe).__name__} has not been fitted: call fit(features, labels) first")
+        raise UnfittedProbeError(f"the {type(probe).__name__} has not been fitted: call fit(features, labels) first")
 
 
 def sorted_rates(learning_rates: Sequence[float]) -> tuple[float, ...]:
@@ -28,8 +34,10 @@ def sorted_rates(learning_rates: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(set(learning_rates)))
 
 
-class TunedProbe(ABC):
+class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
     """A classifier of feature vectors whose options are chosen on validation rows.
+
+    A scikit-learn classifier: it can be cloned, cross-validated, and stand at the end of a pipeline.
 
     Without a validation set, a stratified, seeded `validation_fraction` of the training rows chooses.
 
@@ -40,6 +48,7 @@ class TunedProbe(ABC):
     classes: np.ndarray
     validation_accuracy: float
     warnings: list[str]
+    n_features_in_: int
 
     def __init__(self, *, validation_fraction: float = 0.1, seed: int = 0) -> None:
         self.validation_fraction = validation_fraction
@@ -57,12 +66,18 @@ class TunedProbe(ABC):
         Raises on wrong shapes, NaN or infinity, labels that are no class, or a single class.
         """
         train = self._rows(features)
+        self.n_features_in_ = train.shape[-1]
         held = validation_features
         if held is not None:
             held = self._rows(held, "validation_features", train.shape[-1])
         options: dict[str, Any] = {"fraction": self.validation_fraction, "seed": self.seed}
         self._fit(tuning_split(train, labels, held, validation_labels, **options))
         return self
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """`classes`, as scikit-learn calls them."""
+        return self.classes
 
     def predict_proba(self, features: Features) -> np.ndarray:
         """Class probabilities (n, C), columns in the order of `classes`."""

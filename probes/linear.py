@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .classifier import TunedProbe
@@ -28,16 +29,35 @@ class LinearProbe(TunedProbe):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, **options: Any) -> None:
-        """`options`: those of `JointLinearProbe`."""
-        self._joint = JointLinearProbe(**options)
-        super().__init__(validation_fraction=self._joint.validation_fraction, seed=self._joint.seed)
+    def __init__(
+        self,
+        *,
+        learning_rates: Sequence[float] = LEARNING_RATES,
+        epochs: int = 30,
+        batch_size: int = 256,
+        momentum: float = 0.9,
+        normalization: str = "standardize",
+        buffer_rows: int | None = None,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Options as those of `JointLinearProbe`."""
+        super().__init__(validation_fraction=validation_fraction, seed=seed)
+        self.learning_rates, self.epochs, self.batch_size = learning_rates, epochs, batch_size
+        self.momentum, self.normalization = momentum, normalization
+        self.buffer_rows, self.device = buffer_rows, device
+        self._new_joint()  # refuses bad options
+
+    def _new_joint(self) -> JointLinearProbe:
+        return JointLinearProbe(**self.get_params())
 
     @property
     def _width(self) -> int:
         return len(self.weight)
 
     def _fit(self, split: TuningSplit) -> None:
+        self._joint = self._new_joint()
         head = self._joint.fit_splits({_ONLY: split}).heads[_ONLY]
         self.classes, self.weight, self.bias = self._joint.classes, head.weight, head.bias
         self.learning_rate, self.validation_accuracy = head.learning_rate, head.validation_accuracy

@@ -60,7 +60,7 @@ class LogisticProbe(TunedProbe):
         if patience < 1:
             raise ValueError(f"patience must be ≥ 1, got {patience}")
         super().__init__(validation_fraction=validation_fraction, seed=seed)
-        self.C_grid = tuple(sorted(set(C_grid)))
+        self.C_grid = C_grid
         self.patience, self.refit, self.standardize = patience, refit, standardize
         self.max_iterations, self.tolerance, self.device = max_iterations, tolerance, device
 
@@ -102,7 +102,7 @@ class LogisticProbe(TunedProbe):
             return {strength: tried(strength, ends[max(ends) if up else min(ends)])[0] for strength in strengths}
 
         solution = problem.start()
-        for strength in self.C_grid:
+        for strength in sorted(set(self.C_grid)):
             best = self.validation_accuracy
             score, loss = tried(strength, solution)
             solution = ends[strength]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -88,16 +89,16 @@ class DiskRows(Rows):
 
 
 class TokenRows(Rows):
-    """Maps (n, G, H, D) as tokens (n, G·H, D), row by row."""
+    """Maps (n, G, H, D), or those of several layers (n, L, G, H, D), as tokens (n, G·H, D) or (n, L·G·H, D)."""
 
     def __init__(self, maps: Rows) -> None:
         self.maps = maps
-        count, height, width, channels = maps.shape
-        self.shape = (count, height * width, channels)
+        count, *grid, channels = maps.shape
+        self.shape = (count, math.prod(grid), channels)
 
     def read(self, rows: np.ndarray) -> Tensor:
         """As `Rows.read`."""
-        return self.maps.read(rows).flatten(1, 2)
+        return self.maps.read(rows).flatten(1, -2)
 
 
 class StackedRows(Rows):

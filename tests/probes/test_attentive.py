@@ -131,3 +131,38 @@ def test_bad_requests_are_refused() -> None:
         AttentiveProbe(epochs=0)
     with pytest.raises(RuntimeError, match="AttentiveProbe has not been fitted"):
         AttentiveProbe().predict(TRAIN[0])
+
+
+def test_several_queries_give_what_the_formula_gives() -> None:
+    """Efficient probing written plainly: M queries, tokens as keys, each query its D/M part of the values."""
+    probe = AttentiveProbe(num_queries=4, learning_rates=(0.01,), epochs=1, batch_size=64).fit(*TRAIN)
+    tokens = torch.from_numpy(VALIDATION[0]).flatten(1, 2)
+    normalized = F.batch_norm(tokens.transpose(1, 2), probe._normalizer.running_mean, probe._normalizer.running_var)
+    x, head = normalized.transpose(1, 2), probe.head
+    assert head.query.shape == (4, WIDTH)
+    attention = (x @ head.query.T / math.sqrt(WIDTH)).softmax(1)  # (n, T, M)
+    values = (x @ head.value.T).view(len(x), 9, 4, WIDTH // 4)
+    pooled = torch.einsum("ntm,ntmd->nmd", attention, values).flatten(1)
+    expected = (pooled @ head.output.T).softmax(1)
+    np.testing.assert_allclose(probe.predict_proba(VALIDATION[0]), expected.numpy(), atol=1e-4)
+
+
+def test_attention_over_layers_finds_the_one_that_tells() -> None:
+    """The second of two layers tells the class; the first is noise on another scale."""
+
+    def layers(maps: np.ndarray, seed: int) -> np.ndarray:
+        noise = np.random.default_rng(seed).standard_normal(maps.shape).astype(np.float32)
+        return np.stack([50 * noise + 1000, maps], axis=1)
+
+    train, held = layers(TRAIN[0], 0), layers(VALIDATION[0], 1)
+    options = {"num_queries": 3, "learning_rates": (0.03,), "epochs": 12, "batch_size": 64}
+    both = AttentiveProbe(**options).fit(train, TRAIN[1], held, VALIDATION[1])
+    assert both.validation_accuracy > 0.8
+    assert both.validation_accuracy == both.score(held, VALIDATION[1])
+    alone = AttentiveProbe(**options).fit(*TRAIN, *VALIDATION).predict_proba(VALIDATION[0])
+    one_layer = AttentiveProbe(**options).fit(TRAIN[0][:, None], TRAIN[1], VALIDATION[0][:, None], VALIDATION[1])
+    np.testing.assert_allclose(one_layer.predict_proba(VALIDATION[0][:, None]), alone, atol=1e-6)
+    with pytest.raises(ValueError, match="2 layers as in fit"):
+        both.predict(held[:, :1])
+    with pytest.raises(ValueError, match="num_queries must divide the width 12"):
+        AttentiveProbe(num_queries=5).fit(*TRAIN)
