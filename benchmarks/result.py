@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from benchmarks.machine import describe
+from randar_features.data.paths import confined, reading
 from randar_features.precision import fastest_dtype
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_files
@@ -46,10 +47,13 @@ AXES = {
 NO_AXES: dict[str, Any] = dict.fromkeys(AXES)
 """All axes as they stand where none applies, as for a measurement of speed."""
 
-CARD_ENTRIES = {"protocol", "axes", "data", "weights", "machine", "warnings"}
+CARD_ENTRIES = {"protocol", "command", "axes", "data", "weights", "machine", "warnings"}
 
 Card = dict[str, Any]
 """A card as JSON has it, see `card`."""
+
+LARGEST = 2**63
+"""Of the whole numbers in a row."""
 
 RESERVED = ("interval", "chosen", "warnings")
 
@@ -251,12 +255,48 @@ def read_result(path: Path) -> dict[str, Any]:
     result = read_json(path)
     if not isinstance(result, dict) or not {"card", "results"} <= result.keys():
         raise ValueError(f"{path} is no result file: expected an object with card and results, as write_result writes")
-    about, rows = result["card"], result["results"]
-    missing = CARD_ENTRIES - about.keys() if isinstance(about, dict) else CARD_ENTRIES
-    if missing or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        problem = f"its card lacks {', '.join(sorted(missing))}" if missing else "its results are no list of rows"
+    if problem := _card_fault(result["card"]) or _rows_fault(result["results"]):
         raise ValueError(f"{path} is no result file, as write_result writes: {problem}")
+    artifacts = result.setdefault("artifacts", {})
+    if not isinstance(artifacts, dict):
+        raise ValueError(f"{path} is no result file, as write_result writes: its artifacts are no names of files")
+    for name, file in artifacts.items():
+        with reading(path, f"a result with the artifact {name!r}"):
+            confined(file, path.parent)
     return result
+
+
+def _card_fault(about: Any) -> str | None:
+    """What is wrong with a card, in words; None if nothing is."""
+    missing = CARD_ENTRIES - about.keys() if isinstance(about, dict) else CARD_ENTRIES
+    if missing:
+        return f"its card lacks {', '.join(sorted(missing))}"
+    kinds = {"protocol": str, "command": str, "axes": dict, "data": dict, "weights": dict, "machine": dict}
+    kinds |= {"warnings": list, "encoding": dict, "config": dict, "interval": str, "task": str}
+    for name, kind in kinds.items():
+        if not isinstance(about.get(name, kind()), kind | None):
+            return f"{name} of its card is {about[name]!r}, expected a {kind.__name__}"
+    texts = [*about["warnings"], *about["weights"].values(), *about["data"].values()]
+    texts += [about["machine"].get(name) for name in ("commit", "processor")]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        return f"its card holds {wrong[0]!r}, expected text"
+    return None
+
+
+def _rows_fault(rows: Any) -> str | None:
+    """What is wrong with the rows of a result file, in words; None if nothing is."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return "its results are no list of rows"
+    for row in rows:
+        interval, chosen, warned = row.get("interval"), row.get("chosen") or {}, row.get("warnings") or []
+        pair = isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))
+        if not (interval is None or pair) or not isinstance(chosen, dict):
+            return f"a row has the interval {interval!r} and chosen {chosen!r}, expected two numbers, and options"
+        if not isinstance(warned, list) or not all(isinstance(warning, str) for warning in warned):
+            return f"a row has the warnings {warned!r}, expected a list of texts"
+        if any(isinstance(value, int) and abs(value) > LARGEST for value in [*row.values(), *(interval or ())]):
+            return f"a row holds a number above {LARGEST}"
+    return None
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:

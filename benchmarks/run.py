@@ -114,7 +114,7 @@ class Task:
         )
         artifacts = {**_write_tables(out, found), **found.artifacts}
         path = write_result(out, made, found.results, artifacts=artifacts)
-        result_frame(path).to_csv(out / CSV_FILE, index=False)
+        result_frame(path).to_csv(out / CSV_FILE, index=False, errors="backslashreplace")
         return path
 
     def command(self, options: Any) -> None:
@@ -140,7 +140,9 @@ def _write_tables(out: Path, found: Measurement) -> dict[str, str]:
     if found.differences is not None:
         tables += [difference_table(found.differences)] if found.differences else []
         write_json(out / DIFFERENCES_FILE, list(found.differences))
-    (out / TABLE_FILE).write_text("\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8")
+    (out / TABLE_FILE).write_text(
+        "\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8", errors="backslashreplace"
+    )
     return {} if found.differences is None else {"differences": DIFFERENCES_FILE}
 
 

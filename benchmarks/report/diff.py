@@ -109,7 +109,7 @@ def describe_metrics(first: Mapping[str, Any], second: Mapping[str, Any]) -> Ite
     values, others = metrics(dict(first)), metrics(dict(second))
     for name in [name for name in values if name in others]:
         yield f"    {name}: {values[name]:.4g} / {others[name]:.4g} ({others[name] - values[name]:+.4g})"
-    if "interval" in first and "interval" in second:
+    if first.get("interval") and second.get("interval"):
         (low, high), (other_low, other_high) = first["interval"], second["interval"]
         verdict = "overlap" if low <= other_high and other_low <= high else "do not overlap"
         yield f"    95 % intervals {verdict}: {first['interval']} / {second['interval']}"

@@ -23,9 +23,11 @@ from benchmarks.result import AXES, RESULT_FILE, Card, Result, full_axes, metric
 from probes import confusion_matrix
 from randar_features.cli import parse
 from randar_features.cli.parse import positional
+from randar_features.data.paths import reading
 from randar_features.store.files import read_json
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
+MOST_CLASSES = 100_000  # more are damage: a square of them fits no memory
 TUNED = ("tuning", "validation")  # scores on rows that are not evaluated
 
 
@@ -131,7 +133,8 @@ def shared_words(run: Run) -> str:
     """The axes and settings that are the same in all results, as a sentence."""
     stated = [full_axes(run.card, row) for row in run.results]
     same = {axis: stated[0][axis] for axis in AXES if len({repr(axes[axis]) for axes in stated}) == 1}
-    words = {n: run.results[0].get(n) for n in _settings(run.results) if len({r.get(n) for r in run.results}) == 1}
+    settings = {n: {row.settings.get(n) for row in run.results} for n in _settings(run.results)}
+    words = {name: values.pop() for name, values in settings.items() if len(values) == 1}
     named = [f"{name.replace('_', ' ')} {cell(value)}" for name, value in (same | words).items() if value is not None]
     return f"In all rows: {'; '.join(named)}." if named and len(run.results) > 1 else ""
 
@@ -142,15 +145,15 @@ def result_table(run: Run) -> Table:
     several = len(run.results) > 1
     varying = [axis for axis in AXES if not several or len({repr(axes[axis]) for axes in stated}) > 1]
     varying = [axis for axis in varying if any(axes[axis] is not None for axes in stated)]
-    words = [n for n in _settings(run.results) if not several or len({r.get(n) for r in run.results}) > 1]
+    words = [n for n in _settings(run.results) if not several or len({r.settings.get(n) for r in run.results}) > 1]
     metric = run.main_metric
     numbers = [n for n in dict.fromkeys(n for row in run.results for n in metrics(row)) if n != metric]
     rows = [
         [
             *([_with_interval(row, metric)] if metric else []),
             *(_axis(run, axes, axis) for axis in varying),
-            *(cell(row.get(name)) for name in words),
-            *(number(row.get(name), name) for name in numbers),
+            *(cell(row.settings.get(name)) for name in words),
+            *(number(row.metrics.get(name), name) for name in numbers),
             "; ".join(row.warnings),
         ]
         for axes, row in zip(stated, run.results, strict=True)
@@ -250,13 +253,15 @@ def confusion(run: Run) -> bytes | None:
     """The confusion matrix of the best row, where the run kept its predictions; None where it did not."""
     if (path := run.artifact("predictions")) is None:
         return None
-    kept = np.load(path)
-    best, labels = next(i for i, row in enumerate(run.results) if row is run.best()), kept["labels"]
-    predicted = kept["predictions"][best]
-    names = [str(name) for name in kept["label_names"]] if "label_names" in kept else []
-    count = len(names) or int(max(labels.max(), predicted.max())) + 1
-    names = names or [str(label) for label in range(count)]
-    return charts.confusion_picture(confusion_matrix(predicted, labels, num_classes=count), names)
+    best = next(i for i, row in enumerate(run.results) if row is run.best())
+    with reading(path, "predictions"), np.load(path, allow_pickle=False) as kept:
+        labels, predicted = kept["labels"], kept["predictions"][best]
+        names = [str(name) for name in kept["label_names"]] if "label_names" in kept else []
+        count = len(names) or int(max(labels.max(), predicted.max())) + 1
+        if count > MOST_CLASSES:
+            raise ValueError(f"it holds classes up to {count - 1}")
+        matrix = confusion_matrix(predicted, labels, num_classes=count)
+    return charts.confusion_picture(matrix, names or [str(label) for label in range(count)])
 
 
 def section(run: Run) -> page.Section:
@@ -270,11 +275,13 @@ def section(run: Run) -> page.Section:
         parts.append(page.table(table.header, table.rows, caption=command, marked=table.marked))
         parts += [page.figure(png, caption=caption, command=command) for caption, png in heat_maps(run)]
     pictures = {name: run.artifact(name) for name, file in run.artifacts.items() if file.endswith(".png")}
-    parts += [
-        page.figure(png.read_bytes(), caption=n, command=command) for n, png in pictures.items() if png is not None
-    ]
+    for caption, png in pictures.items():
+        if png is not None:
+            with reading(png, "a picture"):
+                parts.append(page.figure(png.read_bytes(), caption=caption, command=command))
     if (path := run.artifact("differences")) is not None:
-        table = difference_table(read_json(path))
+        with reading(path, "differences"):
+            table = difference_table(read_json(path))
         caption = f"Differences on the same images; those not planned are corrected by Holm. {command}"
         parts.append(page.table(table.header, table.rows, caption=caption))
     curve = learning_curve(run)
@@ -320,10 +327,10 @@ def write_report(folders: Sequence[Path], out: Path, title: str = "Results") -> 
     """Write `out` (HTML) and the Markdown beside it; gives `out`."""
     runs = find_runs(folders)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html(runs, title), encoding="utf-8")
-    out.with_suffix(".md").write_text(markdown(runs, title), encoding="utf-8")
+    for file, content in ((out, html(runs, title)), (out.with_suffix(".md"), markdown(runs, title))):
+        file.write_text(content, encoding="utf-8", errors="backslashreplace")  # names of files may not be UTF-8
     frames = [result_frame(run.folder / RESULT_FILE, run.name) for run in runs if (run.folder / RESULT_FILE).is_file()]
-    pd.concat(frames, ignore_index=True).to_csv(out.parent / "results.csv", index=False)
+    pd.concat(frames, ignore_index=True).to_csv(out.parent / "results.csv", index=False, errors="backslashreplace")
     return out
 
 

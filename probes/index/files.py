@@ -71,7 +71,7 @@ def require_free(folder: Path, names: Iterable[str], owned: Iterable[str]) -> No
 def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
     """Write MANIFEST or BUILDING, then remove the files that the states before named and the states now do not."""
     before = own_files(folder)
-    text = json.dumps(state, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(state | {"checksum": checksum(state)}, indent=2, ensure_ascii=False) + "\n"
     replace_file(folder / name, lambda path: path.write_text(text, encoding="utf-8", errors="surrogateescape"))
     if name == MANIFEST:
         (folder / BUILDING).unlink(missing_ok=True)
@@ -101,7 +101,15 @@ def read_state(folder: Path, name: str) -> dict[str, Any] | None:
         raise IndexFilesError(f"{path} cannot be read ({error})") from error
     if wrong := _fault(state):
         raise IndexFilesError(f"{path} is no manifest of an index of format {FORMAT} ({wrong}): build it again")
+    if state.pop("checksum", None) != checksum(state):
+        raise IndexFilesError(f"{path} was altered or is damaged: remove the folder and build the index again")
     return state
+
+
+def checksum(state: Mapping[str, Any]) -> str:
+    """A hash of what a state says."""
+    content = {name: value for name, value in state.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _fault(state: Any) -> str | None:

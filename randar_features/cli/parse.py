@@ -175,11 +175,41 @@ def parse(
     settings = sorted(_settings(options), key=lambda setting: setting.key.partition(".")[0] not in own)
     defaults = [(_read_yaml(file), file) for file in _config_files(given)]
     parser = _parser(options, settings, program, defaults)
+
+    def taken(words: list[str]) -> Options:
+        try:
+            return _filled(options, parser.parse_args(_spelled(words, settings)))
+        except (argparse.ArgumentError, RecursionError) as error:
+            raise OptionError(_one_line(str(error), settings)) from None
+
     try:
-        found = parser.parse_args(_spelled(given, settings))
-    except (argparse.ArgumentError, RecursionError) as error:
-        raise OptionError(_one_line(str(error), settings)) from None
-    return _filled(options, found)
+        return taken(given)
+    except (OptionError, TypeError, KeyError, AttributeError, ValueError) as error:
+        # What is wrong without the files too is the command line's.
+        if not defaults or str(error) == _error_of(taken, _without_files(given)):
+            raise
+        files = ", ".join(str(file) for _, file in defaults)
+        raise OptionError(f"{files}: {' '.join(str(error).split())}") from None
+
+
+def _error_of(taken: Callable[[list[str]], object], words: list[str]) -> str | None:
+    try:
+        taken(words)
+    except Exception as error:
+        return str(error)
+    return None
+
+
+def _without_files(arguments: list[str]) -> list[str]:
+    """The arguments without `--config FILE`."""
+    words = iter(arguments)
+    kept = []
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("--config="):
+            kept.append(word)
+    return kept
 
 
 def read_options(options: type[Options], file: Path, changes: Sequence[str] = ()) -> Options:

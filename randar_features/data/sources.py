@@ -31,6 +31,7 @@ from .ranges import Reading
 from .tables import (
     ParquetTable,
     SavedTable,
+    check_buffers,
     find_columns,
     is_saved_table,
     list_parquet,
@@ -211,7 +212,7 @@ def _open_file(path: Path, split: str | None, account: Account) -> ImageSource:
         return _no_split(path, split)
     if path.suffix in LIST_ENDINGS:
         files, labels = open_list(path, account)
-        return _indexed(files, account, labels)
+        return _indexed(files, account, labels, path)
     if path.suffix == ".arrow":
         return _open_arrow(path, account)
     if path.suffix in ARRAY_ENDINGS:
@@ -248,7 +249,7 @@ def _open_folder(folder: Path, split: str | None, account: Account) -> ImageSour
 
 def _open_parquet(files: list[Path], account: Account) -> ImageSource:
     table = ParquetTable(files, account)
-    return _indexed(table, account, table.labels(account))
+    return _indexed(table, account, table.labels(account), files[0])
 
 
 # Tables of `datasets`
@@ -312,10 +313,12 @@ def _open_arrow(path: Path, account: Account) -> ImageSource:
 
 
 def _from_files(table: Any, folder: Path, account: Account) -> ImageSource:
-    columns = find_columns(table.features, account)
-    labels = table_labels(table, columns, account)
+    with reading(folder, "a table of images"):
+        check_buffers(table)
+        columns = find_columns(table.features, account)
+        labels = table_labels(table, columns, account)
     items = SavedTable(prepare_table(table, columns, label=False), folder)
-    return _indexed(items, account, _named(labels, columns.label_names))
+    return _indexed(items, account, _named(labels, columns.label_names), folder)
 
 
 # In memory
@@ -346,9 +349,9 @@ def _open_dataset(images: Any, account: Account) -> ImageSource:
     raise TypeError(f"cannot read images from {type(images).__name__}: expected {ACCEPTED}")
 
 
-def _indexed(items: Any, account: Account, labels: Labels = NONE) -> ImageSource:
+def _indexed(items: Any, account: Account, labels: Labels = NONE, where: Path | None = None) -> ImageSource:
     if len(items) == 0:
-        raise ValueError(f"no images: the {type(items).__name__} is empty")
+        raise ValueError(f"no images: {printable(where) if where else f'the {type(items).__name__}'} is empty")
     return ImageSource(items, length=len(items), label_names=labels.names, labels=labels.values, account=account)
 
 

@@ -135,6 +135,13 @@ def load_saved_table(folder: Path) -> Any:
         return datasets.load_from_disk(str(folder))
 
 
+def check_buffers(table: Any) -> None:
+    """ValueError if a table of `datasets`, which is mapped from files, points outside of these: reading would crash."""
+    for part in (table.data, table._indices):
+        if part is not None:
+            part.table.validate(full=True)
+
+
 class SavedTable:
     """A prepared table that came from files: an image that is only named must lie in their folder."""
 

@@ -198,7 +198,7 @@ def _build(source: ModelSource, part: str) -> Any:
     options = dict(source.config[part])
     kind = options.pop("type", None)
     known: Mapping[str, Any] = ARCHITECTURES if part == "transformer" else TOKENIZERS
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ValueError(f"{source.name}: unknown {part} type {kind!r}, expected one of {', '.join(known)}")
     try:
         most = _most_numbers(source, part)
@@ -206,7 +206,7 @@ def _build(source: ModelSource, part: str) -> Any:
             return build_empty(lambda: known[kind](**options), most)
         architecture, configuration = known[kind]
         return build_empty(lambda: architecture(configuration(**options)), most)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise ValueError(f'the "{part}" entry in the configuration of {source.name}: {error}') from error
 
 

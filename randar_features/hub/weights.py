@@ -156,8 +156,6 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} is not a pickle of plain tensors: {reason}. Nothing in it was run. "
                 "Expected a state dict of tensors; convert trusted files to safetensors"
             ) from None
-        except OSError:
-            raise
         except Exception as error:  # on bytes that are no pickle, the reader raises nearly anything
             reason = " ".join(str(error).split()) or "no reason given"
             raise ValueError(
@@ -200,11 +198,11 @@ def check_state_dict(state: Mapping[str, Tensor], expected: Mapping[str, tuple[i
         if name in state and tuple(state[name].shape) != shape
     ]
     lists = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    problems = "".join(f"\n  {len(found)} {what}: {_first(found)}" for what, found in lists.items() if found)
+    problems = [f"{len(found)} {what}: {_first(found)}" for what, found in lists.items() if found]
     if problems:
         raise ValueError(
-            f"{path} does not fit its model ({len(state)} tensors given, {len(expected)} expected):"
-            f"{problems}\nIs it the file of another model, or does the configuration say other sizes?"
+            f"{path} does not fit its model ({len(state)} tensors given, {len(expected)} expected): "
+            f"{'. '.join(problems)}. Is it the file of another model, or does the configuration say other sizes?"
         )
 
 

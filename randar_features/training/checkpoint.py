@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from randar_features.data.paths import confined
 from randar_features.store.files import ASIDE, read_json, write_json
 from randar_features.training.state_files import load_state
 
@@ -53,7 +55,8 @@ def whole_checkpoint(folder: Path, step: int, settings: Mapping[str, Any], activ
     try:
         yield aside
         sums = {str(file.relative_to(aside)): _check_sum(file) for file in sorted(aside.rglob("*")) if file.is_file()}
-        write_json(aside / MANIFEST, {"step": step, "settings": settings, "sha256": sums})
+        manifest = {"step": step, "settings": settings, "sha256": sums}
+        write_json(aside / MANIFEST, manifest | {"checksum": _seal(manifest)})
         _remove(path)
         aside.rename(path)
     except BaseException:
@@ -105,10 +108,19 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 def _open(path: Path) -> Checkpoint:
     manifest = read_json(path / MANIFEST)
+    # Earlier versions wrote none: their runs go on.
+    if manifest["step"] != step_of(path) or manifest.get("checksum", _seal(manifest)) != _seal(manifest):
+        raise ValueError(f"{MANIFEST} was altered")
     for name, expected in manifest["sha256"].items():
-        if _check_sum(path / name) != expected:
+        if _check_sum(confined(name, path)) != expected:
             raise ValueError(f"the check sum of {name} is wrong")
     return Checkpoint(path, manifest["step"], manifest["settings"])
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """A hash of what a manifest says."""
+    content = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_sum(path: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from randar_features.data.paths import confined, reading
 from randar_features.store.files import read_json, write_json, written_whole
 
 PLAIN = "state.json"
@@ -40,12 +41,23 @@ def save_state(folder: Path, state: Mapping[str, Any], file_bytes: int) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """What `save_state` wrote, its tensors on the CPU, with the strides that they had."""
+    """What `save_state` wrote, its tensors on the CPU, with the strides that they had.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a file is torn or damaged, or is not of this folder; the message names the file.
+    """
     about = read_json(folder / PLAIN)
     tensors: dict[str, Tensor] = {}
-    for name in about["files"]:
-        tensors |= load_file(folder / name)
-    return {key: _restore(value, tensors) for key, value in about["state"].items()}
+    with reading(folder / PLAIN, "the state of a training"):
+        for name in about["files"]:
+            tensors |= _read_tensors(confined(name, folder))
+        return {key: _restore(value, tensors) for key, value in about["state"].items()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    with reading(path, "tensors"):
+        return load_file(path)
 
 
 def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -88,7 +88,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed_together(path: Path
 
 def test_a_long_list_of_missing_tensors_is_cut_and_counted(path: Path) -> None:
     save_file({"norm.weight": torch.ones(32)}, path)
-    with pytest.raises(ValueError, match=r"\(1 tensors given, 26 expected\):\n  25 missing: .*; and 20 more\n"):
+    with pytest.raises(ValueError, match=r"\(1 tensors given, 26 expected\): 25 missing: .*; and 20 more\."):
         load_weights(empty(), path)
 
 

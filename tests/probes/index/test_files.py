@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from probes.index import KINDS, IndexFilesError, VectorIndex
-from probes.index.files import file_record, locked
+from probes.index.files import checksum, file_record, locked
 from tests.probes.index.clusters import build, clusters, small_settings
 
 USERS = ("index-notes.txt", "columns-of-my-table.csv", "vectors-old.bin", "normalization-plan.md", "photo.writing")
@@ -24,7 +24,7 @@ def change_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> N
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest | {"checksum": checksum(manifest)}))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,6 +178,14 @@ def test_an_altered_manifest_is_named(tmp_path: Path, number: int) -> None:
     build(tmp_path, clusters(600), "ivfpq", settings=settings)
     change_manifest(tmp_path, CHANGES[number])
     with pytest.raises(IndexFilesError, match=r"manifest\.json|\.faiss|\.npy|\.bin"):
+        VectorIndex(tmp_path)
+
+
+def test_a_changed_manifest_is_noticed(tmp_path: Path) -> None:
+    build(tmp_path, clusters(300), "flat")
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"features": {"encoder": "other"}}))
+    with pytest.raises(IndexFilesError, match=r"manifest\.json was altered"):
         VectorIndex(tmp_path)
 
 
