@@ -91,6 +91,12 @@ def format_of(dtype: torch.dtype, weights: torch.dtype) -> str:
     return f"{name_of(dtype)}{held}"
 
 
+def parse_format(text: str) -> tuple[torch.dtype, torch.dtype]:
+    """What `format_of` was given: the format of the products, and that of the weights."""
+    products, _, weights = text.partition(", weights in ")
+    return weights_dtype(products), weights_dtype(weights or None)
+
+
 def can_compute(dtype: torch.dtype, weights: torch.dtype) -> bool:
     """Whether weights held in that format can be computed with in `dtype`: in their own, and from float32 in any.
 

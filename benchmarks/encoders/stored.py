@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.encoders.base import Encoder
 from randar_features.features.store import FeatureStore
+from randar_features.precision import parse_format
 
 
 class StoredEncoder(Encoder):
@@ -25,7 +26,7 @@ class StoredEncoder(Encoder):
             name=about["encoder"], image_size=about["image_size"], weights=about["weights"], outputs=outputs
         )
         self.store = store
-        self.dtype = getattr(torch, about["compute_dtype"])
+        self.dtype, _ = parse_format(about["compute_dtype"])
 
     def features(self, outputs: Sequence[str] | None, pooling: str | None) -> FeatureStore:
         """The store, with these outputs alone.

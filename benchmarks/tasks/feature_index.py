@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.encoders import Encoder, load_encoder
 from randar_features.data.images import OK, ImageSource
+from randar_features.precision import name_of, parse_format
 from randar_features.retrieval import Index
 from randar_features.retrieval.encoders import check_encoder
 
@@ -29,7 +30,8 @@ def encoder_of(index: Index, name: str | None = None, device: str | None = None)
         IndexFilesError: what the encoder gives are not the features that the index is of.
     """
     features = index.features
-    encoder = load_encoder(name or features["encoder"], orders=features.get("orders"), device=device)
+    dtype = name_of(parse_format(features.get("dtype") or "float32")[0])
+    encoder = load_encoder(name or features["encoder"], orders=features.get("orders"), device=device, dtype=dtype)
     if encoder.weights == features["weights"] and name is not None:
         encoder.name = features["encoder"]  # a model may be called by its name or by its folder
     check_encoder(index.vectors, encoder)

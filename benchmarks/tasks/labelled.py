@@ -20,6 +20,7 @@ from probes.pooling import pool
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
 from randar_features.cli.parse import Count
 from randar_features.features.store import FeatureStore, is_store
+from randar_features.precision import name_of
 
 HELD_SHARE = 0.2
 
@@ -70,8 +71,8 @@ class LabelledData(EncoderOptions):
         stored = StoredEncoder(FeatureStore(self.data))
         if self.train_split is not None or self.evaluation_split is not None:
             raise ValueError(f"{self.data} is a store of features and has no splits: leave them out")
-        if getattr(torch, self.dtype, None) != stored.dtype:
-            computed = str(stored.dtype).removeprefix("torch.")
+        computed = name_of(stored.dtype)
+        if self.dtype != computed:
             raise ValueError(f"the features in {self.data} were computed in {computed}: state --dtype {computed}")
         yield stored
 

@@ -11,6 +11,7 @@ from randar_features.cli.index import recommended_output
 from randar_features.cli.options import DeviceOptions, DType, ImageOptions
 from randar_features.cli.parse import Count, Seed, option, positional, run
 from randar_features.features.store import FeatureStore, is_store
+from randar_features.precision import name_of
 
 if TYPE_CHECKING:
     from benchmarks.tasks.classification import Config
@@ -82,6 +83,7 @@ def configured(options: ProbeOptions) -> Config:
     Raises:
         ValueError: an encoder is named for a store of features, which knows its own.
     """
+    from benchmarks.encoders.stored import StoredEncoder
     from benchmarks.tasks.classification import Config
 
     stored = FeatureStore(options.data) if is_store(options.data) else None
@@ -103,7 +105,7 @@ def configured(options: ProbeOptions) -> Config:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         device=options.device,
-        dtype=options.dtype or ("float32" if stored is None else stored.manifest["compute_dtype"]),
+        dtype=options.dtype or ("float32" if stored is None else name_of(StoredEncoder(stored).dtype)),
         cache=options.cache,
         seed=options.seed,
         **held,

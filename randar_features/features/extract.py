@@ -157,6 +157,7 @@ def extract_features(
         "seed": seed,
         "pool": pool,
         "classes": classes,
+        "value_range": source.reading.value_range,
     }
     return rows.table(specs, source.label_names, details | origin(loaded, computing))
 

@@ -202,6 +202,7 @@ _MANIFEST_KEYS = {
     "image_size": "image_size",
     "pooling": "pool",
     "compute_dtype": "dtype",
+    "value_range": "value_range",
 }
 
 

@@ -36,6 +36,7 @@ def build_index(
     pooling: str = "mean",
     normalization: str = "unit",
     split: str | None = None,
+    value_range: tuple[float, float] | None = None,
     memory_limit: int | None = None,
     threads: int = 1,
     checkpoint_rows: int | None = None,
@@ -62,6 +63,7 @@ def build_index(
         normalization: "unit", "standardized" or "whitened" (with `components=`), by the indexed images, before cosines;
             "auto": what classifies a part of the labelled images best by their neighbours.
         split: of the images.
+        value_range: as in `extract_to_store`; queries are read in the same way.
         memory_limit: bytes that this process may take; None: what the machine has available.
         threads, checkpoint_rows: as in `probes.index.build_index`.
         seed: of every random choice.
@@ -84,6 +86,7 @@ def build_index(
     if tables is None:
         options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
         options |= {"dtype": dtype, "progress": progress, "split": split}
+        options["value_range"] = value_range
         tables, spec = [_extract(data, folder / FEATURES_FOLDER, model, spec, pooling, options)], None
     vectors = as_vectors(tables, spec, pooling)
     if normalization == AUTO:

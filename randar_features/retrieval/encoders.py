@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from randar_features.data.images import OK
 from randar_features.features import FeatureSpec
 from randar_features.features import encode as encode_images
 from randar_features.hub import Model, load_model
-from randar_features.precision import DType
+from randar_features.precision import format_of, parse_format
 from randar_features.retrieval.tables import described
 
 
@@ -26,16 +26,18 @@ class Encoder(Protocol):
     weights: str
     image_size: int
     outputs: dict[str, dict[str, Any]]
+    dtype: torch.dtype
 
     def encode(self, images: Tensor, outputs: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Maps (b, G, G, D) by name of images (b, 3, S, S) in [0, 1]."""
 
 
 class ModelEncoder:
-    """One feature of a model as an encoder."""
+    """One feature of a model as an encoder, computed in `dtype`."""
 
-    def __init__(self, model: Model, name: str, dtype: DType = None) -> None:
+    def __init__(self, model: Model, name: str, dtype: torch.dtype) -> None:
         self.model, self.dtype, self.spec = model, dtype, FeatureSpec.parse(name)
+        self.weights_dtype = model.dtype
         self.name, self.weights, self.image_size = model.name, model.weights_hash, model.image_size
         self.outputs = {name: self.spec.details()}
 
@@ -49,9 +51,10 @@ def encoder_of(
     model: str | Model | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: DType = None,
 ) -> Encoder:
-    """The encoder that an index of a model's features is of; `model`: where the model is now, if it has moved.
+    """The encoder that an index of a model's features is of, in its number format.
+
+    model: where the model is now, if it has moved.
 
     Raises:
         IndexFilesError: the model's weights are not those that the index was built with.
@@ -65,8 +68,9 @@ def encoder_of(
         )
     if about.get("classes") is not None:
         raise ValueError(f"{index.folder} is of features with the class given: search it with vectors of your own")
-    loaded = load_model(model or about["encoder"], device=device)
-    encoder = ModelEncoder(loaded, about["output"], dtype)
+    products, weights = parse_format(about.get("dtype") or "float32")
+    loaded = load_model(model or about["encoder"], device=device, dtype=weights)
+    encoder = ModelEncoder(loaded, about["output"], products)
     if encoder.weights == about["weights"]:
         encoder.name = about["encoder"]  # a model may be called by its name or by its folder
     check_encoder(index, encoder)
@@ -79,20 +83,39 @@ def check_encoder(index: VectorIndex, encoder: Encoder) -> None:
     if name not in encoder.outputs:
         raise ValueError(f"{index.folder} is of {name!r}, and {encoder.name} has {', '.join(encoder.outputs)}")
     given = {"encoder": encoder.name, "weights": encoder.weights, "image_size": encoder.image_size}
+    given["dtype"] = format_of(encoder.dtype, getattr(encoder, "weights_dtype", torch.float32))
+    given |= {key: about[key] for key in ("value_range",) if key in about}  # queries are read as the index says
     index.check_features(given | {"pooling": about["pooling"]} | described(name, encoder.outputs[name]))
 
 
+class Encoded(NamedTuple):
+    """Vectors (n, D) of images, NaN for those that cannot be read; their paths, "ok" or why not, and content hashes."""
+
+    vectors: Tensor
+    paths: list[str | None]
+    status: list[str]
+    hashes: list[str]
+
+
 def encode(
-    encoder: Encoder, images: Any, name: str, pooling: str, *, batch_size: int = 32
-) -> tuple[Tensor, list[str | None], list[str]]:
-    """Vectors (n, D) of images, NaN for those that cannot be read; their paths, and "ok" or why they cannot be read."""
+    encoder: Encoder,
+    images: Any,
+    name: str,
+    pooling: str,
+    *,
+    batch_size: int = 32,
+    value_range: tuple[float, float] | None = None,
+) -> Encoded:
+    """The vectors of images, of one feature of an encoder; `value_range` as in `open_images`."""
     found: list[Tensor] = []
     paths: list[str | None] = []
     status: list[str] = []
-    for batch in open_images(images).batches(encoder.image_size, batch_size):
+    content: list[str] = []
+    for batch in open_images(images, value_range=value_range).batches(encoder.image_size, batch_size):
         readable = [place for place, reason in enumerate(batch.status) if reason == OK]
         paths += batch.paths
         status += batch.status
+        content += batch.hashes
         if readable:
             vectors = pool(encoder.encode(batch.pixels[readable], [name])[name], pooling).float().cpu()
             whole = torch.full((len(batch.status), vectors.shape[1]), torch.nan)
@@ -102,4 +125,4 @@ def encode(
             found.append(torch.full((len(batch.status), 1), torch.nan))
     width = max((part.shape[1] for part in found), default=1)
     parts = [part if part.shape[1] == width else part.expand(-1, width) for part in found]
-    return torch.cat(parts), paths, status
+    return Encoded(torch.cat(parts), paths, status, content)

@@ -146,7 +146,7 @@ class Index:
 
     @cached_property
     def content(self) -> list[str]:
-        """A hash of each image's file, "" where it has none."""
+        """A hash of each image, "" where nothing is known of its content."""
         return self._column("content", "")
 
     def _column(self, name: str, missing: Any) -> list[Any]:
@@ -163,8 +163,9 @@ class Index:
                 except ValueError:
                     same = False
                 found += [] if same else [f"the store {source['folder']} has changed"]
-        for path, known, now in zip(self.paths, self.content, hashes(self.paths), strict=True):
-            if known != now and known != UNREADABLE:
+        files = self._column("is_file", True)
+        for path, file, known, now in zip(self.paths, files, self.content, hashes(self.paths), strict=True):
+            if file and known != now and known != UNREADABLE:
                 found.append(f"{path} {'has changed' if now else 'is gone'}")
         return found
 
@@ -210,14 +211,21 @@ class Index:
         if encoder is not None:
             check_encoder(self.vectors, encoder)
         elif self._encoder is None or model is not None or device is not None:
-            self._encoder = encoder_of(self.vectors, model, device=device, dtype=torch.float32)
+            self._encoder = encoder_of(self.vectors, model, device=device)
         used = encoder or self._encoder
         assert used is not None
         about = self.features
-        vectors, paths, status = encode(used, queries, about["output"], about["pooling"], batch_size=batch_size)
+        vectors, paths, status, content = encode(
+            used,
+            queries,
+            about["output"],
+            about["pooling"],
+            batch_size=batch_size,
+            value_range=tuple(about["value_range"]) if "value_range" in about else None,
+        )
         if all(reason != OK for reason in status):
             raise ValueError(f"not one of the {len(status)} query images could be read: {status[0]}")
-        own = self.own(paths) if exclude is None else exclude
+        own = self.own(paths, content) if exclude is None else exclude
         return self._hits(vectors, paths, status, own, k, effort)
 
     def search_own(self, ids: Sequence[int] | np.ndarray, k: int | None = None, **effort: int | None) -> Hits:
@@ -226,11 +234,17 @@ class Index:
         found = self.vectors.search_rows(own, self._k(k, own), **effort)
         return self._told(found, [self.paths[number] for number in own], own, [OK] * len(own))
 
-    def own(self, paths: Iterable[str | None]) -> np.ndarray:
-        """Which indexed image each file is, by its path however spelled, else by its content; -1 for none: (Q,)."""
+    def own(self, paths: Iterable[str | None], content: Iterable[str] | None = None) -> np.ndarray:
+        """Which indexed image each image is, by its path however spelled, else by its content; -1 for none: (Q,).
+
+        Args:
+            paths: file of each, or None.
+            content: hash of each, see `store.identity`; None: of the files.
+        """
         paths = list(paths)
+        content = hashes(paths) if content is None else list(content)
         by_content = {known: number for number, known in reversed(list(enumerate(self.content))) if known}
-        found = [by_content.get(content, -1) if content else -1 for content in hashes(paths)]
+        found = [by_content.get(one, -1) if one else -1 for one in content]
         return np.array(
             [self._by_path.get(_resolved(path), own) if path else own for path, own in zip(paths, found, strict=True)],
             np.int64,

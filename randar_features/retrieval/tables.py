@@ -16,6 +16,7 @@ from probes.index import Blocks
 from probes.pooling import POOLINGS, pool
 from randar_features.features import FeatureSpec, FeatureTable
 from randar_features.features.store import FeatureStore, is_store
+from randar_features.precision import format_of, parse_format, weights_dtype
 from randar_features.store.identity import hash_files
 
 Table = FeatureStore | FeatureTable
@@ -66,9 +67,19 @@ class Vectors:
         return np.concatenate([_labels(table) for table in self.tables])
 
     def columns(self) -> dict[str, list[Any]]:
-        """Path, label and content of each image; content is a hash of its file, "" where there is none."""
+        """Of each image its path, its label, a hash of its content, and whether that is a file of its own.
+
+        The hash is "" where nothing is known of the content, as of a table in memory.
+        """
         paths = [path for table in self.tables for path in table.paths]
-        return {"path": paths, "label": self.labels.tolist(), "content": hashes(paths)}
+        of_files = hashes(paths)
+        known = [known for table in self.tables for known in _content(table)]
+        return {
+            "path": paths,
+            "label": self.labels.tolist(),
+            "content": [file or image for file, image in zip(of_files, known, strict=True)],
+            "is_file": [bool(file) for file in of_files],
+        }
 
     def source(self) -> list[dict[str, str]]:
         """The stores that the vectors come from, and the state that they are in."""
@@ -118,15 +129,28 @@ def _describe(table: Table, name: str, pooling: str) -> dict[str, Any]:
     """What the vectors are."""
     if isinstance(table, FeatureStore):
         manifest = table.manifest
-        about = {key: manifest[key] for key in ENCODING}
+        about = {key: manifest[key] for key in ENCODING} | _reading(manifest["compute_dtype"], manifest)
         pooled, details = manifest["pooling"], manifest["outputs"][name]
     else:
         details = FeatureSpec.parse(name).details() | {"classes": table.details["classes"]}
         about = {"encoder": table.details["model"], **{key: table.details[key] for key in ENCODING[1:]}}
+        about |= _reading(table.details.get("dtype"), {"table": table.details, **table.details})
         pooled = table.details["pool"]
     if pooled is not None and pooling not in (pooled, "mean"):
         raise ValueError(f"{table} was pooled by {pooled}: extract maps (pool=None) for pooling {pooling!r}")
     return about | {"pooling": pooled or pooling} | described(name, details)
+
+
+def _reading(dtype: str | None, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The number format that the features were computed in, and the values of black and white where they were stated.
+
+    dtype: of the products, and of the weights too unless the details of a table in `about` have those.
+    """
+    weights = (about.get("table") or {}).get("weights_dtype")
+    if dtype is not None and weights is not None:
+        dtype = format_of(parse_format(dtype)[0], weights_dtype(weights))
+    stated = about.get("value_range")
+    return {"dtype": dtype} | ({} if stated is None else {"value_range": list(stated)})
 
 
 def described(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +168,12 @@ def _blocks(table: Table, name: str, size: int) -> Iterator[tuple[int, np.ndarra
     values = table[name]
     for start in range(0, len(table), size):
         yield start, np.ascontiguousarray(values[start : start + size])
+
+
+def _content(table: Table) -> list[str]:
+    """A hash of each image; "" where the table does not know it: one that was saved knows the features alone."""
+    known = isinstance(table, FeatureStore) and "table" not in table.manifest
+    return table.hashes if known else [""] * len(table)
 
 
 def _labels(table: Table) -> np.ndarray:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +18,7 @@ from PIL import Image
 import randar_features as rf
 from probes.index import IndexFilesError
 from randar_features.retrieval import Hits, Index
+from randar_features.retrieval.encoders import ModelEncoder
 from tests.small_models import write_folder
 
 FLOAT32 = {"device": "cpu", "dtype": torch.float32, "progress": False}
@@ -241,3 +244,67 @@ def test_names_that_are_not_utf8(folder: Path) -> None:
     index = build(folder, table)
     assert index.paths[0] == str(name)
     assert index.search([str(name)], k=1).own.tolist() == [0]
+
+
+def test_queries_are_computed_in_the_format_of_the_index(folder: Path) -> None:
+    index = build(folder, dtype=torch.bfloat16)
+    assert index.features["dtype"] == "bfloat16"
+    fresh = rf.open_index(folder / "index")
+    hits = fresh.search(folder / "images/dog/1.png", k=1, exclude=[-1])
+    assert hits.ids.tolist() == [[6]]
+    [vectors] = rf.extract_features([folder / "images/dog/1.png"], str(folder / "model"), **FLOAT32).pooled()
+    scores = [index.search(vectors, k=1).scores[0, 0], hits.scores[0, 0]]
+    assert scores[0] < scores[1] == pytest.approx(1, abs=1e-6)  # float32 against bfloat16 is no copy
+    with pytest.raises(ValueError, match="compute_dtype"):
+        build(folder, dtype=torch.float32)
+    other = ModelEncoder(rf.load_model(str(folder / "model"), "cpu"), index.features["output"], torch.float32)
+    with pytest.raises(IndexFilesError, match=r"dtype 'bfloat16', not 'float32'"):
+        fresh.search(folder / "images/dog/1.png", encoder=other)
+
+
+def test_weights_held_in_bfloat16_are_held_so_for_queries(folder: Path) -> None:
+    model = rf.load_model(str(folder / "model"), "cpu", dtype="bfloat16")
+    index = rf.build_index(folder / "images/dog", folder / "index", model=model, dtype=None, progress=False)
+    assert index.features["dtype"] == "bfloat16, weights in bfloat16"
+    hits = rf.open_index(folder / "index").search(folder / "images/dog/1.png", k=1, exclude=[-1])
+    assert hits.scores[0, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_tables_of_two_formats_are_refused(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tables = [
+            rf.extract_features(folder / "images", str(folder / "model"), **{**FLOAT32, "dtype": dtype})
+            for dtype in (torch.float32, torch.bfloat16)
+        ]
+    with pytest.raises(ValueError, match=r"bfloat16.*float32"):
+        build(folder, tables)
+
+
+def test_queries_are_read_in_the_value_range_of_the_index(folder: Path) -> None:
+    deep = folder / "deep"
+    deep.mkdir()
+    for seed in range(3):
+        noise = np.random.default_rng(seed).integers(0, 4096, (20, 20), dtype=np.uint16)
+        Image.fromarray(noise).save(deep / f"{seed}.png")
+    index = build(folder, deep, value_range=(0, 4095))
+    assert index.features["value_range"] == [0, 4095]
+    hits = rf.open_index(folder / "index").search(deep / "2.png", k=1, exclude=[-1])
+    assert hits.ids.tolist() == [[2]] and hits.scores[0, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_queries_without_a_file_are_left_out_by_content(folder: Path) -> None:
+    arrays = [np.asarray(picture(seed)) for seed in range(4)]
+    index = build(folder, arrays)
+    hits = index.search([arrays[2].copy(), np.asarray(picture(9))], k=3)
+    assert hits.own.tolist() == [2, -1] and 2 not in hits.ids[0]
+    assert rf.open_index(folder / "index").changes() == []
+
+
+def test_images_in_parquet_are_left_out_by_content(folder: Path) -> None:
+    encoded = [(folder / f"images/dog/{number}.png").read_bytes() for number in range(4)]
+    pq.write_table(pa.table({"image": [{"bytes": one, "path": None} for one in encoded]}), folder / "dogs.parquet")
+    index = build(folder, folder / "dogs.parquet")
+    assert index.search(folder / "images/dog/3.png", k=2).own.tolist() == [3]
+    assert index.search(folder / "dogs.parquet", k=1).own.tolist() == [0, 1, 2, 3]
+    assert rf.open_index(folder / "index").changes() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import faiss
 import numpy as np
 import pytest
 
-from probes.index import KINDS, IndexFilesError, VectorIndex
+from probes.index import KINDS, IndexFilesError, VectorIndex, faiss_file
 from probes.index.files import checksum, file_record, locked
 from tests.probes.index.clusters import build, clusters, small_settings
 
@@ -102,6 +103,49 @@ def test_lists_on_disk_are_refused_before_faiss_maps_them(tmp_path: Path) -> Non
         with pytest.raises(IndexFilesError, match=rf"{path.name} holds 'ilod'"):
             VectorIndex(tmp_path / "index", verify=verify)
     assert not mapped.exists()
+
+
+def places_of_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where the counts and sizes of eight bytes lie in a file of faiss."""
+    places, take = [], faiss_file._Layout.take
+
+    def noted(self: Any, layout: str) -> tuple[Any, ...]:
+        start = self.file.tell()
+        if layout[:-1].isdigit() and layout.endswith("Q"):  # the sizes of all lists: the first stands for them
+            places.append(start)
+        else:
+            places.extend(start + struct.calcsize("<" + layout[:at]) for at, kind in enumerate(layout) if kind in "qQ")
+        return take(self, layout)
+
+    with monkeypatch.context() as patch, path.open("rb") as file:
+        patch.setattr(faiss_file._Layout, "take", noted)
+        faiss_file.checked_header(path, file)
+    return places
+
+
+@pytest.mark.parametrize("value", [2**62, 2**31 - 1, -1])
+def test_absurd_numbers_are_refused_or_mean_nothing(
+    tmp_path: Path, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each count and size of a file of lists, as a forger writes them who puts the checksum right."""
+    rows = clusters(600)
+    expected = build(tmp_path, rows, "ivfpq", settings=small_settings("ivfpq", 600)).search(rows[:3], 4).ids
+    path = next(tmp_path.glob("index-*.faiss"))
+    content, places = path.read_bytes(), places_of_numbers(path, monkeypatch)
+    taken = 0
+    for place in places:
+        forged = bytearray(content)
+        forged[place : place + 8] = value.to_bytes(8, "little", signed=True)
+        path.write_bytes(forged)
+        change_manifest(tmp_path, lambda m: m["files"].update(index=file_record(path)))
+        try:
+            found = VectorIndex(tmp_path).search(rows[:3], 4).ids
+        except IndexFilesError as error:
+            assert path.name in str(error)
+        else:
+            np.testing.assert_array_equal(found, expected)
+            taken += 1
+    assert len(places) == 19 and taken == 5  # lists to look into, and two numbers in each header that faiss ignores
 
 
 @pytest.mark.parametrize(
