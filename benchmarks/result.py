@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from benchmarks.machine import describe
+from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.paths import confined, reading
 from randar_features.precision import fastest_dtype
 from randar_features.store.files import read_json, write_json
@@ -338,12 +339,6 @@ def result_frame(path: Path, run: str = ".") -> pd.DataFrame:
         line |= {f"chosen_{name}": value for name, value in row.chosen.items()} | shared
         lines.append({name: spreadsheet_safe(value) for name, value in line.items()})
     return pd.DataFrame(lines)
-
-
-def spreadsheet_safe(value: Any) -> Any:
-    """Text with an apostrophe before it where a spreadsheet would take it for a formula; lists as text."""
-    value = " + ".join(map(str, value)) if isinstance(value, list | tuple) else value
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
 
 
 def full_axes(card: Card, row: Result | Mapping[str, Any]) -> dict[str, Any]:

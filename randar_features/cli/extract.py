@@ -18,7 +18,7 @@ from randar_features.cli.options import (
     StoreDType,
 )
 from randar_features.cli.parse import Count, Seed, Share, option, positional, run
-from randar_features.data.opening import MAX_PIXELS
+from randar_features.data.opening import MAX_PIXELS, printable
 
 SHOWN = 20
 
@@ -116,7 +116,7 @@ def name_unreadable(store: FeatureStore, limit: float) -> int:
     if len(failed):
         print(f"{len(failed)} of {len(store)} images could not be read; their features are NaN:")
     for index in failed[:SHOWN]:
-        print(f"  image {index} ({store.paths[index] or 'no path'}): {store.status[index]}")
+        print(f"  image {index} ({printable(store.paths[index] or 'no path')}): {printable(store.status[index])}")
     if len(failed) > SHOWN:
         print(f"  and {len(failed) - SHOWN} more: `status` of the store has all")
     return int(len(failed) > limit * len(store))

@@ -33,6 +33,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import io
 import logging
 import math
 import os
@@ -48,6 +49,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import docstring_parser
 import jsonargparse
 import yaml
+
+from randar_features.store.records import printable
 
 Options = TypeVar("Options")
 
@@ -242,6 +245,9 @@ class Ending:
 def explained(also: tuple[type[Exception], ...] = ()) -> Iterator[Ending]:
     """Turn an error for the user into one line and status 2, Ctrl-C into one line and status 130."""
     ending = Ending()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding cannot
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield ending
     except KeyboardInterrupt:
@@ -259,7 +265,7 @@ def explained(also: tuple[type[Exception], ...] = ()) -> Iterator[Ending]:
     except Exception as error:
         if sys.flags.dev_mode or not (isinstance(error, EXPLAINED + also) or _out_of_memory(error)):
             raise
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split())) or type(error).__name__}", file=sys.stderr)
         ending.status = 2
 
 

@@ -14,6 +14,8 @@ from randar_features import open_index
 from randar_features.cli.options import DeviceOptions
 from randar_features.cli.parse import Count, Natural, option, positional, run
 from randar_features.data import open_images
+from randar_features.data.lists import spreadsheet_safe
+from randar_features.data.opening import printable
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_json
 
@@ -78,7 +80,7 @@ def search(options: SearchOptions) -> None:
         hits = index.search(list(options.images or ()), options.k, encoder=encoder, **effort)
     for path, status in zip(hits.queries, hits.status, strict=True):
         if status != "ok":
-            print(f"could not be read: {path}: {status}")
+            print(f"could not be read: {printable(path or '')}: {printable(status)}")
     results = described(index, hits)
     print_table(results)
     if options.json:
@@ -110,24 +112,25 @@ def print_table(results: list[dict[str, Any]]) -> None:
     """Each query, and below it what was found."""
     for result in results:
         query = result["query"]
-        print(f"\n{query['path'] or ''} {'' if query['row'] is None else 'row ' + str(query['row'])}".rstrip())
+        row = "" if query["row"] is None else f"row {query['row']}"
+        print(f"\n{printable(query['path'] or '')} {row}".rstrip())
         for one in result["found"]:
-            label = "" if one["label"] is None else str(one["label"])
-            print(
-                f"{one['rank']:5d}  {one['similarity']:7.4f}  row {one['row']:<9d} {label:28.28s} {one['path'] or ''}"
-            )
+            label = "" if one["label"] is None else printable(str(one["label"]))
+            path = printable(one["path"] or "")
+            print(f"{one['rank']:5d}  {one['similarity']:7.4f}  row {one['row']:<9d} {label:28.28s} {path}")
 
 
 def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
-    """A line for each image that was found."""
+    """A line for each image that was found. Names that are not UTF-8 stay the bytes that they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["query", "query_row", "rank", "similarity", "row", "label", "path"])
         for result in results:
             query = (result["query"]["path"], result["query"]["row"])
             for one in result["found"]:
-                writer.writerow([*query, *(one[name] for name in ("rank", "similarity", "row", "label", "path"))])
+                cells = [*query, *(one[name] for name in ("rank", "similarity", "row", "label", "path"))]
+                writer.writerow(map(spreadsheet_safe, cells))
 
 
 def grid(results: list[dict[str, Any]], options: SearchOptions, k: int) -> bytes:

@@ -24,6 +24,7 @@ OTHER_LABEL_NAMES = (
 )  # fmt: skip
 """Columns and keys that are labels where only one of them is there."""
 LARGEST = 2**31
+CAPTIONS, MANY, SENTENCE = 0.9, 20, 4  # share of texts that differ, number of texts, words in one
 QUOTED = 60  # characters of a label in a message
 
 
@@ -115,8 +116,8 @@ def read_labels(values: Sequence[Any] | NDArray[Any], names: Sequence[str] | Non
     """The labels of a whole source.
 
     Numbers are classes as they are. Text names classes, in alphabetical order, or in that of the numbers it
-    spells. Vectors of one length, with a single 1 among 0s, are one-hot. Where one label is none of these, all
-    are dropped, and the account says why.
+    spells; captions name none. Vectors of one length, with a single 1 among 0s, are one-hot. Where one label is
+    none of these, all are dropped, and the account says why.
 
     Raises:
         ValueError: `names` has no name for a label.
@@ -147,6 +148,8 @@ def _numbers(
     own_names = None
     if names is None and present and all(isinstance(value, str) for value in present):
         names = own_names = sort_names(set(present))
+        if _are_captions(present, names):
+            raise LabelError("nearly each image has a text of its own, as captions have, and no class with others")
     elif present and all(isinstance(value, (list, tuple, Tensor, np.ndarray)) for value in present):
         plain = _from_one_hot(plain)
     index = None if names is None else {name: number for number, name in enumerate(names)}
@@ -155,6 +158,13 @@ def _numbers(
         for value in plain
     ]
     return np.array([NO_LABEL if label is None else label for label in labels], dtype=np.int64), own_names
+
+
+def _are_captions(texts: list[str], distinct: Sequence[str]) -> bool:
+    """Whether texts describe single images: nearly all differ, and they are many, or sentences."""
+    if len(texts) < 3 or len(distinct) <= CAPTIONS * len(texts):
+        return False
+    return len(texts) >= MANY or float(np.median([len(text.split()) for text in texts])) >= SENTENCE
 
 
 def _from_one_hot(vectors: list[Any]) -> list[int | None]:

@@ -76,6 +76,12 @@ def _label_column(names: Sequence[str], path: Path, account: Account) -> str | N
         return None
 
 
+def spreadsheet_safe(value: Any) -> Any:
+    """Text with an apostrophe before it where a spreadsheet would take it for a formula; lists as text."""
+    value = " + ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
 def open_list(path: Path, account: Account) -> tuple[list[Path | None], Labels]:
     """The files that a list names, relative to its folder, and their labels. An empty path keeps its place.
 

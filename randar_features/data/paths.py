@@ -81,9 +81,10 @@ def is_url(text: str) -> bool:
 
 
 def confined(text: str, folder: Path) -> Path:
-    """The file that an entry of a list or table in `folder` names, which must lie in that folder.
+    """The file that an entry of a list or table in `folder` names, which must lie in that folder, links followed.
 
-    Links inside the folder may lead anywhere: they are the user's own.
+    In the cache of the Hugging Face Hub, where a data set's files are links to the blobs beside it, the data set's
+    whole cache counts as the folder.
 
     Raises:
         ValueError: it is a URL, or leads out of the folder.
@@ -98,4 +99,16 @@ def confined(text: str, folder: Path) -> Path:
             f"'{printable(text)}' leads out of {printable(folder)}: a list or table names files of its own folder. "
             "Move it beside the images, or pass a list of paths in Python"
         )
-    return folder / path.relative_to(os.path.normpath(folder.absolute()))
+    found, root = folder / path.relative_to(os.path.normpath(folder.absolute())), folder.resolve()
+    if "snapshots" in root.parts and root.parts[root.parts.index("snapshots") - 1].startswith("datasets--"):
+        root = Path(*root.parts[: root.parts.index("snapshots")])
+    try:
+        target = found.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise ValueError(f"'{printable(text)}' cannot be followed: {one_line(error)}") from error
+    if not target.is_relative_to(root):
+        raise ValueError(
+            f"'{printable(text)}' is a link that leads out of {printable(folder)}: a list or table names files of "
+            "its own folder. Copy them there, or pass a list of paths in Python"
+        )
+    return found

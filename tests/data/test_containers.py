@@ -336,3 +336,32 @@ def test_the_range_of_values_can_be_stated() -> None:
     picture = Image.fromarray(np.full((4, 4), 4095, np.uint16))
     batch = next(open_images([picture], value_range=(0, 4095)).batches(4, 1))
     assert batch.pixels.min() == 1
+
+
+def test_a_list_reads_nothing_through_a_link_that_leads_out_of_its_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in (tmp_path / "secret.png", data / "own.png"):
+        Image.new("RGB", (8, 8)).save(path)
+    (data / "link.png").symlink_to(tmp_path / "secret.png")
+    (data / "inside.png").symlink_to("own.png")
+    (data / "folder").symlink_to(tmp_path)
+    for name in ("link.png", "folder/secret.png"):
+        (data / "list.csv").write_text(f"file_name\ninside.png\n{name}\n")
+        with pytest.raises(ValueError, match=r"list\.csv, image 2: .* link"):
+            open_images(data / "list.csv")
+    (data / "list.csv").write_text("file_name\ninside.png\nown.png\n")
+    assert len(open_images(data / "list.csv")) == 2
+
+
+def test_captions_are_no_classes(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.new("RGB", (8, 8), (50 * number, 9, 9)).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png,a picture of {number} red cats\n" for number in range(4)]
+    (tmp_path / "list.csv").write_text("file_name,label\n" + "".join(lines))
+    with pytest.warns(UserWarning, match="captions"):
+        source = open_images(tmp_path / "list.csv")
+    assert source.labels is None and source.label_names is None
+    lines = [f"{number}.png,{'red' if number % 2 else 'light blue'}\n" for number in range(4)]
+    (tmp_path / "list.csv").write_text("file_name,label\n" + "".join(lines))
+    assert open_images(tmp_path / "list.csv").label_names == ["light blue", "red"]
