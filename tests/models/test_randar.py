@@ -212,7 +212,7 @@ def test_one_class_is_for_all(model: RandAR, recorded: dict[str, torch.Tensor]):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_layers": 0}, "num_layers = 0 must be an integer of at least 1"),
+        ({"num_layers": 0}, "num_layers = 0 must be an integer, 1 to 1000"),
         ({"num_heads": 0}, "num_heads = 0 must be"),
         ({"dim": 0}, "dim = 0 must be"),
         ({"dim": "64"}, "dim = '64' must be an integer"),
