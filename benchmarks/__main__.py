@@ -17,6 +17,7 @@ TEXTS = {
     "generative_classification": "the likeliest class, beside a probe",
     "retrieval": "mAP and Recall@K, exactly and through indexes",
     "near_duplicates": "the same picture twice",
+    "duplicate_recall": "how many of these are found",
     "segmentation": "mIoU of heads on feature maps",
     "correspondence": "PCK of matched points",
     "maps": "feature maps as colours",

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparisons import difference_table
-from benchmarks.report.tables import Table, markdown
-from benchmarks.result import Result, card, result_frame, write_result
+from benchmarks.report.tables import Table, markdown, markdown_text
+from benchmarks.result import Card, Result, card, result_frame, write_result
 from randar_features.cli import parse
 from randar_features.hub import choose_device
 from randar_features.store.files import write_json
@@ -30,6 +30,7 @@ TASKS = {
     "generative_classification": "tasks",
     "retrieval": "tasks",
     "near_duplicates": "tasks",
+    "duplicate_recall": "tasks",
     "segmentation": "tasks",
     "correspondence": "tasks",
     "maps": "tasks",
@@ -112,7 +113,7 @@ class Task:
             task=self.name,
             seconds=round(time.perf_counter() - start, 1),
         )
-        artifacts = {**_write_tables(out, found), **found.artifacts}
+        artifacts = {**_write_tables(out, found, made), **found.artifacts}
         path = write_result(out, made, found.results, artifacts=artifacts)
         result_frame(path).to_csv(out / CSV_FILE, index=False, errors="backslashreplace")
         return path
@@ -134,15 +135,16 @@ def warnings_of(results: Sequence[Result]) -> list[str]:
     return [f"{warning} ({count} of {len(results)} results)" for warning, count in found.items()]
 
 
-def _write_tables(out: Path, found: Measurement) -> dict[str, str]:
-    """The table and the differences as Markdown; the latter as JSON too, an artifact of the result."""
+def _write_tables(out: Path, found: Measurement, about: Card) -> dict[str, str]:
+    """The table and the differences as Markdown, with protocol, warnings and command; the latter as JSON too."""
     tables = [*(found.tables or [plain_table(found.results)])]
     if found.differences is not None:
         tables += [difference_table(found.differences)] if found.differences else []
         write_json(out / DIFFERENCES_FILE, list(found.differences))
-    (out / TABLE_FILE).write_text(
-        "\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8", errors="backslashreplace"
-    )
+    texts = [*map(markdown, tables), markdown_text(about["protocol"])]
+    texts += [f"Warning: {markdown_text(warning)}." for warning in about["warnings"]]
+    texts.append(f"`{about['command']}`, commit {about['machine']['commit']}")
+    (out / TABLE_FILE).write_text("\n\n".join(texts) + "\n", encoding="utf-8", errors="backslashreplace")
     return {} if found.differences is None else {"differences": DIFFERENCES_FILE}
 
 

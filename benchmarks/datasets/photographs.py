@@ -37,7 +37,7 @@ def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str
         ValueError: the output has no map, or sides that do not fit.
     """
     size = encoder.image_size
-    grid = encoder.encode(torch.zeros(1, 3, size, size), [output])[output].shape[1]
+    grid = encoder.grid_sides([output])[output]
     if grid == 1:
         raise ValueError(f"{output} of {encoder.name} is one vector an image: a picture needs a map")
 

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.encoders.base import Encoder
 from benchmarks.encoders.extract import extract, unreadable
+from benchmarks.encoders.feature_file import PREFIX, FeatureFile
 from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder, untrained
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
 from benchmarks.result import resolved_dtype
@@ -19,7 +20,7 @@ from randar_features.baselines import PACKAGES, RANDOM, is_network
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # MODULE:FACTORY
 DEFAULT_MODEL = "randar-tiny"
-PLAIN = ("pixels", "histogram", "codes", "latents", "timm", *PACKAGES)
+PLAIN = ("pixels", "histogram", "codes", "latents", "features", "timm", *PACKAGES)
 
 
 def load_encoder(
@@ -36,8 +37,8 @@ def load_encoder(
     Args:
         name: "pixels"; "histogram" (of colours); "codes:MODEL" or "latents:MODEL", what the model's tokenizer
             makes of an image ("codes" and "latents": of randar-tiny's); "efficientnet-lite0" or "timm:NAME", see
-            `randar_features.baselines`; "MODULE:FACTORY", see
-            `benchmarks.encoders.modules`; else a model as `load_model` takes it, a loaded one too, with "?random"
+            `randar_features.baselines`; "MODULE:FACTORY", see `benchmarks.encoders.modules`; "features:FILE", see
+            `benchmarks.encoders.feature_file`; else a model as `load_model` takes it, a loaded one too, with "?random"
             after its name for a transformer of random weights on the same tokens.
         contexts, reads: of a model, None: all that it has.
         orders: of a model, None: one raster order; K: the mean over K seeded random ones.
@@ -68,6 +69,8 @@ def _load(
         return HistogramEncoder()
     if kind in ("codes", "latents"):
         return TokenizerEncoder(name, rest or DEFAULT_MODEL, device)
+    if name.startswith(PREFIX):
+        return FeatureFile(name)
     if is_network(name):
         from benchmarks.encoders.timm_models import TimmEncoder  # takes seconds to import
 

@@ -72,6 +72,11 @@ class Encoder(ABC):
             found = self._encode(images.to(self.device), wanted)
         return {name: found[name].float() for name in wanted}
 
+    def grid_sides(self, outputs: Sequence[str] | None = None) -> dict[str, int]:
+        """G of the maps of each of these outputs, None: all; 1 where there is no grid."""
+        grey = torch.full((1, 3, self.image_size, self.image_size), 0.5)
+        return {name: maps.shape[1] for name, maps in self.encode(grey, outputs).items()}
+
     def choose(self, outputs: Sequence[str] | None) -> list[str]:
         """These outputs, None: all; ValueError for one that it does not have, or none at all."""
         wanted = list(self.outputs) if outputs is None else list(outputs)

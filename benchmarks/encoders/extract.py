@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
+from benchmarks.encoders.feature_file import FeatureFile, FeatureSource
 from probes.pooling import POOLINGS, pool
 from randar_features.data.images import ImageSource
-from randar_features.data.stored_images import root_of
+from randar_features.data.stored_images import StoredImages, root_of
 from randar_features.features.store import FeatureStore, read_manifest
-from randar_features.features.store_writer import Content, Encode, write_store
+from randar_features.features.store_writer import SHARD_ROWS, Content, write_store
 from randar_features.store.plan import OtherImagesError
+from randar_features.store.writer import StoreWriter
 
 
 def extract(
@@ -38,6 +40,7 @@ def extract(
     num_workers: int = 0,
     max_rows: int | None = None,
     name: str | None = None,
+    part: str | None = None,
     progress: bool = True,
 ) -> FeatureStore:
     """The features of all images, from `folder` if they are there, else computed in one pass and put there.
@@ -58,6 +61,7 @@ def extract(
         num_workers: processes that decode images.
         max_rows: only the first so many images, of data in no particular order; None: all.
         name: of the data, in the cache and in the manifest; None: made of `data`.
+        part: which file of a `FeatureFile` with {split} in its name; None: that of `split`.
         progress: show a bar.
 
     Raises:
@@ -71,6 +75,7 @@ def extract(
     name = name if max_rows is None else f"{name}-first-{max_rows}"
     computed = "" if encoder.dtype == torch.float32 else f"-{str(encoder.dtype).removeprefix('torch.')}"
     home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}{computed}" / _plain(name)
+    dtype = "float32" if isinstance(encoder, FeatureFile) else dtype  # a file's numbers stay as they are
     made = _outputs_of_a_store(home, encoder, wanted, pooling, dtype) or wanted
     content = Content(
         encoder=encoder.name,
@@ -82,28 +87,62 @@ def extract(
         compute_dtype=str(encoder.dtype).removeprefix("torch."),
     )
 
+    source = open_data(data, split, encoder.image_size)
+    root = root_of(data, split)
+    place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
+    if isinstance(encoder, FeatureFile):
+        entries = _from_file(encoder, part or split, source, max_rows, root, made, pooling)
+        return FeatureStore(_filled(place, lambda folder, _: _copy(entries, folder, content, name)), wanted)
+
     def encode(images: Tensor) -> dict[str, Tensor]:
         maps = encoder.encode(images, made)
         return maps if pooling is None else {output: pool(values, pooling) for output, values in maps.items()}
 
-    place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
+    chosen = source if max_rows is None else source.first(max_rows)
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    source = open_data(data, split, encoder.image_size)
-    source = source if max_rows is None else source.first(max_rows)
-    options |= {"data": name, "root": root_of(data, split)}
-    return FeatureStore(_filled(source, place, encode, content, options), wanted)
+    options |= {"data": name, "root": root}
+
+    def write(folder: Path, earlier: Sequence[FeatureStore]) -> None:
+        write_store(chosen, folder, encode, content, reuse=earlier, **options)
+
+    return FeatureStore(_filled(place, write), wanted)
 
 
-def _filled(source: ImageSource, place: Path, encode: Encode, content: Content, options: dict[str, Any]) -> Path:
+def _from_file(
+    encoder: FeatureFile,
+    part: str | None,
+    source: ImageSource,
+    max_rows: int | None,
+    root: Path | None,
+    outputs: Sequence[str],
+    pooling: str | None,
+) -> FeatureSource:
+    """The entries of a file for these images; all images of the data are matched, the first `max_rows` are taken."""
+    features = encoder.features(part)
+    options: dict[str, Any] = {"image_size": encoder.image_size, "batch_size": 1, "root": root}
+    images = StoredImages(source, lambda _: {}, **options)
+    entries = features.entries_of(images.records(), images.root)[:max_rows]
+    if max_rows is not None:
+        images = StoredImages(source.first(max_rows), lambda _: {}, **options)
+    return FeatureSource(images, features, entries, outputs, pooling)
+
+
+def _copy(entries: FeatureSource, folder: Path, content: Content, name: str) -> None:
+    """Put the entries of a file into a store."""
+    options: dict[str, Any] = {"content": content.manifest(), "shard_rows": SHARD_ROWS, "data": name}
+    StoreWriter(folder=folder, kind=FeatureStore, **options).fill(entries)
+
+
+def _filled(place: Path, write: Callable[[Path, Sequence[FeatureStore]], None]) -> Path:
     """The folder of the features of these images: `place`, or one beside it where that is of other images.
 
-    What stores of earlier versions of the data have of these images, by their content, is taken from there.
+    What stores of earlier versions of the data have of these images, by their content, is given to `write`.
     """
     earlier: list[FeatureStore] = []
     for number in count(1):
         folder = place if number == 1 else place.with_name(f"{place.name}-{number}")
         try:
-            write_store(source, folder, encode, content, reuse=earlier, **options)
+            write(folder, earlier)
             return folder
         except OtherImagesError:
             with suppress(ValueError):  # one that was not finished lends nothing

@@ -62,8 +62,7 @@ def grid_outputs(encoder: Encoder, outputs: Sequence[str] | None = None) -> dict
     Raises:
         ValueError: none has, or one of those asked for has not.
     """
-    grey = torch.full((1, 3, encoder.image_size, encoder.image_size), 0.5)
-    sides = {name: maps.shape[1] for name, maps in encoder.encode(grey, outputs).items()}
+    sides = encoder.grid_sides(outputs)
     grids = {name: side for name, side in sides.items() if side > 1}
     if not grids or (outputs is not None and len(grids) < len(sides)):
         flat = [name for name in sides if name not in grids]
@@ -184,12 +183,13 @@ def dense_features(
     layout: Layout,
     folder: str | Path,
     name: str,
+    part: str | None = None,
     batch_size: int = 16,
     **options: Any,
 ) -> DenseFeatures:
     """Show every image to the encoder, or take what is kept below `folder` under `name`.
 
-    load, sizes: see `Tiles`. options: of `benchmarks.encoders.extract`.
+    load, sizes: see `Tiles`. part: of the data, for a file of features a split. options: of `benchmarks.encoders.extract`.
     """
     tiles = Tiles(load, sizes, layout)
     store = extract(
@@ -200,6 +200,7 @@ def dense_features(
         pooling=None,
         batch_size=batch_size,
         name=file_name(f"{name}-{layout}"),
+        part=part,
         **options,
     )
     return DenseFeatures(store, tiles, sizes)

@@ -2,16 +2,16 @@
 
 Candidates are found by an index of the features of one set: for each image of the other its nearest, if their cosine
 (standardised) reaches a threshold. Each is then checked by pixels: the detail of both pictures at 32×32, what is
-finer than a few pixels, or of one with the mirror image of the other, must agree. Brightness, contrast, colour,
-and compression pass; other pictures of the same thing, and two skies or seas, do not. Of pictures that were shifted,
-cropped or rotated most are missed, see `RECALL`.
+finer than a few pixels, or of one with the mirror image of the other, must agree, as they are or, more closely, after
+one was shifted, cropped or turned (`benchmarks.tasks.alignment`). Brightness, contrast, colour, compression and small
+movements pass; other pictures of the same thing, and two skies or seas, do not. `RECALL` says what is found.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.datasets import open_data
-from benchmarks.encoders import DEFAULT_MODEL, extract, load_encoder
+from benchmarks.encoders import DEFAULT_MODEL, Encoder, extract, load_encoder
+from benchmarks.tasks.alignment import DETAIL, aligned_correlations
 from benchmarks.tasks.feature_index import images_of_rows
 from probes.index import VectorIndex, build_index, choose_settings
 from randar_features.data import ImageSource
@@ -29,8 +30,8 @@ from randar_features.features.store import FeatureStore
 COMPARED_SIDE = 32
 COMPARED_AT_ONCE = 4096
 SIMILARITY = 0.6  # cosine of standardised features from which on a pair is looked at
+ALIGNED = 0.9  # of detail after alignment: at 0.85 two horizons count
 CORRELATION = 0.85  # of detail, from which on a pair counts: from 0.8 on, half of CIFAR-10's pairs are two pictures
-DETAIL = (0.7, 4.0)  # pixels
 NEIGHBOURS = 5
 RECALL = (
     "near-duplicates that were shifted, cropped or rotated are mostly missed: found are 9 to 11 % of those shifted by "
@@ -49,6 +50,7 @@ class Pair:
         similarity: cosine of their standardised features.
         correlation: of their detail at 32×32, of the better one of the image and its mirror image.
         mirrored: whether that was the mirror image.
+        moved: whether one had to be shifted, cropped or turned; the correlation is the one after that.
         identical: whether all those pixels are equal.
     """
 
@@ -59,6 +61,7 @@ class Pair:
     similarity: float
     correlation: float
     mirrored: bool
+    moved: bool
     identical: bool
 
 
@@ -71,6 +74,7 @@ def find(
     *,
     similarity: float = SIMILARITY,
     correlation: float = CORRELATION,
+    aligned: float = ALIGNED,
     neighbours: int = NEIGHBOURS,
     rows: np.ndarray | None = None,
     other_rows: np.ndarray | None = None,
@@ -84,7 +88,8 @@ def find(
         store, other: features of both, of which `store` is indexed.
         output: which of their outputs.
         images, other_images: what the stores were made of, for the pixels.
-        similarity, correlation: thresholds.
+        similarity, correlation, aligned: thresholds, of the cosine, and of the correlation of detail as the pictures are
+            and after alignment; the last is at least `correlation`.
         neighbours: candidates of each image of `other` at most.
         rows, other_rows: those of `store` and of `other` that count; None: all.
     """
@@ -101,8 +106,7 @@ def find(
         block = candidates[start : start + COMPARED_AT_ONCE]
         pictures = images_of_rows(images, block["row"], COMPARED_SIDE)
         other_pictures = images_of_rows(other_images, block["other"], COMPARED_SIDE)
-        found = _compared(block, pictures, other_pictures, store.paths, other.paths)
-        pairs += [pair for pair in found if pair.correlation >= correlation]
+        pairs += _compared(block, pictures, other_pictures, (store.paths, other.paths), (correlation, aligned))
     return sorted(pairs, key=lambda pair: (pair.other, -pair.correlation, pair.row))
 
 
@@ -140,25 +144,40 @@ def _compared(
     candidates: np.ndarray,
     pictures: dict[int, np.ndarray],
     other_pictures: dict[int, np.ndarray],
-    paths: Sequence[str | None],
-    other_paths: Sequence[str | None],
+    paths: tuple[Sequence[str | None], Sequence[str | None]],
+    thresholds: tuple[float, float],
 ) -> Iterator[Pair]:
-    """Pairs of candidates whose pictures could be read."""
+    """Pairs of candidates whose pictures could be read and agree: as they are, or after alignment."""
+    correlation, aligned = thresholds[0], max(thresholds)
     details, other_details = ({n: detail(p) for n, p in each.items()} for each in (pictures, other_pictures))
+    moved = []
     for row, other, cosine in candidates.tolist():
-        if row in details and other in other_details:
-            one, two = details[row], other_details[other]
-            straight, mirrored = float((one * two).sum()), float((one * two[:, ::-1]).sum())
-            yield Pair(
-                row=row,
-                other=other,
-                path=paths[row],
-                other_path=other_paths[other],
-                similarity=cosine,
-                correlation=max(straight, mirrored),
-                mirrored=mirrored > straight,
-                identical=bool((pictures[row] == other_pictures[other]).all()),
-            )
+        if row not in details or other not in other_details:
+            continue
+        one, two = details[row], other_details[other]
+        straight, mirrored = float((one * two).sum()), float((one * two[:, ::-1]).sum())
+        pair = Pair(
+            row=row,
+            other=other,
+            path=paths[0][row],
+            other_path=paths[1][other],
+            similarity=cosine,
+            correlation=max(straight, mirrored),
+            mirrored=mirrored > straight,
+            moved=False,
+            identical=bool((pictures[row] == other_pictures[other]).all()),
+        )
+        if pair.correlation >= correlation:
+            yield pair
+        else:
+            moved.append(pair)
+    if moved:
+        stacked = np.stack([pictures[p.row] for p in moved]), np.stack([other_pictures[p.other] for p in moved])
+        for pair, found, flipped in zip(
+            moved, *(each.tolist() for each in aligned_correlations(*stacked)), strict=True
+        ):
+            if found >= aligned:
+                yield replace(pair, correlation=found, mirrored=flipped, moved=True)
 
 
 def detail(picture: np.ndarray) -> np.ndarray:
@@ -187,6 +206,12 @@ class Part(NamedTuple):
     name: str | None = None
 
 
+def middle_output(encoder: Encoder) -> str:
+    """The middle layer of a single showing: it finds more of CIFAR-10's images, if they are changed, than others do."""
+    single = [n for n, about in encoder.outputs.items() if (about["context"], about["read"]) == ("single", "image")]
+    return single[len(single) // 2]
+
+
 def between(part: Part, other: Part, cache: str) -> list[str]:
     """The warning of a benchmark, if images of `other`, which are evaluated, have a near-duplicate in `part`.
 
@@ -194,8 +219,7 @@ def between(part: Part, other: Part, cache: str) -> list[str]:
     lack of memory or space, is a warning too: the benchmark's numbers are not lost by it. cache: keeps features.
     """
     encoder = load_encoder(DEFAULT_MODEL)
-    single = [n for n, about in encoder.outputs.items() if (about["context"], about["read"]) == ("single", "image")]
-    output = single[len(single) // 2]  # it finds more of CIFAR-10's images, if they are changed, than others do
+    output = middle_output(encoder)
     try:
         store, other_store = (
             extract(encoder, p.data, split=p.split, folder=cache, outputs=[output], max_rows=p.max_rows, name=p.name)
@@ -217,5 +241,6 @@ def warnings(pairs: Sequence[Pair], count: int, found_by: str) -> list[str]:
     return [
         f"{affected} of {count} evaluation images have a near-duplicate among those trained on or searched, "
         f"{identical} of them with equal pixels at {COMPARED_SIDE}×{COMPARED_SIDE} (found by {found_by}: "
-        f"cosine of standardised features ≥ {SIMILARITY}, correlation of detail ≥ {CORRELATION}); {RECALL}"
+        f"cosine of standardised features ≥ {SIMILARITY}, correlation of detail ≥ {CORRELATION}, after alignment "
+        f"≥ {ALIGNED}); {RECALL}"
     ]

@@ -1,6 +1,6 @@
 """Near-duplicates between two splits: `python -m benchmarks.near_duplicates --data FOLDER --split train --other test`.
 
-What counts as one is said in `benchmarks.duplicate_pairs`. All pairs, and a picture of the least alike, are written.
+What counts as one is said in `benchmarks.tasks.duplicate_pairs`. All pairs, and a picture of the least alike, are written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.report.figures import image_grid
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.duplicate_pairs import (
+    ALIGNED,
     COMPARED_SIDE,
     CORRELATION,
     NEIGHBOURS,
@@ -47,6 +48,7 @@ class Config(RunOptions):
         output: of the encoder; None: its first.
         similarity: cosine of standardised features from which on a pair is looked at.
         correlation: of detail, from which on it counts.
+        aligned: correlation of detail from which on it counts after one picture was shifted, cropped or turned.
         neighbours: candidates of each image at most.
         cache: folder that keeps features.
         batch_size: images that are encoded at once.
@@ -61,6 +63,7 @@ class Config(RunOptions):
     output: str | None = None
     similarity: float = SIMILARITY
     correlation: float = CORRELATION
+    aligned: float = ALIGNED
     neighbours: int = NEIGHBOURS
     cache: str = "runs/features"
     batch_size: Count = 32
@@ -76,7 +79,7 @@ def measure(config: Config, out: Path) -> Measurement:
     options: dict[str, Any] = {"folder": config.cache, "batch_size": config.batch_size}
     store, other = (extract(encoder, config.data, split=split, outputs=[output], **options) for split in splits)
     images, other_images = (open_data(config.data, split, encoder.image_size) for split in splits)
-    thresholds = {name: getattr(config, name) for name in ("similarity", "correlation", "neighbours")}
+    thresholds = {name: getattr(config, name) for name in ("similarity", "correlation", "aligned", "neighbours")}
     pairs = find(store, other, output, images, other_images, **thresholds)
     write_json(out / "pairs.json", [asdict(pair) for pair in pairs])
     artifacts = {"all pairs": "pairs.json"}
@@ -87,8 +90,8 @@ def measure(config: Config, out: Path) -> Measurement:
     row = summary(pairs, other, encoder.outputs[output], output, within=splits[0] == splits[1])
     return Measurement(
         protocol=f"Near-duplicates, {config.neighbours} candidates by cosine of standardised features ≥ "
-        f"{config.similarity}, correlation of detail ≥ {config.correlation} at {COMPARED_SIDE}×{COMPARED_SIDE}, "
-        "mirror images included",
+        f"{config.similarity}, correlation of detail at {COMPARED_SIDE}×{COMPARED_SIDE} ≥ {config.correlation}, or "
+        f"≥ {config.aligned} after a shift, a 90 % crop or a rotation by 3 degrees, mirror images included",
         axes={"threshold_basis": None, "selection": None},
         data={"indexed": f"{content} {splits[0]}", "looked up": f"{content} {splits[1]}"},
         weights={encoder.name: encoder.described_weights},

@@ -189,7 +189,9 @@ def evaluate(
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
     options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
     train, evaluation = (
-        dense_features(encoder, scenes.image, scenes.sizes, name=_cache_name(config, scenes, part), **options)
+        dense_features(
+            encoder, scenes.image, scenes.sizes, name=_cache_name(config, scenes, part), part=part, **options
+        )
         for part, scenes in (("train", task.train), ("evaluation", task.evaluation))
     )
     results = []

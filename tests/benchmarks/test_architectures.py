@@ -194,6 +194,7 @@ def test_tables(folder: Path, result: dict[str, Any]):
     (llamagen,) = [line for line in text.splitlines() if line.startswith("| llamagen |") and " M |" in line]
     assert llamagen.endswith("| – |") and f"| {row['validation_loss']:.3f} |" not in llamagen
     assert result["card"]["command"] in text and result["card"]["protocol"][10:] in text
+    assert all(f"Warning: {warning[:20]}" in text for warning in result["card"]["warnings"])
     assert sum(line.startswith("| randar |") for line in text.splitlines()) == 1 + 6
 
 

@@ -40,7 +40,7 @@ def test_a_row_for_each_index_and_its_peak_beside_the_prediction(
     options = {"count": 600, "dim": 16, "centres": 10, "queries": 20, "one-by-one": 2, "threads": 1}
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert main("index_speed", [*given, "--kind", "flat", "--out", str(out)]) == 0
-    content = json.loads(out.read_text())
+    content = json.loads((out / "result.json").read_text())
     (row,) = content["results"]
     assert row["recall_at_10"] == 1 and 64 <= row["bytes_per_vector"] < 65 and row["build_seconds"] > 0
     assert 0 < row["build_peak_bytes"] <= process_memory(peak=True) and row["predicted_peak_bytes"] > 600 * 64

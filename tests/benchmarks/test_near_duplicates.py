@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.result import read_result
-from benchmarks.tasks import near_duplicates
+from benchmarks.tasks import duplicate_recall, near_duplicates
 from benchmarks.tasks.duplicate_pairs import Pair, Part, between, detail, find, warnings
 from benchmarks.tasks.near_duplicates import Config
 from randar_features.data import open_images
@@ -31,6 +31,7 @@ CHANGES = {
     "mirrored": ImageOps.mirror,
     "recompressed": recompressed,
     "resized": lambda image: image.resize((45, 45), Image.Resampling.BICUBIC),
+    "shifted": lambda image: duplicate_recall.shifted(image, 1 / 32),
 }
 
 
@@ -41,7 +42,7 @@ def planted(tmp_path: Path) -> dict[int, tuple[int, str]]:
     tested = write_classes(tmp_path / "data/test", per_class=8, seed=1)
     truth = {}
     for number, (name, change) in enumerate(CHANGES.items()):
-        row, other = 7 + 9 * number, 3 + 4 * number
+        row, other = 7 + 9 * number, 2 + 4 * number
         change(Image.open(trained[row])).save(tested[other])
         truth[other] = (row, name)
     tested[23].write_bytes(b"no image")
@@ -98,15 +99,15 @@ def test_pairs_within_a_split_come_once(tmp_path: Path) -> None:
 def test_a_card_warns_only_of_what_is_there(tmp_path: Path, planted: dict[int, tuple[int, str]]) -> None:
     pairs = pairs_of(tmp_path, similarity=0.3)
     (warning,) = warnings(pairs, 24, "pixels, patches")
-    assert warning.startswith("5 of 24 evaluation images have a near-duplicate") and "1 of them with equal" in warning
+    assert warning.startswith("6 of 24 evaluation images have a near-duplicate") and "1 of them with equal" in warning
     assert "pixels, patches" in warning and warnings([], 24, "pixels, patches") == []
 
 
 def test_parts_of_a_benchmark(tmp_path: Path, planted: dict[int, tuple[int, str]]) -> None:
     parts = [Part(tmp_path / "data" / name) for name in ("train", "test")]
     (warning,) = between(*parts, str(tmp_path / "cache"))
-    assert warning.startswith("5 of 23 evaluation images have a near-duplicate") and "randar-tiny" in warning
-    few = parts[1]._replace(rows=np.array([3, 4, 23]))  # one planted, one not, one unreadable
+    assert warning.startswith("6 of 23 evaluation images have a near-duplicate") and "randar-tiny" in warning
+    few = parts[1]._replace(rows=np.array([2, 3, 23]))  # one planted, one not, one unreadable
     (warning,) = between(parts[0], few, str(tmp_path / "cache"))
     assert warning.startswith("1 of 2 evaluation images")
     assert between(parts[0]._replace(rows=np.arange(7)), parts[1], str(tmp_path / "cache")) == []
