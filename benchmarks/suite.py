@@ -1,6 +1,6 @@
 """Every benchmark on every data set: `python -m benchmarks.suite --data cifar10/ camvid/ photo-digits --out runs/all`.
 
-What a data set is asked for follows from what it has: labels (classification, retrieval), masks (segmentation),
+What is measured on a data set follows from what it has: labels (classification, retrieval), masks (segmentation),
 corresponding points (matching). Each benchmark writes a folder of its own, at the end all go into one report. Run the
 same command again to continue: what is there with the same options, weights and data is not done again.
 """
@@ -59,11 +59,11 @@ class Settings(RunOptions):
         probe: of classification.
         pooling: of maps to vectors, for classification.
         head: of segmentation.
-        max_rows: labelled images that are read of each split at most, the first ones; None: all.
+        max_images: labelled images that are read of each split at most, the first ones; None: all.
         iterations: of segmentation's linear head.
-        train_rows: labelled images to train on at most, stratified; None: all.
-        evaluation_rows: labelled images to hold back where the data has one split only; None: a fifth.
-        train_images, evaluation_images: images with masks; None: all.
+        train_images: labelled images to train on at most, stratified; None: all.
+        evaluation_images: labelled images to hold back where the data has one split only; None: a fifth.
+        train_masks, evaluation_masks: images with masks to train on and to evaluate on at most; None: all.
         pairs: pairs of images for point matching; None: as many as that task takes.
         duplicates: look for near-duplicates between what is trained on, or searched, and what is evaluated.
         hold_out: which images are evaluated on where the data has one split only.
@@ -87,11 +87,11 @@ class Settings(RunOptions):
     pooling: tuple[str, ...] = ("mean",)
     head: tuple[Literal["linear", "knn", "logistic"], ...] = option("--heads", default=("linear", "knn"))
     iterations: Count = 1000
-    max_rows: Count | None = None
-    train_rows: Count | None = None
-    evaluation_rows: Count | None = None
-    train_images: Count | None = None
-    evaluation_images: Count | None = None
+    max_images: Count | None = option("--max-rows", default=None)
+    train_images: Count | None = option("--train-rows", default=None)
+    evaluation_images: Count | None = option("--evaluation-rows", default=None)
+    train_masks: Count | None = None
+    evaluation_masks: Count | None = None
     pairs: Count | None = None
     duplicates: bool = True
     hold_out: Literal["stratified", "last"] = "stratified"
@@ -116,9 +116,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "read": ("image",),
         "probe": ("logistic", "knn"),
         "head": ("knn",),
-        "max_rows": 600,
-        "train_images": 120,
-        "evaluation_images": 60,
+        "max_images": 600,
+        "train_masks": 120,
+        "evaluation_masks": 60,
         "pairs": 60,
         "duplicates": False,
         "samples": ("randar-tiny",),
@@ -154,7 +154,7 @@ def kinds_of(data: str) -> set[str]:
 
 
 def splits_of(data: str) -> tuple[str | None, str | None]:
-    """The split to train on, None: all; and the one to evaluate on, None: rows of the former are held back."""
+    """The split to train on, None: all; and the one to evaluate on, None: images of the former are held back."""
     if data == PHOTO_DIGITS:
         return "train", "test"
     opened = _first_pair if "masks" in kinds_of(data) else open_images
@@ -212,7 +212,7 @@ def _shared(settings: Settings) -> dict[str, Any]:
 
 def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
-    names = ("hold_out", "max_rows", "duplicates", "train_rows", "evaluation_rows", "probe", "pooling")
+    names = ("hold_out", "max_images", "duplicates", "train_images", "evaluation_images", "probe", "pooling")
     config = classification.Config(
         data=data,
         train_split=train,
@@ -221,15 +221,16 @@ def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callabl
         **_shared(settings),
     )
     yield "classification", config, classification.run
-    shared = {"max_rows": settings.max_rows, "duplicates": settings.duplicates, **_shared(settings)}
+    shared = {"max_images": settings.max_images, "duplicates": settings.duplicates, **_shared(settings)}
     yield "retrieval", retrieval.Config(data=data, split=evaluation or train, **shared), retrieval.run
 
 
 def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
     shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
-    names = ("duplicates", "resolution", "iterations", "train_images", "evaluation_images")
+    names = ("duplicates", "resolution", "iterations")
     shared |= {"labels": known_labels(data), **{name: getattr(settings, name) for name in names}}
+    shared |= {"train_images": settings.train_masks, "evaluation_images": settings.evaluation_masks}
     for head in settings.head:
         config = segmentation.Config(head=head, **shared, **_shared(settings))
         yield f"segmentation-{head}", config, segmentation.run

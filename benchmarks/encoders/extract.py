@@ -38,7 +38,7 @@ def extract(
     dtype: str = "float16",
     batch_size: int = 32,
     num_workers: int = 0,
-    max_rows: int | None = None,
+    max_images: int | None = None,
     name: str | None = None,
     part: str | None = None,
     progress: bool = True,
@@ -59,7 +59,7 @@ def extract(
         dtype: on disk, "float16" or "float32".
         batch_size: images a pass.
         num_workers: processes that decode images.
-        max_rows: only the first so many images, of data in no particular order; None: all.
+        max_images: images at most, the first ones, of data in no particular order; None: all.
         name: of the data, in the cache and in the manifest; None: made of `data`.
         part: which file of a `FeatureFile` with {split} in its name; None: that of `split`.
         progress: show a bar.
@@ -72,7 +72,7 @@ def extract(
     wanted = encoder.choose(outputs)
     name = _name_of(data) if name is None else name
     name = name if split is None else f"{name}-{split}"
-    name = name if max_rows is None else f"{name}-first-{max_rows}"
+    name = name if max_images is None else f"{name}-first-{max_images}"
     computed = "" if encoder.dtype == torch.float32 else f"-{str(encoder.dtype).removeprefix('torch.')}"
     home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}{computed}" / _plain(name)
     dtype = "float32" if isinstance(encoder, FeatureFile) else dtype  # a file's numbers stay as they are
@@ -91,14 +91,14 @@ def extract(
     root = root_of(data, split)
     place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
     if isinstance(encoder, FeatureFile):
-        entries = _from_file(encoder, part or split, source, max_rows, root, made, pooling)
+        entries = _from_file(encoder, part or split, source, max_images, root, made, pooling)
         return FeatureStore(_filled(place, lambda folder, _: _copy(entries, folder, content, name)), wanted)
 
     def encode(images: Tensor) -> dict[str, Tensor]:
         maps = encoder.encode(images, made)
         return maps if pooling is None else {output: pool(values, pooling) for output, values in maps.items()}
 
-    chosen = source if max_rows is None else source.first(max_rows)
+    chosen = source if max_images is None else source.first(max_images)
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     options |= {"data": name, "root": root}
 
@@ -112,18 +112,18 @@ def _from_file(
     encoder: FeatureFile,
     part: str | None,
     source: ImageSource,
-    max_rows: int | None,
+    max_images: int | None,
     root: Path | None,
     outputs: Sequence[str],
     pooling: str | None,
 ) -> FeatureSource:
-    """The entries of a file for these images; all images of the data are matched, the first `max_rows` are taken."""
+    """The entries of a file for these images; all images of the data are matched, the first `max_images` are taken."""
     features = encoder.features(part)
     options: dict[str, Any] = {"image_size": encoder.image_size, "batch_size": 1, "root": root}
     images = StoredImages(source, lambda _: {}, **options)
-    entries = features.entries_of(images.records(), images.root)[:max_rows]
-    if max_rows is not None:
-        images = StoredImages(source.first(max_rows), lambda _: {}, **options)
+    entries = features.entries_of(images.records(), images.root)[:max_images]
+    if max_images is not None:
+        images = StoredImages(source.first(max_images), lambda _: {}, **options)
     return FeatureSource(images, features, entries, outputs, pooling)
 
 

@@ -2,7 +2,7 @@
 
 Of each: parameters, nats per token of held-out images, images a second of generation in matched steps, and what its
 frozen features are good for, in every context and at every read that it has: a linear probe, nearest neighbours,
-segmentation. The layer of each is chosen by the linear probe on tuning rows; evaluation rows choose nothing. What
+segmentation. The layer of each is chosen by the linear probe on tuning images; evaluation images choose nothing. What
 has been measured with the same options and weights is not measured again.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.tasks import classification, segmentation
 from benchmarks.tasks.architecture_tables import feature_table, model_table
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
-from randar_features.cli.parse import Count
+from randar_features.cli.parse import Count, option
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.models import ARCHITECTURES
 from randar_features.store.files import read_json
@@ -48,11 +48,11 @@ class Config(RunOptions):
         segmentation: images with masks, a folder or Parquet files.
         split: of the tokens.
         loss_images, loss_orders: for the nats per token.
-        max_rows: only the first so many labelled images of each split; 0: all.
-        evaluation_rows: how many of them are held back, where the data has no split for it.
+        max_images: labelled images that are read of each split at most, the first ones; 0: all.
+        evaluation_images: labelled images to hold back, where the data has no split for evaluation.
         hold_out: which ones, "last" or "stratified".
         head: of segmentation, one of linear, knn, logistic.
-        train_images, evaluation_images: seeded random choices of so many images with masks; None: all.
+        train_masks, evaluation_masks: images with masks at most, a seeded random choice; None: all.
         resolution: pixels of the shorter side at which those are shown in tiles; None: squashed to the input.
         batch, repeats: of the timing of generation.
         seed: of every random choice.
@@ -67,12 +67,12 @@ class Config(RunOptions):
     split: str = "validation"
     loss_images: int = 1000
     loss_orders: int = 4
-    max_rows: int = 8000
-    evaluation_rows: Count = 2000
+    max_images: int = option("--max-rows", default=8000)
+    evaluation_images: Count = option("--evaluation-rows", default=2000)
     hold_out: Literal["stratified", "last"] = "last"
     head: Literal["linear", "knn", "logistic"] = "knn"
-    train_images: int | None = None
-    evaluation_images: int | None = None
+    train_masks: int | None = None
+    evaluation_masks: int | None = None
     resolution: int | None = None
     batch: int = 16
     repeats: int = 3
@@ -165,9 +165,9 @@ def probe_options(folder: str, config: Config) -> classification.Config:
         data=config.classification,
         train_split=train,
         evaluation_split=evaluation,
-        evaluation_rows=config.evaluation_rows,
+        evaluation_images=config.evaluation_images,
         hold_out=config.hold_out,
-        max_rows=config.max_rows or None,
+        max_images=config.max_images or None,
         encoder=(folder,),
         probe=("logistic", "knn"),
         seed=config.seed,
@@ -183,8 +183,8 @@ def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segment
         train_split=train or "train",
         evaluation_split=evaluation,
         labels=known_labels(config.segmentation),
-        train_images=config.train_images,
-        evaluation_images=config.evaluation_images,
+        train_images=config.train_masks,
+        evaluation_images=config.evaluation_masks,
         resolution=config.resolution,
         encoder=(folder,),
         outputs=tuple(outputs),

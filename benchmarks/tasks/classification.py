@@ -1,8 +1,8 @@
 """Probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder pixels codes randar-tiny`.
 
-Every output of every encoder (layer, context, read), in every pooling, is classified by the probes asked for. Options
-of the heads are chosen on a tenth of the training rows, and the evaluation rows are touched once by each head. They
-are a split of the data, or held back from it. The same rows serve every encoder, so that differences are paired.
+Every output of every encoder (layer, context, read), in every pooling, is classified by each probe. Options
+of the heads are chosen on a tenth of the training images, and each head sees the evaluation images once. They
+are a split of the data, or held back from it. The same images serve every encoder, so that differences are paired.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Config(LabelledData):
             one of the best tuning accuracy by the other probes, or all without other probes.
         normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
         epochs, head_batch_size: of the linear and the attentive probe.
-        shots: labelled rows a class of the few-shot probe.
-        draws: of those rows.
+        shots: labelled images a class of the few-shot probe.
+        draws: of those images.
         buffer_rows: with on_disk, how many rows the linear and the attentive probe hold in memory at a time.
     """
 
@@ -135,7 +135,7 @@ def measure(config: Config, out: Path) -> Measurement:
         found, features = evaluate(encoder, config)
         if labels is not None and not np.array_equal(labels, features.evaluation.labels):
             first = scored[0].row["encoder"]
-            raise ValueError(f"{encoder.name} was given other evaluation rows than {first}: run it on its own")
+            raise ValueError(f"{encoder.name} was given other evaluation images than {first}: run it on its own")
         labels, warnings = features.evaluation.labels, [*warnings, *features.unreadable()]
         scored, weights = scored + found, weights | {encoder.name: encoder.described_weights}
     if labels is None or not scored:

@@ -38,7 +38,7 @@ TUNING = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How the probes are trained; the labels are those of the training and of the evaluation rows.
+    """How the probes are trained; the labels are those of the training and of the evaluation images.
 
     Attributes:
         train_labels, labels: (n,) and (m,).
@@ -86,7 +86,7 @@ def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
     probe = LogisticProbe(standardize=_standardize(training), validation_fraction=TUNING, seed=training.seed)
     probe.fit(candidate.train, training.train_labels)
     table = probe.predict_proba(candidate.evaluation)
-    about: Entries = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning rows"}
+    about: Entries = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning images"}
     about |= {"normalization": training.normalization, "chosen": {"C": probe.C}, "tuning": probe.validation_accuracy}
     about |= {"warnings": head_warnings(probe)}
     yield _scored(candidate, table, probe.classes, training, about, start)

@@ -189,7 +189,7 @@ def dense_features(
 ) -> DenseFeatures:
     """Show every image to the encoder, or take what is kept below `folder` under `name`.
 
-    load, sizes: see `Tiles`. part: of the data, for a file of features a split. options: of `benchmarks.encoders.extract`.
+    load, sizes: see `Tiles`. part, for a file of features a split, and options: of `benchmarks.encoders.extract`.
     """
     tiles = Tiles(load, sizes, layout)
     store = extract(

@@ -48,7 +48,7 @@ class Config(LabelledData):
 
     Attributes:
         model: a model as `load_model` takes it.
-        images: a seeded, random choice of so many evaluation images; None, or not as many: all.
+        images: evaluation images at most, a seeded random choice; None: all.
         shortlist: classes an image, the likeliest by the probe; None: all.
         orders: how many orders are averaged, one result each; the first orders are the same in all. Of a model that
             was trained in one order that one.
@@ -193,7 +193,7 @@ def measure(config: Config, out: Path) -> Measurement:
     return Measurement(
         protocol=protocol(config, candidate.axes["output"], one_order=len(orders) < max(config.orders)),
         axes=about | {"encoder": model.name},
-        data=config.data_parts() | {"images": f"{len(labels)} of the evaluation rows, seed {config.seed}"},
+        data=config.data_parts() | {"images": f"{len(labels)} of the evaluation images, seed {config.seed}"},
         weights={model.name: model.weights_hash},
         warnings=[SAME_LABELS, *features.unreadable(), *features.duplicates(config)],
         interval="percentile bootstrap over images",

@@ -18,7 +18,7 @@ from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import stratified_rows
 from probes.pooling import pool
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
-from randar_features.cli.parse import Count
+from randar_features.cli.parse import Count, option
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.precision import name_of
 
@@ -32,11 +32,11 @@ class LabelledData(EncoderOptions):
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
         train_split: of the data; None where it has one.
-        evaluation_split: of the data; None: rows of the training split are held back.
-        evaluation_rows: how many to hold back; None: a fifth of them.
+        evaluation_split: of the data; None: images of the training split are held back.
+        evaluation_images: images to hold back; None: a fifth.
         hold_out: "stratified", a share of each class, or "last".
-        train_rows: a stratified choice of so many training rows; None: all.
-        max_rows: only the first so many rows of each split are read; None: all.
+        train_images: images to train on at most, a stratified choice; None: all.
+        max_images: images that are read of each split at most, the first ones; None: all.
         duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
         on_disk: read features as they are needed, where they are larger than memory.
     """
@@ -44,10 +44,10 @@ class LabelledData(EncoderOptions):
     data: str
     train_split: str | None = None
     evaluation_split: str | None = None
-    evaluation_rows: Count | None = None
+    evaluation_images: Count | None = option("--evaluation-rows", default=None)
     hold_out: Literal["stratified", "last"] = "stratified"
-    train_rows: Count | None = None
-    max_rows: Count | None = None
+    train_images: Count | None = option("--train-rows", default=None)
+    max_images: Count | None = option("--max-rows", default=None)
     duplicates: bool = True
     on_disk: bool = False
 
@@ -56,7 +56,7 @@ class LabelledData(EncoderOptions):
         if self.evaluation_split is not None and self.evaluation_split == self.train_split:
             raise ValueError(
                 f"images to train on and to evaluate on must differ, got the split {self.train_split!r} twice: leave "
-                "--evaluation-split out, and rows of the training split are held back"
+                "--evaluation-split out, and images of the training split are held back"
             )
 
     def encoders(self) -> Iterator[Encoder]:
@@ -77,19 +77,19 @@ class LabelledData(EncoderOptions):
         yield stored
 
     def data_parts(self) -> dict[str, str]:
-        """The data's hash, and which rows of it: equal where the same rows were used."""
-        first = f" first {self.max_rows} rows of each split," if self.max_rows else ""
+        """The data's hash, and which images of it: equal where the same images were used."""
+        first = f" first {self.max_images} images of each split," if self.max_images else ""
         content, train = data_hash(self.data) + first, self.train_split or "all"
-        held = f"{self.evaluation_rows or 'a fifth'} of {train}, {self.hold_out}"
+        held = f"{self.evaluation_images or 'a fifth'} of {train}, {self.hold_out}"
         held += f", seed {self.seed}" if self.hold_out == "stratified" else ""
-        trained = f"{train}, at most {self.train_rows}, seed {self.seed}" if self.train_rows else train
+        trained = f"{train}, at most {self.train_images}, seed {self.seed}" if self.train_images else train
         if self.evaluation_split is not None:
             return {"train": f"{content} {trained}", "evaluation": f"{content} {self.evaluation_split}"}
         return {"train": f"{content} {trained} but {held}", "evaluation": f"{content} {held}"}
 
     def selection(self) -> str:
-        """On which rows options of heads are chosen, in words."""
-        return f"a stratified tenth of the training rows (seed {self.seed})"
+        """On which images options of heads are chosen, in words."""
+        return f"a stratified tenth of the training images (seed {self.seed})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +160,12 @@ class LabelledFeatures:
         return unreadable(self.train_store, self.evaluation_store)
 
     def duplicates(self, options: LabelledData) -> list[str]:
-        """A warning of evaluation rows that have a near-duplicate among those trained on, if it is asked for."""
+        """A warning of evaluation images that have a near-duplicate among those trained on, where wanted."""
         if not options.duplicates:
             return []
         if isinstance(self.encoder, StoredEncoder):
             return ["near-duplicates were not looked for: a store holds features, not images"]
-        trained = Part(options.data, options.train_split, options.max_rows, self.train.rows)
+        trained = Part(options.data, options.train_split, options.max_images, self.train.rows)
         evaluated = trained._replace(split=options.evaluation_split or options.train_split)
         return between(trained, evaluated._replace(rows=self.evaluation.rows), options.cache)
 
@@ -181,7 +181,7 @@ def labelled_features(
         store = encoder.features(outputs, pooling)
         train, evaluation = choose_rows(store, None, options)
         return LabelledFeatures(encoder, store, store, train, evaluation, pooling, options.on_disk)
-    about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_rows": options.max_rows}
+    about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_images": options.max_images}
     stores = [
         extract(encoder, options.data, split=split, **about)
         for split in dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))
@@ -205,7 +205,7 @@ def choose_rows(store: FeatureStore, other: FeatureStore | None, options: Labell
                 f"the classes of {options.train_split} are {store.label_names}, those of {options.evaluation_split} "
                 f"are {other.label_names}: the same label would mean different things"
             )
-    return fewer(train, options.train_rows, options.seed), evaluation
+    return fewer(train, options.train_images, options.seed), evaluation
 
 
 def _labelled(store: FeatureStore, data: str) -> Split:
@@ -229,12 +229,12 @@ def fewer(split: Split, count: int | None, seed: int) -> Split:
 def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
     """Rows to train on and to evaluate on; the latter are the last ones, or a seeded share of each class.
 
-    ValueError if too few rows are left, or if the last rows are not of all classes, as in sorted data.
+    ValueError if too few images are left, or if the last ones are not of all classes, as in sorted data.
     """
     count = len(split.rows)
-    held = options.evaluation_rows or round(HELD_SHARE * count)
+    held = options.evaluation_images or round(HELD_SHARE * count)
     if not 0 < held < count:
-        raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-rows")
+        raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-images")
     if options.hold_out == "stratified":
         evaluated = stratified_rows(split.labels, held, options.seed, leave=1)
         chosen = np.setdiff1d(np.arange(count), evaluated), evaluated
@@ -243,7 +243,7 @@ def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
         missing = set(split.labels.tolist()) - set(split.labels[-held:].tolist())
         if missing:
             raise ValueError(
-                f"the last {held} rows hold none of {len(missing)} classes, {sorted(missing)[:5]} for example: "
+                f"the last {held} images hold none of {len(missing)} classes, {sorted(missing)[:5]} for example: "
                 "use --hold-out stratified"
             )
     kept, held_out = (Split(split.rows[part], split.labels[part]) for part in chosen)

@@ -1,6 +1,7 @@
 """Near-duplicates between two splits: `python -m benchmarks.near_duplicates --data FOLDER --split train --other test`.
 
-What counts as one is said in `benchmarks.tasks.duplicate_pairs`. All pairs, and a picture of the least alike, are written.
+What counts as one is said in `benchmarks.tasks.duplicate_pairs`. All pairs are written, and a picture of those that
+are least alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Retrieval by cosine: `python -m benchmarks.retrieval --data FOLDER --split validation --encoder pixels randar-tiny`.
 
-Items of the query's own class are relevant. Without --query-split each image is asked for among all others of its
+Items of the query's own class are relevant. Without --query-split each image is a query among all others of its
 split, itself excluded by its id. Every output of every encoder is searched exactly; the best of each encoder also
 by indexes, whose results are set against the exact ones in OUT/index.
 """
@@ -44,12 +44,12 @@ class Config(EncoderOptions):
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
         split: of the data, what is searched.
-        query_split: of the data, what is asked for; None, or the same: each image of `split` among the others.
+        query_split: of the data, the queries; None, or the same: each image of `split` among the others.
         pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
         normalization: unit (length 1), standardized (before that, by the gallery's mean and deviation), or both.
-        queries: a seeded random choice of so many; all of them if there are no more.
+        queries: images to search for at most, a seeded random choice.
         index_kind: indexes to set against exact search: flat, hnsw, ivfpq (of 256 vectors or more); "none" for none.
-        max_rows: only the first so many images of each split are read; None: all.
+        max_images: images that are read of each split at most, the first ones; None: all.
         duplicates: look for near-duplicates of the queries in what is searched, and warn of them.
     """
 
@@ -61,7 +61,7 @@ class Config(EncoderOptions):
     normalization: tuple[str, ...] = ("unit",)
     queries: Count = 1000
     index_kind: tuple[str, ...] = ("hnsw", "ivfpq")
-    max_rows: Count | None = None
+    max_images: Count | None = option("--max-rows", default=None)
     duplicates: bool = True
 
     def __post_init__(self) -> None:
@@ -93,12 +93,12 @@ def axes_of(encoder: Encoder, output: str) -> dict[str, Any]:
 
 
 def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore, FeatureStore]:
-    """Features of what is searched and of what is asked for, which are one if there is no split of queries."""
+    """Features of what is searched and of the queries, which are one if there is no split of queries."""
 
     about: dict[str, Any] = {**config.store, "outputs": config.chosen(encoder), "pooling": pooling}
 
     def of(split: str | None) -> FeatureStore:
-        return extract(encoder, config.data, split=split, max_rows=config.max_rows, **about)
+        return extract(encoder, config.data, split=split, max_images=config.max_images, **about)
 
     gallery = of(config.split)
     return gallery, gallery if config.query_split is None else of(config.query_split)
@@ -143,7 +143,7 @@ def measure(config: Config, out: Path) -> Measurement:
 
 
 def possible_kinds(config: Config, vectors: int) -> list[str]:
-    """The indexes asked for, but for those that need more vectors to learn from, which it names."""
+    """The indexes of the options, but for those that need more vectors to learn from, which it names."""
     kinds = [kind for kind in config.index_kind if kind != "none"]
     if "ivfpq" in kinds and vectors < CODES:
         tqdm.write(f"ivfpq is left out: it learns {CODES} codes, from as many vectors, and there are {vectors}")
@@ -164,17 +164,17 @@ def protocol(config: Config) -> str:
 
 def data_parts(config: Config) -> dict[str, str]:
     """The data's hash for each split."""
-    first = f" first {config.max_rows} of each split," if config.max_rows else ""
+    first = f" first {config.max_images} of each split," if config.max_images else ""
     content = data_hash(config.data) + first
     parts = {"gallery": f"{content} {config.split or ''}".strip()}
     return parts if config.query_split is None else parts | {"queries": f"{content} {config.query_split}"}
 
 
 def duplicates(config: Config, query_rows: np.ndarray) -> list[str]:
-    """A warning of queries that have a near-duplicate in what is searched, if it is asked for."""
+    """A warning of queries that have a near-duplicate in what is searched, unless it is switched off."""
     if not config.duplicates:
         return []
-    searched = Part(config.data, config.split, config.max_rows)
+    searched = Part(config.data, config.split, config.max_images)
     return between(searched, searched._replace(split=config.query_split or config.split, rows=query_rows), config.cache)
 
 

@@ -78,7 +78,7 @@ class Config(EncoderOptions):
         ignore_index: value of pixels to ignore where labels are not given; None: 255.
         train_split: of the data.
         evaluation_split: of the data; None: "test" of photo-digits, else "validation".
-        train_images, evaluation_images: seeded random choices of so many; None: all.
+        train_images, evaluation_images: images at most, a seeded random choice; None: all.
         block: consecutive evaluation images that the bootstrap draws together, as frames of a clip; None: 25 of
             camvid, whose evaluation images are one clip, else 1.
         size: pixels a side that photo-digits is composed at.

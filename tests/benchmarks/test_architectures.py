@@ -63,7 +63,7 @@ def config_of(folder: Path, **options: Any) -> Config:
         "tokens": str(folder / "tokens"),
         "classification": str(folder / "colours"),
         "segmentation": str(folder / "camvid"),
-        "evaluation_rows": 12,
+        "evaluation_images": 12,
         "hold_out": "stratified",
         "loss_images": 7,
         "head": "knn",

@@ -34,7 +34,7 @@ def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def config(folder: Path, cache: Path, **options: object) -> Config:
-    shared = {"evaluation_rows": 12, "cache": str(cache / "cache"), "epochs": 2, "draws": 2, "shots": (2,)}
+    shared = {"evaluation_images": 12, "cache": str(cache / "cache"), "epochs": 2, "draws": 2, "shots": (2,)}
     return Config(data=str(folder), **{"duplicates": False, **shared, **options})
 
 
@@ -44,7 +44,7 @@ def test_the_command_reports_what_the_probe_gives(
     model = write_folder(tmp_path / "model")
     arguments = ["--data", str(folder), "--encoder", "pixels", str(model), "--cache", str(tmp_path / "cache")]
     arguments += [
-        "--evaluation-rows",
+        "--evaluation-images",
         "12",
         "--contexts",
         "reverse",
@@ -83,7 +83,7 @@ def test_the_command_reports_what_the_probe_gives(
     assert len(kept_predictions["predictions"]) == len(report["results"])
     assert "| pixels | patches | mean | logistic" in (tmp_path / "out/result.md").read_text()
     (curve,) = [name for name in report["artifacts"] if name.startswith("Tuning accuracy by layer: ")]
-    assert curve.endswith("model, logistic, L-BFGS, refitted with the tuning rows, mean, image")
+    assert curve.endswith("model, logistic, L-BFGS, refitted with the tuning images, mean, image")
     assert (tmp_path / "out" / report["artifacts"][curve]).read_bytes().startswith(b"\x89PNG")
 
 
@@ -160,9 +160,9 @@ def test_unusable_data_is_refused(folder: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"1 of 1 images of .*plain have no label"):
         classification.run(config(tmp_path / "plain", tmp_path, **options), tmp_path)
     with pytest.raises(ValueError, match="72 images cannot hold back 72"):
-        classification.run(config(folder, tmp_path, evaluation_rows=72, **options), tmp_path)
-    with pytest.raises(ValueError, match=r"the last 24 rows hold none of 2 classes, \[0, 1\]"):
-        classification.run(config(folder, tmp_path, evaluation_rows=24, hold_out="last", **options), tmp_path)
+        classification.run(config(folder, tmp_path, evaluation_images=72, **options), tmp_path)
+    with pytest.raises(ValueError, match=r"the last 24 images hold none of 2 classes, \[0, 1\]"):
+        classification.run(config(folder, tmp_path, evaluation_images=24, hold_out="last", **options), tmp_path)
     with pytest.raises(ValueError, match=r"--probe must be of logistic, .*, got 'svm'"):
         classification.run(config(folder, tmp_path, probe=("svm",), **options), tmp_path)
     with pytest.raises(ValueError, match="--normalization batch is for --probe linear"):
@@ -171,11 +171,11 @@ def test_unusable_data_is_refused(folder: Path, tmp_path: Path):
 
 def test_the_last_rows_are_held_back_when_asked_for():
     split = Split(np.array([0, 1, 3, 4, 5, 7]), np.array([0, 1, 2, 0, 1, 2]))
-    kept, held_out = hold_out(split, LabelledData(data="", evaluation_rows=3, hold_out="last"))
+    kept, held_out = hold_out(split, LabelledData(data="", evaluation_images=3, hold_out="last"))
     assert kept.rows.tolist() == [0, 1, 3] and held_out.rows.tolist() == [4, 5, 7]
     assert held_out.labels.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="--hold-out must be of stratified, last, got 'first'"):
-        hold_out(split, LabelledData(data="", evaluation_rows=3, hold_out="first"))
+        hold_out(split, LabelledData(data="", evaluation_images=3, hold_out="first"))
 
 
 def test_an_unreadable_image_is_left_out_and_named(folder: Path, tmp_path: Path):
@@ -186,7 +186,7 @@ def test_an_unreadable_image_is_left_out_and_named(folder: Path, tmp_path: Path)
             (tmp_path / "images" / name / picture.name).write_bytes(picture.read_bytes())
     (tmp_path / "images/a/03.png").write_text("no picture")
     classification.run(
-        config(tmp_path / "images", tmp_path, encoder=("histogram",), evaluation_rows=4), tmp_path / "out"
+        config(tmp_path / "images", tmp_path, encoder=("histogram",), evaluation_images=4), tmp_path / "out"
     )
     report = json.loads((tmp_path / "out/result.json").read_text())
     assert report["card"]["warnings"][0].startswith("1 of 24 images could not be read: row 3: ")
@@ -206,7 +206,7 @@ def test_splits_of_other_classes_are_refused(folder: Path, tmp_path: Path):
 def test_two_splits_are_trained_and_evaluated_on(tmp_path: Path):
     write_classes(tmp_path / "images/train", per_class=10, seed=0)
     write_classes(tmp_path / "images/validation", per_class=3, seed=1)
-    splits = {"train_split": "train", "evaluation_split": "validation", "encoder": ("histogram",), "train_rows": 18}
+    splits = {"train_split": "train", "evaluation_split": "validation", "encoder": ("histogram",), "train_images": 18}
     classification.run(config(tmp_path / "images", tmp_path, **splits), tmp_path / "out")
     report = read_result(tmp_path / "out")
     assert report["card"]["data"]["evaluation"].endswith(" validation")
@@ -214,13 +214,13 @@ def test_two_splits_are_trained_and_evaluated_on(tmp_path: Path):
     assert np.load(tmp_path / "out/predictions.npz")["labels"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def test_only_the_first_rows_are_read_when_asked_for(folder: Path, tmp_path: Path):
+def test_only_the_first_images_are_read_where_wanted(folder: Path, tmp_path: Path):
     """Of 24 images each of three classes, 40: all of the first and 16 of the second."""
-    options = config(folder, tmp_path, encoder=("histogram",), max_rows=40, evaluation_rows=10)
+    options = config(folder, tmp_path, encoder=("histogram",), max_images=40, evaluation_images=10)
     classification.run(options, tmp_path / "out")
     assert np.load(tmp_path / "out/predictions.npz")["labels"].tolist() == [0] * 6 + [1] * 4
     parts = read_result(tmp_path / "out")["card"]["data"]
-    assert all("first 40 rows of each split, " in part for part in parts.values())
+    assert all("first 40 images of each split, " in part for part in parts.values())
 
 
 def test_fewer_training_rows_are_of_all_classes():

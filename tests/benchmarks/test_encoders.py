@@ -340,7 +340,7 @@ class TestExtract:
     def test_the_first_rows(self, data: Path, tmp_path: Path):
         encoder = load_encoder("pixels")
         everything = self.extract(encoder, data, tmp_path)
-        some = self.extract(encoder, data, tmp_path, max_rows=4)
+        some = self.extract(encoder, data, tmp_path, max_images=4)
         assert len(some) == 4 and some.folder.parent.name.endswith("-train-first-4")
         assert np.array_equal(some.array("patches"), everything.array("patches", range(4)))
 

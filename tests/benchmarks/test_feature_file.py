@@ -37,7 +37,7 @@ def test_an_array_is_matched_by_place(tmp_path: Path, data: list[Path]) -> None:
     store = store_of(tmp_path / "f.npy", tmp_path / "data")
     np.testing.assert_array_equal(store.array("features"), vectors)
     assert store.labels.tolist() == np.repeat([0, 1, 2], 15).tolist() and store.label_names == ["blue", "green", "red"]
-    first = store_of(tmp_path / "f.npy", tmp_path / "data", max_rows=5)
+    first = store_of(tmp_path / "f.npy", tmp_path / "data", max_images=5)
     np.testing.assert_array_equal(first.array("features"), vectors[:5])
 
 

@@ -108,7 +108,7 @@ def test_what_was_computed_before_is_not_done_again(
 
 
 def run(folder: Path, out: Path, *more: str, monkeypatch: pytest.MonkeyPatch) -> dict:
-    arguments = ["--data", str(folder / "images"), "--model", str(folder / "model"), "--evaluation-rows", "12"]
+    arguments = ["--data", str(folder / "images"), "--model", str(folder / "model"), "--evaluation-images", "12"]
     arguments += ["--orders", "1", "4", "--cache", str(folder / "cache"), "--out", str(out), *more]
     assert main("generative_classification", [*arguments]) == 0
     return read_result(out)
@@ -120,7 +120,7 @@ def test_a_shortlist_of_all_classes_is_the_full_search(tmp_path: Path, monkeypat
     report = run(tmp_path, tmp_path / "all", "--shortlist", "3", monkeypatch=monkeypatch)
     kept = np.load(tmp_path / "all/predictions.npz")
 
-    config = Config(data=str(tmp_path / "images"), model=str(tmp_path / "model"), evaluation_rows=12)
+    config = Config(data=str(tmp_path / "images"), model=str(tmp_path / "model"), evaluation_images=12)
     model = load_model(tmp_path / "model")
     _, features, _ = generative.fitted_probe(model, Config(**{**vars(config), "cache": str(tmp_path / "cache")}))
     tokens = generative.image_tokens(model, config, features.evaluation.rows)
@@ -140,7 +140,7 @@ def test_a_shortlist_of_all_classes_is_the_full_search(tmp_path: Path, monkeypat
     chosen = np.sort(np.random.default_rng(0).permutation(12)[:5])
     few_kept = np.load(tmp_path / "few/predictions.npz")
     np.testing.assert_array_equal(few_kept["predictions"], kept["predictions"][:, chosen])
-    assert few["card"]["data"]["images"] == "5 of the evaluation rows, seed 0"
+    assert few["card"]["data"]["images"] == "5 of the evaluation images, seed 0"
 
     one = run(tmp_path, tmp_path / "one", "--shortlist", "1", monkeypatch=monkeypatch)
     assert one["results"][0]["accuracy"] == one["results"][2]["accuracy"] == one["results"][0]["shortlist_recall"]

@@ -15,9 +15,11 @@ from benchmarks.options import EncoderOptions, RunOptions
 from benchmarks.report.diff import compare_folders
 from benchmarks.result import NO_AXES, Result, read_result
 from benchmarks.run import TASKS, Measurement, Task, find_task, main
+from benchmarks.suite import Settings
 from benchmarks.tasks.classification import Config as Classification
 from benchmarks.tasks.classification_probes import interval_over_draws
 from benchmarks.tasks.heads import head_warnings
+from randar_features.cli.parse import parse
 
 ROOT = Path(benchmarks.__file__).parent
 
@@ -97,11 +99,19 @@ def test_other_intervals_are_not_comparable(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("hold_out", "first"), ("normalization", "l3"), ("evaluation_rows", 0), ("dtype", "int8"), ("probe", ("svm",))],
+    [("hold_out", "first"), ("normalization", "l3"), ("evaluation_images", 0), ("dtype", "int8"), ("probe", ("svm",))],
 )
 def test_bad_options_are_refused_before_any_work(option: str, value: Any):
     with pytest.raises(ValueError, match=option.replace("_", ".")):
         Classification(data="nowhere", **{option: value})
+
+
+@pytest.mark.parametrize("old", ["max", "train", "evaluation"])
+def test_earlier_names_of_options_are_read(old: str):
+    given = ["--data", "x", f"--{old}-rows", "7"]
+    for options in (Classification, Settings):
+        assert getattr(parse(options, given), f"{old}_images") == 7
+        assert parse(options, given) == parse(options, ["--data", "x", f"--{old}-images", "7"])
 
 
 def test_an_error_is_one_line_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -55,7 +55,7 @@ def test_splits(data: dict[str, str]) -> None:
 
 def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
     settings = suite.Settings(data=(*data.values(), "digits"), encoder=("pixels", "tiny"), head=("knn",), seed=3)
-    settings = replace(settings, evaluation_rows=2)
+    settings = replace(settings, evaluation_images=2)
     planned = {job.name: job.config for job in suite.jobs(settings)}
     assert list(planned) == [
         "split/classification", "split/retrieval", "whole/classification", "whole/retrieval",
@@ -64,7 +64,7 @@ def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
     held = planned["split/classification"]
     assert (held.train_split, held.evaluation_split, held.seed) == ("train", "validation", 3)
     assert planned["whole/classification"].evaluation_split is None
-    assert planned["whole/classification"].evaluation_rows == 2
+    assert planned["whole/classification"].evaluation_images == 2
     assert planned["split/retrieval"].split == "validation"
     assert planned["masks/segmentation-knn"].encoder == ("pixels", "tiny")
 

@@ -42,7 +42,7 @@ def test_extraction_and_a_benchmark_from_the_wheel(installed: Path, tmp_path: Pa
     assert "reverse/image" in randar(installed, tmp_path, "extract", "photos", "--out", "store", "--no-progress")
     assert str(installed) in randar(installed, tmp_path, "doctor")
     shown = randar(
-        installed, tmp_path, "bench", "retrieval", "--data", "photo-digits", "--split", "test", "--max-rows", "40",
+        installed, tmp_path, "bench", "retrieval", "--data", "photo-digits", "--split", "test", "--max-images", "40",
         "--encoder", "pixels", "--out", "found",
     )  # fmt: skip
     assert "result.json" in shown
