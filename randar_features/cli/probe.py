@@ -100,7 +100,7 @@ def configured(options: ProbeOptions) -> Config:
         pooling=(pooling_of(options, stored),),
         train_split=options.split,
         evaluation_split=options.evaluation_split,
-        evaluation_rows=options.evaluation_images,
+        evaluation_images=options.evaluation_images,
         duplicates=options.duplicates,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
