@@ -32,11 +32,15 @@ def finished(job: Job, folder: Path, weights: Mapping[str, str]) -> bool:
     path = folder / CONFIG_FILE
     if not (folder / RESULT_FILE).exists() or not path.exists():
         return False
-    kept, wanted = read_json(path), description(job, weights)
+    try:
+        kept, wanted = dict(read_json(path)), description(job, weights)
+        options = dict(kept["config"])
+    except (ValueError, KeyError, TypeError):  # it is damaged
+        return False
     defaults = {
         field.name: plain(field.default) for field in fields(job.config) if field.name not in UNRELATED
     }  # of options that are newer
-    return {**kept, "config": defaults | kept["config"]} == wanted
+    return {**kept, "config": defaults | options} == wanted
 
 
 def description(job: Job, weights: Mapping[str, str]) -> dict[str, Any]:

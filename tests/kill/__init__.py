@@ -1,0 +1,1 @@
+"""Long work, killed at random moments and gone on with; `python -m tests.kill --help`."""
