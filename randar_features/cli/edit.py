@@ -199,7 +199,8 @@ def mask_picture(mask: Path, image: Path, orientation: MaskOrientation | None) -
         size = (photograph.image.height, photograph.image.width)
         fitted = fit_mask(painted, size, own=own, image=photograph.orientation, orientation=orientation)
     except ImageError as error:
-        raise ImageError(f"--mask {mask}: {error}") from error
+        message = str(error).replace("mask_orientation", "--mask-orientation")
+        raise ImageError(f"--mask {mask}: {message}") from error
     return Image.fromarray(fitted)
 
 

@@ -61,6 +61,7 @@ def inpaint(
 
     An image of another size than the model's keeps its size: a square window around the mask, of twice its extent
     where the image has room, is shown to the model at the model's size, and what is redrawn is pasted into its place.
+    Computed in the format of the weights, float32 unless `load_model` was told another, or of the caller's autocast.
 
     Args:
         model: from `load_model`: its `transformer`, `tokenizer` and `image_size` S are used.
@@ -144,7 +145,7 @@ def outpaint(
 
     The padded canvas may be larger than the model's images: windows of S×S pixels, at every S/2 and at the
     far edges, are then completed by `inpaint` one after the other, each time the one that has most pixels
-    already.
+    already. The number format is that of `inpaint`.
 
     Args:
         model, classes, generator, guidance, settings: as for `inpaint`.

@@ -74,7 +74,8 @@ def fill_gallery(
         settings: arguments of `generate` that JSON can hold: steps, guidance, order, temperature, top_k,
             top_p, scale.
         notes: what else the images depend on, to be written into the files with the settings.
-        batch_size: images at once; the images do not depend on it.
+        batch_size: images at once. The tokens do not depend on it; the pixels that the tokenizer decodes them to
+            agree to the rounding of its convolutions, some 3e-6.
         overwrite: write also the images that are there.
 
     Raises:

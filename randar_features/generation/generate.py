@@ -50,6 +50,8 @@ def generate(
     """Image tokens for classes, decoded as was published with the model: by RandAR and ARPG in any order and any
     number of parallel steps, by LlamaGen token after token, by PAR in groups of four.
 
+    Computed in the format of the weights, float32 unless `load_model` was told another, or of the caller's autocast.
+
     Args:
         transformer: a model's transformer, or the model. Dropout is off while it generates.
         classes: (B,) class indices, C for the null class; of a model also its classes' names.

@@ -50,9 +50,10 @@ def upscale_tokens(
 ) -> Tensor:
     """Tokens of a 2G×2G image: an ordinary G×G image first, then the locations between its tokens.
 
-    The small image takes the even rows and columns. The others are decoded behind it, in parallel steps,
+    The small image takes the even rows and columns. The others are decoded after it, in parallel steps,
     under rotary angles of the fine grid, and with guidance by the class and by the small image: logits =
     none + w·(full − spatial) + v·(spatial − none), where "none" lacks a random share of the small image.
+    Computed in the format of the weights, float32 unless `load_model` was told another, or of the caller's autocast.
 
     Args:
         transformer, classes, temperature, top_k, top_p, generator: as for `generate`.

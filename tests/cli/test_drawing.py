@@ -205,6 +205,16 @@ def test_a_mask_that_does_not_fit_is_refused(
     assert named in capsys.readouterr().err
 
 
+def test_a_mask_that_does_not_tell_names_the_option_that_does(folder: Path, capsys: pytest.CaptureFixture[str]):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(folder / "photo.png").save(folder / "turned.png", exif=exif)
+    Image.new("L", (16, 16)).save(folder / "mask.png")
+    edit = ["edit", "inpaint", str(folder / "turned.png"), "--mask", str(folder / "mask.png")]
+    assert status(folder, *edit) == 2
+    assert "--mask-orientation" in capsys.readouterr().err
+
+
 def test_outpaint_and_upscale(folder: Path):
     picture = str(folder / "photo.png")
     out = run(folder, "edit", "outpaint", picture, "--padding", "8", "0", "4", "2", "--seeds", "0")
