@@ -8,18 +8,19 @@ of an uninterrupted run. Exit status 1 if they are not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import random
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from randar_features.command_line import run_command
+from randar_features.cli import parse
+from randar_features.cli.parse import Count, Seed
 from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.store.files import read_json
 from randar_features.training.checkpoint import MANIFEST, list_checkpoints
@@ -31,8 +32,25 @@ IMAGES, VOCAB_SIZE, GRID, CLASSES = 96, 64, 4, 5
 LOOP = LoopConfig(log_every=1, evaluate_every=25, checkpoint_every=7, keep_every=50, log_writers=[])
 
 
+@dataclass(frozen=True, kw_only=True)
+class KillOptions:
+    """Kill a training at random moments, resume it each time, and compare it with one that was left alone.
+
+    Attributes:
+        kills: how many.
+        steps: of the training.
+        seed: of the moments.
+        out: keep the runs in this folder, which must not hold any; none: they are removed.
+    """
+
+    kills: Count = 20
+    steps: Count = 200
+    seed: Seed = 0
+    out: Path | None = None
+
+
 def make_tokens(folder: Path) -> None:
-    """Random codes of two views of a few images."""
+    """Random codes of two crops of a few images."""
     tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (IMAGES, 2, GRID * GRID))
     settings = {"views": ["centre crop", "mirror image"], "crop_range": 1.0, "image_size": 16, "dtype": "float32"}
     labels = [index % CLASSES for index in range(IMAGES)]
@@ -89,35 +107,36 @@ def check(killed: Path, whole: Path) -> list[str]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, help="keep the runs in this folder, which must not be there")
-    args = parser.parse_args()
-
+def kill(options: KillOptions) -> int:
+    """Train twice, and say whether the runs are equal; status 1 if not."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.out or Path(temporary)
+        folder = options.out or Path(temporary)
         tokens, killed, whole = folder / "tokens", folder / "killed", folder / "whole"
         if killed.exists():
-            parser.error(f"{killed} is there: name another folder")
+            raise ValueError(f"--out: {killed} is there already: name another folder")
         make_tokens(tokens)
-        start(tokens, whole, args.steps).join()
-        moments = random.Random(args.seed)
-        for number, step in enumerate(sorted(moments.randrange(args.steps) for _ in range(args.kills)), start=1):
-            kill_at(start(tokens, killed, args.steps), killed / "log.jsonl", step, delay=moments.uniform(0, 0.1))
+        start(tokens, whole, options.steps).join()
+        moments = random.Random(options.seed)
+        steps = sorted(moments.randrange(options.steps) for _ in range(options.kills))
+        for number, step in enumerate(steps, start=1):
+            kill_at(start(tokens, killed, options.steps), killed / "log.jsonl", step, delay=moments.uniform(0, 0.1))
             saved = [path.name for path in list_checkpoints(killed / "checkpoints")]
-            print(
-                f"kill {number} of {args.kills} behind step {step}; newest checkpoint: {saved[-1] if saved else 'none'}"
-            )
-        start(tokens, killed, args.steps).join()
+            newest = saved[-1] if saved else "none"
+            print(f"kill {number} of {options.kills} after step {step}; newest checkpoint: {newest}")
+        start(tokens, killed, options.steps).join()
         differing = check(killed, whole)
         lines = len(read_log(whole))
     if differing:
-        raise SystemExit(f"DIFFERENT after {args.kills} kills: {', '.join(sorted(differing))}")
-    print(f"EQUAL to the bit after {args.kills} kills: {lines} lines of log and every file of the last checkpoint")
+        print(f"DIFFERENT after {options.kills} kills: {', '.join(sorted(differing))}")
+        return 1
+    print(f"EQUAL to the bit after {options.kills} kills: {lines} lines of log and every file of the last checkpoint")
+    return 0
+
+
+def main() -> int:
+    """The command line."""
+    return parse.run(kill, KillOptions)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    raise SystemExit(main())

@@ -1,60 +1,77 @@
 """A frozen network's maps of the training images: `python scripts/teacher_maps.py --tokens TOKENS --data IMAGES`.
 
-Training aligns a block of the generator to them, `scripts/train_randar.py … auxiliary.alignment.weight=0.5`. The maps
-go to TOKENS/teacher, 192 numbers of float16 a location; run it again to continue.
-
-  --network efficientnet-lite0@256      another input size, so another grid of the maps, or any name of
-                                        `randar_features.baselines`
+Training aligns a block of the generator to them: `randar train transformer … auxiliary.alignment.weight=0.5`.
 """
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from randar_features.baselines import load_network
-from randar_features.command_line import run_command
+from randar_features.cli.options import DeviceOptions
+from randar_features.cli.parse import Count, Natural, run
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.training.teacher_maps import write_teacher_maps
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=Path, required=True, help="the folder with `train`")
-    parser.add_argument("--data", required=True, help="the images that the tokens were made of")
-    parser.add_argument("--network", default="efficientnet-lite0@128", help="the teacher, and its input size")
-    parser.add_argument("--out", type=Path, help="default: TOKENS/teacher")
-    parser.add_argument("--channels", type=int, default=192, help="numbers kept of each location")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at a time")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode images")
-    parser.add_argument("--device", help="left out: a GPU where there is one, or else the CPU")
-    args = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(DeviceOptions):
+    """Write a frozen network's maps of the training images, 192 numbers of float16 a location.
 
-    device = choose_device(args.device)
-    network = load_network(args.network, device)
+    Run it again to continue.
+
+    Attributes:
+        tokens: folder with `train`.
+        data: the images that the tokens were made of.
+        network: the teacher and its input size, which decides the grid of the maps; any of the baselines.
+        out: folder of the maps; none: TOKENS/teacher.
+        channels: numbers kept of each location.
+        batch_size: images in one forward pass.
+        num_workers: processes that decode images; 0: this one.
+    """
+
+    tokens: Path
+    data: str
+    network: str = "efficientnet-lite0@128"
+    out: Path | None = None
+    channels: Count = 192
+    batch_size: Count = 16
+    num_workers: Natural = 0
+
+
+def write(options: TeacherOptions) -> None:
+    """Write the maps that are missing."""
+    device = choose_device(options.device)
+    network = load_network(options.network, device)
 
     def maps(pixels: Tensor) -> Tensor:
         """(b, 3, S, S) → (b, g, g, C), the last features before pooling."""
         return network.module.forward_features(network.scale(pixels.to(device))).permute(0, 2, 3, 1)
 
-    folder = args.out or args.tokens / "teacher"
+    folder = options.out or options.tokens / "teacher"
     write_teacher_maps(
         maps,
         {"network": network.name, "weights": network.weights, "supervision": network.supervision},
-        args.data,
-        TokenStore(args.tokens / "train"),
+        options.data,
+        TokenStore(options.tokens / "train"),
         folder,
         image_size=network.image_size,
         split="train",
-        channels=args.channels,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
+        channels=options.channels,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
     )
     print(f"{folder}: done")
 
 
+def main() -> int:
+    """The command line."""
+    return run(write, TeacherOptions)
+
+
 if __name__ == "__main__":
-    run_command(main)
+    raise SystemExit(main())

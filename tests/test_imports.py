@@ -13,7 +13,7 @@ CODE = ("randar_features", "probes", "benchmarks", "scripts")
 
 # What each room may import of the project, besides itself. A room of the map covers all that lies below it.
 MODEL = ("sequence", "layers", "models", "tokenizers", "precision")
-COMMON = ("store", "data", "timing", "command_line")
+COMMON = ("store", "data", "timing")
 HUB = (*MODEL, *COMMON, "hub")
 ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.sequence": (),

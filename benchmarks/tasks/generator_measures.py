@@ -51,7 +51,7 @@ class SpeedConfig(RunOptions):
     Attributes:
         models: as `load_model` takes them, of the same number of tokens.
         batch: images at once.
-        repeats: the shortest of so many, after one to warm up.
+        repeats: measurements, of which the shortest counts, after one to warm up.
         seed: of classes and draws.
     """
 

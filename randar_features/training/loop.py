@@ -37,8 +37,15 @@ UNREPEATABLE = ("time", "images_per_second", "tokens_per_second", "mfu")
 class LoopConfig:
     """How often to log, evaluate, draw and save, in steps.
 
-    Of the checkpoints the newest `keep_checkpoints` stay, and those whose step is a multiple of `keep_every`.
-    `checkpoint_file_mb` bounds each file of one, unless a single tensor is larger. `log_writers`: as for `Log`.
+    Attributes:
+        log_every: steps between two lines of the log.
+        evaluate_every: steps between two evaluations on validation images.
+        preview_every: steps between two sheets of samples; None: none are drawn.
+        checkpoint_every: steps between two checkpoints.
+        keep_checkpoints: how many of the newest checkpoints stay.
+        keep_every: a checkpoint whose step is a multiple of this stays too; None: none does.
+        checkpoint_file_mb: largest size of a file of a checkpoint, in megabytes; a single tensor may be larger.
+        log_writers: where the log goes besides log.jsonl, such as tensorboard; None: TensorBoard where it is installed.
     """
 
     log_every: int = 50

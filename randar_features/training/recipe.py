@@ -22,16 +22,26 @@ class TrainingConfig:
     Attributes:
         model: `type`, a key of `models.ARCHITECTURES` (randar), and fields of its configuration; vocabulary, tokens
             and classes come from the data.
+        total_steps: training steps until the run is done.
         batch_size: images in a step, over all processes.
-        schedule: of the learning rate behind the warm-up, down to `final_multiplier`.
-        muon_learning_rate: train the matrices of the blocks with Muon; None: everything with AdamW.
-        skip_gradient_norm: leave a step's update out if the gradient's norm is over it, once `skip_after` steps
-            are done; None: never.
+        learning_rate: the highest, after the warm-up.
+        muon_learning_rate: that of Muon, which then trains the matrices of the blocks; None: AdamW trains everything.
+        adam_betas: decay of AdamW's means of the gradient and of its square.
+        weight_decay: of AdamW and Muon.
+        schedule: course of the learning rate after the warm-up.
+        warmup_steps: steps in which the learning rate rises from 0.
+        final_multiplier: share of the highest learning rate at the end of the schedule.
+        gradient_clip: largest norm of the gradient; a larger one is scaled down to it.
+        skip_gradient_norm: a step whose gradient has a larger norm changes nothing; None: every step counts.
+        skip_after: steps before `skip_gradient_norm` is looked at.
         order: "random": as the architecture is trained, for RandAR and ARPG a fresh order for each image; "raster".
         class_dropout: share of images whose class is replaced by the null class.
+        ema_decay: of the average of the weights that is evaluated and exported; 0: the weights themselves.
+        seed: of every random choice.
         initial: folder of a model of the same sizes whose weights the training starts from; None: fresh ones.
         auxiliary: losses beside next-token prediction, all off by default.
-        evaluation_images: how many of the validation images are looked at, in `evaluation_orders` orders each.
+        evaluation_images: how many of the validation images an evaluation takes.
+        evaluation_orders: orders in which an evaluation shows each of them.
     """
 
     model: dict[str, Any]

@@ -30,8 +30,16 @@ class TokenizerTrainingConfig:
         initial: folder of a tokenizer to start from; None: new weights.
         train: "all", or "decoder": encoder and codebook stay as they are, and with them all tokens, while the
             reconstructions of a finished tokenizer are polished.
+        image_size: pixels a side of the images.
+        total_steps: training steps until the run is done.
         batch_size: images in a step, over all processes.
         mixed_precision: "bf16" or "no"; None: bf16 where the hardware multiplies in it.
+        learning_rate: the highest, after the warm-up.
+        final_multiplier: share of the highest learning rate at the end.
+        warmup_steps: steps in which the learning rate rises from 0.
+        adam_betas: decay of AdamW's means of the gradient and of its square.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient; a larger one is scaled down to it.
         l1_weight, l2_weight: of the mean absolute and squared differences, in [−1, 1].
         chroma_weight: of colour against brightness in those differences.
         commitment: weight of the pull of latents to their codes.
@@ -41,10 +49,14 @@ class TokenizerTrainingConfig:
         adversarial_start: steps before it, and the discriminator's training, begin.
         adversarial_adaptive: whether that weight is in proportion to the gradients, as VQGAN has it.
         discriminator: arguments of `PatchDiscriminator`.
+        discriminator_learning_rate: the highest of the discriminator; None: that of the tokenizer.
         continuous_steps: steps before quantisation starts.
         continuous_noise: standard deviation, in that time, on each coordinate of the unit-length latents.
         codebook_decay: of the moving means that the codes follow.
         revive_below: share of the mean use under which a code is replaced.
+        ema_decay: of the average of the weights that is evaluated and exported.
+        seed: of every random choice.
+        evaluation_images: how many of the validation images an evaluation takes.
     """
 
     network: dict[str, Any] = field(default_factory=dict)

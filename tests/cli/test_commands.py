@@ -10,7 +10,10 @@ import pytest
 import yaml
 
 from randar_features.cli.commands import TEXTS, main
-from randar_features.cli.parse import part, read_options
+from randar_features.cli.extract import ExtractOptions
+from randar_features.cli.index import IndexOptions
+from randar_features.cli.parse import _settings, part, read_options
+from randar_features.cli.probe import ProbeOptions
 from randar_features.cli.train_tokenizer import TokenizerOptions
 from randar_features.cli.train_transformer import TransformerOptions
 from randar_features.cli.training import RECIPES
@@ -66,6 +69,27 @@ def test_scripts_are_aliases(script: str):
     [module] = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert module is not None and callable(importlib.import_module(module).main)
     assert len(tree.body) == 3
+
+
+def test_every_script_and_benchmark_ends_with_a_status():
+    ways = ("raise SystemExit(main", "raise SystemExit(run(", "run_as_command(", "sys.exit(main")
+    found = {}
+    for path in [*sorted((ROOT / "scripts").glob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]:
+        last = ast.parse(path.read_text(encoding="utf-8")).body[-1]
+        if isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'":
+            found[path.name] = "\n".join(map(ast.unparse, last.body))
+    assert {path.name for path in (ROOT / "scripts").glob("*.py")} <= set(found)
+    assert {name: body for name, body in found.items() if not body.startswith(ways)} == {}
+
+
+def every_option(kind: type) -> dict[str, str]:
+    """The text of each option of a dataclass, those inside it too."""
+    return {setting.name: setting.text for setting in _settings(kind)}
+
+
+@pytest.mark.parametrize("kind", [TransformerOptions, TokenizerOptions, ExtractOptions, IndexOptions, ProbeOptions])
+def test_every_option_has_a_text(kind: type):
+    assert [name for name, text in every_option(kind).items() if not text or " behind " in text] == []
 
 
 def test_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str]):

@@ -260,7 +260,7 @@ def test_the_script_of_kills_finds_equal_runs_equal_and_others_different(tmp_pat
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "kill 2 of 2 behind step" in done.stdout
+    assert "kill 2 of 2 after step" in done.stdout
     assert "EQUAL to the bit after 2 kills: 32 lines of log" in done.stdout
 
     check = runpy.run_path(str(ROOT / "scripts/kill_and_resume.py"))["check"]
