@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import differences_of
 from benchmarks.encoders import Encoder
 from benchmarks.options import check_names
-from benchmarks.report.figures import layer_chart
 from benchmarks.report.tables import Table, percent, percents
 from benchmarks.result import Result
 from benchmarks.run import Measurement, Task, run_as_command
@@ -174,6 +173,8 @@ def depth_curves(rows: Sequence[Result], out: Path) -> dict[str, str]:
         if count > 1 and all(sorted(curve) == list(range(count)) for curve in curves.values()):
             values = {name: [curve[layer] for layer in range(count)] for name, curve in curves.items()}
             files[f"Tuning accuracy by layer: {', '.join(filter(None, kind))}"] = f"depth-{number}.png"
+            from benchmarks.report.figures import layer_chart  # an extra draws
+
             (out / f"depth-{number}.png").write_bytes(layer_chart(values, {}, "tuning accuracy, %"))
     return files
 
