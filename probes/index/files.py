@@ -215,6 +215,7 @@ def read_columns(path: Path, count: int) -> pa.Table:
     try:
         with path.open("rb") as file:
             table = parquet.read_table(file)
+        table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise IndexFilesError(f"{path} is torn ({first}): build the index again") from error

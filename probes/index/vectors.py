@@ -39,8 +39,8 @@ def load_transform(path: Path, settings: IndexSettings) -> Transform:
     shape = (1 + (settings.components or 1), settings.dim)
     try:
         values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise IndexFilesError(f"{path} is torn ({error}): build the index again") from error
+    except Exception as error:  # NumPy reads the header as Python, which raises nearly anything
+        raise IndexFilesError(f"{path} is torn ({type(error).__name__}): build the index again") from error
     if values.shape != shape or values.dtype != np.float64 or not np.isfinite(values).all():
         raise IndexFilesError(f"{path} holds {values.dtype} {values.shape}, expected finite float64 {shape}")
     transform.mean, rest = torch.from_numpy(values[0]), torch.from_numpy(values[1:])

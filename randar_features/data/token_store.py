@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from randar_features.store.identity import hash_image
+from randar_features.store.manifest import MANIFEST
 from randar_features.store.records import OK, Block, Record, Source
 from randar_features.store.store import Store, remove_store
 from randar_features.store.writer import StoreWriter
@@ -56,6 +57,8 @@ class TokenStore:
         self.folder = folder
         self.store = _Tokens(folder)
         self.manifest: dict[str, Any] = self.store.manifest
+        if type(self.manifest.get("vocab_size")) is not int:
+            raise ValueError(f"{folder / MANIFEST} does not say how many codes there are: make the tokens anew")
         self.unreadable = self.store.unreadable
         self._rows = np.flatnonzero(self.store.ok)
         if not len(self._rows):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from randar_features.store.manifest import MANIFEST
 from randar_features.store.manifest import read_manifest as read_any_manifest
 from randar_features.store.store import Rows, Store, positive
 from randar_features.store.writer import abandon_store
@@ -45,6 +46,8 @@ class FeatureStore(Store):
 
     def __init__(self, folder: str | Path, names: Sequence[str] | None = None) -> None:
         super().__init__(folder)
+        if not isinstance(self.manifest.get("outputs"), dict):
+            raise ValueError(f"{self.folder / MANIFEST} names no outputs: make the store anew with {MADE_BY}")
         known = list(self.manifest["outputs"])
         if unknown := sorted(set(names or ()) - set(known)):
             raise ValueError(f"{self.folder} holds no {', '.join(unknown)}; its outputs are: {', '.join(known)}")

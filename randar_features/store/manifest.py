@@ -13,6 +13,7 @@ from randar_features.store.shards import Shard
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+MOST = 10**9  # rows, as the names of shards have nine digits
 _OLD = ("rows-*.safetensors", "shard-*.npy", "about.json", "pixels.u8")
 Manifest = dict[str, Any]
 
@@ -35,7 +36,26 @@ def read_manifest(folder: Path, kind: str, made_by: str) -> Manifest:
         raise ValueError(f"{path} was altered or is damaged: its checksum is wrong. {_anew(folder, made_by)}")
     if manifest.get("kind") != kind:
         raise ValueError(f"{path} is of {manifest.get('kind')}, expected {kind}")
+    if wrong := _fault(manifest):
+        raise ValueError(f"{path} is damaged: {wrong}. {_anew(folder, made_by)}")
     return {name: value for name, value in manifest.items() if name != "checksum"}
+
+
+def _fault(manifest: Manifest) -> str | None:
+    """What is wrong with the parts and names of classes of a manifest whose checksum is right; None if nothing is."""
+    parts, names = manifest.get("parts"), manifest.get("label_names")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return f"label_names are {_short(names)}, expected a list of texts"
+    if "label_names" not in manifest or not isinstance(parts, list) or not parts:
+        return "it has no label_names or no parts"
+    for part in parts:
+        whole = isinstance(part, dict) and {"first", "rows", "data", "root"} <= part.keys()
+        numbers = [part["first"], 0 if part["rows"] is None else part["rows"]] if whole else [None]
+        if not all(type(number) is int and 0 <= number < MOST for number in numbers):
+            return f"a part is {_short(part)}"
+        if not isinstance(part["root"], str | None) or "\0" in (part["root"] or ""):
+            return f"a part has the root {_short(part['root'])}"
+    return None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -98,7 +98,11 @@ class Store:
             places = np.flatnonzero(owners == owner)
             shard = self.shards[owner]
             own = wanted[places] - shard.rows.start
-            values[places] = shard.column(name)[own] if part is None else shard.column(name)[own, part[places]]
+            column = shard.column(name)
+            if column.shape[1:] != first.shape[1:]:
+                found = f"{name!r} of {column.shape[1:]} an image, others of {first.shape[1:]}"
+                raise ValueError(f"{shard.path} holds {found}: make the store anew")
+            values[places] = column[own] if part is None else column[own, part[places]]
         return values
 
     @cached_property

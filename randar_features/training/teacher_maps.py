@@ -51,7 +51,7 @@ class TeacherMaps:
             raise ValueError(f"{folder} holds maps of other images than {store.folder}: {AGAIN}")
         try:
             self._maps = np.load(folder / MAPS, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # NumPy reads the header as Python, which raises nearly anything
             raise ValueError(f"{folder / MAPS} is missing or torn ({error}): {AGAIN}") from error
         if list(self._maps.shape) != self.about["shape"]:
             raise ValueError(f"{folder / MAPS} holds {self._maps.shape}, {ABOUT} says {self.about['shape']}")

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
+from tests.fuzz.forging import forge_checkpoint, forge_index, forge_store
+
 SIZE = 16
 COUNT = 3
 Read = Callable[[Path], Any]
@@ -38,12 +40,14 @@ class Format:
         read: reads it; what it gives is compared with what it gives of the whole one.
         damages: which of its files, relative to the folder, are damaged.
         seals: of a file and a way of damage, whether a checksum shows it, so that nothing else may be read.
+        forge: makes the checksums of a folder right after one of its files was damaged; None: there are none.
     """
 
     make: Callable[[Path], Any]
     read: Read
     damages: Callable[[Path], bool] = _all
     seals: Callable[[Path, str], bool] = _never
+    forge: Callable[[Path, Path], None] | None = None
 
 
 FORMATS: dict[str, Format] = {}
@@ -376,10 +380,13 @@ def read_index(folder: Path) -> Any:
 
 
 FORMATS |= {
-    "features": Format(make_features, read_features, seals=sealed),
-    "tokens": Format(make_tokens, read_tokens, seals=sealed),
-    "pixels": Format(make_pixels, read_pixels, seals=sealed),
-} | {name: Format(make_index(**options), read_index, seals=sealed) for name, options in INDEXES.items()}
+    "features": Format(make_features, read_features, seals=sealed, forge=forge_store),
+    "tokens": Format(make_tokens, read_tokens, seals=sealed, forge=forge_store),
+    "pixels": Format(make_pixels, read_pixels, seals=sealed, forge=forge_store),
+} | {
+    name: Format(make_index(**options), read_index, seals=sealed, forge=forge_index)
+    for name, options in INDEXES.items()
+}
 
 
 # Codes, models, checkpoints
@@ -481,7 +488,7 @@ FORMATS |= {
     "model": Format(make_model, read_model),
     "model-texts": Format(make_model, read_model, only(".json")),
     "pickle": Format(make_pickles, read_pickle),
-    "checkpoints": Format(make_checkpoints, read_checkpoints, seals=sealed),
+    "checkpoints": Format(make_checkpoints, read_checkpoints, seals=sealed, forge=forge_checkpoint),
     "state": Format(make_checkpoints, read_state, no_manifest),
 }
 

@@ -106,10 +106,22 @@ def try_input(kind: Format, folder: Path, clean: Any, name: str) -> Outcome:
     way, damaged = mutate(content, path, chance)
     about = f"{name} {way} {path.relative_to(folder)}"
     path.write_bytes(damaged)
+    if kind.forge is None or chance.random() < 0.5:
+        try:
+            return _outcome(kind, folder, clean, about, sealed=kind.seals(path, way) and damaged != content)
+        finally:
+            path.write_bytes(content)
+    whole = folder.with_name("whole")
+    shutil.rmtree(whole, ignore_errors=True)
+    path.write_bytes(content)
+    shutil.copytree(folder, whole)
+    path.write_bytes(damaged)
+    kind.forge(folder, path)
     try:
-        return _outcome(kind, folder, clean, about, sealed=kind.seals(path, way) and damaged != content)
+        return _outcome(kind, folder, clean, f"{about}, forged", sealed=False)
     finally:
-        path.write_bytes(content)
+        shutil.rmtree(folder)
+        whole.rename(folder)
 
 
 def _outcome(kind: Format, folder: Path, clean: Any, about: str, sealed: bool) -> Outcome:
