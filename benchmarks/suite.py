@@ -23,7 +23,7 @@ from benchmarks.options import Context, Dtype, Read, RunOptions
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from benchmarks.tasks.dense import file_name
-from randar_features.baselines import is_installed
+from randar_features.baselines import is_installed, is_network
 from randar_features.cli import parse
 from randar_features.cli.parse import Count, Seed, option
 from randar_features.data import open_images, open_pairs
@@ -69,6 +69,7 @@ class Settings(RunOptions):
         hold_out: which images are evaluated on where the data has one split only.
         resolution: pixels of the shorter side of images with masks, shown in tiles; None: squashed.
         samples: models, as `load_model` takes them, whose samples are drawn.
+        maps: images whose feature maps are drawn as colours: "photographs", which are built in, folders, Parquet files.
         batch_size: images that are encoded at once.
         device: that encodes; None: CUDA where there is one.
         dtype: number format that encoders compute in.
@@ -97,6 +98,7 @@ class Settings(RunOptions):
     hold_out: Literal["stratified", "last"] = "stratified"
     resolution: int | None = None
     samples: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
     batch_size: Count = 32
     device: str | None = None
     dtype: Dtype = "float32"
@@ -122,6 +124,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pairs": 60,
         "duplicates": False,
         "samples": ("randar-tiny",),
+        "maps": ("photographs",),
     }
 }
 """What each preset sets, of the options that are at their defaults."""
@@ -200,6 +203,8 @@ def jobs(settings: Settings) -> Iterator[Job]:
         for kind in sorted(kinds):
             for task, config, run in makers[kind](settings, data):
                 yield Job(f"{name}/{task}", config, run)
+    for data in settings.maps:
+        yield from (Job(f"{name_of(data)}/{task}", config, run) for task, config, run in _drawn(settings, data, None))
     for model in settings.samples:
         config = samples.Config(model=model, seed=settings.seed, device=settings.device)
         yield Job(f"samples/{file_name(model)}", config, samples.run)
@@ -234,10 +239,16 @@ def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]
     for head in settings.head:
         config = segmentation.Config(head=head, **shared, **_shared(settings))
         yield f"segmentation-{head}", config, segmentation.run
+    if data not in settings.maps:
+        yield from _drawn(settings, data, evaluation)
+
+
+def _drawn(settings: Settings, data: str, split: str | None) -> Iterator[tuple[str, Any, Callable]]:
+    """Feature maps of every model."""
     for encoder in settings.encoder:
-        if encoder.partition(":")[0] not in BASELINES:
+        if not (encoder.partition(":")[0] in (*BASELINES, "features") or is_network(encoder)):
             about = {"device": settings.device, "dtype": settings.dtype}
-            config = maps.Config(data=data, split=evaluation, encoder=encoder, **about)
+            config = maps.Config(data=data, split=split, encoder=encoder, **about)
             yield f"maps-{file_name(encoder)}", config, maps.run
 
 

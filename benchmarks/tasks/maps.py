@@ -1,5 +1,8 @@
 """Feature maps as colours: `python -m benchmarks.maps --data FOLDER --encoder randar-tiny --out runs/maps`.
 
+The README's picture: `python -m benchmarks.maps --data photographs --height 200 --colours 256 --file photographs.png
+--out benchmarks/results/figures`.
+
 Places of one colour have like features. Each encoder output is one column: the first three principal components
 over all images shown, with channels exchanged and inverted to be most like the last column's.
 """
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.datasets import open_data
-from benchmarks.datasets.photographs import align_colours, feature_colours
+from benchmarks.datasets.photographs import NAMES, align_colours, feature_colours, load_photograph
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.options import Dtype, RunOptions
 from benchmarks.report import figures
@@ -25,17 +28,23 @@ from randar_features import Model
 from randar_features.cli.parse import Count
 from randar_features.data.readable import readable_batches
 
+PHOTOGRAPHS = "photographs"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
     """Feature maps as colours.
 
     Attributes:
-        data, split: as `benchmarks.datasets.open_data` takes them.
+        data: "photographs", the two that scikit-learn ships, or images as `benchmarks.datasets.open_data` takes them.
+        split: of the data.
         encoder: name of one encoder, as `load_encoder` takes it.
         outputs: which of its outputs; None: every context's image tokens at the recommended layer.
-        images: how many, evenly spread through the first `among`.
-        among: how many images are read.
+        images: number that is shown, evenly spread through the first `among`.
+        among: number of images that are read.
+        height: of each picture, in pixels.
+        colours: of the PNG file, which is then smaller; None: as many as there are.
+        file: name of the picture.
         device: that encodes; None: CUDA where there is one.
         dtype: number format that the encoder computes in.
         scale: side of a picture in sides of the encoder's images; tiles overlap by half.
@@ -48,6 +57,9 @@ class Config(RunOptions):
     images: Count = 6
     among: Count = 120
     scale: Count = 4
+    height: Count = 256
+    colours: Count | None = None
+    file: str = "maps.png"
     device: str | None = None
     dtype: Dtype = "float32"
 
@@ -61,15 +73,15 @@ def measure(config: Config, out: Path) -> Measurement:
     aligned = [align_colours(own, colours[-1]) for own in colours[:-1]] + colours[-1:]
     columns = [to_arrays(pictures), *aligned]
     rows = list(zip(*columns, strict=True))
-    png = figures.image_grid(rows, column_titles=("image", *outputs), height=256, smooth=True)
-    (out / "maps.png").write_bytes(png)
+    png = figures.image_grid(rows, column_titles=("image", *outputs), height=config.height, smooth=True)
+    (out / config.file).write_bytes(png if config.colours is None else figures.fewer_colours(png, config.colours))
     return Measurement(
         protocol="first three principal components of feature maps, as colours",
         axes={**dict.fromkeys(AXES), "encoder": encoder.name, "resolution": pictures.shape[-1]},
         data={"images": f"{data_hash(config.data)} {config.split or ''}".strip()},
         weights={encoder.name: encoder.described_weights},
         results=[],
-        artifacts={"Feature maps as colours": "maps.png"},
+        artifacts={"Feature maps as colours: places of one colour have like features": config.file},
     )
 
 
@@ -89,7 +101,9 @@ def images_of(data: str, split: str | None) -> tuple[str, str | None]:
 
 
 def read_pictures(config: Config, side: int) -> Tensor:
-    """`config.images` square pictures (n, 3, side, side) in [0, 1]."""
+    """`config.images` square pictures (n, 3, side, side) in [0, 1], or the two photographs, as wide as they are."""
+    if config.data == PHOTOGRAPHS:
+        return torch.stack([load_photograph(name, side, side // (2 * config.scale)) for name in NAMES])
     source = open_data(*images_of(config.data, config.split), side)
     pixels: list[Tensor] = []
     batches = readable_batches(source, image_size=side, batch_size=40, description="reading", unreadable=[])

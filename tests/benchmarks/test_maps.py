@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,8 +70,17 @@ def test_the_command_draws_images_beside_their_maps(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(maps, "load_encoder", lambda name, **_: PatchMeans())
     config = maps.Config(data=str(folder), encoder="means", outputs=("patches",), images=3, scale=2)
     result = read_result(maps.run(config, tmp_path / "out"))
-    assert result["artifacts"] == {"Feature maps as colours": "maps.png"}
+    assert list(result["artifacts"].values()) == ["maps.png"]
     assert (result["card"]["axes"]["encoder"], result["card"]["axes"]["resolution"]) == ("means", 2 * SIZE)
     drawn = np.asarray(Image.open(tmp_path / "out" / "maps.png").convert("RGB"))
     greens = {(50 * number, 100, 0) for number in (0, 2, 4)}
     assert greens <= set(map(tuple, drawn.reshape(-1, 3)))
+
+
+def test_the_photographs_fit_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "load_encoder", lambda name, **_: PatchMeans())
+    options: dict[str, Any] = {"outputs": ("patches",), "height": 120, "colours": 256, "file": "own.png"}
+    maps.run(maps.Config(data="photographs", encoder="means", **options), tmp_path)
+    drawn = Image.open(tmp_path / "own.png")
+    assert drawn.mode == "P" and (tmp_path / "own.png").stat().st_size < 100_000
+    assert drawn.width / drawn.height == pytest.approx(2 * 1.5 * 120 / (2 * 120), rel=0.2)

@@ -213,6 +213,7 @@ def test_the_demo_is_a_preset() -> None:
     names = [job.name for job in suite.jobs(settings)]
     assert "photo-digits/classification" in names and "digits/correspondence" in names
     assert names[-1] == "samples/randar-tiny"
+    assert "photographs/maps-randar-tiny" in [job.name for job in suite.jobs(settings)]
     with pytest.raises(ValueError, match="--preset demo"):
         suite.Settings()
 
