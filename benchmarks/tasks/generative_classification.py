@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,12 +32,17 @@ from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
 from randar_features.cli.parse import Count
 from randar_features.models.base import ImageTransformer
+from randar_features.store.files import read_json
 from randar_features.training.objective import evaluation_orders
 
 PREDICTIONS = "predictions.npz"
-SAME_LABELS = (
-    "the generator has seen the labels of all its training images, the probe those of the images that it is fitted on: "
-    "where these are fewer, the difference is not one of reading the class"
+UNKNOWN_LABELS = (
+    "the model does not say on how many labelled images it was trained: it and the probe have seen the same labels "
+    "only if these are the {count} images that the probe was fitted on"
+)
+OTHER_LABELS = (
+    "the model has seen the labels of {seen} images, the probe those of {count}: no difference between them is given, "
+    "as it would not be one of reading the class"
 )
 TOKENIZED_AT_ONCE = 32
 
@@ -52,6 +57,8 @@ class Config(LabelledData):
         shortlist: classes an image, the likeliest by the probe; None: all.
         orders: how many orders are averaged, one result each; the first orders are the same in all. Of a model that
             was trained in one order that one.
+        labels: equal: the probe is fitted on every training image, as the model was, and compared with it; any: on
+            those that --max-images and --train-images choose, and no difference is given.
         context, read, layer: what the probe is trained on, mean-pooled; None: as the model recommends.
     """
 
@@ -59,9 +66,19 @@ class Config(LabelledData):
     images: Count | None = 1000
     shortlist: Count | None = 10
     orders: tuple[int, ...] = (1, 2, 5, 10, 20)
+    labels: Literal["equal", "any"] = "equal"
     context: str | None = None
     read: str = "image"
     layer: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels == "equal" and (self.max_images or self.train_images):
+            given = "--max-images" if self.max_images else "--train-images"
+            raise ValueError(
+                f"{given} would fit the probe on fewer labels than the model has seen: leave it out (--images limits "
+                "those that are evaluated), or state --labels any, and no difference between the two is given"
+            )
 
 
 def class_log_likelihoods(
@@ -153,6 +170,21 @@ def check_classes(model: Model, names: list[str] | None, labels: np.ndarray) -> 
         raise ValueError(f"the data's classes are in another order than those of {model.name}: its are {model.classes}")
 
 
+def labels_seen(model: str) -> int | None:
+    """On how many labelled images a model was trained, as its folder records it; None where it does not."""
+    path = Path(model) / "config.json"
+    training = (read_json(path).get("training") or {}) if path.is_file() else {}
+    count = (training.get("data") or {}).get("images")
+    return count if isinstance(count, int) else None
+
+
+def warnings_of_labels(seen: int | None, fitted: int) -> list[str]:
+    """What a reader must know of the labels that the model, and that the probe has seen."""
+    if seen is None:
+        return [UNKNOWN_LABELS.format(count=f"{fitted:,}")]
+    return [] if seen == fitted else [OTHER_LABELS.format(seen=f"{seen:,}", count=f"{fitted:,}")]
+
+
 def image_tokens(model: Model, config: Config, rows: np.ndarray) -> Tensor:
     """Tokens (n, N) of the evaluation images of these row numbers."""
     split = config.evaluation_split or config.train_split
@@ -184,7 +216,9 @@ def measure(config: Config, out: Path) -> Measurement:
     likelihoods = resumed_log_likelihoods(model, tokens, shortlist, orders, out, batch_size=config.batch_size)
     by_probe = probe.predict(vectors)
     found = {k: chosen_classes(likelihoods, shortlist.numpy(), k) for k in counts}
-    scored = list(results(found, labels, by_probe, shortlist.numpy(), config.seed))
+    seen, fitted = labels_seen(config.model), len(features.train.rows)
+    compared = by_probe if config.labels == "equal" and seen in (None, fitted) else None
+    scored = list(results(found, labels, compared, shortlist.numpy(), config.seed))
     rows = [*scored, probe_result(candidate, by_probe, labels, config.seed)]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([*found.values(), by_probe])
@@ -195,7 +229,7 @@ def measure(config: Config, out: Path) -> Measurement:
         axes=about | {"encoder": model.name},
         data=config.data_parts() | {"images": f"{len(labels)} of the evaluation images, seed {config.seed}"},
         weights={model.name: model.weights_hash},
-        warnings=[SAME_LABELS, *features.unreadable(), *features.duplicates(config)],
+        warnings=[*warnings_of_labels(seen, fitted), *features.unreadable(), *features.duplicates(config)],
         interval="percentile bootstrap over images",
         results=[Result.of(row) for row in rows],
         tables=[table([Result.of(row) for row in rows])],
@@ -216,16 +250,25 @@ def protocol(config: Config, output: str, *, one_order: bool) -> str:
 
 
 def results(
-    found: dict[int, np.ndarray], labels: np.ndarray, by_probe: np.ndarray, shortlist: np.ndarray, seed: int
+    found: dict[int, np.ndarray], labels: np.ndarray, by_probe: np.ndarray | None, shortlist: np.ndarray, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for each number of orders; `found` and `by_probe` are predictions (n,), `shortlist` is (n, k)."""
+    """A result for each number of orders.
+
+    Args:
+        found, by_probe: predictions (n,), by orders and of the probe; None: they are not compared.
+        labels: (n,).
+        shortlist: (n, k).
+        seed: of intervals.
+    """
     nothing = dict.fromkeys(("layer", "context", "read", "pooling", "normalization"))
     recall = float((shortlist == labels[:, None]).any(1).mean())
     for count, predictions in found.items():
-        against = paired_bootstrap(_hits(predictions, labels), _hits(by_probe, labels), seed=seed)
         about = {"output": "likelihood", **nothing, "orders": count, "probe": "generative"}
-        more = {"shortlist_recall": recall, "against_probe": against._asdict()}
-        yield about | _metrics(predictions, labels, seed) | more
+        about |= _metrics(predictions, labels, seed) | {"shortlist_recall": recall}
+        if by_probe is not None:
+            against = paired_bootstrap(_hits(predictions, labels), _hits(by_probe, labels), seed=seed)
+            about |= {"against_probe": against._asdict()}
+        yield about
 
 
 def probe_result(candidate: Candidate, predictions: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,34 @@ def test_a_shortlist_of_all_classes_is_the_full_search(tmp_path: Path, monkeypat
 
     one = run(tmp_path, tmp_path / "one", "--shortlist", "1", monkeypatch=monkeypatch)
     assert one["results"][0]["accuracy"] == one["results"][2]["accuracy"] == one["results"][0]["shortlist_recall"]
+
+
+def test_the_same_labels_or_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "model")
+    write_classes(tmp_path / "images", per_class=12, seed=0)
+    for option in ("--max-images", "--train-images"):
+        assert main("generative_classification", ["--data", str(tmp_path / "images"), option, "20"]) == 2
+    fewer = run(
+        tmp_path,
+        tmp_path / "any",
+        "--labels",
+        "any",
+        "--train-images",
+        "20",
+        "--shortlist",
+        "3",
+        monkeypatch=monkeypatch,
+    )
+    assert not any("against_probe" in row for row in fewer["results"])
+
+    file = tmp_path / "model/config.json"
+    config = json.loads(file.read_text())
+    for seen, compared in ((24, True), (80_000, False)):
+        file.write_text(json.dumps({**config, "training": {"data": {"images": seen}}}))
+        report = run(tmp_path, tmp_path / str(seen), "--shortlist", "3", monkeypatch=monkeypatch)
+        assert ("against_probe" in report["results"][0]) == compared
+        told = [warning for warning in report["card"]["warnings"] if "80,000" in warning and "24" in warning]
+        assert bool(told) != compared
 
 
 def test_other_classes_than_the_models_are_refused(small_model: Model) -> None:
