@@ -32,7 +32,9 @@ def differences_of(rows: Sequence[Result], compare: Compare) -> list[dict[str, A
     """
     found = [*planned_differences(rows, compare)]
     others = [*context_differences(rows, compare), *encoder_differences(rows, compare)]
-    corrected = holm([each["p_value"] for each in others]) if others else []
+    if not others:
+        return found
+    corrected = holm([each["p_value"] for each in others])
     return found + [{**each, "p_holm": float(p)} for each, p in zip(others, corrected, strict=True)]
 
 

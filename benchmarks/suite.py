@@ -247,7 +247,7 @@ def _drawn(settings: Settings, data: str, split: str | None) -> Iterator[tuple[s
     """Feature maps of every model."""
     for encoder in settings.encoder:
         if not (encoder.partition(":")[0] in (*BASELINES, "features") or is_network(encoder)):
-            about = {"device": settings.device, "dtype": settings.dtype}
+            about: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
             config = maps.Config(data=data, split=split, encoder=encoder, **about)
             yield f"maps-{file_name(encoder)}", config, maps.run
 

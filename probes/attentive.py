@@ -146,7 +146,7 @@ class AttentiveProbe(TunedProbe):
         validation_labels: Labels | None = None,
     ) -> Self:
         """Fit on tokens or maps, see the class, and integer `labels` (n,) ≥ 0; returns self."""
-        shape = getattr(features, "shape", ())
+        shape: tuple[int, ...] = getattr(features, "shape", ())
         self._layers = shape[1] if len(shape) == 5 else 1
         return super().fit(features, labels, validation_features, validation_labels)
 

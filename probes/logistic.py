@@ -38,6 +38,7 @@ class LogisticProbe(TunedProbe):
     """
 
     C: float
+    validation_accuracies: dict[float, float]
     weight: Tensor
     bias: Tensor
 

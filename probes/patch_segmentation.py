@@ -159,10 +159,10 @@ class KNNSegmenter(_PatchSegmenter):
         for distance in self.distances:
             gallery = _PatchGallery(patches, distance)
             for k, miou in self._mious_by_k(gallery, maps, masks, held).items():
-                self.validation_mious[distance, k] = miou
+                self.validation_mious[distance, int(k)] = miou
         self.distance, self.k = max(self.validation_mious, key=self.validation_mious.__getitem__)
         self.validation_miou = self.validation_mious[self.distance, self.k]
-        of_distance = {k: miou for (name, k), miou in self.validation_mious.items() if name == self.distance}
+        of_distance = {float(k): miou for (name, k), miou in self.validation_mious.items() if name == self.distance}
         self.warnings = [] if self.k == 1 else end_warnings("k", of_distance, self.k)
         self._gallery = _PatchGallery(self._patches(maps, masks, np.arange(len(maps))), self.distance)
         return self

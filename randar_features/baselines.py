@@ -285,7 +285,7 @@ def _check_reachable(architecture: str) -> None:
         raise FileNotFoundError(_absent(architecture, "timm knows no trained weights of it"))
     if constants.HF_HUB_OFFLINE:
         raise FileNotFoundError(_absent(architecture, "HF_HUB_OFFLINE is set"))
-    address = urlsplit(constants.ENDPOINT if repository else config.url)
+    address = urlsplit(constants.ENDPOINT if repository else str(config.url))
     if urllib.request.getproxies():
         return
     try:

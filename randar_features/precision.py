@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -156,7 +156,7 @@ def _exactly(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Products of float32 in full precision inside, whatever `torch.set_float32_matmul_precision` says outside."""
-    backends = torch.backends
+    backends: Any = torch.backends  # whose type stubs lack the switches
     switches = (
         backends.cuda.matmul,
         backends.cudnn.conv,

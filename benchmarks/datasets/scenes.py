@@ -49,9 +49,9 @@ class Scenes:
     def __init__(self, data: str, split: str, labels: Labels, *, size: int, count: int | None, seed: int) -> None:
         """size: of photo-digits. count: a seeded random choice of so many rows, None: all."""
         source = PhotoDigits(split, size) if data == PHOTO_DIGITS else data
-        parts = {} if data == PHOTO_DIGITS else {"split": split}
+        part = None if data == PHOTO_DIGITS else split
         known = len(labels.names) or None
-        pairs = open_pairs(source, num_classes=known, ignore_index=labels.ignore_index, **parts)
+        pairs = open_pairs(source, num_classes=known, ignore_index=labels.ignore_index, split=part)
         rows = np.arange(len(pairs))
         if count is not None and count < len(pairs):
             rows = np.sort(np.random.default_rng(seed).choice(len(pairs), count, replace=False))

@@ -74,7 +74,7 @@ def _encoding_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -
     for name in ("device", "dtype", "store_dtype", "batch_size"):
         values = [encoding.get(name) for encoding in encodings]
         if values[0] != values[1]:
-            yield Difference(f"encoding: {name}", *values, name != "batch_size")
+            yield Difference(f"encoding: {name}", values[0], values[1], name != "batch_size")
     if first["machine"].get("gpu") != second["machine"].get("gpu"):
         yield Difference("encoding: gpu", first["machine"].get("gpu"), second["machine"].get("gpu"), True)
     if first.get("interval") != second.get("interval"):

@@ -201,12 +201,13 @@ def _with_interval(row: Result, metric: str) -> str:
 def heat_maps(run: Run) -> Iterator[tuple[str, bytes]]:
     """A caption and a picture for each group of rows that differ in layer, context and read alone."""
     groups: dict[str, list[tuple[dict[str, Any], float]]] = {}
+    metric = str(run.main_metric)
     for row in run.results:
         axes = full_axes(run.card, row)
         others = [cell(axes[a]) for a in AXES if a not in ("output", "layer", "context", "read")]
         others += [str(row.get(name, "")) for name in _settings(run.results)]
-        if axes["layer"] is not None and run.main_metric in row:
-            groups.setdefault(", ".join(filter(None, others)), []).append((axes, row[run.main_metric]))
+        if axes["layer"] is not None and metric in row:
+            groups.setdefault(", ".join(filter(None, others)), []).append((axes, row[metric]))
     for name, members in groups.items():
         layers = _ordered(axes["layer"] for axes, _ in members)
         shown = _ordered((axes["context"], axes["read"]) for axes, _ in members)
@@ -245,7 +246,7 @@ def learning_curve(run: Run) -> bytes | None:
     if not best:
         return None
     points = {name: [(row["shots"], row[metric]) for row in lines[name]] for name in best.values()}
-    spreads = {name: [row.interval for row in lines[name]] for name in best.values()}
+    spreads = {name: [row.interval or (row[metric],) * 2 for row in lines[name]] for name in best.values()}
     return charts.curves(points, x_label="labelled images a class", y_label=metric, spreads=spreads, log_x=True)
 
 

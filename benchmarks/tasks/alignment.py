@@ -53,8 +53,8 @@ def aligned_correlations(pictures: np.ndarray, others: np.ndarray) -> tuple[np.n
 def coarse_correlations(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Correlation of the pictures (n, S, S, 3) of each place at 8×8, (n,)."""
     coarse = [F.adaptive_avg_pool2d(_as_tensor(each), COARSE_SIDE) for each in (pictures, others)]
-    centred = [each - each.mean((2, 3), keepdim=True) for each in coarse]
-    return F.cosine_similarity(*(each.flatten(1) for each in centred)).numpy()
+    first, second = ((each - each.mean((2, 3), keepdim=True)).flatten(1) for each in coarse)
+    return F.cosine_similarity(first, second).numpy()
 
 
 def _as_tensor(pictures: np.ndarray) -> Tensor:

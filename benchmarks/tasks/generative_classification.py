@@ -65,10 +65,10 @@ class Config(LabelledData):
     model: str = "randar-tiny"
     images: Count | None = 1000
     shortlist: Count | None = 10
-    orders: tuple[int, ...] = (1, 2, 5, 10, 20)
+    orders: tuple[int, ...] = (1, 2, 5, 10, 20)  # type: ignore[assignment]  # several here, one elsewhere
     labels: Literal["equal", "any"] = "equal"
-    context: str | None = None
-    read: str = "image"
+    context: str | None = None  # type: ignore[assignment]  # one here, several elsewhere
+    read: str = "image"  # type: ignore[assignment]
     layer: int | None = None
 
     def __post_init__(self) -> None:

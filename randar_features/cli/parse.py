@@ -59,6 +59,9 @@ EXPLAINED: tuple[type[Exception], ...] = (
 )  # fmt: skip
 """Errors whose message is for the user: one line. Others are faults of this program and come with a traceback."""
 
+EXTRA_OF = dict.fromkeys(("matplotlib", "jinja2", "pandas"), "benchmarks") | {"tensorboard": "training"}
+"""The extra that installs a package."""
+
 UNFINISHED = 75
 """Exit status (EX_TEMPFAIL) of a command that a time limit ended: run it again to continue."""
 
@@ -265,7 +268,8 @@ def explained(also: tuple[type[Exception], ...] = ()) -> Iterator[Ending]:
     except Exception as error:
         if sys.flags.dev_mode or not (isinstance(error, EXPLAINED + also) or _out_of_memory(error)):
             raise
-        print(f"error: {printable(' '.join(str(error).split())) or type(error).__name__}", file=sys.stderr)
+        message = printable(" ".join(str(error).split())) or type(error).__name__
+        print(f"error: {message}{_remedy(error, message)}", file=sys.stderr)
         ending.status = 2
 
 
@@ -297,6 +301,14 @@ class _OneLine(logging.Formatter):
 
 def _log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     logging.getLogger("py.warnings").warning("%s", message)
+
+
+def _remedy(error: Exception, message: str) -> str:
+    """What to install where a package of an extra is missing."""
+    extra = EXTRA_OF.get((getattr(error, "name", None) or "").partition(".")[0])
+    if not isinstance(error, ModuleNotFoundError) or extra is None or "pip install" in message:
+        return ""
+    return f": pip install 'randar-features[{extra}]'"
 
 
 def _out_of_memory(error: Exception) -> bool:

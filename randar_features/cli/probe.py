@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from randar_features.cli.index import recommended_output
 from randar_features.cli.options import DeviceOptions, DType, ImageOptions
@@ -90,7 +90,9 @@ def configured(options: ProbeOptions) -> Config:
     if stored is not None and options.encoder is not None:
         raise ValueError(f"{options.data} holds features of {stored.manifest['encoder']}: leave --encoder out")
     encoder = options.encoder or DEFAULT_ENCODER
-    held = {} if stored is None else {"store_dtype": stored.manifest["dtype"]}
+    held: dict[str, Any] = {"dtype": options.dtype or "float32"}
+    if stored is not None:
+        held = {"dtype": options.dtype or name_of(StoredEncoder(stored).dtype), "store_dtype": stored.manifest["dtype"]}
     return Config(
         data=options.data,
         encoder=(encoder,),
@@ -105,7 +107,6 @@ def configured(options: ProbeOptions) -> Config:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         device=options.device,
-        dtype=options.dtype or ("float32" if stored is None else name_of(StoredEncoder(stored).dtype)),
         cache=options.cache,
         seed=options.seed,
         **held,

@@ -81,7 +81,8 @@ class StoredImages:
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         """The images of those numbers, in order; no block reaches from one run into the next."""
-        began, fresh = time.time_ns(), {}
+        began = time.time_ns()
+        fresh: dict[str, str] = {}
         for batch in self.source.batches(self.image_size, self.batch_size, self.num_workers, rows=runs):
             fresh |= {
                 _whole(path): digest

@@ -44,11 +44,11 @@ def encode(
     Raises:
         TypeError, ValueError: images, specs or classes that do not fit the model.
     """
-    specs = [FeatureSpec.parse(spec) for spec in specs]
+    parsed = [FeatureSpec.parse(spec) for spec in specs]
     model, own = model.fitted(dtype)
     with computing_in(own, model.device, model.dtype):
         tokens = model.tokenizer.encode(images.to(model.device))
-        return encode_specs(model.transformer, tokens, specs, classes)
+        return encode_specs(model.transformer, tokens, parsed, classes)
 
 
 def encode_tokens(
@@ -189,7 +189,7 @@ def _run(
     states: dict[Place, Tensor] = {}
     for context in contexts:
         own = {read: layers for (shown, read), layers in views.items() if shown == context}
-        reading = transformer.reading(tokens, classes, order, context=context, reads=list(own))
+        reading = transformer.reading(tokens, classes, order, context=context, reads=list(own))  # type: ignore[arg-type]
         states |= {(context, *place): values for place, values in _read(transformer, reading, own).items()}
     return states
 

@@ -110,7 +110,7 @@ def extract_features(
             orders=orders,
             combine=combine,
             seed=seed,
-            classes=classes,
+            classes=classes,  # type: ignore[arg-type]  # what a store does not take is refused there
             pool=pool,
             store_dtype=store_dtype,
             append=append,
@@ -136,12 +136,12 @@ def extract_features(
     source = open_images(images, split=split, value_range=value_range, max_pixels=max_pixels)
     if isinstance(classes, list) and source.length not in (None, len(classes)):
         raise ValueError(f"{len(classes)} classes were given for {source.length} images: give one for each")
-    by_name = classes_by_name(source, loaded) if classes == "labels" else None
+    wanted = classes_by_name(source, loaded) if isinstance(classes, str) else classes
     rows = _Rows(source.length)
     size = own_batch_size(loaded, specs) if batch_size is None else batch_size
     with tqdm(total=source.length, desc="features", unit="image", disable=not progress) as bar:
         for batch in source.batches(loaded.image_size, size, num_workers):
-            given = _classes_of(by_name or classes, batch, len(rows.status), loaded)
+            given = _classes_of(wanted, batch, len(rows.status), loaded)
             maps = encode(loaded, batch.pixels, specs, given, dtype)
             rows.add(_kept(list(maps.values()), pool, batch), batch)
             bar.update(len(batch.status))

@@ -93,7 +93,7 @@ def _options(suffixes: Sequence[str]) -> dict[str, Any]:
     for suffix in suffixes:
         name, equals, value = suffix.partition("=")
         if name in ("orders", "seed") and equals:
-            found = {name: _number(value)}
+            found: dict[str, Any] = {name: _number(value)}
         elif suffix == "norm":
             found = {"norm": True}
         elif suffix == "concatenate":

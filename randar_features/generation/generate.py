@@ -88,13 +88,13 @@ def generate(
         Tokens (B, N) int64 in raster order; (B, 4N) with scale = 2.
     """
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    transformer, classes = resolve(transformer, classes)
+    resolved, indices = resolve(transformer, classes)
     if scale == 2:
         if tokens is not None or known is not None:
             raise ValueError("known tokens cannot be given with scale=2; give them to upscale_tokens")
         return upscale_tokens(
-            transformer,
-            classes,
+            resolved,
+            indices,
             steps=steps,
             guidance=guidance,
             order=order,
@@ -107,17 +107,17 @@ def generate(
         )
     if scale != 1:
         raise ValueError(f"scale must be 1 or 2, got {scale}")
-    classes = as_classes(classes, transformer)
+    classes = as_classes(indices, resolved)
     return complete(
-        transformer,
+        resolved,
         classes,
         seeds=image_seeds(generator, len(classes), classes.device),
-        steps=check_steps(steps, transformer.config.num_tokens),
+        steps=check_steps(steps, resolved.config.num_tokens),
         schedule=schedule,
-        guidance=recipe_of(transformer).guide(guidance),
+        guidance=recipe_of(resolved).guide(guidance),
         order=order,
         sampling=sampling,
         tokens=tokens,
-        known=as_known(tokens, known, transformer, len(classes)),
+        known=as_known(tokens, known, resolved, len(classes)),
         cache=cache,
     ).tokens

@@ -50,7 +50,7 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str | No
         batch: B.
         device: where the seeds are put.
     """
-    if isinstance(generator, Integral):
+    if isinstance(generator, Integral | int):
         generator = torch.Generator().manual_seed(check_seed(generator, 2**64))
     source = torch.default_generator if generator is None else generator
     if not isinstance(source, torch.Generator):

@@ -72,7 +72,7 @@ def upscale_tokens(
     """
     if not 0 <= spatial_drop <= 1:
         raise ValueError(f"spatial_drop must be a share in [0, 1], got {spatial_drop}")
-    transformer, classes = resolve(transformer, classes)
+    transformer, indices = resolve(transformer, classes)
     if not isinstance(transformer, RandAR):
         raise ValueError(
             "twice the resolution takes a RandAR, which is told where a token is to be by an instruction of any "
@@ -80,7 +80,7 @@ def upscale_tokens(
         )
     if schedule not in (None, "randar"):
         raise ValueError(f"at twice the resolution the schedule is RandAR's own; got {schedule!r}: leave it out")
-    classes = as_classes(classes, transformer)
+    classes = as_classes(indices, transformer)
     seeds = image_seeds(generator, len(classes), classes.device)
     num_tokens = transformer.config.num_tokens
     steps = check_steps(steps, 4 * num_tokens)

@@ -213,8 +213,9 @@ def _build(source: ModelSource, part: str) -> Any:
 def _most_numbers(source: ModelSource, part: str) -> int | None:
     """How many weights the file of a part can hold, a byte each, and a margin; None while it is not on this machine."""
     file = source.files.get(part)
-    here = isinstance(file, WeightsFile) and file.path.is_file()
-    return file.path.stat().st_size + SMALL_FILE if here else None
+    if isinstance(file, WeightsFile) and file.path.is_file():
+        return file.path.stat().st_size + SMALL_FILE
+    return None
 
 
 def _check_fit(source: ModelSource, transformer: ImageTransformer, tokenizer: ImageTokenizer | None) -> None:

@@ -172,8 +172,9 @@ def _blocks(table: Table, name: str, size: int) -> Iterator[tuple[int, np.ndarra
 
 def _content(table: Table) -> list[str]:
     """A hash of each image; "" where the table does not know it: one that was saved knows the features alone."""
-    known = isinstance(table, FeatureStore) and "table" not in table.manifest
-    return table.hashes if known else [""] * len(table)
+    if isinstance(table, FeatureStore) and "table" not in table.manifest:
+        return table.hashes
+    return [""] * len(table)
 
 
 def _labels(table: Table) -> np.ndarray:

@@ -96,7 +96,7 @@ def _hash_array(image: Any) -> str:
     if values.dtype.kind not in "biuf":
         return UNREADABLE
     about = f"{dtype if dtype == 'torch.bfloat16' else values.dtype.str} {values.shape}"
-    return hash_bytes(about.encode(), memoryview(values.reshape(-1).view(np.uint8)))
+    return hash_bytes(about.encode(), values.reshape(-1).view(np.uint8).data)
 
 
 # Hashes of files, kept between runs

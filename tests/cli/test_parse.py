@@ -296,3 +296,11 @@ def test_subcommands(capsys: pytest.CaptureFixture[str]):
     assert "count   count things" in capsys.readouterr().out
     assert subcommands(commands, ["cuont"], **names) == 2
     assert "did you mean count?" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]):
+    def draw(options: Intervals) -> None:
+        raise ModuleNotFoundError("No module named 'matplotlib.axes'", name="matplotlib.axes")
+
+    assert run(draw, Intervals, []) == 2
+    assert "pip install 'randar-features[benchmarks]'" in capsys.readouterr().err
