@@ -278,6 +278,7 @@ def plain_log() -> Iterator[None]:
     """Within it, log records and warnings are one line each on standard error: ours from INFO, others' from WARNING."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
+    handler.addFilter(_Once())
     root, ours = logging.getLogger(), [logging.getLogger(name) for name in ("randar_features", "probes", "benchmarks")]
     before = [logger.level for logger in ours]
     root.addHandler(handler)
@@ -297,6 +298,20 @@ class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = " ".join(record.getMessage().split())
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+class _Once(logging.Filter):
+    """Lets each text through once: a command that opens the same images for several steps tells of them once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self.shown
+        self.shown.add(text)
+        return new
 
 
 def _log_warning(message: Warning | str, *_: Any, **__: Any) -> None:

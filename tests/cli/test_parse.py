@@ -20,6 +20,7 @@ from randar_features.cli.parse import (
     check_ranges,
     option,
     parse,
+    plain_log,
     positional,
     read_options,
     run,
@@ -304,3 +305,10 @@ def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]):
 
     assert run(draw, Intervals, []) == 2
     assert "pip install 'randar-features[benchmarks]'" in capsys.readouterr().err
+
+
+def test_a_message_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with plain_log():
+        for text in ("opened 3 images", "opened 3 images", "step 1"):
+            logging.getLogger("randar_features.test").info(text)
+    assert capsys.readouterr().err.splitlines() == ["opened 3 images", "step 1"]
