@@ -28,7 +28,7 @@ class Rows(ABC):
         """The rows of these numbers, int64 (b,) in any order, as floats (b, …) of their own precision."""
 
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[slice, Tensor]]:
-        """All rows in order, `size` at a time, each block behind its place."""
+        """All rows in order, `size` at a time, each block after its place."""
         for start in range(0, len(self), size):
             place = slice(start, min(start + size, len(self)))
             yield place, self.read(np.arange(place.start, place.stop))
@@ -102,7 +102,7 @@ class TokenRows(Rows):
 
 
 class StackedRows(Rows):
-    """Several sources one behind the other, read from the first to the last place whatever the order asked for."""
+    """Several sources one after the other, read from the first to the last place whatever order is wanted."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
         _check_alike([part.shape[1:] for part in parts])

@@ -268,7 +268,7 @@ def _affine(features: Array, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _Heads(nn.Module):
-    """R linear heads behind one normalisation: tokens (n, D) → logits (n, R, C)."""
+    """R linear heads after one normalisation: tokens (n, D) → logits (n, R, C)."""
 
     def __init__(self, width: int, num_classes: int, count: int, generator: torch.Generator) -> None:
         super().__init__()

@@ -82,10 +82,10 @@ def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = Fa
     length = sequence.sequence_length(config.num_tokens, context)
     block = cast(Block, model.layers[0])
     projections = block.attention.wqkv.weight.numel()
-    behind = block.attention.wo.weight.numel() + sum(p.numel() for p in block.feed_forward.parameters())
+    after = block.attention.wo.weight.numel() + sum(p.numel() for p in block.feed_forward.parameters())
     attention = 2 * length * length * config.dim * (0.5 if causal else 1.0)
-    whole = layers * (length * (projections + behind) + attention)
-    left_out = -length * model.output.weight.numel() if logits else (length - config.num_tokens) * behind
+    whole = layers * (length * (projections + after) + attention)
+    left_out = -length * model.output.weight.numel() if logits else (length - config.num_tokens) * after
     return 2 * (whole - left_out)
 
 

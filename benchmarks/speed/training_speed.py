@@ -55,7 +55,7 @@ class Config(RunOptions):
         layers: blocks, if not as many as the model has, for a shorter look.
         batch_size: images in a step; None: 256 on a GPU, 4 on a CPU.
         micro_batch_size: images at once, in both; None: 64 on a GPU, all on a CPU.
-        repeats: steps of which the fastest counts, behind one to warm up.
+        repeats: how many steps, the fastest counts; one before them warms up.
         compile: this package's blocks, with torch.compile.
         gradient_checkpointing: this package's blocks.
         published_dtype: float32 or bfloat16; None: as this package's.
@@ -194,7 +194,7 @@ def measure_way(way: str, config: Config) -> dict[str, Any]:
 
 
 def measure(config: Config, out: Path) -> Measurement:
-    """Both ways, one behind the other: their ratio, and the share of the machine's peak that each reaches.
+    """Both ways, one after the other: their ratio, and the share of the machine's peak that each reaches.
 
     `speedup_at_peak`: how many times faster than the published step one would be that computes nothing but
     the model's products, all at the rate of a large matrix product. More cannot be had in this number format.

@@ -36,7 +36,7 @@ def find_source(name: str | os.PathLike[str]) -> ModelSource:
     """What a registered name, a folder, or a repository of the Hugging Face Hub, `owner/name`, stands for.
 
     A registered name always means that model; write `./name` for a folder of the same name. A folder goes before
-    a repository. `@revision` behind the name of a model or repository is a branch, a tag or a commit.
+    a repository. `@revision` after the name of a model or repository is a branch, a tag or a commit.
 
     Raises:
         TypeError: it is neither a string nor a path.

@@ -115,7 +115,7 @@ class ImageTokenizer(nn.Module):
     """
 
     raw_range: ClassVar[tuple[float, float]]
-    """Values of black and white in front of the encoder and behind the decoder."""
+    """Values of black and white before the encoder and after the decoder."""
     rounding: ClassVar[float]
     """Added to 255·x before the fraction is cut off."""
 

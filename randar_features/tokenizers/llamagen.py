@@ -83,7 +83,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: residual blocks, each with attention behind it if asked for, then a change of scale."""
+    """One resolution: residual blocks, each followed by attention if wanted, then a change of scale."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class LlamaGenTokenizer(ImageTokenizer):
         code_dim: numbers a code.
         stem_patch: the networks work on patches of this many pixels a side, laid into channels
             (`pixel_unshuffle`), which multiplies `downsampling`; 1 is the published network.
-        attention: attention blocks behind each residual block of the deepest level and in the middle.
+        attention: attention blocks after each residual block of the deepest level and in the middle.
 
     Attributes: `downsampling` = stem_patch · 2^(levels - 1), `vocab_size`, `code_dim`.
     Raises `ValueError` for a width that is no multiple of 32 and for counts below 1.

@@ -21,7 +21,7 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
 
 
 def batch_indices(step: int, *, batch_size: int, size: int, seed: int) -> Tensor:
-    """Indices (batch_size,) of step `step`: epochs of freshly shuffled data, one behind the other."""
+    """Indices (batch_size,) of step `step`: epochs of freshly shuffled data, one after the other."""
     positions = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // size
     parts = [_epoch(seed, int(epoch), size)[positions[epochs == epoch] % size] for epoch in epochs.unique()]

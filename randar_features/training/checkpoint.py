@@ -67,7 +67,7 @@ def whole_checkpoint(folder: Path, step: int, settings: Mapping[str, Any], activ
 def remove_old(folder: Path, step: int, keep: int, keep_every: int | None = None) -> None:
     """Remove all checkpoints but, up to that of `step`, the newest `keep` and the multiples of `keep_every`.
 
-    Those behind `step` were damaged when the run was continued, and must not count as the newest.
+    Those after `step` were damaged when the run was continued, and must not count as the newest.
     """
     if keep < 1:
         raise ValueError(f"keep={keep}, expected at least 1 checkpoint to stay")

@@ -19,7 +19,7 @@ class PatchDiscriminator(nn.Module):
     """PatchGAN of pix2pix (Isola et al. 2017, arXiv:1611.07004), as VQGAN and LlamaGen use it.
 
     Args:
-        channels: width behind the first convolution; doubled at each layer, up to eight times.
+        channels: width after the first convolution; doubled at each layer, up to eight times.
         layers: halvings of the image. Each logit then sees 70×70 pixels for 3 layers.
         generator: of the first weights.
     """

@@ -79,7 +79,7 @@ def make_accelerator() -> Accelerator:
 def micro_batches(
     batch_size: int, micro_batch_size: int | None, processes: int, process: int
 ) -> list[tuple[int, slice]]:
-    """The parts of the global batch that one process computes, one behind the other: (number of the part, rows).
+    """The parts of the global batch that one process computes, one after the other: (number of the part, rows).
 
     All parts are of one size, so that the mean over their losses is the batch's.
 

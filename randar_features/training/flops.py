@@ -42,7 +42,7 @@ def training_flops(sizes: TransformerConfig, kind: str = "randar", *, causal: bo
 
     Two for each multiply-add of the matrix products and of attention; normalisations, rotations, the softmax
     and the optimizer are left out, and so is what gradient checkpointing computes again. Only what the loss
-    needs is counted: not RandAR's last image token, nor its last block behind attention at image tokens, nor
+    needs is counted: not RandAR's last image token, nor its last block after attention at image tokens, nor
     logits at other rows than the N that predict.
 
     Args:
@@ -62,7 +62,7 @@ def _project(sizes: TransformerConfig) -> int:
 
 
 def _behind(sizes: TransformerConfig) -> int:
-    """Multiply-adds of one row behind attention: its output projection and the feed-forward."""
+    """Multiply-adds of one row after attention: its output projection and the feed-forward."""
     return sizes.dim * (sizes.dim + 3 * hidden_width(sizes.dim, sizes.ffn_multiple_of))
 
 

@@ -41,7 +41,7 @@ class Log:
 
     Args:
         folder: the run's.
-        step: steps done where training resumes; what was logged behind it is dropped, with a line that a kill tore.
+        step: steps done where training resumes; what was logged after it is dropped, with a line that a kill tore.
         writers: of `WRITERS`; None: TensorBoard if it is installed.
         settings: of the run, shown by the writers that can.
         active: False on all processes but the main one: nothing is read or written.
@@ -101,7 +101,7 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int, settings: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Hides what an interrupted run wrote behind the step that it is continued from.
+        # Hides what an interrupted run wrote after the step that it is continued from.
         self.events = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
         if not step:
             self.events.add_text("settings", f"```\n{json.dumps(settings, indent=2, default=str)}\n```")
@@ -179,4 +179,4 @@ def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
-        return math.inf  # torn by a kill, so behind the checkpoint
+        return math.inf  # torn by a kill, so after the checkpoint

@@ -130,7 +130,7 @@ def run(
         trainer: what is trained.
         folder: the run's.
         config: intervals.
-        max_seconds: end the stage at the first step behind that time, with a checkpoint.
+        max_seconds: end the stage at the first step after that time, with a checkpoint.
         allow_changes: continue from a checkpoint of other settings.
 
     Raises:

@@ -97,7 +97,7 @@ def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _groups(tensors: Mapping[str, Tensor], file_bytes: int) -> Iterator[dict[str, Tensor]]:
-    """Tensors one behind the other, as many at a time as fit."""
+    """Tensors one after the other, as many at a time as fit."""
     group: dict[str, Tensor] = {}
     filled = 0
     for name, tensor in tensors.items():

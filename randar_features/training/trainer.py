@@ -122,7 +122,7 @@ class RandARTrainer:
         return TrainingPass(self.model, plan, channels, config.seed)
 
     def _spread(self, model: ImageTransformer) -> nn.Module:
-        """`model` as the hardware is to compute it; its parameters may be others behind that."""
+        """`model` as the hardware is to compute it; its parameters may be others after that."""
         hardware = self.config.hardware
         if hardware.gradient_checkpointing:
             recompute_blocks(model)
