@@ -28,7 +28,7 @@ from randar_features.store.files import read_json
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
 MOST_CLASSES = 100_000  # more are damage: a square of them fits no memory
-TUNED = ("tuning", "validation")  # scores on rows that are not evaluated
+TUNED = ("tuning", "validation")  # scores on images that are not evaluated
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Run:
         return path if path.is_file() else None
 
     def best(self, rows: Sequence[Result] | None = None) -> Result:
-        """Of `rows` (None: all) the one with the best score on tuning rows, or, without these, of the main metric."""
+        """Of `rows` (None: all) the one with the best score on tuning images, or, without these, of the main metric."""
         rows = self.results if rows is None else rows
         name = next((n for n in TUNED if all(n in row.metrics for row in rows)), self.main_metric or "")
         return max(rows, key=lambda row: row.metrics.get(name, -np.inf))
@@ -83,8 +83,8 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def overview(runs: Sequence[Run]) -> Table:
-    """The best result of every run, beside its best baseline that no training made."""
-    header = ["value, 95 % interval", "run", "best", "metric", "best baseline"]
+    """The best result of every run, beside its best baseline that no training made, and what is to know of both."""
+    header = ["value, 95 % interval", "run", "best", "metric", "best baseline", "warnings"]
     rows = []
     for run in runs:
         if run.main_metric is None:
@@ -93,7 +93,10 @@ def overview(runs: Sequence[Run]) -> Table:
         base = [r for r in run.results if str(full_axes(run.card, r)["encoder"]).split(":")[0] in BASELINES]
         compared = run.best(base) if base else None
         against = f"{_name(run, compared)}: {number(compared[metric], metric)}" if compared else ""
-        rows.append([_with_interval(best, metric), run.name, _name(run, best), metric, against])
+        told = dict.fromkeys(w for row in (best, compared) if row is not None for w in row.warnings)
+        rows.append([_with_interval(best, metric), run.name, _name(run, best), metric, against, "; ".join(told)])
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return Table(header, rows)
 
 
@@ -136,7 +139,7 @@ def shared_words(run: Run) -> str:
     settings = {n: {row.settings.get(n) for row in run.results} for n in _settings(run.results)}
     words = {name: values.pop() for name, values in settings.items() if len(values) == 1}
     named = [f"{name.replace('_', ' ')} {cell(value)}" for name, value in (same | words).items() if value is not None]
-    return f"In all rows: {'; '.join(named)}." if named and len(run.results) > 1 else ""
+    return f"The same in all results: {'; '.join(named)}." if named and len(run.results) > 1 else ""
 
 
 def result_table(run: Run) -> Table:
@@ -305,7 +308,7 @@ def html(runs: Sequence[Run], title: str) -> str:
             "a little too good."
         ),
         *([page.figure(chart, caption="The best of each encoder.", command=runs[0].card["command"])] if chart else []),
-        page.table(table.header, table.rows, caption="Sections below: all rows, intervals, pictures, cards."),
+        page.table(table.header, table.rows, caption="Sections below: all results, intervals, pictures, cards."),
     )
     commits = sorted({run.card["machine"]["commit"] for run in runs})
     machines = sorted({run.card["machine"]["processor"] for run in runs})

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 
 from benchmarks.options import check_names
 from benchmarks.result import Result
-from benchmarks.tasks.heads import head_warnings
 from benchmarks.tasks.labelled import Candidate, in_memory
 from probes import (
     AttentiveProbe,
@@ -88,7 +87,7 @@ def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
     table = probe.predict_proba(candidate.evaluation)
     about: Entries = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning images"}
     about |= {"normalization": training.normalization, "chosen": {"C": probe.C}, "tuning": probe.validation_accuracy}
-    about |= {"warnings": head_warnings(probe)}
+    about |= {"warnings": probe.warnings}
     yield _scored(candidate, table, probe.classes, training, about, start)
 
 
@@ -120,7 +119,7 @@ def _linear(candidates: Sequence[Candidate], training: Training) -> Iterator[Sco
             "settings": f"SGD, {training.epochs} epochs, batches of {training.batch_size}",
         }
         about |= {"normalization": training.normalization, "tuning": head.validation_accuracy}
-        about |= {"chosen": {"learning_rate": head.learning_rate}, "warnings": head_warnings(head)}
+        about |= {"chosen": {"learning_rate": head.learning_rate}, "warnings": head.warnings}
         yield _scored(candidate, table, probe.classes, training, about, begun)
 
 
@@ -190,7 +189,7 @@ def _attentive(candidate: Candidate, training: Training) -> Iterator[Scored]:
         "normalization": "batch",
         "tuning": probe.validation_accuracy,
     }
-    about |= {"chosen": {"learning_rate": probe.learning_rate}, "warnings": head_warnings(probe)}
+    about |= {"chosen": {"learning_rate": probe.learning_rate}, "warnings": probe.warnings}
     yield _scored(candidate, table, probe.classes, training, about, start)
 
 

@@ -219,7 +219,7 @@ def measure(config: Config, out: Path) -> Measurement:
     seen, fitted = labels_seen(config.model), len(features.train.rows)
     compared = by_probe if config.labels == "equal" and seen in (None, fitted) else None
     scored = list(results(found, labels, compared, shortlist.numpy(), config.seed))
-    rows = [*scored, probe_result(candidate, by_probe, labels, config.seed)]
+    rows = [*scored, probe_result(candidate, by_probe, labels, config.seed) | {"warnings": probe.warnings}]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([*found.values(), by_probe])
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))

@@ -37,7 +37,6 @@ from benchmarks.tasks.dense import (
     grid_outputs,
 )
 from benchmarks.tasks.duplicate_pairs import Part, between
-from benchmarks.tasks.heads import head_warnings
 from probes import (
     KNNSegmenter,
     LinearSegmenter,
@@ -211,7 +210,7 @@ def evaluate(
             "chosen": chosen_options(head),
             "grid": f"{grids[output]}x{grids[output]}",
             "seconds": round(time.perf_counter() - start, 1),
-            "warnings": head_warnings(head),
+            "warnings": head.warnings,
         }
         results.append(Scored(Result.of(row), intersections_and_unions(counts)))
         if show is not None:

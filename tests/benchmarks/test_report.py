@@ -80,6 +80,16 @@ def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
     assert table.rows[0][2:] == ["tiny, reverse/image/0", "accuracy", "pixels, patches: 30.0 %"]
 
 
+def test_a_head_at_the_end_of_its_grid_is_told_wherever_its_number_stands(tmp_path: Path) -> None:
+    ended = "end of grid: C 10, the highest that was tried, was chosen"
+    rows = [pixels(0.3), row("reverse", 0, 0.5, warnings=[ended])]
+    write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
+    runs = report.find_runs([tmp_path])
+    for table in (report.overview(runs), report.result_table(runs[0])):
+        assert table.header[-1] == "warnings" and table.rows[-1][-1] == ended
+    assert report.markdown(runs, "Results").count(ended) == 2
+
+
 def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
     table = report.result_table(report.find_runs([folder])[0])
     axes = ["encoder", "output", "layer", "context", "read", "orders", "pooling"]

@@ -18,7 +18,6 @@ from benchmarks.run import TASKS, Measurement, Task, find_task, main
 from benchmarks.suite import Settings
 from benchmarks.tasks.classification import Config as Classification
 from benchmarks.tasks.classification_probes import interval_over_draws
-from benchmarks.tasks.heads import head_warnings
 from randar_features.cli.parse import parse
 
 ROOT = Path(benchmarks.__file__).parent
@@ -127,19 +126,6 @@ def test_results_as_json_and_back():
     result = Result.of({**row, "chosen": {"C": 1.0}})
     assert (result.metric, result.settings, result.details) == ("accuracy", {"probe": "knn"}, {"by_k": {"10": 0.5}})
     assert Result.of(json.loads(json.dumps(result.to_json()))) == result
-
-
-class Head:
-    C = 10.0
-    validation_accuracies = {0.1: 0.3, 1.0: 0.4, 10.0: 0.5}  # noqa: RUF012
-    converged = {10.0: False}  # noqa: RUF012
-
-
-def test_ends_of_grids_are_warned_of():
-    largest, unfinished = head_warnings(Head())
-    assert "C = 10" in largest and "largest" in largest and "did not converge" in unfinished
-    Head.C = 1.0
-    assert head_warnings(Head()) == ()
 
 
 def test_few_shot_intervals_include_the_draws():
