@@ -118,7 +118,7 @@ def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
     Raises:
         FileNotFoundError: `initial` is no tokenizer's folder.
         ValueError: an option of the network is unknown or of another type, or the weights of `initial` are of another
-            network; or "decoder" is to be trained after an encoder that has not been.
+            network; or "decoder" is to be trained, with an encoder of first weights.
     """
     model = LlamaGenTokenizer(**typed_arguments(LlamaGenTokenizer, network_sizes(config), "network"))
     if config.initial is not None:
