@@ -58,6 +58,7 @@ class Settings(RunOptions):
         read: of generators; None: all that they have.
         probe: of classification.
         pooling: of maps to vectors, for classification.
+        single_layers: leave out the concatenation of all layers in classification.
         head: of segmentation.
         max_images: labelled images that are read of each split at most, the first ones; None: all.
         iterations: of segmentation's linear head.
@@ -86,6 +87,7 @@ class Settings(RunOptions):
         "--probes", default=("logistic", "knn")
     )
     pooling: tuple[str, ...] = ("mean",)
+    single_layers: bool = False
     head: tuple[Literal["linear", "knn", "logistic"], ...] = option("--heads", default=("linear", "knn"))
     iterations: Count = 1000
     max_images: Count | None = option("--max-rows", default=None)
@@ -114,14 +116,15 @@ class Settings(RunOptions):
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "data": ("photo-digits", "digits"),
-        "encoder": ("pixels", "codes", "randar-tiny", "timm:resnet18?random@64", "efficientnet-lite0@128"),
+        "encoder": ("pixels", "codes", "randar-tiny", "timm:resnet18?random@64", "efficientnet-lite0@64"),
         "read": ("image",),
         "probe": ("logistic", "knn"),
         "head": ("knn",),
-        "max_images": 600,
-        "train_masks": 120,
-        "evaluation_masks": 60,
-        "pairs": 60,
+        "single_layers": True,
+        "max_images": 300,
+        "train_masks": 80,
+        "evaluation_masks": 40,
+        "pairs": 40,
         "duplicates": False,
         "samples": ("randar-tiny",),
         "maps": ("photographs",),
@@ -217,7 +220,8 @@ def _shared(settings: Settings) -> dict[str, Any]:
 
 def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
-    names = ("hold_out", "max_images", "duplicates", "train_images", "evaluation_images", "probe", "pooling")
+    names = ("hold_out", "max_images", "duplicates", "train_images", "evaluation_images")
+    names += ("probe", "pooling", "single_layers")
     config = classification.Config(
         data=data,
         train_split=train,
