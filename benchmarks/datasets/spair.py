@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from benchmarks.datasets.point_pairs import PairSet, PointPair
 from randar_features.data import load_image
+from randar_features.data.opening import open_picture
+from randar_features.data.paths import confined, one_line, reading
 from randar_features.store.files import read_json
 
 SPLITS = ("trn", "val", "test")
@@ -33,9 +34,9 @@ class _Images:
 
     def number(self, category: str, name: str) -> int:
         """Of an image, which is opened to learn its size when it is first met."""
-        path = self.folder / IMAGES / category / name
+        path = confined(f"{category}/{name}", self.folder / IMAGES)
         if path not in self.numbers:
-            with Image.open(path) as image:
+            with reading(path, "a picture"), open_picture(path) as image:
                 size = image.height, image.width
             self.numbers[path] = len(self.sizes)
             self.sizes.append(size)
@@ -72,8 +73,8 @@ def load_spair(folder: str | Path, split: str = "test", *, count: int | None = N
     for file in tqdm(files, desc=f"reading {split}", unit="pair", leave=False):
         try:
             pairs.append(_read_pair(file, images))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        except Exception as error:  # whatever an annotation holds, the other pairs are read
+            reason = f"lacks {error}" if isinstance(error, KeyError) else one_line(error)
             unreadable.append({"path": str(file), "reason": f"{file.name}: {reason}"})
     if not pairs:
         raise ValueError(f"none of {len(files)} pairs could be read; the first: {unreadable[0]['reason']}")

@@ -25,7 +25,7 @@ from randar_features import Model, load_model
 from randar_features.cli.parse import Count, option
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.models import ARCHITECTURES
-from randar_features.store.files import read_json
+from randar_features.store.files import read_object
 
 PROTOCOL = (
     "generators compared: logistic regression and 20 nearest neighbours (cosine) on mean-pooled features, null class, "
@@ -99,7 +99,7 @@ def check_matched(models: Mapping[str, Model], folders: Mapping[str, str], store
         kind = next(kind for kind, (built, _) in ARCHITECTURES.items() if type(model.transformer) is built)
         if name in ARCHITECTURES and name != kind:
             raise ValueError(f"--runs {name}={folders[name]}: that model is of type {kind}")
-        written = read_json(Path(folders[name]) / "config.json").get("tokenizer_hash")
+        written = read_object(Path(folders[name]) / "config.json").get("tokenizer_hash")
         found, expected = written or tokenizer_hash(model.tokenizer), store.manifest["tokenizer"]
         if found != expected:
             raise ValueError(
@@ -112,7 +112,7 @@ def training_differences(folders: Mapping[str, str]) -> list[str]:
     """A warning for each training setting, besides the type of the model, in which the runs differ."""
     settings = {}
     for name, folder in folders.items():
-        training = read_json(Path(folder) / "config.json").get("training") or {}
+        training = read_object(Path(folder) / "config.json").get("training") or {}
         model = {f"model.{key}": value for key, value in training.get("model", {}).items() if key != "type"}
         settings[name] = {key: value for key, value in training.items() if key not in ("model", "loop")} | model
     keys = dict.fromkeys(key for given in settings.values() for key in given)

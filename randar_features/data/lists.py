@@ -46,8 +46,9 @@ def read_list(path: Path, account: Account) -> FileList:
             f"{', '.join(PATH_NAMES[:4])}"
         )
     label_name = _label_column([name for name in table.column_names if name != path_name], path, account)
-    paths = [_text(value) for value in table[path_name].to_pylist()]
-    return FileList(paths, None if label_name is None else table[label_name].to_pylist(), label_name)
+    with reading(path, "a list of images"):
+        paths = [_text(value) for value in table[path_name].to_pylist()]
+        return FileList(paths, None if label_name is None else table[label_name].to_pylist(), label_name)
 
 
 def _text(value: Any) -> str | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from randar_features.data.paths import reading
 from randar_features.generation.generate import generate
 from randar_features.models import ImageTransformer
 from randar_features.store.files import written_whole
@@ -150,6 +151,13 @@ def save_sheet(path: Path, image: Image.Image, overwrite: bool) -> None:
 
 def read_settings(path: Path) -> dict[str, Any] | None:
     """The settings inside a PNG file that `save_png` wrote; None for any other."""
-    with Image.open(path) as image:
-        text = getattr(image, "text", {}).get(SETTINGS_KEY)
-    return None if text is None else json.loads(text)
+    with reading(path, "a picture with its settings"):
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                text = getattr(image, "text", {}).get(SETTINGS_KEY)
+        except UnidentifiedImageError:
+            return None
+        found = None if text is None else json.loads(text)
+        if not isinstance(found, dict | None):
+            raise ValueError("its settings are no object")
+        return found

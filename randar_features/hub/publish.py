@@ -9,7 +9,7 @@ from typing import Any
 
 from randar_features.hub.load import Model, load_model
 from randar_features.hub.registry import FOLDER_FILES, HUB_NAME
-from randar_features.store.files import read_json, written_whole
+from randar_features.store.files import read_object, written_whole
 
 CARD = "README.md"
 UPLOADED = ("config.json", "classes.json", CARD, *FOLDER_FILES.values())
@@ -59,7 +59,7 @@ def write_card(folder: str | os.PathLike[str], repository: str) -> Path:
     model = load_model(folder, device="cpu")
     if not path.exists():
         with written_whole(path) as file:
-            file.write(model_card(model, read_json(folder / "config.json"), repository).encode())
+            file.write(model_card(model, read_object(folder / "config.json"), repository).encode())
     return path
 
 

@@ -90,6 +90,16 @@ def encode_json(content: Any) -> bytes:
         return json.dumps(content, indent=2).encode() + b"\n"
 
 
+def read_object(path: Path, *names: str) -> dict[str, Any]:
+    """A JSON file that holds an object with these entries, and maybe others; ValueError that names the file if not."""
+    content = read_json(path)
+    missing = [name for name in names if not isinstance(content, dict) or name not in content]
+    if missing or not isinstance(content, dict):
+        lacks = f": it lacks {', '.join(missing)}" if missing else ""
+        raise ValueError(f"{path} is damaged or another file{lacks}, expected an object with named entries")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file.
 

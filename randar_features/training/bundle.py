@@ -12,7 +12,7 @@ from torch import Tensor
 
 from randar_features.data.token_store import tokenizer_hash
 from randar_features.hub.weights import read_state_dict
-from randar_features.store.files import read_json, write_json, written_whole
+from randar_features.store.files import read_object, write_json, written_whole
 from randar_features.tokenizers.folder import ABOUT_TOKENIZER, write_tokenizer
 from randar_features.training.loop import UNFINISHED_MARK
 from randar_features.training.tokenizer_recipe import half_but_tokens
@@ -51,7 +51,8 @@ def assemble_model(
     for folder in (tokenizer, transformer):
         check_finished(folder)
     tokenizer_weights = read_state_dict(tokenizer / "tokenizer.safetensors")
-    tokenizer_config, config = (read_json(folder / "config.json") for folder in (tokenizer, transformer))
+    tokenizer_config = read_object(tokenizer / "config.json")
+    config = read_object(transformer / "config.json", "transformer")
     found = tokenizer_hash(tokenizer_weights)
     needed = {"tokens": manifest["tokenizer"] or found, "transformer": config.get("tokenizer_hash", found)}
     for what, expected in needed.items():
@@ -77,7 +78,7 @@ def assemble_model(
 def check_finished(folder: Path) -> None:
     """ValueError if the training that wrote `folder` was stopped before its end."""
     if (mark := folder / UNFINISHED_MARK).exists():
-        done = read_json(mark)
+        done = read_object(mark, "step", "total_steps")
         raise ValueError(
             f"{folder} is of a training that was stopped at step {done['step']} of {done['total_steps']}: "
             f"run it again to finish it, or give one of {folder.parent / 'checkpoints'}"
@@ -104,7 +105,7 @@ def export_transformer(
         file.write(save({name: value.half().contiguous() for name, value in weights.items()}))
     tokenizer_config = {}
     if tokenizer is not None:
-        tokenizer_config = read_json(tokenizer / "config.json")
+        tokenizer_config = read_object(tokenizer / "config.json")
         with written_whole(folder / "tokenizer.safetensors") as file:
             file.write((tokenizer / "tokenizer.safetensors").read_bytes())
         if label_names:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from randar_features.data import open_images
 from randar_features.data.token_store import VIEWS, TokenStore
-from randar_features.store.files import make_folder, read_json, write_json, written_whole
+from randar_features.store.files import make_folder, read_object, write_json, written_whole
 
 MAPS, BASIS, ABOUT, PROGRESS = "maps.npy", "basis.npz", "teacher.json", "progress.json"
 FLUSH_EVERY = 1024  # images that a kill costs at most
@@ -44,7 +44,7 @@ class TeacherMaps:
         if not (folder / ABOUT).exists():
             found = "not finished" if (folder / PROGRESS).exists() else "missing"
             raise FileNotFoundError(f"{folder / ABOUT} is {found}: run scripts/teacher_maps.py for these tokens")
-        self.about: dict[str, Any] = read_json(folder / ABOUT)
+        self.about = read_object(folder / ABOUT, "content", "shape")
         if store.manifest["views"] != VIEWS["two"]:
             raise ValueError(f"{store.folder} has the views {store.manifest['views']}, expected {VIEWS['two']}")
         if self.about["content"] != store.content:
@@ -96,7 +96,7 @@ def write_teacher_maps(
     Raises:
         ValueError: the images are not those of the store, as far as their number and labels tell.
     """
-    if (folder / ABOUT).exists() and read_json(folder / ABOUT)["content"] == store.content:
+    if (folder / ABOUT).exists() and read_object(folder / ABOUT, "content")["content"] == store.content:
         return
     source = open_images(images, split=split)
     unreadable = {entry["row"] for entry in store.unreadable}
@@ -106,7 +106,7 @@ def write_teacher_maps(
     make_folder(folder)
     read = _Reader(network, source, image_size, batch_size, num_workers)
     basis = _basis(read, rows, folder / BASIS, channels)
-    done = read_json(folder / PROGRESS)["done"] if (folder / PROGRESS).exists() else 0
+    done = read_object(folder / PROGRESS, "done")["done"] if (folder / PROGRESS).exists() else 0
     shape = (len(rows), *basis.map_shape, basis.components.shape[1])
     maps = np.lib.format.open_memmap(folder / MAPS, mode="r+" if done else "w+", dtype=np.float16, shape=shape)
     with tqdm(total=len(rows), initial=done, desc="teacher maps", unit="image", dynamic_ncols=True) as bar:

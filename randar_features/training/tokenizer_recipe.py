@@ -13,7 +13,7 @@ from torch import Tensor
 from randar_features.data.token_store import NOT_ENCODING
 from randar_features.hub.registry import FOLDER_FILES
 from randar_features.hub.weights import file_hash, load_weights
-from randar_features.store.files import read_json
+from randar_features.store.files import read_object
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
 from randar_features.training.config import check_ranges, typed_arguments
@@ -140,7 +140,7 @@ def network_sizes(config: TokenizerTrainingConfig) -> dict[str, Any]:
     path = Path(config.initial) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"initial={config.initial}: {path} is missing, expected a tokenizer's folder")
-    about = dict(read_json(path).get("tokenizer", {}))
+    about = dict(read_object(path).get("tokenizer", {}))
     if (kind := about.pop("type", None)) != "llamagen":
         raise ValueError(f"initial={config.initial}: the tokenizer's type is {kind!r}, only llamagen can be trained")
     return about
@@ -170,7 +170,7 @@ def save_tokenizer(
         "tokenizer_training": recipe_without_folders(config) | {"mixed_precision": format_name(dtype)},
     }
     if config.initial is not None:
-        about["initial_training"] = read_json(Path(config.initial) / "config.json").get("tokenizer_training")
+        about["initial_training"] = read_object(Path(config.initial) / "config.json").get("tokenizer_training")
     write_tokenizer(folder, kept, about)
 
 

@@ -175,7 +175,7 @@ def test_bad_annotations_are_named_and_cost_no_other(tmp_path: Path) -> None:
         "trg_kps holds a point outside its image, 30x50 pixels",
         "1d.json is not valid JSON",
         "lacks 'category'",
-        "cannot identify image file",
+        "not an image",
     )
     for reason, words, name in zip(reasons, expected, "abcdef", strict=True):
         assert words in reason and reason.startswith(f"1{name}.json")

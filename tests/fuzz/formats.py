@@ -156,13 +156,14 @@ for _name, _make in PICTURES.items():
 def read_images(folder: Path, data: Any = None) -> Any:
     """Pixels and labels of all images; ValueError, with the image's file, where one is unreadable."""
     from randar_features.data import open_images
+    from randar_features.data.opening import printable
 
     source = open_images(folder if data is None else data)
     found = []
     for batch in source.batches(SIZE, 4):
         for row, status in enumerate(batch.status):
             if status != "ok":
-                raise ValueError(f"{batch.paths[row] or folder}: {status}")
+                raise ValueError(f"{printable(batch.paths[row] or folder)}: {status}")
             found.append((digest(batch.pixels[row]), batch.labels[row]))
     return found, source.label_names
 
@@ -479,11 +480,42 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def make_settings(folder: Path) -> None:
+    from randar_features.generation.gallery import save_png
+
+    save_png(folder / "a.png", picture(), {"seed": 3, "class": 1, "model": "m"})
+
+
+def read_settings(folder: Path) -> Any:
+    from randar_features.generation.gallery import read_settings
+
+    return read_settings(folder / "a.png")
+
+
+def make_pairs(folder: Path) -> None:
+    """Pictures and annotations as SPair-71k has them."""
+    write_pictures(folder, "JPEGImages/cat")
+    (folder / "PairAnnotation/test").mkdir(parents=True)
+    about = {"category": "cat", "src_imname": "0.png", "trg_imname": "1.png", "trg_bndbox": [1, 2, 9, 9]}
+    points = {"src_kps": [[1, 2], [3, 4]], "trg_kps": [[2, 2], [5, 4]]}
+    (folder / "PairAnnotation/test/0-1.json").write_text(json.dumps(about | points))
+
+
+def read_pairs(folder: Path) -> Any:
+    from benchmarks.datasets.spair import load_spair
+
+    found = load_spair(folder)
+    [pair] = found.pairs
+    return digest(found.load(pair.source)), digest(pair.points, pair.targets), pair.box, pair.category
+
+
 def no_manifest(path: Path) -> bool:
     return path.name != "checkpoint.json"
 
 
 FORMATS |= {
+    "settings": Format(make_settings, read_settings),
+    "point-pairs": Format(make_pairs, read_pairs),
     "codes": Format(make_codes, read_codes),
     "model": Format(make_model, read_model),
     "model-texts": Format(make_model, read_model, only(".json")),
