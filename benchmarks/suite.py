@@ -221,12 +221,12 @@ def _shared(settings: Settings) -> dict[str, Any]:
 def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
     train, evaluation = splits_of(data)
     names = ("hold_out", "max_images", "duplicates", "train_images", "evaluation_images")
-    names += ("probe", "pooling", "single_layers")
+    heads = ("probe", "pooling", "single_layers")
     config = classification.Config(
         data=data,
         train_split=train,
         evaluation_split=evaluation,
-        **{name: getattr(settings, name) for name in names},
+        **{name: getattr(settings, name) for name in (*names, *heads)},
         **_shared(settings),
     )
     yield "classification", config, classification.run
