@@ -10,6 +10,7 @@ images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features, file_n
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
 from randar_features.cli.parse import Count
 
+LOG = logging.getLogger(__name__)
 DIGITS, PHOTOGRAPHS = "digits", "photographs"
 SIZES = {DIGITS: 64, PHOTOGRAPHS: 256}  # pixels a side
 PRIMARY = "box_per_image"
@@ -186,7 +188,7 @@ def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSe
     empty = content_free(encoder, list(grids), config.seed) if any(config.components) else {}
     found = []
     for output in tqdm(grids, desc=f"match {encoder.name}", unit="output"):
-        for components in config.components:
+        for components in _removable(config.components, output, grids[output] ** 2):
             basis = positional_basis(empty[output], components) if components else None
             tuned, points = (
                 Matcher(each, output, basis).find(data) for each, data in zip(features, (validation, test), strict=True)
@@ -203,6 +205,14 @@ def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSe
             }
             found.append(Matched(Result.of(row), points))
     return found
+
+
+def _removable(components: Sequence[int], output: str, places: int) -> list[int]:
+    """Those that leave something of a map: it has no more directions than places. Others are named in the log."""
+    left = [count for count in components if count < places]
+    if dropped := [count for count in components if count not in left]:
+        LOG.warning("%s has %d places: no result with %s directions removed", output, places, dropped)
+    return left
 
 
 def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:

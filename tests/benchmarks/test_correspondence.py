@@ -102,6 +102,11 @@ def test_spair_from_its_layout_to_a_result(tmp_path: Path, landmarks: Encoder) -
     assert len(table(result["results"]).rows) == len(rows)
 
 
+def test_no_more_directions_are_removed_than_a_map_has_places(caplog: pytest.LogCaptureFixture) -> None:
+    assert correspondence._removable((0, 3, 4, 8), "layer 4", places=4) == [0, 3]
+    assert "layer 4" in caplog.text and "[4, 8]" in caplog.text
+
+
 @pytest.mark.parametrize("data", ["digits", "photographs"])
 def test_built_in_pairs_with_a_generator(
     tmp_path: Path, data: str, small_model: Model, monkeypatch: pytest.MonkeyPatch
