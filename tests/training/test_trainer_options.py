@@ -180,9 +180,9 @@ def test_speed_is_told_with_its_share_of_the_peak(tmp_path: Path):
 
 
 def test_the_number_format_is_told_and_does_not_change_unsaid(tmp_path: Path):
-    half = {"hardware": HardwareConfig(mixed_precision="bf16")}
-    run(small_trainer(tmp_path / "tokens", total_steps=4), tmp_path / "run", CONFIG)
-    used = small_trainer(tmp_path / "tokens").settings()["hardware"]["mixed_precision"]
+    half, unsaid = {"hardware": HardwareConfig(mixed_precision="bf16")}, {"hardware": HardwareConfig()}
+    run(small_trainer(tmp_path / "tokens", total_steps=4, **unsaid), tmp_path / "run", CONFIG)
+    used = small_trainer(tmp_path / "tokens", **unsaid).settings()["hardware"]["mixed_precision"]
     assert used == ("bf16" if fastest_dtype(torch.device("cpu")) == torch.bfloat16 else "no")
     exported = json.loads((tmp_path / "run/model/config.json").read_text())["training"]
     assert exported["hardware"]["mixed_precision"] == used
