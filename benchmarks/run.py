@@ -136,7 +136,7 @@ def warnings_of(results: Sequence[Result]) -> list[str]:
 
 
 def _write_tables(out: Path, found: Measurement, about: Card) -> dict[str, str]:
-    """The table and the differences as Markdown, with protocol, warnings and command; the latter as JSON too."""
+    """The table and the differences as Markdown, with protocol, warnings and command; the differences as JSON too."""
     tables = [*(found.tables or ([plain_table(found.results)] if found.results else []))]
     if found.differences is not None:
         tables += [difference_table(found.differences)] if found.differences else []

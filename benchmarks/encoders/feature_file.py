@@ -133,7 +133,7 @@ def read_features(file: Path) -> StoredFeatures:
 
 
 def _as_maps(array: Any, file: Path) -> Maps:
-    """(n, D) or (n, G, G, D) as the latter."""
+    """Features (n, D) as maps (n, 1, 1, D); maps (n, G, G, D) stay as they are."""
     shape = getattr(array, "shape", ())
     if len(shape) not in (2, 4) or 0 in shape or array.dtype.kind not in "fiu":
         raise ValueError(f"{file} has shape {shape}, expected numbers (n, D) or (n, G, G, D)")

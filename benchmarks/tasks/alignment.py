@@ -31,7 +31,7 @@ def aligned_correlations(pictures: np.ndarray, others: np.ndarray) -> tuple[np.n
     Pairs that differ at 8×8 are not aligned, which takes milliseconds: theirs is −1.
 
     Args:
-        pictures, others: uint8 (n, S, S, 3), of which each is compared with the one of its place.
+        pictures, others: uint8 (n, S, S, 3), each compared with the one of its place.
 
     Returns:
         (n,) float in [−1, 1] and (n,) bool.

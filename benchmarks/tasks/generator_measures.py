@@ -51,7 +51,7 @@ class SpeedConfig(RunOptions):
     Attributes:
         models: as `load_model` takes them, of the same number of tokens.
         batch: images at once.
-        repeats: measurements, of which the shortest counts, after one to warm up.
+        repeats: measurements after one to warm up; the shortest counts.
         seed: of classes and draws.
     """
 

@@ -138,7 +138,7 @@ def _tables(data: Any) -> list[Table] | None:
 def _extract(
     images: Any, folder: Path, model: str | Model, spec: str | None, pooling: str, options: dict[str, Any]
 ) -> FeatureStore:
-    """The feature of all images, of which those that the folder has already are not encoded again."""
+    """The feature of all images; those that the folder has already are not encoded again."""
     loaded = load_model(model, device=options["device"])
     chosen = model_specs(loaded)[0] if spec is None else FeatureSpec.parse(spec)
     return extract_to_store(
