@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint train-tiny clean
+.PHONY: demo test lint train-tiny gpu-report clean
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --out runs/demo
@@ -43,6 +43,13 @@ endif
 	$(BIN)/python scripts/train_randar.py --tokens $(or $(TOKENS),$(RUN)/tokens) --out $(RUN)/randar $(LEFT) $(RECIPE)
 	$(BIN)/python scripts/assemble_model.py --transformer $(RUN)/randar/model --tokens $(or $(TOKENS),$(RUN)/tokens) \
 		--out $(RUN)/model $(if $(LAYERS),--layers $(LAYERS)) $(if $(STEPS),--steps $(STEPS))
+
+# Tests and speed on a GPU in at most 8 minutes → OUT, benchmarks/results/gpu/DEVICE if it is not given. Where nothing
+# can be installed, GPU_PYTHON names a Python that has PyTorch and the packages of pyproject.toml.
+OUT ?=
+GPU_PYTHON ?= $(BIN)/python
+gpu-report: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP))
+	$(GPU_PYTHON) -m benchmarks gpu_report $(if $(OUT),--out $(OUT))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -31,6 +31,7 @@ TEXTS = {
     "training_plan": "time and memory of a training run, computed",
     "probe_speed": "seconds to fit probes",
     "index_speed": "building and searching indexes",
+    "gpu_report": "tests and speed on a GPU, one page",
     "suite": "every task on every data set, and a report",
     "demo": "the suite on built-in data",
     "report": "an HTML page of results",

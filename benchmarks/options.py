@@ -26,6 +26,10 @@ class RunOptions:
 
     out: Path | None = None
 
+    def folder(self, task: str) -> Path:
+        """Where a task's result goes."""
+        return self.out or Path("runs") / task.replace("_", "-")
+
     def __post_init__(self) -> None:
         """ValueError for a value out of its range, or one that is none of the choices."""
         check_ranges(self)

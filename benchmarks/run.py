@@ -44,6 +44,7 @@ TASKS = {
     "training_plan": "speed",
     "probe_speed": "speed",
     "index_speed": "speed",
+    "gpu_report": "speed",
 }
 """Every task, and the folder of its module, which calls its `Task` "run"."""
 
@@ -99,6 +100,10 @@ class Task:
         out.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         found = self.measure(options, out)
+        return self.write(options, out, found, time.perf_counter() - start)
+
+    def write(self, options: Any, out: Path, found: Measurement, seconds: float) -> Path:
+        """Write what was found in that time, with its card and tables; a long task does so after each of its parts."""
         made = card(
             found.protocol,
             axes=found.axes,
@@ -111,7 +116,7 @@ class Task:
             interval=found.interval,
             details=found.details,
             task=self.name,
-            seconds=round(time.perf_counter() - start, 1),
+            seconds=round(seconds, 1),
         )
         artifacts = {**_write_tables(out, found, made), **found.artifacts}
         path = write_result(out, made, found.results, artifacts=artifacts)
@@ -120,7 +125,7 @@ class Task:
 
     def command(self, options: Any) -> None:
         """What the command line does: measure, print the table and the paths."""
-        out = options.out or Path("runs") / self.name.replace("_", "-")
+        out = options.folder(self.name)
         path = self(options, out)
         print((out / TABLE_FILE).read_text(encoding="utf-8"))
         print(path)

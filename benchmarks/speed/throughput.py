@@ -89,22 +89,30 @@ def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = Fa
     return 2 * (whole - left_out)
 
 
+def random_model(size: str, device: torch.device | str, *, compile_blocks: bool = False) -> RandAR:
+    """A float32 RandAR of one of the `SIZES` with seeded random weights, none of them zero."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = RandAR(RandARConfig(**SIZES[size], num_classes=1000)).eval().requires_grad_(False)
+        torch.nn.init.normal_(model.output.weight, std=0.02)
+    for block in model.blocks if compile_blocks else ():
+        block.compile()
+    return model
+
+
 @torch.inference_mode()
 def throughput(
-    size: str,
+    model: RandAR,
     *,
     batch_size: int,
     context: str,
     repeats: int,
-    device: torch.device,
     plain_batch: int,
     dtype: torch.dtype,
+    peak: float,
 ) -> dict[str, Any]:
     """Images/s of both ways, their cosine similarity, and the share of the machine's measured matrix peak."""
-    model = RandAR(RandARConfig(**SIZES[size], num_classes=1000)).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
-    model.to(device)
-    config = model.config
+    config, device = model.config, model.device
     tokens = torch.randint(config.vocab_size, (batch_size, config.num_tokens), device=device)
     layer = config.middle_layer
 
@@ -119,9 +127,7 @@ def throughput(
     fast, slow = seconds(ours, repeats, device) / batch_size, seconds(plain, repeats, device) / plain_batch
     flops = forward_flops(model, layers=layer + 1, context=context)
     plain_flops = forward_flops(model, layers=config.num_layers, context=context, logits=True, causal=False)
-    peak = matrix_peak(dtype, device)
     return {
-        "model": size,
         "context": context,
         "layer": layer,
         "batch_size": batch_size,
@@ -167,16 +173,17 @@ def measure(config: Config, out: Path) -> Measurement:
     """One result: both ways, their ratio, and the share of the machine's peak."""
     device = choose_device(config.device)
     batch = config.batch_size or (64 if device.type == "cuda" else 4)
+    dtype = getattr(torch, resolved_dtype(config.dtype, device))
     found = throughput(
-        config.model,
+        random_model(config.model, device),
         batch_size=batch,
         context=config.context,
         repeats=config.repeats,
-        device=device,
         plain_batch=config.plain_batch or batch,
-        dtype=getattr(torch, resolved_dtype(config.dtype, device)),
+        dtype=dtype,
+        peak=matrix_peak(dtype, device),
     )
-    axes = {**NO_AXES, "encoder": found.pop("model"), "context": found.pop("context"), "layer": found.pop("layer")}
+    axes = {**NO_AXES, "encoder": config.model, "context": found.pop("context"), "layer": found.pop("layer")}
     rows = [Result.of(found)]
     return Measurement(protocol="images a second of features at the middle layer", axes=axes, results=rows)
 

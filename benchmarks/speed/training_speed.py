@@ -33,7 +33,7 @@ from benchmarks.speed.throughput import SIZES
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
-from randar_features.precision import fastest_dtype
+from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak
 from randar_features.training.allocator import keep_freed_memory
 from randar_features.training.distributed import HardwareConfig
@@ -173,8 +173,10 @@ def published_step(config: Config) -> Callable[[int], float]:
 def measure_way(way: str, config: Config) -> dict[str, Any]:
     """Seconds and processor seconds of the fastest step, losses, and the most memory that was in use, in bytes."""
     torch.manual_seed(0)
-    step = (published_step if way == "published" else our_step)(config)
     cuda = choose_device(None).type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    step = (published_step if way == "published" else our_step)(config)
     losses, wall, processor = [], [], []
     for number in range(config.repeats + 1):
         start, start_processor = time.perf_counter(), time.process_time()
@@ -193,6 +195,20 @@ def measure_way(way: str, config: Config) -> dict[str, Any]:
     }
 
 
+def measured(way: str, config: Config) -> dict[str, Any]:
+    """`measure_way` of a resolved configuration, with `images_per_second` and `mfu`."""
+    values, images = measure_way(way, config), len(config.tokens()) // 4
+    rate = images / values["seconds"]
+    return values | {"images_per_second": rate, "mfu": rate * training_flops(RandARConfig(**config.sizes)) / peak()}
+
+
+def peak() -> float:
+    """FLOP/s of matrix products on the device in the format of training."""
+    device = choose_device(None)
+    dtype = fastest_dtype(device)
+    return peak_flops(device, dtype) if device.type == "cuda" else matrix_peak(dtype, device)
+
+
 def measure(config: Config, out: Path) -> Measurement:
     """Both ways, one after the other: their ratio, and the share of the machine's peak that each reaches.
 
@@ -200,34 +216,28 @@ def measure(config: Config, out: Path) -> Measurement:
     the model's products, all at the rate of a large matrix product. More cannot be had in this number format.
     """
     config = config.resolved()
-    device = choose_device(None)
     context = multiprocessing.get_context("spawn")
     ways = {}
     for way in WAYS:
         with context.Pool(1) as pool:
-            ways[way] = pool.apply(measure_way, (way, config))
-    dtype = fastest_dtype(device)
-    peak = peak_flops(device, dtype) if device.type == "cuda" else matrix_peak(dtype, device)
-    flops = training_flops(RandARConfig(**config.sizes))
-    images = len(config.tokens()) // 4
-    for values in ways.values():
-        values["images_per_second"] = images / values["seconds"]
-        values["mfu"] = images * flops / values["seconds"] / peak
+            ways[way] = pool.apply(measured, (way, config))
+    images, flops = len(config.tokens()) // 4, training_flops(RandARConfig(**config.sizes))
+    fastest = peak()
     published, ours = (ways[way] for way in WAYS)
     entries = {
         **{f"{way}_{name}": value for way, values in ways.items() for name, value in values.items()},
         "speedup": published["seconds"] / ours["seconds"],
         "speedup_of_processor_time": published["processor_seconds"] / ours["processor_seconds"],
-        "speedup_at_peak": published["seconds"] / (images * flops / peak),
+        "speedup_at_peak": published["seconds"] / (images * flops / fastest),
         "memory_share": ours["memory_bytes"] / published["memory_bytes"],
         "flops_per_image": flops,
-        "peak_flops_per_second": peak,
+        "peak_flops_per_second": fastest,
     }
     return Measurement(
         protocol="seconds of a training step, beside the published one",
         axes=NO_AXES,
         results=[Result.of(entries)],
-        details={"training_dtype": str(dtype).removeprefix("torch."), "resolved": asdict(config)},
+        details={"training_dtype": name_of(fastest_dtype(choose_device(None))), "resolved": asdict(config)},
     )
 
 

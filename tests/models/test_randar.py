@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from randar_features import sequence
 from randar_features.layers.attention import Attention
 from randar_features.layers.feed_forward import hidden_width
+from randar_features.layers.rope import rotate
 from randar_features.models import RandAR, RandARConfig
 from tests.golden.models import FOLDER, golden, golden_randar
 from tests.reference import plain_randar
@@ -246,3 +247,11 @@ def test_cuda_equals_the_published(recorded: dict[str, torch.Tensor]):
     model = golden_randar().to("cuda")
     logits = model(recorded["idx"].cuda(), recorded["cond"].cuda(), recorded["order"].cuda())
     torch.testing.assert_close(logits.cpu(), recorded["logits"], atol=1e-3, rtol=0)
+
+
+def test_rotation_is_the_same_in_a_compiled_graph(model: RandAR, monkeypatch: pytest.MonkeyPatch):
+    x = torch.randn(2, 17, 4, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    angles = model.rotary[None].expand(1, -1, -1, -1)
+    expected = rotate(x, angles)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(rotate(x, angles), expected)
