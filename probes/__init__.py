@@ -1,7 +1,7 @@
 """Probes for frozen features of any encoder: numpy arrays or torch tensors in, numbers out."""
 
 from .attentive import AttentiveProbe
-from .correspondence import match_points, positional_basis, remove_basis
+from .correspondence import match_points, positional_basis, remove_basis, similarity_maps
 from .dense_metrics import (
     class_ious,
     intersections_and_unions,
@@ -38,7 +38,7 @@ from .metrics import (
     top_k_accuracy,
 )
 from .patch_segmentation import KNNSegmenter, LogisticSegmenter
-from .pca import pca_colours
+from .pca import align_colours, pca_colours
 from .retrieval import Neighbours, rank_all, search
 from .segmentation import LinearSegmenter, segment
 from .splits import stratified_holdout, stratified_rows
@@ -59,6 +59,7 @@ __all__ = [
     "Standardizer",
     "Whitener",
     "accuracy",
+    "align_colours",
     "average_precisions",
     "bootstrap_interval",
     "bootstrap_of_sums",
@@ -88,6 +89,7 @@ __all__ = [
     "segment",
     "segmentation_counts",
     "segmentation_scores",
+    "similarity_maps",
     "stratified_holdout",
     "stratified_rows",
     "top_k_accuracy",

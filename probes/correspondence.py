@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +35,31 @@ def match_points(
 
     Raises on other shapes, on NaN or infinity, and on points outside the source image.
     """
+    width = target_size[1]
+    cosines = _cosines(source_map, target_map, points, source_size, target_size)
+    found = torch.cat([block.flatten(1).argmax(1) for block in cosines])
+    return torch.stack([found % width, found // width], 1).cpu().numpy()
+
+
+def similarity_maps(
+    source_map: Array,
+    target_map: Array,
+    points: Array,
+    *,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+) -> np.ndarray:
+    """How like each source point every pixel of the target image is: cosines, float32 (K, height, width).
+
+    Arguments, interpolation and errors are those of `match_points`, which takes the largest.
+    """
+    return torch.cat(list(_cosines(source_map, target_map, points, source_size, target_size))).cpu().numpy()
+
+
+def _cosines(
+    source_map: Array, target_map: Array, points: Array, source_size: tuple[int, int], target_size: tuple[int, int]
+) -> Iterator[Tensor]:
+    """Cosines (k, H, W) of some points after the other, as many as fit a block."""
     source = float_tensor(source_map, "source_map", "(h, w, D)", 3)
     target = float_tensor(target_map, "target_map", "(h, w, D)", 3).to(source.device)
     if source.shape[2] != target.shape[2]:
@@ -40,11 +67,11 @@ def match_points(
     pixels = _whole_pixels(points, source_size).to(source.device)
     source, target = source.float(), target.float()
     vectors = F.normalize(_vectors_at(source, pixels, source_size), dim=1)
-    axes = _interpolations(target, target_size)
-    lengths = _lengths(target, *axes).clamp(min=1e-12)
-    rows = max(1, _BLOCK_VALUES // lengths.numel())
-    found = torch.cat([_best_pixels(block, target, lengths, *axes) for block in vectors.split(rows)])
-    return torch.stack([found % target_size[1], found // target_size[1]], 1).cpu().numpy()
+    vertical, horizontal = _interpolations(target, target_size)
+    lengths = _lengths(target, vertical, horizontal).clamp(min=1e-12)
+    for block in vectors.split(max(1, _BLOCK_VALUES // lengths.numel())):
+        products = torch.einsum("hwd,kd->khw", target, block)
+        yield vertical.float() @ products @ horizontal.float().T / lengths
 
 
 def positional_basis(maps: Array, components: int) -> Tensor:
@@ -114,10 +141,3 @@ def _lengths(features: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
         products = horizontal @ (tokens @ tokens.mT)  # float64: opposite neighbours nearly cancel
         squares.append((products * horizontal).sum(2))
     return torch.cat(squares).clamp(min=0).sqrt().float()
-
-
-def _best_pixels(vectors: Tensor, target: Tensor, lengths: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Raster number (K,) of the pixel with the largest cosine to each vector (K, D)."""
-    products = torch.einsum("hwd,kd->khw", target, vectors)
-    cosines = vertical.float() @ products @ horizontal.float().T / lengths
-    return cosines.flatten(1).argmax(1)

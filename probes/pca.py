@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from .inputs import Array, float_tensor
 
@@ -24,6 +27,19 @@ def pca_colours(maps: Array, *, clip: float = 0.01) -> np.ndarray:
     varies = high - low > 1e-9 * max(float(np.abs(scores).max()), 1e-30)
     colours = np.where(varies, (scores - low) / np.where(varies, high - low, 1), 0.5)
     return colours.clip(0, 1).astype(np.float32).reshape(*tensor.shape[:3], 3)
+
+
+def align_colours(colours: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same colours (h, w, 3) in [0, 1] with channels exchanged and inverted to be most like the reference's.
+
+    Principal components come in any order and sign; aligned, two sets of features can be compared by eye.
+    """
+    own, other = (np.concatenate([image.reshape(-1, 3) for image in images]).T for images in (colours, reference))
+    with np.errstate(invalid="ignore"):  # a channel without variation is like no other
+        correlations = np.nan_to_num(np.corrcoef(other, own)[:3, 3:])
+    _, channels = linear_sum_assignment(-np.abs(correlations))
+    inverted = correlations[np.arange(3), channels] < 0
+    return [np.where(inverted, 1 - image[..., channels], image[..., channels]) for image in colours]
 
 
 def _scores(centred: torch.Tensor) -> torch.Tensor:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from benchmarks.encoders import Encoder
-from benchmarks.tasks.tiling import tiled_maps
 from probes import pca_colours
 from randar_features.data import to_tensor
+from randar_features.features.tiling import tiled_maps
 
 NAMES = ("china.jpg", "flower.jpg")
 
@@ -47,18 +46,6 @@ def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str
     sizes = {"size": size, "patch": size // grid, "stride": size // 2}
     maps = [tiled_maps(encode, photograph, **sizes) for photograph in photographs]
     return list(pca_colours(torch.stack(maps)))
-
-
-def align_colours(colours: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The same colours (h, w, 3) in [0, 1] with channels exchanged and inverted to be most like the reference's.
-
-    Principal components come in any order and sign; aligned, two sets of features can be compared by eye.
-    """
-    own, other = (np.concatenate([image.reshape(-1, 3) for image in images]).T for images in (colours, reference))
-    correlations = np.corrcoef(other, own)[:3, 3:]
-    _, channels = linear_sum_assignment(-np.abs(correlations))
-    inverted = correlations[np.arange(3), channels] < 0
-    return [np.where(inverted, 1 - image[..., channels], image[..., channels]) for image in colours]
 
 
 def square_crops(size: int) -> Tensor:

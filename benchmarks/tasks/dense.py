@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmarks.encoders import Encoder, extract
-from benchmarks.tasks.tiling import blend, tile_positions
 from probes.segmentation import Segmenter, upsample
 from randar_features.data import to_tensor
 from randar_features.features.store import FeatureStore
+from randar_features.features.tiling import blend, tile_positions
 
 KEPT_BYTES = 2**31
 

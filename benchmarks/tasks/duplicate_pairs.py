@@ -22,9 +22,9 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.datasets import open_data
 from benchmarks.encoders import DEFAULT_MODEL, Encoder, extract, load_encoder
 from benchmarks.tasks.alignment import DETAIL, aligned_correlations
-from benchmarks.tasks.feature_index import images_of_rows
 from probes.index import VectorIndex, build_index, choose_settings
 from randar_features.data import ImageSource
+from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 
 COMPARED_SIDE = 32
@@ -107,8 +107,8 @@ def find(
     pairs: list[Pair] = []
     for start in range(0, len(candidates), COMPARED_AT_ONCE):
         block = candidates[start : start + COMPARED_AT_ONCE]
-        pictures = images_of_rows(images, block["row"], COMPARED_SIDE)
-        other_pictures = images_of_rows(other_images, block["other"], COMPARED_SIDE)
+        pictures = pictures_of(images, block["row"], COMPARED_SIDE)
+        other_pictures = pictures_of(other_images, block["other"], COMPARED_SIDE)
         pairs += _compared(block, pictures, other_pictures, (store.paths, other.paths), (correlation, aligned))
     return sorted(pairs, key=lambda pair: (pair.other, -pair.correlation, pair.row))
 

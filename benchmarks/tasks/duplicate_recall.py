@@ -22,10 +22,10 @@ from benchmarks.options import Dtype, RunOptions
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.duplicate_pairs import Pair, find, middle_output
-from benchmarks.tasks.feature_index import images_of_rows
 from probes import bootstrap_interval
 from randar_features.cli.parse import Count, Seed
 from randar_features.data import open_images
+from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 
 OTHERS = "other images"
@@ -111,7 +111,7 @@ def measure(config: Config, out: Path) -> Measurement:
     source = open_data(config.data, config.split, encoder.image_size)
     indexed = range(min(config.gallery, len(source)))
     beyond = range(len(indexed), min(len(indexed) + config.others, len(source)))
-    pictures = images_of_rows(source, [*indexed, *beyond], encoder.image_size)
+    pictures = pictures_of(source, [*indexed, *beyond], encoder.image_size)
     gallery = [row for row in indexed if row in pictures]
     count = min(config.images, len(gallery))
     places = np.sort(np.random.default_rng(config.seed).choice(len(gallery), count, replace=False))

@@ -1,14 +1,11 @@
-"""Indexes in benchmarks: any of their encoders encodes the queries, and pictures of indexed images are read."""
+"""Indexes in benchmarks: any of their encoders encodes the queries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from benchmarks.encoders import Encoder, load_encoder
-from randar_features.data.images import OK, ImageSource
 from randar_features.precision import name_of, parse_format
 from randar_features.retrieval import Index
 from randar_features.retrieval.encoders import check_encoder
@@ -36,14 +33,3 @@ def encoder_of(index: Index, name: str | None = None, device: str | None = None)
         encoder.name = features["encoder"]  # a model may be called by its name or by its folder
     check_encoder(index.vectors, encoder)
     return encoder
-
-
-def images_of_rows(source: ImageSource, rows: Iterable[int], image_size: int) -> dict[int, np.ndarray]:
-    """The pictures of some rows, uint8 (S, S, 3), by row; those that cannot be read are left out."""
-    wanted = sorted(set(map(int, rows)))
-    batches = source.batches(image_size, 1, rows=(range(row, row + 1) for row in wanted))
-    return {
-        row: (255 * batch.pixels[0]).round().byte().permute(1, 2, 0).numpy()
-        for row, batch in zip(wanted, batches, strict=False)
-        if batch.status[0] == OK
-    }

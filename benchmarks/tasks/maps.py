@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.datasets import open_data
-from benchmarks.datasets.photographs import NAMES, align_colours, feature_colours, load_photograph
+from benchmarks.datasets.photographs import NAMES, feature_colours, load_photograph
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.options import Dtype, RunOptions
 from benchmarks.report import figures
@@ -24,6 +24,7 @@ from benchmarks.result import AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import grid_outputs
 from benchmarks.tasks.samples import to_arrays
+from probes import align_colours
 from randar_features import Model
 from randar_features.cli.parse import Count
 from randar_features.data.readable import readable_batches

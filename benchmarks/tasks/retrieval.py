@@ -24,12 +24,12 @@ from benchmarks.report.tables import Table, percent, percents
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.duplicate_pairs import Part, between
-from benchmarks.tasks.feature_index import images_of_rows
 from benchmarks.tasks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task, tuning_score
 from probes import paired_interval
 from probes.index.settings import CODES, KINDS, NORMALIZATIONS
 from probes.pooling import POOLINGS
 from randar_features.cli.parse import Count, option
+from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 
 INTERVAL = "percentile bootstrap over queries"
@@ -185,8 +185,8 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
     found = best.neighbours[places, :SHOWN_NEIGHBOURS]
     gallery = open_data(config.data, config.split, PICTURE)
     asked = gallery if config.query_split is None else open_data(config.data, config.query_split, PICTURE)
-    queries = images_of_rows(asked, task.query_rows[places], PICTURE)
-    pictures = images_of_rows(gallery, task.gallery_rows[found].ravel(), PICTURE)
+    queries = pictures_of(asked, task.query_rows[places], PICTURE)
+    pictures = pictures_of(gallery, task.gallery_rows[found].ravel(), PICTURE)
     right = task.gallery_labels[found] == task.query_labels[places][:, None]
     png = image_grid(
         [

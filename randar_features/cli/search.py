@@ -16,6 +16,7 @@ from randar_features.cli.parse import Count, Natural, option, positional, run
 from randar_features.data import open_images
 from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.opening import printable
+from randar_features.data.readable import pictures_of
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_json
 
@@ -153,18 +154,17 @@ def key(one: dict[str, Any]) -> str | int:
 def read_pictures(wanted: list[dict[str, Any]], options: SearchOptions) -> dict[str | int, np.ndarray]:
     """Pictures by file, or by row where the images have none: then of --data."""
     from benchmarks.datasets import open_data
-    from benchmarks.tasks.feature_index import images_of_rows
 
     keys = {key(one) for one in wanted}
     paths, rows = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
     pictures: dict[str | int, np.ndarray] = {}
     if paths:
-        read = images_of_rows(open_images(paths), range(len(paths)), PICTURE)
+        read = pictures_of(open_images(paths), range(len(paths)), PICTURE)
         pictures.update((paths[place], picture) for place, picture in read.items())
     if rows and options.data is None:
         raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
     if rows:
-        pictures.update(images_of_rows(open_data(options.data, options.split, PICTURE), rows, PICTURE).items())
+        pictures.update(pictures_of(open_data(options.data, options.split, PICTURE), rows, PICTURE).items())
     return pictures
 
 

@@ -1,10 +1,11 @@
-"""One pass over images for training: rows that can be read, and a record of those that cannot."""
+"""The images of a source that can be read: one pass for training, or some to look at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -45,3 +46,14 @@ def split_readable(batch: ImageBatch, row: int) -> tuple[Tensor, list[int], list
         if status != OK
     ]
     return batch.pixels[good], [-1 if label is None else label for label in labels], failed
+
+
+def pictures_of(source: ImageSource, numbers: Iterable[int], size: int) -> dict[int, np.ndarray]:
+    """The middle squares of some images by number, uint8 (size, size, 3); those that cannot be read are left out."""
+    wanted = sorted(set(map(int, numbers)))
+    batches = source.batches(size, 1, rows=(range(number, number + 1) for number in wanted))
+    return {
+        number: (255 * batch.pixels[0]).round().byte().permute(1, 2, 0).numpy()
+        for number, batch in zip(wanted, batches, strict=False)
+        if batch.status[0] == OK
+    }

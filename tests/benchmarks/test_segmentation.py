@@ -15,9 +15,9 @@ from benchmarks.report.overlays import class_colours, overlay, segmentations
 from benchmarks.tasks import segmentation
 from benchmarks.tasks.dense import blended_probabilities
 from benchmarks.tasks.segmentation import Config, evaluate, load_task, run, table
-from benchmarks.tasks.tiling import tile_positions
 from probes import LinearSegmenter, segment
 from randar_features import Model
+from randar_features.features.tiling import tile_positions
 from tests.benchmarks.test_dense import Means
 
 COLOURS = np.array([[200, 30, 30], [20, 180, 40], [30, 40, 220]], np.uint8)

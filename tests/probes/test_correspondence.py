@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from probes import correspondence, match_points, positional_basis, remove_basis
+from probes import correspondence, match_points, positional_basis, remove_basis, similarity_maps
 
 
 def random_map(height: int, width: int, channels: int, seed: int) -> np.ndarray:
@@ -151,3 +151,16 @@ def test_bases_that_do_not_fit_are_refused() -> None:
         positional_basis(maps, 7)
     with pytest.raises(ValueError, match="one of 8 features, the maps have 5"):
         remove_basis(maps[..., :5], positional_basis(maps, 2))
+
+
+def test_similarity_maps_are_the_cosines_of_up_sampled_features() -> None:
+    source, target = random_map(6, 5, 16, 0), random_map(4, 7, 16, 1)
+    points = np.array([[3, 9], [20, 40]])
+    found = similarity_maps(source, target, points, source_size=(47, 33), target_size=(39, 60))
+    large, small = (
+        F.interpolate(torch.from_numpy(m).permute(2, 0, 1)[None], size, mode="bilinear")[0]
+        for m, size in ((source, (47, 33)), (target, (39, 60)))
+    )
+    for (x, y), cosines in zip(points, found, strict=True):
+        expected = F.cosine_similarity(small, large[:, y, x][:, None, None], dim=0)
+        np.testing.assert_allclose(cosines, expected, atol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from probes import pca_colours
+from probes import align_colours, pca_colours
 
 
 def test_equals_scikit_learn_up_to_sign_and_scale() -> None:
@@ -51,3 +51,12 @@ def test_bad_input_is_refused() -> None:
         pca_colours(np.zeros((3, 3, 6)))
     with pytest.raises(ValueError, match=r"clip must lie in \[0, 0\.5\), got 0\.5"):
         pca_colours(np.zeros((1, 3, 3, 6)), clip=0.5)
+
+
+def test_colours_are_aligned_to_others() -> None:
+    """Channels exchanged and one inverted come back; a channel without variation is left as it is."""
+    reference = np.random.default_rng(0).random((4, 5, 3))
+    turned = np.stack([reference[..., 2], 1 - reference[..., 0], reference[..., 1]], axis=-1)
+    np.testing.assert_allclose(align_colours([turned], [reference])[0], reference)
+    flat = np.dstack([1 - reference[..., 0], reference[..., 1], np.full((4, 5), 0.5)])
+    np.testing.assert_allclose(align_colours([flat], [reference])[0][..., :2], reference[..., :2])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.tasks.tiling import blend, hat_window, tile_positions, tile_starts, tiled_maps
+from randar_features.features.tiling import blend, hat_window, tile_positions, tile_starts, tiled_maps
 
 
 def mean_of_patches(batch: Tensor) -> Tensor:
