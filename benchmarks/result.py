@@ -21,6 +21,7 @@ import torch
 from benchmarks.machine import describe
 from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.paths import confined, reading
+from randar_features.data.shards import expand, is_pattern
 from randar_features.precision import fastest_dtype
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_files
@@ -211,9 +212,12 @@ def data_hash(data: str | Path) -> str:
     built into the package) stands for itself.
     """
     path = Path(data)
-    if not path.exists():
+    if is_pattern(str(data)):
+        files = expand(str(data))
+    elif not path.exists():
         return f"built-in {data}"
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+    else:
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
     digest = hashlib.sha256()
     for name, content in zip(names, hash_files([str(file) for file in files]), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,10 +15,12 @@ from .layout import arrange
 from .listing import NO_IMAGE, is_hidden, is_image
 from .opening import printable
 from .paths import check_file, reading
+from .shards import is_shard_name
 
 BLOCK = 512
 MAX_EXTENSION = 2**20  # bytes of a long name or of extended attributes
-MAX_SIDECAR = 2**20  # bytes of a label in a WebDataset tar
+SIDECARS = (".cls", ".json")  # files that may hold the label of the image beside them, as in WebDataset
+MAX_SIDECAR = 2**20  # bytes of one
 EXTENSION_TYPES = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
@@ -26,8 +28,9 @@ EXTENSION_TYPES = (
 
 
 class Member(NamedTuple):
-    """A file in an archive: its name, and where its bytes lie."""
+    """A file in an archive: the archive, its name, and where its bytes lie."""
 
+    archive: Path
     name: str
     offset: int
     size: int
@@ -57,7 +60,7 @@ def list_tar(path: Path, account: Account) -> list[Member]:
     try:
         # "r:" refuses compressed archives, which can only be read from their beginning.
         with reading(path, "an uncompressed tar"), tarfile.open(path, "r:", tarinfo=_Header) as archive:
-            found = _members(archive, "", 0, account)
+            found = _members(path, archive, "", 0, account)
     except ValueError as error:
         raise ValueError(
             f"{error}: fetch it again if it is torn, decompress it (gunzip) if it is compressed"
@@ -69,7 +72,7 @@ def list_tar(path: Path, account: Account) -> list[Member]:
     return list(last.values())
 
 
-def _members(archive: tarfile.TarFile, parent: str, start: int, account: Account) -> list[Member]:
+def _members(path: Path, archive: tarfile.TarFile, parent: str, start: int, account: Account) -> list[Member]:
     """The files of an archive whose first byte is byte `start` of the file that holds it."""
     found: list[Member] = []
     reached = 0
@@ -84,9 +87,9 @@ def _members(archive: tarfile.TarFile, parent: str, start: int, account: Account
         elif entry.isfile() and entry.name.endswith(".tar") and not parent:
             with tarfile.open(fileobj=archive.extractfile(entry), mode="r:", tarinfo=_Header) as inner:
                 folder = str(PurePosixPath(entry.name).with_suffix(""))
-                found += _members(inner, folder, start + entry.offset_data, account)
+                found += _members(path, inner, folder, start + entry.offset_data, account)
         elif entry.isfile():
-            found.append(Member(name, start + entry.offset_data, entry.size))
+            found.append(Member(path, name, start + entry.offset_data, entry.size))
     _check_end(archive)
     return found
 
@@ -117,61 +120,68 @@ def _check_end(archive: tarfile.TarFile) -> None:
         block = file.read(BLOCK * 128)
 
 
-def read_member(path: Path, member: Member) -> bytes:
+def read_member(member: Member) -> bytes:
     """The bytes of one file; OSError if the archive ends before they do."""
     # Opened anew each time: a handle shared by forked workers would share its position.
-    with path.open("rb") as file:
-        return _read(file, path, member)
+    with member.archive.open("rb") as file:
+        return _read(file, member)
 
 
-def _read(file: BinaryIO, path: Path, member: Member) -> bytes:
+def _read(file: BinaryIO, member: Member) -> bytes:
     file.seek(member.offset)
     content = file.read(member.size)
     if len(content) != member.size:
-        raise OSError(f"{path} ends inside {member.name}: {len(content)} of {member.size} bytes are there")
+        raise OSError(f"{member.archive} ends inside {member.name}: {len(content)} of {member.size} bytes are there")
     return content
 
 
 class TarImages:
-    """The images in a tar, as `datasets` would give them; sorted by their names.
+    """The images in one tar or several, as `datasets` would give them; those of each tar sorted by their names.
 
-    The folders in it are taken as those on disk are. Beside an image, `key.cls` or `key.json` may hold its label, as
-    in WebDataset.
+    The folders in them are taken as those on disk are. Beside an image, `key.cls` or `key.json` may hold its label, as
+    in WebDataset. Several tars are the shards of one source, unless they are called after classes, as ImageNet comes
+    from its authors (n01440764.tar), and hold nothing but images: then each is a folder of its name.
+
+    Attributes:
+        files: the tars, in their order.
+
+    Raises:
+        ValueError: a tar is torn or damaged, or not one of them holds an image.
     """
 
-    def __init__(self, path: Path, split: str | None, account: Account) -> None:
-        self.path = path
-        members = list_tar(path, account)
-        sidecars = {member.name: member for member in members if member.name.endswith((".cls", ".json"))}
-        with path.open("rb") as file:
-
-            def is_wanted(member: Member) -> bool:
-                head = member._replace(size=min(member.size, HEAD_BYTES))
-                return is_image(member.name, lambda: _read(file, path, head), account)
-
-            images = [member for member in members if member.name not in sidecars and is_wanted(member)]
-            if not images:
-                raise ValueError(f"no images in {printable(path)}, which holds {len(members)} other files")
-            images.sort(key=lambda member: PurePosixPath(member.name).parts)
-            rows, labels = arrange([PurePosixPath(member.name) for member in images], split, printable(path), account)
-            self.members = [images[row] for row in rows]
-            own = self._sidecar_labels(sidecars, lambda member: _read(file, path, member), account)
+    def __init__(self, files: Sequence[Path], split: str | None, account: Account, where: Path | None = None) -> None:
+        self.files = list(files)
+        where = where or self.files[0]
+        found, sidecars = [], {}
+        for file in self.files:
+            images, beside = _images_and_sidecars(file, account)
+            found += images
+            if not images and len(self.files) > 1:
+                account.pass_over("tars without images", str(file))
+            sidecars |= {(file, member.name): member for member in beside}
+        if not found:
+            raise ValueError(f"no images in {printable(where)}: {'; '.join(account.losses()) or 'nothing is there'}")
+        if len(self.files) > 1:
+            account.notes.append(f"{len(self.files)} tars")
+        by_name = _are_classes(self.files, found, sidecars)
+        names = [PurePosixPath(one.archive.stem if by_name else "") / one.name for one in found]
+        rows, labels = arrange(names, split, printable(where), account)
+        self.members = [found[row] for row in rows]
+        own = self._sidecar_labels(sidecars, account)
         self.labels: Labels = own if own is not None else labels
 
-    def _sidecar_labels(
-        self, sidecars: dict[str, Member], read: Callable[[Member], bytes], account: Account
-    ) -> Labels | None:
+    def _sidecar_labels(self, sidecars: dict[tuple[Path, str], Member], account: Account) -> Labels | None:
         """The labels of the files beside the images; None where there are none."""
         values: list[Any] = []
-        used: set[str] = set()
+        used: set[tuple[Path, str]] = set()
         for member in self.members:
             folder, slash, name = member.name.rpartition("/")
             key = folder + slash + name.partition(".")[0]
-            beside = [sidecars[key + ending] for ending in (".cls", ".json") if key + ending in sidecars]
-            used.update(each.name for each in beside)
-            labels = (_label_in(self.path, each, read) for each in beside)
+            beside = [place for ending in SIDECARS if (place := (member.archive, key + ending)) in sidecars]
+            used.update(beside)
+            labels = (_label_in(sidecars[place]) for place in beside)
             values.append(next((label for label in labels if label is not None), None))
-        for name in sidecars.keys() - used:
+        for _, name in sidecars.keys() - used:
             account.pass_over(NO_IMAGE, name)
         if all(value is None for value in values):
             return None
@@ -183,15 +193,35 @@ class TarImages:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         member = self.members[index]
-        return {"image": {"bytes": read_member(self.path, member), "path": f"{self.path}/{member.name}"}}
+        return {"image": {"bytes": read_member(member), "path": f"{member.archive}/{member.name}"}}
 
 
-def _label_in(path: Path, member: Member, read: Callable[[Member], bytes]) -> Any:
+def _images_and_sidecars(path: Path, account: Account) -> tuple[list[Member], list[Member]]:
+    """The images of a tar, sorted by their names, and the files that may say more of them."""
+    members = list_tar(path, account)
+    sidecars = [member for member in members if member.name.endswith(SIDECARS)]
+    with path.open("rb") as file:
+
+        def is_wanted(member: Member) -> bool:
+            head = member._replace(size=min(member.size, HEAD_BYTES))
+            return is_image(member.name, lambda: _read(file, head), account)
+
+        images = [member for member in members if not member.name.endswith(SIDECARS) and is_wanted(member)]
+    return sorted(images, key=lambda member: PurePosixPath(member.name).parts), sidecars
+
+
+def _are_classes(files: Sequence[Path], images: Sequence[Member], sidecars: Collection[Any]) -> bool:
+    """Whether each of several tars holds the images of one class, whose name it has."""
+    flat = not sidecars and all(len(PurePosixPath(image.name).parts) == 1 for image in images)
+    return flat and len(files) > 1 and not any(is_shard_name(file.stem) for file in files)
+
+
+def _label_in(member: Member) -> Any:
     """The label in a `.cls` file, or in a `.json` file under a known key; None where there is none."""
     if member.size > MAX_SIDECAR:
         return None
-    with reading(path / member.name, "a label"):
-        text = read(member).decode().strip()
+    with reading(member.archive / member.name, "a label"):
+        text = read_member(member).decode().strip()
         if member.name.endswith(".cls"):
             return text
         content = json.loads(text)

@@ -50,7 +50,7 @@ class _Codes:
     def content(self, index: int) -> bytes:
         """The bytes of one file."""
         place = self.places[self.names[index]]
-        return place.read_bytes() if isinstance(place, Path) else read_member(self.path, place)
+        return place.read_bytes() if isinstance(place, Path) else read_member(place)
 
     def _label(self, name: str) -> int:
         folder = PurePosixPath(name).parent.name

@@ -28,6 +28,7 @@ from .loaders import loader_items, loader_length, repeats_images
 from .opening import MAX_PIXELS, printable
 from .paths import check_file, head_of, is_url, reading
 from .ranges import Reading
+from .shards import PARQUET, SHARD_ENDINGS, TAR, are_shards, choose_shards, expand, expand_all, is_pattern
 from .tables import (
     ParquetTable,
     SavedTable,
@@ -43,9 +44,9 @@ from .tables import (
 ACCEPTED = (
     "a path, a folder, the bytes of a picture, a Pillow image, a uint8 array (H, W, 3) or (B, H, W, 3), a float "
     "tensor (3, H, W) or (B, 3, H, W) in [0, 1], a list of these, a torch Dataset or DataLoader, "
-    "a datasets.Dataset, Parquet files, a list of files (CSV, JSON Lines), or a tar"
+    "a datasets.Dataset, Parquet files, a list of files (CSV, JSON Lines), or tars"
 )
-SINGLE_CONTAINERS = (".tar", ".zip", *LIST_ENDINGS)
+CONTAINERS = (*SHARD_ENDINGS, ".zip", *LIST_ENDINGS)
 COMPRESSED = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 COMPRESSED_ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".7z", ".rar", ".gz")
 ARRAY_ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5", ".pkl", ".mat")
@@ -69,7 +70,9 @@ def open_images(
               named as splits, or there is but one; `metadata.csv` or `.jsonl` may give labels, as for `datasets`;
             - a tar of such folders, or of one ``class.tar`` a class, not compressed. ``key.cls`` or ``key.json``
               beside an image may hold its label, as in WebDataset;
-            - a Parquet file, several in a list, or a folder with Parquet files, as on the Hugging Face Hub;
+            - a Parquet file, or a folder with Parquet files, as on the Hugging Face Hub;
+            - several tars or Parquet files, the shards of one source: a folder of them, a list, or a pattern such as
+              ``"shards/{000..003}.tar"`` or ``"shards/*.tar"``;
             - a folder that `datasets` wrote with ``save_to_disk``;
             - a CSV or JSON Lines file with a column of paths, relative to its folder, and perhaps one of labels;
             - the bytes of a picture, a Pillow image, or a list;
@@ -124,7 +127,7 @@ def _listed(images: Any) -> Any:
         return images.tolist()
     if isinstance(images, np.ndarray) and images.dtype.kind in "UO":
         return images.tolist()
-    return images
+    return expand_all(images) if isinstance(images, (list, tuple)) else images
 
 
 def _open(images: Any, split: str | None) -> ImageSource:
@@ -133,7 +136,9 @@ def _open(images: Any, split: str | None) -> ImageSource:
         return _open_path(images, split, account)
     if _is_hub_table(images):
         return _open_table(images, split, account)
-    if isinstance(images, (list, tuple)) and images and all(map(_is_parquet, images)):
+    if are_shards(images, TAR):
+        return _open_tars([Path(path) for path in images], split, account)
+    if split is None and are_shards(images, PARQUET):
         return _open_parquet([Path(path) for path in images], account)
     if split is not None:
         raise ValueError(
@@ -155,16 +160,12 @@ def _open(images: Any, split: str | None) -> ImageSource:
     return _open_dataset(images, account)
 
 
-def _is_parquet(value: Any) -> bool:
-    return isinstance(value, (str, os.PathLike)) and os.fspath(value).endswith(".parquet")
-
-
 def _open_list(images: Sequence[Any], account: Account) -> ImageSource:
     """Images and pairs in memory, all of them checked."""
     items = [parse_item(image) for image in images]
     for image, item in zip(images, items, strict=True):
         check_image(item.image)
-        if isinstance(image, (str, os.PathLike)) and Path(image).suffix in (*SINGLE_CONTAINERS, ".parquet"):
+        if isinstance(image, (str, os.PathLike)) and Path(image).suffix in CONTAINERS:
             raise ValueError(f"'{printable(image)}' in a list of images holds many: open it by itself")
     return _indexed(images, account, read_labels([item.label for item in items], None, account))
 
@@ -185,6 +186,8 @@ def _open_path(given: str | os.PathLike[str], split: str | None, account: Accoun
     if is_url(text):
         raise ValueError(f"'{printable(text)}' is a URL: download it, and give the file or the folder")
     path = Path(text)
+    if is_pattern(text):
+        return _open(expand(text), split)
     if not path.exists():
         hint = "; a data set of the Hub is opened with datasets.load_dataset" if "/" in text and not path.suffix else ""
         raise FileNotFoundError(f"no file or folder '{printable(path)}'{hint}")
@@ -198,8 +201,7 @@ def _open_file(path: Path, split: str | None, account: Account) -> ImageSource:
     """A file, taken for what its first bytes say; the ending decides where they say nothing."""
     head = head_of(path)
     if path.suffix == ".tar" or head[257:262] == b"ustar":
-        archive = TarImages(path, split, account)
-        return _indexed(archive, account, archive.labels)
+        return _open_tars([path], split, account)
     if path.suffix == ".parquet" or head.startswith(b"PAR1"):
         return _open_parquet([path], account) if split is None else _no_split(path, split)
     kind = next((kind for magic, kind in COMPRESSED.items() if head.startswith(magic)), None)
@@ -237,7 +239,12 @@ def _open_folder(folder: Path, split: str | None, account: Account) -> ImageSour
         return _open_parquet(parquet, account)
     files = list_files(folder, account)
     metadata = [path for path in files if path.name in METADATA_NAMES]
-    images = [path for path in files if path not in metadata and holds_image(folder / path, path, account)]
+    tars = [path for path in files if path.suffix == TAR]
+    images = [path for path in files if path not in (*metadata, *tars) and holds_image(folder / path, path, account)]
+    if tars and not images:
+        return _open_tars(choose_shards(folder, tars, split, account, kind="tars"), None, account, folder)
+    for path in tars:
+        account.pass_over("tars beside images", str(path))
     if not images:
         found = "; ".join(account.losses()) or "nothing is there"
         raise ValueError(f"no images in folder '{printable(folder)}' and below: {found}")
@@ -245,6 +252,11 @@ def _open_folder(folder: Path, split: str | None, account: Account) -> ImageSour
     chosen = [images[row] for row in rows]
     stated = metadata_labels(folder, metadata, chosen, account)
     return _indexed([folder / path for path in chosen], account, labels if stated is None else stated)
+
+
+def _open_tars(files: list[Path], split: str | None, account: Account, where: Path | None = None) -> ImageSource:
+    archives = TarImages(files, split, account, where)
+    return _indexed(archives, account, archives.labels)
 
 
 def _open_parquet(files: list[Path], account: Account) -> ImageSource:

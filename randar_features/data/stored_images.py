@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from randar_features.data.images import ImageBatch, ImageSource
+from randar_features.data.shards import common_folder
 from randar_features.store.identity import UNREADABLE, hash_files, remember_files
 from randar_features.store.records import Block, Record
 
@@ -122,6 +123,8 @@ def _real(folder: str) -> str:
 
 def root_of(images: Any, split: str | None = None) -> Path | None:
     """The folder or archive that paths of these images begin with; None where they are no folder."""
+    if (folder := common_folder(images)) is not None:
+        return folder
     if not isinstance(images, str | os.PathLike):
         return None
     path = Path(images)

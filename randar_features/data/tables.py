@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +13,11 @@ import numpy as np
 from .account import Account
 from .items import IMAGE_NAMES, confined_image, first_name
 from .labels import LABEL_NAMES, NONE, LabelError, Labels, find_label, read_labels
-from .layout import find_splits, split_role, wrong_split
 from .listing import list_files
 from .lists import METADATA_NAMES
 from .opening import printable
 from .paths import check_file, reading
-
-SHARD_NUMBER = re.compile(
-    r"[-_.]?(part|shard|chunk)?[-_.]?\d{1,}([-_.]of[-_.]\d+)?([-_.][0-9a-f-]+)?([-_.]c\d+)?(\.\w+)?$"
-)
-"""What a name says of the place among the files of a split: -00000-of-00004, part-0, 0000."""
+from .shards import PARQUET, TAR, choose_shards
 
 
 class Columns(NamedTuple):
@@ -159,57 +153,31 @@ class SavedTable:
 
 
 def list_parquet(path: Path, split: str | None, account: Account | None = None) -> list[Path]:
-    """The Parquet files at ``path``: itself, or those of one split in a folder and below.
+    """The Parquet files at ``path``: itself, or those of one split in a folder and below; see `choose_shards`.
 
-    The split is the beginning of the name, as in ``train-00000-of-00004.parquet``, or the folder, as in
-    ``train/0000.parquet``.
-
-    Raises:
-        ValueError: there is no such split, there are several and ``split`` is None, or the folder holds several
-            tables.
+    A Parquet file beside a tar of its name, as img2dataset writes them, tells of the tar and is no table of images.
     """
     if path.is_file():
         return [path]
     account = account or Account()
-    found = [file for file in list_files(path, Account()) if _is_table(file)]
-    splits = {file: _split_of(file) for file in found}
-    names = sorted({name for name in splits.values() if name is not None})
-    if split is not None:
-        by_name = [file for file in found if split in (splits[file], file.stem)]
-        if found and not by_name:
-            raise ValueError(wrong_split(printable(path), names, split))
-        found = by_name
-    elif len(names) > 1 or (names and None in splits.values()):
-        raise ValueError(wrong_split(printable(path), names, None))
-    tables = sorted({str(file.parent) for file in found})
-    if len(tables) > 1:
-        raise ValueError(
-            f"'{printable(path)}' holds Parquet files in several folders ({', '.join(tables[:5])}): give one of them"
-        )
-    for file in list_files(path, Account()) if found else ():
+    files = list_files(path, Account())
+    tars = {file.with_suffix("") for file in files if file.suffix == TAR}
+    found = choose_shards(
+        path, [file for file in files if _is_table(file) and file.with_suffix("") not in tars], split, account
+    )
+    for file in files if found else ():
         if not _is_table(file) and not _describes(file):
             account.pass_over("beside Parquet files", str(file))
-    return [path / file for file in found]
+    return found
 
 
 def _is_table(file: Path) -> bool:
-    return file.suffix == ".parquet" and file.name not in METADATA_NAMES
+    return file.suffix == PARQUET and file.name not in METADATA_NAMES
 
 
 def _describes(file: Path) -> bool:
     """Whether it tells of the table, as the files of a repository do."""
     return file.suffix in (".md", ".json", ".txt", ".yaml", ".yml") or file.name == "LICENSE"
-
-
-def _split_of(file: Path) -> str | None:
-    """The split that the name of a file states, else that of its folder; None where neither does."""
-    numbered = re.search(r"-\d+-of-\d+(-\w+)?$", file.stem)
-    if numbered:
-        return file.stem[: numbered.start()]
-    beginning = SHARD_NUMBER.sub("", file.stem)
-    if split_role(beginning):
-        return beginning
-    return next((name for name in reversed(file.parent.parts) if find_splits([name])), None)
 
 
 class ParquetTable:

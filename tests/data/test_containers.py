@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 from randar_features.data import ImageError, open_images
+from randar_features.data.stored_images import root_of
 
 
 def png(shade: int = 0) -> bytes:
@@ -106,6 +107,72 @@ def test_labels_in_webdataset_tars(tmp_path: Path, labels: dict[str, bytes], exp
     assert source.labels is not None and source.labels.tolist() == expected and source.label_names == names
 
 
+def write_shards(folder: Path, names: list[str]) -> list[Path]:
+    """A tar for each name, of two images with shades and labels of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        write_tar(
+            folder / f"{name}.tar",
+            {f"{key}.png": png(20 * number + key) for key in (1, 2)} | {f"{key}.cls": b"%d" % key for key in (1, 2)},
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+def test_shards_of_tars_are_one_source_in_their_order(tmp_path: Path) -> None:
+    tars = write_shards(tmp_path / "shards", ["000", "001", "002"])
+    (tmp_path / "shards/notes.txt").write_text("by hand")
+    whole = [1, 2, 21, 22, 41, 42]
+    for given in (f"{tmp_path}/shards/{{000..002}}.tar", f"{tmp_path}/shards/*.tar", tars, [f"{tmp_path}/*/*.tar"]):
+        source = open_images(given)
+        assert source.labels is not None and source.labels.tolist() == [1, 2] * 3 and source.files() == tars
+        assert shades(source) == whole and source.account.images == 6 and source.account.classes == 2
+    assert shades(open_images(tars[::-1])) == [41, 42, 21, 22, 1, 2]
+    with pytest.warns(UserWarning, match=r"files passed over.*notes\.txt"):
+        assert shades(open_images(tmp_path / "shards")) == whole
+    records = [root_of(given) for given in (f"{tmp_path}/shards/*.tar", tars, tmp_path / "shards")]
+    assert records == [tmp_path / "shards"] * 3
+
+
+def test_a_shard_that_is_torn_missing_or_empty_is_named(tmp_path: Path) -> None:
+    tars = write_shards(tmp_path, ["train-00000-of-00003", "train-00001-of-00003"])
+    with pytest.warns(UserWarning, match=r"missing of the number.*train-…-of-00003: 2 are there"):
+        open_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"train-00002-of-00003\.tar"):
+        open_images(f"{tmp_path}/train-{{00000..00002}}-of-00003.tar")
+    with pytest.raises(ValueError, match="more than 1000000 files"):
+        open_images(f"{tmp_path}/{{0..99999999999}}.tar")
+    write_tar(tars[0], {})
+    with pytest.warns(UserWarning, match=r"tars without images: 1 \(.*00000-of"):
+        open_images(tars)
+    tars[1].write_bytes(tars[1].read_bytes()[:1500])
+    with pytest.raises(ValueError, match=r"00001-of-00003\.tar cannot be read.*fetch it again"):
+        open_images(tars)
+
+
+def test_tars_called_after_classes_are_folders_of_their_names(tmp_path: Path) -> None:
+    for name in ("n01440764", "n02101006"):
+        write_tar(tmp_path / f"{name}.tar", {"1.png": png(1)})
+    source = open_images(tmp_path)
+    assert source.label_names == ["n01440764", "n02101006"] and source.account.classes == 2
+
+
+def test_splits_are_folders_or_names_of_tars(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a/train", ["000"]), write_shards(tmp_path / "a/val", ["000"])
+    write_shards(tmp_path / "b", ["train-000", "val-000"])
+    for folder in ("a", "b"):
+        with pytest.raises(ValueError, match=r"holds the splits \['train', 'val'\]"):
+            open_images(tmp_path / folder)
+        assert len(open_images(tmp_path / folder, split="val")) == 2
+
+
+def test_parquet_beside_a_tar_of_its_name_is_no_table_of_images(tmp_path: Path) -> None:
+    write_shards(tmp_path, ["00000"])
+    pq.write_table(pa.table({"url": ["a", "b"]}), tmp_path / "00000.parquet")
+    with pytest.warns(UserWarning, match=r"passed over.*00000\.parquet"):
+        assert shades(open_images(tmp_path)) == [1, 2]
+
+
 # Parquet
 
 
@@ -131,6 +198,8 @@ def test_shards_are_one_table(tmp_path: Path, names: tuple[str, str]) -> None:
     source = open_images(tmp_path)
     assert shades(source) == [0, 1] and source.files() == files
     assert shades(open_images(files[::-1])) == [1, 0]
+    with pytest.raises(ValueError, match="split='train' needs a folder"):
+        open_images(files, split="train")
 
 
 def test_splits_are_folders_of_shards(tmp_path: Path) -> None:

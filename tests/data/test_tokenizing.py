@@ -395,7 +395,7 @@ def test_archives_that_cannot_be_read(tokenizer: ImageTokenizer, tmp_path: Path)
         make(tokenizer, tmp_path / "gzip.tar", tmp_path / "tokens")
     with tarfile.open(tmp_path / "empty.tar", "w") as archive:
         add(archive, "a/0.txt", b"hello")
-    with pytest.raises(ValueError, match=r"no images in .*empty\.tar, which holds 1 other files"):
+    with pytest.raises(ValueError, match=r"no images in .*empty\.tar: .*0\.txt"):
         make(tokenizer, tmp_path / "empty.tar", tmp_path / "tokens")
 
 
