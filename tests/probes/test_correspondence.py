@@ -155,12 +155,12 @@ def test_bases_that_do_not_fit_are_refused() -> None:
 
 def test_similarity_maps_are_the_cosines_of_up_sampled_features() -> None:
     source, target = random_map(6, 5, 16, 0), random_map(4, 7, 16, 1)
-    points = np.array([[3, 9], [20, 40]])
+    points = np.array([[3, 9], [20, 40]], np.float32)
     found = similarity_maps(source, target, points, source_size=(47, 33), target_size=(39, 60))
     large, small = (
         F.interpolate(torch.from_numpy(m).permute(2, 0, 1)[None], size, mode="bilinear")[0]
         for m, size in ((source, (47, 33)), (target, (39, 60)))
     )
-    for (x, y), cosines in zip(points, found, strict=True):
+    for (x, y), cosines in zip(points.astype(int), found, strict=True):
         expected = F.cosine_similarity(small, large[:, y, x][:, None, None], dim=0)
         np.testing.assert_allclose(cosines, expected, atol=1e-5)
