@@ -23,6 +23,7 @@ from benchmarks.run import Measurement, Task, run_as_command
 from randar_features.cli.parse import positional
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty
+from randar_features.layers.cross_entropy import CHUNK_BYTES
 from randar_features.models import ARCHITECTURES
 from randar_features.precision import autocast
 from randar_features.training.config import load_config
@@ -123,8 +124,8 @@ def activation_bytes(sizes: Any, kind: str, recipe: TrainingConfig, micro_batch:
 
 
 def _loss_bytes(rows: int, sizes: Any) -> float:
-    """The gradients of logits and of their logarithms, beside the logits that are kept: float32."""
-    return 2 * 4 * rows * sizes.vocab_size
+    """The logits of a chunk, and their gradients in the format of the products."""
+    return 2 * min(4 * rows * sizes.vocab_size, CHUNK_BYTES["cuda"])
 
 
 def kept_bytes(sizes: Any, kind: str, dtype: torch.dtype) -> float:

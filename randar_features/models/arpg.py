@@ -191,13 +191,13 @@ class ARPG(ImageTransformer):
         """What a content sequence (B, L, D), each row seeing those before it, gives the queries."""
         return self.layers.remember(run(self.layers.self_dec, x, rotary, "causal"), rotary)
 
-    def forward(self, tokens: Tensor, classes: Indices | int | None = None, order: Indices | None = None) -> Tensor:
-        """As `ImageTransformer.forward`."""
+    def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
+        """As `ImageTransformer.predicting_states`."""
         order = self.check_order(order, len(tokens))
         x, rotary = self.embed(tokens, classes, order)
         memory = self.content(x[:, :-1], rotary[:, :-1])  # the last token is nobody's past
         x, rotary = self.queries(order, len(tokens))
-        return self.logits(self.answer(x, rotary, "causal", memory))
+        return self.answer(x, rotary, "causal", memory)
 
     def answer(self, x: Tensor, rotary: Tensor, mask: Mask, memory: Memory) -> Tensor:
         """Queries (B, M, D) through their blocks."""

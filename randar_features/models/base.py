@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from randar_features import sequence
 from randar_features.layers import KVCache
+from randar_features.layers.cross_entropy import linear_cross_entropy
 from randar_features.layers.rope import grid_rotary_table
 from randar_features.models.config import TransformerConfig
 from randar_features.models.passes import Places, Reading
@@ -38,6 +39,7 @@ class ImageTransformer(nn.Module):
     reads_together: ClassVar[bool] = True
     fixed_order: ClassVar[bool] = False
     trained_order: str = "random"
+    norm: nn.Module
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -101,13 +103,21 @@ class ImageTransformer(nn.Module):
                 nn.init.ones_(parameter)
         nn.init.zeros_(self.output_layer.get_parameter("weight"))
 
-    def forward(self, tokens: Tensor, classes: Indices | int | None = None, order: Indices | None = None) -> Tensor:
-        """Teacher-forced logits (B, N, V) float32, in decoding order.
+    def forward(
+        self,
+        tokens: Tensor,
+        classes: Indices | int | None = None,
+        order: Indices | None = None,
+        *,
+        loss: bool = False,
+    ) -> Tensor:
+        """Teacher-forced logits (B, N, V) float32, in decoding order, or their mean cross-entropy.
 
         Args:
             tokens: (B, N) codes in raster order, of any integer dtype.
             classes: (B,) class indices or one for all, C or None for the null class.
             order: (N,) or (B, N) permutations of the raster locations; None: the model's own.
+            loss: give the mean cross-entropy in nats per token, (), for which the logits need not be in memory.
 
         `classes` and `order` may be tensors, lists or NumPy arrays, on any device.
 
@@ -115,7 +125,19 @@ class ImageTransformer(nn.Module):
             ValueError: one of these does not fit the model. What is on an accelerator is checked for shape
                 and dtype only, since a look at the values would wait for the device.
         """
+        states = self.predicting_states(tokens, classes, order)
+        return self.cross_entropy(states, tokens, order) if loss else self.logits(states)
+
+    def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
+        """What `logits` is given of a teacher-forced pass, (B, N, D)."""
         raise NotImplementedError
+
+    def cross_entropy(self, states: Tensor, tokens: Tensor, order: Indices | None) -> Tensor:
+        """Mean cross-entropy, in nats, of `logits(states)` against raster tokens (B, N) in an order."""
+        order = self.check_order(order, len(tokens))
+        targets = sequence.to_order(tokens.to(self.device, torch.long), order)
+        weight = self.output_layer.get_parameter("weight")
+        return linear_cross_entropy(self.norm(states).flatten(0, 1), weight, targets.flatten())
 
     def continue_from(
         self, cache: KVCache, start: int, x: Tensor, rotary: Tensor, *, read: int, separate: bool = False

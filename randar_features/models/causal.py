@@ -77,12 +77,12 @@ class CausalTransformer(ImageTransformer):
             return "causal"
         return lower_right_causal_mask(count, start, separate=separate, dtype=self.dtype, device=self.device)
 
-    def forward(self, tokens: Tensor, classes: Indices | int | None = None, order: Indices | None = None) -> Tensor:
-        """As `ImageTransformer.forward`."""
+    def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
+        """As `ImageTransformer.predicting_states`."""
         x, rotary = self.embed(tokens, classes, order)
         rows = self.predicting_rows()
         mask = self.mask(rows.stop)
-        return self.logits(run(self.blocks, x[:, : rows.stop], rotary[:, : rows.stop], mask, rows=rows))
+        return run(self.blocks, x[:, : rows.stop], rotary[:, : rows.stop], mask, rows=rows)
 
     def continue_from(
         self, cache: KVCache, start: int, x: Tensor, rotary: Tensor, *, read: int, separate: bool = False

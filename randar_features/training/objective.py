@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from randar_features import sequence
 from randar_features.models import ImageTransformer
 
 
 def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, order: Tensor) -> Tensor:
-    """Mean cross-entropy in nats per token of raster tokens (B, N) under an order."""
-    return token_cross_entropy(model(tokens, classes, order), tokens, order)
-
-
-def token_cross_entropy(logits: Tensor, tokens: Tensor, order: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of logits (B, N, V) in an order (B or 1, N) against raster tokens (B, N)."""
-    return F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
+    """Mean cross-entropy in nats per token of raster tokens (B, N) under an order, by a model that may be wrapped."""
+    loss: Tensor = model(tokens, classes, order, loss=True)
+    return loss
 
 
 def evaluation_orders(model: ImageTransformer, count: int, seed: int = 0) -> Tensor:

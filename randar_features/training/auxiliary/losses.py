@@ -15,7 +15,6 @@ from randar_features.training.auxiliary.class_head import ClassHead
 from randar_features.training.auxiliary.config import AuxiliaryConfig
 from randar_features.training.auxiliary.self_distillation import SelfDistillation
 from randar_features.training.auxiliary.showing import Features, show
-from randar_features.training.objective import token_cross_entropy
 from randar_features.training.teacher_maps import TeacherMaps
 
 NEXT_TOKEN = "loss"
@@ -122,12 +121,12 @@ class TrainingPass(nn.Module):
             targets: of `targets`.
         """
         plan = self.plan
-        logits, features = show(
+        states, features = show(
             self.transformer, tokens, classes, order,
             context=context, reads=plan.reads, layers=plan.student_layers,
         )  # fmt: skip
-        assert logits is not None
-        losses = {NEXT_TOKEN: token_cross_entropy(logits, tokens, order)}
+        assert states is not None
+        losses = {NEXT_TOKEN: self.transformer.cross_entropy(states, tokens, order)}
         layers = {"alignment_loss": plan.alignment_layer, "self_distillation_loss": plan.student_layer}
         for name, target in targets.items():
             losses[name] = self.heads[name](features[layers[name]], target)

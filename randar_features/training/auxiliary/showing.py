@@ -1,4 +1,4 @@
-"""One pass over images shown once or twice: logits at the first copy, features at the last."""
+"""One pass over images shown once or twice: predictions at the first copy, features at the last."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Features = Mapping[str, Tensor]
 class Shown(NamedTuple):
     """What a pass gives."""
 
-    logits: Tensor | None
-    """(B, N, V) float32 in the first copy's order, of the tokens' teacher-forced prediction."""
+    states: Tensor | None
+    """(B, N, D) in the first copy's order: what `ImageTransformer.logits` predicts its tokens from."""
     features: dict[int, Features]
     """By block: the residual stream after it at the last copy's tokens."""
 
@@ -36,9 +36,9 @@ def show(
 ) -> Shown:
     """Run images (B, N) in an order (B or 1, N), shown as `context` says.
 
-    Nothing of the first copy sees the second, so the logits are those of `transformer(tokens, classes, order)`.
+    Nothing of the first copy sees the second, so the predictions are those of `transformer(tokens, classes, order)`.
     After the deepest of the `layers` the first copy alone goes on, and only as far as tokens are predicted.
-    Without `predict` the pass ends at that block, and there are no logits.
+    Without `predict` the pass ends at that block, and there are none.
     """
     reading = transformer.reading(tokens, classes, order, context=context, reads=reads)
     predicting, deepest = transformer.predicting_rows(), max(layers)
@@ -55,4 +55,4 @@ def show(
             }
     if not predict:
         return Shown(None, features)
-    return Shown(transformer.logits(x if len(blocks) - 1 > deepest else x[:, predicting]), features)
+    return Shown(x if len(blocks) - 1 > deepest else x[:, predicting], features)

@@ -30,8 +30,8 @@ CLASSES = torch.tensor([1, NUM_CLASSES])
 def test_one_pass_gives_the_logits_and_the_states_of_the_last_copy(context: str, layers: set[int]):
     model = small_transformer()
     shown = show(model, TOKENS, CLASSES, ORDER, context=context, reads=("image", "instruction"), layers=layers)
-    assert shown.logits is not None and shown.features.keys() == layers
-    torch.testing.assert_close(shown.logits, model(TOKENS, CLASSES, ORDER), rtol=1e-4, atol=1e-5)
+    assert shown.states is not None and shown.features.keys() == layers
+    torch.testing.assert_close(model.logits(shown.states), model(TOKENS, CLASSES, ORDER), rtol=1e-4, atol=1e-5)
     reading = model.reading(TOKENS, CLASSES, ORDER, context=context, reads=("image", "instruction"))
     x = reading.x
     for layer, block in enumerate(model.blocks):
