@@ -41,7 +41,11 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return *(None if own is None else own * gradient.to(own.dtype) for own in ctx.saved_tensors), None, None, None
+        as_they_are = gradient.device.type == "cpu" and bool(
+            gradient == 1
+        )  # elsewhere a look would wait for the device
+        scaled = (own if own is None or as_they_are else own * gradient.to(own.dtype) for own in ctx.saved_tensors)
+        return *scaled, None, None, None
 
 
 def _loss_and_gradients(
@@ -50,7 +54,7 @@ def _loss_and_gradients(
     """The loss; `ctx` gets its gradients, of the weight in float32 or what it is held in."""
     of_states, of_weight = (training and needed for needed in ctx.needs_input_grad[:2])
     states_gradient = torch.empty_like(states) if of_states else None
-    weight_gradient = torch.zeros_like(weight) if of_weight else None
+    weight_gradient: Tensor | None = None
     near, total = weight.to(dtype), states.new_zeros((), dtype=torch.float32)
     for chunk in range(0, len(states), rows):
         own, wanted = states[chunk : chunk + rows].to(dtype), targets[chunk : chunk + rows, None]
@@ -64,7 +68,9 @@ def _loss_and_gradients(
         gradient = logits.to(dtype)
         if states_gradient is not None:
             states_gradient[chunk : chunk + rows] = gradient @ near
-        if weight_gradient is not None and dtype == weight.dtype:
+        if of_weight and weight_gradient is None:
+            weight_gradient = (gradient.T @ own).to(weight.dtype)
+        elif weight_gradient is not None and dtype == weight.dtype:
             torch.addmm(weight_gradient, gradient.T, own, out=weight_gradient)
         elif weight_gradient is not None:
             weight_gradient += gradient.T @ own
