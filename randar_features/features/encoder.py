@@ -65,11 +65,11 @@ class ImageEncoder(nn.Module):
         self.num_features = self.embed_dim = self.head_hidden_size = config.dim
         self.grid_size = (config.grid, config.grid)
         self.feature_info = self._feature_info()
-        self.pretrained_cfg = self.default_cfg = _timm_config(loaded)
+        self.pretrained_cfg = self.default_cfg = timm_config(loaded.name, loaded.image_size)
         self.reset_classifier(num_classes)
 
     def _feature_info(self) -> list[dict[str, Any]]:
-        names = {id(module): name for name, module in self.transformer.named_modules()}
+        names = {id(module): name for name, module in self.named_modules()}
         reduction = self.image_size // self.grid_size[0]
         return [
             {"module": names[id(block)], "num_chs": self.num_features, "reduction": reduction}
@@ -119,7 +119,7 @@ class ImageEncoder(nn.Module):
         """A fresh linear classifier of `num_classes` classes, 0: none. The pooling is always the mean, "avg"."""
         if as_index("num_classes", num_classes) < 0:
             raise ValueError(f"num_classes must be at least 0, got {num_classes}")
-        sequence.check_choice("global_pool", global_pool or "avg", ("avg",))
+        sequence.check_choice("global_pool", "avg" if global_pool is None else global_pool, ("avg",))
         self.num_classes, self.global_pool = num_classes, "avg"
         weight = self.transformer.code_embedding.weight
         self.head: nn.Module = nn.Identity()
@@ -201,11 +201,11 @@ class ImageEncoder(nn.Module):
             )
 
 
-def _timm_config(model: Model) -> dict[str, Any]:
+def timm_config(name: str, image_size: int) -> dict[str, Any]:
     """What timm's `resolve_model_data_config` and `create_transform` need, so that images come out in [0, 1]."""
     return {
-        "architecture": model.name,
-        "input_size": (3, model.image_size, model.image_size),
+        "architecture": name.replace("-", "_"),
+        "input_size": (3, image_size, image_size),
         "fixed_input_size": True,
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),

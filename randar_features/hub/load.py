@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -145,6 +146,28 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     )
 
 
+def untrained_model(name: Name) -> Model:
+    """The model of that name or folder with initial values, drawn by torch's global generator; reads no weights.
+
+    Errors as for `load_model`.
+    """
+    source = find_source(name)
+    transformer, tokenizer = _build(source, "transformer", fresh=True), _build(source, "tokenizer", fresh=True)
+    transformer.initialize()
+    for module in (transformer, tokenizer):
+        module.requires_grad_(False).eval()
+    layers, steps = _recommended(source, transformer)
+    return Model(
+        name=source.name,
+        transformer=transformer,
+        recommended_layers=layers,
+        recommended_steps=steps,
+        weights_hash="random",
+        optional_tokenizer=tokenizer,
+        class_names=source.classes,
+    )
+
+
 def load_tokenizer(
     name: Name, device: Device | None = None, dtype: torch.dtype | str | None = None
 ) -> tuple[ImageTokenizer, int]:
@@ -190,8 +213,8 @@ def _devices_here() -> str:
     return ", ".join(["'cpu'", *(f"'cuda:{index}'" for index in range(torch.cuda.device_count()))])
 
 
-def _build(source: ModelSource, part: str) -> Any:
-    """The transformer or the tokenizer that the configuration describes, without its weights."""
+def _build(source: ModelSource, part: str, *, fresh: bool = False) -> Any:
+    """The transformer or the tokenizer that the configuration describes, without values or with `fresh` ones."""
     if not isinstance(source.config.get(part), Mapping):
         present = ", ".join(source.config) or "nothing"
         raise ValueError(f'the configuration of {source.name} has no "{part}" entry (it has {present})')
@@ -200,14 +223,16 @@ def _build(source: ModelSource, part: str) -> Any:
     known: Mapping[str, Any] = ARCHITECTURES if part == "transformer" else TOKENIZERS
     if not isinstance(kind, str) or kind not in known:
         raise ValueError(f"{source.name}: unknown {part} type {kind!r}, expected one of {', '.join(known)}")
+    build = partial(_construct, known[kind], options)
     try:
-        most = _most_numbers(source, part)
-        if part == "tokenizer":
-            return build_empty(lambda: known[kind](**options), most)
-        architecture, configuration = known[kind]
-        return build_empty(lambda: architecture(configuration(**options)), most)
+        return build() if fresh else build_empty(build, _most_numbers(source, part))
     except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise ValueError(f'the "{part}" entry in the configuration of {source.name}: {error}') from error
+
+
+def _construct(kind: Any, options: Mapping[str, Any]) -> Any:
+    """A tokenizer of that class; a transformer of that class and class of configuration."""
+    return kind[0](kind[1](**options)) if isinstance(kind, tuple) else kind(**options)
 
 
 def _most_numbers(source: ModelSource, part: str) -> int | None:

@@ -191,6 +191,6 @@ def test_images_to_features(architecture: str, tmp_path: Path):
         assert len(maps) == len(available) and torch.equal(final, maps[-1].flatten(2).transpose(1, 2))
         last = encoder.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
         torch.testing.assert_close(last[0], maps[-1])
-    names = dict(model.transformer.named_modules())
+    names = dict(encoder.named_modules())
     assert all(info["module"] in names for info in encoder.feature_info)
     assert RandAREncoder is ImageEncoder
