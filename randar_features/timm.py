@@ -8,7 +8,7 @@
 
 A name is that of `list_models()` with "_" for "-". Models are `ImageEncoder`s and take its options (`layer`, `context`,
 `read`, `orders`, `dtype`); `features_only` gives maps (B, D, G, G) of `out_indices`, by default of the layers that the
-model recommends. Images are in [0, 1], as `timm.data.resolve_model_data_config` has it. Without `pretrained` the weights
+model recommends. Images are in [0, 1], as `timm.data.resolve_model_data_config` has it. Without `pretrained` weights
 are initial values. `pretrained_cfg_overlay={"file": FOLDER}` takes the weights from a folder.
 """
 
