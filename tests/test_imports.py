@@ -27,7 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.hub": (*MODEL, *COMMON),
     "randar_features.features": HUB,
     "randar_features.generation": HUB,
-    "randar_features.training": HUB,
+    "randar_features.training": (*HUB, "baselines"),
 }
 FREE = ("randar_features.retrieval", "randar_features.cli")  # may import all of the package, and probes
 

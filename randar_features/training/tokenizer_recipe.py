@@ -43,8 +43,11 @@ class TokenizerTrainingConfig:
         l1_weight, l2_weight: of the mean absolute and squared differences, in [−1, 1].
         chroma_weight: of colour against brightness in those differences.
         commitment: weight of the pull of latents to their codes.
-        perceptual_weight: of `PerceptualDistance`; above 0 its weights must be at hand, see `perceptual_vgg`.
-        perceptual_vgg, perceptual_linear: files of those weights; None: where they usually are.
+        perceptual_weight: of `PerceptualDistance`, by the maps of `teacher`, or without one by LPIPS's VGG-16.
+        perceptual_vgg, perceptual_linear: files of LPIPS's weights; None: where they usually are.
+        teacher: a frozen network and its input size, as `efficientnet-lite0@128`; any of the baselines.
+        alignment_weight: of the alignment of the codes to the teacher's last map, see `auxiliary.alignment`: codes
+            that tell what is shown, not how it looks alone (as in VQ-KD, Peng et al., arXiv 2208.06366).
         adversarial_weight: of the discriminator's judgement; 0: there is no discriminator.
         adversarial_start: steps before it, and the discriminator's training, begin.
         adversarial_adaptive: whether that weight is in proportion to the gradients, as VQGAN has it.
@@ -79,6 +82,8 @@ class TokenizerTrainingConfig:
     perceptual_weight: float = 0.0
     perceptual_vgg: str | None = None
     perceptual_linear: str | None = None
+    teacher: str | None = None
+    alignment_weight: float = 0.0
     adversarial_weight: float = 0.0
     adversarial_start: int = 0
     adversarial_adaptive: bool = True
@@ -101,8 +106,8 @@ class TokenizerTrainingConfig:
                 "above 0": ("learning_rate", "discriminator_learning_rate", "gradient_clip"),
                 "0 or more": (
                     "warmup_steps", "weight_decay", "l1_weight", "l2_weight", "chroma_weight", "commitment",
-                    "perceptual_weight", "adversarial_weight", "adversarial_start", "continuous_steps",
-                    "continuous_noise", "revive_below",
+                    "perceptual_weight", "alignment_weight", "adversarial_weight", "adversarial_start",
+                    "continuous_steps", "continuous_noise", "revive_below",
                 ),
                 "from 0 to 1": ("final_multiplier",),
                 "from 0 to below 1": ("adam_betas", "codebook_decay", "ema_decay"),
@@ -110,6 +115,10 @@ class TokenizerTrainingConfig:
         )  # fmt: skip
         if len(self.adam_betas) != 2:
             raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
+        if self.alignment_weight and not self.teacher:
+            raise ValueError(f"alignment_weight = {self.alignment_weight} needs a teacher, as efficientnet-lite0@128")
+        if self.alignment_weight and self.train == "decoder":
+            raise ValueError("train=decoder keeps the codes as they are, so alignment_weight must be 0")
 
 
 def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
@@ -184,7 +193,11 @@ def recipe_without_folders(config: TokenizerTrainingConfig) -> dict[str, Any]:
     files = {name: getattr(config, name) for name in ("initial", "perceptual_vgg", "perceptual_linear")}
     if config.initial is not None:
         files["initial"] = Path(config.initial) / FOLDER_FILES["tokenizer"]
-    return asdict(config) | {name: path and file_hash(Path(path))[:16] for name, path in files.items()}
+    hashes = {name: path and file_hash(Path(path))[:16] for name, path in files.items()}
+    if config.teacher:
+        network, given, file = config.teacher.partition("=")
+        hashes["teacher"] = f"{network}={file_hash(Path(file))[:16]}" if given else network
+    return asdict(config) | hashes
 
 
 def _must_stay(name: str, value: Tensor) -> bool:

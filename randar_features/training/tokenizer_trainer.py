@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from randar_features.baselines import load_network
 from randar_features.data.pixel_cache import PixelCache
 from randar_features.data.pixel_source import PixelSource
 from randar_features.precision import autocast, fastest_dtype
 from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
+from randar_features.training.auxiliary.alignment import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.config import check_keys, typed_arguments
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
@@ -23,7 +25,7 @@ from randar_features.training.image_quality import quality_figures, quality_sums
 from randar_features.training.learner import Learner
 from randar_features.training.lr_schedule import cosine_multiplier
 from randar_features.training.moving_codebook import MovingCodebook
-from randar_features.training.perceptual import PerceptualDistance
+from randar_features.training.perceptual import NetworkMaps, PerceptualDistance, lpips
 from randar_features.training.tokenizer_recipe import (
     TokenizerTrainingConfig,
     build_tokenizer,
@@ -34,6 +36,7 @@ from randar_features.training.tokenizer_recipe import (
 
 __all__ = ["TokenizerTrainer", "TokenizerTrainingConfig", "mirror", "reconstruction_quality", "weigh_chroma"]
 
+REMOVED_MEAN = 0.5  # of the teacher's maps, as in the alignment of the generator
 SHOWN = 16  # images in a picture of reconstructions, and as many reconstructions
 
 
@@ -47,6 +50,7 @@ class _Losses(NamedTuple):
     reconstruction: Tensor
     commitment: Tensor
     perceptual: Tensor | None
+    alignment: Tensor | None
     adversarial: Tensor | None
     adversarial_weight: Tensor | None
 
@@ -55,9 +59,9 @@ class TokenizerTrainer:
     """Trains a `LlamaGenTokenizer` on cached pixels; see `training.loop.run`.
 
     Loss: L1 + L2 between image and reconstruction in [−1, 1], plus commitment (van den Oord et al.,
-    arXiv 1711.00937, eq. 3); if asked for, plus a perceptual and an adversarial term (Esser et al.,
-    arXiv 2012.09841). The first steps quantise nothing, but add noise. The codebook is not trained by gradient,
-    see `MovingCodebook`.
+    arXiv 1711.00937, eq. 3). Options add a perceptual and an adversarial term (Esser et al., arXiv 2012.09841) and an
+    alignment of the codes to a teacher's map. The first steps quantise nothing, but add noise. The codebook is not
+    trained by gradient, see `MovingCodebook`.
 
     Several processes each take an equal share of the batch and average their gradients, which gives what one
     process gives but for rounding; only the discriminator's batch normalisation sees each share alone.
@@ -74,7 +78,10 @@ class TokenizerTrainer:
         [(_, self.rows)] = micro_batches(config.batch_size, None, processes, process)
         torch.manual_seed(config.seed)
         self.model = build_tokenizer(config).to(self.device).to(memory_format=torch.channels_last)
-        self.learner = self._learner(self.model, config.learning_rate)
+        self.teacher = NetworkMaps(load_network(config.teacher, self.device)) if config.teacher else None
+        self.alignment = self._build_alignment()
+        trained = self.model if self.alignment is None else nn.ModuleList([self.model, self.alignment])
+        self.learner = self._learner(trained, config.learning_rate)
         self.average = WeightAverage(self.model, config.ema_decay)
         self.codebook = MovingCodebook(
             self.model.quantize.embedding.weight,
@@ -100,7 +107,19 @@ class TokenizerTrainer:
         config = self.config
         if not config.perceptual_weight:
             return None
-        return PerceptualDistance(vgg=config.perceptual_vgg, linear=config.perceptual_linear).to(self.device)
+        distance = (
+            PerceptualDistance(self.teacher) if self.teacher else lpips(config.perceptual_vgg, config.perceptual_linear)
+        )
+        return distance.to(self.device)
+
+    @torch.no_grad()
+    def _build_alignment(self) -> Alignment | None:
+        if self.teacher is None or not self.config.alignment_weight:
+            return None
+        size = self.config.image_size
+        channels = self.teacher(torch.zeros(1, 3, size, size, device=self.device))[-1].shape[1]
+        grid = size // self.model.downsampling
+        return Alignment(self.model.code_dim, channels, grid, ["codes"]).to(self.device)
 
     def _build_adversary(self) -> Adversary | None:
         config = self.config
@@ -172,17 +191,29 @@ class TokenizerTrainer:
         reconstruction = config.l1_weight * difference.abs().mean() + config.l2_weight * difference.square().mean()
         commitment = F.mse_loss(output.latents, output.quantized.detach())
         total, likeness = reconstruction, reconstruction
-        perceptual = adversarial = weight = None
+        perceptual = alignment = adversarial = weight = None
+        shown = self._teacher_maps(target)
         if self.perceptual is not None:
-            perceptual = self.perceptual(output.reconstruction, target).mean()
+            seen = self.perceptual.maps(target) if shown is None else shown
+            perceptual = self.perceptual.between(self.perceptual.maps(output.reconstruction), seen).mean()
             total = likeness = reconstruction + config.perceptual_weight * perceptual
+        if self.alignment is not None and shown is not None:
+            codes = {"codes": output.quantized.flatten(2).transpose(1, 2)}
+            maps = alignment_target(shown[-1].permute(0, 2, 3, 1), output.quantized.shape[-1], REMOVED_MEAN)
+            alignment = self.alignment(codes, maps)
+            total = total + config.alignment_weight * alignment
         if config.train == "all":
             total = total + config.commitment * commitment
         if self.adversary is not None and step >= config.adversarial_start:
             last_layer = self.model.decoder.conv_out.weight
             adversarial, weight = self.adversary.term(output.reconstruction, likeness, last_layer)
             total = total + weight * adversarial
-        return _Losses(total, reconstruction, commitment, perceptual, adversarial, weight)
+        return _Losses(total, reconstruction, commitment, perceptual, alignment, adversarial, weight)
+
+    @torch.no_grad()
+    def _teacher_maps(self, images: Tensor) -> list[Tensor] | None:
+        """Of images (B, 3, S, S) in [−1, 1]."""
+        return None if self.teacher is None else self.teacher(images)
 
     def _figures(self, losses: _Losses, norm: Tensor, output: TokenizerOutput) -> dict[str, float]:
         terms = {
@@ -190,6 +221,7 @@ class TokenizerTrainer:
             "reconstruction": losses.reconstruction,
             "commitment": losses.commitment,
             "perceptual": losses.perceptual,
+            "alignment": losses.alignment,
             "adversarial": losses.adversarial,
             "adversarial_weight": losses.adversarial_weight,
         }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from randar_features.training.perceptual import PerceptualDistance
+from randar_features.training.perceptual import lpips
 
 # torchvision's VGG-16: widths of its convolutions, "M" where the maps are halved.
 LAYOUT = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
@@ -67,7 +67,7 @@ def test_equals_the_plain_equation(vgg: Path, tmp_path: Path, calibrated: bool):
         widths = (64, 128, 256, 512, 512)
         linear = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1, generator=generator) for i, w in enumerate(widths)}
         torch.save(linear, tmp_path / "vgg.pth")
-    distance = PerceptualDistance(vgg=str(vgg), linear=str(tmp_path / "vgg.pth") if calibrated else None)
+    distance = lpips(vgg=str(vgg), linear=str(tmp_path / "vgg.pth") if calibrated else None)
     first, second = images(0), images(1)
     expected = plain_distance(vgg, first, second, linear)
     torch.testing.assert_close(distance(first, second), expected, rtol=1e-4, atol=1e-6)
@@ -75,7 +75,7 @@ def test_equals_the_plain_equation(vgg: Path, tmp_path: Path, calibrated: bool):
 
 
 def test_gradients_reach_the_image_alone(vgg: Path):
-    distance = PerceptualDistance(vgg=str(vgg))
+    distance = lpips(vgg=str(vgg))
     first = images(0).requires_grad_()
     distance(first, images(1)).sum().backward()
     assert first.grad is not None and first.grad.abs().sum() > 0
@@ -85,15 +85,15 @@ def test_gradients_reach_the_image_alone(vgg: Path):
 def test_weights_where_torch_hub_keeps_them(vgg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"/vgg16-397923af\.pth is not there: put .*perceptual_weight=0"):
-        PerceptualDistance()
+        lpips()
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / vgg.name).symlink_to(vgg)
-    assert PerceptualDistance()(images(0), images(1)).shape == (2,)
+    assert lpips()(images(0), images(1)).shape == (2,)
 
 
 def test_files_of_something_else(vgg: Path, tmp_path: Path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth does not hold torchvision's VGG-16"):
-        PerceptualDistance(vgg=str(tmp_path / "other.pth"))
+        lpips(vgg=str(tmp_path / "other.pth"))
     with pytest.raises(ValueError, match="does not hold LPIPS's channel weights of VGG-16: lin0"):
-        PerceptualDistance(vgg=str(vgg), linear=str(tmp_path / "other.pth"))
+        lpips(vgg=str(vgg), linear=str(tmp_path / "other.pth"))

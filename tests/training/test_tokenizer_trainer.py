@@ -301,3 +301,41 @@ def test_the_shipped_polish_builds(tmp_path: Path, uninterrupted: tuple[Tokenize
     assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == {
         name for name in trainer.model.state_dict() if name.startswith(("decoder.", "post_quant_conv."))
     }
+
+
+TEACHER = {"teacher": "timm:test_byobnet?random@32", "perceptual_weight": 0.5, "alignment_weight": 0.5}
+
+
+def test_a_teacher_trains_image_and_codes(tmp_path: Path):
+    trainer = small_tokenizer_trainer(tmp_path / "pixels", **TEACHER)
+    before = trainer.alignment.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    figures = trainer.train_step(0)
+    assert figures["alignment"] > 0 and figures["perceptual"] > 0
+    expected = figures["reconstruction"] + 0.25 * figures["commitment"]
+    expected += 0.5 * figures["perceptual"] + 0.5 * figures["alignment"]
+    assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+    assert any(not torch.equal(value, before[name]) for name, value in trainer.alignment.state_dict().items())
+    assert all(parameter.grad is None for parameter in trainer.teacher.parameters())
+
+
+def test_alignment_alone_reaches_the_encoder_and_not_the_decoder(tmp_path: Path):
+    off = {"l1_weight": 0.0, "l2_weight": 0.0, "commitment": 0.0, "perceptual_weight": 0.0, "weight_decay": 0.0}
+    trainer = small_tokenizer_trainer(tmp_path / "pixels", **TEACHER | off, continuous_steps=0)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train_step(0)
+    moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "encoder.conv_in.weight" in moved
+    assert not any(name.startswith("decoder") for name in moved)
+
+
+def test_a_run_with_a_teacher_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = small_tokenizer_trainer(tmp_path / "pixels", **TEACHER)
+    assert run(whole, tmp_path / "whole", CONFIG)
+    make = lambda: small_tokenizer_trainer(tmp_path / "pixels", **TEACHER)  # noqa: E731
+    equal_after_a_kill(make, (whole, tmp_path / "whole"), tmp_path / "run", 7, monkeypatch)
+
+
+def test_alignment_without_a_teacher_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"alignment_weight = 0\.5 needs a teacher"):
+        small_tokenizer_trainer(tmp_path / "pixels", alignment_weight=0.5)
