@@ -22,7 +22,7 @@ from benchmarks.encoders.base import Encoder
 from probes.pooling import pool
 from randar_features.data.stored_images import StoredImages
 from randar_features.store.identity import UNREADABLE, hash_files
-from randar_features.store.records import OK, Block, Record, absolute
+from randar_features.store.records import OK, Block, Record, absolute, unescape
 
 PREFIX = "features:"
 SPLIT = "{split}"
@@ -157,8 +157,8 @@ def _from_parquet(file: Path) -> StoredFeatures:
     if not names or not len(table):
         raise ValueError(f"{file} holds no features: expected a column of lists of numbers, one entry an image")
     maps = {name: _as_maps(_stacked(table[name], name, file, about.get("shape")), file) for name in names}
-    paths = table["path"].to_pylist() if "path" in table.column_names else None
-    return StoredFeatures(file, maps, None if paths is None or None in paths else paths)
+    paths = table["path"].to_pylist() if "path" in table.column_names else [None]
+    return StoredFeatures(file, maps, None if None in paths else [unescape(path) for path in paths])
 
 
 def _stacked(column: Any, name: str, file: Path, shape: Sequence[int] | None) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ TEXTS = {
     "animate": "a GIF of decoding orders side by side",
     "tokenize": "images as tokens, for training",
     "train": "a model of your images in minutes, or a stage of the full recipe",
-    "export": "the parts of a training as one model folder",
+    "export": "a table of features as Parquet or Zarr, or the parts of a training as one model folder",
     "push": "a model to the Hugging Face Hub",
     "report": "an HTML page of benchmark results",
     "diff": "why two benchmark results can or cannot be compared",

@@ -1,4 +1,4 @@
-"""`randar export`: the parts of a training as one model folder."""
+"""`randar export`: a table of features in another format, or the parts of a training as one model folder."""
 
 from __future__ import annotations
 
@@ -6,45 +6,77 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from randar_features.cli.parse import Count, Natural, run
+from randar_features import open_table
+from randar_features.cli.parse import Count, Natural, positional, run
 from randar_features.data.token_store import TokenStore
+from randar_features.features import FeatureTable
 from randar_features.hub import load_model
 from randar_features.store.files import read_json
 from randar_features.training.bundle import assemble_model
 
+FORMATS = {".parquet": FeatureTable.to_parquet, ".zarr": FeatureTable.to_zarr}
+"""What writes a table, by the ending of the name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Put a tokenizer and a transformer into one folder for load_model; parts of different trainings are refused.
+    """Write a table of features as another format, or a tokenizer and a transformer as one folder for load_model.
+
+      randar export features/ --out features.parquet                                      or features.zarr
+      randar export --transformer runs/a/model --tokens tokens/ --out model/
+
+    Parts of different trainings are refused.
 
     Attributes:
+        table: folder of a table, as `randar extract` writes it.
+        out: file to write, .parquet or .zarr; of a model, the folder.
         transformer: folder `model` of a transformer's run.
         tokens: the tokens that it was trained on, a folder with `train` in it.
-        out: folder to write.
         tokenizer: folder `model` of a tokenizer's run; none: the tokenizer that lies beside the tokens.
         classes: JSON list of class names; none: those of the tokens.
         layers: blocks recommended for features, from 0; none: the middle block.
         steps: recommended decoding steps; none: as published with such models.
     """
 
-    transformer: Path
-    tokens: Path
+    table: Path | None = positional(default=None)
     out: Path
+    transformer: Path | None = None
+    tokens: Path | None = None
     tokenizer: Path | None = None
     classes: Path | None = None
     layers: tuple[Natural, ...] | None = None
     steps: Count | None = None
 
+    def __post_init__(self) -> None:
+        of_model = ("transformer", "tokens", "tokenizer", "classes", "layers", "steps")
+        given = [name for name in of_model if getattr(self, name) is not None]
+        if self.table is None and not {"transformer", "tokens"} <= set(given):
+            raise ValueError("give the folder of a table, or --transformer and --tokens of a model")
+        if self.table is not None and given:
+            raise ValueError(f"--{given[0]} is for a model, and {self.table} is to be a table: give one of them")
+        if self.table is not None and self.out.suffix not in FORMATS:
+            raise ValueError(f"--out: a table is written as {' or '.join(FORMATS)}, got {self.out}")
+
 
 def export(options: ExportOptions) -> None:
-    """Write the folder, load it, and print the model."""
-    store = TokenStore(options.tokens / "train")
+    """Write the table; or the folder of a model, load it, and print the model."""
+    if options.table is not None:
+        table = open_table(options.table)
+        FORMATS[options.out.suffix](table, options.out)
+        print(f"{options.out}: {table}")
+    elif options.transformer is not None and options.tokens is not None:
+        export_model(options, options.transformer, options.tokens)
+
+
+def export_model(options: ExportOptions, transformer: Path, tokens: Path) -> None:
+    """Write the folder of a model."""
+    store = TokenStore(tokens / "train")
     tokenizer = options.tokenizer or store.tokenizer
     if tokenizer is None:
-        raise ValueError(f"{options.tokens} holds no tokenizer: give --tokenizer")
+        raise ValueError(f"{tokens} holds no tokenizer: give --tokenizer")
     assemble_model(
         tokenizer=tokenizer,
-        transformer=options.transformer,
+        transformer=transformer,
         manifest=store.manifest,
         out=options.out,
         class_names=read_json(options.classes) if options.classes else None,

@@ -17,15 +17,16 @@ from randar_features import sequence
 from randar_features.data.images import OK
 from randar_features.features.spec import FeatureSpec
 from randar_features.features.store import FeatureStore
-from randar_features.store.files import written_whole
+from randar_features.store.files import folder_written_whole, written_whole
 from randar_features.store.identity import UNREADABLE, hash_bytes
-from randar_features.store.records import Block, Record
+from randar_features.store.records import Block, Record, escape
 from randar_features.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _BLOCK = 1024  # images that are written at a time
+_CHUNK_BYTES = 2**24  # of a Zarr array
 _METADATA = b"randar_features"
 
 
@@ -151,25 +152,61 @@ class FeatureTable:
         """Write a Parquet file: path, label, status, and a list of fixed size of float32 a spec.
 
         Maps (G, G, D) are flattened; their shape, the class names and `details` are in the file's metadata, as JSON
-        under "randar_features".
+        under "randar_features". Names of files that are no UTF-8 are escaped, see `store.records.escape`.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         size = int(np.prod(self.shape))
-        about = {"specs": self.specs, "shape": self.shape, "label_names": self.label_names, "details": self.details}
         fields = [("path", pa.string()), ("label", pa.int64()), ("status", pa.string())]
         fields += [(name, pa.list_(pa.float32(), size)) for name in self.specs]
-        schema = pa.schema(fields, metadata={_METADATA: json.dumps(about, default=str)})
-        labels = self._labels()
+        schema = pa.schema(fields, metadata={_METADATA: json.dumps(self._about())})
+        paths, labels, status = self._paths(), self._labels(), self.status
         with written_whole(Path(path)) as file, pq.ParquetWriter(file, schema) as writer:
             for images in _slices(len(self)):
-                columns = [pa.array(self.paths[images]), pa.array(labels[images]), pa.array(self.status[images])]
+                columns = [pa.array(paths[images]), pa.array(labels[images]), pa.array(status[images])]
                 for name in self.specs:
                     flat = np.ascontiguousarray(self._take(name, images), np.float32).reshape(-1)
                     columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), size))
                 typed = [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)]
                 writer.write_batch(pa.record_batch(typed, schema=schema))
+
+    def to_zarr(self, path: str | Path) -> None:
+        """Write a Zarr group: "path", "label", "status", and an array float32 (n, G, G, D), or (n, D), a spec.
+
+        Shape, class names and `details` are the group's attribute "randar_features". Needs the extra "zarr".
+
+        Raises:
+            FileExistsError: something is at `path`.
+            ModuleNotFoundError: zarr is not installed.
+        """
+        import zarr
+
+        def add(name: str, values: Any, *axes: str) -> None:
+            images = max(1, _CHUNK_BYTES // (4 * int(np.prod(values.shape[1:]))))
+            dtype = str if values.dtype == object else values.dtype
+            options = {"shape": values.shape, "chunks": (images, *values.shape[1:]), "dtype": dtype}
+            array = group.create_array(name, **options, dimension_names=("image", *axes))
+            for block in _slices(len(self)):
+                array[block] = values[block]
+
+        with folder_written_whole(Path(path)) as folder:
+            group = zarr.create_group(folder, attributes={_METADATA.decode(): self._about()})
+            for name, texts in (("path", self._paths()), ("status", self.status)):
+                add(name, np.array([text or "" for text in texts], object))
+            add("label", self._labels())
+            for name in self.specs:
+                add(name, _Column(self, name), *(("channel",) if self.is_pooled else ("y", "x", "channel")))
+
+    def _about(self) -> dict[str, Any]:
+        """What other formats say of the whole table."""
+        about = {"specs": self.specs, "shape": self.shape, "label_names": self.label_names, "details": self.details}
+        found: dict[str, Any] = json.loads(json.dumps(about, default=str))
+        return found
+
+    def _paths(self) -> list[str | None]:
+        """The paths in UTF-8."""
+        return [None if path is None else escape(path) for path in self.paths]
 
     def save(self, folder: str | Path, *, progress: bool = False) -> FeatureTable:
         """Write the table into a folder, from which `open_table` reads it; the numbers stay float32.
@@ -237,6 +274,22 @@ def _mean(values: NDArray[np.float32]) -> Tensor:
     """(n, D) of vectors, or of maps their mean over locations."""
     tensor = torch.from_numpy(values)
     return tensor if tensor.dim() == 2 else tensor.mean(dim=(1, 2))
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One feature of a table as an array that is read block by block."""
+
+    table: FeatureTable
+    name: str
+    dtype = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.table), *self.table.shape)
+
+    def __getitem__(self, images: slice) -> NDArray[np.float32]:
+        return self.table._take(self.name, images)
 
 
 def _slices(count: int) -> Iterator[slice]:

@@ -51,6 +51,22 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         raise OSError(f"could not write {path} ({cause}); {free} bytes are free there") from error
 
 
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends; FileExistsError if something is there already."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} is there already: remove it, or give another name")
+    make_folder(path.parent)
+    aside = path.with_name(f"{path.name}.{_writer()}{ASIDE}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield aside
+        aside.rename(path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
 def _writer() -> str:
     """The id of this process, and of its thread unless that is the main one."""
     if threading.current_thread() is threading.main_thread():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from randar_features import FeatureSpec, FeatureTable, Model, extract_features, open_table
+from randar_features.cli.export import main as export
+from randar_features.store.records import unescape
 
 SPECS = ["reverse/image/0", "reverse/image/2", "single/image/0", "single/image/2"]
 
@@ -88,6 +91,50 @@ def test_as_pandas_and_parquet_have_it(folder: Path, small_model: Model, tmp_pat
     flat = np.stack([np.array(one, np.float32) for one in read[SPECS[0]].to_pylist()])
     assert np.array_equal(flat.reshape(6, 4, 4, 32), table[SPECS[0]], equal_nan=True)
     assert read["status"].to_pylist() == table.status and read["label"].to_pylist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_as_zarr_has_it(folder: Path, small_model: Model, tmp_path: Path, pool: str | None):
+    zarr = pytest.importorskip("zarr")
+    table = extract(folder, small_model, pool=pool)
+    table.to_zarr(tmp_path / "table.zarr")
+    group = zarr.open_group(tmp_path / "table.zarr", mode="r")
+    for spec in SPECS:
+        assert np.array_equal(group[spec][:], table[spec], equal_nan=True)
+    assert group["status"][:].tolist() == table.status and group["path"][:].tolist() == table.paths
+    assert group["label"][:].tolist() == [0, 0, 0, 1, 1, 1]
+    about = group.attrs["randar_features"]
+    assert about["specs"] == SPECS and about["details"]["weights"] == small_model.weights_hash
+    with pytest.raises(FileExistsError, match=r"table\.zarr"):
+        table.to_zarr(tmp_path / "table.zarr")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("table")] == ["table.zarr"]
+
+
+def test_names_that_are_not_utf8_are_escaped(small_model: Model, tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        Image.effect_noise((16, 16), 90).convert("RGB").save(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    table = extract_features([tmp_path / name], small_model, layers=0, progress=False)
+    table.to_parquet(tmp_path / "table.parquet")
+    [path] = pq.read_table(tmp_path / "table.parquet")["path"].to_pylist()
+    assert unescape(path) == str(tmp_path / name)
+
+
+def test_the_command_writes_a_table_in_both_formats(
+    folder: Path, small_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    zarr = pytest.importorskip("zarr")
+    table = extract(folder, small_model, pool="mean", out=tmp_path / "table")
+    assert export([str(tmp_path / "table"), "--out", str(tmp_path / "a.parquet")]) == 0
+    assert export([str(tmp_path / "table"), "--out", str(tmp_path / "a.zarr")]) == 0
+    assert pq.read_table(tmp_path / "a.parquet")["status"].to_pylist() == table.status
+    assert zarr.open_group(tmp_path / "a.zarr", mode="r")[SPECS[0]].shape == (6, 32)
+    for wrong, named in ((["--out", "a.csv"], "a.csv"), (["--out", "a.zarr", "--steps", "3"], "--steps")):
+        assert export([str(tmp_path / "table"), *wrong]) == 2
+        assert named in capsys.readouterr().err
+    assert export(["--out", "model", "--tokens", "t"]) == 2
 
 
 def test_a_folder_holds_one_table(folder: Path, small_model: Model, tmp_path: Path):
