@@ -8,29 +8,22 @@ MODELS the two folders that `load_model` reads. Run it again to continue.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
-from randar_features.cli.parse import Positive, run
+from randar_features.cli.parse import Positive, read_options, run
 from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
 from randar_features.store.files import read_json, write_json
 from randar_features.training.bundle import assemble_model
-from randar_features.training.config import build_config, overridden
 from randar_features.training.recipe import TrainingConfig
 from randar_features.training.teacher_maps import TeacherMaps
 from randar_features.training.trainer import RandARTrainer
 
-DISTILLED = {"second_showing": 0.5, "self_distillation": {"weight": 0.25}}
-MODELS: dict[str, dict[str, Any]] = {
-    "randar-tiny": DISTILLED,
-    "randar-tiny-aligned": DISTILLED | {"alignment": {"weight": 0.5}},
-}
+DISTILLED = ("auxiliary.second_showing=0.5", "auxiliary.self_distillation.weight=0.25")
+MODELS = {"randar-tiny": DISTILLED, "randar-tiny-aligned": (*DISTILLED, "auxiliary.alignment.weight=0.5")}
 WARM_STEPS, TIMED_STEPS = 6, 20
 USED = 0.9  # of the time: the rest is for evaluation, checkpoints and the export
 
@@ -63,20 +56,16 @@ def train_both(options: BundledOptions) -> int:
     if store.tokenizer is None:
         raise ValueError(f"{options.tokens} holds no tokenizer, which the models need")
     torch.set_float32_matmul_precision("high")
-    for name, auxiliary in MODELS.items():
+    for name, changes in MODELS.items():
         folder = options.work / name
 
-        def trainer(steps: int | None, auxiliary: Mapping[str, Any] = auxiliary) -> RandARTrainer:
-            values = yaml.safe_load(options.recipe.read_text(encoding="utf-8")) | {"auxiliary": dict(auxiliary)}
-            config = build_config(TrainingConfig, overridden(values, options.change), str(options.recipe))
-            config = config if steps is None else replace(config, total_steps=min(steps, config.total_steps))
-            return RandARTrainer(config, store, validation, teacher=teacher)
-
+        config = read_options(TrainingConfig, options.recipe, [*changes, *options.change])
         if not (folder / "steps.json").exists():
-            fit = fitting_steps(trainer(None), 60 * options.minutes * USED / len(MODELS))
-            write_json(folder / "steps.json", fit)
-        steps = read_json(folder / "steps.json")
-        if status := train(trainer(steps), replace(options, out=folder), deadline):
+            trial = RandARTrainer(config, store, validation, teacher=teacher)
+            write_json(folder / "steps.json", fitting_steps(trial, 60 * options.minutes * USED / len(MODELS)))
+        config = replace(config, total_steps=min(read_json(folder / "steps.json"), config.total_steps))
+        trainer = RandARTrainer(config, store, validation, teacher=teacher)
+        if status := train(trainer, replace(options, out=folder), deadline):
             return status
         parts = {"tokenizer": store.tokenizer, "transformer": folder / "model"}
         assemble_model(**parts, manifest=store.manifest, out=options.out / name)

@@ -7,19 +7,14 @@ writes RUNS/results.json: the losses and the probe at the end of each, and what 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from randar_features.cli.parse import Count, run
+from randar_features.cli.parse import Count, nearest, read_options, run
 from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.store.files import read_json, write_json
-from randar_features.training.config import build_config, overridden
 from randar_features.training.log import EVERY_LINE
 from randar_features.training.online_probe import OnlineProbe
 from randar_features.training.recipe import TrainingConfig, recorded
@@ -30,6 +25,25 @@ PROTOCOL = (
     "each variant trained on the same images in the same order from the same weights; held-back nats a token; accuracy "
     "(%) of 20 nearest neighbours and of ridge regression on standardised mean-pooled features of one block, null class"
 )
+ALIGNED = ("auxiliary.alignment.weight=0.5", "auxiliary.alignment.layer=2")
+DISTILLED = (
+    "auxiliary.self_distillation.weight=0.5",
+    "auxiliary.self_distillation.student_layer=1",
+    "auxiliary.self_distillation.teacher_layer=2",
+)
+TWICE = ("auxiliary.second_showing=0.5",)
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "alignment": ALIGNED,
+    "alignment_twice": ALIGNED + TWICE,
+    "self_distillation": DISTILLED,
+    "self_distillation_twice": DISTILLED + TWICE,
+    "class_head_twice": ("auxiliary.class_head.weight=0.1", "auxiliary.class_head.layer=2", *TWICE),
+    "alignment_self_distillation_twice": (
+        *ALIGNED, *DISTILLED, "auxiliary.self_distillation.weight=0.25", *TWICE,
+    ),
+}  # fmt: skip
+"""What each changes in the recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +57,8 @@ class ObjectivesOptions(RunOptions):
         probe: labelled images, a folder or Parquet files.
         probe_split: split of those images; none: all of them.
         probe_images: how many of them; a quarter is held back to test.
-        recipe: options of all variants, and `variants` with what each changes.
-        variants: names of some in the recipe; none: all.
+        recipe: options of all variants.
+        variants: names of some; none: all.
         change: key=value, for all of them, as total_steps=600.
     """
 
@@ -60,17 +74,15 @@ class ObjectivesOptions(RunOptions):
 def compare(options: ObjectivesOptions) -> int:
     """Train each variant, and write the table of those that are done; status 75 if the time was up first."""
     deadline = options.deadline()
-    values = overridden(yaml.safe_load(options.recipe.read_text(encoding="utf-8")), options.change)
-    variants = values.pop("variants")
-    chosen = options.variants or [*variants]
-    if unknown := [name for name in chosen if name not in variants]:
-        raise ValueError(f"no variant {unknown[0]!r} in {options.recipe}, which has {', '.join(variants)}")
+    chosen = options.variants or [*VARIANTS]
+    if unknown := [name for name in chosen if name not in VARIANTS]:
+        raise ValueError(f"no variant {unknown[0]!r}: {nearest(unknown[0], [*VARIANTS])}")
     store = TokenStore(options.tokens / "train")
     probe = OnlineProbe.of_store(
         store, encode_layer, options.probe, split=options.probe_split, count=options.probe_images
     )
     for name in chosen:
-        config = build_config(TrainingConfig, merged(values, variants[name]), f"{options.recipe}: {name}")
+        config = read_options(TrainingConfig, options.recipe, [*VARIANTS[name], *options.change])
         teacher = TeacherMaps(options.tokens / "teacher", store) if config.auxiliary.alignment.weight else None
         validation = TokenStore(options.tokens / "validation")
         trainer = RandARTrainer(config, store, validation, teacher=teacher, probe=probe)
@@ -80,15 +92,6 @@ def compare(options: ObjectivesOptions) -> int:
         write_result(own.out, config)
         write_results(options.out, [each for each in chosen if (options.out / each / "result.json").exists()])
     return 0
-
-
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the `changes`, section by section."""
-    result = dict(base)
-    for name, value in changes.items():
-        inside = isinstance(value, Mapping) and isinstance(base.get(name), Mapping)
-        result[name] = merged(base[name], value) if inside else value
-    return result
 
 
 def write_result(folder: Path, config: TrainingConfig) -> None:

@@ -13,12 +13,13 @@ CODE = ("randar_features", "probes", "benchmarks", "scripts")
 
 # What each room may import of the project, besides itself. A room of the map covers all that lies below it.
 MODEL = ("sequence", "layers", "models", "tokenizers", "precision")
-COMMON = ("store", "data", "timing")
+COMMON = ("store", "data", "timing", "options")
 HUB = (*MODEL, *COMMON, "hub")
 ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.sequence": (),
     "randar_features.timing": (),
     "randar_features.precision": (),
+    "randar_features.options": (),
     "randar_features.store": (),
     "randar_features.data": ("store", "tokenizers"),
     "randar_features.layers": ("sequence",),

@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from benchmarks.options import RunOptions
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
-from randar_features.cli.parse import positional
+from randar_features.cli.parse import positional, read_options
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty
 from randar_features.layers.cross_entropy import CHUNK_BYTES
 from randar_features.models import ARCHITECTURES
 from randar_features.precision import autocast
-from randar_features.training.config import load_config
 from randar_features.training.flops import PEAKS, data_sheet_peak, training_flops
 from randar_features.training.objective import next_token_loss
 from randar_features.training.recipe import TrainingConfig, model_config, model_type
@@ -157,7 +156,7 @@ def keeping(model: nn.Module) -> Iterator[Mapping[int, int]]:
 def measure(config: Config, out: Path) -> Measurement:
     """One result: times and memory, in the units that their names give."""
     peak = (data_sheet_peak(config.gpu) or 0) / 1e12
-    found = plan(config, load_config(TrainingConfig, Path(config.recipe), list(config.overrides)))
+    found = plan(config, read_options(TrainingConfig, Path(config.recipe), config.overrides))
     return Measurement(
         protocol=f"planned, not measured: {config.gpus} × {config.gpu}, {100 * config.mfu:g} % of {peak:g} TFLOP/s "
         "each (bfloat16, data sheet)",

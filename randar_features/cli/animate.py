@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from randar_features.cli.decoding import Order, load_for_decoding
@@ -51,10 +51,4 @@ def animate(options: AnimateOptions) -> None:
     print(f"{options.out}: {', '.join(labels)}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(animate, AnimateOptions, arguments, program="randar animate")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, animate, AnimateOptions, program="randar animate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from randar_features.cli.parse import subcommands
@@ -28,10 +28,14 @@ TEXTS = {
 }
 
 
+OF_BENCHMARKS = {"bench": "benchmarks.__main__", "report": "benchmarks.report.write", "diff": "benchmarks.report.diff"}
+
+
 def call(name: str, arguments: Sequence[str]) -> int:
     """Import a command and run it."""
-    main: Callable[[Sequence[str]], int] = importlib.import_module(f"randar_features.cli.{name}").main
-    return main(arguments)
+    if name in OF_BENCHMARKS:
+        return importlib.import_module(OF_BENCHMARKS[name]).main(arguments, f"randar {name}")
+    return importlib.import_module(f"randar_features.cli.{name}").main(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,14 +6,15 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 import torch
 
+from probes.index import in_words
 from randar_features.cli.parse import run
 from randar_features.hub.files import HubFile
 from randar_features.hub.registry import list_models
@@ -76,20 +77,20 @@ def devices() -> Iterator[str]:
 def memory() -> Iterator[str]:
     """Of the machine, and of each GPU."""
     machine = psutil.virtual_memory()
-    yield f"{size(machine.available)} of {size(machine.total)} available"
+    yield f"{in_words(machine.available)} of {in_words(machine.total)} available"
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
-        yield f"cuda:{number}: {size(free)} of {size(total)} free"
-    yield f"disk here: {size(psutil.disk_usage('.').free)} free"
+        yield f"cuda:{number}: {in_words(free)} of {in_words(total)} free"
+    yield f"disk here: {in_words(psutil.disk_usage('.').free)} free"
 
 
 def caches() -> Iterator[str]:
     """Where downloads and features are kept, how large they are, and how to clean them."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    yield f"Hugging Face Hub: {HF_HUB_CACHE}, {size(bytes_in(Path(HF_HUB_CACHE)))}; clean: hf cache rm, or remove it"
+    yield f"Hugging Face Hub: {HF_HUB_CACHE}, {in_words(bytes_in(Path(HF_HUB_CACHE)))}; clean: hf cache rm, or remove it"
     for name in CACHE_FOLDERS:
-        yield f"{name} (in the working directory): {size(bytes_in(Path(name)))}; clean: rm -r {name}"
+        yield f"{name} (in the working directory): {in_words(bytes_in(Path(name)))}; clean: rm -r {name}"
 
 
 def weights() -> Iterator[str]:
@@ -126,20 +127,4 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
-def size(count: int) -> str:
-    """Bytes in words: "1.5 GB"."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(doctor, DoctorOptions, arguments, program="randar doctor")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = partial(run, doctor, DoctorOptions, program="randar doctor")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,6 @@ class OutpaintOptions(EditOptions):
 @dataclass(frozen=True, kw_only=True)
 class UpscaleOptions(EditOptions):
     """Draw an image at twice its resolution, between its own tokens."""
-
-
-Options = TypeVar("Options", bound=EditOptions)
 
 
 def inpaint(options: InpaintOptions) -> None:
@@ -218,28 +216,15 @@ def strip(pixels: Tensor, versions: dict[str, Tensor]) -> Image.Image:
     return labelled_sheet([shown, *versions.values()], len(labels), column_labels=labels)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-
-    def command(function: Callable[[Options], None], options: type[Options]) -> Callable[[Sequence[str]], int]:
-        return lambda given: run(function, options, given, program=f"randar edit {function.__name__}")
-
-    return subcommands(
-        {
-            "inpaint": command(inpaint, InpaintOptions),
-            "outpaint": command(outpaint, OutpaintOptions),
-            "upscale": command(upscale, UpscaleOptions),
-        },
-        arguments,
-        program="randar edit",
-        about="Edit an image: one PNG file for each seed, and a strip of them all.",
-        texts={
-            "inpaint": "redraw what a box or a mask covers",
-            "outpaint": "draw beyond the edges",
-            "upscale": "draw at twice the resolution",
-        },
-    )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+EDITS = {
+    "inpaint": partial(run, inpaint, InpaintOptions, program="randar edit inpaint"),
+    "outpaint": partial(run, outpaint, OutpaintOptions, program="randar edit outpaint"),
+    "upscale": partial(run, upscale, UpscaleOptions, program="randar edit upscale"),
+}
+TEXTS = {
+    "inpaint": "redraw what a box or a mask covers",
+    "outpaint": "draw beyond the edges",
+    "upscale": "draw at twice the resolution",
+}
+ABOUT = "Edit an image: one PNG file for each seed, and a strip of them all."
+main = partial(subcommands, EDITS, program="randar edit", about=ABOUT, texts=TEXTS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from randar_features import open_table
@@ -86,10 +86,4 @@ def export_model(options: ExportOptions, transformer: Path, tokens: Path) -> Non
     print(load_model(options.out, device="cpu"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(export, ExportOptions, arguments, program="randar export")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, export, ExportOptions, program="randar export")

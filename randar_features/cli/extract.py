@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from randar_features.cli.options import (
     ModelOptions,
     Pooling,
     StoreDType,
+    fields_of,
+    one_or_several,
 )
 from randar_features.cli.parse import Count, Seed, Share, option, positional, run
 from randar_features.data.opening import MAX_PIXELS, printable
@@ -80,30 +82,9 @@ def extract(options: ExtractOptions) -> int:
     if options.abandon:
         print(f"{options.out}: {abandon_extraction(options.out)} images stay")
         return 0
-    store = extract_to_store(
-        list(options.data) if len(options.data) > 1 else options.data[0],
-        options.out,
-        options.model,
-        layers=None if options.layers is None else list(options.layers),
-        context=options.context,
-        read=options.read,
-        norm=options.norm,
-        orders=options.orders,
-        seed=options.seed,
-        pool=None if options.pooling == "none" else options.pooling,
-        store_dtype=options.store_dtype,
-        append=options.append,
-        retry=options.retry,
-        batch_size=options.batch_size,
-        shard_rows=options.shard_rows,
-        device=options.device,
-        dtype=options.dtype,
-        num_workers=options.num_workers,
-        progress=options.progress,
-        split=options.split,
-        value_range=options.value_range,
-        max_pixels=options.max_pixels,
-    )
+    pool = None if options.pooling == "none" else options.pooling
+    others = fields_of(options, but=("data", "out", "pooling", "abandon", "max_unreadable"))
+    store = extract_to_store(one_or_several(options.data), options.out, pool=pool, **others)
     print(store)
     for name in store.names:
         print(f"  {name}: {store.shape(name)}")
@@ -122,10 +103,4 @@ def name_unreadable(store: FeatureStore, limit: float) -> int:
     return int(len(failed) > limit * len(store))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(extract, ExtractOptions, arguments, program="randar extract")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, extract, ExtractOptions, program="randar extract")

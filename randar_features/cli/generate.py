@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -109,10 +109,4 @@ def print_classes(name: str) -> None:
         print(f"{index:4d}  {one}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(generate, GenerateOptions, arguments, program="randar generate")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, generate, GenerateOptions, program="randar generate")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from probes.index import in_words, process_memory
 from randar_features import build_index
-from randar_features.cli.options import DeviceOptions, ImageOptions
+from randar_features.cli.options import DeviceOptions, ImageOptions, one_or_several
 from randar_features.cli.parse import Count, Seed, option, positional, run
 from randar_features.features import model_specs
 from randar_features.features.store import FeatureStore
@@ -109,7 +109,7 @@ def stores_of(options: IndexOptions) -> list[FeatureStore]:
         return [FeatureStore(name) for name in options.data]
     if any(are_stores):
         raise ValueError(f"give stores of features or images, not both: got {', '.join(options.data)}")
-    return [extracted(options, list(options.data) if len(options.data) > 1 else options.data[0])]
+    return [extracted(options, one_or_several(options.data))]
 
 
 def extracted(options: IndexOptions, data: Any) -> FeatureStore:
@@ -153,10 +153,4 @@ def memory(text: str) -> int:
         raise ValueError(f"--memory-limit: expected bytes, such as 4GB or 512MB, got {text!r}") from None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(index, IndexOptions, arguments, program="randar index")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, index, IndexOptions, program="randar index")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from randar_features.cli.parse import Count, Natural
 
@@ -65,3 +66,13 @@ class TimeLimit:
     def deadline(self) -> float | None:
         """`time.monotonic` when the time is up, counted from now; None: no limit."""
         return None if self.max_minutes is None else time.monotonic() + 60 * self.max_minutes
+
+
+def fields_of(options: Any, *, but: Sequence[str] = ()) -> dict[str, Any]:
+    """The options by name, as arguments of a function that calls them the same; `but` those that it does not take."""
+    return {field.name: getattr(options, field.name) for field in fields(options) if field.name not in but}
+
+
+def one_or_several(names: Sequence[str]) -> str | list[str]:
+    """A folder or file by itself, which may hold many images; several as a list."""
+    return names[0] if len(names) == 1 else list(names)

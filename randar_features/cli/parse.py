@@ -14,7 +14,7 @@ How to write a command, here `randar count FOLDER --batch-size 8`:
 
         data: Path = positional()                           # no "--data"; option("-d") adds a short name
         read: Literal["image", "query"] = "image"           # choices
-        batch_size: Count | None = None                     # a range: Count, Positive, Share, Seed, see `RANGES`
+        batch_size: Count | None = None                     # a range: Count, Positive, Share, Seed, see `options`
         loop: LoopConfig = field(default_factory=LoopConfig)    # another dataclass: --loop.log-every
 
     def count(options: CountOptions) -> int | None: ...     # the exit status, None for 0
@@ -24,32 +24,43 @@ How to write a command, here `randar count FOLDER --batch-size 8`:
 
 `--config FILE` reads a YAML file whose keys are the names of the fields. An option that follows it on the command line
 wins. `run(…, recipe=FILE)` names the file to read where `--config` is not given. Python code reads a YAML file by
-`read_options`. A command that chooses among commands calls `subcommands`. This module imports nothing of ours.
+`read_options`. A command that chooses among commands calls `subcommands`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import io
 import logging
-import math
 import os
 import re
 import sys
-import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_origin, get_type_hints
 
 import docstring_parser
 import jsonargparse
 import yaml
 
+from randar_features.options import (  # noqa: F401 - the types of options are for commands
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    check_ranges,
+    element,
+    in_words,
+    nearest,
+    outside,
+    without_none,
+)
 from randar_features.store.records import printable
 
 Options = TypeVar("Options")
@@ -67,24 +78,6 @@ UNFINISHED = 75
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
-
-RANGES: dict[str, Callable[[float], bool]] = {
-    "at least 1": lambda value: 1 <= value < math.inf,
-    "above 0": lambda value: 0 < value < math.inf,
-    "0 or more": lambda value: 0 <= value < math.inf,
-    "from 0 to 1": lambda value: 0 <= value <= 1,
-    "from 0 to below 1": lambda value: 0 <= value < 1,
-    "from 0 to 2^32 - 1": lambda value: 0 <= value < 2**32,
-    "from 0 to 2^63 - 1": lambda value: 0 <= value < 2**63,
-}
-"""What `Annotated[int, WORDS]` means; the words stand in the help and in the message of a refusal."""
-
-Count = Annotated[int, "at least 1"]
-Natural = Annotated[int, "0 or more"]
-Positive = Annotated[float, "above 0"]
-NonNegative = Annotated[float, "0 or more"]
-Share = Annotated[float, "from 0 to 1"]
-Seed = Annotated[int, "from 0 to 2^63 - 1"]
 
 
 class OptionError(ValueError):
@@ -156,7 +149,7 @@ def subcommands(
         return 0
     with explained() as ended:
         if given[0] not in commands:
-            raise OptionError(f"{program} has no command {given[0]!r}; {_nearest(given[0], list(commands))}")
+            raise OptionError(f"{program} has no command {given[0]!r}; {nearest(given[0], list(commands))}")
         ended.status = commands[given[0]](given[1:])
     return ended.status
 
@@ -219,23 +212,22 @@ def _without_files(arguments: list[str]) -> list[str]:
 
 
 def read_options(options: type[Options], file: Path, changes: Sequence[str] = ()) -> Options:
-    """The dataclass from a YAML file and arguments that change it, such as "--batch-size=64"; raises `OptionError`."""
-    return parse(options, ["--config", str(file), *changes])
+    """The dataclass from a YAML file and arguments that change it, such as "--batch-size=64" or "loop.log_every=5".
+
+    Raises:
+        OptionError: see `parse`.
+    """
+    return parse(options, ["--config", str(file), *map(as_option, changes)])
+
+
+def as_option(word: str) -> str:
+    """An argument `key=value` as `--key=value`; any other as it is."""
+    return f"--{word}" if re.match(r"[a-z][\w.]*=", word) else word
 
 
 def part(options: object, kind: type[Options]) -> Options:
     """The fields of a dataclass that `options`, of a class that extends it, has too."""
     return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
-
-
-def check_ranges(options: object) -> None:
-    """ValueError for the first field whose value is out of the range in its annotation; call it in `__post_init__`."""
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
-        value = getattr(options, name)
-        words = _range_words(hint)
-        values = value if isinstance(value, list | tuple) else [value]
-        if words and not all(one is None or isinstance(one, str) or RANGES[words](one) for one in values):
-            raise ValueError(f"{name} is {value}, expected {words}")
 
 
 class Ending:
@@ -402,8 +394,8 @@ def _about(options: type) -> str:
 
 def _add(parser: Any, setting: _Setting, given: tuple[Any, Path] | None) -> None:
     """One option, with help that gives type or choices, range, default, and the file that sets the default."""
-    hint, optional = _without_none(setting.hint)
-    kind, several = _element(hint)
+    hint, optional = without_none(setting.hint)
+    kind, several = element(hint)
     positional, metavar = setting.field.metadata.get("positional"), setting.field.metadata.get("metavar")
     required = setting.default is dataclasses.MISSING
     more: dict[str, Any] = {"help": _help(setting, given)}
@@ -428,7 +420,7 @@ def _add(parser: Any, setting: _Setting, given: tuple[Any, Path] | None) -> None
 
 
 def _help(setting: _Setting, given: tuple[Any, Path] | None) -> str:
-    facts = [_in_words(setting.hint)]
+    facts = [in_words(setting.hint)]
     if given is not None:
         facts.append(f"default: {_shown(given[0])}, from {given[1].name}")
     elif setting.default is dataclasses.MISSING:
@@ -442,57 +434,6 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _without_none(hint: Any) -> tuple[Any, bool]:
-    """The hint without None, and whether None was in it."""
-    if get_origin(hint) not in (Union, types.UnionType):
-        return hint, False
-    others = tuple(one for one in get_args(hint) if one is not types.NoneType)
-    return (Union[others], len(others) < len(get_args(hint)))  # noqa: UP007 - a union of any number of types
-
-
-def _element(hint: Any) -> tuple[Any, str | int | None]:
-    """The type of one value without its range, and as nargs how many there are; None: one."""
-    origin, inside = get_origin(hint), get_args(hint)
-    if origin in (list, tuple, Sequence):
-        several = len(inside) if origin is tuple and Ellipsis not in inside else "+"
-        return _element(inside[0])[0], several
-    if origin is Annotated:
-        return inside[0], None
-    if origin in (Union, types.UnionType):
-        return Union[tuple(_element(one)[0] for one in inside)], None  # noqa: UP007
-    return hint, None
-
-
-def _range_words(hint: Any) -> str | None:
-    """The words of a range inside a hint, None where there are none."""
-    if get_origin(hint) is Annotated:
-        return next(iter(hint.__metadata__))
-    if get_origin(hint) is Literal:
-        return None
-    return next((words for one in get_args(hint) if (words := _range_words(one))), None)
-
-
-TYPE_WORDS = {bool: "yes or no", Path: "path", str: "text", dict: "mapping", Any: "any value"}
-
-
-def _in_words(hint: Any) -> str:
-    """A type as the help and the messages have it, such as "one of mean, max" or "int at least 1 or none"."""
-    hint, optional = _without_none(hint)
-    kind, several = _element(hint)
-    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    plain = [one for one in parts if get_origin(one) is not Literal]
-    words = [TYPE_WORDS.get(get_origin(one) or one) or getattr(one, "__name__", str(one)) for one in plain]
-    choices = [str(choice) for one in parts if get_origin(one) is Literal for choice in get_args(one)]
-    text = " or ".join(words + ([", ".join(choices)] if choices else []))
-    if choices and not several and not plain:
-        text = f"one of {text}"
-    if range_words := _range_words(hint):
-        text += f", {range_words}"
-    if several:
-        text = f"{several} × {text}" if isinstance(several, int) else f"one or more of {text}"
-    return f"{text} or none" if optional else text
 
 
 def _config_files(arguments: list[str]) -> list[Path]:
@@ -542,9 +483,9 @@ def _spelled(arguments: list[str], settings: list[_Setting]) -> list[str]:
     "--batch_size" becomes "--batch-size"; none becomes null, YAML's word, where None may be given; "--betas=[0, 0.9]"
     becomes "--betas 0 0.9".
     """
-    several = {setting.name for setting in settings if _element(_without_none(setting.hint)[0])[1]}
+    several = {setting.name for setting in settings if element(without_none(setting.hint)[0])[1]}
     known = {setting.name for setting in settings}
-    may_be_none = {setting.name for setting in settings if _without_none(setting.hint)[1]}
+    may_be_none = {setting.name for setting in settings if without_none(setting.hint)[1]}
     changed: list[str] = []
     last = ""
     for word in arguments:
@@ -571,7 +512,7 @@ def _one_line(message: str, settings: list[_Setting]) -> str:
         setting = by_key.get(found[1])
         if setting is not None:
             got = f", got {value[1]!r}" if value else f": {' '.join(message.split()[3:])}"
-            return f"{setting.name}: expected {_in_words(setting.hint)}{got}"
+            return f"{setting.name}: expected {in_words(setting.hint)}{got}"
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         return _unknown(found[1].partition("=")[0], [setting.name for setting in settings])
     if found := re.match(r"Option '([^']+)' is not accepted", message):
@@ -581,14 +522,8 @@ def _one_line(message: str, settings: list[_Setting]) -> str:
 
 def _unknown(name: str, known: list[str]) -> str:
     if "=" not in name and not name.startswith("-") and "." not in name and name not in known:
-        return f"unexpected argument {name!r}; {_nearest(name, known)}"
-    return f"there is no option {name!r}; {_nearest(name, known)}"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """The known name that is most like the given one, else all."""
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+        return f"unexpected argument {name!r}; {nearest(name, known)}"
+    return f"there is no option {name!r}; {nearest(name, known)}"
 
 
 def _filled(options: type[Options], found: jsonargparse.Namespace, prefix: str = "") -> Options:
@@ -600,17 +535,11 @@ def _filled(options: type[Options], found: jsonargparse.Namespace, prefix: str =
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[field.name] = _filled(hint, value, f"{prefix}{field.name}.")
             continue
-        kind = get_origin(_without_none(hint)[0])
+        kind = get_origin(without_none(hint)[0])
         if value == [None]:  # "--layers none"
             value = None
         values[field.name] = tuple(value) if kind is tuple and value is not None else value
-        _check_range(f"--{prefix}{field.name}".replace("_", "-"), values[field.name], hint)
+        if outside(values[field.name], hint):
+            name = f"--{prefix}{field.name}".replace("_", "-")
+            raise OptionError(f"{name}: expected {in_words(hint)}, got {_shown(values[field.name])}")
     return options(**values)
-
-
-def _check_range(name: str, value: Any, hint: Any) -> None:
-    words = _range_words(hint)
-    numbers = value if isinstance(value, list | tuple) else [value]
-    for number in numbers:
-        if words and isinstance(number, int | float) and not RANGES[words](number):
-            raise OptionError(f"{name}: expected {_in_words(hint)}, got {number}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,10 +130,4 @@ def pooling_of(options: ProbeOptions, stored: FeatureStore | None) -> str:
     return options.pooling if held is None or options.pooling != "mean" else str(held)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(probe, ProbeOptions, arguments, program="randar probe")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, probe, ProbeOptions, program="randar probe")

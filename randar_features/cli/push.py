@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from randar_features.cli.parse import positional, run
@@ -40,10 +40,4 @@ def push(options: PushOptions) -> None:
         print(push_to_hub(options.folder, options.repository, private=options.private, message=options.message))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(push, PushOptions, arguments, program="randar push")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, push, PushOptions, program="randar push")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from randar_features import open_index
-from randar_features.cli.options import DeviceOptions
+from randar_features.cli.options import DeviceOptions, one_or_several
 from randar_features.cli.parse import Count, Natural, option, positional, run
 from randar_features.data import open_images
 from randar_features.data.lists import spreadsheet_safe
@@ -78,7 +78,7 @@ def search(options: SearchOptions) -> None:
         hits = index.search_own(list(options.rows), options.k, **effort)
     else:
         encoder = encoder_of(index, options.encoder, options.device)
-        hits = index.search(list(options.images or ()), options.k, encoder=encoder, **effort)
+        hits = index.search(one_or_several(options.images or ()), options.k, encoder=encoder, **effort)
     for path, status in zip(hits.queries, hits.status, strict=True):
         if status != "ok":
             print(f"could not be read: {printable(path or '')}: {printable(status)}")
@@ -168,10 +168,4 @@ def read_pictures(wanted: list[dict[str, Any]], options: SearchOptions) -> dict[
     return pictures
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(search, SearchOptions, arguments, program="randar search")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, search, SearchOptions, program="randar search")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -180,10 +180,4 @@ def report(folder: Path, store: TokenStore | None, deadline: float | None) -> in
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run(tokenize_images, TokenizeOptions, arguments, program="randar tokenize")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run, tokenize_images, TokenizeOptions, program="randar tokenize")

@@ -1,22 +1,165 @@
-"""`randar train`: a folder of images to a model in minutes; or one stage of the full recipe."""
+"""`randar train FOLDER`: a model of your own images in minutes; `randar train STAGE`: a stage of the full recipe.
+
+The tokenizer of a model that is there stays as it is; its transformer is fine-tuned, or trained from fresh weights, on
+the classes of the folder.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-STAGES = {"transformer": "train_transformer", "tokenizer": "train_tokenizer"}
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from randar_features.cli.parse import Count, Positive, Seed, Share, option, positional, run
+from randar_features.cli.tokenize import keep_tokenizer
+from randar_features.cli.train_transformer import previews
+from randar_features.cli.training import RunOptions, train
+from randar_features.data import open_images
+from randar_features.data.images import ImageSource
+from randar_features.data.token_store import TokenStore
+from randar_features.data.tokenizing import tokenize
+from randar_features.hub import Model, load_model
+from randar_features.models import ARCHITECTURES
+from randar_features.store.files import written_whole
+from randar_features.training.loop import LoopConfig
+from randar_features.training.trainer import RandARTrainer, TrainingConfig
+
+VALIDATION_SPLITS = ("validation", "val", "test")
+CLASS_TABLE = "cls_embedding.embedding_table.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """Train a model of your own images in minutes: the tokenizer of --from stays, its transformer learns your classes.
+
+    DATA is a folder with a subfolder for each class, or with train/CLASS and validation/CLASS. Run it again to
+    continue. A model folder that load_model reads lies in every checkpoint, OUT/checkpoints/…, and at the end in
+    OUT/model.
+
+      randar train FOLDER --from randar-tiny --steps 500
+      randar train transformer --help      the full recipe, on tokens that `randar tokenize` wrote
+      randar train tokenizer --help        a tokenizer of your own
+
+    Attributes:
+        data: folder of images, Parquet files or a tar.
+        out: folder of the run; a run that is there is continued.
+        base: name or folder of the model to start from.
+        fresh: start from fresh weights of the same sizes instead of fine-tuning.
+        steps: training steps.
+        batch_size: images in a step.
+        learning_rate: the highest, after the warm-up; none: 0.0005, or 0.002 for fresh weights.
+        validation: share of the images to hold back where the folder has no validation split.
+        checkpoint_every: steps between two checkpoints.
+        log_every: steps between two lines of progress.
+        seed: of every random choice.
+    """
+
+    data: str = positional()
+    out: Path = Path("runs/train")
+    base: str = option("--from", default="randar-tiny")
+    fresh: bool = False
+    steps: Count = 500
+    batch_size: Count = 32
+    learning_rate: Positive | None = None
+    validation: Share = 0.1
+    checkpoint_every: Count = 100
+    log_every: Count = 10
+    seed: Seed = 0
+
+
+def train_folder(options: TrainOptions) -> int:
+    """Tokenize, then train to the end or until the time is up."""
+    deadline = options.deadline()
+    base = load_model(options.base)
+    tokens, validation = token_stores(options, base)
+    print(
+        f"{options.data}: {len(tokens)} images to train on, {len(validation)} to validate, {tokens.num_classes} classes"
+    )
+    initial = None if options.fresh else adapted(base, tokens, options.out / "initial")
+    config = training_config(options, base, initial)
+    return train(RandARTrainer(config, tokens, validation, previews(tokens)), options, deadline)
+
+
+def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenStore]:
+    """The tokens of both splits, made where they are not there yet."""
+    folder = options.out / "tokens"
+    keep_tokenizer(options.base, base.tokenizer, base.image_size, folder / "tokenizer", write=True)
+    stores = []
+    for name, source in zip(("train", "validation"), splits(options), strict=True):
+        store = tokenize(base.tokenizer, source, folder / name, image_size=base.image_size)
+        assert store is not None  # one process, no deadline
+        stores.append(store)
+    return stores[0], stores[1]
+
+
+def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
+    """The images to train on and to validate: the splits of the folder, else a share of all is held back."""
+    found = [name for name in VALIDATION_SPLITS if (Path(options.data) / name).is_dir()]
+    if (Path(options.data) / "train").is_dir() and found:
+        return open_images(options.data, split="train"), open_images(options.data, split=found[0])
+    source = open_images(options.data)
+    if source.streamed or len(source) < 2:
+        raise ValueError(f"{options.data}: expected at least two images that can be read in any order")
+    order = np.random.default_rng(options.seed).permutation(len(source))
+    held = max(1, round(options.validation * len(source)))
+    return source.take(np.sort(order[held:])), source.take(np.sort(order[:held]))
+
+
+def adapted(base: Model, tokens: TokenStore, folder: Path) -> Path:
+    """A folder with the transformer's weights, fitted to the classes of the tokens.
+
+    A class that the model has by name keeps its vector; the others begin at that of the null class.
+    """
+    state = dict(base.transformer.state_dict())
+    state[CLASS_TABLE] = class_table(state[CLASS_TABLE], base.classes, tokens)
+    with written_whole(folder / "model.safetensors") as file:
+        file.write(save({name: value.cpu().contiguous() for name, value in state.items()}))
+    return folder
+
+
+def class_table(table: Tensor, names: Sequence[str] | None, tokens: TokenStore) -> Tensor:
+    """The vectors (C + 1, D) of the tokens' classes from those of the model (C' + 1, D); last comes the null class."""
+    known: Mapping[str, int] = {name: index for index, name in enumerate(names or ())}
+    wanted = tokens.manifest["label_names"] or [None] * tokens.num_classes
+    rows = [known.get(name, len(table) - 1) for name in wanted]
+    return table[torch.tensor([*rows, len(table) - 1])].clone()
+
+
+def training_config(options: TrainOptions, base: Model, initial: Path | None) -> TrainingConfig:
+    """The recipe: sizes of the base model, a short warm-up, no dropout."""
+    sizes = asdict(base.transformer.config)
+    for name in ("vocab_size", "num_tokens", "num_classes"):
+        del sizes[name]
+    kind = next(name for name, (build, _) in ARCHITECTURES.items() if isinstance(base.transformer, build))
+    rate = options.learning_rate or (5e-4 if initial else 2e-3)
+    return TrainingConfig(
+        model={"type": kind, **sizes},
+        initial=None if initial is None else str(initial),
+        total_steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=rate,
+        warmup_steps=min(50, options.steps // 10),
+        ema_decay=0.99,
+        seed=options.seed % 2**32,
+        loop=LoopConfig(
+            log_every=options.log_every,
+            evaluate_every=options.checkpoint_every,
+            checkpoint_every=options.checkpoint_every,
+            preview_every=options.steps,
+        ),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: `randar train FOLDER`, `randar train transformer …` or `randar train tokenizer …`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    stage = STAGES.get(given[0]) if given else None
-    module = importlib.import_module(f"randar_features.cli.{stage or 'train_folder'}")
-    command: Callable[[Sequence[str]], int] = module.main
-    return command(given[1:] if stage else given)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    if given[:1] not in (["transformer"], ["tokenizer"]):
+        return run(train_folder, TrainOptions, given, program="randar train")
+    return importlib.import_module(f"randar_features.cli.train_{given[0]}").main(given[1:])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from randar_features.cli.parse import UNFINISHED, Natural, part, run
-from randar_features.cli.training import RECIPES, RunOptions, as_options, train
+from randar_features.cli.parse import UNFINISHED, Natural, part
+from randar_features.cli.training import RunOptions, run_stage, train
 from randar_features.data.pixel_cache import PixelCache, cache_pixels
 from randar_features.data.pixel_source import PixelSource
 from randar_features.training.distributed import make_accelerator
@@ -62,12 +61,4 @@ def open_pixels(options: TokenizerOptions, split: str, deadline: float | None) -
         return cache_pixels(options.data, folder / split, image_size=size, split=split, deadline=deadline)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    given = as_options(sys.argv[1:] if arguments is None else arguments)
-    recipe = RECIPES / "tiny_tokenizer.yaml"
-    return run(train_tokenizer, TokenizerOptions, given, program="randar train tokenizer", recipe=recipe)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run_stage, train_tokenizer, TokenizerOptions, stage="tokenizer", recipe="tiny_tokenizer.yaml")

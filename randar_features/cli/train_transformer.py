@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from randar_features.cli.parse import Count, part, run
-from randar_features.cli.training import RECIPES, RunOptions, as_options, train
+from randar_features.cli.parse import Count, part
+from randar_features.cli.training import RunOptions, run_stage, train
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.generation.preview import sample_preview, spread_classes
@@ -75,13 +75,4 @@ def previews(store: TokenStore) -> Callable[[nn.Module], Tensor] | None:
     return sample_preview(tokenizer, [*spread_classes(store.num_classes, SAMPLES - 1), store.num_classes])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    given = as_options(sys.argv[1:] if arguments is None else arguments)
-    return run(
-        train_transformer, TransformerOptions, given, program="randar train transformer", recipe=RECIPES / "tiny.yaml"
-    )
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = partial(run_stage, train_transformer, TransformerOptions, stage="transformer", recipe="tiny.yaml")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from randar_features.cli.options import TimeLimit
-from randar_features.cli.parse import UNFINISHED
+from randar_features.cli.parse import UNFINISHED, Options, as_option, run
 from randar_features.training.allocator import keep_freed_memory
-from randar_features.training.loop import Trainer, run
+from randar_features.training.loop import Trainer
+from randar_features.training.loop import run as run_training
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -37,11 +38,20 @@ def train(trainer: Trainer, options: RunOptions, deadline: float | None) -> int:
         keep_freed_memory()
     seconds = None if deadline is None else deadline - time.monotonic()
     loop = trainer.config.loop
-    done = run(trainer, options.out, loop, max_seconds=seconds, allow_changes=options.allow_changes)
+    done = run_training(trainer, options.out, loop, max_seconds=seconds, allow_changes=options.allow_changes)
     model = options.out / "model"
     if model.exists():
         print(f"{model}: the model" if done else f"{model}: the model so far; run it again to continue")
     return 0 if done else UNFINISHED
+
+
+def run_stage(
+    command: Callable[[Options], int], options: type[Options], arguments: Sequence[str] | None = None, *,
+    stage: str, recipe: str,
+) -> int:  # fmt: skip
+    """The command line of `randar train STAGE`; the shipped `recipe` is read where --config is not given."""
+    given = as_options(sys.argv[1:] if arguments is None else arguments)
+    return run(command, options, given, program=f"randar train {stage}", recipe=RECIPES / recipe)
 
 
 def as_options(arguments: Sequence[str]) -> list[str]:
@@ -49,11 +59,6 @@ def as_options(arguments: Sequence[str]) -> list[str]:
     shipped = {file.name: str(file) for file in RECIPES.glob("*.yaml")}
     words: list[str] = []
     for word in arguments:
-        key, equals, _ = word.partition("=")
-        if equals and re.fullmatch(r"[a-z][\w.]*", key):
-            words.append(f"--{word}")
-        elif words[-1:] == ["--config"] and not Path(word).exists():
-            words.append(shipped.get(word, word))
-        else:
-            words.append(word)
+        named = words[-1:] == ["--config"] and not Path(word).exists()
+        words.append(shipped.get(word, word) if named else as_option(word))
     return words

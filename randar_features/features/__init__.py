@@ -2,11 +2,10 @@
 
 from randar_features.features.encode import encode, encode_layer, encode_specs, encode_tokens
 from randar_features.features.encoder import ImageEncoder, RandAREncoder
-from randar_features.features.extract import extract_features
+from randar_features.features.extract import extract_features, extract_to_store
 from randar_features.features.spec import FeatureSpec, model_specs
 from randar_features.features.store import FeatureStore, abandon_extraction
 from randar_features.features.table import FeatureTable, open_table
-from randar_features.features.to_store import extract_to_store
 
 __all__ = [
     "FeatureSpec",

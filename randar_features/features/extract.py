@@ -1,9 +1,11 @@
-"""Features of whole collections of images, with one call."""
+"""Features of whole collections of images, with one call: in memory, or in a store on disk."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
 from randar_features.data.opening import MAX_PIXELS
-from randar_features.features.arguments import check_classes, check_numbers, check_pool
+from randar_features.data.stored_images import name_of as name_of_images
+from randar_features.data.stored_images import root_of
 from randar_features.features.encode import encode
-from randar_features.features.spec import FeatureSpec, check_orders, model_specs
+from randar_features.features.spec import FeatureSpec, as_index, check_orders, model_specs
+from randar_features.features.store import FeatureStore
+from randar_features.features.store_writer import Content, write_store
 from randar_features.features.table import FeatureTable, open_table
-from randar_features.features.to_store import extract_to_store
 from randar_features.hub import Model, load_model
-from randar_features.precision import DType, check_dtype, name_of
+from randar_features.precision import DType, check_dtype, format_of, name_of
 
 _POSITIONS_PER_BATCH = 32768  # sequence positions that one forward pass handles where batch_size is None
 
@@ -42,7 +47,9 @@ def extract_features(
     pool: str | None = None,
     out: str | Path | None = None,
     append: bool = False,
+    retry: bool = False,
     store_dtype: str = "float32",
+    shard_rows: int | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     dtype: DType = None,
@@ -66,14 +73,18 @@ def extract_features(
         orders: None: the model's own order (raster but for PAR); K: K seeded random orders in antithetic pairs.
         norm: apply the model's final norm.
         classes: None: the null class, so that no label leaks; "labels": the model's class of the same name as each
-            image's own, which every image must have; an index for all, or one for each image.
+            image's own, which every image must have; an index for all, or (not with `out`) one for each image.
         combine: "mean" of the K orders, or "concatenate" them along D.
         seed: of the K orders.
         pool: None: keep the maps; "mean": keep only their mean over locations.
         out: a folder: the table is written there, for any number of images in bounded memory; a killed extraction
-            goes on where it was when it is called again. None: it is kept in memory.
-        append: images that the table in `out` does not have yet, by content or path, are added.
+            goes on where it was when it is called again, and under torchrun each process makes its own shards. None:
+            it is kept in memory.
+        append: images that the table in `out` does not have yet, by content or path, are added; changed ones are read
+            again and moved ones renamed, with a warning that names them.
+        retry: with `out`, read the images again that could not be read.
         store_dtype: "float32" or "float16", format of the features in `out`.
+        shard_rows: images in a file of `out`, as memory must hold; None: 1024, or as many as make 64 MiB.
         batch_size: images a forward pass; None: as many as fit some 32 thousand sequence positions, with `out` 32.
         device: None: CUDA where there is one.
         dtype: what the model computes in: "float32", "bfloat16", "float16", the torch dtype of that name, or "auto",
@@ -91,75 +102,167 @@ def extract_features(
         the reason in `status`.
 
     Raises:
-        ValueError, IndexError, TypeError: settings that do not fit the model, or something that is no image.
+        ValueError, IndexError, TypeError: settings that do not fit the model, or something that is no image; or `out`
+            holds features of another model, of other settings or of other images.
         ImageError: not one image could be read.
     """
-    check_dtype(dtype)
-    check_orders(orders, seed, combine)
-    check_numbers(batch_size, num_workers)
-    check_pool(pool)
-    if out is not None:
-        extract_to_store(
-            images,
-            out,
-            model,
-            layers=layers,
-            context=context,
-            read=read,
-            norm=norm,
-            orders=orders,
-            combine=combine,
-            seed=seed,
-            classes=classes,  # type: ignore[arg-type]  # what a store does not take is refused there
-            pool=pool,
-            store_dtype=store_dtype,
-            append=append,
-            batch_size=batch_size or 32,
-            device=device,
-            dtype=dtype,
-            num_workers=num_workers,
-            progress=progress,
-            split=split,
-            value_range=value_range,
-            max_pixels=max_pixels,
+    options = dict(locals())
+    images, out = options.pop("images"), options.pop("out")
+    extraction = Extraction(**options)
+    if out is None:
+        return extraction.to_memory(images)
+    extraction.to_store(images, out)
+    table = open_table(out)
+    _report_failures(table.status, table.paths, stacklevel=4)
+    return table
+
+
+def extract_to_store(
+    images: Any,
+    folder: str | Path,
+    model: str | Model = "randar-tiny",
+    *,
+    pool: str | None = "mean",
+    store_dtype: str = "float16",
+    **options: Any,
+) -> FeatureStore:
+    """`extract_features` with `out=folder`, and its other options; gives the store, pooled and in float16."""
+    return Extraction(model=model, pool=pool, store_dtype=store_dtype, **options).to_store(images, folder)
+
+
+@dataclass(kw_only=True)
+class Extraction:
+    """The options of `extract_features`, which documents them; wrong ones are refused when it is made."""
+
+    model: str | Model = "randar-tiny"
+    layers: int | Iterable[int] | None = None
+    context: str | Sequence[str] | None = None
+    read: str | Sequence[str] = "image"
+    orders: int | None = None
+    norm: bool = False
+    classes: Any = None
+    combine: str = "mean"
+    seed: int = 0
+    pool: str | None = None
+    append: bool = False
+    retry: bool = False
+    store_dtype: str = "float32"
+    shard_rows: int | None = None
+    batch_size: int | None = None
+    device: str | torch.device | None = None
+    dtype: DType = None
+    num_workers: int = 0
+    progress: bool = True
+    split: str | None = None
+    value_range: tuple[float, float] | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+        check_orders(self.orders, self.seed, self.combine)
+        if self.batch_size is not None and as_index("batch_size", self.batch_size) < 1:
+            raise ValueError(f"batch_size must be at least 1, or None; got {self.batch_size}")
+        if as_index("num_workers", self.num_workers) < 0:
+            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+        if self.pool is not None:
+            sequence.check_choice("pool", self.pool, ("mean",))
+
+    @cached_property
+    def loaded(self) -> tuple[Model, torch.dtype]:
+        """The model in a format that it can compute in, and the format of the products."""
+        return load_model(self.model, device=self.device).fitted(self.dtype)
+
+    def specs(self) -> list[FeatureSpec]:
+        """The features, as the model has them."""
+        return model_specs(
+            self.loaded[0], layers=self.layers, context=self.context, read=self.read, norm=self.norm,
+            orders=self.orders, seed=self.seed, combine=self.combine,
+        )  # fmt: skip
+
+    def source(self, images: Any) -> ImageSource:
+        """The images, opened."""
+        return open_images(images, split=self.split, value_range=self.value_range, max_pixels=self.max_pixels)
+
+    def to_store(self, images: Any, folder: str | Path) -> FeatureStore:
+        """Fill the store in a folder, go on with one that is not finished, or give back one that is."""
+        model, computing = self.loaded
+        specs, classes = self.specs(), check_classes(self.classes, model)
+        if classes is not None and not isinstance(classes, int):
+            raise ValueError(
+                "features on disk take classes=None or one index for all images: leave out `out` for others"
+            )
+
+        def values(pixels: Tensor) -> dict[str, Tensor]:
+            maps = encode(model, pixels, specs, classes, self.dtype)
+            return {str(spec): one if self.pool is None else one.mean(dim=(1, 2)) for spec, one in maps.items()}
+
+        given = {} if classes is None else {"classes": classes}
+        source = self.source(images)
+        content = Content(
+            encoder=model.name,
+            weights=model.weights_hash,
+            outputs={str(spec): spec.details() | given for spec in specs},
+            image_size=model.image_size,
+            pooling=self.pool,
+            dtype=self.store_dtype,
+            compute_dtype=format_of(computing, model.dtype),
+            value_range=source.reading.value_range,
         )
-        table = open_table(out)
-        _report_failures(table.status, table.paths, stacklevel=4)
-        return table
-    if append:
-        raise ValueError("append=True adds images to a table on disk: give its folder as out")
-    loaded, computing = load_model(model, device=device).fitted(dtype)
-    specs = model_specs(
-        loaded, layers=layers, context=context, read=read, orders=orders, norm=norm, seed=seed, combine=combine
-    )
-    classes = check_classes(classes, loaded)
-    source = open_images(images, split=split, value_range=value_range, max_pixels=max_pixels)
-    if isinstance(classes, list) and source.length not in (None, len(classes)):
-        raise ValueError(f"{len(classes)} classes were given for {source.length} images: give one for each")
-    wanted = classes_by_name(source, loaded) if isinstance(classes, str) else classes
-    rows = _Rows(source.length)
-    size = own_batch_size(loaded, specs) if batch_size is None else batch_size
-    with tqdm(total=source.length, desc="features", unit="image", disable=not progress) as bar:
-        for batch in source.batches(loaded.image_size, size, num_workers):
-            given = _classes_of(wanted, batch, len(rows.status), loaded)
-            maps = encode(loaded, batch.pixels, specs, given, dtype)
-            rows.add(_kept(list(maps.values()), pool, batch), batch)
-            bar.update(len(batch.status))
-    if isinstance(classes, list) and len(classes) != len(rows.status):
-        raise ValueError(f"{len(classes)} classes were given for {len(rows.status)} images: give one for each")
-    details = {
-        "layers": [spec.layer for spec in specs],
-        "context": _one_or_several(spec.context for spec in specs),
-        "read": _one_or_several(spec.read for spec in specs),
-        "norm": norm,
-        "orders": orders,
-        "combine": combine,
-        "seed": seed,
-        "pool": pool,
-        "classes": classes,
-        "value_range": source.reading.value_range,
-    }
-    return rows.table(specs, source.label_names, details | origin(loaded, computing))
+        return write_store(
+            source,
+            folder,
+            values,
+            content,
+            data=name_of_images(images, self.split),
+            root=root_of(images, self.split),
+            batch_size=self.batch_size or 32,
+            shard_rows=self.shard_rows,
+            num_workers=self.num_workers,
+            append=self.append,
+            retry=self.retry,
+            progress=self.progress,
+        )
+
+    def to_memory(self, images: Any) -> FeatureTable:
+        """The table in memory."""
+        for name, given in (("append", self.append), ("retry", self.retry), ("shard_rows", self.shard_rows)):
+            if given:
+                raise ValueError(f"{name}={given} is for a table on disk: give its folder as out")
+        model, computing = self.loaded
+        specs, classes = self.specs(), check_classes(self.classes, model)
+        source = self.source(images)
+        if isinstance(classes, list):
+            _check_count(classes, source.length)
+        wanted = classes_by_name(source, model) if isinstance(classes, str) else classes
+        rows = _Rows(source.length)
+        size = own_batch_size(model, specs) if self.batch_size is None else self.batch_size
+        with tqdm(total=source.length, desc="features", unit="image", disable=not self.progress) as bar:
+            for batch in source.batches(model.image_size, size, self.num_workers):
+                given = _classes_of(wanted, batch, len(rows.status), model)
+                maps = encode(model, batch.pixels, specs, given, self.dtype)
+                rows.add(_stacked(list(maps.values()), self.pool, batch), batch)
+                bar.update(len(batch.status))
+        if isinstance(classes, list):
+            _check_count(classes, len(rows.status))
+        details = {
+            "layers": [spec.layer for spec in specs],
+            "context": _one_or_several(spec.context for spec in specs),
+            "read": _one_or_several(spec.read for spec in specs),
+            "norm": self.norm,
+            "orders": self.orders,
+            "combine": self.combine,
+            "seed": self.seed,
+            "pool": self.pool,
+            "classes": classes,
+            "value_range": source.reading.value_range,
+            "dtype": name_of(computing),
+            "weights_dtype": name_of(model.dtype),
+            "image_size": model.image_size,
+            "model": model.name,
+            "revision": model.revision,
+            "weights": model.weights_hash,
+        }
+        return rows.table(specs, source.label_names, details)
 
 
 def _one_or_several(names: Iterable[str]) -> str | list[str]:
@@ -174,28 +277,44 @@ def own_batch_size(model: Model, specs: Sequence[FeatureSpec]) -> int:
     return max(1, _POSITIONS_PER_BATCH // longest)
 
 
-def origin(model: Model, computing: torch.dtype) -> dict[str, Any]:
-    """What the numbers depend on besides the settings: the weights, and the format of weights and products."""
-    return {
-        "dtype": name_of(computing),
-        "weights_dtype": name_of(model.dtype),
-        "image_size": model.image_size,
-        "model": model.name,
-        "revision": model.revision,
-        "weights": model.weights_hash,
-    }
-
-
-def _kept(maps: Sequence[Tensor], pool: str | None, batch: ImageBatch) -> Tensor:
+def _stacked(maps: Sequence[Tensor], pool: str | None, batch: ImageBatch) -> Tensor:
     """(b, S, G, G, D) or pooled (b, S, D) of all specs, NaN where an image could not be read."""
     stacked = torch.stack(list(maps), dim=1)
-    kept = (stacked if pool is None else stacked.mean(dim=(2, 3))).cpu()
-    kept[[status != OK for status in batch.status]] = torch.nan
-    return kept
+    values = (stacked if pool is None else stacked.mean(dim=(2, 3))).cpu()
+    values[[status != OK for status in batch.status]] = torch.nan
+    return values
+
+
+# The classes that the model is given
 
 
 class ClassesByName(list[int]):
     """The model's class of each label of the data."""
+
+
+def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
+    """`classes` as None, "labels", one index or a list of them, all from 0 to C, the null class.
+
+    Raises:
+        TypeError, ValueError: they are anything else.
+    """
+    if classes is None or (isinstance(classes, str) and classes == "labels"):
+        return classes
+    if isinstance(classes, str):
+        raise ValueError(f'classes must be None, "labels", an index, or one index for each image; got {classes!r}')
+    if isinstance(classes, Iterable) and not getattr(classes, "ndim", 1):
+        classes = classes.item()  # type: ignore[attr-defined]
+    several = isinstance(classes, Iterable)
+    given = [as_index("classes", label) for label in (classes if several else [classes])]
+    null = model.transformer.config.num_classes
+    if wrong := [label for label in given if not 0 <= label <= null]:
+        raise ValueError(f"classes must lie in 0 … {null - 1}, or be {null} for the null class; got {wrong[0]}")
+    return given if several else given[0]
+
+
+def _check_count(classes: list[int], images: int | None) -> None:
+    if images not in (None, len(classes)):
+        raise ValueError(f"{len(classes)} classes were given for {images} images: give one for each")
 
 
 def classes_by_name(source: ImageSource, model: Model) -> ClassesByName:
@@ -224,10 +343,8 @@ def _classes_of(classes: int | list[int] | None, batch: ImageBatch, start: int, 
             if label is None and status == OK:
                 raise ValueError(_without_label(start + number))
         given = [null if label is None else classes[label] for label in batch.labels]
-    elif isinstance(classes, int):
-        given = [classes] * count
     else:
-        given = classes[start : start + count]
+        given = [classes] * count if isinstance(classes, int) else classes[start : start + count]
     if len(given) < count:
         raise ValueError(f"{len(given)} classes are left for {count} images from number {start} on: give one for each")
     return torch.tensor(given, device=model.device)
@@ -240,7 +357,7 @@ class _Rows:
         self.expected = expected
         self.parts: list[Tensor] = []
         self.array: Tensor | None = None
-        self.labels: list[int | None] = []
+        self.labels: list[int] = []
         self.paths: list[str | None] = []
         self.status: list[str] = []
 
@@ -252,17 +369,16 @@ class _Rows:
             if self.array is None:
                 self.array = values.new_empty((self.expected, *values.shape[1:]))
             self.array[start:stop] = values
-        self.labels += batch.labels
+        self.labels += [-1 if label is None else label for label in batch.labels]
         self.paths += batch.paths
         self.status += batch.status
 
     def table(self, specs: list[FeatureSpec], label_names: list[str] | None, details: dict[str, Any]) -> FeatureTable:
-        _report_failures(self.status, self.paths, stacklevel=5)
-        known = [-1 if label is None else label for label in self.labels]
+        _report_failures(self.status, self.paths, stacklevel=6)
         return FeatureTable(
             torch.cat(self.parts) if self.array is None else self.array[: len(self.status)],
             specs,
-            labels=torch.tensor(known) if any(label >= 0 for label in known) else None,
+            labels=torch.tensor(self.labels) if any(label >= 0 for label in self.labels) else None,
             paths=self.paths,
             status=self.status,
             label_names=label_names,

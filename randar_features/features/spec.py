@@ -84,8 +84,8 @@ class FeatureSpec:
 
     def details(self) -> dict[str, Any]:
         """Each part by its name, for records; seed and combine where there are several orders."""
-        parts = asdict(self)
-        return parts if self.orders is not None else {name: parts[name] for name in parts.keys() - {"seed", "combine"}}
+        several = self.orders is not None
+        return {name: value for name, value in asdict(self).items() if several or name not in ("seed", "combine")}
 
 
 def _options(suffixes: Sequence[str]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings
 from probes.index import build_index as build_vectors
 from probes.pooling import POOLINGS
 from randar_features.features import FeatureSpec, FeatureTable, model_specs
+from randar_features.features.extract import extract_to_store
 from randar_features.features.store import FeatureStore
-from randar_features.features.to_store import extract_to_store
 from randar_features.hub import Model, load_model
 from randar_features.retrieval.search import Index
 from randar_features.retrieval.tables import Table, Vectors, as_vectors, is_store

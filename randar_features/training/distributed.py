@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from randar_features.models import ImageTransformer
+from randar_features.options import Count, check_ranges
 from randar_features.precision import fastest_dtype
-from randar_features.training.config import check_ranges
 
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
@@ -42,14 +42,14 @@ class HardwareConfig:
             not fit one device; else each has a copy (DDP).
     """
 
-    micro_batch_size: int | None = None
+    micro_batch_size: Count | None = None
     mixed_precision: Literal["bf16", "no"] | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
     shard_weights: bool = False
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"at least 1": ("micro_batch_size",)}, "hardware.")
+        check_ranges(self, "hardware.")
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """What matrix products run in on that device."""

@@ -15,10 +15,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast
 from torch import Tensor
 
+from randar_features.options import Count, check_ranges, differences
 from randar_features.store.files import write_json
 from randar_features.store.lock import locked
 from randar_features.training.checkpoint import newest_checkpoint, remove_old, whole_checkpoint
-from randar_features.training.config import check_ranges, differences
 from randar_features.training.log import Log
 from randar_features.training.progress import Progress
 from randar_features.training.state_files import save_state
@@ -48,21 +48,17 @@ class LoopConfig:
         log_writers: where the log goes besides log.jsonl, such as tensorboard; None: TensorBoard where it is installed.
     """
 
-    log_every: int = 50
-    evaluate_every: int = 500
-    preview_every: int | None = None
-    checkpoint_every: int = 250
-    keep_checkpoints: int = 2
-    keep_every: int | None = None
-    checkpoint_file_mb: int = 15
+    log_every: Count = 50
+    evaluate_every: Count = 500
+    preview_every: Count | None = None
+    checkpoint_every: Count = 250
+    keep_checkpoints: Count = 2
+    keep_every: Count | None = None
+    checkpoint_file_mb: Count = 15
     log_writers: list[str] | None = None
 
     def __post_init__(self) -> None:
-        numbers = (
-            "log_every", "evaluate_every", "preview_every", "checkpoint_every",
-            "keep_checkpoints", "keep_every", "checkpoint_file_mb",
-        )  # fmt: skip
-        check_ranges(self, {"at least 1": numbers}, "loop.")
+        check_ranges(self, "loop.")
 
 
 class TrainerConfig(Protocol):

@@ -9,8 +9,8 @@ import torch
 
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
+from randar_features.options import Count, Decay, Natural, NonNegative, Positive, Seed32, Share, check_ranges, typed
 from randar_features.training.auxiliary.config import AuxiliaryConfig
-from randar_features.training.config import build_config, check_ranges
 from randar_features.training.distributed import HardwareConfig, format_name
 from randar_features.training.loop import LoopConfig
 
@@ -45,41 +45,31 @@ class TrainingConfig:
     """
 
     model: dict[str, Any]
-    total_steps: int = 2000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    muon_learning_rate: float | None = None
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    weight_decay: float = 0.05
+    total_steps: Count = 2000
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
+    muon_learning_rate: Positive | None = None
+    adam_betas: list[Decay] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: NonNegative = 0.05
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    warmup_steps: int = 100
-    final_multiplier: float = 0.02
-    gradient_clip: float = 1.0
-    skip_gradient_norm: float | None = 10.0
-    skip_after: int = 100
+    warmup_steps: Natural = 100
+    final_multiplier: Share = 0.02
+    gradient_clip: Positive = 1.0
+    skip_gradient_norm: Positive | None = 10.0
+    skip_after: Natural = 100
     order: Literal["random", "raster"] = "random"
-    class_dropout: float = 0.1
-    ema_decay: float = 0.999
-    seed: int = 0
-    evaluation_images: int = 256
-    evaluation_orders: int = 8
+    class_dropout: Share = 0.1
+    ema_decay: Decay = 0.999
+    seed: Seed32 = 0
+    evaluation_images: Count = 256
+    evaluation_orders: Count = 8
     initial: str | None = None
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            {
-                "at least 1": ("total_steps", "batch_size", "evaluation_images", "evaluation_orders"),
-                "above 0": ("learning_rate", "muon_learning_rate", "gradient_clip", "skip_gradient_norm"),
-                "0 or more": ("weight_decay", "warmup_steps", "skip_after"),
-                "from 0 to 2^32 - 1": ("seed",),
-                "from 0 to 1": ("final_multiplier", "class_dropout"),
-                "from 0 to below 1": ("adam_betas", "ema_decay"),
-            },
-        )
+        check_ranges(self)
         if len(self.adam_betas) != 2:
             raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
 
@@ -117,4 +107,5 @@ def model_config(config: TrainingConfig, store: TokenStore) -> Any:
     if given := from_data.keys() & config.model.keys():
         raise ValueError(f"model: {', '.join(sorted(given))} come from the tokens, do not give them")
     sizes = {name: value for name, value in config.model.items() if name != "type"}
-    return build_config(ARCHITECTURES[model_type(config)][1], sizes | from_data, "model")
+    kind = ARCHITECTURES[model_type(config)][1]
+    return kind(**typed(kind, sizes | from_data, "model"))

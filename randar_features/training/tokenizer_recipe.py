@@ -13,10 +13,10 @@ from torch import Tensor
 from randar_features.data.token_store import NOT_ENCODING
 from randar_features.hub.registry import FOLDER_FILES
 from randar_features.hub.weights import file_hash, load_weights
+from randar_features.options import Count, Decay, Natural, NonNegative, Positive, Share, check_ranges, typed
 from randar_features.store.files import read_object
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
-from randar_features.training.config import check_ranges, typed_arguments
 from randar_features.training.distributed import format_name
 from randar_features.training.loop import LoopConfig
 
@@ -65,54 +65,41 @@ class TokenizerTrainingConfig:
     network: dict[str, Any] = field(default_factory=dict)
     initial: str | None = None
     train: Literal["all", "decoder"] = "all"
-    image_size: int = 64
-    total_steps: int = 4000
-    batch_size: int = 32
+    image_size: Count = 64
+    total_steps: Count = 4000
+    batch_size: Count = 32
     mixed_precision: Literal["bf16", "no"] | None = "no"
-    learning_rate: float = 1e-3
-    final_multiplier: float = 0.02
-    warmup_steps: int = 100
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    l1_weight: float = 1.0
-    l2_weight: float = 1.0
-    chroma_weight: float = 1.0
-    commitment: float = 0.25
-    perceptual_weight: float = 0.0
+    learning_rate: Positive = 1e-3
+    final_multiplier: Share = 0.02
+    warmup_steps: Natural = 100
+    adam_betas: list[Decay] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: NonNegative = 0.01
+    gradient_clip: Positive = 1.0
+    l1_weight: NonNegative = 1.0
+    l2_weight: NonNegative = 1.0
+    chroma_weight: NonNegative = 1.0
+    commitment: NonNegative = 0.25
+    perceptual_weight: NonNegative = 0.0
     perceptual_vgg: str | None = None
     perceptual_linear: str | None = None
     teacher: str | None = None
-    alignment_weight: float = 0.0
-    adversarial_weight: float = 0.0
-    adversarial_start: int = 0
+    alignment_weight: NonNegative = 0.0
+    adversarial_weight: NonNegative = 0.0
+    adversarial_start: Natural = 0
     adversarial_adaptive: bool = True
     discriminator: dict[str, Any] = field(default_factory=dict)
-    discriminator_learning_rate: float | None = None
-    continuous_steps: int = 300
-    continuous_noise: float = 0.2
-    codebook_decay: float = 0.98
-    revive_below: float = 0.1
-    ema_decay: float = 0.998
+    discriminator_learning_rate: Positive | None = None
+    continuous_steps: Natural = 300
+    continuous_noise: NonNegative = 0.2
+    codebook_decay: Decay = 0.98
+    revive_below: NonNegative = 0.1
+    ema_decay: Decay = 0.998
     seed: int = 0
-    evaluation_images: int = 512
+    evaluation_images: Count = 512
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            {
-                "at least 1": ("image_size", "total_steps", "batch_size", "evaluation_images"),
-                "above 0": ("learning_rate", "discriminator_learning_rate", "gradient_clip"),
-                "0 or more": (
-                    "warmup_steps", "weight_decay", "l1_weight", "l2_weight", "chroma_weight", "commitment",
-                    "perceptual_weight", "alignment_weight", "adversarial_weight", "adversarial_start",
-                    "continuous_steps", "continuous_noise", "revive_below",
-                ),
-                "from 0 to 1": ("final_multiplier",),
-                "from 0 to below 1": ("adam_betas", "codebook_decay", "ema_decay"),
-            },
-        )  # fmt: skip
+        check_ranges(self)
         if len(self.adam_betas) != 2:
             raise ValueError(f"adam_betas = {self.adam_betas}, expected two numbers, as [0.9, 0.95]")
         if self.alignment_weight and not self.teacher:
@@ -129,7 +116,7 @@ def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
         ValueError: an option of the network is unknown or of another type, or the weights of `initial` are of another
             network; or "decoder" is to be trained, with an encoder of first weights.
     """
-    model = LlamaGenTokenizer(**typed_arguments(LlamaGenTokenizer, network_sizes(config), "network"))
+    model = LlamaGenTokenizer(**typed(LlamaGenTokenizer, network_sizes(config), "network"))
     if config.initial is not None:
         load_weights(model, Path(config.initial) / FOLDER_FILES["tokenizer"])
     elif config.train == "decoder":

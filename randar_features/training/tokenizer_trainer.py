@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from randar_features.baselines import load_network
 from randar_features.data.pixel_cache import PixelCache
 from randar_features.data.pixel_source import PixelSource
+from randar_features.options import typed
 from randar_features.precision import autocast, fastest_dtype
 from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
 from randar_features.training.auxiliary.alignment import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, step_generator
-from randar_features.training.config import check_keys, typed_arguments
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
 from randar_features.training.ema import WeightAverage
@@ -125,10 +125,9 @@ class TokenizerTrainer:
         config = self.config
         if not config.adversarial_weight:
             return None
-        check_keys(config.discriminator, ("channels", "layers"), "discriminator")
         generator = torch.Generator().manual_seed(config.seed)
-        sizes = typed_arguments(PatchDiscriminator, config.discriminator, "discriminator")
-        discriminator = PatchDiscriminator(**sizes, generator=generator).to(self.device)
+        sizes = typed(PatchDiscriminator, config.discriminator, "discriminator")
+        discriminator = PatchDiscriminator(**(sizes | {"generator": generator})).to(self.device)
         rate = config.discriminator_learning_rate
         learner = self._learner(discriminator, config.learning_rate if rate is None else rate)
         return Adversary(learner, weight=config.adversarial_weight, adaptive=config.adversarial_adaptive)

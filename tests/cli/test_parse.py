@@ -17,7 +17,6 @@ from randar_features.cli.parse import (
     Count,
     OptionError,
     Seed,
-    check_ranges,
     option,
     parse,
     plain_log,
@@ -217,12 +216,6 @@ def test_help_names_the_file_that_sets_a_default(capsys: pytest.CaptureFixture[s
     shown = help_of(capsys, recipe=recipe)
     assert "default: 2, from r.yaml" in shown
     assert "default: 7, from" in shown
-
-
-def test_ranges_hold_in_python_too():
-    check_ranges(Intervals(log_every=1))
-    with pytest.raises(ValueError, match="log_every"):
-        check_ranges(Intervals(log_every=0))
 
 
 def run_with(action: Any) -> int:

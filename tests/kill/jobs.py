@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.store import open_shard
-from scripts.kill_and_resume import make_tokens, read_log, train
+from randar_features.training.distributed import HardwareConfig
+from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
+from randar_features.training.trainer import RandARTrainer, TrainingConfig
 from tests.features.stores import encode, write
 from tests.small_models import IMAGE_SIZE, small_tokenizer
 
@@ -24,6 +27,8 @@ IMAGES, FIRST = 120, 60
 VECTORS, DIM = 2400, 16
 PAUSE = 0.01  # seconds an image or batch, so that kills fall into the work
 STEPS = 60
+TRAINING_IMAGES, VOCAB_SIZE, GRID, CLASSES = 96, 64, 4, 5
+LOOP = LoopConfig(log_every=1, evaluate_every=25, checkpoint_every=7, keep_every=50, log_writers=[])
 LOCKS = (".lock", ".lock-owner")
 Contents = dict[str, bytes]
 
@@ -130,8 +135,34 @@ CODES = {"kind": "ivfpq", "normalization": "standardized", "nlist": 4, "code_byt
 # Training and benchmarks
 
 
+def make_tokens(folder: Path) -> None:
+    """Random codes of two crops of a few images."""
+    tokens = np.random.default_rng(0).integers(0, VOCAB_SIZE, (TRAINING_IMAGES, 2, GRID * GRID))
+    settings = {"views": ["centre crop", "mirror image"], "crop_range": 1.0, "image_size": 16, "dtype": "float32"}
+    labels = [index % CLASSES for index in range(TRAINING_IMAGES)]
+    write_tokens(folder, tokens, labels, tokenizer="0123456789abcdef", vocab_size=VOCAB_SIZE, **settings)
+
+
 def training(inputs: Path, folder: Path) -> None:
-    train(inputs / "tokens", folder, STEPS)
+    """Dropout, Muon and accumulation are on, as what they draw must come again."""
+    store = TokenStore(inputs / "tokens")
+    config = TrainingConfig(
+        model={"num_layers": 2, "num_heads": 2, "dim": 32, "ffn_multiple_of": 32},
+        total_steps=STEPS,
+        batch_size=8,
+        warmup_steps=10,
+        muon_learning_rate=0.01,
+        evaluation_images=8,
+        evaluation_orders=2,
+        hardware=HardwareConfig(micro_batch_size=4),
+    )
+    run(RandARTrainer(config, store, store), folder, LOOP)
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Lines of the log without time and speed."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in UNREPEATABLE} for line in lines]
 
 
 def of_training(folder: Path) -> Contents:
@@ -142,10 +173,11 @@ def of_training(folder: Path) -> Contents:
 
 
 def suite(inputs: Path, folder: Path) -> None:
-    from benchmarks.suite import Settings, run
+    from benchmarks.suite import Settings
+    from benchmarks.suite import run as run_suite
 
     about: dict[str, Any] = {"encoder": ("pixels", "histogram"), "probe": ("knn",), "cache": str(folder / "features")}
-    run(Settings(data=(str(inputs / "all"),), out=folder / "runs", **about), folder / "runs")
+    run_suite(Settings(data=(str(inputs / "all"),), out=folder / "runs", **about), folder / "runs")
 
 
 def of_suite(folder: Path) -> Contents:

@@ -25,6 +25,8 @@ from randar_features import generate, load_model, load_tokenizer
 from randar_features.cli.parse import UNFINISHED
 from randar_features.data.token_store import TokenStore, tokenizer_hash
 from randar_features.training.checkpoint import newest_checkpoint
+from tests.kill.__main__ import Count, compare
+from tests.kill.jobs import Job
 from tests.small_models import IMAGE_SIZE, write_folder
 from tests.training.small import random_tokens, read_log, same, write_store
 
@@ -255,20 +257,16 @@ def test_kill_9_at_a_random_moment_changes_nothing(tmp_path: Path):
     assert weights[0] == weights[1]
 
 
-def test_the_script_of_kills_finds_equal_runs_equal_and_others_different(tmp_path: Path):
-    command = [sys.executable, "scripts/kill_and_resume.py", "--kills", "2", "--steps", "30", "--out", str(tmp_path)]
+def test_kills_of_a_training_cost_nothing_and_other_bytes_are_found(tmp_path: Path):
+    command = [sys.executable, "-m", "tests.kill", "--kills", "2", "--jobs", "training"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "kill 2 of 2 after step" in done.stdout
-    assert "EQUAL to the bit after 2 kills: 32 lines of log" in done.stdout
+    assert "2 kills, 0 faults" in done.stdout
 
-    check = runpy.run_path(str(ROOT / "scripts/kill_and_resume.py"))["check"]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    assert check(killed, whole) == []
-    manifest = killed / "checkpoints/step-00000030/checkpoint.json"
-    sums = json.loads(manifest.read_text())
-    sums["sha256"]["weights-00001.safetensors"] = "0"
-    manifest.write_text(json.dumps(sums))
-    (killed / "log.jsonl").write_text((killed / "log.jsonl").read_text().replace('"loss": 4', '"loss": 5'))
-    assert check(killed, whole) == ["log.jsonl", "weights-00001.safetensors"]
+    def write(inputs: Path, folder: Path) -> None:
+        (folder / "a").write_text("as it should be")
+
+    count = Count()
+    compare(Job(write), tmp_path, tmp_path, {"a": b"otherwise", "b": b""}, count)
+    assert (count.differing, count.lost, count.left_over) == ([f"{tmp_path.name}/a"], [f"{tmp_path.name}/b"], [])

@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
+from randar_features.cli.parse import read_options
 from randar_features.models import ARCHITECTURES
-from randar_features.training.config import load_config
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import LoopConfig
 from randar_features.training.recipe import TrainingConfig, model_config, model_type
@@ -19,7 +19,7 @@ from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
 
 CONFIGS = Path(__file__).parents[2] / "randar_features/cli/recipes"
 CONTENT = {path: yaml.safe_load(path.read_text()) for path in sorted(CONFIGS.glob("*.yaml"))}
-GENERATORS = [path for path, content in CONTENT.items() if "model" in content and "variants" not in content]
+GENERATORS = [path for path, content in CONTENT.items() if "model" in content]
 IMAGENET: Any = SimpleNamespace(vocab_size=16384, num_tokens=256, num_classes=1000)
 TINY: Any = SimpleNamespace(vocab_size=512, num_tokens=64, num_classes=200)
 
@@ -33,7 +33,7 @@ def parameters(config: TrainingConfig, store: Any) -> int:
 
 @pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
 def test_every_shipped_recipe_builds_its_model(path: Path):
-    config = load_config(TrainingConfig, path)
+    config = read_options(TrainingConfig, path)
     large = path.stem.startswith("randar_")
     assert parameters(config, IMAGENET if large else TINY) > (3e8 if large else 1e6)
     share = config.hardware.micro_batch_size or config.batch_size
@@ -43,7 +43,7 @@ def test_every_shipped_recipe_builds_its_model(path: Path):
 
 @pytest.mark.parametrize(("name", "millions"), [("randar_l", 342.9), ("randar_xl", 774.7)])
 def test_the_published_models_and_their_recipe(name: str, millions: float):
-    config = load_config(TrainingConfig, CONFIGS / f"{name}.yaml")
+    config = read_options(TrainingConfig, CONFIGS / f"{name}.yaml")
     assert round(parameters(config, IMAGENET) / 1e6, 1) == millions
     assert (config.batch_size, config.total_steps, config.warmup_steps) == (1024, 360_000, 50_000)
     assert (config.learning_rate, config.adam_betas, config.weight_decay) == (4e-4, [0.9, 0.95], 0.05)
@@ -57,7 +57,7 @@ def test_the_published_models_and_their_recipe(name: str, millions: float):
 def test_the_architectures_compare_at_one_size():
     counts = {}
     for kind in ARCHITECTURES:
-        config = load_config(TrainingConfig, CONFIGS / "compare.yaml", [f"model.type={kind}"])
+        config = read_options(TrainingConfig, CONFIGS / "compare.yaml", [f"model.type={kind}"])
         counts[kind] = parameters(config, TINY)
     assert max(counts.values()) < 1.1 * min(counts.values())
     assert {"randar", "llamagen", "par", "arpg"} <= counts.keys()

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
+from randar_features.cli.parse import read_options
 from randar_features.data.token_store import tokenizer_hash
 from randar_features.hub.weights import file_hash
 from randar_features.store.files import read_json
-from randar_features.training.config import load_config
 from randar_features.training.discriminator import PatchDiscriminator
 from randar_features.training.loop import LoopConfig, run
 from randar_features.training.tokenizer_trainer import (
@@ -290,13 +290,13 @@ def test_two_processes_equal_one(tmp_path: Path):
 
 def test_shipped_discriminators():
     for path in (Path(__file__).parents[2] / "randar_features/cli/recipes").glob("*tokenizer*.yaml"):
-        config = load_config(TokenizerTrainingConfig, path)
+        config = read_options(TokenizerTrainingConfig, path)
         assert PatchDiscriminator(**config.discriminator)(torch.zeros(2, 3, 64, 64)).shape[:2] == (2, 1)
 
 
 def test_the_shipped_polish_builds(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
     recipe = Path(__file__).parents[2] / "randar_features/cli/recipes/tiny_decoder.yaml"
-    config = load_config(TokenizerTrainingConfig, recipe, [f"initial={uninterrupted[1] / 'model'}"])
+    config = read_options(TokenizerTrainingConfig, recipe, [f"initial={uninterrupted[1] / 'model'}"])
     trainer = TokenizerTrainer(config, uninterrupted[0].train, uninterrupted[0].validation)
     assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == {
         name for name in trainer.model.state_dict() if name.startswith(("decoder.", "post_quant_conv."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from randar_features.training.config import check_ranges
+from randar_features.options import Natural, NonNegative, Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +18,12 @@ class AlignmentConfig:
         removed_mean: share of an image's mean vector that is taken out of the teacher's map.
     """
 
-    weight: float = 0.0
-    layer: int | None = None
-    removed_mean: float = 0.5
+    weight: NonNegative = 0.0
+    layer: Natural | None = None
+    removed_mean: Share = 0.5
 
     def __post_init__(self) -> None:
-        ranges = {"0 or more": ("weight", "layer"), "from 0 to 1": ("removed_mean",)}
-        check_ranges(self, ranges, "auxiliary.alignment.")
+        check_ranges(self, "auxiliary.alignment.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +36,12 @@ class SelfDistillationConfig:
         teacher_layer: the block of the averaged model that teaches; None: the last but one.
     """
 
-    weight: float = 0.0
-    student_layer: int | None = None
-    teacher_layer: int | None = None
+    weight: NonNegative = 0.0
+    student_layer: Natural | None = None
+    teacher_layer: Natural | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"0 or more": ("weight", "student_layer", "teacher_layer")}, "auxiliary.self_distillation.")
+        check_ranges(self, "auxiliary.self_distillation.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +53,11 @@ class ClassHeadConfig:
         layer: the block whose result is pooled; None: the middle one.
     """
 
-    weight: float = 0.0
-    layer: int | None = None
+    weight: NonNegative = 0.0
+    layer: Natural | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"0 or more": ("weight", "layer")}, "auxiliary.class_head.")
+        check_ranges(self, "auxiliary.class_head.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class AuxiliaryConfig:
         alignment, self_distillation, class_head: the losses.
     """
 
-    second_showing: float = 0.0
+    second_showing: Share = 0.0
     context: Literal["repeat", "reverse"] = "reverse"
     reads: list[str] | None = None
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
@@ -82,7 +81,7 @@ class AuxiliaryConfig:
     class_head: ClassHeadConfig = field(default_factory=ClassHeadConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"from 0 to 1": ("second_showing",)}, "auxiliary.")
+        check_ranges(self, "auxiliary.")
         if self.second_showing and not self.on:
             raise ValueError(
                 f"auxiliary.second_showing = {self.second_showing}, but there is no loss at the second copy: give a "
