@@ -21,7 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.precision": (),
     "randar_features.options": (),
     "randar_features.store": (),
-    "randar_features.data": ("store", "tokenizers"),
+    "randar_features.data": ("store",),
     "randar_features.layers": ("sequence",),
     "randar_features.models": ("sequence", "layers"),
     "randar_features.tokenizers": ("sequence", "layers", "store", "precision"),

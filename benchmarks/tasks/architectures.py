@@ -23,9 +23,10 @@ from benchmarks.tasks.architecture_tables import feature_table, model_table
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
 from randar_features.cli.parse import Count, option
-from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
 from randar_features.store.files import read_object
+from randar_features.tokenizers.folder import tokenizer_hash
 
 PROTOCOL = (
     "generators compared: logistic regression and 20 nearest neighbours (cosine) on mean-pooled features, null class, "

@@ -103,11 +103,6 @@ def can_pack(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
-def rank_and_ranks() -> tuple[int, int]:
-    """The number of this process and the number of all, as torchrun says; (0, 1) without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
 def wait_for_all(ranks: int) -> None:
     """Wait until every process of torchrun is here; their shares of the images may differ by hours."""
     if ranks > 1:

@@ -88,9 +88,9 @@ def caches() -> Iterator[str]:
     """Where downloads and features are kept, how large they are, and how to clean them."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    yield f"Hugging Face Hub: {HF_HUB_CACHE}, {in_words(bytes_in(Path(HF_HUB_CACHE)))}; clean: hf cache rm, or remove it"
+    yield f"Hugging Face Hub: {HF_HUB_CACHE}, {size_of(Path(HF_HUB_CACHE))}; clean: hf cache rm, or remove it"
     for name in CACHE_FOLDERS:
-        yield f"{name} (in the working directory): {in_words(bytes_in(Path(name)))}; clean: rm -r {name}"
+        yield f"{name} (in the working directory): {size_of(Path(name))}; clean: rm -r {name}"
 
 
 def weights() -> Iterator[str]:
@@ -115,8 +115,8 @@ def extras() -> Iterator[str]:
         yield f"{name}: {'installed' if found else 'missing'}, for {purpose}"
 
 
-def bytes_in(folder: Path) -> int:
-    """The size of all files below a folder; links are not followed."""
+def size_of(folder: Path) -> str:
+    """The size of all files below a folder, in words; links are not followed."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -124,7 +124,7 @@ def bytes_in(folder: Path) -> int:
                 total += os.lstat(os.path.join(parent, name)).st_size
             except OSError:
                 continue
-    return total
+    return in_words(total)
 
 
 main = partial(run, doctor, DoctorOptions, program="randar doctor")

@@ -18,7 +18,6 @@ import randar_features as rf
 from randar_features.cli.decoding import (
     DecodingOptions,
     load_for_decoding,
-    rank_and_ranks,
     seed_range,
     settings_of,
     wait_for_all,
@@ -30,6 +29,7 @@ from randar_features.data.masks import MaskOrientation, fit_mask, read_painted
 from randar_features.generation.classes import find_class
 from randar_features.generation.gallery import is_done, save_png, save_sheet
 from randar_features.hub.weights import file_hash
+from randar_features.store.writer import rank_and_ranks
 
 SIDES = "PIXELS"
 

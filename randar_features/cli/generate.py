@@ -12,7 +12,6 @@ from tqdm import tqdm
 from randar_features.cli.decoding import (
     DecodingOptions,
     load_for_decoding,
-    rank_and_ranks,
     seed_range,
     settings_of,
     wait_for_all,
@@ -23,6 +22,7 @@ from randar_features.generation.classes import find_classes
 from randar_features.generation.gallery import Wanted, fill_gallery, save_sheet
 from randar_features.hub import Model, load_model
 from randar_features.hub.registry import find_source
+from randar_features.store.writer import rank_and_ranks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,14 @@ import torch
 from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType
 from randar_features.cli.parse import UNFINISHED, Count, Natural, option, run
 from randar_features.data.published_codes import import_codes
-from randar_features.data.token_store import SHARD_SIZE, TokenStore, in_time, tokenizer_hash
-from randar_features.data.tokenizing import CROP_RANGE, tokenize
+from randar_features.data.token_store import SHARD_SIZE, TokenStore, in_time
 from randar_features.hub import choose_device, load_tokenizer
 from randar_features.hub.registry import find_source
 from randar_features.hub.weights import read_state_dict
+from randar_features.store.writer import rank_and_ranks
 from randar_features.tokenizers import ImageTokenizer
-from randar_features.tokenizers.folder import ABOUT_TOKENIZER, half_where_exact, write_tokenizer
+from randar_features.tokenizers.folder import ABOUT_TOKENIZER, half_where_exact, tokenizer_hash, write_tokenizer
+from randar_features.training.tokenizing import CROP_RANGE, tokenize
 
 SPLITS = ("train", "validation")
 
@@ -87,13 +88,9 @@ class TokenizeOptions(DeviceOptions, TimeLimit):
 def tokenize_images(options: TokenizeOptions) -> int:
     """Write what is missing; status 75 where time was up first."""
     deadline = options.deadline()
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    sharing: dict[str, Any] = {
-        "rank": rank,
-        "world_size": world_size,
-        "shard_size": options.shard_size,
-        "deadline": deadline,
-    }
+    rank, world_size = rank_and_ranks()
+    sharing: dict[str, Any] = {"rank": rank, "world_size": world_size, "deadline": deadline}
+    sharing["shard_size"] = options.shard_size
     tokenizer, image_size = load(options.tokenizer, options.device) if options.tokenizer else (None, None)
     if options.tokenizer is not None and tokenizer is not None and image_size is not None:
         keep_tokenizer(options.tokenizer, tokenizer, image_size, options.out / "tokenizer", write=rank == 0)

@@ -24,11 +24,11 @@ from randar_features.cli.training import RunOptions, train
 from randar_features.data import open_images
 from randar_features.data.images import ImageSource
 from randar_features.data.token_store import TokenStore
-from randar_features.data.tokenizing import tokenize
 from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
 from randar_features.store.files import written_whole
 from randar_features.training.loop import LoopConfig
+from randar_features.training.tokenizing import tokenize
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
 
 VALIDATION_SPLITS = ("validation", "val", "test")

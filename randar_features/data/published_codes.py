@@ -15,7 +15,7 @@ from randar_features.data.account import Account
 from randar_features.data.archives import list_tar, read_member
 from randar_features.data.listing import list_files
 from randar_features.data.paths import reading
-from randar_features.data.token_store import SHARD_SIZE, TOKENS, VIEWS, TokenStore, fill_token_store
+from randar_features.data.token_store import TOKENS, VIEWS, TokenStore, fill_token_store
 from randar_features.store.identity import hash_bytes
 from randar_features.store.records import OK, Block, Record
 
@@ -73,10 +73,7 @@ def import_codes(
     vocab_size: int,
     tokenizer: str | None = None,
     image_size: int | None = None,
-    shard_size: int = SHARD_SIZE,
-    rank: int = 0,
-    world_size: int = 1,
-    deadline: float | None = None,
+    **filling: Any,
 ) -> TokenStore | None:
     """A token store out of `codes`, a folder or tar of `class index/file.npy`, each (views, N) or (1, views, N).
 
@@ -87,10 +84,7 @@ def import_codes(
         vocab_size: codes of the tokenizer.
         tokenizer: `tokenizer_hash` of the one that made the codes, None where it is not known.
         image_size: pixels a side of what was encoded, None where it is not known.
-        shard_size: images a shard.
-        rank: this process among `world_size`, each of which makes its own shards.
-        world_size: number of processes.
-        deadline: no shard is begun when `time.monotonic` has come there.
+        filling: `shard_size`, `rank`, `world_size`, `deadline`, as for `fill_token_store`.
 
     Returns:
         The store, or None while there are shards to make, by others or after the deadline. Files that are torn or of
@@ -115,11 +109,8 @@ def import_codes(
             "crop_range": None,
         },
         data=str(codes),
-        shard_size=shard_size,
-        rank=rank,
-        world_size=world_size,
-        deadline=deadline,
         progress="importing codes",
+        **filling,
     )
 
 

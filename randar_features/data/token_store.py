@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,7 @@ from randar_features.store.manifest import MANIFEST
 from randar_features.store.records import OK, Block, Record, Source
 from randar_features.store.store import Store, remove_store
 from randar_features.store.writer import StoreWriter
-from randar_features.tokenizers.base import ImageTokenizer
 
-# Of a tokenizer's weights, those that do not decide which tokens an image gets.
-NOT_ENCODING = ("decoder.", "post_quant_conv.", "quantize.codebook_used")
 MAX_VOCAB_SIZE = 1 << 16
 SHARD_SIZE = 8192
 _CORNERS = ("top left", "top right", "bottom left", "bottom right", "centre")
@@ -115,17 +111,7 @@ class TokenStore:
 
 
 def fill_token_store(
-    source: Source,
-    folder: Path,
-    settings: Mapping[str, Any],
-    *,
-    data: str = "",
-    shard_size: int = SHARD_SIZE,
-    append: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    deadline: float | None = None,
-    progress: str | None = None,
+    source: Source, folder: Path, settings: Mapping[str, Any], *, shard_size: int = SHARD_SIZE, **writing: Any
 ) -> TokenStore | None:
     """Write the tokens (b, views, N) uint16 that `source` gives, or go on where a killed run ended.
 
@@ -134,13 +120,8 @@ def fill_token_store(
         folder: of the store.
         settings: what decides the tokens, as JSON: "views", "crop_range", "image_size", "tokenizer", "dtype" and
             "vocab_size". A store of others is refused.
-        data: name of the images.
         shard_size: images a shard.
-        append: see `store.writer.StoreWriter`.
-        rank: this process among `world_size`, each of which makes its own shards.
-        world_size: number of processes.
-        deadline: no shard is begun when `time.monotonic` has come there.
-        progress: name of the progress bar; None: no bar.
+        writing: further fields of `store.writer.StoreWriter`, such as `append`, `rank`, `world_size`, `deadline`.
 
     Returns:
         The store, or None while there are shards to make, by others or after the deadline.
@@ -149,20 +130,9 @@ def fill_token_store(
         ValueError: the folder holds other tokens, or of other images; or no image could be read, which leaves none.
         FolderLockedError: another process writes to the folder.
     """
-    if not in_time(deadline) and not folder.exists():
+    if not in_time(writing.get("deadline")) and not folder.exists():
         return None
-    writer = StoreWriter(
-        folder=folder,
-        kind=_Tokens,
-        content=settings,
-        shard_rows=shard_size,
-        data=data,
-        append=append,
-        rank=rank,
-        world_size=world_size,
-        deadline=deadline,
-        progress=progress,
-    )
+    writer = StoreWriter(folder=folder, kind=_Tokens, content=settings, shard_rows=shard_size, **writing)
     if not writer.fill(source):
         return None
     try:
@@ -210,13 +180,3 @@ def write_tokens(
 def in_time(deadline: float | None) -> bool:
     """Whether `time.monotonic` has not come to the deadline yet; there is time for ever if that is None."""
     return deadline is None or time.monotonic() < deadline
-
-
-def tokenizer_hash(tokenizer: ImageTokenizer | Mapping[str, Tensor]) -> str:
-    """Hash of the encoder's and the codebook's weights, of a tokenizer or its state dict: equal hash, equal tokens."""
-    weights = tokenizer.state_dict() if isinstance(tokenizer, ImageTokenizer) else tokenizer
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        if not name.startswith(NOT_ENCODING):
-            digest.update(name.encode() + value.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from randar_features.data.images import OK, ImageBatch, ImageSource
 from randar_features.data.stored_images import StoredImages
 from randar_features.features.store import FeatureStore, read_manifest
 from randar_features.store.manifest import MANIFEST, check_format
-from randar_features.store.writer import StoreWriter
+from randar_features.store.writer import StoreWriter, rank_and_ranks
 
 DTYPES = ("float16", "float32")
 SHARD_ROWS = 1024
@@ -74,10 +73,8 @@ def write_store(
     batch_size: int = 32,
     shard_rows: int | None = None,
     num_workers: int = 0,
-    append: bool = False,
-    retry: bool = False,
-    reuse: Sequence[FeatureStore] = (),
     progress: bool = True,
+    **writing: Any,
 ) -> FeatureStore:
     """Fill a store, go on with one that is not finished, or give back one that is.
 
@@ -95,10 +92,8 @@ def write_store(
         shard_rows: images a file, as memory must hold; None: those that the store has, in a new one 1024 or what
             makes 64 MiB.
         num_workers: processes that decode images.
-        append: images that the store does not have are added; changed ones are read anew, moved ones renamed.
-        retry: images that could not be read are read again.
-        reuse: other stores of the same content, whose features are taken for images that they have.
         progress: show a bar.
+        writing: `append`, `retry` and `reuse` of `store.writer.StoreWriter`.
 
     Raises:
         ValueError: the folder holds features of another encoder, of other settings or of other images, which are
@@ -106,7 +101,7 @@ def write_store(
         FolderLockedError: another process writes to the folder.
     """
     folder = Path(folder)
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = rank_and_ranks()
     if source.streamed and world_size > 1:
         raise ValueError("a stream of images cannot be shared out to several processes: run a single one")
     writer = StoreWriter(
@@ -115,12 +110,10 @@ def write_store(
         content=content.manifest(),
         shard_rows=_shard_rows(folder, encode, content, batch_size) if shard_rows is None else shard_rows,
         data=data,
-        append=append,
-        retry=retry,
         rank=rank,
         world_size=world_size,
-        reuse=reuse,
         progress="features" if progress else None,
+        **writing,
     )
     images = StoredImages(
         source,

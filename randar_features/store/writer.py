@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections import deque
@@ -34,6 +35,11 @@ from randar_features.store.store import Store
 POLL = 0.2
 PATIENCE = 60.0  # seconds that the other processes of a job wait for the manifest
 _END = "end-"  # and a row: no image is there or later, as a process that reads a stream has found
+
+
+def rank_and_ranks() -> tuple[int, int]:
+    """The number of this process and the number of all, as torchrun says; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @dataclass(frozen=True, kw_only=True)

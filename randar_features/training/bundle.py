@@ -10,10 +10,9 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from randar_features.data.token_store import tokenizer_hash
 from randar_features.hub.weights import read_state_dict
 from randar_features.store.files import read_object, write_json, written_whole
-from randar_features.tokenizers.folder import ABOUT_TOKENIZER, write_tokenizer
+from randar_features.tokenizers.folder import ABOUT_TOKENIZER, tokenizer_hash, write_tokenizer
 from randar_features.training.loop import UNFINISHED_MARK
 from randar_features.training.tokenizer_recipe import half_but_tokens
 

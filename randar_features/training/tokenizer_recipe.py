@@ -10,13 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from randar_features.data.token_store import NOT_ENCODING
 from randar_features.hub.registry import FOLDER_FILES
 from randar_features.hub.weights import file_hash, load_weights
 from randar_features.options import Count, Decay, Natural, NonNegative, Positive, Share, check_ranges, typed
 from randar_features.store.files import read_object
 from randar_features.tokenizers import LlamaGenTokenizer
-from randar_features.tokenizers.folder import write_tokenizer
+from randar_features.tokenizers.folder import NOT_ENCODING, write_tokenizer
 from randar_features.training.distributed import format_name
 from randar_features.training.loop import LoopConfig
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from randar_features import sequence
-from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty, check_state_dict, read_state_dict
 from randar_features.models import ARCHITECTURES, CausalTransformer, ImageTransformer
 from randar_features.precision import autocast
+from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.auxiliary.losses import NEXT_TOKEN, Targets, TrainingPass, make_plan
 from randar_features.training.batches import Draws, draw, step_generator
 from randar_features.training.bundle import export_transformer

@@ -25,9 +25,10 @@ from benchmarks.tasks.generator_measures import (
 )
 from probes import LogisticProbe
 from randar_features import generate, load_model
-from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.token_store import TokenStore
 from randar_features.generation.likelihood import one_order
 from randar_features.models import ARCHITECTURES
+from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.objective import evaluation_orders, validation_losses
 from tests.benchmarks.image_folders import write_classes
 from tests.benchmarks.test_segmentation import write_scenes

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.token_store import TokenStore
 from randar_features.store import shards
+from randar_features.tokenizers.folder import tokenizer_hash
 from tests.small_models import IMAGE_SIZE, small_tokenizer
 from tests.training.small import VOCAB_SIZE, random_tokens, write_store
 

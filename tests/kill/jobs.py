@@ -92,7 +92,7 @@ def append(inputs: Path, store: Path) -> None:
 
 
 def tokens(inputs: Path, store: Path) -> None:
-    from randar_features.data.tokenizing import tokenize
+    from randar_features.training.tokenizing import tokenize
 
     open_shard.FLUSH_SECONDS = 0.0
     tokenize(small_tokenizer(), inputs / "all", store, image_size=IMAGE_SIZE, shard_size=16, batch_size=2)

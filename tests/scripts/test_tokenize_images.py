@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
-from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.token_store import TokenStore
+from randar_features.tokenizers.folder import tokenizer_hash
 from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, small_config, small_tokenizer, write_folder
 
 SCRIPT = Path(__file__).parents[2] / "scripts/tokenize_images.py"

@@ -23,7 +23,8 @@ from PIL import Image
 
 from randar_features import generate, load_model, load_tokenizer
 from randar_features.cli.parse import UNFINISHED
-from randar_features.data.token_store import TokenStore, tokenizer_hash
+from randar_features.data.token_store import TokenStore
+from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.checkpoint import newest_checkpoint
 from tests.kill.__main__ import Count, compare
 from tests.kill.jobs import Job

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from randar_features import load_model
-from randar_features.data.token_store import NOT_ENCODING, tokenizer_hash
+from randar_features.tokenizers.folder import NOT_ENCODING, tokenizer_hash
 from randar_features.training.bundle import assemble_model, readable_names
 from tests.small_models import IMAGE_SIZE, NUM_CLASSES, small_config, small_tokenizer, small_transformer, write_folder
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
 from randar_features.cli.parse import read_options
-from randar_features.data.token_store import tokenizer_hash
 from randar_features.hub.weights import file_hash
 from randar_features.store.files import read_json
+from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.discriminator import PatchDiscriminator
 from randar_features.training.loop import LoopConfig, run
 from randar_features.training.tokenizer_trainer import (

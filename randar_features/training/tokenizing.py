@@ -16,14 +16,13 @@ from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of, root_of
 from randar_features.data.token_store import (
     MAX_VOCAB_SIZE,
-    SHARD_SIZE,
     TOKENS,
     VIEWS,
     TokenStore,
     fill_token_store,
-    tokenizer_hash,
 )
-from randar_features.tokenizers.base import ImageTokenizer
+from randar_features.tokenizers import ImageTokenizer
+from randar_features.tokenizers.folder import tokenizer_hash
 
 CROP_RANGE = 1.1
 
@@ -52,13 +51,9 @@ def tokenize(
     crops: str = "two",
     crop_range: float = CROP_RANGE,
     batch_size: int = 64,
-    shard_size: int = SHARD_SIZE,
     num_workers: int = 0,
     dtype: torch.dtype = torch.float32,
-    append: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    deadline: float | None = None,
+    **filling: Any,
 ) -> TokenStore | None:
     """Tokens of the views of each image (`crop_views`) in shards in `folder`, made on the tokenizer's device.
 
@@ -74,14 +69,10 @@ def tokenize(
         crops: "two" (the ADM centre crop and its mirror image) or "ten".
         crop_range: with "ten", side of the image that is cropped, in `image_size`s.
         batch_size: images at a time; each has two or ten views.
-        shard_size: images a shard.
         num_workers: processes that decode images.
         dtype: of the tokenizer's weights while it encodes. Half precision is faster on a GPU, but changes some
             tokens; the codebook search is in float32 always.
-        append: images that the store does not have are added, changed ones are made anew.
-        rank: this process among `world_size`, each of which makes its own shards.
-        world_size: number of processes.
-        deadline: no shard is begun when `time.monotonic` has come there.
+        filling: `shard_size`, `append`, `rank`, `world_size`, `deadline`, as for `fill_token_store`.
 
     Returns:
         The store, or None while there are shards to make, by others or after the deadline.
@@ -115,12 +106,8 @@ def tokenize(
         folder,
         settings,
         data=name_of(images, split),
-        shard_size=shard_size,
-        append=append,
-        rank=rank,
-        world_size=world_size,
-        deadline=deadline,
         progress=f"tokenizing {folder.name}",
+        **filling,
     )
 
 

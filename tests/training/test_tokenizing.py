@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from randar_features.data import adm_center_crop, to_tensor
-from randar_features.data.token_store import TokenStore, tokenizer_hash
-from randar_features.data.tokenizing import crop_views, tokenize
+from randar_features.data.token_store import TokenStore
 from randar_features.store.open_shard import OpenShard
 from randar_features.store.shards import Shard
 from randar_features.store.writer import StoreWriter
 from randar_features.tokenizers import ImageTokenizer
+from randar_features.tokenizers.folder import tokenizer_hash
+from randar_features.training.tokenizing import crop_views, tokenize
 from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, small_tokenizer
 
 
