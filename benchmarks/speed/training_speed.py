@@ -35,8 +35,7 @@ from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak
-from randar_features.training.allocator import keep_freed_memory
-from randar_features.training.distributed import HardwareConfig
+from randar_features.training.distributed import HardwareConfig, keep_freed_memory
 from randar_features.training.flops import peak_flops, training_flops
 from randar_features.training.recipe import TrainingConfig
 from randar_features.training.trainer import RandARTrainer

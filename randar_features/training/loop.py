@@ -18,10 +18,8 @@ from torch import Tensor
 from randar_features.options import Count, check_ranges, differences
 from randar_features.store.files import write_json
 from randar_features.store.lock import locked
-from randar_features.training.checkpoint import newest_checkpoint, remove_old, whole_checkpoint
-from randar_features.training.log import Log
-from randar_features.training.progress import Progress
-from randar_features.training.state_files import save_state
+from randar_features.training.checkpoint import newest_checkpoint, remove_old, save_state, whole_checkpoint
+from randar_features.training.log import Log, Progress
 
 # Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
 FREE_SECTIONS = ("loop", "hardware")

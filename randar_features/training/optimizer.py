@@ -1,11 +1,13 @@
-"""Optimisers: AdamW with decay groups, and Muon for the matrices of the blocks."""
+"""What moves the weights: AdamW and Muon, courses of the learning rate (s/W for the first W steps), the average."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -175,3 +177,116 @@ def _stack(parameter: Tensor, name: str) -> int:
     rows, columns = parameter.shape
     count = STACKED.get(name.split(".")[-2], 1)
     return count if rows == count * columns else 1
+
+
+def cosine_multiplier(step: int, *, warmup: int, total: int, floor: float = 0.05) -> float:
+    """s/W for s < W, then floor + (1 − floor)·(1 + cos(π·(s − W)/(T − W)))/2 up to T, and the floor after T."""
+    if step < warmup:
+        return step / warmup
+    return floor + (1 - floor) * (1 + math.cos(math.pi * _progress(step, warmup, total))) / 2
+
+
+def linear_multiplier(step: int, *, warmup: int, total: int, floor: float = 0.05) -> float:
+    """s/W for s < W, then in a straight line from 1 down to the floor at T."""
+    if step < warmup:
+        return step / warmup
+    return 1 - (1 - floor) * _progress(step, warmup, total)
+
+
+def constant_multiplier(step: int, *, warmup: int, total: int, floor: float = 0.05) -> float:
+    """s/W for s < W, then 1."""
+    return min(1.0, step / warmup) if warmup else 1.0
+
+
+def _progress(step: int, warmup: int, total: int) -> float:
+    return min(1.0, (step - warmup) / max(1, total - warmup))
+
+
+SCHEDULES = {"cosine": cosine_multiplier, "constant": constant_multiplier, "linear": linear_multiplier}
+
+
+class WeightAverage:
+    """Average of a module's floating-point state: a ← d·a + (1 − d)·w, d = min(decay, (1 + s)/(10 + s)).
+
+    The decay grows with the number of updates s, so that the first weights are soon forgotten. Where the
+    module's weights are sharded, so is the average.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's present weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value.detach(), 1 - decay)
+            else:
+                self.values[name].copy_(value)
+
+    def state_dict(self, keep: bool = True) -> dict[str, Any]:
+        """What `load_state_dict` needs, whole and on the CPU; empty without `keep`, see `gathered`."""
+        return {"updates": self.updates, "values": gathered(self.values, keep)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved average."""
+        self.updates = state["updates"]
+        for name, value in state["values"].items():
+            self.values[name].copy_(placed_like(value, self.values[name]))
+
+
+class Learner:
+    """Updates a module by a loss; gradients are averaged over the processes, and their norm is clipped.
+
+    Args:
+        module: its parameters that take gradients are trained.
+        learning_rate: the peak.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the whole gradient.
+        accelerator: this process among those that train together.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        gradient_clip: float,
+        accelerator: Accelerator,
+    ) -> None:
+        self.module, self.learning_rate, self.gradient_clip = module, learning_rate, gradient_clip
+        self.accelerator = accelerator
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        )
+
+    def update(self, loss: Tensor, multiplier: float) -> Tensor:
+        """One step down `loss` at `multiplier` times the peak learning rate; the gradient's norm before clipping."""
+        loss.backward()
+        parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
+        if self.accelerator.num_processes > 1:
+            for parameter in parameters:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * multiplier
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and moments."""
+        return {"weights": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.module.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])

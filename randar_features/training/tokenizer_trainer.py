@@ -20,11 +20,9 @@ from randar_features.training.auxiliary.alignment import Alignment, alignment_ta
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
-from randar_features.training.ema import WeightAverage
 from randar_features.training.image_quality import quality_figures, quality_sums, reconstruction_quality
-from randar_features.training.learner import Learner
-from randar_features.training.lr_schedule import cosine_multiplier
 from randar_features.training.moving_codebook import MovingCodebook
+from randar_features.training.optimizer import Learner, WeightAverage, cosine_multiplier
 from randar_features.training.perceptual import NetworkMaps, PerceptualDistance, lpips
 from randar_features.training.tokenizer_recipe import (
     TokenizerTrainingConfig,

@@ -31,12 +31,10 @@ from randar_features.training.distributed import (
     shard,
     without_sync,
 )
-from randar_features.training.ema import WeightAverage
 from randar_features.training.flops import peak_flops, throughput, training_flops
 from randar_features.training.loop import check_finite
-from randar_features.training.lr_schedule import SCHEDULES
 from randar_features.training.objective import evaluation_orders, next_token_loss, validation_losses
-from randar_features.training.optimizer import build_optimizer
+from randar_features.training.optimizer import SCHEDULES, WeightAverage, build_optimizer
 from randar_features.training.recipe import TrainingConfig, model_config, model_type, recorded
 from randar_features.training.teacher_maps import TeacherMaps
 

@@ -134,7 +134,7 @@ def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     images = pictures(14)
     write(images, tmp_path / "whole")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("randar_features.features.store_writer.os.environ", PerThread(os.environ))
+    monkeypatch.setattr("randar_features.store.writer.os.environ", PerThread(os.environ))
     made: dict[int, list[int]] = {0: [], 1: []}
 
     def run(rank: int) -> None:

@@ -448,8 +448,7 @@ def read_pickle(folder: Path) -> Any:
 
 
 def make_checkpoints(folder: Path) -> None:
-    from randar_features.training.checkpoint import whole_checkpoint
-    from randar_features.training.state_files import save_state
+    from randar_features.training.checkpoint import save_state, whole_checkpoint
 
     state = {"model": {"a": torch.rand(4, 4), "b": [torch.rand(3), 1.5, None]}, "step": 3, "seen": (1, 2)}
     with whole_checkpoint(folder, 3, {"model": {"dim": 4}}) as path:
@@ -467,7 +466,7 @@ def read_checkpoints(folder: Path) -> Any:
 
 
 def read_state(folder: Path) -> Any:
-    from randar_features.training.state_files import load_state
+    from randar_features.training.checkpoint import load_state
 
     return _plain(load_state(folder / "step-00000003"))
 

@@ -8,7 +8,7 @@ import pytest
 CODE = """
 import resource
 import torch
-from randar_features.training.allocator import keep_freed_memory
+from randar_features.training.distributed import keep_freed_memory
 
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from randar_features.training.checkpoint import list_checkpoints, newest_checkpoint, remove_old, whole_checkpoint
-from randar_features.training.state_files import save_state
+from randar_features.training.checkpoint import (
+    list_checkpoints,
+    newest_checkpoint,
+    remove_old,
+    save_state,
+    whole_checkpoint,
+)
 
 
 def state(step: int) -> dict:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from randar_features.training.ema import WeightAverage
+from randar_features.training.optimizer import WeightAverage
 
 
 def module(value: float) -> nn.Module:

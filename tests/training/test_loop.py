@@ -16,8 +16,8 @@ from randar_features.store.lock import FolderLockedError, locked
 from randar_features.training import loop
 from randar_features.training.bundle import check_finished
 from randar_features.training.checkpoint import list_checkpoints, newest_checkpoint
+from randar_features.training.log import Progress, spoken
 from randar_features.training.loop import LoopConfig, run
-from randar_features.training.progress import Progress, spoken
 from tests.training.small import Killed, read_log
 
 
@@ -226,7 +226,7 @@ def test_an_untrained_model_is_not_written(tmp_path: Path):
 def test_steps_loss_speed_and_end_are_told_where_there_is_no_terminal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("randar_features.training.progress.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("randar_features.training.log.FIRST_SECONDS", 0.0)
     with caplog.at_level("INFO", logger="randar_features"):
         run(Toy(), tmp_path / "tokens", CONFIG)
     first, begun, *_, last = caplog.messages

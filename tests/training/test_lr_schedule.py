@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from randar_features.training.lr_schedule import SCHEDULES, constant_multiplier, cosine_multiplier, linear_multiplier
+from randar_features.training.optimizer import SCHEDULES, constant_multiplier, cosine_multiplier, linear_multiplier
 from tests.golden.models import FOLDER
 
 RECORDED = json.loads((FOLDER / "lr_schedule.json").read_text())

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from randar_features.training.state_files import load_state, save_state
+from randar_features.training.checkpoint import load_state, save_state
 from tests.training.small import same
 
 

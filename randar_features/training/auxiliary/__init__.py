@@ -1,1 +1,1 @@
-"""Losses beside next-token prediction, each in its own module and off by default; `losses.py` joins them."""
+"""Losses beside next-token prediction, off by default; `losses.py` joins them."""

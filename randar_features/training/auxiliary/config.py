@@ -10,7 +10,7 @@ from randar_features.options import Natural, NonNegative, Share, check_ranges
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
-    """See `alignment.Alignment`.
+    """See `heads.Alignment`.
 
     Attributes:
         weight: of the loss; 0: off. REPA and iREPA use 0.5.
@@ -28,7 +28,7 @@ class AlignmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDistillationConfig:
-    """See `self_distillation.SelfDistillation`.
+    """See `heads.SelfDistillation`.
 
     Attributes:
         weight: of the loss; 0: off.
@@ -46,7 +46,7 @@ class SelfDistillationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassHeadConfig:
-    """See `class_head.ClassHead`.
+    """See `heads.ClassHead`.
 
     Attributes:
         weight: of the loss; 0: off.

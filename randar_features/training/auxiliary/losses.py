@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from randar_features.hub.weights import build_empty
 from randar_features.models import CausalTransformer, ImageTransformer
-from randar_features.training.auxiliary.alignment import Alignment, alignment_target
-from randar_features.training.auxiliary.class_head import ClassHead
 from randar_features.training.auxiliary.config import AuxiliaryConfig
-from randar_features.training.auxiliary.self_distillation import SelfDistillation
+from randar_features.training.auxiliary.heads import Alignment, ClassHead, SelfDistillation, alignment_target
 from randar_features.training.auxiliary.showing import Features, show
 from randar_features.training.teacher_maps import TeacherMaps
 

@@ -10,9 +10,13 @@ import pytest
 import torch
 
 from randar_features.sequence import random_orders, to_raster
-from randar_features.training.auxiliary.alignment import Alignment, alignment_target
-from randar_features.training.auxiliary.class_head import ClassHead
-from randar_features.training.auxiliary.self_distillation import SelfDistillation, standardized
+from randar_features.training.auxiliary.heads import (
+    Alignment,
+    ClassHead,
+    SelfDistillation,
+    alignment_target,
+    standardized,
+)
 from randar_features.training.auxiliary.showing import show
 from randar_features.training.teacher_maps import TeacherMaps, write_teacher_maps
 from tests.small_models import NUM_CLASSES, VOCAB_SIZE, small_transformer
