@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from randar_features.data import open_images
+from randar_features.data import ImageBatch, ImageSource, open_images
+from randar_features.data.images import OK
+from randar_features.data.stored_images import StoredImages, name_of, root_of
 from randar_features.data.token_store import VIEWS, TokenStore
-from randar_features.store.files import make_folder, read_object, write_json, written_whole
+from randar_features.store.files import written_whole
+from randar_features.store.store import Store
+from randar_features.store.writer import StoreWriter
 
-MAPS, BASIS, ABOUT, PROGRESS = "maps.npy", "basis.npz", "teacher.json", "progress.json"
-FLUSH_EVERY = 1024  # images that a kill costs at most
+MAPS, BASIS = "maps", "basis.npz"
 SAMPLED = 2048  # images that the principal components are computed of
-AGAIN = "run scripts/teacher_maps.py again"
+SHARD_BYTES = 64 << 20
 
 Network = Callable[[Tensor], Tensor]
 """Pixels (b, 3, S, S) in [0, 1] → (b, g, g, C)."""
+
+
+class _Maps(Store):
+    kind: ClassVar[str] = "teacher maps"
+    made_by: ClassVar[str] = "scripts/teacher_maps.py"
 
 
 class TeacherMaps:
@@ -41,32 +48,26 @@ class TeacherMaps:
     """
 
     def __init__(self, folder: Path, store: TokenStore) -> None:
-        if not (folder / ABOUT).exists():
-            found = "not finished" if (folder / PROGRESS).exists() else "missing"
-            raise FileNotFoundError(f"{folder / ABOUT} is {found}: run scripts/teacher_maps.py for these tokens")
-        self.about = read_object(folder / ABOUT, "content", "shape")
+        self.store = _Maps(folder)
+        self.about: dict[str, Any] = self.store.manifest["teacher"]
         if store.manifest["views"] != VIEWS["two"]:
             raise ValueError(f"{store.folder} has the views {store.manifest['views']}, expected {VIEWS['two']}")
-        if self.about["content"] != store.content:
-            raise ValueError(f"{folder} holds maps of other images than {store.folder}: {AGAIN}")
-        try:
-            self._maps = np.load(folder / MAPS, mmap_mode="r")
-        except Exception as error:  # NumPy reads the header as Python, which raises nearly anything
-            raise ValueError(f"{folder / MAPS} is missing or torn ({error}): {AGAIN}") from error
-        if list(self._maps.shape) != self.about["shape"]:
-            raise ValueError(f"{folder / MAPS} holds {self._maps.shape}, {ABOUT} says {self.about['shape']}")
+        self._rows = np.flatnonzero(self.store.ok)
+        if self.store.manifest["tokens"] != store.content or len(self._rows) != len(store):
+            raise ValueError(f"{folder} holds maps of other images than {store.folder}: run {_Maps.made_by} again")
 
     @property
     def channels(self) -> int:
         """C."""
-        return self._maps.shape[-1]
+        return self.store.shape(MAPS)[-1]
 
     def batch(self, indices: Tensor, views: Tensor) -> Tensor:
         """Maps (b, g, g, C) float16 of some images in some views; a mirror image has the mirror image of the map."""
-        maps = torch.from_numpy(self._maps[indices.numpy()])
+        maps = torch.from_numpy(self.store.take(MAPS, self._rows[indices.numpy()]))
         return torch.where(views.view(-1, 1, 1, 1) == 1, maps.flip(2), maps)
 
 
+@torch.no_grad()
 def write_teacher_maps(
     network: Network,
     about: dict[str, Any],
@@ -94,70 +95,63 @@ def write_teacher_maps(
         num_workers: processes that decode.
 
     Raises:
-        ValueError: the images are not those of the store, as far as their number and labels tell.
+        ValueError: the images are not those of the store, as far as their number and labels tell; or the folder holds
+            maps of another network or of other images.
     """
-    if (folder / ABOUT).exists() and read_object(folder / ABOUT, "content")["content"] == store.content:
-        return
     source = open_images(images, split=split)
     unreadable = {entry["row"] for entry in store.unreadable}
     rows = [row for row in range(len(source)) if row not in unreadable]
     if len(rows) != len(store):
         raise ValueError(f"{len(rows)} readable images were given, but {store.folder} holds tokens of {len(store)}")
-    make_folder(folder)
-    read = _Reader(network, source, image_size, batch_size, num_workers)
-    basis = _basis(read, rows, folder / BASIS, channels)
-    done = read_object(folder / PROGRESS, "done")["done"] if (folder / PROGRESS).exists() else 0
-    shape = (len(rows), *basis.map_shape, basis.components.shape[1])
-    maps = np.lib.format.open_memmap(folder / MAPS, mode="r+" if done else "w+", dtype=np.float16, shape=shape)
-    with tqdm(total=len(rows), initial=done, desc="teacher maps", unit="image", dynamic_ncols=True) as bar:
-        for start in range(done, len(rows), FLUSH_EVERY):
-            part = rows[start : start + FLUSH_EVERY]
-            found, labels = read.maps(part)
-            if labels != store.labels[start : start + len(part)].tolist():
-                raise ValueError(f"the labels from image {start} on are not those of {store.folder}")
-            maps[start : start + len(part)] = basis.reduce(found).numpy()
-            maps.flush()
-            write_json(folder / PROGRESS, {"done": start + len(part)})
-            bar.update(len(part))
-    details = {"image_size": image_size, "shape": list(shape), "variance_kept": basis.kept}
-    write_json(folder / ABOUT, about | details | {"content": store.content})
+
+    def values(batch: ImageBatch) -> dict[str, np.ndarray]:
+        return {MAPS: basis.reduce(network(batch.pixels).float().cpu()).numpy()}
+
+    stored = StoredImages(
+        source, values, image_size=image_size, batch_size=batch_size, num_workers=num_workers,
+        root=root_of(images, split),
+    )  # fmt: skip
+    records = stored.records()
+    if [records[row].label for row in rows] != store.labels.tolist():
+        raise ValueError(f"the labels of the images are not those of {store.folder}")
+    basis = _basis(network, source, rows, folder / BASIS, channels, image_size, batch_size)
+    shape = (*basis.grid, basis.components.shape[1])
+    teacher = about | {"image_size": image_size, "shape": [len(rows), *shape], "variance_kept": basis.kept}
+    writer = StoreWriter(
+        folder=folder,
+        kind=_Maps,
+        content={"teacher": teacher, "tokens": store.content},
+        shard_rows=max(1, SHARD_BYTES // (2 * int(np.prod(shape)))),
+        data=name_of(images, split),
+        progress="teacher maps",
+    )
+    writer.fill(stored)
+    TeacherMaps(folder, store)  # an image whose tokens are there may have become unreadable
 
 
-class _Reader:
-    """Maps of rows of a source."""
-
-    def __init__(self, network: Network, source: Any, image_size: int, batch_size: int, num_workers: int) -> None:
-        self.network, self.source = network, source
-        self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
-
-    @torch.no_grad()
-    def maps(self, rows: list[int]) -> tuple[Tensor, list[int]]:
-        """(n, g, g, C) float32 and the labels, −1 where there is none; ValueError for an image that is unreadable."""
-        maps, labels = [], []
-        for batch in self.source.batches(self.image_size, self.batch_size, self.num_workers, rows=[rows]):
-            if bad := next((status for status in batch.status if status != "ok"), None):
-                raise ValueError(f"an image whose tokens are there cannot be read: {bad}")
-            maps.append(self.network(batch.pixels).float().cpu())
-            labels += [-1 if label is None else label for label in batch.labels]
-        return torch.cat(maps), labels
-
-
-class _Basis:
+class _Basis(NamedTuple):
     """Principal components of cells, scaled so that the mean square of what they give is 1."""
 
-    def __init__(self, mean: Tensor, components: Tensor, map_shape: tuple[int, int], kept: float) -> None:
-        self.mean, self.components, self.map_shape, self.kept = mean, components, map_shape, kept
+    mean: Tensor
+    components: Tensor
+    grid: tuple[int, int]
+    kept: float
 
     def reduce(self, maps: Tensor) -> Tensor:
         """(n, g, g, C') → (n, g, g, C) float16."""
         return ((maps - self.mean) @ self.components).half()
 
 
-def _basis(read: _Reader, rows: list[int], path: Path, channels: int) -> _Basis:
+def _basis(
+    network: Network, source: ImageSource, rows: list[int], path: Path, channels: int, image_size: int, batch_size: int
+) -> _Basis:
     """Of the file at `path`, or of `SAMPLED` images spread over all, and then written there."""
     if not path.exists():
         picked = [rows[int(place)] for place in np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)))]
-        maps, _ = read.maps(picked)
+        batches = list(source.batches(image_size, batch_size, rows=[picked]))
+        if bad := next((status for batch in batches for status in batch.status if status != OK), None):
+            raise ValueError(f"an image whose tokens are there cannot be read: {bad}")
+        maps = torch.cat([network(batch.pixels).float().cpu() for batch in batches])
         cells = maps.flatten(0, 2)
         mean = cells.mean(0)
         covariance = (cells - mean).T @ (cells - mean) / len(cells)

@@ -286,7 +286,7 @@ class RandARTrainer:
             "content": self.train.content,
         }
         if self.teacher is not None and self.config.auxiliary.alignment.weight:
-            data["teacher"] = {name: value for name, value in self.teacher.about.items() if name != "content"}
+            data["teacher"] = self.teacher.about
         return recorded(self.config, self.dtype) | {"data": data}
 
     def state_dict(self) -> dict[str, Any]:
@@ -322,7 +322,7 @@ class RandARTrainer:
             "training": recorded(self.config, self.dtype),
         }
         if self.teacher is not None and self.config.auxiliary.alignment.weight:
-            config["teacher"] = {name: value for name, value in self.teacher.about.items() if name != "content"}
+            config["teacher"] = self.teacher.about
         if self.train.manifest["tokenizer"] is not None:
             config["tokenizer_hash"] = self.train.manifest["tokenizer"]
         export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
