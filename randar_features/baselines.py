@@ -9,7 +9,7 @@ A name says where the weights come from:
 | `timm:NAME=FILE` | a file (safetensors or a pickle of plain tensors), read strictly and without running code |
 | `timm:NAME?random` | none: initial values of seed 0 |
 
-`@SIZE` after the name, as in `efficientnet-lite0@128`, asks for another input size in pixels.
+`@SIZE` after the name, as in `efficientnet-lite0@128`, sets another input size in pixels.
 """
 
 from __future__ import annotations

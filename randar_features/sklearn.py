@@ -19,8 +19,8 @@ from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, open_images
 from randar_features.data.images import OK
 from randar_features.features import FeatureSpec, encode, model_specs
-from randar_features.features.arguments import check_numbers
 from randar_features.features.extract import own_batch_size
+from randar_features.features.spec import check_numbers
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype
 

@@ -10,8 +10,7 @@ import torch
 
 from randar_features.cli.parse import UNFINISHED, Natural, part
 from randar_features.cli.training import RunOptions, run_stage, train
-from randar_features.data.pixel_cache import PixelCache, cache_pixels
-from randar_features.data.pixel_source import PixelSource
+from randar_features.data.pixels import PixelCache, PixelSource, cache_pixels
 from randar_features.training.distributed import make_accelerator
 from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
 

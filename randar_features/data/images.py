@@ -32,13 +32,13 @@ OK = "ok"
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Consecutive rows of a source, in its order.
+    """Consecutive images of a source, in its order.
 
     Attributes:
-        pixels: float32 ``(b, 3, S, S)`` in [0, 1]. Rows whose status is not ``"ok"`` are zeros.
-        labels: class of each row, or None.
-        paths: file of each row, or None.
-        status: ``"ok"``, or the reason why the row could not be read.
+        pixels: float32 ``(b, 3, S, S)`` in [0, 1]; zeros where the status is not ``"ok"``.
+        labels: class of each image, or None.
+        paths: file of each image, or None.
+        status: ``"ok"``, or the reason why the image could not be read.
         hashes: of the content of each image, as it was read; see ``store.identity``.
     """
 
@@ -98,13 +98,13 @@ class ImageSource:
     def batches(
         self, image_size: int, batch_size: int, num_workers: int = 0, rows: Iterable[Sequence[int]] | None = None
     ) -> Iterator[ImageBatch]:
-        """All rows in order, as ADM centre crops of ``image_size`` pixels a side, ``batch_size`` at a time.
+        """All images in order, as ADM centre crops of ``image_size`` pixels a side, ``batch_size`` at a time.
 
-        ``rows`` reads those runs of consecutive rows alone, one after the other, and no batch reaches from one
-        into the next; what can be read at random takes rows in any order. A stream passes over what lies before
-        and between them, so there they must come in order, and it ends at the first run that it cannot fill.
+        ``rows`` are runs of numbers of images: these alone are read, run after run, and no batch reaches from one run
+        into the next. A stream passes over what lies before and between the runs, so there they must come in order,
+        and it ends at the first run that it cannot fill.
 
-        A row that cannot be read keeps its place: its pixels are zeros, and its status is the reason.
+        An image that cannot be read keeps its place: its pixels are zeros, and its status is the reason.
         ``num_workers`` processes decode what can be read at random; streams and DataLoaders are decoded here,
         since a DataLoader has workers of its own.
 
@@ -120,7 +120,7 @@ class ImageSource:
             ranges = [range(sys.maxsize)] if rows is None else cast(Iterable[range], rows)
             return self._told(_stream(self._items, self._decode(image_size), batch_size, ranges))
         runs = [range(len(self))] if rows is None else rows
-        # Lazily, since training asks for more rows than fit into memory.
+        # Lazily, since training reads more numbers than fit into memory.
         parts: Any = (run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size))
         loader = DataLoader(
             _Decoded(self._items, self._decode(image_size), self.labels),

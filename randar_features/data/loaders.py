@@ -49,7 +49,7 @@ def loader_length(loader: DataLoader[Any]) -> int | None:
 def repeats_images(loader: DataLoader[Any]) -> str | None:
     """Why a loader may give each image once a worker, None where it does not.
 
-    Each worker has a copy of an iterable data set, and gives all of it unless the data set asks which worker it is.
+    Each worker has a copy of an iterable data set, and gives all of it unless the data set looks up which worker it is.
     """
     dataset = loader.dataset
     if loader.num_workers < 2 or not isinstance(dataset, IterableDataset) or loader.worker_init_fn is not None:

@@ -43,25 +43,11 @@ class StoredImages:
         root: Path | None = None,
     ) -> None:
         self.source, self.encode = source, encode
+        self.length, self.streamed, self.label_names = source.length, source.streamed, source.label_names
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.root = None if root is None else Path(os.path.realpath(root))
         self._given = "" if root in (None, Path()) else os.path.join(root, "")
         self._records: list[Record] | None = None
-
-    @property
-    def length(self) -> int | None:
-        """Number of images; None of a stream that cannot tell."""
-        return self.source.length
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the images can only be read one after the other."""
-        return self.source.streamed
-
-    @property
-    def label_names(self) -> list[str] | None:
-        """Name of each class, or None."""
-        return self.source.label_names
 
     def records(self) -> list[Record]:
         """Of all images. Files whose size and times have not changed since they were hashed are not read."""

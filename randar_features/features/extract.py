@@ -21,7 +21,7 @@ from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.data.stored_images import root_of
 from randar_features.features.encode import encode
-from randar_features.features.spec import FeatureSpec, as_index, check_orders, model_specs
+from randar_features.features.spec import FeatureSpec, as_index, check_numbers, check_orders, model_specs
 from randar_features.features.store import FeatureStore
 from randar_features.features.store_writer import Content, write_store
 from randar_features.features.table import FeatureTable, open_table
@@ -62,9 +62,8 @@ def extract_features(
     """Bidirectional features of images, whatever form they are in.
 
     Args:
-        images: paths, a folder, Parquet files, Pillow images, uint8 arrays (H, W, 3), float tensors
-            (B, 3, H, W) in [0, 1], a torch Dataset or DataLoader, a `datasets.Dataset`. Each is cut to a
-            square and brought to the model's size (`data.adm_center_crop`).
+        images: paths, a folder, Parquet files, Pillow images, uint8 arrays (H, W, 3), float tensors (B, 3, H, W) in
+            [0, 1], a torch Dataset or DataLoader, a `datasets.Dataset`; see `open_images`. ADM's centre crop is taken.
         model: a name (`list_models()`), a folder, or a loaded model.
         layers: block indices from 0, negative from the end; None: the model's recommended ones.
         context: "single" (a causal pass), "repeat" or "reverse" (the image shown twice, read at the second copy), one
@@ -74,8 +73,7 @@ def extract_features(
         norm: apply the model's final norm.
         classes: None: the null class, so that no label leaks; "labels": the model's class of the same name as each
             image's own, which every image must have; an index for all, or (not with `out`) one for each image.
-        combine: "mean" of the K orders, or "concatenate" them along D.
-        seed: of the K orders.
+        combine, seed: "mean" of the K orders, or "concatenate" them along D; the seed that draws them.
         pool: None: keep the maps; "mean": keep only their mean over locations.
         out: a folder: the table is written there, for any number of images in bounded memory; a killed extraction
             goes on where it was when it is called again, and under torchrun each process makes its own shards. None:
@@ -90,9 +88,8 @@ def extract_features(
         dtype: what the model computes in: "float32", "bfloat16", "float16", the torch dtype of that name, or "auto",
             the fastest of this machine; None: the format of the weights, float32 unless `load_model` was told
             another, or of the caller's autocast.
-        num_workers: processes that decode images.
-        progress: show a bar.
-        split: which split of Parquet files.
+        num_workers, progress: processes that decode images; whether a bar is shown.
+        split: which split of the data, such as "train".
         value_range: the values that are black and white, of pictures of more than 8 bits, such as (0, 4095); None: the
             range of their number type.
         max_pixels: a larger picture counts as one that cannot be read.
@@ -160,10 +157,7 @@ class Extraction:
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
         check_orders(self.orders, self.seed, self.combine)
-        if self.batch_size is not None and as_index("batch_size", self.batch_size) < 1:
-            raise ValueError(f"batch_size must be at least 1, or None; got {self.batch_size}")
-        if as_index("num_workers", self.num_workers) < 0:
-            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+        check_numbers(self.batch_size, self.num_workers)
         if self.pool is not None:
             sequence.check_choice("pool", self.pool, ("mean",))
 

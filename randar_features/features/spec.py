@@ -127,6 +127,14 @@ def check_orders(orders: int | None, seed: int, combine: str) -> None:
         raise ValueError(f"the number of orders must be at least 1, got {orders}")
 
 
+def check_numbers(batch_size: int | None, num_workers: int) -> None:
+    """TypeError or ValueError for a batch below 1 image, fewer than 0 processes, or what is no integer."""
+    if batch_size is not None and as_index("batch_size", batch_size) < 1:
+        raise ValueError(f"batch_size must be at least 1, or None; got {batch_size}")
+    if as_index("num_workers", num_workers) < 0:
+        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+
+
 def model_specs(
     model: Model | ImageTransformer,
     *,

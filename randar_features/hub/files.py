@@ -49,8 +49,8 @@ class HubUnreachableError(FileNotFoundError):
 def download(file: HubFile) -> WeightsFile:
     """The file in the Hub's local cache, downloaded into it if it is not there.
 
-    What is cached is used without asking the Hub, so weights never change unasked. Where the cache is, and
-    whether the network may be used, is up to HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE, as everywhere.
+    What is cached is used as it is, without a look at the Hub. HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE say where the
+    cache is and whether the network may be used, as everywhere.
 
     Raises:
         HubUnreachableError: the file is not cached, and there is no connection: said at once, without retries.

@@ -37,7 +37,7 @@ class Model:
         recommended_steps: parallel decoding steps for one image; None: as published for its architecture.
         weights_hash: 16 hexadecimal digits, the same for the same files of weights.
         optional_tokenizer: the tokenizer, None for the folder of a transformer alone.
-        class_names: a name each class, "imagenet" for ImageNet's (looked up when asked for), or None.
+        class_names: a name each class, "imagenet" for ImageNet's (looked up when they are read), or None.
         revision: commit of the transformer's Hub repository, None for a folder.
         tokenizer_revision: the same of the tokenizer's repository.
     """

@@ -151,7 +151,7 @@ def _read_pickle(path: Path) -> Any:
             return _load_pickle(path)
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
-            reason = f"it asks for {found[1]}" if found else "it holds something else, or is damaged"
+            reason = f"it calls {found[1]}" if found else "it holds something else, or is damaged"
             raise ValueError(
                 f"{path} is not a pickle of plain tensors: {reason}. Nothing in it was run. "
                 "Expected a state dict of tensors; convert trusted files to safetensors"

@@ -1,4 +1,4 @@
-"""The manifest of a store: what its values are, and of how many images of which data."""
+"""The manifest of a store: what its values are, the data that they come from, and the number of images."""
 
 from __future__ import annotations
 

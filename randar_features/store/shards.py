@@ -199,7 +199,7 @@ def _as_arrow(values: np.ndarray) -> pa.Array:
 def find_shards(folder: Path, kind: str = SHARD) -> list[Shard]:
     """The shards (or parts of shards) in a folder, by their first row.
 
-    A shard that was made anew, of which a kill left the old one over, counts as it is now.
+    Where a kill left the old file of a shard that was made again, the newer file counts.
     """
     paths = (path for path in folder.glob(f"{kind}-*.arrow") if _NAME.fullmatch(path.name))
     by_row = {shard.rows.start: shard for shard in map(Shard, sorted(paths, key=_age))}

@@ -64,7 +64,7 @@ def make_accelerator() -> Accelerator:
     """This process among those that train together: one, or as many as `accelerate launch` or torchrun started.
 
     Raises:
-        ValueError: the launcher asks for a way of training other than this configuration's.
+        ValueError: the launcher wants another way of training than this configuration's.
     """
     replicas = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     # Precision is this package's own, the same as for encoding.
@@ -74,7 +74,7 @@ def make_accelerator() -> Accelerator:
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
-            f"the launcher asks for {accelerator.distributed_type.value}: leave that to hardware.shard_weights=true, "
+            f"the launcher is set to {accelerator.distributed_type.value}: leave that to hardware.shard_weights=true, "
             "and launch with several processes alone"
         )
     return accelerator

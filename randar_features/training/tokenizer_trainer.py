@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from randar_features.baselines import load_network
-from randar_features.data.pixel_cache import PixelCache
-from randar_features.data.pixel_source import PixelSource
+from randar_features.data.pixels import PixelCache, PixelSource
 from randar_features.options import typed
 from randar_features.precision import autocast, fastest_dtype
 from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
-from randar_features.training.auxiliary.alignment import Alignment, alignment_target
+from randar_features.training.auxiliary.heads import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from randar_features.data.pixel_cache import cache_pixels
-from randar_features.data.pixel_source import PixelSource
+from randar_features.data.pixels import PixelSource, cache_pixels
 
 
 @pytest.fixture
@@ -46,13 +45,13 @@ def test_batches_are_asked_for_as_they_are_needed(images: Path):
     assert len(asked) == 2
 
 
-def test_an_unreadable_image_is_replaced_and_named_once(images: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_unreadable_image_is_replaced_and_named_once(images: Path, caplog: pytest.LogCaptureFixture):
     (images / "1.png").write_text("no picture")
     source = PixelSource(images, image_size=8)
     for _ in range(2):
         found = source.images(torch.tensor([3, 1, 2]))
         assert torch.equal(found, source.images(torch.tensor([3, 2, 2])))
-    assert capsys.readouterr().out.count("1.png") == 2  # one line, with the path in front and in the reason
+    assert caplog.text.count("1.png") == 2  # one line, with the path in front and in the reason
     with pytest.raises(ValueError, match=r"none of 1 images could be read; the first: .*1\.png"):
         source.images(torch.tensor([1]))
 

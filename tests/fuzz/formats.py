@@ -337,14 +337,14 @@ def read_tokens(folder: Path) -> Any:
 
 
 def make_pixels(folder: Path) -> None:
-    from randar_features.data.pixel_cache import cache_pixels
+    from randar_features.data.pixels import cache_pixels
 
     write_pictures(folder.parent / "pictures", "")
     cache_pixels(folder.parent / "pictures", folder / "cache", image_size=8)
 
 
 def read_pixels(folder: Path) -> Any:
-    from randar_features.data.pixel_cache import PixelCache
+    from randar_features.data.pixels import PixelCache
 
     cache = PixelCache(folder / "cache")
     return digest(cache.pixels(torch.arange(len(cache))), cache.labels)

@@ -127,7 +127,7 @@ def test_a_pickle_with_code_is_refused_and_nothing_runs(tmp_path: Path, zipped: 
     path = tmp_path / "weights.pt"
     content = {"model": {"norm.weight": torch.ones(3)}, "more": Attack(tmp_path / "ran")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"weights\.pt is not a pickle of plain tensors: it asks for \w+\.mkdir"):
+    with pytest.raises(ValueError, match=r"weights\.pt is not a pickle of plain tensors: it calls \w+\.mkdir"):
         read_state_dict(path, key="model")
     assert not (tmp_path / "ran").exists()
 

@@ -99,10 +99,10 @@ def tokens(inputs: Path, store: Path) -> None:
 
 
 def pixels(inputs: Path, store: Path) -> None:
-    from randar_features.data import pixel_cache
+    from randar_features.data import pixels as stored_pixels
 
-    pixel_cache.SHARD_BYTES = 16 * 3 * 8 * 8
-    pixel_cache.cache_pixels(inputs / "all", store, image_size=8)
+    stored_pixels.SHARD_BYTES = 16 * 3 * 8 * 8
+    stored_pixels.cache_pixels(inputs / "all", store, image_size=8)
 
 
 # Indexes

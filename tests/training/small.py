@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from randar_features.data.pixel_cache import PixelCache, cache_pixels
+from randar_features.data.pixels import PixelCache, cache_pixels
 from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from randar_features.data import adm_center_crop, pixel_cache
-from randar_features.data.pixel_cache import PixelCache, cache_pixels
+from randar_features.data import adm_center_crop, pixels
+from randar_features.data.pixels import PixelCache, cache_pixels
 
 
 def picture(seed: int) -> Image.Image:
@@ -86,7 +86,7 @@ def test_other_images_are_decoded_anew(images: Path, tmp_path: Path, change: str
 
 
 def test_goes_on_after_a_kill(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pixel_cache, "SHARD_BYTES", 2 * 3 * 8 * 8)
+    monkeypatch.setattr(pixels, "SHARD_BYTES", 2 * 3 * 8 * 8)
     cache_pixels(images, tmp_path / "cache", image_size=8)
     before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
     next((tmp_path / "cache").glob("rows-000000002-*")).unlink()
