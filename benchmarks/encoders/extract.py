@@ -21,8 +21,7 @@ from benchmarks.encoders.feature_file import FeatureFile, FeatureSource
 from probes.pooling import POOLINGS, pool
 from randar_features.data.images import ImageSource
 from randar_features.data.stored_images import StoredImages, root_of
-from randar_features.features.store import FeatureStore, read_manifest
-from randar_features.features.store_writer import SHARD_ROWS, Content, write_store
+from randar_features.features.store import SHARD_ROWS, Content, FeatureStore, read_manifest, write_store
 from randar_features.store.plan import OtherImagesError
 from randar_features.store.writer import StoreWriter
 

@@ -20,7 +20,8 @@ from randar_features.cli.options import (
     one_or_several,
 )
 from randar_features.cli.parse import Count, Seed, Share, option, positional, run
-from randar_features.data.opening import MAX_PIXELS, printable
+from randar_features.data.opening import MAX_PIXELS
+from randar_features.store.records import printable
 
 SHOWN = 20
 

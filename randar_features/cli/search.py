@@ -15,10 +15,10 @@ from randar_features.cli.options import DeviceOptions, one_or_several
 from randar_features.cli.parse import Count, Natural, option, positional, run
 from randar_features.data import open_images
 from randar_features.data.lists import spreadsheet_safe
-from randar_features.data.opening import printable
 from randar_features.data.readable import pictures_of
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_json
+from randar_features.store.records import printable
 
 PICTURE = 128  # pixels that each picture is read at
 

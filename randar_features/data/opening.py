@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from randar_features.store.records import printable
+
 from .formats import HEAD_BYTES, image_format, webp_size
 
 MAX_PIXELS = 2**27
@@ -115,12 +117,6 @@ def name_of(image: object) -> str:
     if isinstance(image, Image.Image):
         return printable(getattr(image, "filename", "")) or f"a Pillow image of mode '{image.mode}'"
     return printable(str(Path(os.fspath(image))))  # type: ignore[call-overload]
-
-
-def printable(text: str | bytes | os.PathLike[str]) -> str:
-    """Text for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
-    text = os.fsdecode(text)
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from randar_features.store.records import printable
+
 from .formats import HEAD_BYTES
-from .opening import printable
 
 GIT_LFS = b"version https://git-lfs.github.com"
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")

@@ -22,8 +22,7 @@ from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.data.stored_images import root_of
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, as_index, check_numbers, check_orders, model_specs
-from randar_features.features.store import FeatureStore
-from randar_features.features.store_writer import Content, write_store
+from randar_features.features.store import Content, FeatureStore, write_store
 from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of

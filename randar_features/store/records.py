@@ -89,6 +89,7 @@ def unescape(text: str) -> str:
     return os.fsdecode(unquote_to_bytes(text.removeprefix(_ESCAPED))) if text.startswith(_ESCAPED) else text
 
 
-def printable(text: str) -> str:
-    """A text that can be written as UTF-8 and on one line, for messages."""
-    return "".join(each if each.isprintable() else f"\\x{ord(each) & 0xFF:02x}" for each in text)
+def printable(text: str | bytes | os.PathLike[str]) -> str:
+    """Text for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
+    text = os.fsdecode(text)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from randar_features import FeatureStore
 from randar_features.data import open_images
-from randar_features.features.store_writer import Content, write_store
+from randar_features.features.store import Content, write_store
 
 SIZE = 8
 ROWS = 3  # a shard

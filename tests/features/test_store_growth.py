@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import FeatureStore
-from randar_features.features import store_writer
+from randar_features.features import store as feature_store
 from randar_features.store.shards import find_shards
 from tests.features.stores import (
     Interrupted,
@@ -119,10 +119,10 @@ def test_a_loader_goes_on_behind_a_damaged_shard(tmp_path: Path):
 
 @pytest.mark.parametrize(("batch_size", "rows"), [(2, 4), (5, 5), (8, 5)])
 def test_large_rows_make_short_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, rows: int):
-    monkeypatch.setattr(store_writer, "SHARD_BYTES", 5 * (3 + 12) * 2 + 7)
+    monkeypatch.setattr(feature_store, "SHARD_BYTES", 5 * (3 + 12) * 2 + 7)
     store = write(pictures(9), tmp_path, shard_rows=None, batch_size=batch_size)
     assert store.manifest["shard_rows"] == rows and len(store.rows("corner")[0]) == rows
-    monkeypatch.setattr(store_writer, "SHARD_BYTES", 10**6)
+    monkeypatch.setattr(feature_store, "SHARD_BYTES", 10**6)
     assert len(write(pictures(9), tmp_path, shard_rows=None)) == 9
     with pytest.raises(ValueError, match=f"its shard_rows is {rows}, now 3"):
         write(pictures(9), tmp_path, shard_rows=3)
