@@ -6,7 +6,7 @@ import logging
 import warnings
 from dataclasses import dataclass, field
 
-from .opening import printable
+from randar_features.store.records import printable
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from randar_features.store.records import printable
+
 from .account import HIDDEN, Account
 from .formats import HEAD_BYTES
 from .labels import Labels, label_of, read_labels
 from .layout import arrange
 from .listing import NO_IMAGE, is_hidden, is_image
-from .opening import printable
 from .paths import check_file, reading
 from .shards import is_shard_name
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from randar_features.store.records import printable
+
 from .account import Account
 from .items import IMAGE_NAMES, first_name
 from .labels import NONE, LabelError, Labels, find_label, read_labels
-from .opening import printable
 from .paths import check_file, confined, reading
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")

@@ -12,9 +12,10 @@ from typing import Any
 
 import braceexpand
 
+from randar_features.store.records import printable
+
 from .account import Account
 from .layout import find_splits, split_role, wrong_split
-from .opening import printable
 
 TAR, PARQUET = ".tar", ".parquet"
 SHARD_ENDINGS = (TAR, PARQUET)

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from randar_features.store.records import printable
+
 from .account import Account
 from .archives import TarImages
 from .decoding import check_image, check_range
@@ -25,7 +27,7 @@ from .layout import arrange, wrong_split
 from .listing import holds_image, is_named_as_image, list_files
 from .lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
 from .loaders import loader_items, loader_length, repeats_images
-from .opening import MAX_PIXELS, printable
+from .opening import MAX_PIXELS
 from .paths import check_file, head_of, is_url, reading
 from .ranges import Reading
 from .shards import PARQUET, SHARD_ENDINGS, TAR, are_shards, choose_shards, expand, expand_all, is_pattern

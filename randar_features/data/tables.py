@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from randar_features.store.records import printable
+
 from .account import Account
 from .items import IMAGE_NAMES, confined_image, first_name
 from .labels import LABEL_NAMES, NONE, LabelError, Labels, find_label, read_labels
 from .listing import list_files
 from .lists import METADATA_NAMES
-from .opening import printable
 from .paths import check_file, reading
 from .shards import PARQUET, TAR, choose_shards
 

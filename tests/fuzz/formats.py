@@ -156,7 +156,7 @@ for _name, _make in PICTURES.items():
 def read_images(folder: Path, data: Any = None) -> Any:
     """Pixels and labels of all images; ValueError, with the image's file, where one is unreadable."""
     from randar_features.data import open_images
-    from randar_features.data.opening import printable
+    from randar_features.store.records import printable
 
     source = open_images(folder if data is None else data)
     found = []

@@ -167,7 +167,7 @@ def test_sizes_come_from_the_tokens(tmp_path: Path):
         ({**MODEL, "num_layer": 3}, r"model has no option 'num_layer'; did you mean num_layers\?"),
         ({**MODEL, "vocab_size": 3}, "model: vocab_size come from the tokens"),
         ({**MODEL, "dim": "wide"}, "model: dim is 'wide', expected int"),
-        ({"num_layers": 2, "num_heads": 2}, "model: RandARConfig lacks dim"),
+        ({"num_layers": 2, "num_heads": 2}, "model lacks dim"),
     ],
 )
 def test_bad_sizes_are_named(tmp_path: Path, model: dict[str, Any], message: str):
