@@ -69,7 +69,7 @@ class ImageMasks:
     def readable(
         self, unreadable: list[dict[str, Any]], rows: Iterable[int] | None = None
     ) -> Iterator[tuple[int, ImageMask]]:
-        """Those of the rows (None: all) that can be read, with their pairs; others are appended as row, path, reason.
+        """Number and pair of all of `rows` (None: all) that can be read; others are appended as row, path, reason.
 
         Raises:
             ValueError: not one can be read; or of two classes all masks hold 0 and 255, which is to be ignored.

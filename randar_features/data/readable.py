@@ -15,7 +15,7 @@ from randar_features.data.images import OK, ImageBatch, ImageSource
 def readable_batches(
     source: ImageSource, *, image_size: int, batch_size: int, description: str, unreadable: list[dict[str, Any]]
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Pixels (b, 3, S, S) and labels (−1: none) of the rows that can be read, with a progress bar.
+    """Pixels (b, 3, S, S) and labels (−1: none) of the images that can be read, with a progress bar.
 
     The others are appended to `unreadable` as row, path and reason. Raises ValueError if no row can be read.
     """
@@ -34,7 +34,7 @@ def readable_batches(
 
 
 def split_readable(batch: ImageBatch, row: int) -> tuple[Tensor, list[int], list[dict[str, Any]]]:
-    """Pixels and labels (−1: none) of the rows that can be read; row, path and reason of those that cannot.
+    """Pixels and labels (−1: none) of the images that can be read; row, path and reason of those that cannot.
 
     The batch's first row is number `row` of its source.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from randar_features.store.identity import UNREADABLE
-from randar_features.store.manifest import Manifest, images_in, write_manifest
+from randar_features.store.manifest import Manifest, images_in, root_of, write_manifest
 from randar_features.store.records import OK, Record, Source, absolute, printable
 from randar_features.store.shards import Shard, find_shards, superseded
 
@@ -146,14 +146,9 @@ class _State:
             for row, record, status in zip(shard.rows, shard.records, shard.status, strict=True):
                 self.present[row] = Present(record, status == OK)
 
-    def root(self, row: int) -> Path | None:
-        """The root of the data that the row belongs to."""
-        part = next(part for part in reversed(self.manifest["parts"]) if part["first"] <= row)
-        return None if part["root"] is None else Path(part["root"])
-
     def path(self, row: int) -> str | None:
         """The whole path of a row's image."""
-        return absolute(self.present[row].record.path, self.root(row))
+        return absolute(self.present[row].record.path, root_of(self.manifest, row))
 
     def stop(self, part: Mapping[str, Any]) -> int:
         """The row after the last one of a part that is there."""
@@ -251,7 +246,7 @@ def _renamed(
     for row, record in differing.items():
         path = absolute(record.path, source.root)
         if path is not None and path != state.path(row):
-            found[row] = record._replace(path=within(path, state.root(row)))
+            found[row] = record._replace(path=within(path, root_of(state.manifest, row)))
     return found
 
 
@@ -305,23 +300,17 @@ def _plan_stream(state: _State, source: Source) -> Plan:
         raise OtherImagesError(
             f"{state.folder} was made of other images: {images_in(state.manifest)}, now {source.length or 'a stream'}"
         )
-    return _continue_stream(state, part)
+    return Plan(state.manifest, state.shards, part["first"], None)
 
 
 def _plan_stream_append(state: _State, source: Source, data: str) -> Plan:
     """Go on with an append that was not finished, or begin one."""
     parts = state.manifest["parts"]
-    if not state.complete(parts[-1]):
-        if parts[-1]["stream"]:
-            return _continue_stream(state, parts[-1])
-        state.close()
-    first = sum(part["rows"] for part in parts)
-    parts.append(new_part(source, data, first))
-    return Plan(state.manifest, state.shards, first, None)
-
-
-def _continue_stream(state: _State, part: dict[str, Any]) -> Plan:
-    return Plan(state.manifest, state.shards, part["first"], None)
+    if state.complete(parts[-1]) or not parts[-1]["stream"]:
+        if not state.complete(parts[-1]):
+            state.close()
+        parts.append(new_part(source, data, sum(part["rows"] for part in parts)))
+    return Plan(state.manifest, state.shards, parts[-1]["first"], None)
 
 
 # Growth
@@ -419,7 +408,9 @@ class _Append:
             if held.record.hash != record.hash or (retry and not held.readable):
                 redo[row] = number
             elif held.record.label != record.label or (path is not None and path != state.path(row)):
-                renamed[row] = record._replace(path=None if path is None else within(path, state.root(row)))
+                renamed[row] = record._replace(
+                    path=None if path is None else within(path, root_of(state.manifest, row))
+                )
         self._report(redo, renamed, gone)
         first = sum(part["rows"] for part in state.manifest["parts"])
         if new:

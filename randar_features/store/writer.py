@@ -24,6 +24,7 @@ from randar_features.store.manifest import (
     check_format,
     missing_rows,
     read_manifest,
+    root_of,
     write_manifest,
 )
 from randar_features.store.open_shard import OpenShard, Reuse
@@ -104,13 +105,9 @@ class StoreWriter:
         FolderLockedError: another process writes to it.
         """
         with locked(self.folder, rank=self.rank, patience=self.patience):
-            for path in (*self.folder.glob(f"{SHARD}-*.arrow"), *self._remains()):
+            for path in (*self.folder.glob(f"{SHARD}-*.arrow"), *_remains(self.folder)):
                 path.unlink(missing_ok=True)
             (self.folder / MANIFEST).unlink(missing_ok=True)
-
-    def _remains(self) -> list[Path]:
-        """Files that a finished store does not have."""
-        return [*self.folder.glob(f"{PIECE}-*.arrow"), *self.folder.glob(f"{_END}*")]
 
     def wait(self) -> None:
         """Until the other processes have made their shards."""
@@ -213,7 +210,7 @@ class StoreWriter:
             if reuse is not None and plan.images is not None:
                 records = source.records()
                 found = {row: records[plan.images[row - plan.first]] for row in shard.wanted}
-                root = _root(plan, rows.start)
+                root = root_of(plan.manifest, rows.start)
                 reuse.fill(shard, {row: _place(record, source.root, root) for row, record in found.items()})
             pending.append(shard)
             if not shard.wanted:
@@ -255,7 +252,7 @@ class StoreWriter:
 
     def _placed(self, block: Block, plan: Plan, source: Source, shard: OpenShard) -> Block:
         """The block with the paths of its records from the root of the shard's part on."""
-        root = _root(plan, shard.rows.start)
+        root = root_of(plan.manifest, shard.rows.start)
         if root == source.root:
             return block
         return replace(block, records=[_place(record, source.root, root) for record in block.records])
@@ -313,7 +310,7 @@ class StoreWriter:
                 write_manifest(self.folder, manifest)
         if missing_rows(manifest, shards):
             return False
-        for path in self._remains():
+        for path in _remains(self.folder):
             path.unlink(missing_ok=True)
         return True
 
@@ -321,10 +318,9 @@ class StoreWriter:
         return self.deadline is None or time.monotonic() < self.deadline
 
 
-def _root(plan: Plan, row: int) -> Path | None:
-    """The root of the part that a row belongs to."""
-    part = next(part for part in reversed(plan.manifest["parts"]) if part["first"] <= row)
-    return None if part["root"] is None else Path(part["root"])
+def _remains(folder: Path) -> list[Path]:
+    """Files that a finished store does not have."""
+    return [*folder.glob(f"{PIECE}-*.arrow"), *folder.glob(f"{_END}*")]
 
 
 def _place(record: Record, given: Path | None, root: Path | None) -> Record:
@@ -348,7 +344,7 @@ def abandon_store(folder: str | Path, kind: type[Store]) -> int:
     manifest = read_manifest(folder, kind.kind, kind.made_by)
     with locked(folder):
         left = abandon(folder, manifest)
-        for path in (*folder.glob(f"{PIECE}-*.arrow"), *folder.glob(f"{_END}*")):
+        for path in _remains(folder):
             path.unlink(missing_ok=True)
         remove_leftovers(folder)
         if not left:

@@ -43,7 +43,7 @@ def training_flops(sizes: TransformerConfig, kind: str = "randar", *, causal: bo
     Two for each multiply-add of the matrix products and of attention; normalisations, rotations, the softmax
     and the optimizer are left out, and so is what gradient checkpointing computes again. Only what the loss
     needs is counted: not RandAR's last image token, nor its last block after attention at image tokens, nor
-    logits at other rows than the N that predict.
+    logits at other positions than the N that predict.
 
     Args:
         sizes: the model's configuration.
@@ -61,7 +61,7 @@ def _project(sizes: TransformerConfig) -> int:
     return sizes.dim * (sizes.dim + 2 * sizes.kv_heads * sizes.head_dim)
 
 
-def _behind(sizes: TransformerConfig) -> int:
+def _after_attention(sizes: TransformerConfig) -> int:
     """Multiply-adds of one row after attention: its output projection and the feed-forward."""
     return sizes.dim * (sizes.dim + 3 * hidden_width(sizes.dim, sizes.ffn_multiple_of))
 
@@ -76,14 +76,14 @@ def _attention(sizes: TransformerConfig, rows: int, share: float) -> float:
 
 def _randar(sizes: TransformerConfig, share: float) -> float:
     rows = 2 * sizes.num_tokens  # [class] [P1] [x1] … [PN]
-    blocks = sizes.num_layers * (rows * (_project(sizes) + _behind(sizes)) + _attention(sizes, rows, share))
-    return blocks - (rows - sizes.num_tokens) * _behind(sizes) + _logits(sizes)
+    blocks = sizes.num_layers * (rows * (_project(sizes) + _after_attention(sizes)) + _attention(sizes, rows, share))
+    return blocks - (rows - sizes.num_tokens) * _after_attention(sizes) + _logits(sizes)
 
 
 def _llamagen(sizes: TransformerConfig, share: float) -> float:
     """Also PAR's: its three special tokens take the places of the last three image tokens, which predict nothing."""
     rows = sizes.num_tokens
-    blocks = sizes.num_layers * (rows * (_project(sizes) + _behind(sizes)) + _attention(sizes, rows, share))
+    blocks = sizes.num_layers * (rows * (_project(sizes) + _after_attention(sizes)) + _attention(sizes, rows, share))
     return blocks + _logits(sizes)
 
 
@@ -91,8 +91,8 @@ def _arpg(sizes: TransformerConfig, share: float) -> float:
     """Half of the blocks on the content, the other half on the queries with one set of keys and values."""
     rows, dim = sizes.num_tokens, sizes.dim
     shared = _project(sizes) - dim * dim
-    queries = rows * (dim * dim + _behind(sizes))
-    content = rows * (_project(sizes) + _behind(sizes))
+    queries = rows * (dim * dim + _after_attention(sizes))
+    content = rows * (_project(sizes) + _after_attention(sizes))
     half = sizes.num_layers // 2
     blocks = half * (content + _attention(sizes, rows, share)) + half * (queries + _attention(sizes, rows, share))
     return blocks + rows * shared + _logits(sizes)

@@ -172,7 +172,7 @@ class RandARTrainer:
         return draws, self.model.training_order(config.batch_size, generator, self.device)
 
     def _losses(self, step: int, draws: Draws, order: Tensor, rows: slice) -> dict[str, Tensor]:
-        """Next-token prediction and the auxiliary losses of some rows of the batch, by name."""
+        """Next-token prediction and the auxiliary losses of a part of the batch, by name."""
         images, views = draws.indices[rows], draws.views[rows]
         tokens, labels = self.train.batch(images, views)
         hidden = draws.dropped[rows] | (labels < 0)
