@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from randar_features import Model, load_model
 from tests.small_models import write_folder
@@ -38,3 +41,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Three blocks on 4×4 tokens of 16×16 pixels."""
     return load_model(write_folder(tmp_path_factory.mktemp("small_model")), device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder `photos/` that README and the examples speak of, with 20 small pictures in two classes."""
+    generator = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(10):
+            pixels = generator.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    monkeypatch.chdir(tmp_path)

@@ -8,10 +8,8 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from randar_features.cli.commands import TEXTS, main
 
@@ -27,18 +25,6 @@ def command_lines() -> list[list[str]]:
     """The arguments of each `randar …` line, without comments; continued lines are joined."""
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("randar ")]
-
-
-@pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder `photos/` that README speaks of, with 20 small pictures in two classes."""
-    generator = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (tmp_path / "photos" / label).mkdir(parents=True)
-        for number in range(10):
-            pixels = generator.integers(0, 255, (40, 48, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.usefixtures("photos")

@@ -157,8 +157,9 @@ def _from_parquet(file: Path) -> StoredFeatures:
     if not names or not len(table):
         raise ValueError(f"{file} holds no features: expected a column of lists of numbers, one entry an image")
     maps = {name: _as_maps(_stacked(table[name], name, file, about.get("shape")), file) for name in names}
-    paths = table["path"].to_pylist() if "path" in table.column_names else [None]
-    return StoredFeatures(file, maps, None if None in paths else [unescape(path) for path in paths])
+    paths = table["path"].to_pylist() if "path" in table.column_names else []
+    named = [unescape(path) for path in paths if path is not None]
+    return StoredFeatures(file, maps, named if len(named) == len(table) else None)
 
 
 def _stacked(column: Any, name: str, file: Path, shape: Sequence[int] | None) -> NDArray[np.float32]:
