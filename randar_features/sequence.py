@@ -8,8 +8,7 @@ An image of N tokens on a G×G grid is shown in an order π, a permutation of th
 
 where P is the position-instruction token of a location (RandAR, arXiv 2412.01827, section 3), x or t its
 image token, and s a special token (PAR, arXiv 2412.15119). As a bidirectional encoder a model is shown the
-image a second time behind the first; see `context` below. Training, encoding and decoding all take the
-layout from here.
+image twice, see `second_copy`. Training, encoding and decoding all take the layout from here.
 """
 
 from __future__ import annotations
@@ -105,13 +104,13 @@ def spread_order(num_tokens: int, steps: Sequence[int], known: Tensor | None = N
     """Each step's locations near what is known and far from each other: (1, N) int64.
 
     Tokens of one step are predicted without seeing each other, so they should depend little on each other
-    and much on what is there (locality-aware decoding, Zhang et al., arXiv 2507.01957). Greedy: of
-    the open locations the next is the one of the largest Σ k(known) − 20·Σ k(chosen in this step), with
-    k(d) = exp(−d²/2) of the distance d in the grid. The first is the centre.
+    and much on what is known (locality-aware decoding, Zhang et al., arXiv 2507.01957). Greedy: the next location
+    is the open one with the largest Σ k(known) − 20·Σ k(chosen in this step), with k(d) = exp(−d²/2) of the
+    distance d in the grid. The first is the centre.
 
     Args:
         num_tokens: N.
-        steps: tokens a step, in all as many as are not known.
+        steps: number of tokens of each step; their sum is the number of unknown tokens.
         known: (N,) boolean, the locations that are known; they stand first, in raster order.
     """
     side = grid_side(num_tokens)
@@ -140,7 +139,7 @@ def known_first(order: Tensor, known: Tensor) -> Tensor:
 
 def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
     """`order` as (B or 1, N) int64, or ValueError if a row is no permutation of 0 … N−1; B is `batch` if given."""
-    order = order_rows(order, num_tokens, batch)
+    order = check_order_shape(order, num_tokens, batch)
     expected = torch.arange(num_tokens, device=order.device).expand_as(order)
     wrong = (order.sort(dim=1).values != expected).any(dim=1)
     if wrong.any():
@@ -149,8 +148,8 @@ def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | Non
     return order
 
 
-def order_rows(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
-    """`check_order` without asking whether the rows permute: their shape and dtype alone."""
+def check_order_shape(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
+    """`check_order` of shape and dtype alone; the values are not looked at."""
     order = torch.as_tensor(order)
     order = order[None] if order.dim() == 1 else order
     if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point() or order.dtype == torch.bool:
@@ -185,7 +184,7 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
 
 
 def second_copy(values: Tensor, context: str) -> Tensor | None:
-    """What is shown behind the first copy: (B, N, …) in the order it is shown, or None for `single`.
+    """What is shown after the first copy: (B, N, …) in the order it is shown, or None for `single`.
 
     `repeat` shows the image again in the same order. `reverse` shows it in the reversed order, so that
     each token is as near to as far from its own first showing.
@@ -197,7 +196,7 @@ def second_copy(values: Tensor, context: str) -> Tensor | None:
 
 
 def shown(values: Tensor, context: str) -> Tensor:
-    """All copies one behind the other: (B, N or 2N, …) from (B, N, …) in the first copy's order."""
+    """All copies, one after the other: (B, N or 2N, …) from (B, N, …) in the first copy's order."""
     copy = second_copy(values, context)
     return values if copy is None else torch.cat([values, copy], dim=1)
 
@@ -208,59 +207,58 @@ def interleave(instructions: Tensor, tokens: Tensor) -> Tensor:
 
 
 def with_instructions(first: Tensor, tokens: Tensor, instructions: Tensor) -> Tensor:
-    """[class, P1, x1, …, Pn, xn, P of more]: (B, 1, …), (B, n, …), (B, n + m, …) → (B, 1 + 2n + m, …)."""
+    """[class, P1, x1, …, Pn, xn, P of the next m]: (B, 1, …), (B, n, …), (B, n + m, …) → (B, 1 + 2n + m, …)."""
     done = tokens.shape[1]
     return torch.cat([first, interleave(instructions[:, :done], tokens), instructions[:, done:]], dim=1)
 
 
-def with_specials(first: Tensor, tokens: Tensor, specials: Tensor) -> Tensor:
-    """[class, t1 … t4, specials, t5 … tn]: (B, 1, …), (B, n, …), (B, 3, …); the specials from n = 4 on."""
-    if tokens.shape[1] < GROUP:
+def with_specials(first: Tensor, tokens: Tensor, specials: Tensor, before: int = 0) -> Tensor:
+    """[class, t1 … t4, specials, t5 … tn]: (B, 1, …), (B, n, …), (B, 3, …); no specials where n < 4.
+
+    With `before` the tokens are those after that many others, and the specials stand where they stand among all.
+    """
+    missing = GROUP - before
+    if missing <= 0 or tokens.shape[1] < missing:
         return torch.cat([first, tokens], dim=1)
-    return torch.cat([first, tokens[:, :GROUP], specials, tokens[:, GROUP:]], dim=1)
-
-
-def with_queries(first: Tensor, tokens: Tensor, queries: Tensor) -> Tensor:
-    """[class, x1 … xn] [queries of more]: (B, 1, …), (B, n, …), (B, n + m, …) → (B, 1 + n + m, …)."""
-    return torch.cat([first, tokens, queries[:, tokens.shape[1] :]], dim=1)
+    return torch.cat([first, tokens[:, :missing], specials, tokens[:, missing:]], dim=1)
 
 
 def group_mask(length: int, device: torch.device | str | None = None) -> Tensor:
-    """Whether row p of PAR's sequence sees row q: q ≤ p, or p ≥ 4 and both in one group of four. (L, L) boolean."""
-    rows = torch.arange(length, device=device)
-    groups = rows // GROUP
-    same = (groups[:, None] == groups) & (rows >= GROUP)[:, None]
-    return (rows <= rows[:, None]) | same
+    """Whether position p of PAR's sequence sees q: q ≤ p, or p ≥ 4 and both in one group of four. (L, L) boolean."""
+    positions = torch.arange(length, device=device)
+    groups = positions // GROUP
+    same = (groups[:, None] == groups) & (positions >= GROUP)[:, None]
+    return (positions <= positions[:, None]) | same
 
 
 def leave_one_out_mask(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
-    """What the query of each place sees of an image shown in both directions: (N, 1 + 2N) boolean.
+    """What query i sees of an image shown in both directions, [class, x1 … xN] [x1 … xN]: (N, 1 + 2N) boolean.
 
-    The entries are [class, x1 … xN], of which each has seen those in front of it, and [x1 … xN], of which each
-    has seen those behind it. Query i sees those in front of i of the one and behind i of the other: all tokens
-    but i, and none that has seen i.
+    A token of the first part has seen the tokens before it, one of the second part those after it. Query i sees the
+    class and the tokens before i in the first part, and those after i in the second: all tokens but x_i, and none
+    that has seen x_i.
     """
     places = torch.arange(num_tokens, device=device)
-    front = places < places[:, None]
+    before = places < places[:, None]
     every = torch.ones(num_tokens, 1, dtype=torch.bool, device=device)
-    return torch.cat([every, front, front.T], dim=1)
+    return torch.cat([every, before, before.T], dim=1)
 
 
-def sequence_length(num_tokens: int, context: str = "single", rows_per_token: int = 2) -> int:
-    """1 + 2N with one copy, 1 + 4N with two; with one row a token, without instructions, 1 + N and 1 + 2N."""
+def sequence_length(num_tokens: int, context: str = "single", tokens_per_location: int = 2) -> int:
+    """1 + 2N with one copy, 1 + 4N with two; without instructions, one token a location, 1 + N and 1 + 2N."""
     check_choice("context", context, CONTEXTS)
-    return 1 + rows_per_token * num_tokens * (1 if context == "single" else 2)
+    return 1 + tokens_per_location * num_tokens * (1 if context == "single" else 2)
 
 
-def read_rows(num_tokens: int, context: str = "single", read: str = "image") -> slice:
-    """Rows of RandAR's sequence (class token at 0) at which the last copy's N tokens are read."""
+def read_positions(num_tokens: int, context: str = "single", read: str = "image") -> slice:
+    """Positions of RandAR's sequence (class token at 0) at which the last copy's N tokens are read."""
     check_choice("read", read, READS)
     length = sequence_length(num_tokens, context)
     return slice(length - 2 * num_tokens + READS[::-1].index(read), length, 2)
 
 
 def read_order(order: Tensor, context: str) -> Tensor:
-    """The order of the rows that `read_rows` gives: that of the last copy, (B, N)."""
+    """The order of the last copy, (B, N), from that of the first."""
     copy = second_copy(order, context)
     return order if copy is None else copy
 

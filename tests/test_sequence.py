@@ -20,8 +20,8 @@ def test_interleaved_layout_of_each_context():
 
 @pytest.mark.parametrize("context", sequence.CONTEXTS)
 @pytest.mark.parametrize("read", sequence.READS)
-def test_read_rows_hit_the_last_copy(context: str, read: str):
-    """Each row of the sequence is labelled; the rows read must be those of the last copy, in its order."""
+def test_read_positions_hit_the_last_copy(context: str, read: str):
+    """Each position is labelled; those that are read must be the last copy's, in its order."""
     order = torch.tensor([[2, 0, 3, 1]])
     shown = sequence.shown(order, context)
     copy = torch.arange(shown.shape[1]) // 4
@@ -31,7 +31,7 @@ def test_read_rows_hit_the_last_copy(context: str, read: str):
     )
     labels = torch.cat([torch.full((3, 1), -1), labels], dim=1)  # the class token
     assert labels.shape[1] == sequence.sequence_length(4, context)
-    locations, copies, kind = labels[:, sequence.read_rows(4, context, read)]
+    locations, copies, kind = labels[:, sequence.read_positions(4, context, read)]
     assert locations.tolist() == sequence.read_order(order, context)[0].tolist()
     assert copies.unique().tolist() == [0 if context == "single" else 1]
     assert kind.unique().tolist() == [1 if read == "image" else 0]
@@ -86,7 +86,7 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="context must be one of single, repeat, reverse; got 'both'"):
         sequence.sequence_length(4, "both")
     with pytest.raises(ValueError, match="read must be one of image, instruction; got 'class'"):
-        sequence.read_rows(4, "single", "class")
+        sequence.read_positions(4, "single", "class")
     with pytest.raises(ValueError, match="10 tokens do not form a square grid"):
         sequence.grid_side(10)
     with pytest.raises(ValueError, match="at least 1, got 0"):

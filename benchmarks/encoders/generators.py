@@ -35,8 +35,8 @@ class GeneratorEncoder(Encoder):
         specs = model_specs(
             self.model,
             layers="all",
-            context=transformer.contexts if contexts is None else contexts,
-            read=transformer.reads if reads is None else reads,
+            context=transformer.reads["image"] if contexts is None else contexts,
+            read=list(transformer.reads) if reads is None else reads,
             orders=orders,
         )
         super().__init__(

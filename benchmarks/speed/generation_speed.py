@@ -26,6 +26,7 @@ from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import generate, pack_weights
 from randar_features.cli.parse import Count, option
+from randar_features.generation import new_cache
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.models import RandAR, RandARConfig
 from randar_features.timing import matrix_peak, seconds
@@ -120,7 +121,7 @@ def ways(model: RandAR, batch: int, device: str) -> list[Way]:
         return published_generate(transformer, classes, order, steps=steps, guidance=GUIDANCE)
 
     def ours(name: str, transformer: RandAR, size: int) -> Way:
-        cache = transformer.new_cache(2 * batch)
+        cache = new_cache(transformer, 2 * batch)
 
         def run(steps: int) -> Tensor:
             return generate(transformer, classes, steps=steps, guidance=GUIDANCE, order=order, generator=0, cache=cache)

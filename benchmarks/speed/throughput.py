@@ -26,7 +26,7 @@ from randar_features import encode_tokens, sequence
 from randar_features.cli.parse import Count
 from randar_features.hub import choose_device
 from randar_features.layers import Block
-from randar_features.models import RandAR, RandARConfig
+from randar_features.models import RandAR, RandARConfig, middle_layer
 from randar_features.precision import autocast
 from randar_features.timing import matrix_peak, seconds
 
@@ -60,8 +60,8 @@ def straightforward(model: RandAR, tokens: Tensor, layer: int, context: str) -> 
         if index == layer:
             wanted = x
     model.output(_norm(x, model.norm.weight, config.norm_eps))
-    rows = wanted[:, sequence.read_rows(config.num_tokens, context, "image")]
-    return sequence.to_raster(rows, sequence.read_order(sequence.raster_order(config.num_tokens, x.device), context))
+    states = wanted[:, sequence.read_positions(config.num_tokens, context, "image")]
+    return sequence.to_raster(states, sequence.read_order(sequence.raster_order(config.num_tokens, x.device), context))
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -114,7 +114,7 @@ def throughput(
     """Images/s of both ways, their cosine similarity, and the share of the machine's measured matrix peak."""
     config, device = model.config, model.device
     tokens = torch.randint(config.vocab_size, (batch_size, config.num_tokens), device=device)
-    layer = config.middle_layer
+    layer = middle_layer(model)
 
     def ours() -> Tensor:
         with autocast(device, dtype):

@@ -10,10 +10,9 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.features.spec import FeatureSpec, model_specs
 from randar_features.hub import Model
-from randar_features.layers import Rows
-from randar_features.models import CausalTransformer, ImageTransformer
+from randar_features.layers import Positions, continued_mask
+from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
 from randar_features.models.base import Indices
-from randar_features.models.passes import Reading
 from randar_features.precision import DType, computing_in
 
 View = tuple[str, str]
@@ -184,43 +183,43 @@ def _run(
     """States (B, N, D) of views that share passes, in the order in which they stand in the sequence."""
     contexts = list(dict.fromkeys(context for context, _ in views))
     # Not PAR, one of whose groups may lie in both copies: its tokens see those after them in their group.
-    if len(contexts) > 1 and isinstance(transformer, CausalTransformer) and transformer.mask(2) == "causal":
+    if len(contexts) > 1 and isinstance(transformer, RandAR | LlamaGen):
         return _run_shared(transformer, tokens, classes, order, views)
     states: dict[Place, Tensor] = {}
     for context in contexts:
         own = {read: layers for (shown, read), layers in views.items() if shown == context}
-        reading = transformer.reading(tokens, classes, order, context=context, reads=list(own))  # type: ignore[arg-type]
-        states |= {(context, *place): values for place, values in _read(transformer, reading, own).items()}
+        shown = transformer.feature_pass(tokens, classes, order, context=context, reads=list(own))  # type: ignore[arg-type]
+        states |= {(context, *place): values for place, values in _read(transformer, shown, own).items()}
     return states
 
 
 def _read(
-    transformer: ImageTransformer, reading: Reading, layers: Mapping[str, list[int]]
+    transformer: ImageTransformer, shown: FeaturePass, layers: Mapping[str, list[int]]
 ) -> dict[tuple[str, int], Tensor]:
     """States (B, N, D) of one pass by read and layer. The deepest block computes no more positions than are read."""
-    deepest, x = max(max(own) for own in layers.values()), reading.x
-    span, within = _span(reading.rows)
+    deepest, x = max(max(own) for own in layers.values()), shown.x
+    span, within = _span(shown.positions)
     states: dict[tuple[str, int], Tensor] = {}
-    for layer in range(reading.layers.start, deepest + 1):
-        rows = span if layer == deepest else None
-        x = transformer.blocks[layer](x, reading.rotary, reading.mask, rows, reading.window)
+    for layer in range(shown.layers.start, deepest + 1):
+        positions = span if layer == deepest else None
+        x = transformer.blocks[layer](x, shown.rotary, shown.mask, positions, shown.memory)
         held = x if layer == deepest else x[:, span]
         states |= {(read, layer): held[:, within[read]] for read, own in layers.items() if layer in own}
     return states
 
 
-def _span(rows: Mapping[str, Rows]) -> tuple[Rows, dict[str, slice]]:
+def _span(positions: Mapping[str, Positions]) -> tuple[Positions, dict[str, slice]]:
     """The positions in which all reads lie, and where in these each read is."""
-    if len(rows) == 1:
-        read, own = next(iter(rows.items()))
+    if len(positions) == 1:
+        read, own = next(iter(positions.items()))
         return own, {read: slice(None)}
-    slices = {read: own for read, own in rows.items() if isinstance(own, slice)}
+    slices = {read: own for read, own in positions.items() if isinstance(own, slice)}
     first = min(own.start for own in slices.values())
     return slice(first, None), {read: slice(own.start - first, None, own.step) for read, own in slices.items()}
 
 
 def _run_shared(
-    transformer: CausalTransformer,
+    transformer: RandAR | LlamaGen,
     tokens: Tensor,
     classes: Indices | int | None,
     order: Tensor,
@@ -231,25 +230,28 @@ def _run_shared(
     None of its positions sees the second copy, so that its keys and values are the same in every context. This saves
     a third of the work of "repeat" and "reverse", and more with "single".
     """
-    done = transformer.length_of(transformer.config.num_tokens)
+    done = transformer.sequence_length()
     deepest = {context: max(max(own) for view, own in views.items() if view[0] == context) for context, _ in views}
     first, states = [FirstCopy() for _ in range(1 + max(deepest.values()))], {}
     for context in ["single", *(context for context in deepest if context != "single")]:
         start = 0 if context == "single" else done
-        x, rotary = (part[:, start:] for part in transformer.embed(tokens, classes, order, context))
-        mask = transformer.mask(x.shape[1], start)
         wanted = {read: layers for (shown, read), layers in views.items() if shown == context}
+        whole = transformer.feature_pass(tokens, classes, order, context=context, reads=list(wanted))  # type: ignore[arg-type]
+        x, rotary, mask = whole.x[:, start:], whole.rotary[:, start:], whole.mask
+        if start:
+            mask = continued_mask(x.shape[1], start, dtype=transformer.dtype, device=transformer.device)
         for layer in range(len(first) if context == "single" else 1 + deepest[context]):
             x = transformer.blocks[layer](x, rotary, mask, None, first[layer])
             for read, layers in wanted.items():
                 if layer in layers:
-                    states[context, read, layer] = x[:, _after(start, transformer.read_rows(context, read))]
+                    states[context, read, layer] = x[:, _after(start, whole.positions[read])]
     return states
 
 
-def _after(start: int, rows: Rows) -> Rows:
+def _after(start: int, positions: Positions) -> slice:
     """Positions of a sequence, counted from `start`."""
-    return slice(rows.start - start, rows.stop - start, rows.step) if isinstance(rows, slice) else rows - start
+    assert isinstance(positions, slice)
+    return slice(positions.start - start, positions.stop - start, positions.step)
 
 
 class FirstCopy:

@@ -266,7 +266,7 @@ def _one_or_several(names: Iterable[str]) -> str | list[str]:
 def own_batch_size(model: Model, specs: Sequence[FeatureSpec]) -> int:
     """Images a forward pass where the caller leaves it open."""
     transformer = model.transformer
-    longest = max(transformer.length_of(transformer.config.num_tokens, spec.context) for spec in specs)
+    longest = max(transformer.sequence_length(spec.context) for spec in specs)
     return max(1, _POSITIONS_PER_BATCH // longest)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from randar_features import sequence
 from randar_features.hub import Model
-from randar_features.models import ImageTransformer
+from randar_features.models import ImageTransformer, middle_layer
 
 Combine = Literal["mean", "concatenate"]
 COMBINE: tuple[str, ...] = get_args(Combine)
@@ -189,7 +189,7 @@ def _views(
         return recommended
     views = []
     for own in _names("context", context):
-        fitting = [name for name in reads if own in transformer.contexts_of(name)]
+        fitting = [name for name in reads if own in transformer.reads[name]]
         if not fitting:
             transformer.check_view(own, reads[0])
         views += [(own, name) for name in fitting]
@@ -220,7 +220,7 @@ def _layers_of(
         if layers != "all":
             raise TypeError(f"layers: integers or 'all' are expected, got {layers!r}")
         return list(available)
-    default = [layer for layer in recommended if layer in available] or [transformer.middle_layer(read)]
+    default = [layer for layer in recommended if layer in available] or [middle_layer(transformer, read)]
     wanted = resolve_layers(layers, transformer.config.num_layers, default)
     if outside := [layer for layer in wanted if layer not in available]:
         raise ValueError(

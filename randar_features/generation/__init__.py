@@ -3,7 +3,17 @@
 from randar_features.generation.editing import inpaint, outpaint
 from randar_features.generation.generate import generate
 from randar_features.generation.likelihood import log_likelihood, surprisal_map
+from randar_features.generation.stepping import new_cache
 from randar_features.generation.upscale import upscale_tokens
 from randar_features.layers import pack_weights
 
-__all__ = ["generate", "inpaint", "log_likelihood", "outpaint", "pack_weights", "surprisal_map", "upscale_tokens"]
+__all__ = [
+    "generate",
+    "inpaint",
+    "log_likelihood",
+    "new_cache",
+    "outpaint",
+    "pack_weights",
+    "surprisal_map",
+    "upscale_tokens",
+]

@@ -15,6 +15,7 @@ from randar_features.generation.decode import Decoded, DecodingTask, Guidance, d
 from randar_features.generation.recipe import recipe_of
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import Scale
+from randar_features.generation.stepping import new_cache
 from randar_features.layers import KVCache, check_classes
 from randar_features.models import ImageTransformer
 from randar_features.precision import computing_in
@@ -51,7 +52,7 @@ def complete(
     tokens = tokens.to(classes.device, torch.int64)
     order = own_order(order, transformer, known)
     counts = known.sum(dim=1).tolist()
-    cache = cache or transformer.new_cache(guidance.branches * max(map(counts.count, counts)))
+    cache = cache or new_cache(transformer, guidance.branches * max(map(counts.count, counts)))
     result = Decoded(torch.empty_like(tokens), torch.empty_like(tokens))
     for count in sorted(set(counts)):
         index = torch.tensor([i for i, own in enumerate(counts) if own == count], device=classes.device)

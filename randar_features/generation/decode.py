@@ -1,11 +1,7 @@
 """The decode loop: any order, any number of tokens a step, known tokens first, up to three guidance branches.
 
-The cache always ends up as the training sequence (`sequence.py`). A step's input is what its sequence has behind
-the rows that are settled: the tokens chosen in the step before, with what belongs to them, and what asks for the
-next. With RandAR, whose sequence is [class, P1, x1, P2, x2, …], a step asks m instruction tokens, one behind the
-other; the next step's input is [x1, P2, x2, …, Pm, xm, next instructions …], placed right behind P1 of the step
-before, so that P2 … Pm move to their places. All lengths are host integers known before the loop starts, so no
-step waits for the device.
+What a model is fed in a step is in `stepping`. All lengths are host integers known before the loop starts, so no step
+waits for the device.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from torch import Tensor
 
 from randar_features import sequence
 from randar_features.generation.schedule import Scale
+from randar_features.generation.stepping import stepper_of
 from randar_features.layers import KVCache
 from randar_features.models import ImageTransformer
 
@@ -35,7 +32,7 @@ class Guidance:
     counts_own_step: bool = False
 
     def progress(self, done: int, count: int, num_tokens: int) -> float:
-        """Share of all tokens that counts as done in a step of `count` behind `done`."""
+        """Share of all tokens that counts as done in a step of `count` tokens, with `done` before it."""
         return (done + count * self.counts_own_step) / num_tokens
 
     @property
@@ -88,10 +85,13 @@ class DecodingTask:
     by_confidence: bool = False
     """Whether each step takes the open locations the model is surest of, instead of the next of the order."""
 
-    @property
-    def rows(self) -> int:
-        """Sequences that run at once."""
-        return self.guidance.branches * len(self.classes)
+    def embed_known(self, transformer: ImageTransformer) -> Tensor:
+        """Embeddings (branches·B, K, D) of the known tokens as each branch sees them."""
+        image = transformer.code_embedding(self.known)
+        images = [image] * self.guidance.branches
+        if self.dropped is not None and self.guidance.branches == 3:
+            images[-1] = image.masked_fill(self.dropped[..., None], 0)
+        return torch.cat(images)
 
 
 class Decoded(NamedTuple):
@@ -103,54 +103,24 @@ class Decoded(NamedTuple):
     """(B, N) the locations as they were decoded, known ones first."""
 
 
-class SequenceRows:
-    """Embeddings and angles of any stretch of a task's sequences."""
-
-    def __init__(self, transformer: ImageTransformer, task: DecodingTask) -> None:
-        self.transformer, self.task = transformer, task
-        self.places = transformer.places(task.rotary)
-        null = torch.full_like(task.classes, transformer.config.num_classes)
-        stacked = torch.cat([task.classes] + [null] * (task.guidance.branches - 1))
-        self.first = transformer.embed_classes(stacked, len(stacked))[:, None]
-
-    def behind(self, start: int, order: Tensor, tokens: Tensor, asked: int) -> tuple[Tensor, Tensor]:
-        """What stands behind the first `start` rows, up to what asks for the next `asked` of the order.
-
-        `tokens` (B, n) are all chosen so far. Gives (branches·B, L, D) embeddings and (…, L, d/2, 2) angles.
-        """
-        branches, first = self.task.guidance.branches, self.transformer.tokens_before(start)
-        image = self.transformer.code_embedding(tokens[:, first:])
-        images = [image] * branches
-        if branches == 3 and self.task.dropped is not None and start == 0:  # the known tokens are all that is there
-            images[-1] = image.masked_fill(self.task.dropped[..., None], 0)
-        order = order[:, first : tokens.shape[1] + asked].repeat(branches, 1)
-        x, rotary = self.transformer.lay_out(self.first, torch.cat(images), order, self.places)
-        left_out = self.transformer.length_of(first) - self.transformer.length_of(0)
-        return x[:, start - left_out :], rotary[:, start - left_out :]
-
-
 def decode(transformer: ImageTransformer, task: DecodingTask, cache: KVCache | None = None) -> Decoded:
-    """Run the task.
-
-    `cache`, if given, must hold at least `task.rows` sequences of this model's length; ValueError otherwise.
-    """
-    num_tokens = task.order.shape[1]
-    length = transformer.length_of(num_tokens)
-    cache = transformer.new_cache(task.rows, length) if cache is None else cache
-    cache.require(rows=task.rows, length=length, **transformer.cache_layout)
-    rows = SequenceRows(transformer, task)
-    order, tokens, start = task.order, task.known, 0
+    """Run the task; ValueError if a given `cache` is too small for it, or of another model."""
+    branches, num_tokens = task.guidance.branches, task.order.shape[1]
+    null = torch.full_like(task.classes, transformer.config.num_classes)
+    classes = torch.cat([task.classes] + [null] * (branches - 1))
+    stepper = stepper_of(transformer)(transformer, classes, task.rotary, cache)
+    order, tokens, image = task.order, task.known, task.embed_known(transformer)
     for count in task.schedule:
         done = tokens.shape[1]
-        asked = num_tokens - done if task.by_confidence else count
-        x, rotary = rows.behind(start, order, tokens, asked)
-        logits = transformer.continue_from(cache, start, x, rotary, read=asked, separate=task.by_confidence)
+        wanted = num_tokens - done if task.by_confidence else count
+        fed = order[:, done - image.shape[1] : done + wanted].repeat(branches, 1)
+        logits = stepper.step(image, fed, separate=task.by_confidence)
         logits = task.guidance.combine(logits, task.guidance.progress(done, count, num_tokens))
         if task.by_confidence:
             order, logits = surest_first(order, logits, done, count)
         drawn = task.sampling.draw(logits, task.seeds, order[:, done : done + count])
         tokens = torch.cat([tokens, drawn], dim=1)
-        start = transformer.settled_length(done, in_order=not task.by_confidence)
+        image = transformer.code_embedding(drawn).repeat(branches, 1, 1)
     return Decoded(sequence.to_raster(tokens, order), order)
 
 

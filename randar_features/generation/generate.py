@@ -79,8 +79,8 @@ def generate(
             boolean (N,) or (B, N); the others' values are ignored. LlamaGen and PAR go on from the first tokens
             of their order alone.
         scale: 2 for twice the resolution, as `upscale_tokens` with its defaults.
-        cache: from `transformer.new_cache(rows)` with as many rows as sequences run at once (B, with guidance
-            2·B, and 3·B at twice the resolution, whose `length` is 1 + 8N); None allocates one for this call.
+        cache: from `generation.new_cache`, to allocate once for many calls: of as many sequences as run at once, B,
+            with guidance 2·B, at twice the resolution 3·B of 4N tokens; None allocates one for this call.
         schedule: how `steps` are spread: "randar" (`decoding_schedule`), "arccos" or "cosine" (`share_schedule`,
             ARPG's); None for the model's first choice.
 

@@ -14,7 +14,7 @@ import torch
 
 from randar_features.hub.registry import ModelSource, WeightsFile, find_source, imagenet_classes
 from randar_features.hub.weights import build_empty, file_hash, load_weights
-from randar_features.models import ARCHITECTURES, ImageTransformer
+from randar_features.models import ARCHITECTURES, ImageTransformer, middle_layer
 from randar_features.precision import DType, can_compute, compute_dtype, weights_dtype
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
 
@@ -284,7 +284,7 @@ def _recommended(source: ModelSource, transformer: ImageTransformer) -> tuple[li
         raise ValueError(f'"recommended" {where} is {given!r}, expected an object with "layers" and "steps"')
     layers, steps = given.get("layers"), given.get("steps")
     if layers is None:
-        layers = [transformer.middle_layer("image")]
+        layers = [middle_layer(transformer)]
     if not isinstance(layers, list) or not layers or not all(_within(layer, 0, last) for layer in layers):
         raise ValueError(f'"layers" under "recommended" {where} is {layers!r}, expected a list of blocks, 0 to {last}')
     if steps is not None and not _within(steps, 1, config.num_tokens):

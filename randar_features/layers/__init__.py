@@ -1,28 +1,42 @@
 """Building blocks shared by the models."""
 
-from randar_features.layers.attention import Attention, Mask, Memory, Rows, SelfAttention, attend, merged_heads
-from randar_features.layers.block import Block, PreNormBlock
+from randar_features.layers.attention import (
+    Attention,
+    Mask,
+    Memory,
+    Positions,
+    SelfAttention,
+    attend,
+    continued_mask,
+    merged_heads,
+)
+from randar_features.layers.block import Block, PreNormBlock, run
+from randar_features.layers.config import TransformerConfig
 from randar_features.layers.embedding import ClassEmbedding, check_classes
 from randar_features.layers.feed_forward import FeedForward
-from randar_features.layers.kv_cache import KVCache
+from randar_features.layers.kv_cache import CacheShape, KVCache
 from randar_features.layers.norm import RMSNorm
 from randar_features.layers.packed_linear import PackedLinear, pack_weights
 
 __all__ = [
     "Attention",
     "Block",
+    "CacheShape",
     "ClassEmbedding",
     "FeedForward",
     "KVCache",
     "Mask",
     "Memory",
     "PackedLinear",
+    "Positions",
     "PreNormBlock",
     "RMSNorm",
-    "Rows",
     "SelfAttention",
+    "TransformerConfig",
     "attend",
     "check_classes",
+    "continued_mask",
     "merged_heads",
     "pack_weights",
+    "run",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import override
 
-from randar_features.layers.attention import Attention, Mask, Rows
+from randar_features.layers.attention import Attention, Mask, Positions
+from randar_features.layers.config import TransformerConfig
 from randar_features.layers.feed_forward import FeedForward
 from randar_features.layers.norm import RMSNorm
 
@@ -19,38 +22,46 @@ class PreNormBlock(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, x: Tensor, rotary: Tensor, mask: Mask = "causal", rows: Rows | None = None, window: Any = None
+        self, x: Tensor, rotary: Tensor, mask: Mask = "causal", positions: Positions | None = None, window: Any = None
     ) -> Tensor:
-        """`x` (B, L, D) → (B, L, D); with `rows` only those rows' outputs, at their share of the cost.
+        """`x` (B, L, D) → (B, L, D), or at the given positions alone, at their share of the cost.
 
-        `mask`: what the L tokens may see, see `attention.Mask`. `window`: what they attend to beside or instead
-        of themselves, as the attention takes it: a layer's cache, or keys and values that stand ready.
+        `mask`: what the L tokens may see, see `attention.Mask`. `window`: what they attend to, as the attention
+        takes it: a layer's cache, which they join, or the `Memory` of another pass.
         """
         attention_norm, attention, ffn_norm, feed_forward = self.parts()
-        attended = attention(attention_norm(x), rotary, mask, rows, window)
-        x = attended + (x if rows is None else x[:, rows])
+        attended = attention(attention_norm(x), rotary, mask, positions, window)
+        x = attended + (x if positions is None else x[:, positions])
         return x + feed_forward(ffn_norm(x))
 
 
 class Block(PreNormBlock):
     """A block of LlamaGen, PAR and RandAR."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        num_heads: int,
-        num_kv_heads: int,
-        ffn_multiple_of: int,
-        norm_eps: float,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.attention = Attention(dim=dim, num_heads=num_heads, num_kv_heads=num_kv_heads, dropout=dropout)
-        self.feed_forward = FeedForward(dim=dim, multiple_of=ffn_multiple_of, dropout=dropout)
-        self.attention_norm = RMSNorm(dim, norm_eps)
-        self.ffn_norm = RMSNorm(dim, norm_eps)
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
+    @override
     def parts(self) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
-        """As `PreNormBlock.parts`."""
         return self.attention_norm, self.attention, self.ffn_norm, self.feed_forward
+
+
+def run(
+    blocks: Iterable[nn.Module],
+    x: Tensor,
+    rotary: Tensor,
+    mask: Mask,
+    *,
+    positions: Positions | None = None,
+    windows: Sequence[Any] | None = None,
+) -> Tensor:
+    """(B, L, D) through the blocks, each with its own window; of the last block only the given positions."""
+    *others, last = blocks
+    windows = [None] * (len(others) + 1) if windows is None else windows
+    for block, window in zip(others, windows, strict=False):
+        x = block(x, rotary, mask, None, window)
+    return last(x, rotary, mask, positions, windows[len(others)])

@@ -1,9 +1,8 @@
 """Generators: architecture only."""
 
+from randar_features.layers import TransformerConfig
 from randar_features.models.arpg import ARPG, ARPGConfig
-from randar_features.models.base import ImageTransformer
-from randar_features.models.causal import CausalTransformer
-from randar_features.models.config import TransformerConfig
+from randar_features.models.base import FeaturePass, ImageTransformer, middle_layer, token_cross_entropy
 from randar_features.models.llamagen import LlamaGen, LlamaGenConfig
 from randar_features.models.par import PAR, PARConfig
 from randar_features.models.randar import RandAR, RandARConfig
@@ -21,7 +20,7 @@ __all__ = [
     "ARPG",
     "PAR",
     "ARPGConfig",
-    "CausalTransformer",
+    "FeaturePass",
     "ImageTransformer",
     "LlamaGen",
     "LlamaGenConfig",
@@ -29,4 +28,6 @@ __all__ = [
     "RandAR",
     "RandARConfig",
     "TransformerConfig",
+    "middle_layer",
+    "token_cross_entropy",
 ]

@@ -1,11 +1,23 @@
-"""LlamaGen (Sun et al., arXiv 2406.06525): a decoder-only transformer over image tokens in raster order."""
+"""LlamaGen (Sun et al., arXiv 2406.06525): a decoder-only transformer over image tokens in raster order.
+
+    [class] [x1] [x2] … [xN]
+
+Attention is causal; each token is predicted at the position before its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from randar_features.models.causal import CausalTransformer
-from randar_features.models.config import TransformerConfig
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from randar_features import sequence
+from randar_features.layers import Block, ClassEmbedding, RMSNorm, TransformerConfig, run
+from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +25,56 @@ class LlamaGenConfig(TransformerConfig):
     """Sizes of a LlamaGen, see `TransformerConfig`."""
 
 
-class LlamaGen(CausalTransformer):
-    """[class, x1, …, xN], causal; each token is predicted at the row in front of its own."""
+class LlamaGen(ImageTransformer):
+    """Raster order; features at the image tokens, of images shown once or twice."""
 
-    contexts = ("single", "repeat")
+    reads: ClassVar = {"image": ("single", "repeat")}
     fixed_order = True
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.predicting = slice(0, config.num_tokens)
+        """Positions at which the tokens are predicted: the first N."""
+        self.initialize()
+
+    def embed(
+        self,
+        tokens: Tensor,
+        classes: Indices | int | None = None,
+        order: Indices | None = None,
+        context: str = "single",
+    ) -> tuple[Tensor, Tensor]:
+        """The sequence's embeddings (B, L, D) and angles (1, L, d/2, 2); the arguments as in `forward`."""
+        batch = self.check_tokens(tokens)
+        order = self.check_order(order, batch)
+        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
+        image = sequence.shown(self.token_dropout(self.tok_embeddings(tokens)), context)
+        first = self.cls_embedding(classes, batch)[:, None]
+        nowhere = torch.full_like(order[:, :1], -1)
+        locations = torch.cat([nowhere, sequence.shown(order, context)], dim=1)
+        return torch.cat([first, image], dim=1), self.rotary[locations + 1]
+
+    @override
+    def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
+        x, rotary = self.embed(tokens, classes, order)
+        return run(self.blocks, x[:, :-1], rotary[:, :-1], "causal")  # the last token is nobody's past
+
+    @override
+    def feature_pass(
+        self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
+    ) -> FeaturePass:
+        x, rotary = self.embed(tokens, classes, order, context)
+        length = x.shape[1]
+        return FeaturePass(
+            x=x,
+            rotary=rotary,
+            mask="causal",
+            layers=range(self.config.num_layers),
+            positions={"image": slice(length - self.config.num_tokens, length)},
+            order=sequence.read_order(self.check_order(order, len(tokens)), context),
+        )

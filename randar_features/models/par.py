@@ -1,16 +1,25 @@
-"""PAR (Wang et al., arXiv 2412.15119): groups of distant tokens in parallel, in one fixed order."""
+"""PAR (Wang et al., arXiv 2412.15119): groups of distant tokens in parallel, in one fixed order.
+
+    [class] [t1] … [t4] [s1] [s2] [s3] [t5] … [tN]      in the order of `sequence.group_order`
+
+The first four tokens are predicted one by one, each at the position before its own. From position 4 on, groups of
+four positions see each other, and each predicts the token of its own quadrant in the next group; the special tokens
+s1 … s3 complete the first group.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import Mask, Rows
-from randar_features.models.causal import CausalTransformer
-from randar_features.models.config import TransformerConfig
+from randar_features.layers import Block, ClassEmbedding, Positions, RMSNorm, TransformerConfig, run
+from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 from randar_features.sequence import GROUP
 
 
@@ -23,55 +32,75 @@ class PARConfig(TransformerConfig):
         sequence.group_order(self.num_tokens)
 
 
-class PAR(CausalTransformer):
-    """[class, t1 … t4, three special tokens, t5 … tN] in the order of `sequence.group_order`.
+class PAR(ImageTransformer):
+    """The order of groups; features at the image tokens, of images shown once or twice."""
 
-    The first four tokens are predicted one by one. From the fourth on, groups of four rows see each other, and
-    each predicts the token of its own quadrant in the next group; the special tokens fill up the first group.
-    """
-
-    contexts = ("single", "repeat")
+    reads: ClassVar = {"image": ("single", "repeat")}
     fixed_order = True
 
-    def build(self, config: TransformerConfig) -> None:
-        """As `ImageTransformer.build`."""
-        super().build(config)
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.spe_tok_embeddings = nn.ModuleDict({"special_embeddings": nn.Embedding(GROUP - 1, config.dim)})
+        self.initialize()
+
+    @property
+    def special_tokens(self) -> Tensor:
+        """The three special tokens, (3, D); they are at no location."""
+        return self.spe_tok_embeddings.get_parameter("special_embeddings.weight")
 
     def own_order(self) -> Tensor:
         """The order of groups, (1, N)."""
         return sequence.group_order(self.config.num_tokens, self.device)
 
-    def arrange(self, first: Tensor, tokens: Tensor, asking: Tensor) -> Tensor:
-        """[class, t1 … t4, special tokens, t5 …]."""
-        return sequence.with_specials(first, tokens, asking)
+    def embed(
+        self,
+        tokens: Tensor,
+        classes: Indices | int | None = None,
+        order: Indices | None = None,
+        context: str = "single",
+    ) -> tuple[Tensor, Tensor]:
+        """The sequence's embeddings (B, L, D) and angles (1, L, d/2, 2); the arguments as in `forward`."""
+        batch = self.check_tokens(tokens)
+        order = self.check_order(order, batch)
+        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
+        image = sequence.shown(self.token_dropout(self.tok_embeddings(tokens)), context)
+        first = self.cls_embedding(classes, batch)[:, None]
+        x = sequence.with_specials(first, image, self.special_tokens.expand(batch, -1, -1))
+        nowhere = torch.full_like(order[:, : GROUP - 1], -1)
+        locations = sequence.with_specials(nowhere[:, :1], sequence.shown(order, context), nowhere)
+        return x, self.rotary[locations + 1]
 
-    def asking_rows(self, rotary: Tensor) -> Tensor:
-        """The three special tokens."""
-        return self.spe_tok_embeddings.get_parameter("special_embeddings.weight")
+    @override
+    def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
+        x, rotary = self.embed(tokens, classes, order)
+        end = self.config.num_tokens  # the last group is nobody's past
+        mask = sequence.group_mask(end, self.device)
+        return run(self.blocks, x[:, :end], rotary[:, :end], mask)
 
-    def asked(self, order: Tensor) -> tuple[Tensor, Tensor]:
-        """The special tokens, nowhere."""
-        rows = torch.arange(GROUP - 1, device=order.device).expand(len(order), -1)
-        return rows, torch.full_like(rows, -1)
+    @override
+    def sequence_length(self, context: str = "single") -> int:
+        return super().sequence_length(context) + GROUP - 1
 
-    def length_of(self, num_tokens: int, context: str = "single") -> int:
-        """As `ImageTransformer.length_of`."""
-        return super().length_of(num_tokens, context) + (GROUP - 1 if num_tokens >= GROUP else 0)
-
-    def tokens_before(self, start: int) -> int:
-        """As `ImageTransformer.tokens_before`: where the special tokens stand is counted from the first token."""
-        return 0
-
-    def read_rows(self, context: str, read: str) -> Rows:
-        """As `CausalTransformer.read_rows`: of a first copy the special tokens are left out."""
-        if context != "single":
-            return super().read_rows(context, read)
-        rows = torch.arange(self.length_of(self.config.num_tokens), device=self.device)
-        return torch.cat([rows[1 : 1 + GROUP], rows[2 * GROUP :]])
-
-    def mask(self, count: int, start: int = 0, *, separate: int = 0) -> Mask:
-        """As `CausalTransformer.mask`, and the rows of a group see each other."""
-        if count == 1 or (count == GROUP and start and start % GROUP == 0):
-            return None
-        return sequence.group_mask(start + count, self.device)[start:]
+    @override
+    def feature_pass(
+        self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
+    ) -> FeaturePass:
+        x, rotary = self.embed(tokens, classes, order, context)
+        length, num_tokens = x.shape[1], self.config.num_tokens
+        positions: Positions = slice(length - num_tokens, length)
+        if context == "single":  # the special tokens are left out
+            every = torch.arange(length, device=self.device)
+            positions = torch.cat([every[1 : 1 + GROUP], every[2 * GROUP :]])
+        return FeaturePass(
+            x=x,
+            rotary=rotary,
+            mask=sequence.group_mask(length, self.device),
+            layers=range(self.config.num_layers),
+            positions={"image": positions},
+            order=sequence.read_order(self.check_order(order, len(tokens)), context),
+        )

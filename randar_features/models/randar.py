@@ -1,16 +1,25 @@
-"""RandAR (Pang et al., arXiv 2412.01827): a decoder-only transformer over image tokens in any order."""
+"""RandAR (Pang et al., arXiv 2412.01827): a decoder-only transformer over image tokens in any order.
+
+    [class] [P1] [x1] [P2] [x2] … [PN] [xN]
+
+The tokens x1, x2, … stand in any order π of the N locations. A position-instruction token P before each of them says
+where it is, and there it is predicted. Attention is causal along the sequence.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from randar_features import sequence
+from randar_features.layers import Block, ClassEmbedding, RMSNorm, TransformerConfig, run
 from randar_features.layers.rope import rotate
-from randar_features.models.causal import CausalTransformer
-from randar_features.models.config import TransformerConfig
+from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,50 +27,70 @@ class RandARConfig(TransformerConfig):
     """Sizes of a RandAR, see `TransformerConfig`."""
 
 
-class RandAR(CausalTransformer):
-    """A position-instruction token in front of each image token says where it is; there it is predicted."""
+class RandAR(ImageTransformer):
+    """Any order; features at the image tokens or at the instructions, of images shown once or twice."""
 
-    reads = sequence.READS
+    reads: ClassVar = {"image": sequence.CONTEXTS, "instruction": sequence.CONTEXTS}
 
-    def build(self, config: TransformerConfig) -> None:
-        """As `ImageTransformer.build`."""
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
         self.pos_instruct_embeddings = nn.Parameter(torch.empty(1, config.dim))
-        super().build(config)
+        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.predicting = slice(1, 2 * config.num_tokens, 2)
+        """Positions at which the tokens are predicted: the N instructions."""
+        self.initialize()
 
     def instructions(self, rotary: Tensor | None = None) -> Tensor:
-        """Position-instruction tokens of all raster locations: (N, D); of other locations by their `rotary`."""
+        """Position-instruction tokens of all raster locations, (N, D); of other locations by their `rotary`.
+
+        One learned vector, its heads turned by the angles of the location.
+        """
         rotary = self.rotary[1:] if rotary is None else rotary
         heads = self.pos_instruct_embeddings.view(1, 1, self.config.num_heads, -1)
         return rotate(heads.expand(1, len(rotary), -1, -1), rotary[None])[0].flatten(1)
 
-    def arrange(self, first: Tensor, tokens: Tensor, asking: Tensor) -> Tensor:
-        """[class, P1, x1, …, Pn, xn, P of the next]."""
-        return sequence.with_instructions(first, tokens, asking)
+    def embed(
+        self,
+        tokens: Tensor,
+        classes: Indices | int | None = None,
+        order: Indices | None = None,
+        context: str = "single",
+    ) -> tuple[Tensor, Tensor]:
+        """The sequence's embeddings (B, L, D) and angles (B or 1, L, d/2, 2); the arguments as in `forward`."""
+        batch = self.check_tokens(tokens)
+        order = self.check_order(order, batch)
+        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
+        image = sequence.shown(self.token_dropout(self.tok_embeddings(tokens)), context)
+        first = self.cls_embedding(classes, batch)[:, None]
+        order = sequence.shown(order, context)
+        x = sequence.with_instructions(first, image, self.instructions()[order].expand(batch, -1, -1))
+        nowhere = torch.full_like(order[:, :1], -1)
+        return x, self.rotary[sequence.with_instructions(nowhere, order, order) + 1]
 
-    def asking_rows(self, rotary: Tensor) -> Tensor:
-        """The instructions of all locations."""
-        return self.instructions(rotary[1:])
+    @override
+    def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
+        x, rotary = self.embed(tokens, classes, order)
+        end = self.predicting.stop  # the last token is nobody's past
+        return run(self.blocks, x[:, :end], rotary[:, :end], "causal", positions=self.predicting)
 
-    def asked(self, order: Tensor) -> tuple[Tensor, Tensor]:
-        """The instruction of each location, at that location."""
-        return order, order
+    @override
+    def sequence_length(self, context: str = "single") -> int:
+        return sequence.sequence_length(self.config.num_tokens, context)
 
-    def length_of(self, num_tokens: int, context: str = "single") -> int:
-        """As `ImageTransformer.length_of`."""
-        return sequence.sequence_length(num_tokens, context)
-
-    def tokens_before(self, start: int) -> int:
-        """As `ImageTransformer.tokens_before`."""
-        return max(start - 1, 0) // 2
-
-    def settled_length(self, done: int, in_order: bool) -> int:
-        """As `ImageTransformer.settled_length`: in order, the first instruction is already where it belongs."""
-        return self.length_of(done) + in_order
-
-    def predicting_rows(self) -> slice:
-        """The N instructions."""
-        return slice(1, 2 * self.config.num_tokens, 2)
-
-    def read_rows(self, context: str, read: str) -> slice:
-        """As `CausalTransformer.read_rows`."""
-        return sequence.read_rows(self.config.num_tokens, context, read)
+    @override
+    def feature_pass(
+        self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
+    ) -> FeaturePass:
+        x, rotary = self.embed(tokens, classes, order, context)
+        return FeaturePass(
+            x=x,
+            rotary=rotary,
+            mask="causal",
+            layers=range(self.config.num_layers),
+            positions={read: sequence.read_positions(self.config.num_tokens, context, read) for read in reads},
+            order=sequence.read_order(self.check_order(order, len(tokens)), context),
+        )

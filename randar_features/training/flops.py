@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from randar_features.layers.feed_forward import hidden_width
-from randar_features.models.config import TransformerConfig
+from randar_features.models import TransformerConfig
 from randar_features.timing import matrix_peak
 
 # Dense FLOP/s of bfloat16 matrix products with float32 sums, from the makers' data sheets.

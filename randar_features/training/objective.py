@@ -15,6 +15,15 @@ def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, or
     return loss
 
 
+def training_order(
+    model: ImageTransformer, batch: int, generator: torch.Generator, device: torch.device | str | None = None
+) -> Tensor:
+    """The orders of a training step on `device`: (B, N) int64, drawn for each image, or the only one, (1, N)."""
+    if model.fixed_order:
+        return model.own_order().to(device)
+    return sequence.random_orders(batch, model.config.num_tokens, generator).to(device)
+
+
 def evaluation_orders(model: ImageTransformer, count: int, seed: int = 0) -> Tensor:
     """Orders (K, N) to validate a model in: `count` antithetic ones, or the only one that it is trained in."""
     if model.trained_order == "raster":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from randar_features.data import open_images
 from randar_features.data.images import OK
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import load_tokenizer
-from randar_features.models import ImageTransformer
+from randar_features.models import ImageTransformer, middle_layer
 from randar_features.tokenizers import ImageTokenizer
 
 Encode = Callable[..., Mapping[tuple[str, str], Tensor]]
@@ -100,9 +100,9 @@ class OnlineProbe:
 
     def _features(self, model: ImageTransformer) -> dict[str, np.ndarray]:
         """Mean-pooled features (n, D) by context and read."""
-        reads: Sequence[str] = model.reads
-        contexts = dict.fromkeys(("single", model.recommended_context(reads[0])))
-        layer = model.middle_layer(reads[0]) if self.layer is None else self.layer
+        reads = list(model.reads)
+        contexts = dict.fromkeys(("single", model.check_view(None, reads[0])))
+        layer = middle_layer(model, reads[0]) if self.layer is None else self.layer
         parts: dict[str, list[Tensor]] = {}
         for tokens in self.tokens.split(self.batch_size):
             maps = self.encode(model, tokens.to(model.device), layer=layer, context=[*contexts], read=reads)

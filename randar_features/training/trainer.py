@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from randar_features import sequence
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty, check_state_dict, read_state_dict
-from randar_features.models import ARCHITECTURES, CausalTransformer, ImageTransformer
+from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, RandAR
 from randar_features.precision import autocast
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.auxiliary.losses import NEXT_TOKEN, Targets, TrainingPass, make_plan
@@ -33,7 +33,12 @@ from randar_features.training.distributed import (
 )
 from randar_features.training.flops import peak_flops, throughput, training_flops
 from randar_features.training.loop import check_finite
-from randar_features.training.objective import evaluation_orders, next_token_loss, validation_losses
+from randar_features.training.objective import (
+    evaluation_orders,
+    next_token_loss,
+    training_order,
+    validation_losses,
+)
 from randar_features.training.optimizer import SCHEDULES, WeightAverage, build_optimizer
 from randar_features.training.recipe import TrainingConfig, model_config, model_type, recorded
 from randar_features.training.teacher_maps import TeacherMaps
@@ -116,7 +121,7 @@ class RandARTrainer:
                 "auxiliary.alignment needs a teacher's maps of the training images: make them with "
                 "scripts/teacher_maps.py, and give their folder (--teacher)"
             )
-        assert isinstance(self.model, CausalTransformer)  # as the plan has found
+        assert isinstance(self.model, RandAR | LlamaGen)  # as the plan has found
         channels = None if self.teacher is None else self.teacher.channels
         return TrainingPass(self.model, plan, channels, config.seed)
 
@@ -169,7 +174,7 @@ class RandARTrainer:
             return draws, sequence.raster_order(self.train.num_tokens, self.device)
         if self.device.type != "cpu":
             generator = step_generator(config.seed, step, self.device)
-        return draws, self.model.training_order(config.batch_size, generator, self.device)
+        return draws, training_order(self.model, config.batch_size, generator, self.device)
 
     def _losses(self, step: int, draws: Draws, order: Tensor, rows: slice) -> dict[str, Tensor]:
         """Next-token prediction and the auxiliary losses of a part of the batch, by name."""

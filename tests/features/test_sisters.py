@@ -94,7 +94,7 @@ def test_queries_equal_a_slow_restatement():
 @pytest.mark.parametrize("name", SISTERS)
 def test_a_second_copy_sees_the_whole_image(name: str):
     order = ARPG_ORDER[0] if name == "arpg_small" else None
-    for context in golden_model(name).contexts[1:]:
+    for context in golden_model(name).reads["image"][1:]:
         assert (changed(name, context, "image", 1, order) > 1e-6).all()
 
 

@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from randar_features import generate, sequence
+from randar_features.generation import new_cache
 from randar_features.generation.complete import ORDERS
-from randar_features.generation.decode import DecodingTask, Guidance, SequenceRows, decode
+from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale, decoding_schedule
-from randar_features.layers import pack_weights
+from randar_features.generation.stepping import stepper_of
+from randar_features.layers import continued_mask, pack_weights, run
 from randar_features.models import RandAR, RandARConfig
 from tests.golden.models import golden, golden_randar
 from tests.reference.plain_decoding import greedy_decode, step_logits
@@ -72,25 +74,24 @@ def test_one_token_a_step_equals_teacher_forcing():
     assert torch.equal(tokens, sequence.to_raster(forced, ORDER))
 
 
-class Recorder:
-    """A model whose `continue_from` keeps what it gave."""
+class Recorder(Sampling):
+    """The greedy choice, which keeps the logits."""
 
-    def __init__(self, model: RandAR) -> None:
-        self.model, self.logits, self.starts, self.lengths = model, [], [], []
+    def __init__(self) -> None:
+        super().__init__(top_k=1)
+        object.__setattr__(self, "logits", list[Tensor]())
 
-    def __getattr__(self, name: str):
-        return getattr(self.model, name)
+    def draw(self, logits: Tensor, seeds: Tensor, locations: Tensor) -> Tensor:
+        self.logits.append(logits)  # type: ignore[attr-defined]
+        return super().draw(logits, seeds, locations)
 
-    def continue_from(self, cache, start: int, x: Tensor, rotary: Tensor, **options) -> Tensor:
-        self.starts.append(start)
-        self.lengths.append(x.shape[1])
-        self.logits.append(self.model.continue_from(cache, start, x, rotary, **options))
-        return self.logits[-1]
+
+ALONE = Guidance(scale=Scale(1, 1))
 
 
 def test_the_first_query_of_each_parallel_step_equals_teacher_forcing_and_all_equal_a_full_pass():
-    recorder = Recorder(MODEL)
-    tokens = decode(recorder, task(guidance=Guidance(scale=Scale(1, 1)))).tokens  # type: ignore[arg-type]
+    recorder = Recorder()
+    tokens = decode(MODEL, task(guidance=ALONE, sampling=recorder)).tokens
     forced = MODEL(tokens, CLASSES, ORDER)  # in decoding order
     done = 0
     for logits in recorder.logits:
@@ -104,32 +105,38 @@ def test_the_first_query_of_each_parallel_step_equals_teacher_forcing_and_all_eq
     assert done == 16
 
 
-def test_a_step_is_placed_behind_the_first_instruction_of_the_step_before():
-    recorder = Recorder(MODEL)
-    decode(recorder, task())  # type: ignore[arg-type]
+def test_a_step_is_placed_after_the_first_instruction_of_the_step_before():
+    seen: list[tuple[int, int]] = []
+    hook = MODEL.blocks[0].register_forward_hook(lambda _, given, __: seen.append((given[4].start, given[0].shape[1])))
+    decode(MODEL, task())
+    hook.remove()
     # [class P1] [x1 P2 P3 P4] [x2 P3 x3 P4 x4 P5 P6 P7] …
-    assert recorder.starts == [0, 2, 4, 10, 16, 22]
-    assert recorder.lengths == [2, 4, 8, 8, 8, 8]
+    assert seen == [(0, 2), (2, 4), (4, 8), (10, 8), (16, 8), (22, 8)]
 
 
 def test_the_rewritten_cache_equals_the_interleaved_prefix():
-    cache, uncached = MODEL.new_cache(3), MODEL.new_cache(3)
-    tokens = decode(MODEL, task(guidance=Guidance(scale=Scale(1, 1))), cache).tokens
-    x, rotary = MODEL.embed(tokens, CLASSES, ORDER)
-    MODEL.continue_from(uncached, 0, x, rotary, read=1)
+    cache, uncached = new_cache(MODEL, 3), new_cache(MODEL, 3)
+    tokens = decode(MODEL, task(guidance=ALONE), cache).tokens
+    run(MODEL.blocks, *MODEL.embed(tokens, CLASSES, ORDER), "causal", windows=uncached.windows(3, start=0))
     fed = 1 + 2 * 13 + 1  # the last step's tokens are not fed back, its first instruction stays
     torch.testing.assert_close(cache.keys[..., :fed, :], uncached.keys[..., :fed, :], atol=1e-5, rtol=0)
     torch.testing.assert_close(cache.values[..., :fed, :], uncached.values[..., :fed, :], atol=1e-5, rtol=0)
 
 
-def test_rows_of_any_stretch_are_those_of_the_training_sequence():
-    rows = SequenceRows(MODEL, task(guidance=Guidance(scale=Scale(1, 1))))
+@pytest.mark.parametrize("separate", [False, True])
+def test_what_the_steps_feed_is_the_training_sequence(separate: bool):
     x, rotary = MODEL.embed(RECORDED["idx"], CLASSES, ORDER)
-    tokens = sequence.to_order(RECORDED["idx"], ORDER)
-    for start, done in ((0, 0), (0, 5), (2, 1), (3, 4), (4, 4), (9, 9)):
-        part, angles = rows.behind(start, ORDER, tokens[:, :done], asked=1)
-        assert torch.equal(part, x[:, start : 2 * done + 2])
-        assert torch.equal(angles, rotary[:, start : 2 * done + 2])
+    image, done = MODEL.tok_embeddings(sequence.to_order(RECORDED["idx"], ORDER)), 0
+    stepper = stepper_of(MODEL)(MODEL, CLASSES, MODEL.rotary)
+    fed: list[tuple[Tensor, Tensor]] = []
+    hook = MODEL.blocks[0].register_forward_hook(lambda _, given, __: fed.append(given[:2]))
+    for known in (5, 6, 7, 10):
+        start = stepper.start
+        stepper.step(image[:, done:known], ORDER[:, done : known + 1], separate)
+        part = slice(start, 2 * known + 2)
+        assert torch.equal(fed[-1][0], x[:, part]) and torch.equal(fed[-1][1], rotary[:, part])
+        done = known
+    hook.remove()
 
 
 class NoHostSynchronisation(TorchDispatchMode):
@@ -227,7 +234,7 @@ def test_guidance_mixes_the_branches_as_written():
 
 
 def test_a_held_cache_gives_the_same_and_may_be_larger():
-    cache = MODEL.new_cache(10, length=40)
+    cache = new_cache(MODEL, 10, num_tokens=25)
     for classes in ([1, 2, 3], [4, 5]):
         fresh = generate(MODEL, classes, generator=3)
         assert torch.equal(fresh, generate(MODEL, classes, generator=3, cache=cache))
@@ -236,7 +243,7 @@ def test_a_held_cache_gives_the_same_and_may_be_larger():
 def test_a_cache_too_small_is_refused():
     message = "holds 3 sequences of 33 tokens; needed are 6 of 33"
     with pytest.raises(ValueError, match=message):
-        generate(MODEL, CLASSES, cache=MODEL.new_cache(3))
+        generate(MODEL, CLASSES, cache=new_cache(MODEL, 3))
 
 
 def grouped_model() -> RandAR:
@@ -249,7 +256,7 @@ def grouped_model() -> RandAR:
 
 def test_grouped_queries_decode_as_the_full_pass():
     model = grouped_model()
-    cache = model.new_cache(6)
+    cache = new_cache(model, 6)
     assert cache.keys.shape == (3, 6, 2, 33, 16)
     tokens = generate(model, CLASSES, steps=5, guidance=(1, 3), order=ORDER, top_k=1, cache=cache)
     expected = greedy_decode(model, int(CLASSES[0]), ORDER[0].tolist(), decoding_schedule(16, 5), (1, 3))
@@ -312,17 +319,15 @@ def test_images_with_different_numbers_of_known_tokens_are_as_alone():
         assert torch.equal(together[row], alone)
 
 
-def test_confidence_reads_each_open_location_as_if_it_were_the_only_question():
-    recorder = Recorder(MODEL)
-    decode(recorder, task(by_confidence=True, guidance=Guidance(scale=Scale(1, 1)), schedule=[2, 14]))  # type: ignore
-    first = recorder.logits[0]
-    for asked in range(16):
-        alone = step_logits(MODEL, int(CLASSES[0]), [int(ORDER[0, asked])], [], 1)
-        torch.testing.assert_close(first[0, asked], alone[0], atol=1e-5, rtol=0)
+def test_confidence_reads_each_open_location_as_if_it_were_the_only_one():
+    first = stepper_of(MODEL)(MODEL, CLASSES, MODEL.rotary).step(MODEL.tok_embeddings(ORDER[:, :0]), ORDER, True)
+    for location in range(16):
+        alone = step_logits(MODEL, int(CLASSES[0]), [int(ORDER[0, location])], [], 1)
+        torch.testing.assert_close(first[0, location], alone[0], atol=1e-5, rtol=0)
 
 
 def test_confidence_takes_the_surest_locations_first():
-    plain = decode(MODEL, task(by_confidence=True, guidance=Guidance(scale=Scale(1, 1)), schedule=[1] * 16))
+    plain = decode(MODEL, task(by_confidence=True, guidance=ALONE, schedule=[1] * 16))
     for image in range(3):
         order, tokens = [], []
         for _ in range(16):
@@ -336,13 +341,13 @@ def test_confidence_takes_the_surest_locations_first():
 
 
 def test_separate_queries_mask():
-    mask = MODEL.mask(4, 2, separate=3)
+    mask = continued_mask(4, 2, separate=3, dtype=torch.float32, device=torch.device("cpu"))
     assert isinstance(mask, Tensor)
     seen = [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 1]]
     assert (mask == 0).int().tolist() == seen
 
 
-def test_dropout_is_off_while_generating_and_on_again_behind():
+def test_dropout_is_off_while_generating_and_on_again_after():
     expected = generate(MODEL, CLASSES, generator=1)
     MODEL.train()
     try:
@@ -425,7 +430,7 @@ def test_bad_input_is_refused(arguments: dict, message: str):
 @pytest.mark.parametrize("order", [None, "confidence"])
 def test_half_precision_models_decode(order: str | None):
     half = golden_randar().to(torch.bfloat16)
-    cache = half.new_cache(9, length=129)
+    cache = new_cache(half, 9, num_tokens=64)
     assert cache.keys.dtype == torch.bfloat16
     tokens = generate(half, CLASSES, order=order, generator=0, cache=cache)
     assert tokens.shape == (3, 16) and tokens.dtype == torch.int64

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from randar_features import generate, inpaint, load_model, log_likelihood, sequence, upscale_tokens
+from randar_features.generation import new_cache
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.recipe import RECIPES, recipe_of
 from randar_features.generation.schedule import arccos_schedule, cosine_schedule, group_schedule
@@ -230,7 +231,7 @@ def test_packed_weights_decode_the_same(name: str):
 @pytest.mark.parametrize("name", SISTERS)
 def test_half_precision_decodes_and_a_held_cache_serves(name: str):
     half = golden_model(name).to(torch.bfloat16)
-    cache = half.new_cache(6)
+    cache = new_cache(half, 6)
     tokens = generate(half, [1, 2, 3], generator=0, cache=cache)
     assert tokens.shape == (3, 16) and torch.equal(tokens, generate(half, [1, 2, 3], generator=0))
     with pytest.raises(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from randar_features import generate, upscale_tokens
+from randar_features.generation import new_cache
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.upscale import coarse_orders, fine_rotary, random_share
 from tests.golden.models import golden, golden_randar
@@ -107,7 +108,7 @@ def test_an_order_over_the_fine_grid_is_cut_into_even_locations_and_others():
 
 
 def test_a_held_cache_serves_both_images():
-    cache = MODEL.new_cache(6, length=129)
+    cache = new_cache(MODEL, 6, num_tokens=64)
     fresh = generate(MODEL, CLASSES, scale=2, generator=1)
     assert torch.equal(fresh, generate(MODEL, CLASSES, scale=2, generator=1, cache=cache))
 

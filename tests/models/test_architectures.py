@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from randar_features import sequence
-from randar_features.models import ARCHITECTURES, ARPG, PAR, ARPGConfig, ImageTransformer, PARConfig
+from randar_features.generation import new_cache
+from randar_features.generation.stepping import ARPGStepper, PARStepper, stepper_of
+from randar_features.models import ARCHITECTURES, ARPG, ARPGConfig, ImageTransformer, PARConfig
+from randar_features.training.objective import training_order
 from tests.golden.models import FOLDER, golden, golden_model, raster_tokens
 from tests.reference import plain_sisters
 from tests.reference.plain_randar import rms_norm
@@ -124,14 +127,14 @@ def test_every_weight_is_trained(name: str):
     build, sizes = ARCHITECTURES[name.partition("_")[0]]
     model = build(sizes(**SIZES))
     torch.nn.init.normal_(model.output_layer.get_parameter("weight"))
-    order = model.training_order(2, torch.Generator().manual_seed(0))
+    order = training_order(model, 2, torch.Generator().manual_seed(0))
     model(torch.arange(32).view(2, 16), [1, 5], order).square().mean().backward()
     untouched = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert untouched == []
 
 
 def test_training_orders(name: str, model: ImageTransformer):
-    orders = [model.training_order(3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    orders = [training_order(model, 3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(orders[0], orders[1])
     if model.fixed_order:
         assert torch.equal(orders[0], model.own_order()) and torch.equal(orders[2], orders[0])
@@ -145,7 +148,7 @@ def test_a_fixed_order_may_be_given_but_no_other(name: str):
     assert torch.equal(model(tokens, order=model.own_order()), model(tokens))
     with pytest.raises(ValueError, match="was trained in one order and knows no other"):
         model(tokens, order=model.own_order().flip(1))
-    with pytest.raises(ValueError, match=r"2 orders were asked for, but (LlamaGen|PAR) knows one order only"):
+    with pytest.raises(ValueError, match=r"2 orders are too many: (LlamaGen|PAR) knows one order only"):
         model.several_orders(2)
     assert torch.equal(model.several_orders(1), model.own_order())
 
@@ -209,11 +212,11 @@ def test_group_mask_of_a_4x4_grid():
     expected = [*alone, *["xxxxxxxx........"] * 4, *["xxxxxxxxxxxx...."] * 4, *["xxxxxxxxxxxxxxxx"] * 4]
     mask = sequence.group_mask(16)
     assert ["".join(".x"[seen] for seen in row) for row in mask.int().tolist()] == expected
-    model = golden_model("par_small")
-    assert isinstance(model, PAR)
-    assert torch.equal(model.mask(16), mask)  # type: ignore[arg-type]
-    assert model.mask(4, 8) is None and model.mask(1, 2) is None
-    assert torch.equal(model.mask(8, 4), mask[4:12, :12])  # type: ignore[index, arg-type]
+    stepper = PARStepper(golden_model("par_small"), torch.tensor([1]), golden_model("par_small").rotary)
+    for start, count, expected_mask in ((0, 16, mask), (8, 4, None), (2, 1, None), (4, 8, mask[4:12, :12])):
+        stepper.start = start
+        found = stepper.mask(count, separate=0)
+        assert found is expected_mask or torch.equal(found, expected_mask)  # type: ignore[arg-type]
 
 
 # Sizes, checks, caches
@@ -241,18 +244,15 @@ def test_sizes_that_cannot_be_are_refused(config: Any, changes: dict[str, Any], 
 def test_arpg_with_shared_keys_decodes_as_it_was_trained():
     model = ARPG(ARPGConfig(**SIZES, num_kv_heads=1)).eval().requires_grad_(False)
     torch.nn.init.normal_(model.head.weight)
-    assert model.new_cache(2).keys.shape == (2, 2, 1, 17, 16)
+    assert new_cache(model, 2).keys.shape == (2, 2, 1, 17, 16)
     tokens = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(0))
     order = sequence.random_orders(2, 16, torch.Generator().manual_seed(1))
-    cache, logits = model.new_cache(2), model(tokens, [1, 2], order)
-    x, rotary = model.embed(tokens, [1, 2], order)
-    for place in range(16):
-        query, angles = model.queries(order[:, place : place + 1], 2)
-        row = slice(place, place + 1)
-        found = model.continue_from(
-            cache, place, torch.cat([x[:, row], query], 1), torch.cat([rotary[:, row], angles], 1), read=1
-        )
-        torch.testing.assert_close(found[:, 0], logits[:, place], atol=1e-5, rtol=1e-4)
+    stepper, logits = ARPGStepper(model, torch.tensor([1, 2]), model.rotary), model(tokens, [1, 2], order)
+    image = model.embeddings(sequence.to_order(tokens, order))
+    for done in range(16):
+        last = slice(max(done - 1, 0), done)
+        found = stepper.step(image[:, last], order[:, last.start : done + 1])
+        torch.testing.assert_close(found[:, 0], logits[:, done], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,5 @@ def test_arpg_with_shared_keys_decodes_as_it_was_trained():
 )
 def test_a_cache_of_another_model_is_refused(other: str, message: str):
     model = golden_model("randar_small").to(torch.bfloat16)
-    cache = golden_model(other).new_cache(1)
     with pytest.raises(ValueError, match=message):
-        cache.require(rows=1, length=4, **model.cache_layout)
+        stepper_of(model)(model, torch.tensor([1]), model.rotary, new_cache(golden_model(other), 1))

@@ -127,8 +127,12 @@ def test_half_precision_stays_close(model: RandAR, recorded: dict[str, torch.Ten
 
 def test_grouped_queries_equal_repeated_keys_and_values():
     torch.manual_seed(0)
-    grouped = Attention(dim=16, num_heads=4, num_kv_heads=2, dropout=0.0)
-    full = Attention(dim=16, num_heads=4, num_kv_heads=4, dropout=0.0)
+    sizes: dict[str, Any] = {
+        "num_layers": 1, "num_heads": 4, "dim": 16, "vocab_size": 4, "num_tokens": 4, "num_classes": 1,
+        "residual_dropout": 0.0,
+    }  # fmt: skip
+    grouped = Attention(RandARConfig(**sizes, num_kv_heads=2))
+    full = Attention(RandARConfig(**sizes))
     queries, keys, values = grouped.wqkv.weight.data.split([16, 8, 8])
     repeated = [part.unflatten(0, (2, 4)).repeat_interleave(2, dim=0).flatten(0, 1) for part in (keys, values)]
     full.wqkv.weight.data = torch.cat([queries, *repeated])

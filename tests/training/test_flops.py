@@ -5,8 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from randar_features.models import ARCHITECTURES, RandARConfig
-from randar_features.models.config import TransformerConfig
+from randar_features.models import ARCHITECTURES, RandARConfig, TransformerConfig
 from randar_features.training import flops
 from randar_features.training.flops import data_sheet_peak, peak_flops, throughput, training_flops
 from randar_features.training.objective import next_token_loss

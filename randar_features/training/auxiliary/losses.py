@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from randar_features.hub.weights import build_empty
-from randar_features.models import CausalTransformer, ImageTransformer
+from randar_features.models import ImageTransformer, LlamaGen, RandAR, middle_layer, token_cross_entropy
 from randar_features.training.auxiliary.config import AuxiliaryConfig
 from randar_features.training.auxiliary.heads import Alignment, ClassHead, SelfDistillation, alignment_target
 from randar_features.training.auxiliary.showing import Features, show
@@ -53,7 +53,7 @@ class Plan:
 
 def make_plan(config: AuxiliaryConfig, transformer: ImageTransformer) -> Plan:
     """`config` with its open choices made for a model; ValueError for what the model does not have."""
-    if not isinstance(transformer, CausalTransformer) or transformer.mask(2) != "causal":
+    if not isinstance(transformer, RandAR | LlamaGen):
         raise ValueError(
             f"auxiliary: {type(transformer).__name__} takes no losses beside next-token prediction, RandAR and "
             "LlamaGen do: set the weights to 0"
@@ -61,7 +61,7 @@ def make_plan(config: AuxiliaryConfig, transformer: ImageTransformer) -> Plan:
     reads = tuple(transformer.reads if config.reads is None else config.reads)
     for read in reads:
         transformer.check_view(config.context if config.second_showing else "single", read)
-    middle, count = transformer.middle_layer(reads[0]), transformer.config.num_layers
+    middle, count = middle_layer(transformer, reads[0]), transformer.config.num_layers
     chosen = {
         "alignment.layer": (config.alignment.layer, middle),
         "self_distillation.student_layer": (config.self_distillation.student_layer, min(middle, max(count - 3, 0))),
@@ -85,7 +85,7 @@ class TrainingPass(nn.Module):
         seed: of the heads' first weights.
     """
 
-    def __init__(self, transformer: CausalTransformer, plan: Plan, channels: int | None, seed: int) -> None:
+    def __init__(self, transformer: RandAR | LlamaGen, plan: Plan, channels: int | None, seed: int) -> None:
         super().__init__()
         self.transformer, self.plan = transformer, plan
         sizes, weights = transformer.config, plan.weights
@@ -124,7 +124,7 @@ class TrainingPass(nn.Module):
             context=context, reads=plan.reads, layers=plan.student_layers,
         )  # fmt: skip
         assert states is not None
-        losses = {NEXT_TOKEN: self.transformer.cross_entropy(states, tokens, order)}
+        losses = {NEXT_TOKEN: token_cross_entropy(self.transformer, states, tokens, order)}
         layers = {"alignment_loss": plan.alignment_layer, "self_distillation_loss": plan.student_layer}
         for name, target in targets.items():
             losses[name] = self.heads[name](features[layers[name]], target)
@@ -144,7 +144,7 @@ class Targets:
     """
 
     def __init__(
-        self, plan: Plan, average: Mapping[str, Tensor], transformer: CausalTransformer, maps: TeacherMaps | None
+        self, plan: Plan, average: Mapping[str, Tensor], transformer: RandAR | LlamaGen, maps: TeacherMaps | None
     ) -> None:
         self.plan, self.maps = plan, maps
         self.teacher = None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from randar_features import sequence
-from randar_features.models import CausalTransformer
+from randar_features.models import LlamaGen, RandAR
 
 Features = Mapping[str, Tensor]
 """(B, N, D) in raster order by read."""
@@ -24,7 +24,7 @@ class Shown(NamedTuple):
 
 
 def show(
-    transformer: CausalTransformer,
+    transformer: RandAR | LlamaGen,
     tokens: Tensor,
     classes: Tensor | None,
     order: Tensor,
@@ -40,18 +40,18 @@ def show(
     After the deepest of the `layers` the first copy alone goes on, and only as far as tokens are predicted.
     Without `predict` the pass ends at that block, and there are none.
     """
-    reading = transformer.reading(tokens, classes, order, context=context, reads=reads)
-    predicting, deepest = transformer.predicting_rows(), max(layers)
-    x, rotary, blocks = reading.x, reading.rotary, transformer.blocks
+    shown = transformer.feature_pass(tokens, classes, order, context=context, reads=reads)
+    predicting, deepest = transformer.predicting, max(layers)
+    x, rotary, blocks = shown.x, shown.rotary, transformer.blocks
     features: dict[int, Features] = {}
     for layer, block in enumerate(blocks[: None if predict else deepest + 1]):
         if layer > deepest:
             x, rotary = x[:, : predicting.stop], rotary[:, : predicting.stop]
         narrowed = layer > deepest and layer == len(blocks) - 1
-        x = block(x, rotary, reading.mask, predicting if narrowed else None)
+        x = block(x, rotary, shown.mask, predicting if narrowed else None)
         if layer in layers:
             features[layer] = {
-                read: sequence.to_raster(x[:, rows], reading.order) for read, rows in reading.rows.items()
+                read: sequence.to_raster(x[:, positions], shown.order) for read, positions in shown.positions.items()
             }
     if not predict:
         return Shown(None, features)

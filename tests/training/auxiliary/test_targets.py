@@ -34,12 +34,12 @@ def test_one_pass_gives_the_logits_and_the_states_of_the_last_copy(context: str,
     shown = show(model, TOKENS, CLASSES, ORDER, context=context, reads=("image", "instruction"), layers=layers)
     assert shown.states is not None and shown.features.keys() == layers
     torch.testing.assert_close(model.logits(shown.states), model(TOKENS, CLASSES, ORDER), rtol=1e-4, atol=1e-5)
-    reading = model.reading(TOKENS, CLASSES, ORDER, context=context, reads=("image", "instruction"))
-    x = reading.x
+    whole = model.feature_pass(TOKENS, CLASSES, ORDER, context=context, reads=("image", "instruction"))
+    x = whole.x
     for layer, block in enumerate(model.blocks):
-        x = block(x, reading.rotary, reading.mask)
+        x = block(x, whole.rotary, whole.mask)
         for read in ("image", "instruction") if layer in layers else ():
-            expected = to_raster(x[:, reading.rows[read]], reading.order)
+            expected = to_raster(x[:, whole.positions[read]], whole.order)
             torch.testing.assert_close(shown.features[layer][read], expected, rtol=1e-4, atol=1e-5)
 
 

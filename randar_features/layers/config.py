@@ -85,11 +85,6 @@ class TransformerConfig:
         return self.dim // self.num_heads
 
     @property
-    def middle_layer(self) -> int:
-        """The block in the middle, from which features are read where nothing better is known: 11 of 24."""
-        return (self.num_layers - 1) // 2
-
-    @property
     def grid(self) -> int:
         """Side G of the token grid."""
         return sequence.grid_side(self.num_tokens)
