@@ -153,7 +153,7 @@ def test_all_reads_in_as_few_passes_as_there_can_be():
         ("par_small", {"context": "twice"}, "context must be one of single, repeat, reverse; got 'twice'"),
         ("llamagen_small", {"read": "instruction"}, "read must be one of image with LlamaGen; got 'instruction'"),
         ("randar_small", {"read": "query"}, "read must be one of image, instruction with RandAR"),
-        ("arpg_small", {"read": "query", "context": "repeat"}, "behind a single showing"),
+        ("arpg_small", {"read": "query", "context": "repeat"}, "after a single showing"),
         ("arpg_small", {"layers": [1, 2]}, r"read='image' is of the layers 0 … 1 of a ARPG with 4; got \[2\]"),
         ("arpg_small", {"layers": 1, "read": "leave_one_out"}, "is of the layers 2 … 3"),
     ],
