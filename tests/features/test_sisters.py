@@ -164,7 +164,7 @@ def test_views_that_a_model_cannot_have_are_refused_with_a_reason(name: str, opt
 
 
 def test_several_orders_of_a_model_that_knows_one_are_refused():
-    with pytest.raises(ValueError, match="3 orders were asked for, but LlamaGen knows one order only"):
+    with pytest.raises(ValueError, match="3 orders are too many: LlamaGen knows one order only"):
         model_specs(golden_model("llamagen_small"), orders=3)
     arpg, tokens = golden_model("arpg_small"), raster_tokens("arpg_small")
     each = [encode_tokens(arpg, tokens, order=order, read="query") for order in sequence.antithetic_orders(2, 16, 5)]
