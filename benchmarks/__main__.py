@@ -22,6 +22,7 @@ TEXTS = {
     "correspondence": "PCK of matched points",
     "maps": "feature maps as colours",
     "samples": "pictures that a model draws",
+    "generation": "FID and its kin of samples, and the search of guidance, steps and order",
     "quality": "reconstruction and likelihood",
     "decoding_orders": "likelihood by order and number of steps",
     "architectures": "RandAR and its sisters in one table",

@@ -35,6 +35,7 @@ TASKS = {
     "correspondence": "tasks",
     "maps": "tasks",
     "samples": "tasks",
+    "generation": "tasks",
     "quality": "tasks",
     "decoding_orders": "tasks",
     "architectures": "tasks",

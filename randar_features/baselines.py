@@ -79,7 +79,7 @@ class NetworkName:
 
 @dataclass(frozen=True)
 class Network:
-    """A frozen timm network without its classifier, and how its input is scaled.
+    """A frozen timm network, without its classifier unless that was wanted, and how its input is scaled.
 
     Attributes:
         name: as it was given.
@@ -134,8 +134,10 @@ def parse_network(name: str) -> NetworkName:
     return NetworkName(head.removeprefix("timm:"), pixels, Path(file) if given else None, random)
 
 
-def load_network(name: str, device: torch.device | str = "cpu") -> Network:
+def load_network(name: str, device: torch.device | str = "cpu", *, classifier: bool = False) -> Network:
     """A network by its name, see the table above.
+
+    classifier: with the classifier that it was trained with, which its file must hold.
 
     Raises:
         ValueError: no such network, or a file whose tensors are not exactly the network's.
@@ -147,7 +149,7 @@ def load_network(name: str, device: torch.device | str = "cpu") -> Network:
     parsed = parse_network(name)
     _check_architecture(parsed.architecture)
     source = _package_file(parsed.package) if parsed.package else parsed.file
-    module = _build(parsed, source)
+    module = _build(parsed, source, classifier)
     data = resolve_model_data_config(module)
     mean, std = (torch.tensor(data[key]).view(3, 1, 1) for key in ("mean", "std"))
     return Network(
@@ -182,19 +184,21 @@ def _check_architecture(architecture: str) -> None:
         raise ValueError(f"timm has no model {architecture!r}; near it: {near}")
 
 
-def _build(parsed: NetworkName, file: Path | None) -> Any:
+def _build(parsed: NetworkName, file: Path | None, classifier: bool) -> Any:
+    classes = None if classifier else 0  # None: as many as it was trained with
     if file is not None:
         module = _create(parsed, pretrained=False, num_classes=None)
-        _load_in_order(module, file)
-        module.reset_classifier(0)
+        _load_in_order(module, file, classifier)
+        if not classifier:
+            module.reset_classifier(0)
         return module
     if parsed.random:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return _create(parsed, pretrained=False, num_classes=0)
+            return _create(parsed, pretrained=False, num_classes=classes)
     _check_reachable(parsed.architecture)
     try:
-        return _create(parsed, pretrained=True, num_classes=0)
+        return _create(parsed, pretrained=True, num_classes=classes)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(_absent(parsed.architecture, " ".join(str(error).split())[:200])) from error
 
@@ -213,14 +217,17 @@ def _create(parsed: NetworkName, *, pretrained: bool, num_classes: int | None) -
         return timm.create_model(parsed.architecture, **options)
 
 
-def _load_in_order(module: nn.Module, file: Path) -> None:
+def _load_in_order(module: nn.Module, file: Path, classifier: bool) -> None:
     """Weights under timm's names, or under others in the same order, of the same kinds and shapes.
 
-    ValueError: they are neither. A file may lack the classifier or hold one for other classes: it is not used.
+    ValueError: they are neither. Where the classifier is not used, a file may lack it or hold one for other classes.
     """
-    expected = {name: value for name, value in module.state_dict().items() if not _of_classifier(module, name)}
+
+    def used(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if classifier or not _of_classifier(module, name)}
+
     state = read_state_dict(file, USUAL_KEY)
-    named = {name: value for name, value in state.items() if not _of_classifier(module, name)}
+    expected, named = used(module.state_dict()), used(state)
     if not expected.keys() <= named.keys():
         named = _renamed(state, expected) or named
     check_state_dict(named, {name: tuple(value.shape) for name, value in expected.items()}, file)

@@ -11,7 +11,7 @@ from benchmarks.encoders.base import Encoder
 from randar_features.baselines import is_fixed, load_network
 from randar_features.hub import choose_device
 
-POOLED = "pooled"
+POOLED, PROBABILITIES = "pooled", "probabilities"
 
 
 class TimmEncoder(Encoder):
@@ -19,22 +19,24 @@ class TimmEncoder(Encoder):
 
     The pooled vector is what the model's own head is given: the normed class token or the mean, as timm has it.
     Maps are those of `forward_intermediates`, without the final norm and without class and register tokens.
-    Input size and normalisation are the model's; "@224" after the name asks for another size.
+    Input size and normalisation are the model's; "@224" after the name asks for another size. With its `classifier`
+    there are the probabilities of classes too.
 
     ValueError: there is no such model, or the size is no number or none that the model takes.
     FileNotFoundError, ModuleNotFoundError: its weights are not on this machine.
     """
 
-    def __init__(self, name: str, device: torch.device | str | None = None) -> None:
-        self.network = load_network(name, choose_device(device))
+    def __init__(self, name: str, device: torch.device | str | None = None, *, classifier: bool = False) -> None:
+        self.network = load_network(name, choose_device(device), classifier=classifier)
         self.model = self.network.module
         last = len(self.model.feature_info) - 1  # type: ignore[arg-type]
         layers = {f"layer {index}": {"layer": index, "read": "patch"} for index in range(last + 1)}
+        outputs = {**layers, POOLED: {"layer": last, "read": "pooled", "norm": True}}
         super().__init__(
             name=name,
             image_size=self.network.image_size,
             weights=self.network.weights,
-            outputs={**layers, POOLED: {"layer": last, "read": "pooled", "norm": True}},
+            outputs=outputs | ({PROBABILITIES: {"layer": last}} if classifier else {}),
             device=next(self.model.parameters()).device,
             supervision=self.network.supervision,
         )
@@ -57,10 +59,14 @@ class TimmEncoder(Encoder):
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         model, scaled = self.model, self.network.scale(images)
-        layers = sorted({self.outputs[name]["layer"] for name in outputs if name != POOLED})
-        if POOLED in outputs:
+        vectors = {POOLED, PROBABILITIES}
+        layers = sorted({self.outputs[name]["layer"] for name in outputs if name not in vectors})
+        if vectors & {*outputs}:
             final, maps = model.forward_intermediates(scaled, indices=layers or [0])  # type: ignore[operator]
             pooled = {POOLED: model.forward_head(final, pre_logits=True)[:, None, None]}  # type: ignore[operator]
+            if PROBABILITIES in outputs:
+                logits = model.forward_head(final)[:, None, None]  # type: ignore[operator]
+                pooled[PROBABILITIES] = logits.float().softmax(-1)
         else:
             maps = model.forward_intermediates(  # type: ignore[operator]
                 scaled, indices=layers, intermediates_only=True

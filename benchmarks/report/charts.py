@@ -53,24 +53,26 @@ def curves(
     y_label: str,
     spreads: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     log_x: bool = False,
+    shares: bool = True,
 ) -> bytes:
     """Lines through (x, share) points, each with its name in the legend, and a band between (low, high) shares.
 
     Args:
         lines: points of each line, by its name.
         x_label, y_label: what the axes are; y in percent.
+        shares: False: y is a number as it is, not a share to show in percent.
         spreads: (low, high) for every point of a line, by the line's name.
         log_x: a logarithmic x axis with a tick at each point.
     """
     figure = Figure(figsize=(8, 4.4), layout="constrained")
-    axes = figure.subplots()
+    axes, unit = figure.subplots(), 100 if shares else 1
     for number, (name, points) in enumerate(lines.items()):
         colour = COLOURS.get(name, f"C{number}")
         x, y = zip(*points, strict=True)
-        axes.plot(x, [100 * value for value in y], color=colour, linewidth=2, marker="o", markersize=4, label=name)
+        axes.plot(x, [unit * value for value in y], color=colour, linewidth=2, marker="o", markersize=4, label=name)
         if spreads and name in spreads:
             low, high = zip(*spreads[name], strict=True)
-            bounds = [100 * value for value in low], [100 * value for value in high]
+            bounds = [unit * value for value in low], [unit * value for value in high]
             axes.fill_between(x, *bounds, color=colour, alpha=0.15, linewidth=0)
     places = sorted({x for points in lines.values() for x, _ in points})
     if log_x:
@@ -78,7 +80,7 @@ def curves(
         axes.minorticks_off()
     if len(places) <= 16:
         axes.set_xticks(places, [f"{place:g}" for place in places])
-    axes.set(xlabel=x_label, ylabel=f"{y_label}, %")
+    axes.set(xlabel=x_label, ylabel=f"{y_label}, %" if shares else y_label)
     _finish(axes)
     return to_png(figure)
 

@@ -1,0 +1,141 @@
+"""Networks that judge generated images: their features, what the measures are called by them, their classes by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.encoders import load_encoder
+from benchmarks.encoders.base import Encoder
+from benchmarks.encoders.inception import CLASSES, POOL, SPATIAL, InceptionEncoder, Variant, is_inception
+from benchmarks.result import resolved_dtype
+from randar_features import Model
+from randar_features.baselines import IMAGENET_LABELS, PACKAGES, is_network, parse_network
+from randar_features.data.transforms import tensor_center_crop
+from randar_features.hub.registry import imagenet_classes
+
+VARIANT_TITLES: dict[Variant, str] = {"adm": "ADM", "torch-fidelity": "torch-fidelity", "clean-fid": "clean-fid"}
+
+
+class Judge(Encoder):
+    """An encoder that is given all images, real and generated, at one size, and brings them to its own size itself.
+
+    So photographs lose what samples of that size cannot have. With a model, images go through its tokenizer and back
+    before they are judged: what is judged is its reconstruction.
+
+    Attributes:
+        network: the encoder inside.
+        title: of the features, in the names of measures.
+        features, spatial, probabilities: outputs by their use; None where there is none.
+        class_names: synonyms of each class, None where they are not known.
+    """
+
+    def __init__(self, network: Encoder, size: int, *, features: str, title: str, through: Model | None = None) -> None:
+        self.network, self.features, self.title, self.through = network, features, title, through
+        known = network.outputs
+        self.spatial = SPATIAL if SPATIAL in known else None
+        self.probabilities = CLASSES if CLASSES in known else None
+        labelled = is_network(network.name) and network.supervision == IMAGENET_LABELS
+        self.class_names = imagenet_classes() if labelled and self.probabilities else None
+        wanted = [name for name in (features, self.spatial, self.probabilities) if name]
+        super().__init__(
+            name=network.name if through is None else f"{network.name} through {through.name}",
+            image_size=size,
+            weights=network.weights if through is None else f"{network.weights} {through.weights_hash}",
+            outputs={name: known[name] for name in wanted},
+            device=network.device,
+            supervision=network.supervision,
+        )
+        self.dtype = network.dtype
+
+    def named(self, measure: str) -> str:
+        """The name of a measure by these features: FID (ADM), but FD-EfficientNet-Lite0."""
+        inception = isinstance(self.network, InceptionEncoder)
+        return f"{measure} ({self.title})" if inception else f"{PLAIN_NAMES[measure]}-{self.title}"
+
+    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
+        if self.through is not None:
+            tokenizer = self.through.tokenizer
+            pixels = tokenizer.to_uint8(tokenizer.decode(tokenizer.encode(images.to(self.through.device))))
+            images = pixels.permute(0, 3, 1, 2).to(images) / 255
+        resized = map(partial(tensor_center_crop, size=self.network.image_size), images)
+        return self.network.encode(torch.stack(list(resized)), outputs)
+
+
+PLAIN_NAMES = {"FID": "FD", "sFID": "sFD", "IS": "IS", "KID": "KD"}
+"""Measures by other features than Inception's. What is called FID or KID is by Inception's alone."""
+
+
+def load_judge(
+    name: str,
+    size: int,
+    *,
+    variant: Variant = "adm",
+    output: str | None = None,
+    device: Any = None,
+    dtype: str | None = None,
+    through: Model | None = None,
+) -> Judge:
+    """A judge by the name of its network.
+
+    Args:
+        name: `inception`, `inception=FILE`, or an encoder as `load_encoder` takes it.
+        size: pixels a side of the images that it will be given.
+        variant: of Inception.
+        output: of another network; None: its pooled vector, or else its last output.
+        device, dtype: as for `load_encoder`; Inception computes in float32 alone.
+        through: the model whose reconstructions are judged.
+    """
+    if is_inception(name):
+        if dtype not in (None, "float32") or output is not None:
+            raise ValueError(f"{name} is defined in float32 and by its own outputs: leave --dtype and --output out")
+        inception = InceptionEncoder(name, variant, size, device)
+        return Judge(inception, size, features=POOL, title=VARIANT_TITLES[variant], through=through)
+    if is_network(name):
+        from benchmarks.encoders.timm_models import TimmEncoder
+
+        network: Encoder = TimmEncoder(name, device, classifier=True)
+        network.dtype = getattr(torch, resolved_dtype(dtype, network.device))
+    else:
+        network = load_encoder(name, device=device, dtype=dtype)
+    features = _features(network, output)
+    title = _title(name) + ("" if output is None else f" {output}")
+    return Judge(network, size, features=features, title=title, through=through)
+
+
+def _features(network: Encoder, output: str | None) -> str:
+    if output is not None:
+        return network.choose([output])[0]
+    return "pooled" if "pooled" in network.outputs else [name for name in network.outputs if name != CLASSES][-1]
+
+
+def _title(name: str) -> str:
+    """EfficientNet-Lite0@64 of efficientnet-lite0@64; other names as they are, without timm: and a file's path."""
+    head, at, size = name.partition("=")[0].partition("@")
+    if head in PACKAGES:
+        return head.replace("efficientnet", "EfficientNet").replace("lite", "Lite") + at + size
+    return parse_network(name).architecture + at + size if is_network(name) else name
+
+
+def same_classes(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """The one class of `known` of each name, or -1 where none or several have it: (len(names),).
+
+    A name, and each class, may be several synonyms with commas; a WordNet number at the beginning does not count.
+    """
+    by_synonym: dict[str, set[int]] = {}
+    for index, synonyms in enumerate(known):
+        for word in _synonyms(synonyms):
+            by_synonym.setdefault(word, set()).add(index)
+    found = [set().union(*(by_synonym.get(word, set()) for word in _synonyms(name))) for name in names]
+    return np.array([min(indices) if len(indices) == 1 else -1 for indices in found])
+
+
+def _synonyms(name: str) -> list[str]:
+    bare = re.sub(r"^n\d{8}\s+", "", name)
+    return [" ".join(re.split(r"[\W_]+", word.casefold())).strip() for word in bare.split(",")]

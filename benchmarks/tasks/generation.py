@@ -1,0 +1,457 @@
+"""How good samples are: `randar bench generation --reference VIRTUAL_imagenet256_labeled.npz --network inception`.
+
+FID, sFID, Inception Score, precision, recall, density, coverage and kernel distance of a model's samples, or of a
+folder, an .npz in ADM's form or a file of features, against a training set or its statistics. With several scales of
+`--guidance`, and several `--steps` and `--orders`, it is a search: every setting on `--coarse-images` samples, the best
+scale of each order and number of steps on `--images`. Run it again to continue; what is drawn and what is encoded is
+not done again. Over several GPUs or processes: `torchrun --nproc-per-node 8 -m benchmarks.tasks.generation …`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.encoders import extract, load_encoder
+from benchmarks.encoders.judges import Judge, same_classes
+from benchmarks.report.charts import curves
+from benchmarks.report.tables import Table
+from benchmarks.result import NO_AXES, Result
+from benchmarks.run import Measurement, Task, run_as_command
+from benchmarks.tasks.judged_sets import (
+    JudgedSet,
+    JudgeOptions,
+    described,
+    has_images,
+    is_feature_file,
+    is_statistics,
+    judged,
+    measures,
+    open_set,
+    processes,
+    protocol_of,
+    read_feature_set,
+    read_statistics,
+    save_statistics,
+    size_of,
+    top_1,
+)
+from benchmarks.tasks.sampler import (
+    GuidanceSchedule,
+    Labels,
+    Setting,
+    class_labels,
+    draw,
+    guidance_at,
+    scales_of,
+    speed_of,
+    write_samples,
+)
+from probes import LogisticProbe
+from probes.generation import Moments
+from probes.rows import sharded_rows
+from randar_features import Model, load_model
+from randar_features.cli.decoding import Order, load_for_decoding
+from randar_features.cli.parse import Count, Natural, NonNegative, Share, option
+from randar_features.generation.recipe import recipe_of
+
+COARSE, FULL = "coarse", "full"
+VALIDATION = ("validation", "val", "test")
+FEW = 10_000
+TOP_1 = "top-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(JudgeOptions):
+    """How good a model's samples are, or images that were made elsewhere.
+
+    Attributes:
+        reference: a training set, as images (a folder, a data set, an .npz in ADM's form) or as statistics (an .npz
+            with mu and sigma), or a file of features (.npy, .parquet) where samples are one.
+        reference_split: of the reference.
+        reference_images: of the reference at most, evenly spread; None: all.
+        model: draws the samples, as `load_model` takes it.
+        samples: measured instead: a folder, a data set, an .npz in ADM's form, or a file of features.
+        samples_split: of these samples.
+        images: samples; of given ones at most, evenly spread.
+        coarse_images: samples of each setting of a search, of which the best scales are measured on all images; None:
+            every setting is measured on all.
+        labels: of samples: balanced, every class in its turn; uniform, drawn at random as ADM, LlamaGen and RandAR do.
+        guidance: scales: FIRST:LAST:STEP such as 1.0:8.0:0.5, or several; None: the recommended one.
+        guidance_schedule: linear: the scale grows to that value; constant; None: as published with the model.
+        steps: of decoding, one or several; -1: one token a step; None: the recommended number.
+        order: of tokens, one or several; None: as the model was trained.
+        temperature, top_k, top_p: of the sampling, see `randar generate`.
+        probe_data: labelled images that a probe of the model's own features is fitted on, to tell the classes of
+            samples; None: no probe.
+        probe_split: of these images.
+        probe_images: at most, evenly spread.
+        npz: write the samples of each full setting as an .npz in ADM's form.
+        save_statistics: file for mu and sigma of the reference, to be given as the reference later.
+    """
+
+    reference: str
+    reference_split: str | None = None
+    reference_images: Count | None = None
+    model: str = "randar-tiny"
+    samples: str | None = None
+    samples_split: str | None = None
+    images: Count = 50_000
+    coarse_images: Count | None = None
+    labels: Labels = "balanced"
+    guidance: tuple[str, ...] | None = None
+    guidance_schedule: GuidanceSchedule | None = None
+    steps: tuple[int, ...] | None = None
+    order: tuple[Order, ...] | None = option("--orders", default=None)
+    temperature: NonNegative = 1.0
+    top_k: Natural = 0
+    top_p: Share = 1.0
+    probe_data: str | None = None
+    probe_split: str | None = None
+    probe_images: Count = 10_000
+    npz: bool = False
+    save_statistics: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for text in self.guidance or ():
+            scales_of(text)
+        if is_feature_file(self.samples) != is_feature_file(self.reference) and not (
+            is_feature_file(self.samples) and is_statistics(self.reference)
+        ):
+            raise ValueError("a file of features is compared with a file of features: give both, or images for both")
+        if self.coarse_images is not None and self.coarse_images > self.images:
+            raise ValueError(f"--coarse-images {self.coarse_images} is more than --images {self.images}")
+        if self.probe_data is not None and self.samples is not None:
+            raise ValueError("--probe-data is for samples of a model, and --samples are given: leave one out")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Arguments of `generate` that all settings share."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+
+
+def measure(config: Config, out: Path) -> Measurement:
+    """A result for given samples; of a model one for each setting."""
+    if is_feature_file(config.samples):
+        return measure_features(config)
+    return measure_images(config) if config.samples is not None else measure_model(config, out)
+
+
+def measure_features(config: Config) -> Measurement:
+    """Of two files of features; which network made them is not known."""
+    assert config.samples is not None
+    fake = read_feature_set(config.samples)
+    given = is_statistics(config.reference)
+    real = read_statistics(config.reference, None, "generation") if given else read_feature_set(config.reference)
+    row = {"images": fake.moments.count, **measures(real, fake, None, config)}
+    return Measurement(
+        protocol=protocol_of(None, config),
+        axes={**NO_AXES, "encoder": config.samples},
+        data={"reference": described(config.reference, None, None), "samples": described(config.samples, None, None)},
+        results=[Result.of(main_first(row))],
+        warnings=warnings_of_size(fake),
+    )
+
+
+def measure_images(config: Config) -> Measurement:
+    """Of images that were made elsewhere."""
+    assert config.samples is not None
+    source = open_set(config.samples, config.samples_split, config.images, config.cache)
+    judge = config.judge(config.resolution or size_of(source, config.samples))
+    real = reference_of(config, judge)
+    fake = judged(judge, source, config, f"samples {config.samples} {len(source)}")
+    row = {"images": fake.moments.count, **measured(real, fake, judge, config)}
+    names = described(config.samples, config.samples_split, config.images)
+    return Measurement(
+        protocol=protocol_of(judge, config),
+        axes={**NO_AXES, "encoder": config.samples, "resolution": judge.image_size},
+        data={"reference": reference_in_words(config), "samples": names},
+        weights={judge.name: judge.described_weights},
+        results=[Result.of(main_first(row))],
+        warnings=[*warnings_of(config, real, fake), *warnings_of_size(fake)],
+    )
+
+
+def measure_model(config: Config, out: Path) -> Measurement:
+    """Of every setting, or first of all on few samples and then of the best."""
+    model = load_for_decoding(config.model, config.device, "float32")
+    judge = config.judge(config.resolution or model.image_size)
+    settings = list(settings_of(config, model))
+    real, probe = reference_of(config, judge), own_probe(config, model)
+    study = Study(config, model, judge, real, probe)
+    searched = config.coarse_images is not None and len(settings) > len({(s.order, s.steps) for s in settings})
+    coarse = [study.row(setting, config.coarse_images or 0, COARSE) for setting in settings] if searched else []
+    chosen = best_scales(settings, coarse, judge) if searched else settings
+    full = [study.row(setting, config.images, FULL) for setting in chosen]
+    add_comparisons(full, judge, clock_of(model))
+    if config.npz and processes().is_main_process:
+        for setting in chosen:
+            write_samples(out / f"{setting.folder}.npz", *study.samples(setting, config.images))
+    details: dict[str, Any] = {f"reference {TOP_1}": top_1(real, judge)}
+    if probe is not None:
+        details["probe, validation accuracy"] = probe.accuracy
+    artifacts = write_plots(out, coarse, full, judge, clock_of(model)) if processes().is_main_process else {}
+    shared = {**NO_AXES, "encoder": model.name, "resolution": judge.image_size}
+    return Measurement(
+        protocol=f"{config.labels} labels, image i of seed {config.seed} + i; {protocol_of(judge, config)}",
+        axes={name: value for name, value in shared.items() if name != "orders"},
+        data={"reference": reference_in_words(config)},
+        weights={model.name: model.weights_hash, judge.name: judge.described_weights},
+        results=[Result.of(main_first(row)) for row in (*full, *coarse)],
+        tables=[grid_table(rows, judge) for rows in (full, coarse) if rows],
+        warnings=[*warnings_of(config, real), *warnings_of_count(config, model)],
+        artifacts=artifacts,
+        details=details,
+    )
+
+
+def settings_of(config: Config, model: Model) -> Iterator[Setting]:
+    """Every order with every number of steps and every scale; ValueError for what the model cannot do."""
+    transformer = model.transformer
+    own = recipe_of(transformer).guidance
+    recommended = own[1] if isinstance(own, tuple) else own
+    scales = [recommended] if config.guidance is None else [s for text in config.guidance for s in scales_of(text)]
+    if transformer.fixed_order and config.order is not None:
+        raise ValueError(f"{model.name} knows one order only: leave --orders out")
+    orders = [None] if transformer.fixed_order else config.order or [transformer.trained_order]
+    for order, steps, scale in product(orders, config.steps or [model.recommended_steps], dict.fromkeys(scales)):
+        setting = Setting(order, steps, scale, guidance_at(scale, config.guidance_schedule, transformer))
+        setting.length(transformer)  # refuses steps that the model cannot take
+        yield setting
+
+
+def reference_of(config: Config, judge: Judge) -> JudgedSet:
+    """The reference as the network sees it; of a file with both, statistics and images."""
+    given = None
+    if is_statistics(config.reference):
+        given = read_statistics(config.reference, judge, "generation")
+        if not has_images(config.reference):
+            return given
+    source = open_set(config.reference, config.reference_split, config.reference_images, config.cache)
+    name = f"reference {config.reference} {config.reference_split or 'all'} {config.reference_images or 'all'}"
+    found = judged(judge, source, config, name)
+    if config.save_statistics is not None and processes().is_main_process:
+        save_statistics(config.save_statistics, found, judge, "generation")
+    return found if given is None else replace(found, moments=given.moments, spatial=given.spatial)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnProbe:
+    """A logistic probe of a model's own features.
+
+    Attributes:
+        encode: files to features, by a name for the cache.
+        probe: fitted.
+        classes: the model's class of each of the probe's.
+        accuracy: on images held back of those it was fitted on.
+    """
+
+    model: Model
+    config: Config
+    output: str
+    probe: LogisticProbe
+    classes: np.ndarray
+    accuracy: float
+
+    def top_1(self, files: Sequence[Path], labels: np.ndarray, name: str) -> float:
+        """Share of the samples that the probe takes for their class."""
+        found = own_features(self.model, self.config, files, name, self.output)
+        return float((self.classes[self.probe.predict(found.features)] == labels).mean())
+
+
+def own_features(model: Model, config: Config, images: Any, name: str, output: str) -> JudgedSet:
+    """The model's features of images, of the output, mean-pooled."""
+    context, read, _ = output.split("/")
+    encoder = load_encoder(model, contexts=[context], reads=[read], device=config.device)
+    about: dict[str, Any] = {"batch_size": config.batch_size, "dtype": "float32", "outputs": [output]}
+    store = extract(encoder, images, folder=config.cache, name=name, **about)
+    rows = sharded_rows(store.rows(output))
+    return JudgedSet(Moments.of(rows), rows, labels=store.labels, class_names=store.label_names)
+
+
+def own_probe(config: Config, model: Model) -> OwnProbe | None:
+    """Fitted on the data given for it."""
+    if config.probe_data is None:
+        return None
+    plain = load_model(config.model, config.device)
+    context = plain.transformer.check_view(None, "image")
+    output = f"{context}/image/{plain.recommended_layers[0]}"
+    source = open_set(config.probe_data, config.probe_split, config.probe_images, config.cache)
+    names = source.label_names
+    if not names or not plain.classes or (known := same_classes(names, plain.classes)).min() < 0:
+        raise ValueError(f"--probe-data {config.probe_data} must have the classes of {model.name} by name")
+    found = own_features(plain, config, source, f"probe {config.probe_data} {len(source)}", output)
+    assert found.features is not None and found.labels is not None
+    held = np.arange(len(found.labels)) % 5 == 0
+    values = found.features.read(np.arange(len(held)))
+    probe = LogisticProbe(seed=config.seed).fit(values[~held], found.labels[~held])
+    accuracy = float((probe.predict(values[held]) == found.labels[held]).mean())
+    return OwnProbe(plain, config, output, probe, known, accuracy)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What all settings of a model share."""
+
+    config: Config
+    model: Model
+    judge: Judge
+    real: JudgedSet
+    probe: OwnProbe | None
+
+    def samples(self, setting: Setting, count: int) -> tuple[list[Path], np.ndarray]:
+        """Files and classes of the first samples of a setting, drawn where they are not there."""
+        config, model = self.config, self.model
+        classes = class_labels(config.labels, count, model.transformer.config.num_classes, config.seed)
+        about = {"settings": config.sampling, "notes": {"number_format": "float32"}}
+        about |= {"seed": config.seed, "batch_size": config.batch_size}
+        return draw(model, setting, classes, self.folder(setting), **about), classes
+
+    def folder(self, setting: Setting) -> Path:
+        """Of the samples of a setting, of all labels and counts."""
+        sampling = "".join(f"_{name}-{value:g}" for name, value in self.config.sampling.items())
+        home = Path(self.config.cache) / "samples" / f"{Path(self.model.name).name}-{self.model.weights_hash[:12]}"
+        return home / f"{setting.folder}{sampling}"
+
+    def row(self, setting: Setting, count: int, stage: str) -> dict[str, Any]:
+        """One result: the setting, what was measured, and the time."""
+        files, classes = self.samples(setting, count)
+        name = f"{self.folder(setting).name}-{self.config.labels}-{self.config.seed}-{count}"
+        about = {"labels": classes, "class_names": self.model.classes}
+        fake = judged(self.judge, files, self.config, name, **about)
+        row = {"orders": setting.order, "stage": stage, "steps": setting.length(self.model.transformer)}
+        row |= {"guidance": setting.scale, "images": count, **measured(self.real, fake, self.judge, self.config)}
+        if self.probe is not None:
+            row[f"{TOP_1} own probe"] = self.probe.top_1(files, classes, name)
+        return row | speed_of(self.folder(setting)) | {"guidance schedule": str(setting.guidance)}
+
+
+def measured(real: JudgedSet, fake: JudgedSet, judge: Judge, config: Config) -> dict[str, Any]:
+    """The measures, and how often the network sees the class that was meant."""
+    found: dict[str, Any] = measures(real, fake, judge, config)
+    share = top_1(fake, judge)
+    return found if share is None else found | {f"{TOP_1} {judge.title}": share}
+
+
+def main_first(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The Fréchet distance first, which makes it the main metric."""
+    main = next(name for name in row if name.startswith(("FID", "FD-")))
+    return {main: row[main], **row}
+
+
+def best_scales(settings: Sequence[Setting], rows: Sequence[Mapping[str, Any]], judge: Judge) -> list[Setting]:
+    """The scale of the smallest Fréchet distance, of each order and number of steps."""
+    best: dict[Any, tuple[float, Setting]] = {}
+    for setting, row in zip(settings, rows, strict=True):
+        place, distance = (setting.order, setting.steps), row[judge.named("FID")]
+        if place not in best or distance < best[place][0]:
+            best[place] = distance, setting
+    return [setting for _, setting in best.values()]
+
+
+def clock_of(model: Model) -> str:
+    """Seconds of the clock on a GPU; on a CPU, which other work may share, of processor time."""
+    return "cpu_seconds_per_image" if model.device.type == "cpu" else "seconds_per_image"
+
+
+def add_comparisons(rows: Sequence[dict[str, Any]], judge: Judge, clock: str) -> None:
+    """How far each setting stands from the most steps of its order, and whether none is both faster and better."""
+    name = judge.named("FID")
+    for row in rows:
+        longest = max((other for other in rows if other["orders"] == row["orders"]), key=lambda other: other["steps"])
+        row[f"{name} above {longest['steps']} steps"] = row[name] - longest[name]
+        better = [other for other in rows if other[name] < row[name] and other[clock] <= row[clock]]
+        row["front"] = "no" if better else "yes"
+
+
+def grid_table(rows: Sequence[Mapping[str, Any]], judge: Judge) -> Table:
+    """A line each setting, the best in bold."""
+    shown = [name for name in rows[0] if name not in ("stage", "guidance schedule") and not name.endswith("deviation")]
+    best = min(range(len(rows)), key=lambda number: rows[number][judge.named("FID")])
+    return Table(shown, [[_cell(row.get(name)) for name in shown] for row in rows], marked=best)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def write_plots(
+    out: Path, coarse: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]], judge: Judge, clock: str
+) -> dict[str, str]:
+    """Distance and IS against the scale; distance against steps and against time."""
+    plots: dict[str, tuple[Sequence[Mapping[str, Any]], str, str]] = {}
+    distance, score = judge.named("FID"), judge.named("IS")
+    scaled = coarse or full
+    if len({row["guidance"] for row in scaled}) > 1:
+        plots["distance-guidance"] = scaled, "guidance", distance
+        if score in scaled[0]:
+            plots["score-guidance"] = scaled, "guidance", score
+    if len({row["steps"] for row in full}) > 1:
+        plots["distance-steps"] = full, "steps", distance
+        plots["distance-seconds"] = full, clock, distance
+    files = {}
+    for name, (rows, x, y) in plots.items():
+        lines = lines_of(rows, x, y)
+        (out / f"{name}.png").write_bytes(curves(lines, x_label=x.replace("_", " "), y_label=y, shares=False))
+        files[f"{y} against {x.replace('_', ' ')}"] = f"{name}.png"
+    return files
+
+
+def lines_of(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+    """Sorted points of each order; against the scale, of each number of steps too."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        name = row["orders"] or "own order"
+        name += f", {row['steps']} steps" if x == "guidance" else ""
+        lines.setdefault(name, []).append((row[x], row[y]))
+    return {name: sorted(points) for name, points in lines.items()}
+
+
+def reference_in_words(config: Config) -> str:
+    """For the card."""
+    return described(config.reference, config.reference_split, config.reference_images)
+
+
+def warnings_of(config: Config, real: JudgedSet, fake: JudgedSet | None = None) -> list[str]:
+    """What a reader must know of the sets."""
+    found = [*real.warnings, *(fake.warnings if fake is not None else ())]
+    if config.reference_split in VALIDATION:
+        found.append(
+            f"the reference is the {config.reference_split} split: published numbers are against the training set, "
+            "and are not comparable"
+        )
+    if real.features is None:
+        found.append("the reference is statistics alone: there is no precision, recall, density, coverage and KID")
+    return found
+
+
+def warnings_of_count(config: Config, model: Model) -> list[str]:
+    """Of too few samples, and of classes with more samples than others."""
+    found = _few(config.images)
+    if config.coarse_images is not None:
+        found.append(f"coarse results are of {config.coarse_images} samples: compare them among each other only")
+    if config.labels == "balanced" and config.images % model.transformer.config.num_classes:
+        found.append(f"{config.images} samples are not as many of each class: some classes have one more")
+    return found
+
+
+def warnings_of_size(fake: JudgedSet) -> list[str]:
+    """Of too few samples."""
+    return _few(fake.moments.count or 0)
+
+
+def _few(count: int) -> list[str]:
+    text = f"{count} samples are few: a Fréchet distance falls with their number; compare equal numbers only, and "
+    return [text + "none with published ones of 50,000"] if count < FEW else []
+
+
+run = Task("generation", Config, measure)
+
+if __name__ == "__main__":
+    run_as_command("generation")
