@@ -55,6 +55,18 @@ def test_weights_of_a_file(weights: tuple[Path, nn.Module]):
     assert not network.module.training and not any(p.requires_grad for p in network.module.parameters())
 
 
+def test_the_classifier_where_it_is_wanted(weights: tuple[Path, nn.Module], tmp_path: Path):
+    path, model = weights
+    network: Any = load_network(f"timm:test_resnet@64={path}", classifier=True)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(network.module(images), model(images)) and network.module(images).shape == (2, 1000)
+    headless = {name: value for name, value in model.state_dict().items() if not name.startswith("fc.")}
+    torch.save(headless, tmp_path / "headless.pth")
+    load_network(f"timm:test_resnet={tmp_path / 'headless.pth'}")
+    with pytest.raises(ValueError, match=r"fc\.weight"):
+        load_network(f"timm:test_resnet={tmp_path / 'headless.pth'}", classifier=True)
+
+
 def test_other_names_in_the_same_order(weights: tuple[Path, nn.Module], tmp_path: Path):
     _, model = weights
     renamed = {f"_{name.replace('conv', 'convolution')}": value for name, value in model.state_dict().items()}

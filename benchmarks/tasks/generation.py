@@ -4,7 +4,7 @@ FID, sFID, Inception Score, precision, recall, density, coverage and kernel dist
 folder, an .npz in ADM's form or a file of features, against a training set or its statistics. With several scales of
 `--guidance`, and several `--steps` and `--orders`, it is a search: every setting on `--coarse-images` samples, the best
 scale of each order and number of steps on `--images`. Run it again to continue; what is drawn and what is encoded is
-not done again. Over several GPUs or processes: `torchrun --nproc-per-node 8 -m benchmarks.tasks.generation …`.
+not done again. Over several GPUs or processes: `torchrun --nproc-per-node 8 -m benchmarks generation …`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.encoders.judges import Judge, same_classes
-from benchmarks.report.charts import curves
 from benchmarks.report.tables import Table
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
@@ -27,6 +26,7 @@ from benchmarks.tasks.judged_sets import (
     JudgedSet,
     JudgeOptions,
     described,
+    few,
     has_images,
     is_feature_file,
     is_statistics,
@@ -57,12 +57,12 @@ from probes.generation import Moments
 from probes.rows import sharded_rows
 from randar_features import Model, load_model
 from randar_features.cli.decoding import Order, load_for_decoding
+from randar_features.cli.options import WeightsDType
 from randar_features.cli.parse import Count, Natural, NonNegative, Share, option
 from randar_features.generation.recipe import recipe_of
 
 COARSE, FULL = "coarse", "full"
 VALIDATION = ("validation", "val", "test")
-FEW = 10_000
 TOP_1 = "top-1"
 
 
@@ -87,6 +87,7 @@ class Config(JudgeOptions):
         steps: of decoding, one or several; -1: one token a step; None: the recommended number.
         order: of tokens, one or several; None: as the model was trained.
         temperature, top_k, top_p: of the sampling, see `randar generate`.
+        weights_dtype: number format of the model that draws.
         probe_data: labelled images that a probe of the model's own features is fitted on, to tell the classes of
             samples; None: no probe.
         probe_split: of these images.
@@ -111,6 +112,7 @@ class Config(JudgeOptions):
     temperature: NonNegative = 1.0
     top_k: Natural = 0
     top_p: Share = 1.0
+    weights_dtype: WeightsDType = "float32"
     probe_data: str | None = None
     probe_split: str | None = None
     probe_images: Count = 10_000
@@ -138,6 +140,7 @@ class Config(JudgeOptions):
 
 def measure(config: Config, out: Path) -> Measurement:
     """A result for given samples; of a model one for each setting."""
+    processes()  # each takes its own GPU
     if is_feature_file(config.samples):
         return measure_features(config)
     return measure_images(config) if config.samples is not None else measure_model(config, out)
@@ -155,7 +158,7 @@ def measure_features(config: Config) -> Measurement:
         axes={**NO_AXES, "encoder": config.samples},
         data={"reference": described(config.reference, None, None), "samples": described(config.samples, None, None)},
         results=[Result.of(main_first(row))],
-        warnings=warnings_of_size(fake),
+        warnings=few(fake.moments.count or 0, len(fake.moments.mean)),
     )
 
 
@@ -174,13 +177,13 @@ def measure_images(config: Config) -> Measurement:
         data={"reference": reference_in_words(config), "samples": names},
         weights={judge.name: judge.described_weights},
         results=[Result.of(main_first(row))],
-        warnings=[*warnings_of(config, real, fake), *warnings_of_size(fake)],
+        warnings=[*warnings_of(config, real, fake), *few(fake.moments.count or 0, len(fake.moments.mean))],
     )
 
 
 def measure_model(config: Config, out: Path) -> Measurement:
     """Of every setting, or first of all on few samples and then of the best."""
-    model = load_for_decoding(config.model, config.device, "float32")
+    model = load_for_decoding(config.model, config.device, config.weights_dtype)
     judge = config.judge(config.resolution or model.image_size)
     settings = list(settings_of(config, model))
     real, probe = reference_of(config, judge), own_probe(config, model)
@@ -205,7 +208,7 @@ def measure_model(config: Config, out: Path) -> Measurement:
         weights={model.name: model.weights_hash, judge.name: judge.described_weights},
         results=[Result.of(main_first(row)) for row in (*full, *coarse)],
         tables=[grid_table(rows, judge) for rows in (full, coarse) if rows],
-        warnings=[*warnings_of(config, real), *warnings_of_count(config, model)],
+        warnings=[*warnings_of(config, real), *warnings_of_count(config, model, real)],
         artifacts=artifacts,
         details=details,
     )
@@ -309,7 +312,7 @@ class Study:
         """Files and classes of the first samples of a setting, drawn where they are not there."""
         config, model = self.config, self.model
         classes = class_labels(config.labels, count, model.transformer.config.num_classes, config.seed)
-        about = {"settings": config.sampling, "notes": {"number_format": "float32"}}
+        about = {"settings": config.sampling, "notes": {"number_format": config.weights_dtype}}
         about |= {"seed": config.seed, "batch_size": config.batch_size}
         return draw(model, setting, classes, self.folder(setting), **about), classes
 
@@ -317,12 +320,14 @@ class Study:
         """Of the samples of a setting, of all labels and counts."""
         sampling = "".join(f"_{name}-{value:g}" for name, value in self.config.sampling.items())
         home = Path(self.config.cache) / "samples" / f"{Path(self.model.name).name}-{self.model.weights_hash[:12]}"
+        home = home if self.config.weights_dtype == "float32" else home / self.config.weights_dtype
         return home / f"{setting.folder}{sampling}"
 
     def row(self, setting: Setting, count: int, stage: str) -> dict[str, Any]:
         """One result: the setting, what was measured, and the time."""
         files, classes = self.samples(setting, count)
         name = f"{self.folder(setting).name}-{self.config.labels}-{self.config.seed}-{count}"
+        name = name if self.config.weights_dtype == "float32" else f"{name}-{self.config.weights_dtype}"
         about = {"labels": classes, "class_names": self.model.classes}
         fake = judged(self.judge, files, self.config, name, **about)
         row = {"orders": setting.order, "stage": stage, "steps": setting.length(self.model.transformer)}
@@ -385,6 +390,8 @@ def write_plots(
     out: Path, coarse: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]], judge: Judge, clock: str
 ) -> dict[str, str]:
     """Distance and IS against the scale; distance against steps and against time."""
+    from benchmarks.report.charts import curves  # takes the extra "benchmarks"
+
     plots: dict[str, tuple[Sequence[Mapping[str, Any]], str, str]] = {}
     distance, score = judge.named("FID"), judge.named("IS")
     scaled = coarse or full
@@ -431,24 +438,14 @@ def warnings_of(config: Config, real: JudgedSet, fake: JudgedSet | None = None) 
     return found
 
 
-def warnings_of_count(config: Config, model: Model) -> list[str]:
+def warnings_of_count(config: Config, model: Model, real: JudgedSet) -> list[str]:
     """Of too few samples, and of classes with more samples than others."""
-    found = _few(config.images)
+    found = few(config.images, len(real.moments.mean))
     if config.coarse_images is not None:
         found.append(f"coarse results are of {config.coarse_images} samples: compare them among each other only")
     if config.labels == "balanced" and config.images % model.transformer.config.num_classes:
         found.append(f"{config.images} samples are not as many of each class: some classes have one more")
     return found
-
-
-def warnings_of_size(fake: JudgedSet) -> list[str]:
-    """Of too few samples."""
-    return _few(fake.moments.count or 0)
-
-
-def _few(count: int) -> list[str]:
-    text = f"{count} samples are few: a Fréchet distance falls with their number; compare equal numbers only, and "
-    return [text + "none with published ones of 50,000"] if count < FEW else []
 
 
 run = Task("generation", Config, measure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,7 +37,7 @@ from randar_features.store.files import written_whole
 Purpose = Literal["generation", "reconstruction"]
 ADM_SPLIT = 5000  # samples in one part of ADM's Inception Score
 FIDELITY_SPLITS, FIDELITY_SEED = 10, 2020
-FEATURE_FILES = (".npy", ".parquet")
+FEW = 10_000  # samples, below which a Fréchet distance says little by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +287,9 @@ def read_feature_set(data: str) -> JudgedSet:
 def measures(real: JudgedSet, fake: JudgedSet, judge: Judge | None, options: JudgeOptions) -> dict[str, float]:
     """All that the two sets allow, the Fréchet distance first; None as the judge of files of features."""
     named = judge.named if judge is not None else lambda measure: f"{PLAIN_NAMES[measure]}-features"
-    found = {named("FID"): frechet_distance(real.moments, fake.moments)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of few samples: the card says it, see `few`
+        found = {named("FID"): frechet_distance(real.moments, fake.moments)}
     if real.spatial is not None and fake.spatial is not None and options.variant == "adm":
         found[named("sFID")] = frechet_distance(real.spatial, fake.spatial)
     if fake.probabilities is not None:
@@ -341,6 +344,19 @@ def protocol_of(judge: Judge | None, options: JudgeOptions) -> str:
     which = how[options.variant] if inception else f"features {judge.features} of {judge.name}, which make no FID"
     which += "" if inception else f"; IS of {options.splits} parts"
     return f"{which}; images of {judge.image_size} pixels; {scores}"
+
+
+def few(count: int, width: int) -> list[str]:
+    """A warning of too few samples for a Fréchet distance."""
+    if count >= FEW:
+        return []
+    singular = f", and below the {width} dimensions of the features, so that covariances are singular" * (
+        count <= width
+    )
+    return [
+        f"{count} samples are few{singular}: a Fréchet distance falls with their number; compare equal numbers only, "
+        "and none with published ones of 50,000"
+    ]
 
 
 def described(data: str, split: str | None, count: int | None) -> str:

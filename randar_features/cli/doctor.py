@@ -26,6 +26,7 @@ EXTRAS = {
     "tensorboard": "curves of trainings (pip install 'randar-features[training]')",
     "pandas": "to_pandas() of tables and hits (pip install pandas)",
     "pillow_heif": "HEIC pictures (pip install pillow-heif)",
+    "torch_fidelity": "FID's Inception network (pip install 'randar-features[fid]')",
     "lpips": "perceptual distance (pip install lpips)",
     "wandb": "trainings in Weights & Biases (pip install wandb)",
 }
