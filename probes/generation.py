@@ -8,7 +8,7 @@
 | `density`, `coverage` | the same with less weight on outliers | Naeem et al. 2020 |
 | `inception_score` | how sure and how varied a classifier's answers are | Salimans et al. 2016 |
 
-Features are arrays or tensors (n, D) of floats, or `probes.rows.Rows` that are read from disk block by block. All are
+Features are arrays or tensors (n, D) of numbers, or `probes.rows.Rows` that are read from disk block by block. All are
 checked before any work: ValueError for NaN, infinity, fewer than 2 samples, and widths that differ.
 """
 
@@ -350,13 +350,22 @@ def _pair(real: Features, fake: Features) -> tuple[Rows, Rows]:
 
 def _samples(features: Features, name: str) -> Rows:
     """Two samples at least, all finite."""
-    rows = as_rows(features, name, "(n, D)", 2)
+    rows = as_rows(_as_floats(features), name, "(n, D)", 2)
     if len(rows) < 2:
         raise ValueError(f"{name} has {len(rows)} sample, expected at least 2")
     if isinstance(features, Rows):  # what is in memory was checked
         for _, block in rows.blocks():
             require_finite(block, name)
     return rows
+
+
+def _as_floats(features: Features) -> Features:
+    """Whole numbers as float64; anything else as it is."""
+    if isinstance(features, np.ndarray) and features.dtype.kind in "iu":
+        return features.astype(np.float64)
+    if isinstance(features, Tensor) and features.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        return features.double()
+    return features
 
 
 def _check_count(name: str, value: int) -> None:

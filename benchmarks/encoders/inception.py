@@ -20,6 +20,12 @@ SIZE = 299
 SPATIAL_CHANNELS = 7
 Variant = Literal["adm", "torch-fidelity", "clean-fid"]
 POOL, SPATIAL, CLASSES = "pool", "spatial", "probabilities"
+OUTPUTS: dict[Variant, tuple[str, ...]] = {
+    "adm": (POOL, SPATIAL, CLASSES),
+    "torch-fidelity": (POOL, CLASSES),
+    "clean-fid": (POOL,),
+}
+"""What each variant measures by."""
 
 
 def is_inception(name: str) -> bool:
@@ -33,7 +39,7 @@ class InceptionEncoder(Encoder):
     Outputs: "pool" (2048), features of FID; "spatial" (17·17·7 = 2023), the first 7 channels of the first branch of
     the block that ADM calls mixed_6, location by location, features of sFID; "probabilities" (1008), the softmax of
     the logits without their bias. "adm" and "torch-fidelity" resize images as TensorFlow 1 did, bilinearly without
-    half-pixel centres; "clean-fid" by Pillow's bicubic filter in floats, and has the features of FID alone.
+    half-pixel centres; "clean-fid" by Pillow's bicubic filter in floats. A variant has the outputs that it measures by.
 
     Args:
         name: `inception` or `inception=FILE`.
@@ -52,12 +58,11 @@ class InceptionEncoder(Encoder):
         self.network, self.variant = _build(file).to(choose_device(device)), variant
         self._branch: list[Tensor] = []
         self.network.Mixed_6d.branch1x1.register_forward_hook(lambda *call: self._branch.append(call[2]))
-        outputs = [POOL] if variant == "clean-fid" else [POOL, SPATIAL, CLASSES]
         super().__init__(
             name=f"{NAME} ({variant})",
             image_size=image_size,
             weights=file_hash(file)[:16],
-            outputs={output: {"layer": 0} for output in outputs},
+            outputs={output: {"layer": 0} for output in OUTPUTS[variant]},
             device=next(self.network.parameters()).device,
             supervision="trained with ImageNet's labels",
         )

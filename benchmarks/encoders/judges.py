@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,11 +117,11 @@ def _features(network: Encoder, output: str | None) -> str:
 
 
 def _title(name: str) -> str:
-    """EfficientNet-Lite0@64 of efficientnet-lite0@64; other names as they are, without timm: and a file's path."""
+    """EfficientNet-Lite0@64 of efficientnet-lite0@64; others without timm:, a file, or the folder that they lie in."""
     head, at, size = name.partition("=")[0].partition("@")
     if head in PACKAGES:
         return head.replace("efficientnet", "EfficientNet").replace("lite", "Lite") + at + size
-    return parse_network(name).architecture + at + size if is_network(name) else name
+    return parse_network(name).architecture + at + size if is_network(name) else Path(name).name
 
 
 def same_classes(names: Sequence[str], known: Sequence[str]) -> np.ndarray:

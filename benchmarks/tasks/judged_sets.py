@@ -290,7 +290,7 @@ def measures(real: JudgedSet, fake: JudgedSet, judge: Judge | None, options: Jud
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of few samples: the card says it, see `few`
         found = {named("FID"): frechet_distance(real.moments, fake.moments)}
-    if real.spatial is not None and fake.spatial is not None and options.variant == "adm":
+    if real.spatial is not None and fake.spatial is not None:
         found[named("sFID")] = frechet_distance(real.spatial, fake.spatial)
     if fake.probabilities is not None:
         mean, deviation = score_of(fake.probabilities, judge, options)

@@ -138,6 +138,7 @@ def test_which_set_is_which():
     fake = np.array([[0.5], [1.5], [2.5], [1.0], [2.0]])
     assert precision(real, fake) == 1 and recall(real, fake) == 0.5
     assert precision(fake, real) == 0.5 and recall(fake, real) == 1
+    assert precision(real.astype(int), fake.astype(int)) == 1, "whole numbers are features too"
     assert coverage(real, fake) == 0.5
 
 
