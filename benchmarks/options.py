@@ -63,7 +63,8 @@ class EncoderOptions(RunOptions):
 
     Attributes:
         encoder: names, see `benchmarks.encoders.load_encoder`: randar-tiny, a model's folder, pixels, histogram, codes,
-            latents, efficientnet-lite0, timm:NAME, timm:NAME=FILE, MODULE:FACTORY, features:FILE (.npy or .parquet).
+            latents, efficientnet-lite0, timm:NAME, timm:NAME=FILE, timm:hf-hub:OWNER/NAME, MODULE:FACTORY,
+            features:FILE (.npy or .parquet).
         outputs: of the encoders that have them; None, and of other encoders: all that can be used.
         context: of generators; None: all that they have.
         read: of generators; None: all that they have.

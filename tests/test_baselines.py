@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from randar_features.baselines import IMAGENET_LABELS, PACKAGES, NetworkName, is_network, load_network, parse_network
+from tests.small_models import put_in_cache
 
 
 @pytest.fixture
@@ -32,6 +34,9 @@ def weights(tmp_path: Path) -> tuple[Path, nn.Module]:
         ("timm:resnet18?random@96", NetworkName("resnet18", 96, random=True)),
         ("timm:resnet18@96?random", NetworkName("resnet18", 96, random=True)),
         ("timm:resnet18@96=a@b=c.pth", NetworkName("resnet18", 96, Path("a@b=c.pth"))),
+        ("timm:hf-hub:timm/resnet18.a1_in1k", NetworkName("hf-hub:timm/resnet18.a1_in1k")),
+        ("timm:hf-hub:me/net@main@96", NetworkName("hf-hub:me/net@main", 96)),
+        ("timm:hf-hub:me/net@v1?random", NetworkName("hf-hub:me/net@v1", random=True)),
         ("efficientnet-lite0@128", NetworkName("tf_efficientnet_lite0", 128, package="efficientnet-lite0")),
         ("efficientnet-lite1=x.pth", NetworkName("tf_efficientnet_lite1", None, Path("x.pth"))),
     ],
@@ -113,6 +118,37 @@ def test_offline_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(FileNotFoundError, match=r"timm:test_vit\?random"):
         load_network("timm:test_vit")
     assert time.perf_counter() - start < 5
+
+
+HUB_NAME = "timm:hf-hub:me/tiny.a1_in1k"
+
+
+def test_a_repository_of_the_hub_in_the_cache(
+    weights: tuple[Path, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, model = weights
+    about = {"input_size": [3, 64, 64], "num_classes": 1000, "classifier": "fc"}
+    config = {"architecture": "test_resnet", "num_classes": 1000, "pretrained_cfg": about}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    path.rename(tmp_path / "model.safetensors")
+    for file in ("config.json", "model.safetensors"):
+        put_in_cache(tmp_path / "hub", "me/tiny.a1_in1k", "a" * 40, tmp_path / file)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    network: Any = load_network(HUB_NAME)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(network.module.forward_features(images), model.forward_features(images))  # type: ignore[operator]
+    assert network.image_size == 64 and network.supervision == IMAGENET_LABELS
+
+
+def test_a_repository_that_is_not_here_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"me/tiny.*timm:NAME=FILE") as caught:
+        load_network(HUB_NAME)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        load_network("timm:hf-hub:tiny")
 
 
 @pytest.mark.parametrize("name", PACKAGES)

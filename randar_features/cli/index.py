@@ -29,7 +29,8 @@ class IndexOptions(DeviceOptions, ImageOptions):
     Attributes:
         data: stores of features, or images: a folder, files, Parquet files or a tar.
         out: folder of the index.
-        encoder: for images: a model, or pixels, histogram, codes:MODEL, latents:MODEL, timm:NAME.
+        encoder: for images: a model, or what benchmarks take: pixels, codes:MODEL, timm:NAME, timm:NAME=FILE,
+            timm:hf-hub:OWNER/NAME, MODULE:FACTORY, features:FILE (.npy or .parquet).
         orders: mean over this many random orders; none: one raster order.
         pooling: how maps become vectors.
         features: folder that keeps the features of the images; none: OUT/features.

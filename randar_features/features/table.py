@@ -180,7 +180,10 @@ class FeatureTable:
             FileExistsError: something is at `path`.
             ModuleNotFoundError: zarr is not installed.
         """
-        import zarr
+        try:
+            import zarr
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError('to_zarr needs zarr: pip install "randar-features[zarr]"') from error
 
         def add(name: str, values: Any, *axes: str) -> None:
             images = max(1, _CHUNK_BYTES // (4 * int(np.prod(values.shape[1:]))))
