@@ -33,6 +33,7 @@ TEXTS = {
     "training_plan": "time and memory of a training run, computed",
     "probe_speed": "seconds to fit probes",
     "index_speed": "building and searching indexes",
+    "growth": "time and memory against images, tokens and layers",
     "gpu_report": "tests and speed on a GPU, one page",
     "generation_metrics_speed": "seconds of distances, precision and recall",
     "suite": "every task on every data set, and a report",

@@ -85,6 +85,34 @@ def curves(
     return to_png(figure)
 
 
+def growth_chart(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], exponents: Mapping[str, Mapping[str, float]]
+) -> bytes:
+    """Seconds above, bytes below, a panel for each axis, both logarithmic; the exponent of each curve in the legend.
+
+    Args:
+        curves: by name its points: "axis", "size", "seconds", "bytes".
+        exponents: by name those of seconds and bytes.
+    """
+    kinds = list(dict.fromkeys(points[0]["axis"] for points in curves.values()))
+    figure = Figure(figsize=(4.6 * len(kinds), 7.6), layout="constrained")
+    panels = figure.subplots(2, len(kinds), squeeze=False)
+    for line, (of, label) in enumerate({"seconds": "processor seconds", "bytes": "memory at the peak, MB"}.items()):
+        for kind, axes in zip(kinds, panels[line], strict=True):
+            for number, (name, points) in enumerate(curves.items()):
+                if points[0]["axis"] == kind:
+                    values = [point[of] / (1e6 if of == "bytes" else 1) for point in points]
+                    style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 4}
+                    axes.loglog(
+                        [point["size"] for point in points], values, label=f"{name}: {exponents[name][of]:.2f}", **style
+                    )
+            axes.set(xlabel=kind, ylabel=label)
+            axes.grid(color="#e6e9ec")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=8, title="exponent", title_fontsize=8)
+    return to_png(figure)
+
+
 def summary(panels: Mapping[str, Mapping[str, tuple[float, tuple[float, float] | None]]]) -> bytes:
     """A panel each task: bars of a value, with its interval or None, by name; panels of one figure, three in a line."""
     columns = min(3, len(panels))

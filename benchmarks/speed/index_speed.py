@@ -177,8 +177,12 @@ def ask(config: Config, folder: Path, probes: int) -> dict[str, Any]:
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work` gives in a new process, whose memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """What `work` gives in a new process, whose memory is its own; where it can, all share what was imported."""
+    several = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if several else "spawn")
+    if several:
+        context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *arguments).result()
 
 
