@@ -33,6 +33,7 @@ TEXTS = {
     "training_plan": "time and memory of a training run, computed",
     "probe_speed": "seconds to fit probes",
     "index_speed": "building and searching indexes",
+    "extraction_speed": "from JPEG files to a store",
     "growth": "time and memory against images, tokens and layers",
     "gpu_report": "tests and speed on a GPU, one page",
     "generation_metrics_speed": "seconds of distances, precision and recall",

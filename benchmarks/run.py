@@ -47,6 +47,7 @@ TASKS = {
     "training_plan": "speed",
     "probe_speed": "speed",
     "index_speed": "speed",
+    "extraction_speed": "speed",
     "growth": "speed",
     "gpu_report": "speed",
     "generation_metrics_speed": "speed",

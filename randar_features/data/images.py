@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from .decoding import ImageError, check_image, read_pixels
 from .items import parse_item
 from .labels import NO_LABEL, LabelError, one_label, quoted
 from .paths import one_line
+from .profile import note
 from .ranges import DEFAULT_READING, Reading
 
 OK = "ok"
@@ -134,6 +136,7 @@ class ImageSource:
     def _told(self, batches: Iterator[_Decodings]) -> Iterator[ImageBatch]:
         """The batches, while the account hears of each label that is dropped."""
         for decoded in batches:
+            note("decode", decoded.seconds, len(decoded.batch.status))
             for image in decoded.dropped:
                 self.account.drop(*image)
             for picture in decoded.noted:
@@ -231,10 +234,12 @@ class _Decoding(NamedTuple):
     hash: str = UNREADABLE
     dropped: tuple[str, str] | None = None
     noted: tuple[str, str] | None = None
+    seconds: float = 0.0
 
 
 class _Decodings(NamedTuple):
     batch: ImageBatch
+    seconds: float
     dropped: list[tuple[str, str]]
     noted: list[tuple[str, str]]
 
@@ -269,6 +274,10 @@ class _Decode(NamedTuple):
     reading: Reading
 
     def __call__(self, item: Any) -> _Decoding:
+        start = time.perf_counter()
+        return self._decoded(item)._replace(seconds=time.perf_counter() - start)
+
+    def _decoded(self, item: Any) -> _Decoding:
         label, path, dropped, digest = None, None, None, UNREADABLE
         try:
             image, given, path = parse_item(item)
@@ -296,9 +305,11 @@ def _failed(error: Exception, image_size: int, label: int | None = None, path: s
 
 
 def _collate(decodings: Sequence[_Decoding]) -> _Decodings:
-    pixels, labels, paths, status, hashes, dropped, noted = zip(*decodings, strict=True)
+    pixels, labels, paths, status, hashes, dropped, noted, seconds = zip(*decodings, strict=True)
     batch = ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status), list(hashes))
-    return _Decodings(batch, *([each for each in several if each is not None] for several in (dropped, noted)))
+    return _Decodings(
+        batch, sum(seconds), *([each for each in several if each is not None] for several in (dropped, noted))
+    )
 
 
 def _stream(items: Iterable[Any], decode: _Decode, batch_size: int, runs: Iterable[range]) -> Iterator[_Decodings]:

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from randar_features.data.ahead import ahead
 from randar_features.data.images import ImageBatch, ImageSource
+from randar_features.data.profile import note, part
 from randar_features.data.shards import common_folder
 from randar_features.store.identity import UNREADABLE, hash_files, remember_files
 from randar_features.store.records import Block, Record
 
-Encode = Callable[[ImageBatch], Mapping[str, np.ndarray]]
+Encode = Callable[[ImageBatch], Any]
+Finish = Callable[[Any, ImageBatch], Mapping[str, np.ndarray]]
 _REMEMBERED = 1000  # files whose hashes go to the cache at once
 
 
@@ -25,7 +28,9 @@ class StoredImages:
 
     Args:
         source: the images.
-        encode: values (b, …) by name of a batch of images, those that cannot be read included.
+        encode: values (b, …) by name of a batch of images, those that cannot be read included; it runs in a thread of
+            its own while the next batch is read.
+        finish: makes these values of what `encode` gave and its batch, beside the next call; None: it gave them.
         image_size: pixels a side of what `encode` is given.
         batch_size: images a call of `encode`.
         num_workers: processes that decode images.
@@ -36,13 +41,14 @@ class StoredImages:
         self,
         source: ImageSource,
         encode: Encode,
+        finish: Finish | None = None,
         *,
         image_size: int,
         batch_size: int,
         num_workers: int = 0,
         root: Path | None = None,
     ) -> None:
-        self.source, self.encode = source, encode
+        self.source, self.encode, self.finish = source, encode, finish
         self.length, self.streamed, self.label_names = source.length, source.streamed, source.label_names
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.root = None if root is None else Path(os.path.realpath(root))
@@ -52,6 +58,7 @@ class StoredImages:
     def records(self) -> list[Record]:
         """Of all images. Files whose size and times have not changed since they were hashed are not read."""
         if self._records is None:
+            started = time.perf_counter()
             items = list(self.source.items())
             # The file system knows the files by their whole paths, so that the cache serves every spelling.
             files = {n: _whole(item.path) for n, item in enumerate(items) if isinstance(item.image, str | os.PathLike)}
@@ -64,13 +71,15 @@ class StoredImages:
                 )
                 for number, item in enumerate(items)
             ]
+            note("identify", time.perf_counter() - started, len(items))
         return self._records
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         """The images of those numbers, in order; no block reaches from one run into the next."""
         began = time.time_ns()
         fresh: dict[str, str] = {}
-        for batch in self.source.batches(self.image_size, self.batch_size, self.num_workers, rows=runs):
+        batches = self.source.batches(self.image_size, self.batch_size, self.num_workers, rows=runs)
+        for batch, found in ahead(self.encode, batches):
             fresh |= {
                 _whole(path): digest
                 for path, digest in zip(batch.paths, batch.hashes, strict=True)
@@ -79,7 +88,9 @@ class StoredImages:
             if len(fresh) >= _REMEMBERED:
                 remember_files(fresh, began)
                 fresh = {}
-            yield Block(self.encode(batch), self._records_of(batch), batch.status)
+            with part("write", len(batch.status)):  # by whoever takes the block
+                values = found if self.finish is None else self.finish(found, batch)
+                yield Block(values, self._records_of(batch), batch.status)
         remember_files(fresh, began)
 
     def _records_of(self, batch: ImageBatch) -> list[Record]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from randar_features import sequence
+from randar_features.data.ahead import sent
+from randar_features.data.profile import part
 from randar_features.features.spec import FeatureSpec, model_specs
 from randar_features.hub import Model
 from randar_features.layers import Positions, continued_mask
@@ -46,8 +48,10 @@ def encode(
     parsed = [FeatureSpec.parse(spec) for spec in specs]
     model, own = model.fitted(dtype)
     with computing_in(own, model.device, model.dtype):
-        tokens = model.tokenizer.encode(images.to(model.device))
-        return encode_specs(model.transformer, tokens, parsed, classes)
+        with part("tokenize", len(images), model.device):
+            tokens = model.tokenizer.encode(sent(images, model.device))
+        with part("encode", len(images), model.device):
+            return encode_specs(model.transformer, tokens, parsed, classes)
 
 
 def encode_tokens(

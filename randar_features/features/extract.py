@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, ImageSource, open_images
+from randar_features.data.ahead import ahead, fetched
 from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
 from randar_features.data.opening import MAX_PIXELS
@@ -176,6 +177,12 @@ class Extraction:
         """The images, opened."""
         return open_images(images, split=self.split, value_range=self.value_range, max_pixels=self.max_pixels)
 
+    def _values(self, pixels: Tensor, specs: Sequence[FeatureSpec], classes: Tensor | int | None) -> dict[str, Tensor]:
+        """Maps (b, G, G, D), or (b, D) pooled, by the spec's name, in any thread: none has the autocast of another."""
+        model, computing = self.loaded
+        maps = encode(model, pixels, specs, classes, None if computing == model.dtype else computing)
+        return {str(spec): one if self.pool is None else one.mean(dim=(1, 2)) for spec, one in maps.items()}
+
     def to_store(self, images: Any, folder: str | Path) -> FeatureStore:
         """Fill the store in a folder, go on with one that is not finished, or give back one that is."""
         model, computing = self.loaded
@@ -184,10 +191,6 @@ class Extraction:
             raise ValueError(
                 "features on disk take classes=None or one index for all images: leave out `out` for others"
             )
-
-        def values(pixels: Tensor) -> dict[str, Tensor]:
-            maps = encode(model, pixels, specs, classes, self.dtype)
-            return {str(spec): one if self.pool is None else one.mean(dim=(1, 2)) for spec, one in maps.items()}
 
         given = {} if classes is None else {"classes": classes}
         source = self.source(images)
@@ -204,7 +207,7 @@ class Extraction:
         return write_store(
             source,
             folder,
-            values,
+            lambda pixels: self._values(pixels, specs, classes),
             content,
             data=name_of_images(images, self.split),
             root=root_of(images, self.split),
@@ -227,13 +230,18 @@ class Extraction:
         if isinstance(classes, list):
             _check_count(classes, source.length)
         wanted = classes_by_name(source, model) if isinstance(classes, str) else classes
-        rows = _Rows(source.length)
+        rows, done = _Rows(source.length), 0
         size = own_batch_size(model, specs) if self.batch_size is None else self.batch_size
+
+        def encoded(batch: ImageBatch) -> Callable[[], dict[str, Tensor]]:
+            nonlocal done
+            given = _classes_of(wanted, batch, done, model)
+            done += len(batch.status)
+            return fetched(self._values(batch.pixels, specs, given))
+
         with tqdm(total=source.length, desc="features", unit="image", disable=not self.progress) as bar:
-            for batch in source.batches(model.image_size, size, self.num_workers):
-                given = _classes_of(wanted, batch, len(rows.status), model)
-                maps = encode(model, batch.pixels, specs, given, self.dtype)
-                rows.add(_stacked(list(maps.values()), self.pool, batch), batch)
+            for batch, maps in ahead(encoded, source.batches(model.image_size, size, self.num_workers)):
+                rows.add(list(maps().values()), batch)
                 bar.update(len(batch.status))
         if isinstance(classes, list):
             _check_count(classes, len(rows.status))
@@ -268,14 +276,6 @@ def own_batch_size(model: Model, specs: Sequence[FeatureSpec]) -> int:
     transformer = model.transformer
     longest = max(transformer.sequence_length(spec.context) for spec in specs)
     return max(1, _POSITIONS_PER_BATCH // longest)
-
-
-def _stacked(maps: Sequence[Tensor], pool: str | None, batch: ImageBatch) -> Tensor:
-    """(b, S, G, G, D) or pooled (b, S, D) of all specs, NaN where an image could not be read."""
-    stacked = torch.stack(list(maps), dim=1)
-    values = (stacked if pool is None else stacked.mean(dim=(2, 3))).cpu()
-    values[[status != OK for status in batch.status]] = torch.nan
-    return values
 
 
 # The classes that the model is given
@@ -354,14 +354,19 @@ class _Rows:
         self.paths: list[str | None] = []
         self.status: list[str] = []
 
-    def add(self, values: Tensor, batch: ImageBatch) -> None:
-        start, stop = len(self.status), len(self.status) + len(values)
+    def add(self, maps: Sequence[Tensor], batch: ImageBatch) -> None:
+        """Each of the S specs (b, G, G, D) or (b, D); NaN where an image could not be read."""
+        start, count = len(self.status), len(batch.status)
         if self.expected is None:
-            self.parts.append(values)
+            own = torch.stack(list(maps), dim=1)
+            self.parts.append(own)
         else:
             if self.array is None:
-                self.array = values.new_empty((self.expected, *values.shape[1:]))
-            self.array[start:stop] = values
+                self.array = maps[0].new_empty((self.expected, len(maps), *maps[0].shape[1:]))
+            own = self.array[start : start + count]
+            for number, values in enumerate(maps):
+                own[:, number] = values
+        own[[status != OK for status in batch.status]] = torch.nan
         self.labels += [-1 if label is None else label for label in batch.labels]
         self.paths += batch.paths
         self.status += batch.status

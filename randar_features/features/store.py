@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from randar_features.data.ahead import fetched
 from randar_features.data.images import OK, ImageBatch, ImageSource
+from randar_features.data.profile import ALL, part
 from randar_features.data.stored_images import StoredImages
 from randar_features.store.manifest import MANIFEST, check_format
 from randar_features.store.manifest import read_manifest as read_any_manifest
@@ -168,6 +170,7 @@ class Content:
         return json.loads(json.dumps(about))
 
 
+@torch.no_grad()
 def write_store(
     source: ImageSource,
     folder: str | Path,
@@ -223,18 +226,19 @@ def write_store(
     )
     images = StoredImages(
         source,
-        _as_values(encode, content.dtype),
+        lambda batch: fetched(encode(batch.pixels)),
+        lambda found, batch: _as_values(found(), content.dtype, batch),
         image_size=content.image_size,
         batch_size=batch_size,
         num_workers=num_workers,
         root=root,
     )
-    if not writer.fill(images):
-        writer.wait()
+    with part(ALL, 0):
+        if not writer.fill(images):
+            writer.wait()
     return FeatureStore(folder)
 
 
-@torch.no_grad()
 def _shard_rows(folder: Path, encode: Encode, content: Content, batch_size: int) -> int:
     """Images a shard: of the store that is there, else as many as fit."""
     check_format(folder, FeatureStore.made_by)
@@ -246,23 +250,20 @@ def _shard_rows(folder: Path, encode: Encode, content: Content, batch_size: int)
     return fitting - fitting % batch_size or fitting
 
 
-def _as_values(encode: Encode, dtype: str) -> Callable[[ImageBatch], Mapping[str, np.ndarray]]:
-    """`encode` for a store: arrays in its dtype, NaN where there is no image."""
-
-    @torch.no_grad()
-    def values(batch: ImageBatch) -> dict[str, np.ndarray]:
-        failed = [status != OK for status in batch.status]
-        found = {}
-        for name, value in encode(batch.pixels).items():
-            found[name] = _converted(name, value, dtype, batch)
-            found[name][failed] = np.nan
-        return found
-
-    return values
+def _as_values(values: Mapping[str, Tensor], dtype: str, batch: ImageBatch) -> dict[str, np.ndarray]:
+    """Arrays in the dtype of a store, NaN where there is no image."""
+    failed = [status != OK for status in batch.status]
+    found = {}
+    for name, value in values.items():
+        found[name] = _converted(name, value, dtype, batch)
+        found[name][failed] = np.nan
+    return found
 
 
 def _converted(name: str, values: Tensor, dtype: str, batch: ImageBatch) -> np.ndarray:
-    array = values.float().cpu().numpy()
+    array = values.float().numpy()
+    if array.dtype == dtype:
+        return array
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
     lost = np.isinf(converted) & np.isfinite(array)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from randar_features.data.ahead import sent
 from randar_features.data.images import OK, ImageBatch
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of, root_of
@@ -122,7 +123,7 @@ def _tokens_of(
         good = [status == OK for status in batch.status]
         tokens = np.zeros((len(good), len(VIEWS[crops]), num_tokens), np.uint16)
         if any(good):
-            views = crop_views(batch.pixels[good].to(device), crops, image_size)
+            views = crop_views(sent(batch.pixels[good], device), crops, image_size)
             found = tokenizer.encode(views.flatten(0, 1)).unflatten(0, views.shape[:2])
             tokens[good] = found.cpu().numpy().astype(np.uint16)
         return {TOKENS: tokens}

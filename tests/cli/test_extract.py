@@ -73,3 +73,10 @@ def test_too_many_unreadable_images(tmp_path: Path, images: Path, capsys: pytest
     out = capsys.readouterr().out
     assert "1 of 5 images could not be read" in out and f"image 3 ({images / '3.png'}): " in out
     assert run(tmp_path, str(images), "--max-unreadable", "0.2") == 0
+
+
+def test_a_profile_says_where_the_time_goes(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(tmp_path, str(images), "--batch-size", "2", "--profile") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "images/s" in line]
+    assert [line[0] for line in lines] == ["decode", "tokenize", "encode", "write", "together"]
+    assert all(float(line[1]) > 0 for line in lines)
