@@ -34,6 +34,7 @@ Seed = Annotated[int, "from 0 to 2^63 - 1"]
 Seed32 = Annotated[int, "from 0 to 2^32 - 1"]
 
 TYPE_WORDS = {bool: "yes or no", Path: "path", str: "text", dict: "mapping", Any: "any value"}
+MANY_WORDS = {"+": "one or more of", "*": "a list of"}
 
 
 def check_ranges(options: object, where: str = "") -> None:
@@ -99,7 +100,7 @@ def element(hint: Any) -> tuple[Any, str | int | None]:
     """The type of one value without its range, and as nargs how many there are; None: one."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (list, tuple, Sequence):
-        several = len(inside) if origin is tuple and Ellipsis not in inside else "+"
+        several = len(inside) if origin is tuple and Ellipsis not in inside else "*" if origin is list else "+"
         return element(inside[0])[0], several
     if origin is Annotated:
         return inside[0], None
@@ -131,7 +132,7 @@ def in_words(hint: Any) -> str:
     if range_text := range_words(hint):
         text += f", {range_text}"
     if several:
-        text = f"{several} × {text}" if isinstance(several, int) else f"one or more of {text}"
+        text = f"{several} × {text}" if isinstance(several, int) else f"{MANY_WORDS[several]} {text}"
     return f"{text} or none" if optional else text
 
 

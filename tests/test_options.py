@@ -36,10 +36,13 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_recipe_and_changes_of_it(path: Path):
     changes = ["total_steps=9", "model.dim=16", "loop.log_every=7", "muon_learning_rate=1e-3", "schedule=linear"]
-    found = read_options(TrainingConfig, path, [*changes, "adam_betas=[0, 9e-1]", "hardware.mixed_precision=no"])
+    found = read_options(
+        TrainingConfig, path, [*changes, "adam_betas=[0, 9e-1]", "loop.log_writers=[]", "hardware.mixed_precision=no"]
+    )
     assert (found.total_steps, found.model, found.learning_rate) == (9, {"dim": 16}, 0.25)
     assert (found.loop.log_every, found.muon_learning_rate, found.schedule) == (7, 1e-3, "linear")
-    assert (found.adam_betas, found.hardware.mixed_precision) == ([0.0, 0.9], "no")
+    assert (found.adam_betas, found.loop.log_writers) == ([0.0, 0.9], [])
+    assert found.hardware.mixed_precision == "no"
     assert read_options(TrainingConfig, path, ["hardware.mixed_precision=none"]).hardware.mixed_precision is None
 
 

@@ -116,11 +116,15 @@ def run(
         recipe: the YAML file to read where `--config` is not given.
         also: further errors whose message is for the user.
     """
-    with explained(also) as ended, plain_log():
-        ended.status = command(parse(options, arguments, program=program, recipe=recipe)) or 0
-        if ended.status == UNFINISHED:
-            print("not finished: run the command again to continue")
-    return ended.status
+
+    def action() -> int | None:
+        with plain_log():
+            return command(parse(options, arguments, program=program, recipe=recipe))
+
+    status = ended(action, also)
+    if status == UNFINISHED:
+        print("not finished: run the command again to continue")
+    return status
 
 
 def subcommands(
@@ -147,11 +151,13 @@ def subcommands(
         print(f"usage: {program} COMMAND …\n\n{about}\n\ncommands:\n" + "\n".join(lines))
         print(f"\n{program} COMMAND --help lists the options of a command")
         return 0
-    with explained() as ended:
+
+    def action() -> int:
         if given[0] not in commands:
             raise OptionError(f"{program} has no command {given[0]!r}; {nearest(given[0], list(commands))}")
-        ended.status = commands[given[0]](given[1:])
-    return ended.status
+        return commands[given[0]](given[1:])
+
+    return ended(action)
 
 
 def parse(
@@ -230,39 +236,29 @@ def part(options: object, kind: type[Options]) -> Options:
     return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
-class Ending:
-    """How a command ended."""
-
-    status: int = 0
-
-
-@contextmanager
-def explained(also: tuple[type[Exception], ...] = ()) -> Iterator[Ending]:
-    """Turn an error for the user into one line and status 2, Ctrl-C into one line and status 130."""
-    ending = Ending()
+def ended(action: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) -> int:
+    """The exit status of an action; an error for the user is one line and status 2, Ctrl-C one line and status 130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding cannot
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield ending
+        return action() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        ending.status = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:  # `randar … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ending.status = 1
+        return 1
     except SystemExit as end:
         if not isinstance(end.code, str):
-            ending.status = int(end.code or 0)
-        else:
-            print(f"error: {end.code}", file=sys.stderr)
-            ending.status = 2
+            return int(end.code or 0)
+        print(f"error: {end.code}", file=sys.stderr)
     except Exception as error:
         if sys.flags.dev_mode or not (isinstance(error, EXPLAINED + also) or _out_of_memory(error)):
             raise
         message = printable(" ".join(str(error).split())) or type(error).__name__
         print(f"error: {message}{_remedy(error, message)}", file=sys.stderr)
-        ending.status = 2
+    return 2
 
 
 @contextmanager
