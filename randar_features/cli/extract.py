@@ -48,7 +48,7 @@ class ExtractOptions(ModelOptions, ImageOptions):
         pooling: mean: one vector for each image; none: the maps.
         dtype: number format of the products; auto: the fastest of this machine.
         store_dtype: number format on disk.
-        append: add the images that the store does not have yet, read changed ones anew, and name those that are gone.
+        append: add the images that the store does not have yet, read changed ones again, and name those that are gone.
         retry: read again the images that could not be read.
         abandon: remove what a run that was not finished has added, and do nothing else.
         value_range: LOW HIGH, the values that are black and white, of pictures of more than 8 bits, such as 0 4095;

@@ -23,7 +23,7 @@ SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_r
 class IndexOptions(DeviceOptions, ImageOptions):
     """Index images, or the features of stores that `randar extract` wrote, for `randar search`.
 
-    How much memory it takes is computed first; what there is no memory for is refused. Run it again after a kill: it
+    The memory that it takes is computed first, and an index that does not fit is refused. Run it again after a kill: it
     goes on at its last checkpoint. With more images or stores, what is new is added.
 
     Attributes:

@@ -36,7 +36,7 @@ class SearchOptions(DeviceOptions):
         rows: numbers of images of the index.
         k: how many to find for each query; none: 10, or all.
         nprobe: ivfpq: lists looked into; more find more and take longer.
-        efSearch: hnsw: images that the walk keeps at least.
+        efSearch: hnsw: size of the list of candidates; a larger one finds more and takes longer.
         candidates: ivfpq: images compared at least.
         encoder: where the index's model is now, if it has moved.
         json: write the results there.

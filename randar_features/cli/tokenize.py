@@ -50,7 +50,7 @@ class TokenizeOptions(DeviceOptions, TimeLimit):
         crop_range: side of the image that ten crops are cut from, in sides of a crop.
         vocab_size: codes of the tokenizer, for --codes without --tokenizer.
         batch_size: images at a time.
-        append: add the images that the store does not have yet, make changed ones anew, and name those that are gone.
+        append: add the images that the store does not have yet, make changed ones again, and name those that are gone.
         shard_size: images in one shard.
         num_workers: processes that decode images; 0: this one.
         dtype: number format of the tokenizer; half precision changes some tokens.

@@ -62,7 +62,7 @@ class Account:
         self.passed_over.setdefault(reason, Named()).add(name)
 
     def drop(self, reason: str, name: str) -> None:
-        """The label of an image is not taken. Said at once if the account was told already."""
+        """The label of an image is not taken. A warning says so if the account was logged before."""
         known = reason in self.dropped
         self.dropped.setdefault(reason, Named()).add(name)
         if self._told and not known:

@@ -50,7 +50,7 @@ class Picture(NamedTuple):
     Attributes:
         image: mode ``"RGB"``, upright.
         orientation: the EXIF orientation it was stored in, 1 … 8; None where the file says nothing.
-        note: what its owner should hear, such as that it is nearly black; None as a rule.
+        note: a warning for its owner, such as that it is nearly black; else None.
     """
 
     image: Image.Image
@@ -90,7 +90,7 @@ def load_image(
 
 
 def read_picture(image: Any, reading: Reading = DEFAULT_READING) -> Picture:
-    """As :func:`load_image`, with the orientation that was applied and what there is to note, without a warning."""
+    """As :func:`load_image`, with the orientation that was applied; what :func:`load_image` warns of is in `note`."""
     check_image(image)
     if isinstance(image, Tensor):
         raise TypeError("load_image takes paths, bytes, Pillow images and arrays, got a tensor: use to_image")
@@ -128,7 +128,7 @@ def load_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> Te
 
 
 def read_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> tuple[Tensor, str | None]:
-    """As :func:`load_pixels`, with what there is to note of the picture, or None."""
+    """As :func:`load_pixels`, with the note of :class:`Picture`."""
     if not isinstance(image, Tensor):
         picture = read_picture(image, reading)
         return to_tensor(adm_center_crop(picture.image, size)), picture.note

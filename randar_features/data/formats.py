@@ -1,4 +1,4 @@
-"""Which raster format a file is of, told by its first bytes and never by its name."""
+"""The raster format of a file, by its first bytes and never by its name."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class ImageSource:
         return self._told(iter(loader))
 
     def _told(self, batches: Iterator[_Decodings]) -> Iterator[ImageBatch]:
-        """The batches, while the account hears of each label that is dropped."""
+        """The batches; labels that are dropped are entered in the account on the way."""
         for decoded in batches:
             note("decode", decoded.seconds, len(decoded.batch.status))
             for image in decoded.dropped:

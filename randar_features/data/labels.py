@@ -1,4 +1,4 @@
-"""Labels in the forms that users have, as numbers of classes: kept where the meaning is sure, else dropped by name."""
+"""Labels in the forms that users have, as numbers of classes: taken where the meaning is sure, else dropped and named."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def arrange(paths: Sequence[PurePath], split: str | None, where: str, account: A
         paths: of the images, relative to the folder or archive.
         split: the split to open, or None.
         where: the folder or archive, for messages.
-        account: hears of what is not opened, and of labels that cannot be told.
+        account: takes down what is not opened, and labels without a clear class.
 
     Raises:
         ValueError: there are several splits and none is chosen, or not the one chosen; or the folders hold images

@@ -1,4 +1,4 @@
-"""The files below a folder, and which of them are images: told by content where the name does not say so."""
+"""The files below a folder, and which of them are images: by the name, else by the content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(name: str, read: Callable[[], bytes], account: Account) -> bool:
-    """Whether a file is taken as an image; `read` gives its first bytes. The account hears of one that is not."""
+    """Whether a file is taken as an image; `read` gives its first bytes. The account takes down a file that is none."""
     if is_named_as_image(name):
         return True
     try:

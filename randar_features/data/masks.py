@@ -1,4 +1,4 @@
-"""Masks: one class number a pixel, lying on its image whichever way a camera held it."""
+"""Masks: one class number a pixel, turned as the image is that they belong to."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class PairRules:
             )
 
     def read(self, image: Any, mask: Any) -> tuple[NDArray[np.uint8], NDArray[np.integer], str | None]:
-        """Image (H, W, 3), mask (H, W) and what there is to note; ImageError if they do not fit."""
+        """Image (H, W, 3), mask (H, W) and the note of `Picture`; ImageError if they do not fit."""
         picture, (labels, own) = read_picture(image, self.reading), read_mask(mask, self.reading)
         pixels = np.asarray(picture.image)
         labels = fit_mask(

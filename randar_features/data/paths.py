@@ -1,4 +1,4 @@
-"""Paths that users give and files hold: what lies there, what may be read, and how a failure is told."""
+"""Paths that users give and files hold: what lies there, what may be read, and the words of a failure."""
 
 from __future__ import annotations
 

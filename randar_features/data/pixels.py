@@ -65,7 +65,7 @@ class PixelCache:
         return torch.from_numpy(self.pixels(indices)).float() / 255
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """`images` of each of those batches of indices."""
+        """`images` of each batch of indices."""
         return map(self.images, batches)
 
 
@@ -74,7 +74,7 @@ def cache_pixels(
 ) -> PixelCache | None:
     """Decode everything that `open_images` takes into `folder`, unless it was done before.
 
-    A killed run goes on where it was. Where the images are other ones now, by their content, the cache is made anew,
+    A killed run goes on where it was. Where the images have other content now, the cache is made again,
     with a warning that says what changed. None if `time.monotonic` comes to the `deadline` before the cache is whole.
 
     Raises:
@@ -141,7 +141,7 @@ class PixelSource:
         return next(self._decoded([indices], num_workers=0))
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Images (b, 3, S, S) of each of those batches of indices, decoded ahead.
+        """Images (b, 3, S, S) of each batch of indices, decoded ahead.
 
         An image that cannot be read is replaced by one of its batch, and named once. Raises ValueError if none
         of a batch can be read.

@@ -83,7 +83,7 @@ def nominal_range(image: Image.Image) -> tuple[float, float]:
 
 
 def eight_bit(image: Image.Image, value_range: tuple[float, float] | None) -> tuple[Image.Image, str | None]:
-    """Modes ``"I;16"``, ``"I"`` and ``"F"`` as ``"L"``, and what there is to note.
+    """Modes ``"I;16"``, ``"I"`` and ``"F"`` as ``"L"``, and a note for its owner or None.
 
     Raises:
         ImageError: a value is NaN, or lies outside the nominal range, or the range cannot be told.

@@ -69,7 +69,7 @@ def open_images(
 
             - a path, or paths in a list, a NumPy array or a pandas Series;
             - a folder: all images in it and below, sorted. The uppermost folders are the classes, unless they are
-              named as splits, or there is but one; `metadata.csv` or `.jsonl` may give labels, as for `datasets`;
+              named as splits, or there is only one; `metadata.csv` or `.jsonl` may give labels, as for `datasets`;
             - a tar of such folders, or of one ``class.tar`` a class, not compressed. ``key.cls`` or ``key.json``
               beside an image may hold its label, as in WebDataset;
             - a Parquet file, or a folder with Parquet files, as on the Hugging Face Hub;

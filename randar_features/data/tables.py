@@ -33,7 +33,7 @@ def find_columns(features: Mapping[str, Any], account: Account) -> Columns:
     """Find the columns by their feature (``datasets.Image``, ``datasets.ClassLabel``) or else by name.
 
     ``features`` maps column names to `datasets` features, or to the same as JSON; unknown ones are None. The
-    account hears of labels that cannot be told.
+    account takes down labels without a clear class.
 
     Raises:
         ValueError: there is no image column, or there are several and none is named "image" or "img".
@@ -186,7 +186,7 @@ class ParquetTable:
 
     Args:
         files: in their order.
-        account: hears of labels that cannot be told.
+        account: takes down labels without a clear class.
         mask: the column of masks, or None: rows are ``(image, None)``.
 
     Raises:

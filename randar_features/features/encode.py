@@ -74,7 +74,7 @@ def encode_tokens(
         transformer: the model, in evaluation mode.
         tokens: (B, N) int64 codes in raster order.
         classes: (B,) class indices or one for all; None is the null class, so that no label leaks into the features.
-        order: (N,) or (B, N) order of the first copy; None: the model's own, raster but for PAR's groups.
+        order: (N,) or (B, N) order of the first copy; None: the model's own, raster except for PAR's groups.
         layers: block indices from 0, negative from the end; None: the middle one.
         context: "single", "repeat" or "reverse"; None: the model's recommended one, "reverse" for a model of any
             order, "repeat" for one trained in a single order: LlamaGen, PAR, or RandAR in raster order.

@@ -139,7 +139,7 @@ class ImageEncoder(nn.Module):
 
         Args:
             x: (B, 3, S, S) in [0, 1].
-            indices: layer indices; an int n: the last n layers; None: all; of those that the read has. As in timm
+            indices: layer indices; an int n: the last n layers; None: all that have the read. As in timm
                 the maps come by depth, each layer once.
             norm: apply the final norm to each.
             stop_early: with `intermediates_only`, run no block after the deepest index (always so here).

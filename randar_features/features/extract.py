@@ -69,7 +69,7 @@ def extract_features(
         context: "single" (a causal pass), "repeat" or "reverse" (the image shown twice, read at the second copy), one
             or several; None: "reverse", or "repeat" where the model knows one order only.
         read: at the "image" tokens, or what else the model has, see `encode_tokens`; one or several.
-        orders: None: the model's own order (raster but for PAR); K: K seeded random orders in antithetic pairs.
+        orders: None: the model's own order (raster except for PAR); K: K seeded random orders in antithetic pairs.
         norm: apply the model's final norm.
         classes: None: the null class, so that no label leaks; "labels": the model's class of the same name as each
             image's own, which every image must have; an index for all, or (not with `out`) one for each image.

@@ -214,7 +214,7 @@ def _layers_of(
     read: str,
     recommended: Sequence[int],
 ) -> list[int]:
-    """The layers, counted from 0, as far as the model has the read there."""
+    """The layers, counted from 0; ValueError for one that has no such read."""
     available = transformer.layers_of(read)
     if isinstance(layers, str):
         if layers != "all":

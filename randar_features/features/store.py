@@ -160,7 +160,7 @@ class Content:
         if self.dtype not in DTYPES:
             raise ValueError(f"a store's dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}")
         if not self.outputs:
-            raise ValueError("no outputs were named: give at least one")
+            raise ValueError("no features were named: give at least one")
 
     def manifest(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -187,7 +187,7 @@ def write_store(
 ) -> FeatureStore:
     """Fill a store, go on with one that is not finished, or give back one that is.
 
-    A shard that is damaged is named in a warning, and made anew. Under torchrun each process makes its own shards.
+    A shard that is damaged is named in a warning, and made again. Under torchrun each process makes its own shards.
     A kill costs some seconds of work.
 
     Args:

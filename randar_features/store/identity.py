@@ -28,7 +28,7 @@ _SQLITE_LARGEST = (1 << 63) - 1
 
 
 class State(NamedTuple):
-    """What a file's hash is kept by."""
+    """What tells whether a file is as it was when it was hashed."""
 
     size: int
     modified_ns: int
@@ -150,7 +150,7 @@ def settled(state: State, since_ns: int | None = None) -> bool:
 
 
 def remember_files(hashes: Mapping[str, str], since_ns: int) -> None:
-    """Keep hashes that were made of files after `since_ns`, of those that have not changed since."""
+    """Remember hashes that were computed after `since_ns`, of the files that have not changed since then."""
     fresh = {}
     for path, found in hashes.items():
         state = file_state(path)

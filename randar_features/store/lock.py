@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder; another one is told at once who holds it."""
+"""One process at a time writes to a folder; a second one gets an error at once that names the first."""
 
 from __future__ import annotations
 

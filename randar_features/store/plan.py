@@ -45,7 +45,7 @@ class Plan:
         shards: those that are there and whole.
         first: the row of the first image below.
         images: the number in the source of the image of each row from `first` on; None: of a stream, as they come.
-        redo: numbers in the source of images that are read anew, by row.
+        redo: numbers in the source of images that are read again, by row.
         renamed: new path and label of rows whose image has moved, by row.
     """
 
@@ -114,7 +114,7 @@ def make_plan(
         manifest: its manifest; changed in place.
         source: the images.
         data: their name, for the record.
-        append: images that the store does not have are added, changed ones are read anew.
+        append: images that the store does not have are added, changed ones are read again.
         retry: images that could not be read are read again.
 
     Raises:
@@ -190,7 +190,7 @@ class _State:
 
 
 def same_image(held: Record, given: Record) -> bool:
-    """Whether two records are of one image: of equal content and label; of what has no content, of one path."""
+    """Whether two records are of one image: equal content and label, or, of unreadable images, one path."""
     if held.hash == given.hash == UNREADABLE:
         return held.path == given.path
     return (held.hash, held.label) == (given.hash, given.label)

@@ -64,7 +64,7 @@ class Source(Protocol):
         """The folder, resolved, that relative paths of records begin at."""
 
     def records(self) -> list[Record]:
-        """Of all images, in order; of a stream there are none to be had."""
+        """Of all images, in order; a stream has none."""
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         """The images of those numbers, in order; no block reaches from one run into the next."""

@@ -47,7 +47,7 @@ def rank_and_ranks() -> tuple[int, int]:
 class StoreWriter:
     """Fills the store in a folder, goes on with one that is not finished, or leaves one that is.
 
-    A shard that is damaged is named in a warning and made anew.
+    A shard that is damaged is named in a warning and made again.
 
     Args:
         folder: of the store; its lock is held while it is written.
@@ -55,7 +55,7 @@ class StoreWriter:
         content: what decides the values, as JSON; a store of other content is refused.
         shard_rows: images a file.
         data: name of the images, for the record.
-        append: images that the store does not have are added; changed ones are read anew, moved ones renamed.
+        append: images that the store does not have are added; changed ones are read again, moved ones renamed.
         retry: images that could not be read are read again.
         rank: this process among `world_size` that share the work; each makes its own shards.
         world_size: number of processes.
@@ -258,7 +258,7 @@ class StoreWriter:
         return replace(block, records=[_place(record, source.root, root) for record in block.records])
 
     def _redo(self, plan: Plan, source: Source) -> None:
-        """Write the shards anew whose images changed or moved, and remove the old ones."""
+        """Write the shards again whose images changed or moved, and remove the old files."""
         for number, shard in enumerate(plan.shards):
             again = [row for row in shard.rows if row in plan.redo]
             if not again and not any(row in plan.renamed for row in shard.rows):
@@ -292,7 +292,7 @@ class StoreWriter:
     # The end
 
     def _limit(self) -> int | None:
-        """The row at which a stream ends at the latest, as far as a process has found it."""
+        """The row after the last one of a stream, where a process has come to its end; else None."""
         return min((int(path.name.removeprefix(_END)) for path in self.folder.glob(f"{_END}*")), default=None)
 
     def _finish(self, plan: Plan) -> bool:

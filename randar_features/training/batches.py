@@ -1,6 +1,6 @@
 """What each step sees: a function of the seed and the step, so that resuming needs no state.
 
-Everything is drawn for the whole batch, whichever processes and micro batches compute its parts.
+Everything is drawn for the whole batch; how processes and micro batches share it changes nothing.
 """
 
 from __future__ import annotations

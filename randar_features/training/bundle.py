@@ -31,7 +31,7 @@ def assemble_model(
 ) -> None:
     """Write config.json, model.safetensors, tokenizer.safetensors and classes.json to `out`.
 
-    Weights are in float16, but for those of the tokenizer that would then give other tokens.
+    Weights are in float16. A weight of the tokenizer stays as it is where float16 would change tokens.
 
     Args:
         tokenizer: the folder `model` of a tokenizer's run.

@@ -1,4 +1,4 @@
-"""How a step is spread over processes and devices; none of it changes what is computed but for rounding."""
+"""How a step is spread over processes and devices, which changes nothing except rounding."""
 
 from __future__ import annotations
 

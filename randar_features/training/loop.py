@@ -247,7 +247,7 @@ def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_finite(figures: Mapping[str, float], step: int) -> None:
-    """Stop before an update that is not finite can be kept: gradients may explode before the loss does."""
+    """Stop before an update that is not finite is saved: gradients may explode before the loss does."""
     for name, value in figures.items():
         if not math.isfinite(value):
             raise FloatingPointError(

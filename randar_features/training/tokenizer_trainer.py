@@ -61,7 +61,7 @@ class TokenizerTrainer:
     trained by gradient, see `MovingCodebook`.
 
     Several processes each take an equal share of the batch and average their gradients, which gives what one
-    process gives but for rounding; only the discriminator's batch normalisation sees each share alone.
+    process gives except for rounding; only the discriminator's batch normalisation sees each share alone.
     """
 
     def __init__(self, config: TokenizerTrainingConfig, train: Pixels, validation: Pixels) -> None:

@@ -115,7 +115,7 @@ def tokenize(
 def _tokens_of(
     tokenizer: ImageTokenizer, crops: str, image_size: int
 ) -> Callable[[ImageBatch], Mapping[str, np.ndarray]]:
-    """A function from images to tokens (b, views, N) uint16; zeros of those that could not be read."""
+    """A function from images to tokens (b, views, N) uint16; zeros for images that could not be read."""
     num_tokens = (image_size // tokenizer.downsampling) ** 2
     device = next(tokenizer.parameters()).device
 

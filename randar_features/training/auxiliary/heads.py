@@ -17,7 +17,7 @@ class Alignment(nn.Module):
     """1 − cosine between projected features and a teacher's map, at every location of the grid.
 
     REPA (Yu et al., arXiv 2410.06940) with the two changes of iREPA (Singh et al., 2512.10794): the projector is a
-    3×3 convolution, which keeps what lies where, and the map is normalised over each image's locations. At an image
+    3×3 convolution, which keeps places apart, and the map is normalised over each image's locations. At an image
     token the target is what is seen there; at an instruction token what is to be predicted there.
 
     Args:

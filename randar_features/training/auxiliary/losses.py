@@ -138,7 +138,7 @@ class Targets:
 
     Args:
         plan: what is taken where.
-        average: weights by name that follow the trained ones; read anew in each step, without a copy.
+        average: weights by name that follow the trained ones; read in each step, without a copy.
         transformer: of the same architecture.
         maps: of the training images; None without alignment.
     """
