@@ -107,7 +107,7 @@ def read_pictures(config: Config, side: int) -> Tensor:
         return torch.stack([load_photograph(name, side, side // (2 * config.scale)) for name in NAMES])
     source = open_data(*images_of(config.data, config.split), side)
     pixels: list[Tensor] = []
-    batches = readable_batches(source, image_size=side, batch_size=40, description="reading", unreadable=[])
+    batches = readable_batches(source, image_size=side, batch_size=40, description="reading")
     for batch, _ in batches:
         pixels += batch
         if len(pixels) >= config.among:

@@ -75,7 +75,7 @@ def read_images(data: str, *, image_size: int, split: str | None) -> tuple[Tenso
     pixels: list[Tensor] = []
     labels: list[int] = []
     source, options = open_images(data, split=split), {"image_size": image_size, "batch_size": 256}
-    for batch, batch_labels in readable_batches(source, description="reading", unreadable=[], **options):
+    for batch, batch_labels in readable_batches(source, description="reading", **options):
         pixels.append(batch)
         labels += batch_labels
     if min(labels) < 0:

@@ -1,4 +1,4 @@
-"""Labels in the forms that users have, as numbers of classes: taken where the meaning is sure, else dropped and named."""
+"""Labels in the forms that users have, as numbers of classes: taken where the meaning is sure, else dropped."""
 
 from __future__ import annotations
 
