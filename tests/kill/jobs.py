@@ -26,7 +26,7 @@ from tests.small_models import IMAGE_SIZE, small_tokenizer
 IMAGES, FIRST = 120, 60
 VECTORS, DIM = 2400, 16
 PAUSE = 0.01  # seconds an image or batch, so that kills fall into the work
-STEPS = 60
+STEPS = 30
 TRAINING_IMAGES, VOCAB_SIZE, GRID, CLASSES = 96, 64, 4, 5
 LOOP = LoopConfig(log_every=1, evaluate_every=25, checkpoint_every=7, keep_every=50, log_writers=[])
 LOCKS = (".lock", ".lock-owner")
