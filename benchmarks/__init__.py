@@ -1,21 +1,28 @@
-"""Benchmarks: encoder × data × task → results with cards. `python -m benchmarks.NAME` is `randar bench NAME`."""
+"""Benchmarks: encoder × data × task → results with cards. `python -m benchmarks.NAME` is `randar bench NAME`.
 
+Results as data: `load_results(folders)` gives one pandas table of many runs, `paper_table` the best of each encoder in
+it, `load_differences(folders)` the paired comparisons; `to_markdown()` and `to_latex()` of pandas write them.
+"""
+
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from benchmarks.comparisons import load_differences
+    from benchmarks.report.tables import paper_table
     from benchmarks.result import load_results
 
 # `python -m benchmarks.NAME` finds the tasks and the measurements of speed by their names alone.
 __path__ += [str(Path(__file__).parent / folder) for folder in ("tasks", "speed", "report")]
 
-__all__ = ["load_results"]
+__all__ = ["load_differences", "load_results", "paper_table"]
+
+_OWNERS = {"load_differences": "comparisons", "load_results": "result", "paper_table": "report.tables"}
 
 
 def __getattr__(name: str) -> Any:
-    """`load_results`, imported when it is first used."""
-    if name != "load_results":
+    """The public names, imported when they are first used."""
+    if name not in _OWNERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from benchmarks.result import load_results
-
-    return load_results
+    return getattr(importlib.import_module(f"benchmarks.{_OWNERS[name]}"), name)

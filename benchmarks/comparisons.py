@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
-from benchmarks.report.tables import Table, cell, points
-from benchmarks.result import AXES, Result
+import pandas as pd
+
+from benchmarks.report.tables import Table, cell, markdown, markdown_text, points, result_tables, shared_words
+from benchmarks.result import AXES, Result, Run, find_runs
 from probes import Difference, holm
 from randar_features import sequence
+from randar_features.data.paths import reading
+from randar_features.store.files import read_json
 
 NAMED = ("encoder", "probe", "settings", "pooling", "read", "layer", "components")
-TUNED = ("tuning", "validation")
-"""Scores on images that are not evaluated, by which variants are chosen."""
-
 Compare = Callable[[int, int], Difference]
 """Numbers of two results → the difference of their scores, the first less the second."""
 
@@ -32,10 +34,13 @@ def differences_of(rows: Sequence[Result], compare: Compare) -> list[dict[str, A
     """
     found = [*planned_differences(rows, compare)]
     others = [*context_differences(rows, compare), *encoder_differences(rows, compare)]
-    if not others:
-        return found
-    corrected = holm([each["p_value"] for each in others])
-    return found + [{**each, "p_holm": float(p)} for each, p in zip(others, corrected, strict=True)]
+    return found + corrected(others)
+
+
+def corrected(compared: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The comparisons with `p_holm`, which is corrected by Holm's procedure for how many they are."""
+    p_values = holm([each["p_value"] for each in compared]) if compared else []
+    return [{**each, "p_holm": float(p)} for each, p in zip(compared, p_values, strict=True)]
 
 
 def context_differences(rows: Sequence[Result], compare: Compare) -> list[dict[str, Any]]:
@@ -89,9 +94,8 @@ def encoder_differences(rows: Sequence[Result], compare: Compare) -> list[dict[s
 
 def best_of(rows: Sequence[Result], members: Sequence[int]) -> int | None:
     """The first of the members with the highest tuning score; None without members or scores."""
-    scored = [(next((rows[m].metrics[t] for t in TUNED if t in rows[m].metrics), None), m) for m in members]
-    known = [(score, member) for score, member in scored if score is not None]
-    return max(known, key=lambda pair: pair[0])[1] if known else None
+    known = [member for member in members if rows[member].tuning is not None]
+    return max(known, key=lambda member: rows[member].tuning or 0.0) if known else None
 
 
 def _grouped(rows: Sequence[Result], names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
@@ -126,3 +130,41 @@ def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
 
 def _p(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def run_differences(run: Run) -> list[dict[str, Any]]:
+    """The comparisons that lie beside a result; none where it has none."""
+    if (path := run.artifact("differences")) is None:
+        return []
+    with reading(path, "differences"):
+        found = read_json(path)
+        difference_table(found)  # what is damaged is refused here
+    return list(found)
+
+
+def load_differences(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """Every paired comparison of the runs below a folder, or several, as one table: a line each comparison.
+
+    Columns: run, what the two share (encoder, probe, settings …), first, second, difference, low, high, p_value,
+    planned, p_holm.
+
+    Raises:
+        FileNotFoundError: there is no result below a folder.
+    """
+    given = [folders] if isinstance(folders, str | Path) else folders
+    found = [
+        {"run": run.name, **each, "low": each["interval"][0], "high": each["interval"][1]}
+        for run in find_runs([Path(folder) for folder in given])
+        for each in run_differences(run)
+    ]
+    return pd.DataFrame(found).drop(columns="interval", errors="ignore")
+
+
+def run_markdown(run: Run) -> str:
+    """All that a person reads of a run: protocol, warnings, results, comparisons, command."""
+    parts = [markdown_text(run.card["protocol"])]
+    parts += [f"Warning: {markdown_text(warning)}." for warning in run.card["warnings"]]
+    parts += [markdown_text(words)] if (words := shared_words(run)) else []
+    parts += map(markdown, result_tables(run))
+    parts += [markdown(difference_table(compared))] if (compared := run_differences(run)) else []
+    return "\n\n".join([*parts, f"`{run.card['command']}`, commit {run.card['machine']['commit']}"])

@@ -58,7 +58,26 @@ def check_names(option: str, given: Collection[str], known: Collection[str]) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOptions(RunOptions):
+class ComputeOptions(RunOptions):
+    """How features are computed and kept.
+
+    Attributes:
+        batch_size: images that are encoded at once.
+        device: that encodes; None: CUDA where there is one.
+        dtype: number format that encoders compute in.
+        cache: folder that keeps features.
+        seed: of every random choice.
+    """
+
+    batch_size: Count = 32
+    device: str | None = None
+    dtype: Dtype = "float32"
+    cache: str = "runs/features"
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(ComputeOptions):
     """Which features of which encoders are measured, and how they are computed and kept.
 
     Attributes:
@@ -69,13 +88,8 @@ class EncoderOptions(RunOptions):
         context: of generators; None: all that they have.
         read: of generators; None: all that they have.
         orders: of generators: the mean over this many seeded random orders; None: the raster order.
-        batch_size: images that are encoded at once.
         num_workers: processes that decode images.
-        device: that encodes; None: CUDA where there is one.
-        dtype: number format that encoders compute in.
         store_dtype: number format in which features are kept.
-        cache: folder that keeps features.
-        seed: of every random choice.
     """
 
     encoder: tuple[str, ...] = option("--encoders", default=("randar-tiny",))
@@ -83,13 +97,8 @@ class EncoderOptions(RunOptions):
     context: tuple[Context, ...] | None = option("--contexts", default=None)
     read: tuple[Read, ...] | None = option("--reads", default=None)
     orders: Count | None = None
-    batch_size: Count = 32
     num_workers: Natural = 0
-    device: str | None = None
-    dtype: Dtype = "float32"
     store_dtype: Literal["float16", "float32"] = "float16"
-    cache: str = "runs/features"
-    seed: Seed = 0
 
     @property
     def loading(self) -> dict[str, Any]:

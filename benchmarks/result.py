@@ -7,6 +7,7 @@ protocol, every axis on which it varies, the options, the data, the weights, the
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,8 @@ LARGEST = 2**63
 """Of the whole numbers in a row."""
 
 RESERVED = ("interval", "chosen", "warnings")
+TUNED = ("tuning", "validation")
+LESS_IS_BETTER = re.compile(r"FID|^FD|KID|^KD|distance|nats|loss|seconds|rank")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ class Result:
     def metric(self) -> str | None:
         """Name of the main metric."""
         return next(iter(self.metrics), None)
+
+    @property
+    def tuning(self) -> float | None:
+        """The score on images that are not evaluated, by which variants are chosen; None where there is none."""
+        return next((self.metrics[name] for name in TUNED if name in self.metrics), None)
 
     def to_json(self) -> dict[str, Any]:
         """One flat mapping, as the result file has it."""
@@ -304,55 +312,116 @@ def _rows_fault(rows: Any) -> str | None:
     return None
 
 
-def load_results(folder: str | Path) -> pd.DataFrame:
-    """Every result below a folder as one table: a line each result, columns of run, axes, settings, metrics and card.
+@dataclass(frozen=True)
+class Run:
+    """One result file, read.
 
-    Columns: run (folder below `folder`), task, the `AXES`, settings, metric (name of the main one), value, low, high,
-    all metrics by their names, chosen_NAME, and of the card: protocol, interval, device, dtype, commit, warnings.
+    Attributes:
+        name: path of its folder below the folder that was given.
+        folder: where it lies.
+        card: what all its results share.
+        results: a result each variant.
+        artifacts: names of files in the folder, by what they are.
+    """
+
+    name: str
+    folder: Path
+    card: Card
+    results: list[Result]
+    artifacts: dict[str, str]
+
+    @property
+    def metric(self) -> str | None:
+        """Name of the main metric, which intervals belong to; None without results."""
+        return next((row.metric for row in self.results if row.metric), None)
+
+    def axes(self, row: Result) -> dict[str, Any]:
+        """The value of every axis of one of the results."""
+        return {name: row.get(name, self.card["axes"].get(name)) for name in AXES}
+
+    def artifact(self, name: str) -> Path | None:
+        """A file that lies beside the result; None if there is none, or not any more, as of images not to be shared."""
+        path = self.folder / self.artifacts.get(name, "")
+        return path if path.is_file() else None
+
+    def best(self, rows: Sequence[Result] | None = None) -> Result:
+        """Of `rows` (None: all) the one with the best score on tuning images, or, without these, of the main metric.
+
+        Of distances, losses and times the lowest is best.
+        """
+        rows = self.results if rows is None else rows
+        if all(row.tuning is not None for row in rows):
+            return max(rows, key=lambda row: row.tuning or 0.0)
+        metric = self.metric or ""
+        sign = -1 if LESS_IS_BETTER.search(metric) else 1
+        return max(rows, key=lambda row: sign * row.metrics.get(metric, -sign * np.inf))
+
+    def best_by_encoder(self, *settings: str) -> list[Result]:
+        """The best result of each encoder, for each value of these settings, in words, such as the probe."""
+        groups: dict[tuple[str, ...], list[Result]] = {}
+        for row in self.results:
+            key = (str(self.axes(row)["encoder"]), *(row.settings.get(name, "") for name in settings))
+            groups.setdefault(key, []).append(row)
+        return [self.best(rows) for rows in groups.values()]
+
+    def frame(self) -> pd.DataFrame:
+        """The results as a table, see `load_results`. Text that a spreadsheet would run as a formula is quoted."""
+        about, machine = self.card, self.card["machine"]
+        shared = {"protocol": about["protocol"], "interval_method": about.get("interval"), "commit": machine["commit"]}
+        shared |= {"device": machine.get("gpu", machine["processor"]), "dtype": about.get("encoding", {}).get("dtype")}
+        shared |= {"data": "; ".join(f"{part}: {content}" for part, content in about["data"].items())}
+        shared |= {"warnings": "; ".join(about["warnings"])}
+        best, lines = [id(row) for row in self.best_by_encoder("probe", "settings")], []
+        for row in self.results:
+            low, high = row.interval or (np.nan, np.nan)
+            value = row.metrics.get(row.metric or "")
+            line: dict[str, Any] = {"run": self.name, "task": about.get("task"), **self.axes(row), **row.settings}
+            line |= {"metric": row.metric, "value": value, "low": low, "high": high, **row.metrics}
+            line |= {"best_of_encoder": id(row) in best}
+            line |= {f"chosen_{name}": value for name, value in row.chosen.items()} | shared
+            lines.append({name: spreadsheet_safe(value) for name, value in line.items()})
+        return pd.DataFrame(lines)
+
+
+def open_run(path: Path, name: str | None = None) -> Run:
+    """A result file, or the one in a folder, called `name`; errors as of `read_result`."""
+    content, folder = read_result(path), path if path.is_dir() else path.parent
+    results = [Result.of(row) for row in content["results"]]
+    return Run(folder.name if name is None else name, folder, content["card"], results, content["artifacts"])
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Every result file below the folders, or given as a file, sorted by path; FileNotFoundError if there is none."""
+    runs = []
+    for folder in folders:
+        if folder.is_file():
+            runs.append(open_run(folder))
+            continue
+        for file in sorted(folder.rglob(RESULT_FILE)):
+            name = str(file.parent.relative_to(folder))
+            runs.append(open_run(file, file.parent.name if name == "." else name))
+    if not runs:
+        given = ", ".join(map(str, folders))
+        raise FileNotFoundError(f"no {RESULT_FILE} below {given}: run a benchmark with --out first")
+    return runs
+
+
+def load_results(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """Every result below a folder, or several, as one table: a line each result.
+
+    Columns: run (its folder below the one given; of several, with that one's name before it), task, the `AXES`,
+    settings, metric (name of the main one), value, low, high, all metrics by their names, best_of_encoder (whether the
+    variant is the one that tuning images choose, of its encoder in this run with this probe), chosen_NAME, and of the
+    card: protocol, interval_method, data, device, dtype, commit, warnings. `benchmarks.paper_table` makes it the table
+    of a paper.
 
     Raises:
-        FileNotFoundError: there is no result below the folder.
+        FileNotFoundError: there is no result below a folder.
     """
-    files = find_results(Path(folder))
-    frames = [result_frame(file, run=str(file.parent.relative_to(folder))) for file in files]
+    if isinstance(folders, str | Path):
+        return pd.concat([run.frame() for run in find_runs([Path(folders)])], ignore_index=True)
+    frames = [load_results(folder).assign(run=lambda f, n=Path(folder).name: n + "/" + f["run"]) for folder in folders]
     return pd.concat(frames, ignore_index=True)
-
-
-def find_results(folder: Path) -> list[Path]:
-    """Every result file below a folder, sorted by path; FileNotFoundError if there is none."""
-    files = sorted(folder.rglob(RESULT_FILE))
-    if not files:
-        raise FileNotFoundError(f"no {RESULT_FILE} below {folder}: run a benchmark with --out first")
-    return files
-
-
-def result_frame(path: Path, run: str = ".") -> pd.DataFrame:
-    """One result file as a table, see `load_results`. Text that a spreadsheet would run as a formula is quoted."""
-    content = read_result(path)
-    about, rows = content["card"], [Result.of(row) for row in content["results"]]
-    machine, encoding = about["machine"], about.get("encoding", {})
-    shared = {"protocol": about["protocol"], "interval_method": about.get("interval"), "commit": machine["commit"]}
-    shared |= {"device": machine.get("gpu", machine["processor"]), "dtype": encoding.get("dtype")}
-    shared |= {"warnings": "; ".join(about["warnings"])}
-    lines = []
-    for row in rows:
-        low, high = row.interval or (None, None)
-        value = row.metrics.get(row.metric or "")
-        line: dict[str, Any] = {"run": run, "task": about.get("task"), **full_axes(about, row), **row.settings}
-        line |= {"metric": row.metric, "value": value, "low": low, "high": high, **row.metrics}
-        line |= {f"chosen_{name}": value for name, value in row.chosen.items()} | shared
-        lines.append({name: spreadsheet_safe(value) for name, value in line.items()})
-    return pd.DataFrame(lines)
-
-
-def full_axes(card: Card, row: Result | Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every axis of one row."""
-    return {name: row.get(name, card["axes"].get(name)) for name in AXES}
-
-
-def metrics(row: Result | Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row that are no axes."""
-    return dict((row if isinstance(row, Result) else Result.of(row)).metrics)
 
 
 def plain(value: Any) -> Any:

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparisons import difference_table
-from benchmarks.report.tables import Table, markdown, markdown_text
-from benchmarks.result import Card, Result, card, result_frame, write_result
+from benchmarks.comparisons import run_markdown
+from benchmarks.result import Result, card, open_run, write_result
 from randar_features.cli import parse
 from randar_features.hub import choose_device
 from randar_features.store.files import write_json
@@ -27,32 +26,33 @@ from randar_features.store.files import write_json
 TABLE_FILE, CSV_FILE, DIFFERENCES_FILE = "result.md", "results.csv", "differences.json"
 
 TASKS = {
-    "classification": "tasks",
-    "generative_classification": "tasks",
-    "retrieval": "tasks",
-    "near_duplicates": "tasks",
-    "duplicate_recall": "tasks",
-    "segmentation": "tasks",
-    "correspondence": "tasks",
-    "maps": "tasks",
-    "samples": "tasks",
-    "generation": "tasks",
-    "reconstruction": "tasks",
-    "quality": "tasks",
-    "decoding_orders": "tasks",
-    "architectures": "tasks",
-    "throughput": "speed",
-    "generation_speed": "speed",
-    "training_speed": "speed",
-    "training_plan": "speed",
-    "probe_speed": "speed",
-    "index_speed": "speed",
-    "extraction_speed": "speed",
-    "growth": "speed",
-    "gpu_report": "speed",
-    "generation_metrics_speed": "speed",
+    "classification": ("tasks", "logistic, linear, kNN, few-shot and attentive probes"),
+    "generative_classification": ("tasks", "the likeliest class, beside a probe"),
+    "readouts": ("tasks", "ways to read one layer of a generator, beside each other"),
+    "retrieval": ("tasks", "mAP and Recall@K, exactly and through indexes"),
+    "near_duplicates": ("tasks", "the same picture twice"),
+    "duplicate_recall": ("tasks", "how many of these are found"),
+    "segmentation": ("tasks", "mIoU of heads on feature maps"),
+    "correspondence": ("tasks", "PCK of matched points"),
+    "maps": ("tasks", "feature maps as colours"),
+    "samples": ("tasks", "pictures that a model draws"),
+    "generation": ("tasks", "FID and its kin of samples, and the search of guidance, steps and order"),
+    "reconstruction": ("tasks", "what a tokenizer loses, by the same measures"),
+    "quality": ("tasks", "reconstruction and likelihood"),
+    "decoding_orders": ("tasks", "likelihood by order and number of steps"),
+    "architectures": ("tasks", "RandAR and its sisters in one table"),
+    "throughput": ("speed", "images a second of features"),
+    "generation_speed": ("speed", "seconds to draw images"),
+    "training_speed": ("speed", "seconds of a training step"),
+    "training_plan": ("speed", "time and memory of a training run, computed"),
+    "probe_speed": ("speed", "seconds to fit probes"),
+    "index_speed": ("speed", "building and searching indexes"),
+    "extraction_speed": ("speed", "from JPEG files to a store"),
+    "growth": ("speed", "time and memory against images, tokens and layers"),
+    "gpu_report": ("speed", "tests and speed on a GPU, one page"),
+    "generation_metrics_speed": ("speed", "seconds of distances, precision and recall"),
 }
-"""Every task, and the folder of its module, which calls its `Task` "run"."""
+"""Every task: the folder of its module, which calls its `Task` "run", and what it measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,6 @@ class Measurement:
         interval: how intervals were made, in words; None where there are none.
         warnings: what a reader must know before using the numbers.
         artifacts: files that were written to the folder, by what they are.
-        tables: the results as a person reads them; none: one of all metrics.
         differences: paired differences, see `benchmarks.comparisons`; None: the task makes none.
         details: further facts that all results share, such as the machine's peak.
     """
@@ -81,7 +80,6 @@ class Measurement:
     interval: str | None = None
     warnings: Sequence[str] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
-    tables: Sequence[Table] = ()
     differences: Sequence[dict[str, Any]] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -124,9 +122,14 @@ class Task:
             task=self.name,
             seconds=round(seconds, 1),
         )
-        artifacts = {**_write_tables(out, found, made), **found.artifacts}
-        path = write_result(out, made, found.results, artifacts=artifacts)
-        result_frame(path).to_csv(out / CSV_FILE, index=False, errors="backslashreplace")
+        if found.differences is not None:
+            write_json(out / DIFFERENCES_FILE, list(found.differences))
+        artifacts = {} if found.differences is None else {"differences": DIFFERENCES_FILE}
+        path = write_result(out, made, found.results, artifacts={**artifacts, **found.artifacts})
+        run = open_run(out)
+        run.frame().to_csv(out / CSV_FILE, index=False, errors="backslashreplace")
+        text = run_markdown(run) + "\n"
+        (out / TABLE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
         return path
 
     def command(self, options: Any) -> None:
@@ -149,33 +152,9 @@ def warnings_of(results: Sequence[Result]) -> list[str]:
     return [f"{warning} ({count} of {len(results)} results)" for warning, count in found.items()]
 
 
-def _write_tables(out: Path, found: Measurement, about: Card) -> dict[str, str]:
-    """The table and the differences as Markdown, with protocol, warnings and command; the differences as JSON too."""
-    tables = [*(found.tables or ([plain_table(found.results)] if found.results else []))]
-    if found.differences is not None:
-        tables += [difference_table(found.differences)] if found.differences else []
-        write_json(out / DIFFERENCES_FILE, list(found.differences))
-    texts = [*map(markdown, tables), markdown_text(about["protocol"])]
-    texts += [f"Warning: {markdown_text(warning)}." for warning in about["warnings"]]
-    texts.append(f"`{about['command']}`, commit {about['machine']['commit']}")
-    (out / TABLE_FILE).write_text("\n\n".join(texts) + "\n", encoding="utf-8", errors="backslashreplace")
-    return {} if found.differences is None else {"differences": DIFFERENCES_FILE}
-
-
-def plain_table(results: Sequence[Result]) -> Table:
-    """All axes that results state, settings and metrics, a line each result."""
-    parts = [name for result in results for name in (*result.axes, *result.settings, *result.metrics)]
-    names = [name for name in dict.fromkeys(parts) if any(result.get(name) is not None for result in results)]
-    return Table(names, [[_cell(result.get(name)) for name in names] for result in results])
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
 def find_task(name: str) -> Task:
     """A task by its name; its module is imported now."""
-    module = importlib.import_module(f"benchmarks.{TASKS[name]}.{name}")
+    module = importlib.import_module(f"benchmarks.{TASKS[name][0]}.{name}")
     task: Task = module.run
     return task
 

@@ -19,13 +19,13 @@ from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import LABELS
 from benchmarks.encoders import load_encoder
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import Context, Dtype, Read, RunOptions
+from benchmarks.options import EncoderOptions
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from benchmarks.tasks.dense import file_name
 from randar_features.baselines import is_installed, is_network
 from randar_features.cli import parse
-from randar_features.cli.parse import Count, Seed, option
+from randar_features.cli.parse import Count, option
 from randar_features.data import open_images, open_pairs
 from randar_features.data.pairs import ImageMask
 
@@ -46,16 +46,13 @@ DEFAULT_ENCODERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunOptions):
+class Settings(EncoderOptions):
     """Every benchmark on every data set: what is measured, on what.
 
     Attributes:
         data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
             built in.
         preset: demo: the built-in data with few images, and samples of the model; other options override it.
-        encoder: names, as `load_encoder` takes them.
-        context: of generators; None: all that they have.
-        read: of generators; None: all that they have.
         probe: of classification.
         pooling: of maps to vectors, for classification.
         single_layers: leave out the concatenation of all layers in classification.
@@ -71,18 +68,11 @@ class Settings(RunOptions):
         resolution: pixels of the shorter side of images with masks, shown in tiles; None: squashed.
         samples: models, as `load_model` takes them, whose samples are drawn.
         maps: images whose feature maps are drawn as colours: "photographs", which are built in, folders, Parquet files.
-        batch_size: images that are encoded at once.
-        device: that encodes; None: CUDA where there is one.
-        dtype: number format that encoders compute in.
-        cache: folder that keeps features.
-        seed: of every random choice.
     """
 
     data: tuple[str, ...] = ()
     preset: Literal["demo"] | None = None
     encoder: tuple[str, ...] = option("--encoders", default=DEFAULT_ENCODERS)
-    context: tuple[Context, ...] | None = option("--contexts", default=None)
-    read: tuple[Read, ...] | None = option("--reads", default=None)
     probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = option(
         "--probes", default=("logistic", "knn")
     )
@@ -101,11 +91,6 @@ class Settings(RunOptions):
     resolution: int | None = None
     samples: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
-    batch_size: Count = 32
-    device: str | None = None
-    dtype: Dtype = "float32"
-    cache: str = "runs/features"
-    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -194,74 +179,54 @@ def name_of(data: str) -> str:
     return name.strip(".") or "data"
 
 
+def options_of(kind: type, settings: Settings, **given: Any) -> Any:
+    """Options of a task: those given, and of the others what the suite has under the same name."""
+    shared = {each.name: getattr(settings, each.name) for each in fields(kind) if hasattr(settings, each.name)}
+    return kind(**{**shared, "out": None, **given})
+
+
 def jobs(settings: Settings) -> Iterator[Job]:
     """All that is to be done, in order."""
+    makers = {"labels": _labelled, "masks": _masked, "points": _matched}
     for data in settings.data:
-        name, kinds = name_of(data), kinds_of(data)
-        makers: dict[str, Callable[[Settings, str], Iterator[tuple[str, Any, Callable]]]] = {
-            "labels": _labelled,
-            "masks": _masked,
-            "points": _matched,
-        }
-        for kind in sorted(kinds):
-            for task, config, run in makers[kind](settings, data):
-                yield Job(f"{name}/{task}", config, run)
+        for kind in sorted(kinds_of(data)):
+            yield from makers[kind](settings, data, name_of(data))
     for data in settings.maps:
-        yield from (Job(f"{name_of(data)}/{task}", config, run) for task, config, run in _drawn(settings, data, None))
+        yield from _drawn(settings, data, None)
     for model in settings.samples:
-        config = samples.Config(model=model, seed=settings.seed, device=settings.device)
-        yield Job(f"samples/{file_name(model)}", config, samples.run)
+        yield Job(f"samples/{file_name(model)}", options_of(samples.Config, settings, model=model), samples.run)
 
 
-def _shared(settings: Settings) -> dict[str, Any]:
-    names = ("encoder", "context", "read", "seed", "cache", "batch_size", "device", "dtype")
-    return {name: getattr(settings, name) for name in names}
-
-
-def _labelled(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
+def _labelled(settings: Settings, data: str, name: str) -> Iterator[Job]:
     train, evaluation = splits_of(data)
-    names = ("hold_out", "max_images", "duplicates", "train_images", "evaluation_images")
-    heads = ("probe", "pooling", "single_layers")
-    config = classification.Config(
-        data=data,
-        train_split=train,
-        evaluation_split=evaluation,
-        **{name: getattr(settings, name) for name in (*names, *heads)},
-        **_shared(settings),
-    )
-    yield "classification", config, classification.run
-    shared = {"max_images": settings.max_images, "duplicates": settings.duplicates, **_shared(settings)}
-    yield "retrieval", retrieval.Config(data=data, split=evaluation or train, **shared), retrieval.run
+    options = options_of(classification.Config, settings, data=data, train_split=train, evaluation_split=evaluation)
+    yield Job(f"{name}/classification", options, classification.run)
+    options = options_of(retrieval.Config, settings, data=data, split=evaluation or train, pooling=("mean",))
+    yield Job(f"{name}/retrieval", options, retrieval.run)
 
 
-def _masked(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
+def _masked(settings: Settings, data: str, name: str) -> Iterator[Job]:
     train, evaluation = splits_of(data)
-    shared: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
-    names = ("duplicates", "resolution", "iterations")
-    shared |= {"labels": known_labels(data), **{name: getattr(settings, name) for name in names}}
-    shared |= {"train_images": settings.train_masks, "evaluation_images": settings.evaluation_masks}
+    given: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
+    given |= {"train_images": settings.train_masks, "evaluation_images": settings.evaluation_masks}
     for head in settings.head:
-        config = segmentation.Config(head=head, **shared, **_shared(settings))
-        yield f"segmentation-{head}", config, segmentation.run
+        options = options_of(segmentation.Config, settings, head=head, labels=known_labels(data), **given)
+        yield Job(f"{name}/segmentation-{head}", options, segmentation.run)
     if data not in settings.maps:
         yield from _drawn(settings, data, evaluation)
 
 
-def _drawn(settings: Settings, data: str, split: str | None) -> Iterator[tuple[str, Any, Callable]]:
+def _drawn(settings: Settings, data: str, split: str | None) -> Iterator[Job]:
     """Feature maps of every model."""
     for encoder in settings.encoder:
         if not (encoder.partition(":")[0] in (*BASELINES, "features") or is_network(encoder)):
-            about: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
-            config = maps.Config(data=data, split=split, encoder=encoder, **about)
-            yield f"maps-{file_name(encoder)}", config, maps.run
+            options = options_of(maps.Config, settings, data=data, split=split, encoder=encoder, outputs=None)
+            yield Job(f"{name_of(data)}/maps-{file_name(encoder)}", options, maps.run)
 
 
-def _matched(settings: Settings, data: str) -> Iterator[tuple[str, Any, Callable]]:
-    yield (
-        "correspondence",
-        correspondence.Config(data=data, pairs=settings.pairs, **_shared(settings)),
-        correspondence.run,
-    )
+def _matched(settings: Settings, data: str, name: str) -> Iterator[Job]:
+    options = options_of(correspondence.Config, settings, data=data, resolution=None)
+    yield Job(f"{name}/correspondence", options, correspondence.run)
 
 
 def run(settings: Settings, out: Path) -> Path:
@@ -270,8 +235,7 @@ def run(settings: Settings, out: Path) -> Path:
     A benchmark that fails is named at the end, by an error, after all others have been done.
     """
     settings = with_preset(settings)
-    views: dict[str, Any] = {"contexts": settings.context, "reads": settings.read, "device": settings.device}
-    weights = {name: load_encoder(name, **views).weights for name in settings.encoder}
+    weights = {name: load_encoder(name, **settings.loading).weights for name in settings.encoder}
     planned, failures = list(jobs(settings)), []
     if twice := sorted({job.name for job in planned if [other.name for other in planned].count(job.name) > 1}):
         raise ValueError(f"two data sets or encoders have one name, and would share {', '.join(twice)}: rename one")

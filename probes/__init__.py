@@ -21,9 +21,8 @@ from .intervals import (
     paired_bootstrap,
     paired_interval,
 )
-from .joint_linear import JointLinearProbe
 from .knn import KNNProbe
-from .linear import LinearProbe
+from .linear import JointLinearProbe, LinearProbe
 from .logistic import LogisticProbe
 from .metrics import (
     accuracy,
@@ -42,8 +41,7 @@ from .pca import align_colours, pca_colours
 from .retrieval import Neighbours, rank_all, search
 from .segmentation import LinearSegmenter, segment
 from .splits import stratified_holdout, stratified_rows
-from .standardizer import Standardizer
-from .whitener import Whitener
+from .transforms import Standardizer, Whitener
 
 __all__ = [
     "AttentiveProbe",

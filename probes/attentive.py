@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .classifier import TunedProbe, sorted_rates
 from .grids import RATE_LIMITS, end_warnings, settle
 from .inputs import Labels, class_indices
-from .joint_linear import shuffled_batches
+from .linear import shuffled_batches
 from .metrics import accuracy
 from .rows import Features, Rows, TokenRows, as_rows
 from .splits import TuningSplit

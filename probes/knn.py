@@ -11,21 +11,10 @@ from .classifier import require_fitted
 from .inputs import Array, Labels, class_indices, feature_matrix, label_vector
 from .retrieval import search
 from .splits import stratified_holdout
-from .whitener import NORMALIZATIONS, fitted_transform
+from .transforms import AUTO, NORMALIZATIONS, Way, best_way, fitted_transform, fitted_ways
 
-AUTO = "auto"
 TUNING_K = 20
 _BLOCK_ROWS = 4096
-
-
-def candidates(width: int, count: int) -> list[tuple[str, int | None]]:
-    """What "auto" tries for vectors (count, width): each normalization, whitening to a half, a quarter … of the axes.
-
-    Down to 8; all axes are the end on the other side, where nothing more can be tried.
-    """
-    most = max(1, min(width, count - 1))
-    sizes = [most // 2**halvings for halvings in range(most.bit_length()) if most // 2**halvings >= min(8, most)]
-    return [("unit", None), ("standardized", None), *(("whitened", size) for size in sizes)]
 
 
 class KNNProbe:
@@ -36,7 +25,7 @@ class KNNProbe:
 
     `normalization` before cosines, measured on the training images: "unit", nothing; "standardized"; "whitened", to
     `components` principal axes; "auto": whichever classifies a stratified `validation_fraction` of the training images
-    best by the others, with the k next to 20 (of equals the first of `candidates`). Nothing else is random.
+    best by the others, with the k next to 20 (of equals the first of `fitted_ways`). Nothing else is random.
 
     After `fit`: `classes` (the labels seen, sorted); `chosen_normalization` and `chosen_components`; after "auto"
     `validation_accuracies` by both, and `warnings`, where the fewest components that were tried were chosen.
@@ -45,7 +34,7 @@ class KNNProbe:
     classes: np.ndarray
     chosen_normalization: str
     chosen_components: int | None
-    validation_accuracies: dict[tuple[str, int | None], float]
+    validation_accuracies: dict[Way, float]
     warnings: list[str]
 
     def __init__(
@@ -88,26 +77,17 @@ class KNNProbe:
         self._gallery = rows if self._transform is None else self._transform.apply(rows)
         return self
 
-    def _choose(self, rows: torch.Tensor) -> tuple[str, int | None]:
+    def _choose(self, rows: torch.Tensor) -> Way:
         """The normalization and components with the best accuracy on held-out training images."""
         labels = self.classes[self._classes_of_rows]
         kept, held = stratified_holdout(labels, self.validation_fraction, self.seed)
         k = min(min(self.k, key=lambda k: abs(k - TUNING_K)), len(kept))
         self.validation_accuracies = {}
-        for normalization, components in candidates(rows.shape[1], len(kept)):
-            probe = KNNProbe(
-                k=k,
-                temperature=self.temperature,
-                normalization=normalization,
-                components=components,
-                device=self.device,
-            ).fit(rows[kept], labels[kept])
-            right = probe.predict(rows[held])[k] == labels[held]
-            self.validation_accuracies[normalization, components] = float(right.mean())
-        best = max(self.validation_accuracies, key=self.validation_accuracies.__getitem__)
-        tried = [n for name, n in self.validation_accuracies if name == "whitened" and n is not None]
-        if best[1] is not None and best[1] == min(tried) and best[1] > 1:
-            self.warnings = [f"end of grid: components {best[1]}, the fewest that were tried, were chosen"]
+        for way, transform in fitted_ways(rows[kept]):
+            train, tuning = (part if transform is None else transform.apply(part) for part in (rows[kept], rows[held]))
+            probe = KNNProbe(k=k, temperature=self.temperature, device=self.device).fit(train, labels[kept])
+            self.validation_accuracies[way] = float((probe.predict(tuning)[k] == labels[held]).mean())
+        best, self.warnings = best_way(self.validation_accuracies)
         return best
 
     def predict_proba(self, features: Array, exclude: Labels | None = None) -> dict[int, np.ndarray]:

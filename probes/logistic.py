@@ -16,7 +16,7 @@ from .metrics import accuracy
 from .rows import Rows, StackedRows
 from .softmax_regression import SoftmaxRegression, Solution
 from .splits import TuningSplit
-from .standardizer import Standardizer
+from .transforms import Standardizer
 
 C_GRID = tuple(10.0 ** (exponent / 4) for exponent in range(-24, 21))
 """45 values, 1e-6 … 1e5: DINOv2's 10^linspace(-6, 5, 45)."""
@@ -33,8 +33,9 @@ class LogisticProbe(TunedProbe):
     converged when the objective is within `tolerance` of its minimum. All features are read into memory, once.
 
     After `fit`: `C`; `validation_accuracy` (in [0, 1], of the chosen C before refitting); `validation_accuracies`,
-    `iterations` and `converged`, by each C that was tried; `classes` (the labels seen, sorted); `weight` (D, C) and
-    `bias` (C,) for standardised features. float64 features are fitted in float64, all others in float32.
+    `iterations` and `converged`, by each C that was tried (of the chosen one, when refitted too); `classes` (the labels
+    seen, sorted); `weight` (D, C) and `bias` (C,) for standardised features. float64 features are fitted in float64,
+    all others in float32.
     """
 
     C: float
@@ -74,7 +75,11 @@ class LogisticProbe(TunedProbe):
         if self.refit:
             rows = StackedRows([split.features, split.validation_features])
             problem = self._problem(rows, np.concatenate([split.labels, split.validation_labels]))
-            self._keep(problem, self._solve(problem, self.C, problem.start()))
+            solution = self._solve(problem, self.C, problem.start())
+            self.converged[self.C] = self.converged[self.C] and solution.converged
+            self._keep(problem, solution)
+        if not self.converged[self.C]:
+            self.warnings.append(f"not converged: C {self.C:g} after {self.iterations[self.C]} iterations")
 
     def _choose(self, split: TuningSplit) -> None:
         problem = self._problem(split.features, split.labels)
@@ -114,8 +119,6 @@ class LogisticProbe(TunedProbe):
                 break
         settle(self.validation_accuracies, tried_beyond, C_LIMITS, count=4)
         self.warnings = end_warnings("C", self.validation_accuracies, self.C)
-        if not self.converged[self.C]:
-            self.warnings.append(f"not converged: C {self.C:g} after {self.iterations[self.C]} iterations")
 
     def _problem(self, features: Rows, labels: np.ndarray) -> SoftmaxRegression:
         self.classes, targets = class_indices(labels)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .inputs import at_least_float32
 from .rows import BLOCK_ROWS, Rows
-from .standardizer import Standardizer
+from .transforms import Standardizer
 
 LARGEST_BASIS = 4096
 """Of more features and more rows than this, principal axes would take longer than they save."""

@@ -34,7 +34,7 @@ class PointPair:
         source, target: numbers of the images.
         points, targets: (K, 2) x and y in pixels of the source and of the target, 0 the centre of the first pixel.
         box: width and height of the object in the target, in pixels.
-        category: of the object, or None.
+        category: of the object, or the photograph that it shows, of the built-in ones; None where neither is known.
     """
 
     source: int
@@ -102,8 +102,9 @@ def photographs(
     images: list[np.ndarray] = []
     pairs: list[PointPair] = []
     for number in tqdm(range(count), desc=f"pairs {split}", unit="pair", leave=False):
+        name = None if folder is not None else NAMES[number % len(pictures)]
         first, second, own, moved = moved_crop(pictures[number % len(pictures)], size, points, generator)
-        pairs.append(PointPair(2 * number, 2 * number + 1, own, moved, (size, size)))
+        pairs.append(PointPair(2 * number, 2 * number + 1, own, moved, (size, size), name))
         images += [first, second]
     made = _in_memory(f"photographs-{split}-{size}-{count}-{points}-{seed}", images, pairs)
     made.unreadable.extend(unreadable)

@@ -1,8 +1,8 @@
-"""Charts of results, as PNG bytes: heat maps, curves with intervals, confusion matrices. Shares are in [0, 1]."""
+"""Charts of results, as PNG bytes: heat maps, curves with intervals, bars, confusion matrices. Shares are in [0, 1]."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,11 @@ from benchmarks.report.figures import COLOURS, INK, to_png
 
 MAX_NAMED = 40  # classes of a confusion matrix that still have room for their names
 MAX_NUMBERED = 12  # and whose cells have room for a number
+PALE = "#e6e9ec"
+
+Interval = tuple[float, float] | None
+Point = tuple[float, float, Interval]
+"""x, a share, and its interval."""
 
 
 def heat_map(values: np.ndarray, *, rows: Sequence[str], columns: Sequence[str], label: str) -> bytes:
@@ -29,59 +34,60 @@ def heat_map(values: np.ndarray, *, rows: Sequence[str], columns: Sequence[str],
     if values.shape != (len(rows), len(columns)) or np.isnan(values).all():
         raise ValueError(f"{values.shape} values for {len(rows)} rows and {len(columns)} columns, one number at least")
     figure = Figure(figsize=(2.6 + 0.95 * len(columns), 1.3 + 0.45 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    shown = 100 * values
-    axes.imshow(shown, cmap="Blues", aspect="auto", vmin=np.nanmin(shown) - 0.2 * (np.ptp(shown[~np.isnan(shown)]) + 1))
+    axes, shown = figure.subplots(), 100 * values
+    low, best = np.nanmin(shown), np.nanmax(shown)
+    axes.imshow(shown, cmap="Blues", aspect="auto", vmin=low - 0.2 * (best - low + 1))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_title(label, fontsize=10, loc="left")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    best = np.nanmax(shown)
-    middle = (np.nanmin(shown) + best) / 2
     for (r, c), value in np.ndenumerate(shown):
         if not np.isnan(value):
-            style: dict[str, Any] = {"color": "white" if value > middle else INK, "ha": "center", "va": "center"}
-            axes.text(c, r, f"{value:.1f}", **style, weight="bold" if value == best else "normal")
+            style: dict[str, Any] = {"color": "white" if value > (low + best) / 2 else INK, "ha": "center"}
+            axes.text(c, r, f"{value:.1f}", **style, va="center", weight="bold" if value == best else "normal")
     return to_png(figure)
 
 
 def curves(
-    lines: Mapping[str, Sequence[tuple[float, float]]],
+    panels: Mapping[str, Mapping[str, Sequence[Point]]],
     *,
     x_label: str,
     y_label: str,
-    spreads: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     log_x: bool = False,
     shares: bool = True,
 ) -> bytes:
-    """Lines through (x, share) points, each with its name in the legend, and a band between (low, high) shares.
+    """Lines through points, with a band where they have intervals: a panel each title, all of the same axes.
 
     Args:
-        lines: points of each line, by its name.
-        x_label, y_label: what the axes are; y in percent.
+        panels: by title, the points of each line by its name.
+        x_label, y_label: what the axes are.
+        log_x: a logarithmic x axis.
         shares: False: y is a number as it is, not a share to show in percent.
-        spreads: (low, high) for every point of a line, by the line's name.
-        log_x: a logarithmic x axis with a tick at each point.
     """
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
-    axes, unit = figure.subplots(), 100 if shares else 1
-    for number, (name, points) in enumerate(lines.items()):
-        colour = COLOURS.get(name, f"C{number}")
-        x, y = zip(*points, strict=True)
-        axes.plot(x, [unit * value for value in y], color=colour, linewidth=2, marker="o", markersize=4, label=name)
-        if spreads and name in spreads:
-            low, high = zip(*spreads[name], strict=True)
-            bounds = [unit * value for value in low], [unit * value for value in high]
-            axes.fill_between(x, *bounds, color=colour, alpha=0.15, linewidth=0)
-    places = sorted({x for points in lines.values() for x, _ in points})
-    if log_x:
-        axes.set_xscale("log")
-        axes.minorticks_off()
-    if len(places) <= 16:
-        axes.set_xticks(places, [f"{place:g}" for place in places])
-    axes.set(xlabel=x_label, ylabel=f"{y_label}, %" if shares else y_label)
-    _finish(axes)
+    figure, places = _grid(panels, width=8.0 if len(panels) == 1 else 4.6, height=4.4 if len(panels) == 1 else 3.4)
+    unit = 100 if shares else 1
+    ticks = sorted({x for lines in panels.values() for points in lines.values() for x, _, _ in points})
+    for axes, (title, lines) in places:
+        for number, (name, points) in enumerate(lines.items()):
+            colour = COLOURS.get(name, f"C{number}")
+            x, y, intervals = zip(*points, strict=True)
+            label = _plain(name) or None
+            axes.plot(x, [unit * each for each in y], color=colour, linewidth=2, marker="o", markersize=4, label=label)
+            if all(intervals):
+                low, high = zip(*intervals, strict=True)
+                bounds = [unit * each for each in low], [unit * each for each in high]
+                axes.fill_between(x, *bounds, color=colour, alpha=0.15, linewidth=0)
+        if log_x:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        if len(ticks) <= 16:
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set(xlabel=x_label, ylabel=f"{y_label}, %" if shares else y_label)
+        axes.set_title(_plain(title), fontsize=9, loc="left")
+        axes.grid(axis="y", color=PALE)
+        if any(lines):
+            axes.legend(frameon=False, fontsize=8)
     return to_png(figure)
 
 
@@ -107,37 +113,47 @@ def growth_chart(
                         [point["size"] for point in points], values, label=f"{name}: {exponents[name][of]:.2f}", **style
                     )
             axes.set(xlabel=kind, ylabel=label)
-            axes.grid(color="#e6e9ec")
+            axes.grid(color=PALE)
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False, fontsize=8, title="exponent", title_fontsize=8)
     return to_png(figure)
 
 
-def summary(panels: Mapping[str, Mapping[str, tuple[float, tuple[float, float] | None]]]) -> bytes:
-    """A panel each task: bars of a value, with its interval or None, by name; panels of one figure, three in a line."""
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
+def summary(panels: Mapping[str, Mapping[str, tuple[float, Interval]]]) -> bytes:
+    """A panel each task: bars of a value, with its interval or None, by name."""
     tallest = max(len(values) for values in panels.values())
-    figure = Figure(figsize=(4.6 * columns, (0.34 * tallest + 0.9) * lines), dpi=110, layout="constrained")
-    for place, (title, values) in enumerate(panels.items()):
-        axes = figure.add_subplot(lines, columns, place + 1)
-        names = [name.replace("$", r"\$") for name in values]
+    figure, places = _grid(panels, width=4.6, height=0.34 * tallest + 0.9, shared=False)
+    for axes, (title, values) in places:
         heights = [value for value, _ in values.values()]
-        axes.barh(names, heights, color=COLOURS["reverse"], height=0.62)
+        axes.barh([_plain(name) for name in values], heights, color=COLOURS["reverse"], height=0.62)
         for line, (_, interval) in enumerate(values.values()):
             if interval is not None:
                 axes.plot(interval, (line, line), color=INK, linewidth=1.4)
         axes.invert_yaxis()
-        axes.set_title(title.replace("$", r"\$"), fontsize=9, loc="left")
+        axes.set_title(_plain(title), fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
     return to_png(figure)
 
 
-def _finish(axes: Axes) -> None:
-    axes.grid(axis="y", color="#e6e9ec")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+def _grid(
+    panels: Mapping[str, Any], *, width: float, height: float, shared: bool = True
+) -> tuple[Figure, Iterator[Any]]:
+    """A figure of panels, three in a line at most, and each panel's axes with its title and content."""
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
+    every: list[Axes] = list(figure.subplots(lines, columns, squeeze=False, sharex=shared, sharey=shared).flat)
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelbottom=True)
+    for axes in every[len(panels) :]:
+        axes.remove()
+    return figure, zip(every, panels.items(), strict=False)
+
+
+def _plain(name: str) -> str:
+    """A name that matplotlib takes for no formula."""
+    return name.replace("$", r"\$")
 
 
 def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> bytes:

@@ -8,13 +8,13 @@ error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.report.tables import printable
-from benchmarks.result import AXES, RESULT_FILE, find_results, full_axes, metrics, read_result
+from benchmarks.result import AXES, RESULT_FILE, Card, Result, Run, find_runs, open_run
 from randar_features.cli import parse
 from randar_features.cli.parse import positional
 
@@ -36,95 +36,73 @@ class Difference(NamedTuple):
         return f"{verdict:15s} {self.what}: {self.first!r} / {self.second!r}"
 
 
-def card_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
-    """Differences of two cards; of protocol, data and decisive axes they are decisive.
+def unequal(
+    first: Mapping[str, Any], second: Mapping[str, Any], decisive: Callable[[str], bool], words: str = "{}"
+) -> Iterator[Difference]:
+    """The entries in which two mappings differ; `words`: how each is called."""
+    for name in {**first, **second}:
+        if first.get(name) != second.get(name):
+            yield Difference(words.format(name), first.get(name), second.get(name), decisive(name))
+
+
+def card_differences(first: Card, second: Card) -> Iterator[Difference]:
+    """Differences of two cards. Decisive: protocol, data, decisive axes, device, formats, how intervals were made.
 
     An option that decides stands in the protocol, the data or the rows too; by itself it only "differs".
     """
-    if first["protocol"] != second["protocol"]:
-        yield Difference("protocol", first["protocol"], second["protocol"], True)
-    if first["data"] != second["data"]:
-        yield Difference("data", first["data"], second["data"], True)
-    for name in [axis for axis in AXES if axis in first["axes"] and axis in second["axes"]]:
-        values = first["axes"][name], second["axes"][name]
-        if values[0] != values[1]:
-            yield Difference(name, *values, name in DECISIVE_AXES)
-    yield from _encoding_differences(first, second)
-    options = [card.get("config", {}) for card in (first, second)]
-    for name in [option for option in options[0] if option in options[1]]:
-        values = options[0][name], options[1][name]
-        if values[0] != values[1]:
-            yield Difference(f"option {name}", *values, False)
-    for encoder in sorted(first["weights"].keys() & second["weights"].keys()):
-        values = first["weights"][encoder], second["weights"][encoder]
-        if values[0] != values[1]:
-            yield Difference(f"weights of {encoder}", *values, False)
-    for name in sorted((first["machine"].keys() | second["machine"].keys()) - {"gpu"}):
-        values = first["machine"].get(name), second["machine"].get(name)
-        if values[0] != values[1]:
-            yield Difference(f"machine: {name}", *values, False)
+    cards = first, second
+    yield from unequal(*({n: card.get(n) for n in ("protocol", "data")} for card in cards), lambda _: True)
+    axes = first["axes"].keys() & second["axes"].keys()
+    shared = ({n: card["axes"][n] for n in AXES if n in axes} for card in cards)
+    yield from unequal(*shared, lambda name: name in DECISIVE_AXES)
+    encodings = [(card.get("encoding") or {}) | {"gpu": card["machine"].get("gpu")} for card in cards]
+    yield from unequal(*encodings, lambda name: name != "batch_size", "encoding: {}")
+    yield from unequal(*({"intervals": card.get("interval")} for card in cards), lambda _: True)
+    for part, words in (("config", "option {}"), ("weights", "weights of {}")):
+        held = [card.get(part, {}) for card in cards]
+        both = ({n: each[n] for n in held[0] if n in held[1]} for each in held)
+        yield from unequal(*both, lambda _: False, words)
+    machines = ({n: value for n, value in card["machine"].items() if n != "gpu"} for card in cards)
+    yield from unequal(*machines, lambda _: False, "machine: {}")
     for warning in sorted(set(first["warnings"]) ^ set(second["warnings"])):
-        given = tuple(warning if warning in card["warnings"] else None for card in (first, second))
+        given = tuple(warning if warning in card["warnings"] else None for card in cards)
         yield Difference("warning", given[0], given[1], False)
 
 
-def _encoding_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
-    """Device, number formats and the way that intervals were made, which decide; and the batch size, which does not."""
-    encodings = [card.get("encoding") or {} for card in (first, second)]
-    for name in ("device", "dtype", "store_dtype", "batch_size"):
-        values = [encoding.get(name) for encoding in encodings]
-        if values[0] != values[1]:
-            yield Difference(f"encoding: {name}", values[0], values[1], name != "batch_size")
-    if first["machine"].get("gpu") != second["machine"].get("gpu"):
-        yield Difference("encoding: gpu", first["machine"].get("gpu"), second["machine"].get("gpu"), True)
-    if first.get("interval") != second.get("interval"):
-        yield Difference("intervals", first.get("interval"), second.get("interval"), True)
+def row_differences(run: Run, row: Result, other_run: Run, other: Result) -> list[Difference]:
+    """Differences of the axes and settings of two results; of settings they are decisive."""
+    stated = run.axes(row) | row.settings, other_run.axes(other) | other.settings
+    return list(unequal(*stated, lambda name: name in DECISIVE_AXES or name not in AXES))
 
 
-def row_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Differences of the `stated` of two rows; of settings in words they are decisive."""
-    unequal = [name for name in {**first, **second} if first.get(name) != second.get(name)]
-    return [
-        Difference(name, first.get(name), second.get(name), name in DECISIVE_AXES or name not in AXES)
-        for name in unequal
-    ]
+def matching_rows(first: Run, second: Run) -> Iterator[tuple[Result, Result, list[Difference]]]:
+    """Each result of the first run with the one of the second whose axes differ least from its."""
+    for row in first.results:
+        pairs = [(other, row_differences(first, row, second, other)) for other in second.results]
+        yield row, *min(pairs, key=lambda pair: (sum(d.decisive for d in pair[1]), len(pair[1])))
 
 
-def stated(card: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
-    """All axes of a row, and its settings in words, such as the probe."""
-    return full_axes(dict(card), dict(row)) | {name: value for name, value in row.items() if isinstance(value, str)}
-
-
-def matching_rows(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[dict, dict, list[Difference]]]:
-    """Each row of the first file with the row of the second whose axes differ least from it."""
-    for row in first["results"]:
-        axes = stated(first["card"], row)
-        pairs = [(other, row_differences(axes, stated(second["card"], other))) for other in second["results"]]
-        if pairs:
-            yield row, *min(pairs, key=lambda pair: (sum(d.decisive for d in pair[1]), len(pair[1])))
-
-
-def describe_metrics(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    """One line a metric that both rows have, and whether the intervals overlap where both are given."""
-    values, others = metrics(dict(first)), metrics(dict(second))
+def describe_metrics(first: Result, second: Result) -> Iterator[str]:
+    """One line a metric that both have, and whether the intervals overlap where both are given."""
+    values, others = first.metrics, second.metrics
     for name in [name for name in values if name in others]:
         yield f"    {name}: {values[name]:.4g} / {others[name]:.4g} ({others[name] - values[name]:+.4g})"
-    if first.get("interval") and second.get("interval"):
-        (low, high), (other_low, other_high) = first["interval"], second["interval"]
+    if first.interval and second.interval:
+        (low, high), (other_low, other_high) = first.interval, second.interval
         verdict = "overlap" if low <= other_high and other_low <= high else "do not overlap"
-        yield f"    95 % intervals {verdict}: {first['interval']} / {second['interval']}"
+        yield f"    95 % intervals {verdict}: {[low, high]} / {[other_low, other_high]}"
 
 
-def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[list[str], bool]:
-    """Lines that say what differs, and whether any two rows are comparable."""
-    shared = list(card_differences(first["card"], second["card"]))
+def compare(first: Run, second: Run) -> tuple[list[str], bool]:
+    """Lines that say what differs, and whether any two results are comparable."""
+    shared = list(card_differences(first.card, second.card))
     lines, comparable = [str(difference) for difference in shared], False
     if decisive := [difference.what for difference in shared if difference.decisive]:
         return [*lines, f"no row of the one can be compared with one of the other: {', '.join(decisive)} differ"], False
-    if not first["results"] or not second["results"]:
+    if not first.results or not second.results:
         return [*lines, "one of them has no row of results to compare"], False
     for row, other, differences in matching_rows(first, second):
-        axes = full_axes(first["card"], row)
+        axes = first.axes(row)
         stands = not any(difference.decisive for difference in differences)
         comparable |= stands
         lines.append(f"{axes['encoder']}, {axes['output']}: {'comparable' if stands else 'not comparable'}")
@@ -136,17 +114,17 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[list[str], b
 def compare_folders(first: Path, second: Path) -> tuple[list[str], bool]:
     """`compare` of two result files, or of each two that lie in the same place below two folders, as of suites."""
     if not _holds_several(first) and not _holds_several(second):
-        return compare(read_result(first), read_result(second))
-    places = [{file.parent.relative_to(folder): file for file in find_results(folder)} for folder in (first, second)]
+        return compare(open_run(first), open_run(second))
+    runs = [{run.name: run for run in find_runs([folder])} for folder in (first, second)]
     lines: list[str] = []
     comparable = False
-    for place in sorted(places[0].keys() | places[1].keys()):
-        if place in places[0] and place in places[1]:
-            found, stands = compare(*(read_result(each[place]) for each in places))
-            lines += [f"## {place}", *found]
+    for name in sorted(runs[0].keys() | runs[1].keys()):
+        if name in runs[0] and name in runs[1]:
+            found, stands = compare(runs[0][name], runs[1][name])
+            lines += [f"## {name}", *found]
             comparable |= stands
         else:
-            lines.append(f"## {place}: in {first if place in places[0] else second} alone")
+            lines.append(f"## {name}: in {first if name in runs[0] else second} alone")
     return lines, comparable
 
 

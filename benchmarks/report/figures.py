@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,40 +34,6 @@ def fewer_colours(png: bytes, colours: int) -> bytes:
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     picture.quantize(min(colours, 256), Image.Quantize.MEDIANCUT).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
-
-
-def layer_chart(curves: Mapping[str, Sequence[float]], baselines: Mapping[str, float], label: str) -> bytes:
-    """A line over the layers for each context, a dashed level for what has no layers; shares in [0, 1]."""
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
-    axes = figure.subplots()
-    ends = []
-    for name, values in curves.items():
-        shown = [100 * value for value in values]
-        best = int(np.argmax(values))
-        axes.plot(shown, color=COLOURS.get(name, INK), linewidth=2.2, marker="o", markersize=4)
-        axes.plot(best, shown[best], "o", color=COLOURS.get(name, INK), markersize=10, markerfacecolor="white", mew=2.2)
-        ends.append((shown[-1], name))
-    for name, value in baselines.items():
-        axes.axhline(100 * value, color=COLOURS.get(name, INK), linestyle="--", linewidth=1.6)
-        ends.append((100 * value, name))
-    last = max(len(values) for values in curves.values()) - 1
-    axes.set(xlabel="layer", ylabel=label, xticks=range(last + 1), xlim=(-0.2, last + 0.2))
-    axes.grid(axis="y", color="#e6e9ec")
-    axes.spines[["top", "right"]].set_visible(False)
-    _name_ends(axes, ends, last + 0.2)
-    return to_png(figure)
-
-
-def _name_ends(axes: Axes, ends: list[tuple[float, str]], x: float) -> None:
-    """Write each name beside the end of its line, moved up where it would cover another, and tied to it."""
-    low, high = axes.get_ylim()
-    height, y = (high - low) / 18, -np.inf
-    for value, name in sorted(ends):
-        y = max(value, y + height)
-        colour = COLOURS.get(name, INK)
-        tie: dict[str, Any] = {"arrowstyle": "-", "color": colour, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)}
-        place: dict[str, Any] = {"xy": (x, value), "xytext": (x + 0.15, y), "annotation_clip": False}
-        axes.annotate(name, **place, color=colour, va="center", weight="bold", arrowprops=tie)
 
 
 @dataclass(frozen=True)
@@ -136,42 +101,3 @@ def image_grid(
                 width = 1.2 if colour == WRONG else 3.5
                 canvas.axes.add_patch(Rectangle(corner, *image.size, fill=False, color=colour, linewidth=width))
     return to_png(canvas.figure)
-
-
-def match_lines(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-    points: Sequence[np.ndarray],
-    found: Mapping[str, Sequence[np.ndarray]],
-    right: Mapping[str, Sequence[np.ndarray]],
-    *,
-    scale: int = 3,
-) -> bytes:
-    """Lines from points of a first image to the ones found in a second, green where right, else red and dashed.
-
-    pairs: P pairs of images of one height. points: (K, 2) x and y of each pair, (0, 0) the centre of the first
-    pixel. found, right: by representation, one a column, (K, 2) and bool (K,) of each pair. scale: pixels drawn
-    a pixel.
-    """
-    joined = [np.concatenate([first, _margin(first), second], axis=1) for first, second in pairs]
-    row = [[enlarge(image, scale * len(image))] * len(found) for image in joined]
-    canvas = make_canvas(row, top=LINE)
-    for c, name in enumerate(found):
-        x, y = canvas.corners[0][c]
-        total = sum(int(each.sum()) for each in right[name]), sum(map(len, right[name]))
-        title = f"{name}: {total[0]} of {total[1]}"
-        canvas.axes.text(x + row[0][c].width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
-        for r, (first, _) in enumerate(pairs):
-            shift = np.array([first.shape[1] + _margin(first).shape[1], 0])
-            ends = (scale * (p + 0.5) + canvas.corners[r][c] for p in (points[r], found[name][r] + shift))
-            for start, end, ok in zip(*ends, right[name][r], strict=True):
-                _line(canvas.axes, start, end, ok)
-    return to_png(canvas.figure)
-
-
-def _margin(image: np.ndarray) -> np.ndarray:
-    return np.full((len(image), len(image) // 8, 3), 255, dtype=image.dtype)
-
-
-def _line(axes: Axes, start: np.ndarray, end: np.ndarray, right: bool) -> None:
-    (line,) = axes.plot(*zip(start, end, strict=True), color=RIGHT if right else WRONG, linewidth=1.4)
-    line.set(linestyle="-" if right else "--", marker="o", markersize=4, mec="white", mew=0.7)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from PIL import Image
 
 from benchmarks.datasets.point_pairs import PairSet, PointPair
-from benchmarks.report import figures
+from benchmarks.report.figures import FONT, LINE, RIGHT, WRONG, as_picture, make_canvas, to_png
 
 SHOWN_PAIRS, SHOWN_POINTS, SHOWN_HEIGHT = 3, 10, 160
 
@@ -19,21 +20,32 @@ def is_right(found: np.ndarray, pair: PointPair, kept: np.ndarray | slice = slic
 
 
 def match_lines(found: Mapping[str, Sequence[np.ndarray]], data: PairSet) -> bytes:
-    """PNG of some pairs, one column a representation, with at most `SHOWN_POINTS` lines each.
+    """PNG of some pairs, a column each representation: lines to the places found, green if right, else red and dashed.
 
-    found: by representation, the pixels (K, 2) found in the target of every pair of the set.
+    found: by representation, the pixels (K, 2) found in the target of every pair of the set; at most `SHOWN_POINTS` of
+    each pair are drawn.
     """
-    rows = np.unique(np.linspace(0, len(data.pairs) - 1, SHOWN_PAIRS).round().astype(int)).tolist()
-    pairs = [data.pairs[row] for row in rows]
-    kept = [np.linspace(0, len(p.points) - 1, min(SHOWN_POINTS, len(p.points))).round().astype(int) for p in pairs]
-    columns = {n: [each[row][k] for row, k in zip(rows, kept, strict=True)] for n, each in found.items()}
-    return figures.match_lines(
-        [(_shown(data, pair.source), _shown(data, pair.target)) for pair in pairs],
-        [_scaled(pair.points[k], data.sizes[pair.source]) for pair, k in zip(pairs, kept, strict=True)],
-        {n: [_scaled(f, data.sizes[p.target]) for f, p in zip(of, pairs, strict=True)] for n, of in columns.items()},
-        {n: [is_right(f, p, k) for f, p, k in zip(of, pairs, kept, strict=True)] for n, of in columns.items()},
-        scale=1,
-    )
+    chosen = np.unique(np.linspace(0, len(data.pairs) - 1, SHOWN_PAIRS).round().astype(int)).tolist()
+    images = [[_shown(data, image) for image in (data.pairs[n].source, data.pairs[n].target)] for n in chosen]
+    joined = [np.concatenate([first, _margin(first), second], axis=1) for first, second in images]
+    rows = [[as_picture(image)] * len(found) for image in joined]
+    canvas = make_canvas(rows, top=LINE)
+    for c, (name, of_pairs) in enumerate(found.items()):
+        counts = np.zeros(2, int)
+        for r, n in enumerate(chosen):
+            pair, first = data.pairs[n], images[r][0]
+            kept = np.linspace(0, len(pair.points) - 1, min(SHOWN_POINTS, len(pair.points))).round().astype(int)
+            right = is_right(of_pairs[n][kept], pair, kept)
+            counts += int(right.sum()), len(right)
+            shift = np.array([first.shape[1] + _margin(first).shape[1], 0])
+            starts = _scaled(pair.points[kept], data.sizes[pair.source])
+            ends = _scaled(of_pairs[n][kept], data.sizes[pair.target]) + shift
+            for start, end, ok in zip(starts, ends, right, strict=True):
+                _line(canvas.axes, start + 0.5 + canvas.corners[r][c], end + 0.5 + canvas.corners[r][c], bool(ok))
+        x, y = canvas.corners[0][c]
+        title = f"{name}: {counts[0]} of {counts[1]}"
+        canvas.axes.text(x + rows[0][c].width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
+    return to_png(canvas.figure)
 
 
 def _shown(data: PairSet, image: int) -> np.ndarray:
@@ -45,3 +57,12 @@ def _shown(data: PairSet, image: int) -> np.ndarray:
 def _scaled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pixels of an image of this size as those of its picture, `SHOWN_HEIGHT` high."""
     return (points + 0.5) * (SHOWN_HEIGHT / size[0]) - 0.5
+
+
+def _margin(image: np.ndarray) -> np.ndarray:
+    return np.full((len(image), len(image) // 8, 3), 255, dtype=image.dtype)
+
+
+def _line(axes: Axes, start: np.ndarray, end: np.ndarray, right: bool) -> None:
+    (line,) = axes.plot(*zip(start, end, strict=True), color=RIGHT if right else WRONG, linewidth=1.4)
+    line.set(linestyle="-" if right else "--", marker="o", markersize=4, mec="white", mew=0.7)

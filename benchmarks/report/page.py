@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from benchmarks.report.tables import printable
+from benchmarks.report.tables import Table, printable
 
 Html = Markup
 Section = tuple[str, Markup]
@@ -23,7 +23,7 @@ FILTERED_FROM = 6
 
 _environment = Environment(loader=PackageLoader("benchmarks", "report"), autoescape=True)
 _table = _environment.from_string(
-    '<div class="table">{% if filtered %}<input type="search" placeholder="filter rows" aria-label="filter rows">'
+    '<div class="table">{% if filtered %}<input type="search" placeholder="filter lines" aria-label="filter lines">'
     '{% endif %}<div class="scroll"><table>\n<caption>{{ caption }}</caption>\n<thead><tr>'
     "{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead>\n<tbody>\n"
     '{% for row in rows %}<tr{% if loop.index0 == marked %} class="marked"{% endif %}>'
@@ -45,31 +45,31 @@ def warning(paragraph: str) -> Html:
     return Markup('<p class="warning">{}</p>').format(printable(paragraph))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, marked: int | None = None) -> Html:
-    """Lines of cells under a header; a click on a name sorts by it. `marked`: a line to stress.
+def table(content: Table, *, caption: str) -> Html:
+    """Lines of cells under a header; a click on a name sorts by it, and a field filters many lines.
 
     Raises:
         ValueError: a line has not as many cells as the header.
     """
-    for number, row in enumerate(rows):
-        if len(row) != len(header):
-            raise ValueError(f"row {number} has {len(row)} cells under a header of {len(header)}: {list(row)}")
-    cells = [[printable(cell) for cell in row] for row in rows]
-    names = [printable(name) for name in header]
-    filtered = len(rows) >= FILTERED_FROM
-    return Markup(_table.render(header=names, rows=cells, caption=printable(caption), marked=marked, filtered=filtered))
+    for number, row in enumerate(content.rows):
+        if len(row) != len(content.header):
+            raise ValueError(f"row {number} has {len(row)} cells under a header of {len(content.header)}: {list(row)}")
+    header, *rows = ([printable(cell) for cell in line] for line in (content.header, *content.rows))
+    about = {"caption": printable(caption), "marked": content.marked, "filtered": len(rows) >= FILTERED_FROM}
+    return Markup(_table.render(header=header, rows=rows, **about))
 
 
 def figure(png: bytes, *, caption: str, command: str) -> Html:
-    """A PNG inside the page, with what it shows and the command that made it; a click shows it in full size.
+    """A PNG inside the page, with what it shows and the command that made it; a click shows it large."""
+    data = base64.b64encode(checked_png(png)).decode("ascii")
+    return Markup(_figure.render(data=data, caption=printable(caption), command=printable(command)))
 
-    Raises:
-        ValueError: `png` is no PNG.
-    """
+
+def checked_png(png: bytes) -> bytes:
+    """The same bytes; ValueError if they are no PNG."""
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"expected the bytes of a PNG, got {png[:8]!r}")
-    data = base64.b64encode(png).decode("ascii")
-    return Markup(_figure.render(data=data, caption=printable(caption), command=printable(command)))
+    return png
 
 
 def details(summary: str, content: str) -> Html:

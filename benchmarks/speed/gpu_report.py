@@ -24,9 +24,8 @@ import torch
 
 from benchmarks.machine import processor_name
 from benchmarks.options import RunOptions
-from benchmarks.report.tables import Table
 from benchmarks.result import NO_AXES, Result, plain
-from benchmarks.run import Measurement, Task, plain_table, run_as_command
+from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed import generation_speed, throughput, training_speed
 from randar_features.cli.parse import Count
 from randar_features.hub import choose_device
@@ -248,7 +247,6 @@ def page(progress: Path, config: Config) -> Measurement:
         "MFU: of the data sheet's peak where the device has one",
         axes=NO_AXES,
         results=[Result.of(entry) for entry in entries],
-        tables=[_table(entries, part) for part in config.part if any(entry["part"] == part for entry in entries)],
         warnings=errors,
         details={
             "device": name,
@@ -270,12 +268,6 @@ def _beside_published(entry: dict[str, Any], entries: Sequence[dict[str, Any]]) 
         and all(other.get(name) == entry.get(name) for name in ("part", "model", "batch_size", "steps"))
     ]
     return entry | {"times_published": entry["images_per_second"] / max(same)} if same and "seconds" in entry else entry
-
-
-def _table(entries: Sequence[dict[str, Any]], part: str) -> Table:
-    return plain_table(
-        [Result.of({n: v for n, v in entry.items() if n != "part"}) for entry in entries if entry["part"] == part]
-    )
 
 
 run = Task("gpu_report", Config, measure)

@@ -19,7 +19,6 @@ from benchmarks.result import Result, read_result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.suite import known_labels, splits_of
 from benchmarks.tasks import classification, segmentation
-from benchmarks.tasks.architecture_tables import feature_table, model_table
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
 from randar_features.cli.parse import Count, option
@@ -232,7 +231,6 @@ def measure(config: Config, out: Path) -> Measurement:
         results=[Result.of(row) for row in rows],
         weights=weights,
         interval="percentile bootstrap over images",
-        tables=[model_table(rows), feature_table(rows)],
         **made,
     )
 

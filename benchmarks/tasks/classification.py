@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -18,8 +18,6 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import differences_of
 from benchmarks.encoders import Encoder
 from benchmarks.options import check_names
-from benchmarks.report.tables import Table, percent, percents
-from benchmarks.result import Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.classification_probes import Scored, Training, score
 from benchmarks.tasks.dense import grid_outputs
@@ -49,7 +47,11 @@ class Config(LabelledData):
         probe: one or several of logistic, linear, knn, few-shot, attentive.
         attentive_outputs: what the attentive probe is trained on, of outputs on a grid; None: of each encoder the
             one of the best tuning accuracy by the other probes, or all without other probes.
+        attentive_queries: of the attentive probe: 1, AIM's one query of several heads; more, efficient probing with
+            that many; each of several makes a result.
         normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
+        knn_normalization: of vectors before the cosines of knn: unit (length 1 alone), standardized, whitened (all
+            axes), auto (whichever of these, and how many axes, tuning images choose); each of several makes a result.
         epochs, head_batch_size: of the linear and the attentive probe.
         shots: labelled images a class of the few-shot probe.
         draws: of those images.
@@ -63,7 +65,9 @@ class Config(LabelledData):
         "--probes", default=("logistic",)
     )
     attentive_outputs: tuple[str, ...] | None = None
+    attentive_queries: tuple[Count, ...] = (1,)
     normalization: Literal["standardize", "none", "batch"] = "standardize"
+    knn_normalization: tuple[Literal["unit", "standardized", "whitened", "auto"], ...] = ("unit",)
     epochs: Count = 30
     head_batch_size: Count = 256
     shots: tuple[int, ...] = (1, 5, 10)
@@ -99,11 +103,13 @@ def training_of(features: LabelledFeatures, config: Config) -> Training:
         train_labels=features.train.labels,
         labels=features.evaluation.labels,
         normalization=config.normalization,
+        knn_normalization=config.knn_normalization,
         epochs=config.epochs,
         batch_size=config.head_batch_size,
         buffer_rows=config.buffer_rows if config.on_disk else None,
         shots=config.shots,
         draws=config.draws,
+        attentive_queries=config.attentive_queries,
         seed=config.seed,
     )
 
@@ -154,42 +160,9 @@ def measure(config: Config, out: Path) -> Measurement:
         weights=weights,
         interval=INTERVAL,
         warnings=[*warnings, *features.duplicates(config)],
-        artifacts={"predictions": PREDICTIONS, **depth_curves(rows, out)},
-        tables=[table(rows)],
+        artifacts={"predictions": PREDICTIONS},
         differences=compared,
     )
-
-
-def depth_curves(rows: Sequence[Result], out: Path) -> dict[str, str]:
-    """Pictures of the tuning accuracy by layer, a line a context; their files by what they show."""
-    groups: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
-    for row in rows:
-        if isinstance(row["layer"], int):
-            kind = (row["encoder"], row["probe"], row["settings"], row["pooling"] or "maps", row["read"] or "")
-            groups.setdefault(kind, {}).setdefault(row["context"] or "", {})[row["layer"]] = row["tuning"]
-    files = {}
-    for number, (kind, curves) in enumerate(groups.items()):
-        count = max(len(curve) for curve in curves.values())
-        if count > 1 and all(sorted(curve) == list(range(count)) for curve in curves.values()):
-            values = {name: [curve[layer] for layer in range(count)] for name, curve in curves.items()}
-            files[f"Tuning accuracy by layer: {', '.join(filter(None, kind))}"] = f"depth-{number}.png"
-            from benchmarks.report.figures import layer_chart  # an extra draws
-
-            (out / f"depth-{number}.png").write_bytes(layer_chart(values, {}, "tuning accuracy, %"))
-    return files
-
-
-def table(results: Sequence[Result]) -> Table:
-    """One row a variant."""
-    header = ["encoder", "output", "pooling", "probe", "D", "accuracy, %", "95 % interval", "top-5", "by class"]
-    rows = []
-    for row in results:
-        cells = [row["encoder"], row["output"], row["pooling"] or "maps", f"{row['probe']}, {row['settings']}"]
-        spread = f" ± {percent(row['deviation'])}" if "deviation" in row else ""
-        cells += [str(row["dimensions"]), percent(row["accuracy"]) + spread, percents(row["interval"])]
-        cells += [percent(row[name]) if name in row else "" for name in ("top_5", "mean_per_class", "tuning")]
-        rows.append([*cells, ", ".join(f"{name} {np.round(value, 6)}" for name, value in row["chosen"].items())])
-    return Table([*header, "tuning", "head"], rows)
 
 
 run = Task("classification", Config, measure)

@@ -25,6 +25,8 @@ from probes import (
     stratified_holdout,
     top_k_accuracy,
 )
+from probes.few_shots import SHOTS
+from probes.transforms import AUTO
 
 Entries = dict[str, Any]
 """What is known of a result so far, see `Result.of`."""
@@ -42,21 +44,26 @@ class Training:
     Attributes:
         train_labels, labels: (n,) and (m,).
         normalization: of the vectors of the logistic, linear and few-shot probes.
+        knn_normalization: one or several, each of which makes a result, as in `KNNProbe`.
         epochs, batch_size: of the linear and the attentive probe.
         buffer_rows: of the linear and the attentive probe, as in `JointLinearProbe`.
         shots, draws: of the few-shot probe.
+        attentive_queries: one or several, each of which makes a result: 1, AIM's query of several heads; more,
+            efficient probing (`AttentiveProbe`).
         seed: of every random choice.
     """
 
     train_labels: np.ndarray
     labels: np.ndarray
-    normalization: str
-    epochs: int
-    batch_size: int
-    buffer_rows: int | None
-    shots: tuple[int, ...]
-    draws: int
-    seed: int
+    normalization: str = "standardize"
+    knn_normalization: tuple[str, ...] = ("unit",)
+    epochs: int = 30
+    batch_size: int = 256
+    buffer_rows: int | None = None
+    shots: tuple[int, ...] = SHOTS
+    draws: int = 5
+    attentive_queries: tuple[int, ...] = (1,)
+    seed: int = 0
 
 
 class Scored(NamedTuple):
@@ -87,7 +94,7 @@ def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
     table = probe.predict_proba(candidate.evaluation)
     about: Entries = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning images"}
     about |= {"normalization": training.normalization, "chosen": {"C": probe.C}, "tuning": probe.validation_accuracy}
-    about |= {"warnings": probe.warnings}
+    about |= {"warnings": probe.warnings, "converged": probe.converged[probe.C]}
     yield _scored(candidate, table, probe.classes, training, about, start)
 
 
@@ -124,18 +131,32 @@ def _linear(candidates: Sequence[Candidate], training: Training) -> Iterator[Sco
 
 
 def _knn(candidate: Candidate, training: Training) -> Iterator[Scored]:
+    for normalization in training.knn_normalization:
+        yield _neighbours(candidate, training, normalization)
+
+
+def _neighbours(candidate: Candidate, training: Training, normalization: str) -> Scored:
+    """kNN with one normalization before cosines, chosen by the tuning images where it is "auto"."""
     start = time.perf_counter()
     vectors, labels = in_memory(candidate.train), training.train_labels
     kept, held = stratified_holdout(labels, TUNING, training.seed)
     several = tuple(k for k in NEIGHBOURS if k <= len(kept)) or (len(kept),)
     k = HEADLINE_K if HEADLINE_K in several else several[-1]
-    tuning = KNNProbe(k=k).fit(vectors[kept], labels[kept]).predict(vectors[held])[k]
-    probe = KNNProbe(k=several).fit(vectors, labels)
+    options: dict[str, Any] = {"normalization": normalization, "validation_fraction": TUNING, "seed": training.seed}
+    probe = KNNProbe(k=several, **options).fit(vectors, labels)
+    about: Entries = {"probe": "knn", "settings": f"k = {k}, temperature 0.07", "normalization": normalization}
+    if normalization == AUTO:
+        about |= {"normalization": "chosen by tuning images", "warnings": probe.warnings}
+        chosen = {"normalization": probe.chosen_normalization, "components": probe.chosen_components}
+        tuning = max(probe.validation_accuracies.values())
+    else:
+        chosen = {}
+        predicted = KNNProbe(k=k, normalization=normalization).fit(vectors[kept], labels[kept]).predict(vectors[held])
+        tuning = float((predicted[k] == labels[held]).mean())
     tables = probe.predict_proba(in_memory(candidate.evaluation))
     by_k = {k: float((probe.classes[table.argmax(1)] == training.labels).mean()) for k, table in tables.items()}
-    about: Entries = {"probe": "knn", "settings": f"k = {k}, temperature 0.07", "normalization": "unit"}
-    about |= {"chosen": {}, "by_k": by_k, "tuning": float((tuning == labels[held]).mean())}
-    yield _scored(candidate, tables[k], probe.classes, training, about, start)
+    about |= {"chosen": {name: value for name, value in chosen.items() if value is not None}}
+    return _scored(candidate, tables[k], probe.classes, training, about | {"by_k": by_k, "tuning": tuning}, start)
 
 
 def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
@@ -171,26 +192,24 @@ def _mean_over(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _attentive(candidate: Candidate, training: Training) -> Iterator[Scored]:
-    start = time.perf_counter()
     heads = math.gcd(12, candidate.width)
-    probe = AttentiveProbe(
-        num_heads=heads,
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        buffer_rows=training.buffer_rows,
-        validation_fraction=TUNING,
-        seed=training.seed,
-    ).fit(candidate.train, training.train_labels)
-    table = probe.predict_proba(candidate.evaluation)
-    words = f"one query, {heads} heads, AdamW, {training.epochs} epochs, batches of {training.batch_size}"
-    about: Entries = {
-        "probe": "attentive",
-        "settings": words,
-        "normalization": "batch",
-        "tuning": probe.validation_accuracy,
-    }
-    about |= {"chosen": {"learning_rate": probe.learning_rate}, "warnings": probe.warnings}
-    yield _scored(candidate, table, probe.classes, training, about, start)
+    for queries in training.attentive_queries:
+        start = time.perf_counter()
+        probe = AttentiveProbe(
+            num_heads=heads,
+            num_queries=None if queries == 1 else queries,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            buffer_rows=training.buffer_rows,
+            validation_fraction=TUNING,
+            seed=training.seed,
+        ).fit(candidate.train, training.train_labels)
+        table = probe.predict_proba(candidate.evaluation)
+        words = f"one query, {heads} heads" if queries == 1 else f"{queries} queries"
+        words += f", AdamW, {training.epochs} epochs, batches of {training.batch_size}"
+        about: Entries = {"probe": "attentive", "settings": words, "normalization": "batch"}
+        about |= {"tuning": probe.validation_accuracy, "chosen": {"learning_rate": probe.learning_rate}}
+        yield _scored(candidate, table, probe.classes, training, about | {"warnings": probe.warnings}, start)
 
 
 def _scored(

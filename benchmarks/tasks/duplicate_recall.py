@@ -18,12 +18,12 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import extract, load_encoder
-from benchmarks.options import Dtype, RunOptions
+from benchmarks.options import ComputeOptions
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.duplicate_pairs import Pair, find, middle_output
 from probes import bootstrap_interval
-from randar_features.cli.parse import Count, Seed
+from randar_features.cli.parse import Count
 from randar_features.data import open_images
 from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
@@ -77,7 +77,7 @@ CHANGES: dict[str, Change] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(ComputeOptions):
     """How many near-duplicates of each kind are found, and how many other pictures are taken for one.
 
     Attributes:
@@ -86,11 +86,6 @@ class Config(RunOptions):
         gallery: the first images, which are indexed.
         images: indexed images that are changed and looked up.
         others: images after the indexed ones that are looked up.
-        cache: folder that keeps features.
-        batch_size: images that are encoded at once.
-        device: that encodes; None: CUDA where there is one.
-        dtype: number format that the encoder computes in.
-        seed: of the choice of images.
     """
 
     data: str
@@ -98,11 +93,6 @@ class Config(RunOptions):
     gallery: Count = 2000
     images: Count = 200
     others: Count = 1000
-    cache: str = "runs/features"
-    batch_size: Count = 32
-    device: str | None = None
-    dtype: Dtype = "float32"
-    seed: Seed = 0
 
 
 def measure(config: Config, out: Path) -> Measurement:

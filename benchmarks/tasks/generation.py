@@ -19,7 +19,6 @@ import numpy as np
 
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.encoders.judges import Judge, same_classes
-from benchmarks.report.tables import Table
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.judged_sets import (
@@ -207,7 +206,6 @@ def measure_model(config: Config, out: Path) -> Measurement:
         data={"reference": reference_in_words(config)},
         weights={model.name: model.weights_hash, judge.name: judge.described_weights},
         results=[Result.of(main_first(row)) for row in (*full, *coarse)],
-        tables=[grid_table(rows, judge) for rows in (full, coarse) if rows],
         warnings=[*warnings_of(config, real), *warnings_of_count(config, model, real)],
         artifacts=artifacts,
         details=details,
@@ -375,17 +373,6 @@ def add_comparisons(rows: Sequence[dict[str, Any]], judge: Judge, clock: str) ->
         row["front"] = "no" if better else "yes"
 
 
-def grid_table(rows: Sequence[Mapping[str, Any]], judge: Judge) -> Table:
-    """A line each setting, the best in bold."""
-    shown = [name for name in rows[0] if name not in ("stage", "guidance schedule") and not name.endswith("deviation")]
-    best = min(range(len(rows)), key=lambda number: rows[number][judge.named("FID")])
-    return Table(shown, [[_cell(row.get(name)) for name in shown] for row in rows], marked=best)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
 def write_plots(
     out: Path, coarse: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]], judge: Judge, clock: str
 ) -> dict[str, str]:
@@ -404,19 +391,19 @@ def write_plots(
         plots["distance-seconds"] = full, clock, distance
     files = {}
     for name, (rows, x, y) in plots.items():
-        lines = lines_of(rows, x, y)
-        (out / f"{name}.png").write_bytes(curves(lines, x_label=x.replace("_", " "), y_label=y, shares=False))
+        panels = {"": lines_of(rows, x, y)}
+        (out / f"{name}.png").write_bytes(curves(panels, x_label=x.replace("_", " "), y_label=y, shares=False))
         files[f"{y} against {x.replace('_', ' ')}"] = f"{name}.png"
     return files
 
 
-def lines_of(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+def lines_of(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> dict[str, list[tuple[float, float, None]]]:
     """Sorted points of each order; against the scale, of each number of steps too."""
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[str, list[tuple[float, float, None]]] = {}
     for row in rows:
         name = row["orders"] or "own order"
         name += f", {row['steps']} steps" if x == "guidance" else ""
-        lines.setdefault(name, []).append((row[x], row[y]))
+        lines.setdefault(name, []).append((row[x], row[y], None))
     return {name: sorted(points) for name, points in lines.items()}
 
 

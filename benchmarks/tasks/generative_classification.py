@@ -11,7 +11,7 @@ Class i of the data must be class i of the model. Run the same command again to 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import load_encoder
-from benchmarks.report.tables import Table, cell, percent, percents, points
 from benchmarks.result import Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
@@ -218,8 +217,10 @@ def measure(config: Config, out: Path) -> Measurement:
     found = {k: chosen_classes(likelihoods, shortlist.numpy(), k) for k in counts}
     seen, fitted = labels_seen(config.model), len(features.train.rows)
     compared = by_probe if config.labels == "equal" and seen in (None, fitted) else None
-    scored = list(results(found, labels, compared, shortlist.numpy(), config.seed))
-    rows = [*scored, probe_result(candidate, by_probe, labels, config.seed) | {"warnings": probe.warnings}]
+    axes = {name: value for name, value in candidate.axes.items() if name not in ("encoder", "resolution")}
+    about_probe = {"warnings": probe.warnings, "converged": probe.converged[probe.C]}
+    of_probe = axes | {"normalization": "standardize", "probe": "logistic"} | _metrics(by_probe, labels, config.seed)
+    rows = [*results(found, labels, compared, shortlist.numpy(), config.seed), of_probe | about_probe]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([*found.values(), by_probe])
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
@@ -232,7 +233,6 @@ def measure(config: Config, out: Path) -> Measurement:
         warnings=[*warnings_of_labels(seen, fitted), *features.unreadable(), *features.duplicates(config)],
         interval="percentile bootstrap over images",
         results=[Result.of(row) for row in rows],
-        tables=[table([Result.of(row) for row in rows])],
         artifacts={"predictions": PREDICTIONS},
     )
 
@@ -271,12 +271,6 @@ def results(
         yield about
 
 
-def probe_result(candidate: Candidate, predictions: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, Any]:
-    """The row of the probe that shortlists, on the same images."""
-    axes = {name: value for name, value in candidate.axes.items() if name not in ("encoder", "resolution")}
-    return axes | {"normalization": "standardize", "probe": "logistic"} | _metrics(predictions, labels, seed)
-
-
 def _metrics(predictions: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, Any]:
     hits = _hits(predictions, labels)
     by_class = mean_per_class_accuracy(predictions, labels)
@@ -285,18 +279,6 @@ def _metrics(predictions: np.ndarray, labels: np.ndarray, seed: int) -> dict[str
 
 def _hits(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (predictions == labels).astype(np.float64)
-
-
-def table(results: Sequence[Result]) -> Table:
-    """One row a number of orders, and the probe."""
-    header = ["classifier", "orders", "accuracy, %", "95 % interval", "shortlist holds the class, %"]
-    rows = []
-    for row in results:
-        cells = [row["probe"], cell(row["orders"]), percent(row["accuracy"]), percents(row["interval"])]
-        cells.append(percent(row["shortlist_recall"]) if "shortlist_recall" in row else "")
-        against = row.get("against_probe")
-        rows.append([*cells, points(against["difference"], against["interval"]) if against else ""])
-    return Table([*header, "against the probe"], rows)
 
 
 run = Task("generative_classification", Config, measure)

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import extract, load_encoder
-from benchmarks.options import Dtype, RunOptions
+from benchmarks.options import ComputeOptions
 from benchmarks.report.figures import image_grid
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -28,7 +28,6 @@ from benchmarks.tasks.duplicate_pairs import (
     concerned,
     find,
 )
-from randar_features.cli.parse import Count
 from randar_features.data import ImageSource
 from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
@@ -38,7 +37,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(ComputeOptions):
     """Near-duplicates of images: what is looked for, and where.
 
     Attributes:
@@ -51,10 +50,6 @@ class Config(RunOptions):
         correlation: of detail, from which on it counts.
         aligned: correlation of detail from which on it counts after one picture was shifted, cropped or turned.
         neighbours: candidates of each image at most.
-        cache: folder that keeps features.
-        batch_size: images that are encoded at once.
-        device: that encodes; None: CUDA where there is one.
-        dtype: number format that the encoder computes in.
     """
 
     data: str
@@ -66,10 +61,6 @@ class Config(RunOptions):
     correlation: float = CORRELATION
     aligned: float = ALIGNED
     neighbours: int = NEIGHBOURS
-    cache: str = "runs/features"
-    batch_size: Count = 32
-    device: str | None = None
-    dtype: Dtype = "float32"
 
 
 def measure(config: Config, out: Path) -> Measurement:

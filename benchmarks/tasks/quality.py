@@ -16,8 +16,9 @@ from torch import Tensor
 from benchmarks.options import RunOptions
 from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
+from benchmarks.tasks.generator_measures import image_losses
 from probes import bootstrap_interval
-from randar_features import load_model, log_likelihood
+from randar_features import load_model
 from randar_features.cli.parse import Count
 from randar_features.data import open_images
 from randar_features.data.readable import readable_batches
@@ -52,12 +53,14 @@ def measure(config: Config, out: Path) -> Measurement:
     pixels, labels = read_images(config.data, image_size=model.image_size, split=config.split)
     picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
     tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
-    several = evaluation_orders(model.transformer, config.orders)[:, None]
-    with_class = -log_likelihood(model.transformer, tokens, labels, several).double().mean(1).cpu().numpy()
-    null_class = -log_likelihood(model.transformer, tokens, None, several).mean()
+    with_class, null_class = image_losses(model.transformer, tokens, labels, config.orders)
     entries = {"nats_per_token": float(with_class.mean()), "interval": bootstrap_interval(with_class)}
-    entries |= {"nats_per_token_null_class": null_class.item(), "images": len(pixels), "likelihood_images": len(picked)}
-    entries |= {"likelihood_orders": len(several)}
+    entries |= {
+        "nats_per_token_null_class": float(null_class.mean()),
+        "images": len(pixels),
+        "likelihood_images": len(picked),
+    }
+    entries |= {"likelihood_orders": len(evaluation_orders(model.transformer, config.orders))}
     quality = reconstruction_quality(model.tokenizer, pixels)
     entries |= {f"tokenizer_{name}": value for name, value in quality.items()}
     return Measurement(

@@ -7,7 +7,7 @@ by indexes, whose results are set against the exact ones in OUT/index.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,22 @@ from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, extract, load_encoder, unreadable
 from benchmarks.options import EncoderOptions, check_names
 from benchmarks.report.figures import RIGHT, WRONG, image_grid
-from benchmarks.report.tables import Table, percent, percents
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.duplicate_pairs import Part, between
-from benchmarks.tasks.retrieval_task import DEPTH, RECALLS, Found, exact_scores, index_scores, make_task, tuning_score
+from benchmarks.tasks.retrieval_task import (
+    DEPTH,
+    Found,
+    chosen_way,
+    exact_scores,
+    index_scores,
+    make_task,
+    tuning_score,
+)
 from probes import paired_interval
 from probes.index.settings import CODES, KINDS, NORMALIZATIONS
 from probes.pooling import POOLINGS
+from probes.transforms import AUTO, fitted_transform
 from randar_features.cli.parse import Count, option
 from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
@@ -46,7 +54,9 @@ class Config(EncoderOptions):
         split: of the data, what is searched.
         query_split: of the data, the queries; None, or the same: each image of `split` among the others.
         pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
-        normalization: unit (length 1), standardized (before that, by the gallery's mean and deviation), or both.
+        normalization: of vectors before cosines, by the gallery's statistics: unit (length 1 alone), standardized,
+            whitened (all axes), auto (whichever of these, and how many axes, other queries than the evaluated ones
+            choose); each of several makes a result.
         queries: images to search for at most, a seeded random choice.
         index_kind: indexes to set against exact search: flat, hnsw, ivfpq (of 256 vectors or more); "none" for none.
         max_images: images that are read of each split at most, the first ones; None: all.
@@ -67,7 +77,7 @@ class Config(EncoderOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_names("pooling", self.pooling, POOLINGS)
-        check_names("normalization", self.normalization, NORMALIZATIONS)
+        check_names("normalization", self.normalization, (*NORMALIZATIONS, AUTO))
         check_names("index-kind", self.index_kind, (*KINDS, "none"))
 
 
@@ -78,11 +88,16 @@ def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
         for output in tqdm(gallery.names, desc=encoder.name, unit="output", leave=False):
             plain = make_task(gallery, queries, output, count=config.queries, seed=config.seed)
             for normalization in config.normalization:
-                task = plain.normalized(normalization)
+                about: dict[str, Any] = {"normalization": normalization}
+                if normalization == AUTO:
+                    fitted, about = chosen_way(plain)
+                else:
+                    fitted = fitted_transform(normalization, None, plain.gallery)
+                task = plain.transformed(fitted)
                 scored, neighbours, precisions = exact_scores(task)
-                about = {"pooling": pooling, "normalization": normalization, "resolution": encoder.image_size}
+                about |= {"pooling": pooling, "resolution": encoder.image_size}
                 row = {"encoder": encoder.name, "output": output, **axes_of(encoder, output), **about, **scored}
-                row |= {"dimensions": task.gallery.shape[1], "tuning": tuning_score(plain.tuning, normalization)}
+                row |= {"dimensions": task.gallery.shape[1], "tuning": tuning_score(plain.tuning, fitted)}
                 yield Found(Result.of(row), task, neighbours, precisions)
 
 
@@ -126,7 +141,7 @@ def measure(config: Config, out: Path) -> Measurement:
     shared |= {"warnings": [*warnings, *duplicates(config, query_rows)]}
     if indexed:
         words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
-        part = Measurement(protocol=words, results=indexed, tables=[index_table(indexed)], **shared)
+        part = Measurement(protocol=words, results=indexed, **shared)
         Task("retrieval", Config, lambda *_: part)(config, out / "index")
     rows = [each.row for each in found]
     compared = differences_of(
@@ -135,7 +150,6 @@ def measure(config: Config, out: Path) -> Measurement:
     return Measurement(
         protocol=protocol(config),
         results=rows,
-        tables=[table(rows), *([index_table(indexed)] if indexed else [])],
         artifacts=artifacts,
         differences=compared,
         **shared,
@@ -200,30 +214,6 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
     file = f"neighbours-{name.replace('/', '-').replace(':', '-')}.png"
     (out / file).write_bytes(png)
     return {f"Nearest by {name}, {best.row['output']} (thick frame: the query's class)": file}
-
-
-def table(results: Sequence[Result]) -> Table:
-    """One row a variant."""
-    header = ["encoder", "output", "pooling", "normalization", "mAP, %", "95 % interval"]
-    rows = []
-    for row in results:
-        cells = [row["encoder"], row["output"], row["pooling"], row["normalization"]]
-        cells += [percent(row["mean_average_precision"], 2), percents(row["interval"], 2)]
-        cells += [percent(row[f"recall_at_{k}"]) for k in RECALLS]
-        rows.append([*cells, f"{row['mean_rank']:.1f}"])
-    return Table([*header, *(f"R@{k}" for k in RECALLS), "mean rank"], rows)
-
-
-def index_table(results: Sequence[Result]) -> Table:
-    """One row an index."""
-    header = ["encoder", "index", "R@1, %", "below exact", "neighbours@10, %", "build, s", "queries/s"]
-    rows = []
-    for row in results:
-        cells = [row["encoder"], row["index"], percent(row["recall_at_1"])]
-        cells += [percent(row[name], 2) for name in ("recall_at_1_below_exact", "neighbours_at_10")]
-        cells += [str(row["build_seconds"]), str(row["queries_per_second"])]
-        rows.append([*cells, f"{row['bytes_per_vector']} ({row['bytes_per_vector_on_disk']})"])
-    return Table([*header, "bytes (on disk)"], rows)
 
 
 run = Task("retrieval", Config, measure)

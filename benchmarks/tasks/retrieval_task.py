@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks.result import Result
 from probes import (
-    Standardizer,
     average_precisions,
     bootstrap_interval,
     first_ranks,
@@ -20,6 +19,7 @@ from probes import (
     rank_all,
 )
 from probes.index import VectorIndex, blocks_of, build_index, choose_settings
+from probes.transforms import Transform, best_way, fitted_ways
 from randar_features.features.store import FeatureStore
 
 TUNING_SHARE = 0.2
@@ -51,11 +51,10 @@ class Task:
     gallery_rows: np.ndarray
     tuning: Task | None = None
 
-    def normalized(self, normalization: str) -> Task:
-        """With vectors as they are to be compared, but for their length."""
-        if normalization == "unit":
+    def transformed(self, fitted: Transform | None) -> Task:
+        """With vectors as they are to be compared, but for their length; fitted: to the gallery; None: as they are."""
+        if fitted is None:
             return self
-        fitted = Standardizer().fit(self.gallery)
         queries, gallery = (fitted.transform(rows).numpy() for rows in (self.queries, self.gallery))
         return replace(self, queries=queries, gallery=gallery, tuning=None)
 
@@ -105,12 +104,28 @@ def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, coun
     return part(chosen, part(tuned, None) if len(tuned) else None)
 
 
-def tuning_score(task: Task | None, normalization: str) -> float | None:
+def tuning_score(task: Task | None, fitted: Transform | None) -> float | None:
     """mAP of the tuning queries; None where there are none, or none has another image of its class."""
     if task is None:
         return None
-    precisions = exact_scores(task.normalized(normalization))[2]
+    precisions = exact_scores(task.transformed(fitted))[2]
     return float(np.nanmean(precisions)) if np.isfinite(precisions).any() else None
+
+
+def chosen_way(task: Task) -> tuple[Transform | None, dict[str, Any]]:
+    """What the tuning queries choose to do with vectors before cosines, and what a result says of it.
+
+    ValueError where there are no such queries.
+    """
+    fitted = dict(fitted_ways(task.gallery))
+    scores = {way: tuning_score(task.tuning, transform) for way, transform in fitted.items()}
+    known = {way: score for way, score in scores.items() if score is not None}
+    if not known:
+        raise ValueError("--normalization auto is chosen by tuning queries, and there are none: give fewer --queries")
+    (normalization, components), warnings = best_way(known)
+    chosen = {"normalization": normalization} | ({} if components is None else {"components": components})
+    about = {"normalization": "chosen by tuning queries", "chosen": chosen, "warnings": warnings}
+    return fitted[normalization, components], about
 
 
 def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:

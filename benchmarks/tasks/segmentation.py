@@ -9,7 +9,7 @@ input as overlapping tiles.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,6 @@ from benchmarks.datasets.scenes import Labels, Scenes, labels_of
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.options import EncoderOptions
 from benchmarks.report.overlays import Overlays
-from benchmarks.report.tables import Table, percent, percents
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import (
@@ -208,6 +207,7 @@ def evaluate(
             "settings": settings(config),
             "validation": head.validation_miou,
             "chosen": chosen_options(head),
+            **({"converged": head.converged[head.C]} if isinstance(head, LogisticSegmenter) else {}),
             "grid": f"{grids[output]}x{grids[output]}",
             "seconds": round(time.perf_counter() - start, 1),
             "warnings": head.warnings,
@@ -292,7 +292,6 @@ def measure(config: Config, out: Path) -> Measurement:
     return Measurement(
         protocol=PROTOCOLS[config.head],
         results=rows,
-        tables=[table(rows)],
         differences=differences,
         artifacts=overlays.files,
         interval=interval_words(task),
@@ -347,23 +346,6 @@ def _compared(task: SegmentationData, part: str) -> Part:
     scenes: Scenes = getattr(task, part)
     images = Tiles(scenes.image, scenes.sizes, Layout(COMPARED_SIZE, 1))
     return Part(images, name=file_name(f"{_cache_name(task.config, scenes, part)}-{COMPARED_SIZE}"))
-
-
-def table(results: Sequence[Result]) -> Table:
-    """One row an output."""
-    resized = any("miou_resized" in row for row in results)
-    header = ["encoder", "output", "mIoU, %", "95 % interval", *(["mIoU resized, %"] if resized else [])]
-    rows = []
-    for row in results:
-        cells = [row["encoder"], row["output"], percent(row["miou"]), percents(row["interval"])]
-        cells += [percent(row["miou_resized"])] if resized else []
-        cells += [percent(row["pixel_accuracy"]), percent(row["validation"])]
-        rows.append([*cells, ", ".join(f"{name} {_short(value)}" for name, value in row["chosen"].items())])
-    return Table([*header, "pixel accuracy, %", "tuning mIoU, %", "chosen"], rows)
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 run = Task("segmentation", Config, measure)

@@ -1,6 +1,6 @@
 """Indexes of feature vectors on faiss: built in bounded memory, saved with what they are of, ties by lowest id."""
 
-from ..whitener import NORMALIZATIONS
+from ..transforms import NORMALIZATIONS
 from .blocks import Blocks, blocks_of, rebatched
 from .build import build_index
 from .files import IndexFilesError

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..whitener import Transform, fitted_transform
+from ..transforms import Transform, fitted_transform
 from . import files
 from .blocks import Blocks, rebatched, sample_rows, usable_rows
 from .faiss_file import FaissIndex, faiss, read_faiss, write_faiss

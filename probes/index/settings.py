@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..whitener import NORMALIZATIONS
+from ..transforms import NORMALIZATIONS
 
 KINDS = ("flat", "hnsw", "ivfpq")
 FLAT_UP_TO = 50_000

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..retrieval import normalized
-from ..standardizer import Standardizer
-from ..whitener import Transform, Whitener
+from ..transforms import Standardizer, Transform, Whitener
 from .faiss_file import FaissIndex
 from .files import IndexFilesError
 from .settings import IndexSettings

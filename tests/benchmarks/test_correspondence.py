@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmarks.datasets.point_pairs import PairSet, PointPair
 from benchmarks.encoders import Encoder
 from benchmarks.tasks import correspondence
-from benchmarks.tasks.correspondence import Config, content_free, run, same_place, scores, stacked, table
+from benchmarks.tasks.correspondence import Config, content_free, run, same_place, scores, stacked
 from probes import pck, positional_basis, remove_basis
 from randar_features import Model
 from tests.benchmarks.test_point_pairs import POINTS, write_spair
@@ -99,7 +99,6 @@ def test_spair_from_its_layout_to_a_result(tmp_path: Path, landmarks: Encoder) -
     assert rows["spots", 8]["normalization"] == "cosine, 8 positional directions removed"
     assert "2 pairs" in result["card"]["data"]["evaluation"]
     assert (tmp_path / "out" / "matches.png").read_bytes().startswith(b"\x89PNG")
-    assert len(table(result["results"]).rows) == len(rows)
 
 
 def test_no_more_directions_are_removed_than_a_map_has_places(caplog: pytest.LogCaptureFixture) -> None:

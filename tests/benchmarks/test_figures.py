@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from benchmarks.report import figures
+from benchmarks.datasets.point_pairs import PairSet, PointPair
+from benchmarks.report import figures, match_pictures
 
 
 def opened(png: bytes) -> np.ndarray:
@@ -54,27 +55,16 @@ def test_rows_may_be_of_different_lengths():
 
 
 def test_lines_end_where_the_points_are():
-    first, second = np.full((16, 16, 3), 90, np.uint8), np.full((16, 16, 3), 90, np.uint8)
-    points, found = np.array([[2.0, 3.0], [12.0, 13.0]]), np.array([[4, 5], [10, 11]])
-    right = np.array([True, False])
-    png = figures.match_lines([(first, second)], [points], {"x": [found]}, {"x": [right]}, scale=10)
-    picture = opened(png).astype(int)
+    grey = np.full((match_pictures.SHOWN_HEIGHT, 160, 3), 90, np.uint8)
+    points, found = np.array([[20.0, 30.0], [120.0, 130.0]]), np.array([[40, 50], [100, 110]])
+    pair = PointPair(0, 1, points, np.array([[40, 50], [10, 20]]), (160, 160))
+    data = PairSet("x", lambda _: grey, [grey.shape[:2]] * 2, [pair])
+    picture = opened(match_pictures.match_lines({"x": [found]}, data)).astype(int)
     left, top = figures.GAP, figures.GAP + figures.LINE
-    assert picture.shape == (top + 160 + figures.GAP, left + 10 * (16 + 2 + 16) + figures.GAP, 3)
+    assert picture.shape == (top + 160 + figures.GAP, left + 160 + 20 + 160 + figures.GAP, 3)
     for index, name in enumerate((figures.RIGHT, figures.WRONG)):
-        for x, y in (points[index], found[index] + [18, 0]):
-            column, row = left + int(10 * (x + 0.5)), top + int(10 * (y + 0.5))
-            assert np.abs(picture[row, column] - colour(name)).max() <= 2
-
-
-def test_the_chart_names_every_line():
-    plain = figures.layer_chart({"single": [0.1, 0.3], "reverse": [0.2, 0.4]}, {"pixels": 0.25}, "accuracy, %")
-    moved = figures.layer_chart({"single": [0.1, 0.3], "reverse": [0.2, 0.4]}, {"pixels": 0.35}, "accuracy, %")
-    picture = opened(plain).astype(int)
-    for name in ("single", "reverse", "pixels"):
-        distance = np.abs(picture - colour(figures.COLOURS[name])).max(axis=2)
-        assert (distance[:, -100:] <= 8).sum() > 50  # the name, at the right edge
-    assert not np.array_equal(picture, opened(moved))
+        for x, y in (points[index], found[index] + [180, 0]):
+            assert np.abs(picture[top + int(y + 0.5), left + int(x + 0.5)] - colour(name)).max() <= 2
 
 
 @pytest.mark.parametrize("smooth", [False, True])

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from benchmarks.report import page as html_page
+from benchmarks.report.tables import Table
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -36,7 +37,7 @@ class Reader(HTMLParser):
 
 
 def whole_page() -> str:
-    table = html_page.table(["a & b", "c"], [["<x>", "1"], ["y", "2"]], caption='"both"', marked=1)
+    table = html_page.table(Table(["a & b", "c"], [["<x>", "1"], ["y", "2"]], marked=1), caption='"both"')
     figure = html_page.figure(PNG, caption="one < two", command="python -m benchmarks.demo --out 'a b' && <x>")
     parts = html_page.text("<script>alert(1)</script>"), table, figure, html_page.details("more", '{"a": "<b>"}')
     return html_page.page("T & <T>", "sub<t>", [html_page.section("One & two", *parts), html_page.section("Three")])
@@ -76,6 +77,6 @@ def test_one_row_of_a_table_is_marked():
 
 def test_rows_that_do_not_fit_and_pictures_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"row 1 has 1 cells under a header of 2: \['c'\]"):
-        html_page.table(["a", "b"], [["a", "b"], ["c"]], caption="")
+        html_page.table(Table(["a", "b"], [["a", "b"], ["c"]]), caption="")
     with pytest.raises(ValueError, match=r"expected the bytes of a PNG, got b'GIF89a'"):
         html_page.figure(b"GIF89a", caption="", command="")

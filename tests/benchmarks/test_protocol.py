@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.report.diff import compare
-from benchmarks.result import AXES, card, data_hash, full_axes, metrics, plain, read_result, write_result
+from benchmarks.result import AXES, Result, Run, card, data_hash, open_run, plain, read_result, write_result
 
 SHARED = {"normalization": "standardised", "resolution": 64, "threshold_basis": None, "selection": "a tenth of train"}
 
@@ -50,8 +50,8 @@ def make_row(**changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def save(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    return read_result(write_result(folder, make_card(**changes), rows))
+def save(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> Run:
+    return open_run(write_result(folder, make_card(**changes), rows))
 
 
 class TestCard:
@@ -78,7 +78,8 @@ class TestWriteResult:
         read = read_result(tmp_path)
         assert read["results"] == [make_row(accuracy=0.25, interval=[0.25, 0.5])]
         assert read["artifacts"] == {"picture": "a.png"}
-        assert full_axes(read["card"], read["results"][0]) == {n: (SHARED | row).get(n) for n in AXES}
+        run = open_run(tmp_path)
+        assert run.axes(run.results[0]) == {n: (SHARED | row).get(n) for n in AXES}
 
     def test_every_axis_is_stated(self, tmp_path: Path) -> None:
         row = make_row()
@@ -99,7 +100,7 @@ class TestWriteResult:
             read_result(tmp_path / "nothing")
 
     def test_metrics_are_the_numbers_that_are_no_axes(self) -> None:
-        assert metrics(make_row(top_5=1, best=True)) == {"accuracy": 0.5, "top_5": 1}
+        assert Result.of(make_row(top_5=1, best=True)).metrics == {"accuracy": 0.5, "top_5": 1}
 
     def test_plain(self) -> None:
         made = plain({1: (np.arange(2), Path("a")), "b": np.bool_(True)})
@@ -154,7 +155,7 @@ class TestDiff:
     def test_options_that_differ_are_named(self, tmp_path: Path) -> None:
         configs = [Options(epochs=epochs, head="linear") for epochs in (5, 10)]
         saved = [save(tmp_path / str(c.epochs), [make_row()], config=c) for c in configs]
-        assert saved[0]["card"]["config"] == {"epochs": 5, "head": "linear"}
+        assert saved[0].card["config"] == {"epochs": 5, "head": "linear"}
         lines, comparable = compare(*saved)
         assert comparable and lines[0] == "differs         option epochs: 5 / 10"
         assert not [line for line in lines if "head" in line]

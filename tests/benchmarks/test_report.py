@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.report import charts
 from benchmarks.report import write as report
+from benchmarks.report.tables import is_share, number, result_table, shared_words
 from benchmarks.result import card, write_result
 from probes import confusion_matrix
 
@@ -85,30 +86,30 @@ def test_a_head_at_the_end_of_its_grid_is_told_wherever_its_number_stands(tmp_pa
     rows = [pixels(0.3), row("reverse", 0, 0.5, warnings=[ended])]
     write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
     runs = report.find_runs([tmp_path])
-    for table in (report.overview(runs), report.result_table(runs[0])):
+    for table in (report.overview(runs), result_table(runs[0])):
         assert table.header[-1] == "warnings" and table.rows[-1][-1] == ended
     assert report.markdown(runs, "Results").count(ended) == 2
 
 
 def test_the_table_has_what_varies_and_every_number(folder: Path) -> None:
-    table = report.result_table(report.find_runs([folder])[0])
+    table = result_table(report.find_runs([folder])[0])
     axes = ["encoder", "output", "layer", "context", "read", "orders", "pooling"]
     assert table.header == ["accuracy, 95 % interval", *axes, "seconds", "rows"]
     assert table.rows[0] == ["25.0 %", "pixels", "pixels", "", "", "", "", "", "", ""]
     shown = ["tiny", "reverse/image/1", "1", "reverse", "image", "raster", "mean"]
     assert table.rows[4] == ["75.0 % (70.0 % … 80.0 %)", *shown, "", "4"]
-    shared = report.shared_words(report.find_runs([folder])[0])
+    shared = shared_words(report.find_runs([folder])[0])
     assert "resolution 64" in shared and "probe knn" in shared and "reverse" not in shared
     assert table.rows[3][-2:] == ["2.5", ""]
     assert table.marked == 4
 
 
 def test_numbers() -> None:
-    assert [report.number(value) for value in (0.5, -0.125, 1234567, 12.3456, 1, None)] == [
-        "50.0 %", "-12.5 %", "1,234,567", "12.35", "1", "",
-    ]  # fmt: skip
-    named = {"build_seconds": "0.5", "mean_rank": "0.5", "recall_at_1": "50.0 %", "box_per_point@0.1": "50.0 %"}
-    assert {name: report.number(0.5, name) for name in named} == named
+    assert [number(value) for value in (1234567, 12.3456, 1, None)] == ["1,234,567", "12.35", "1", ""]
+    assert [number(value, True) for value in (0.5, -0.125, None)] == ["50.0 %", "-12.5 %", ""]
+    named = {"build_seconds": False, "mean_rank": False, "recall_at_1": True, "box_per_point@0.1": True}
+    assert {name: is_share(name, [0.5]) for name in named} == named
+    assert not is_share("gain", [0.5, 1.5]) and is_share("gain", [0.5, None])
 
 
 def test_one_heat_map_of_contexts_by_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,24 +134,22 @@ def test_the_confusion_matrix_is_the_best_rows(folder: Path, monkeypatch: pytest
 
 def test_learning_curves_are_of_each_encoders_best_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(charts, "curves", lambda lines, **more: drawn.append((lines, more)) or b"png")
+    monkeypatch.setattr(charts, "curves", lambda panels, **more: drawn.append(panels[""]) or b"png")
     rows = [row("single", 0, 0.1, shots=1, interval=[0, 0.2]), row("single", 0, 0.4, shots=5, interval=[0.3, 0.5])]
     rows += [row("reverse", 0, 0.2, shots=1, interval=[0.1, 0.3]), row("reverse", 0, 0.3, shots=5, interval=[0.2, 0.4])]
     write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
     assert report.learning_curve(report.find_runs([tmp_path])[0]) == b"png"
-    lines, more = drawn[0]
-    assert lines == {"tiny, single/image/0": [(1, 0.1), (5, 0.4)]}
-    assert more["spreads"] == {"tiny, single/image/0": [(0, 0.2), (0.3, 0.5)]}
+    assert drawn == [{"tiny, single/image/0": [(1, 0.1, (0, 0.2)), (5, 0.4, (0.3, 0.5))]}]
 
 
 def test_learning_curves_do_not_mix_poolings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(charts, "curves", lambda lines, **more: drawn.append(lines) or b"png")
+    monkeypatch.setattr(charts, "curves", lambda panels, **more: drawn.append(panels[""]) or b"png")
     values = {("mean", 1): 0.1, ("mean", 5): 0.4, ("max", 1): 0.2, ("max", 5): 0.3}
     rows = [row("single", 0, value, shots=n, interval=[0, 1]) | {"pooling": p} for (p, n), value in values.items()]
     write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
     report.learning_curve(report.find_runs([tmp_path])[0])
-    assert drawn == [{"tiny, single/image/0, mean": [(1, 0.1), (5, 0.4)]}]
+    assert drawn == [{"tiny, single/image/0, mean": [(1, 0.1, (0, 1)), (5, 0.4, (0, 1))]}]
 
 
 def test_a_picture_that_was_not_kept_is_left_out(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.encoders import extract, load_encoder
-from benchmarks.result import full_axes, read_result
+from benchmarks.result import open_run, read_result
 from benchmarks.run import main
 from benchmarks.tasks import retrieval
 from benchmarks.tasks.retrieval import Config
@@ -49,7 +49,8 @@ def test_leave_one_out_is_scored_by_hand_written_metrics(data: Path, tmp_path: P
         assert low < row["mean_average_precision"] < high
     named = [(row["output"], row["normalization"]) for row in result["results"]]
     assert named == [(output, kind) for output in ("32x32", "patches") for kind in ("unit", "standardized")]
-    axes = full_axes(result["card"], result["results"][0])
+    run = open_run(path)
+    axes = run.axes(run.results[0])
     assert axes["pooling"] == "mean" and axes["resolution"] == 64 and axes["layer"] is None
     assert "excluded by its id" in result["card"]["protocol"] and not (tmp_path / "out/index").exists()
     picture = result["artifacts"].pop("differences") and next(iter(result["artifacts"].values()))
@@ -128,4 +129,5 @@ def test_the_command_prints_tables(
     options += ["--cache", tmp_path / "cache", "--out", tmp_path / "out"]
     assert main("retrieval", [*map(str, options)]) == 0
     printed = capsys.readouterr().out
-    assert "| histogram | 8x8x8 | mean | unit |" in printed and "| histogram | flat |" in printed
+    assert "8x8x8" in printed and "mean average precision" in printed
+    assert "recall at 1 below exact" in (tmp_path / "out/index/result.md").read_text()

@@ -32,7 +32,7 @@ def found(accuracy: float = 0.5, **changes: Any) -> Measurement:
     row = {**NO_AXES, "encoder": "tiny", "output": "=1+1", "accuracy": accuracy, "interval": (0.4, 0.6)}
     row |= {"probe": "knn", "chosen": {"C": 2.0}, "warnings": ("C = 2 is the largest that was tried",)}
     given = {"protocol": "kNN", "interval": "bootstrap", "data": {"train": "aa"}, "weights": {"tiny": "cc"}}
-    return Measurement(results=[Result.of(row)], **{**given, **changes})
+    return Measurement(**{"results": [Result.of(row)], **given, **changes})
 
 
 def run(out: Path, options: Options | None = None, **changes: Any) -> dict[str, Any]:
@@ -78,6 +78,24 @@ def test_all_results_are_one_table(tmp_path: Path):
     assert table["low"].tolist() == [0.4, 0.4] and table["chosen_C"].tolist() == [2.0, 2.0]
     assert table["output"][0] == "'=1+1", "a spreadsheet would run it"
     assert (tmp_path / "a/results.csv").read_text().splitlines()[0].startswith("run,task,encoder,output")
+
+
+def test_many_runs_are_one_table_and_one_table_of_a_paper(tmp_path: Path):
+    rows = [("tiny", 0.5, 0.6), ("tiny", 0.9, 0.2), ("pixels", 0.25, 0.3)]
+    made = [{**NO_AXES, "encoder": n, "accuracy": a, "interval": (a - 0.1, a + 0.1), "tuning": t} for n, a, t in rows]
+    compared = {"first": "tiny, a", "second": "pixels, b", "difference": 0.25, "interval": (0.1, 0.4), "p_value": 0.01}
+    for folder, rows in (("one/knn", made), ("two/knn", made[:1])):
+        run(tmp_path / folder, results=[Result.of(row) for row in rows], differences=[compared | {"planned": False}])
+    table = benchmarks.load_results([tmp_path / "one", tmp_path / "two"])
+    assert table["run"].unique().tolist() == ["one/knn", "two/knn"] and len(table) == 4
+    assert table["best_of_encoder"].tolist() == [True, False, True, True], "the best by tuning images"
+    paper = benchmarks.paper_table(table)
+    assert paper.index.tolist() == ["tiny", "pixels"]
+    assert paper.columns.tolist() == ["one/knn: accuracy"], "of one protocol on the same data"
+    assert paper.loc["tiny", "one/knn: accuracy"] == "50.0 (40.0 … 60.0)"
+    assert "50.0 (40.0 … 60.0)" in paper.to_latex() and "50.0 (40.0 … 60.0)" in paper.to_markdown()
+    differences = benchmarks.load_differences(tmp_path)
+    assert differences["difference"].tolist() == [0.25, 0.25] and differences["low"].tolist() == [0.1, 0.1]
 
 
 @pytest.mark.parametrize("changed", [{"dtype": "bfloat16"}, {"store_dtype": "float32"}])

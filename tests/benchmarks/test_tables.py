@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from benchmarks.report.tables import Table, cell, markdown, percent, percents, points
+from benchmarks.report.tables import Table, cell, markdown, points
 
 
 def test_a_table_has_a_rule_under_its_header_and_its_marked_row_in_bold() -> None:
@@ -10,6 +10,4 @@ def test_a_table_has_a_rule_under_its_header_and_its_marked_row_in_bold() -> Non
 
 def test_cells() -> None:
     assert (cell(None), cell([0, 2]), cell((1,)), cell(0)) == ("", "0 + 2", "1", "0")
-    assert (percent(0.1234), percent(0.1234, 2), percent(None)) == ("12.3", "12.34", "–")
-    assert percents([0.1, 0.25]) == "10.0 … 25.0"
     assert points(-0.0123, (-0.02, 0.001)) == "-1.2 (-2.0 … +0.1)"

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes import JointLinearProbe, LinearProbe
-from probes.joint_linear import shuffled_batches
+from probes.linear import shuffled_batches
 from probes.rows import TensorRows, sharded_rows
 
 RATES = (1e-3, 0.05, 0.5)

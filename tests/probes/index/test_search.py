@@ -10,7 +10,7 @@ import torch
 
 from probes import search
 from probes.index import KINDS, VectorIndex
-from probes.standardizer import Standardizer
+from probes.transforms import Standardizer
 from tests.probes.index.clusters import DIM, build, clusters, small_settings
 
 

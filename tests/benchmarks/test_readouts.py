@@ -1,0 +1,50 @@
+"""Ways to read one layer: each is what it says, of the same images, with its cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import randar_features as rf
+from benchmarks.comparisons import run_differences
+from benchmarks.result import open_run
+from benchmarks.tasks import readouts as task
+from benchmarks.tasks.readouts import BASE, Config, read_tokens, readouts
+from tests.benchmarks.image_folders import write_classes
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("classes")
+    write_classes(folder, per_class=12, seed=0)
+    return Config(data=str(folder), images=36, evaluation_images=9, orders=(1, 2), queries=(1, 4), epochs=2)
+
+
+def test_each_way_is_what_its_name_says(config: Config):
+    model = rf.load_model("randar-tiny", device="cpu")
+    tokens, labels, warnings = read_tokens(model, config)
+    assert (len(tokens), len(labels), warnings) == (36, 36, [])
+    found = {way.name: way for way in readouts(model, tokens, 2, config)}
+    first = rf.encode_tokens(model.transformer, tokens, layers=2, context="single").flatten(1, 3)
+    torch.testing.assert_close(found["first showing, tokens at 25 to 50 %"].features, first[:, 16:32].mean(1))
+    joined = found["first and last showing"].features
+    torch.testing.assert_close(joined, torch.cat([first.mean(1), found[BASE].features], 1))
+    orders = model.transformer.several_orders(2, 0)
+    each = [rf.encode_tokens(model.transformer, tokens, order=o, layers=2).flatten(1, 3).mean(1) for o in orders]
+    torch.testing.assert_close(found["1 random orders"].features, each[0])
+    torch.testing.assert_close(found["2 random orders"].features, (each[0] + each[1]) / 2)
+    assert [found[name].sequences for name in (BASE, "1 random orders", "2 random orders")] == [1, 1, 2]
+
+
+def test_all_are_in_one_table_with_their_cost(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    few = (BASE, "maps", "2 random orders")
+    monkeypatch.setattr(task, "readouts", lambda *given: [way for way in readouts(*given) if way.name in few])
+    found = open_run(task.run(config, tmp_path))
+    expected = [(BASE, "logistic"), (BASE, "knn"), (BASE, "knn"), ("maps", "attentive"), ("maps", "attentive")]
+    expected += [("2 random orders", probe) for probe in ("logistic", "knn", "knn")]
+    assert [(row["output"], row["probe"]) for row in found.results] == expected
+    assert found.results[4]["settings"].startswith("4 queries")
+    assert all({"sequences", "transformer_seconds", "accuracy", "tuning"} <= {*row.metrics} for row in found.results)
+    assert len(run_differences(found)) == 5
