@@ -23,6 +23,7 @@ from benchmarks.machine import describe
 from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.paths import confined, reading
 from randar_features.data.shards import expand, is_pattern
+from randar_features.data.tables import NAMED
 from randar_features.precision import fastest_dtype
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_files
@@ -223,7 +224,7 @@ def data_hash(data: str | Path) -> str:
     if is_pattern(str(data)):
         files = expand(str(data))
     elif not path.exists():
-        return f"built-in {data}"
+        return str(data) if str(data).startswith(NAMED) else f"built-in {data}"
     else:
         files = [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]

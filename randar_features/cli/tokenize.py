@@ -13,6 +13,7 @@ import torch
 from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType
 from randar_features.cli.parse import UNFINISHED, Count, Natural, option, run
 from randar_features.data.published_codes import import_codes
+from randar_features.data.tables import load_named_table
 from randar_features.data.token_store import SHARD_SIZE, TokenStore, in_time
 from randar_features.hub import choose_device, load_tokenizer
 from randar_features.hub.registry import find_source
@@ -100,7 +101,7 @@ def tokenize_images(options: TokenizeOptions) -> int:
     for split in [options.whole] if options.whole else options.splits or SPLITS:
         store = tokenize(
             tokenizer,
-            read_dataset(options.dataset, split, options.streaming) if options.dataset else options.data,
+            load_named_table(options.dataset, split, streaming=options.streaming) if options.dataset else options.data,
             options.out / split,
             image_size=image_size,
             split=None if options.whole or options.dataset else split,
@@ -155,14 +156,6 @@ def keep_tokenizer(name: str, tokenizer: ImageTokenizer, image_size: int, folder
         config = find_source(name).config
         about = {key: config[key] for key in ABOUT_TOKENIZER if key in config}
         write_tokenizer(folder, kept, about | {"image_size": image_size})
-
-
-def read_dataset(name: str, split: str, streaming: bool) -> Any:
-    """A split of a data set of the `datasets` library."""
-    from datasets import load_dataset
-
-    path, _, configuration = name.partition(":")
-    return load_dataset(path, configuration or None, split=split, streaming=streaming)
 
 
 def report(folder: Path, store: TokenStore | None, deadline: float | None) -> int:

@@ -32,12 +32,14 @@ from .paths import check_file, head_of, is_url, reading
 from .ranges import Reading
 from .shards import PARQUET, SHARD_ENDINGS, TAR, are_shards, choose_shards, expand, expand_all, is_pattern
 from .tables import (
+    NAMED,
     ParquetTable,
     SavedTable,
     check_buffers,
     find_columns,
     is_saved_table,
     list_parquet,
+    load_named_table,
     load_saved_table,
     prepare_table,
     table_labels,
@@ -76,6 +78,7 @@ def open_images(
             - several tars or Parquet files, the shards of one source: a folder of them, a list, or a pattern such as
               ``"shards/{000..003}.tar"`` or ``"shards/*.tar"``;
             - a folder that `datasets` wrote with ``save_to_disk``;
+            - ``datasets:NAME`` or ``datasets:NAME:CONFIGURATION``, what ``datasets.load_dataset`` takes;
             - a CSV or JSON Lines file with a column of paths, relative to its folder, and perhaps one of labels;
             - the bytes of a picture, a Pillow image, or a list;
             - a uint8 array ``(H, W, 3)`` or ``(B, H, W, 3)``, or a list;
@@ -185,13 +188,17 @@ def _open_path(given: str | os.PathLike[str], split: str | None, account: Accoun
     text = os.fspath(given)
     if not text:
         raise ValueError("an empty path: give a file or a folder ('.' is the working directory)")
+    if text.startswith(NAMED):
+        return _open_table(load_named_table(text.removeprefix(NAMED), split), None, account)
     if is_url(text):
         raise ValueError(f"'{printable(text)}' is a URL: download it, and give the file or the folder")
     path = Path(text)
     if is_pattern(text):
         return _open(expand(text), split)
     if not path.exists():
-        hint = "; a data set of the Hub is opened with datasets.load_dataset" if "/" in text and not path.suffix else ""
+        hint = (
+            f"; a data set of the Hub is opened by {NAMED}{printable(path)}" if "/" in text and not path.suffix else ""
+        )
         raise FileNotFoundError(f"no file or folder '{printable(path)}'{hint}")
     if path.is_dir():
         return _open_folder(path, split, account)

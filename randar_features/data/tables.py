@@ -17,8 +17,11 @@ from .items import IMAGE_NAMES, confined_image, first_name
 from .labels import LABEL_NAMES, NONE, LabelError, Labels, find_label, read_labels
 from .listing import list_files
 from .lists import METADATA_NAMES
-from .paths import check_file, reading
+from .paths import check_file, one_line, reading
 from .shards import PARQUET, TAR, choose_shards
+
+NAMED = "datasets:"
+"""What comes before the name of a data set, where images are expected."""
 
 
 class Columns(NamedTuple):
@@ -120,6 +123,22 @@ def is_saved_table(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )
+
+
+def load_named_table(name: str, split: str | None, *, streaming: bool = False) -> Any:
+    """A data set of `datasets` by its name, NAME or NAME:CONFIGURATION; of all splits, or of one.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, it is out of reach, or it has no such split or configuration.
+    """
+    import datasets
+
+    path, _, configuration = name.partition(":")
+    try:
+        return datasets.load_dataset(path, configuration or None, split=split, streaming=streaming)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"{NAMED}{name} cannot be opened by datasets.load_dataset: {one_line(error)}") from error
 
 
 def load_saved_table(folder: Path) -> Any:

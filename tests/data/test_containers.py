@@ -434,3 +434,23 @@ def test_captions_are_no_classes(tmp_path: Path) -> None:
     lines = [f"{number}.png,{'red' if number % 2 else 'light blue'}\n" for number in range(4)]
     (tmp_path / "list.csv").write_text("file_name,label\n" + "".join(lines))
     assert open_images(tmp_path / "list.csv").label_names == ["light blue", "red"]
+
+
+def test_a_data_set_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    for split, shade in (("train", 1), ("test", 2)):
+        for label in ("cat", "dog"):
+            path = tmp_path / "photos" / split / label / "a.png"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(png(shade))
+    name = f"datasets:{tmp_path / 'photos'}"  # a folder of pictures has a loader of its own in `datasets`
+    source = open_images(name, split="test")
+    assert shades(source) == [2, 2] and source.label_names == ["cat", "dog"] and source.labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="'train', 'test'"):
+        open_images(name)
+    with pytest.raises(ValueError, match=r"datasets:.*validation"):
+        open_images(name, split="validation")
+    with pytest.raises(FileNotFoundError, match="datasets:nobody/nothing"):
+        open_images("datasets:nobody/nothing")

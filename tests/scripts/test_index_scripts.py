@@ -14,14 +14,16 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+import timm
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.encoders import load_encoder
 from benchmarks.report.figures import GAP
 from probes.index import VectorIndex
-from randar_features import extract_to_store
+from randar_features import extract_to_store, open_index
 from randar_features.cli import index
 from tests.features.stores import content, pictures, save, write
 from tests.small_models import small_transformer, write_folder
@@ -206,3 +208,25 @@ def test_the_stem_of_a_network_is_not_what_is_indexed(outputs: list[str], expect
     recommended = index.recommended_output
     layers = {name: {"layer": int(name[-1]) if name[-1].isdigit() else None} for name in outputs}
     assert recommended(SimpleNamespace(outputs=layers)) == expected
+
+
+@pytest.mark.parametrize("kind", ["file", "function", "features"])
+def test_an_encoder_of_the_users_makes_an_index(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str) -> None:
+    """Weights in a file, a function that gives a module, and features that were computed elsewhere."""
+    if kind == "file":
+        save_file(timm.create_model("test_resnet").state_dict(), folder / "weights.safetensors")
+    np.save(folder / "features.npy", np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32))
+    name = {
+        "file": f"timm:test_resnet@32={folder / 'weights.safetensors'}",
+        "function": "tests.benchmarks.test_encoders:make_means",
+        "features": f"features:{folder / 'features.npy'}",
+    }[kind]
+    run(monkeypatch, "build_index.py", folder / "images", "--encoder", name, "--out", folder / "index")
+    index = open_index(folder / "index")
+    assert index.features["encoder"] == name and len(index) == 10 - (kind != "features")
+    if kind == "features":
+        found = index.search(np.load(folder / "features.npy"), k=1)
+        assert found.ids[:, 0].tolist() == list(range(10))
+    else:
+        found = index.search([folder / "images/cat/0.png"], k=1, encoder=load_encoder(name))
+        assert found.paths[0] == [str(folder / "images/dog/4.png")]
