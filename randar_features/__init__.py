@@ -1,5 +1,6 @@
 """Features, retrieval, generation and editing from autoregressive image models."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from randar_features.features import (
@@ -36,6 +37,7 @@ __all__ = [
     "build_index",
     "encode_tokens",
     "extract_features",
+    "extract_features_ray",
     "extract_to_store",
     "generate",
     "inpaint",
@@ -53,13 +55,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from randar_features.features.cluster import extract_features_ray
     from randar_features.retrieval import build_index, open_index
+
+_LATER = {"build_index": "retrieval", "open_index": "retrieval", "extract_features_ray": "features.cluster"}
 
 
 def __getattr__(name: str) -> Any:
-    """`build_index` and `open_index`, when they are first used: faiss takes a second to import."""
-    if name not in ("build_index", "open_index"):
+    """What is imported when it is first used: faiss takes a second."""
+    if name not in _LATER:
         raise AttributeError(f"module 'randar_features' has no attribute {name!r}")
-    from randar_features import retrieval
-
-    return getattr(retrieval, name)
+    return getattr(importlib.import_module(f"randar_features.{_LATER[name]}"), name)

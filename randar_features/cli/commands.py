@@ -18,6 +18,7 @@ TEXTS = {
     "generate": "images of classes",
     "edit": "inpaint, outpaint or upscale an image",
     "animate": "a GIF of decoding orders side by side",
+    "explore": "a page on this machine to look at images through a model",
     "tokenize": "images as tokens, for training",
     "train": "a model of your images in minutes, or a stage of the full recipe",
     "export": "a table of features as Parquet or Zarr, or the parts of a training as one model folder",

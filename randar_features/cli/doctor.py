@@ -23,6 +23,8 @@ from randar_features.precision import fastest_dtype
 PACKAGES = ("randar-features", "torch", "timm", "numpy", "scikit-learn", "faiss-cpu", "datasets", "accelerate")
 EXTRAS = {
     "matplotlib": "charts of reports (pip install 'randar-features[benchmarks]')",
+    "gradio": "randar explore (pip install 'randar-features[explore]')",
+    "ray": "extraction over a cluster (pip install 'randar-features[ray]')",
     "tensorboard": "curves of trainings (pip install 'randar-features[training]')",
     "pandas": "to_pandas() of tables and hits (pip install pandas)",
     "pillow_heif": "HEIC pictures (pip install pillow-heif)",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from randar_features import FeatureStore, abandon_extraction, extract_to_store
+from randar_features import FeatureStore, abandon_extraction, extract_features_ray, extract_to_store
 from randar_features.cli.options import (
     Context,
     DType,
@@ -34,7 +34,7 @@ class ExtractOptions(ModelOptions, ImageOptions):
 
     Run it again after a kill: it goes on at the first shard that is missing. An image that cannot be read keeps its
     place and is named at the end. Several processes share the images:
-    torchrun --nproc-per-node 8 scripts/extract_features.py …
+    torchrun --nproc-per-node 8 scripts/extract_features.py …, or, with --ray, the actors of a Ray cluster.
 
     Attributes:
         data: a folder, image files, Parquet files or a tar.
@@ -58,6 +58,8 @@ class ExtractOptions(ModelOptions, ImageOptions):
         max_unreadable: share of images that cannot be read above which the exit status is 1.
         progress: show a bar.
         profile: say where the time goes: seconds and images/s of decoding, tokenizing, encoding and writing.
+        ray: share the work out to a Ray cluster: that of RAY_ADDRESS, else of this machine.
+        ray_workers: actors; none: one a GPU, without GPUs one a CPU core.
     """
 
     data: tuple[str, ...] = positional()
@@ -80,6 +82,8 @@ class ExtractOptions(ModelOptions, ImageOptions):
     max_unreadable: Share = 0.01
     progress: bool = True
     profile: bool = False
+    ray: bool = False
+    ray_workers: Count | None = None
 
 
 def extract(options: ExtractOptions) -> int:
@@ -88,9 +92,15 @@ def extract(options: ExtractOptions) -> int:
         print(f"{options.out}: {abandon_extraction(options.out)} images stay")
         return 0
     pool = None if options.pooling == "none" else options.pooling
-    others = fields_of(options, but=("data", "out", "pooling", "abandon", "max_unreadable", "profile"))
+    own = ("data", "out", "pooling", "abandon", "max_unreadable", "profile", "ray", "ray_workers")
+    others = fields_of(options, but=own) | {"pool": pool}
+    images = one_or_several(options.data)
     with watching() if options.profile else nullcontext() as stopwatch:
-        store = extract_to_store(one_or_several(options.data), options.out, pool=pool, **others)
+        if options.ray:
+            extract_features_ray(images, out=options.out, workers=options.ray_workers, **others)
+            store = FeatureStore(options.out)
+        else:
+            store = extract_to_store(images, options.out, **others)
     print(store)
     for name in store.names:
         print(f"  {name}: {store.shape(name)}")

@@ -70,7 +70,12 @@ EXPLAINED: tuple[type[Exception], ...] = (
 )  # fmt: skip
 """Errors whose message is for the user: one line. Others are faults of this program and come with a traceback."""
 
-EXTRA_OF = dict.fromkeys(("matplotlib", "jinja2", "pandas"), "benchmarks") | {"tensorboard": "training", "zarr": "zarr"}
+EXTRA_OF = dict.fromkeys(("matplotlib", "jinja2", "pandas"), "benchmarks") | {
+    "tensorboard": "training",
+    "zarr": "zarr",
+    "gradio": "explore",
+    "ray": "ray",
+}
 """The extra that installs a package."""
 
 UNFINISHED = 75

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from randar_features.data.ahead import ahead, fetched
 from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
 from randar_features.data.opening import MAX_PIXELS
+from randar_features.data.stored_images import StoredImages, root_of
 from randar_features.data.stored_images import name_of as name_of_images
-from randar_features.data.stored_images import root_of
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, as_index, check_numbers, check_orders, model_specs
-from randar_features.features.store import Content, FeatureStore, write_store
+from randar_features.features.store import Content, Encode, FeatureStore, write_store
 from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of
@@ -106,12 +106,7 @@ def extract_features(
     options = dict(locals())
     images, out = options.pop("images"), options.pop("out")
     extraction = Extraction(**options)
-    if out is None:
-        return extraction.to_memory(images)
-    extraction.to_store(images, out)
-    table = open_table(out)
-    _report_failures(table.status, table.paths, stacklevel=4)
-    return table
+    return extraction.to_memory(images) if out is None else extraction.to_table(images, out)
 
 
 def extract_to_store(
@@ -183,18 +178,16 @@ class Extraction:
         maps = encode(model, pixels, specs, classes, None if computing == model.dtype else computing)
         return {str(spec): one if self.pool is None else one.mean(dim=(1, 2)) for spec, one in maps.items()}
 
-    def to_store(self, images: Any, folder: str | Path) -> FeatureStore:
-        """Fill the store in a folder, go on with one that is not finished, or give back one that is."""
+    def stored(self) -> tuple[Encode, Content]:
+        """What makes the values of a store, and what these are; of images that are read by the range of their type."""
         model, computing = self.loaded
         specs, classes = self.specs(), check_classes(self.classes, model)
         if classes is not None and not isinstance(classes, int):
             raise ValueError(
                 "features on disk take classes=None or one index for all images: leave out `out` for others"
             )
-
         given = {} if classes is None else {"classes": classes}
-        source = self.source(images)
-        content = Content(
+        return lambda pixels: self._values(pixels, specs, classes), Content(
             encoder=model.name,
             weights=model.weights_hash,
             outputs={str(spec): spec.details() | given for spec in specs},
@@ -202,13 +195,22 @@ class Extraction:
             pooling=self.pool,
             dtype=self.store_dtype,
             compute_dtype=format_of(computing, model.dtype),
-            value_range=source.reading.value_range,
         )
+
+    def to_store(
+        self, images: Any, folder: str | Path, images_of: Callable[..., StoredImages] | None = None
+    ) -> FeatureStore:
+        """Fill the store in a folder, go on with one that is not finished, or give back one that is.
+
+        `images_of`: see `write_store`.
+        """
+        values, content = self.stored()
+        source = self.source(images)
         return write_store(
             source,
             folder,
-            lambda pixels: self._values(pixels, specs, classes),
-            content,
+            values,
+            replace(content, value_range=source.reading.value_range),
             data=name_of_images(images, self.split),
             root=root_of(images, self.split),
             batch_size=self.batch_size or 32,
@@ -217,7 +219,17 @@ class Extraction:
             append=self.append,
             retry=self.retry,
             progress=self.progress,
+            images_of=images_of,
         )
+
+    def to_table(
+        self, images: Any, folder: str | Path, images_of: Callable[..., StoredImages] | None = None
+    ) -> FeatureTable:
+        """`to_store`, opened as a table, with a warning that names images that could not be read."""
+        self.to_store(images, folder, images_of)
+        table = open_table(folder)
+        _report_failures(table.status, table.paths, stacklevel=5)
+        return table
 
     def to_memory(self, images: Any) -> FeatureTable:
         """The table in memory."""

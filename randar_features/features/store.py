@@ -183,6 +183,7 @@ def write_store(
     shard_rows: int | None = None,
     num_workers: int = 0,
     progress: bool = True,
+    images_of: Callable[..., StoredImages] | None = None,
     **writing: Any,
 ) -> FeatureStore:
     """Fill a store, go on with one that is not finished, or give back one that is.
@@ -202,6 +203,7 @@ def write_store(
             makes 64 MiB.
         num_workers: processes that decode images.
         progress: show a bar.
+        images_of: what reads and encodes the images, with the arguments of `encoded_images`, which it is for None.
         writing: `append`, `retry` and `reuse` of `store.writer.StoreWriter`.
 
     Raises:
@@ -224,19 +226,23 @@ def write_store(
         progress="features" if progress else None,
         **writing,
     )
-    images = StoredImages(
-        source,
-        lambda batch: fetched(encode(batch.pixels)),
-        lambda found, batch: _as_values(found(), content.dtype, batch),
-        image_size=content.image_size,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        root=root,
-    )
+    reading = {"batch_size": batch_size, "num_workers": num_workers, "root": root}
+    images = (images_of or encoded_images)(source, encode, content, **reading)
     with part(ALL, 0):
         if not writer.fill(images):
             writer.wait()
     return FeatureStore(folder)
+
+
+def encoded_images(source: ImageSource, encode: Encode, content: Content, **reading: Any) -> StoredImages:
+    """Images as a store takes them; `reading`: batch_size, num_workers and root of `StoredImages`."""
+    return StoredImages(
+        source,
+        lambda batch: fetched(encode(batch.pixels)),
+        lambda found, batch: _as_values(found(), content.dtype, batch),
+        image_size=content.image_size,
+        **reading,
+    )
 
 
 def _shard_rows(folder: Path, encode: Encode, content: Content, batch_size: int) -> int:

@@ -80,7 +80,8 @@ def tiled_maps(
         )
     positions = tile_positions(height, width, size, stride)
     maps = []
-    for start in tqdm(range(0, len(positions), batch_size), desc="tiles", unit="batch", leave=False):
+    starts = range(0, len(positions), batch_size)
+    for start in tqdm(starts, desc="tiles", unit="batch", leave=False, disable=len(starts) < 8):
         batch = positions[start : start + batch_size]
         maps.append(encode(torch.stack([image[:, r : r + size, c : c + size] for r, c in batch])))
     cells = [(row // patch, column // patch) for row, column in positions]

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from randar_features import sequence
+from randar_features.data import labelled_sheet
 from randar_features.generation.complete import as_classes, complete
 from randar_features.generation.editing import ImageModel
 from randar_features.generation.recipe import GuidanceLike, recipe_of
@@ -63,6 +65,29 @@ def reveal(image: Tensor, order: Tensor, schedule: Sequence[int]) -> Tensor:
     step_of = step_of.view(side, side).repeat_interleave(size, 0).repeat_interleave(size, 1)
     frames = torch.arange(len(schedule))[:, None, None]
     return torch.where((step_of <= frames)[:, None], image, OPEN)
+
+
+def order_frames(
+    model: ImageModel,
+    class_index: int,
+    *,
+    seed: int,
+    orders: Sequence[str | None],
+    steps: int | None = None,
+    side: int | None = None,
+) -> list[Image.Image]:
+    """The steps of the image of a class and a seed, in several orders side by side under their names.
+
+    Args:
+        class_index, seed, steps: as for `decoding_frames`.
+        orders: one panel each; None is the model's only order.
+        side: pixels a side of a panel; None: the model's.
+    """
+    labels = [order or "its only order" for order in orders]
+    panels = [decoding_frames(model, class_index, seed=seed, order=order, steps=steps) for order in orders]
+    if side is not None:
+        panels = [F.interpolate(panel, (side, side), mode="nearest") for panel in panels]
+    return [labelled_sheet(frame, len(panels), column_labels=labels) for frame in zip(*panels, strict=True)]
 
 
 FORMATS = {".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}

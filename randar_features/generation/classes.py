@@ -106,7 +106,16 @@ def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> in
 def spellings_of(name: str) -> set[str]:
     """What a class may be called by: its name, each part between commas, and that without a WordNet number."""
     parts = [name, *name.split(",")]
-    return {re.sub(r"^n\d{8} ", "", part.strip().lower()) for part in parts} | {name.lower()}
+    return {_without_number(part.strip().lower()) for part in parts} | {name.lower()}
+
+
+def short_name(name: str) -> str:
+    """A class for a label: the first of its names, without a WordNet number."""
+    return _without_number(name.split(",")[0].strip())
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r"^n\d{8} ", "", name)
 
 
 def nearest_names(wanted: str, names: Sequence[str]) -> list[str]:

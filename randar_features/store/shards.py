@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 
 from randar_features.store.files import written_whole
-from randar_features.store.records import Record, escape, unescape
+from randar_features.store.records import Block, Record, escape, unescape
 
 if TYPE_CHECKING:  # pyarrow is slow to import, and not every use of the package has a store
     import pyarrow as pa
@@ -152,7 +152,7 @@ def _as_numpy(batch: pa.RecordBatch, name: str) -> np.ndarray:
     if not pa.types.is_fixed_size_list(field.type):
         return column.to_numpy()
     shape = json.loads(field.metadata[b"shape"])
-    return column.values.to_numpy(zero_copy_only=True).reshape(len(column), *shape)
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), *shape)
 
 
 def write_shard(
@@ -166,27 +166,44 @@ def write_shard(
     """Write rows `first` and following: values (n, …) by name, and what is known of each image."""
     import pyarrow as pa
 
-    paths = [None if record.path is None else escape(record.path) for record in records]
-    arrays: dict[str, Any] = {
-        "path": pa.array(paths, pa.string()),
-        "label": pa.array([record.label for record in records], pa.int64()),
-        "status": pa.array([text.encode("utf-8", "backslashreplace").decode() for text in status], pa.string()),
-        "hash": pa.array([record.hash for record in records], pa.string()),
-    }
-    fields = [pa.field(name, array.type) for name, array in arrays.items()]
-    for name, values in columns.items():
-        if name in _FIXED:
-            raise ValueError(f"values cannot be called {name!r}: a store has a column of that name")
-        arrays[name] = _as_arrow(values)
-        fields.append(pa.field(name, arrays[name].type, metadata={"shape": json.dumps(values.shape[1:])}))
+    batch = to_arrow(Block(columns, list(records), list(status)))
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, pa.schema(fields)) as writer:
-        writer.write_batch(pa.record_batch(list(arrays.values()), schema=pa.schema(fields)))
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
     content = sink.getvalue()
     name = f"{kind}-{first:09d}-{len(records):07d}-{xxhash.xxh3_64_hexdigest(content)}.arrow"
     with written_whole(folder / name) as file:
         file.write(content)
     return Shard(folder / name)
+
+
+def to_arrow(block: Block) -> pa.RecordBatch:
+    """The columns of a shard: "path", "label", "status", "hash", and the values; `from_arrow` reads them."""
+    import pyarrow as pa
+
+    paths = [None if record.path is None else escape(record.path) for record in block.records]
+    arrays: dict[str, Any] = {
+        "path": pa.array(paths, pa.string()),
+        "label": pa.array([record.label for record in block.records], pa.int64()),
+        "status": pa.array([text.encode("utf-8", "backslashreplace").decode() for text in block.status], pa.string()),
+        "hash": pa.array([record.hash for record in block.records], pa.string()),
+    }
+    fields = [pa.field(name, array.type) for name, array in arrays.items()]
+    for name, values in block.columns.items():
+        if name in _FIXED:
+            raise ValueError(f"values cannot be called {name!r}: a store has a column of that name")
+        arrays[name] = _as_arrow(values)
+        fields.append(pa.field(name, arrays[name].type, metadata={"shape": json.dumps(values.shape[1:])}))
+    return pa.record_batch(list(arrays.values()), schema=pa.schema(fields))
+
+
+def from_arrow(batch: pa.RecordBatch) -> Block:
+    """What `to_arrow` was given."""
+    path, label, status, known = (batch.column(name).to_pylist() for name in _FIXED)
+    paths = [None if text is None else unescape(text) for text in path]
+    records = [Record(*each) for each in zip(paths, label, known, strict=True)]
+    names = [name for name in batch.schema.names if name not in _FIXED]
+    return Block({name: _as_numpy(batch, name) for name in names}, records, status)
 
 
 def _as_arrow(values: np.ndarray) -> pa.Array:

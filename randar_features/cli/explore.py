@@ -1,0 +1,69 @@
+"""`randar explore`: a page on this machine to look at images through a model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import webbrowser
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from randar_features.cli.options import DeviceOptions, DType, fields_of
+from randar_features.cli.parse import Count, positional, run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreOptions(DeviceOptions):
+    """Open a page to look at images through a model: feature maps, points, neighbours, edits, orders, surprisal.
+
+    The page is for this machine alone (127.0.0.1). What is dropped on it is kept until the command ends (Ctrl-C).
+
+    Attributes:
+        folder: what `randar index` or `randar extract` wrote, or images.
+        model: of images, randar-tiny where none is given; of an index or a table, where its model is now if it has
+            moved.
+        spec: which feature images are compared by, such as reverse/image/2; none: as the model recommends.
+        data: the images of an index or a table, where they have no files of their own (Parquet).
+        split: of the images.
+        most: how many images of a folder are taken at most, evenly spread; for more, index them first.
+        batch_size: images in one forward pass.
+        dtype: number format of the products, for images and maps; auto: the fastest of this machine.
+        port: of the page; none: any that is free.
+        browser: open a browser.
+        progress: show a bar.
+    """
+
+    folder: str = positional()
+    model: str | None = None
+    spec: str | None = None
+    data: str | None = None
+    split: str | None = None
+    most: Count = 500
+    batch_size: Count = 32
+    dtype: DType = "float32"
+    port: Count | None = None
+    browser: bool = True
+    progress: bool = True
+
+
+def explore(options: ExploreOptions) -> None:
+    """Serve the page until Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="randar-explore-") as scratch:
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": scratch}
+        from randar_features.explore.collection import open_collection
+        from randar_features.explore.page import Explorer, Page, serve
+
+        others = fields_of(options, but=("folder", "port", "browser"))
+        collection = open_collection(options.folder, Path(scratch), **others)
+        page = Page(Explorer(collection, Path(scratch), options.dtype))
+
+        def started(address: str) -> None:
+            print(f"{address}  (Ctrl-C ends it)", flush=True)
+            if options.browser:
+                webbrowser.open(address)
+
+        serve(page, options.port, started)
+
+
+main = partial(run, explore, ExploreOptions, program="randar explore")

@@ -1,0 +1,178 @@
+"""Extraction over a cluster: Ray's workers read and encode the images, this process writes the store.
+
+Ray Data streams blocks of images through one actor a GPU. An actor that dies is started anew, and its images are read
+again, as often as that happens. The store is written as by a single process, so that a run that is killed as a whole
+goes on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from randar_features.data import ImageSource
+from randar_features.data.stored_images import StoredImages, root_of
+from randar_features.features.extract import Extraction
+from randar_features.features.store import Content, Encode, encoded_images
+from randar_features.features.table import FeatureTable
+from randar_features.hub import Model
+from randar_features.store.records import Block
+from randar_features.store.shards import from_arrow, to_arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray.data
+
+BATCHES_A_TASK = 8  # of images: what is done again where an actor dies
+
+
+def extract_features_ray(
+    dataset: Any,
+    model: str | Model = "randar-tiny",
+    *,
+    out: str | Path,
+    workers: int | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> FeatureTable:
+    """`extract_features` into a folder, by the machines of a Ray cluster.
+
+    The cluster is the one that `ray.init` was called for, or that RAY_ADDRESS names; else one of this machine alone.
+    The numbers are those of one process on the same kind of device.
+
+    Args:
+        dataset: images as `open_images` takes them but for streams, at paths that all machines share; or a
+            `ray.data.Dataset` with a column "path" and perhaps "label".
+        model: a name or folder that all machines have, or a loaded model, which is sent to them.
+        out: folder of the table.
+        workers: actors; None: one a GPU, without GPUs one a CPU core.
+        device: "cuda" or "cpu"; None: CUDA where the cluster has any.
+        options: the others of `extract_features`. `dtype` is not "auto", since machines differ; each actor decodes
+            by itself (`num_workers` 0).
+
+    Returns:
+        The table in `out`; its `to_parquet` writes one Parquet file. An image that cannot be read keeps its place.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+        ValueError: what `extract_features` refuses, a stream, or a cluster without the device.
+        ray.exceptions.RayError: an actor failed.
+    """
+    import ray.data
+
+    if options.get("dtype") == "auto":
+        raise ValueError('dtype="auto" is another format on another machine: state one, such as "bfloat16"')
+    extraction = Extraction(model=model, device="cpu", **options)
+    if isinstance(dataset, ray.data.Dataset):
+        dataset = _listed(dataset)
+    root = root_of(dataset, extraction.split)
+    return extraction.to_table(dataset, out, partial(_RayImages, extraction, root, workers, device))
+
+
+def _listed(dataset: ray.data.Dataset) -> list[Any]:
+    """The paths of a Ray data set, in its order, with their labels where it has them."""
+    names = dataset.columns() or []
+    if "path" not in names:
+        raise ValueError(f'a Ray data set needs a column "path"; this one has {", ".join(names) or "none"}')
+    wanted = ["path", "label"] if "label" in names else ["path"]
+    selected = dataset.select_columns(wanted)
+    selected.context.execution_options.preserve_order = True
+    rows = selected.take_all()
+    return [(row["path"], row["label"]) if "label" in row else row["path"] for row in rows]
+
+
+def _workers(workers: int | None, device: str | None, resources: dict[str, float]) -> tuple[int, int]:
+    """How many actors, and how many GPUs each: 1 or 0."""
+    there = int(resources.get("GPU", 0))
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f'device must be "cuda", "cpu" or None with Ray, got {device!r}')
+    if device == "cuda" and not there:
+        raise ValueError('device="cuda", but the Ray cluster has no GPU')
+    gpus = int(there > 0 and device != "cpu")
+    most = there if gpus else max(1, int(resources.get("CPU", 1)))
+    return (most if workers is None else max(1, min(workers, most))), gpus
+
+
+class _Worker:
+    """One actor: numbers of images in, their columns as a store has them out."""
+
+    def __init__(self, source: ImageSource, extraction: Extraction, root: Path | None) -> None:
+        self.images = encoded_images(source, *extraction.stored(), batch_size=extraction.batch_size or 32, root=root)
+
+    @torch.no_grad()
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        [numbers] = batch.column("numbers").to_pylist()
+        [block] = self.images.read(iter([numbers]))
+        return pa.Table.from_batches([to_arrow(block)]).append_column("number", pa.array(numbers, pa.int64()))
+
+
+class _RayImages(StoredImages):
+    """Images that the actors of a cluster read and encode."""
+
+    def __init__(
+        self,
+        extraction: Extraction,
+        given: Path | None,
+        workers: int | None,
+        device: str | None,
+        source: ImageSource,
+        encode: Encode,
+        content: Content,
+        **reading: Any,
+    ) -> None:
+        import ray
+
+        super().__init__(source, encode, image_size=content.image_size, **reading)
+        if self.streamed:
+            raise ValueError(
+                "a stream of images cannot be shared out: give files, a folder, Parquet, tars, or a data set"
+            )
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False)
+        self._workers, self._gpus = _workers(workers, device, ray.cluster_resources())
+        self._worker = self.source, replace(extraction, device="cuda" if self._gpus else "cpu"), given
+
+    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
+        """The images of those numbers, in order; no block reaches from one run into the next."""
+        wanted = [list(run) for run in runs]  # Ray takes all tasks at once
+        size = self.batch_size
+        tasks = [{"numbers": run[at : at + size]} for run in wanted for at in range(0, len(run), size)]
+        if not tasks:
+            return
+        left = iter(wanted)
+        run: list[int] = []
+        for table in self._stream(tasks):
+            while table.num_rows:
+                run = run or next(left)
+                part, table = table.slice(0, len(run)), table.slice(len(run))
+                numbers = part.column("number").to_pylist()
+                if numbers != run[: len(numbers)]:
+                    raise RuntimeError(f"Ray gave the images {numbers[:3]} … in place of {run[:3]} …")
+                run = run[len(numbers) :]
+                yield from_arrow(part.drop_columns(["number"]).combine_chunks().to_batches()[0])
+
+    def _stream(self, tasks: list[dict[str, list[int]]]) -> Iterator[pa.Table]:
+        """What the actors give, in the order of the tasks."""
+        import ray.data
+
+        blocks = min(len(tasks), max(self._workers, math.ceil(len(tasks) / BATCHES_A_TASK)))
+        stream = ray.data.from_items(tasks, override_num_blocks=blocks).map_batches(
+            _Worker,
+            fn_constructor_args=self._worker,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(self._workers, blocks)),
+            num_gpus=self._gpus,
+            num_cpus=1,
+        )
+        stream.context.execution_options.preserve_order = True
+        stream.context.enable_progress_bars = False
+        yield from stream.iter_batches(batch_size=None, batch_format="pyarrow")

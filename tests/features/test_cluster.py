@@ -1,0 +1,105 @@
+"""Extraction over a local Ray of two workers: the numbers of one process, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import randar_features as rf
+from randar_features.features.cluster import _workers
+
+ray = pytest.importorskip("ray")
+SETTINGS: dict[str, Any] = {"batch_size": 4, "shard_rows": 10, "context": ["single", "reverse"], "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for number in range(22):
+        path = folder / "ab"[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    (folder / "a" / "04.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    return folder
+
+
+class KillsOnce:
+    """Images, of which the ninth kills the process that reads it, once, unless that is the driver."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark, self.driver = mark, os.getpid()
+
+    def __len__(self) -> int:
+        return 22
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
+        if number == 8 and os.getpid() != self.driver and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8), number % 3
+
+
+def same(one: rf.FeatureTable, other: rf.FeatureTable) -> None:
+    assert one.specs == other.specs and one.status == other.status and one.paths == other.paths
+    assert one.labels is not None and other.labels is not None and one.labels.tolist() == other.labels.tolist()
+    assert one.store is not None and other.store is not None and one.store.hashes == other.store.hashes
+    assert one.store.manifest == other.store.manifest
+    for spec in one.specs:
+        np.testing.assert_allclose(one[spec], other[spec], rtol=1e-3, atol=1e-3)  # threads may differ
+
+
+def test_equals_one_process(cluster: None, photos: Path, tmp_path: Path, small_model: rf.Model):
+    settings = SETTINGS | {"pool": "mean"}
+    with pytest.warns(UserWarning, match="04.png"):
+        table = rf.extract_features_ray(photos, small_model, out=tmp_path / "ray", **settings, progress=False)
+    with pytest.warns(UserWarning, match="04.png"):
+        same(table, rf.extract_features(photos, small_model, out=tmp_path / "one", **settings, progress=False))
+    assert [number for number, status in enumerate(table.status) if status != "ok"] == [2]
+    table.to_parquet(tmp_path / "table.parquet")
+    paths = ray.data.from_items([{"path": str(path), "label": "x"} for path in sorted(photos.rglob("*.png"))[:2]])
+    few = rf.extract_features_ray(paths, small_model, out=tmp_path / "few", **settings, progress=False)
+    np.testing.assert_allclose(few[few.specs[0]], table[few.specs[0]][:2], rtol=1e-3, atol=1e-3)
+
+
+def test_a_killed_worker_costs_nothing(cluster: None, tmp_path: Path, small_model: rf.Model):
+    images = KillsOnce(tmp_path / "mark")
+    table = rf.extract_features_ray(images, small_model, out=tmp_path / "ray", **SETTINGS, progress=False)
+    assert images.mark.exists() and table.status == ["ok"] * 22
+    same(table, rf.extract_features(images, small_model, out=tmp_path / "one", **SETTINGS, progress=False))
+
+
+def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, small_model: rf.Model):
+    with pytest.raises(ValueError, match="stream"):
+        rf.extract_features_ray(rf_loader(), small_model, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="auto"):
+        rf.extract_features_ray([], small_model, out=tmp_path / "out", dtype="auto")
+    assert not (tmp_path / "out").exists()
+
+
+def rf_loader() -> Any:
+    from torch.utils.data import DataLoader
+
+    return DataLoader(KillsOnce(Path("nowhere")), batch_size=2)
+
+
+def test_one_actor_a_gpu_else_a_core():
+    assert _workers(None, None, {"CPU": 8.0, "GPU": 2.0}) == (2, 1)
+    assert _workers(None, "cpu", {"CPU": 8.0, "GPU": 2.0}) == (8, 0)
+    assert _workers(3, None, {"CPU": 8.0}) == (3, 0)
+    with pytest.raises(ValueError, match="GPU"):
+        _workers(None, "cuda", {"CPU": 8.0})
