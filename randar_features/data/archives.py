@@ -153,7 +153,8 @@ class TarImages:
     def __init__(self, files: Sequence[Path], split: str | None, account: Account, where: Path | None = None) -> None:
         self.files = list(files)
         where = where or self.files[0]
-        found, sidecars = [], {}
+        found: list[Member] = []
+        sidecars: dict[tuple[Path, str], Member] = {}
         for file in self.files:
             images, beside = _images_and_sidecars(file, account)
             found += images

@@ -233,9 +233,9 @@ class Extraction:
 
     def to_memory(self, images: Any) -> FeatureTable:
         """The table in memory."""
-        for name, given in (("append", self.append), ("retry", self.retry), ("shard_rows", self.shard_rows)):
-            if given:
-                raise ValueError(f"{name}={given} is for a table on disk: give its folder as out")
+        for name, value in (("append", self.append), ("retry", self.retry), ("shard_rows", self.shard_rows)):
+            if value:
+                raise ValueError(f"{name}={value} is for a table on disk: give its folder as out")
         model, computing = self.loaded
         specs, classes = self.specs(), check_classes(self.classes, model)
         source = self.source(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,8 @@ class NetworkMaps(nn.Module):
         """(B, 3, H, W) in [−1, 1] → maps (B, C, h, w); the last is what the network pools."""
         if images.shape[-1] != self.size:
             images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return self.module.forward_intermediates(self.scale((images + 1) / 2), intermediates_only=True)
+        module: Any = self.module  # a network of timm
+        return module.forward_intermediates(self.scale((images + 1) / 2), intermediates_only=True)
 
 
 def lpips(vgg: str | None = None, linear: str | None = None) -> PerceptualDistance:
