@@ -20,24 +20,21 @@ import hashlib
 import importlib.util
 import inspect
 import re
-import socket
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 
+from randar_features.hub.files import why_out_of_reach
 from randar_features.hub.weights import USUAL_KEY, check_state_dict, file_hash, read_state_dict
 
 SEED = 0
 RANDOM = "?random"
 HUB = "hf-hub:"
 IMAGENET_LABELS = "trained with ImageNet's labels"
-CONNECT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -288,7 +285,7 @@ def _hash(module: nn.Module) -> str:
 
 def _check_reachable(architecture: str) -> None:
     """FileNotFoundError at once, not after a minute of retries, where weights are neither cached nor within reach."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
     repository, url, revision = _origin(architecture)
     files = ("model.safetensors", "pytorch_model.bin")
@@ -297,15 +294,8 @@ def _check_reachable(architecture: str) -> None:
         return
     if not (repository or url):
         raise FileNotFoundError(_absent(architecture, "timm knows no trained weights of it"))
-    if constants.HF_HUB_OFFLINE:
-        raise FileNotFoundError(_absent(architecture, "HF_HUB_OFFLINE is set"))
-    address = urlsplit(constants.ENDPOINT if repository else str(url))
-    if urllib.request.getproxies():
-        return
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise FileNotFoundError(_absent(architecture, f"{address.hostname} cannot be reached: {error}")) from error
+    if reason := why_out_of_reach(None if repository else url):
+        raise FileNotFoundError(_absent(architecture, reason))
 
 
 def _origin(architecture: str) -> tuple[str | None, str | None, str | None]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+CONNECT_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class HubFile:
@@ -64,7 +66,7 @@ def download(file: HubFile) -> WeightsFile:
         return _cached(file, get(local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    if not _hub_answers():
+    if why_out_of_reach():
         raise _unreachable(file)
     try:
         return _cached(file, get())
@@ -78,20 +80,20 @@ def download(file: HubFile) -> WeightsFile:
         ) from error
 
 
-def _hub_answers() -> bool:
-    """Whether the Hub can be connected to; through a proxy that is left to the download itself to find out."""
+def why_out_of_reach(address: str | None = None) -> str | None:
+    """Why an address, None: the Hub, cannot be reached; None where it answers, or where a proxy has to find out."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return False
+        return "HF_HUB_OFFLINE is set"
     if getproxies():
-        return True
-    address = urlsplit(constants.ENDPOINT)
+        return None
+    parts = urlsplit(address or constants.ENDPOINT)
     try:
-        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        return f"{parts.hostname} cannot be reached: {error}"
+    return None
 
 
 def _unreachable(file: HubFile) -> HubUnreachableError:

@@ -23,6 +23,7 @@ SPECS = {
 def test_a_spec_is_written_and_read_back(text: str, spec: FeatureSpec):
     assert str(spec) == text and FeatureSpec.parse(text) == spec and FeatureSpec.parse(spec) is spec
     assert FeatureSpec(**spec.details()) == spec
+    assert [*spec.details()][:5] == ["context", "read", "layer", "orders", "norm"]  # in one order in every process
 
 
 def test_suffixes_come_in_any_order():

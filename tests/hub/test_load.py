@@ -254,7 +254,7 @@ def test_what_is_not_cached_is_downloaded(small_names: None, tmp_path: Path, mon
             raise LocalEntryNotFoundError("not cached")
         return str(tmp_path / filename)
 
-    monkeypatch.setattr("randar_features.hub.files._hub_answers", lambda: True)
+    monkeypatch.setattr("randar_features.hub.files.why_out_of_reach", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     model = rf.load_model("randar-l-maskgit@v1")
     assert_is_small(model, "maskgit")
@@ -276,7 +276,7 @@ def test_a_revision_that_the_hub_does_not_know_is_named(small_names: None, monke
         Exception.__init__(error, "404 Client Error.\n\nRevision Not Found for url: …")
         raise error
 
-    monkeypatch.setattr("randar_features.hub.files._hub_answers", lambda: True)
+    monkeypatch.setattr("randar_features.hub.files.why_out_of_reach", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(FileNotFoundError, match=r"at revision nope: 404 Client Error\.\. A revision is a branch"):
         rf.load_model("randar-l@nope")
@@ -314,7 +314,7 @@ def test_all_files_of_a_repository_come_from_one_commit(tmp_path: Path, monkeypa
             raise LocalEntryNotFoundError("no such file")
         return str(snapshot / filename)
 
-    monkeypatch.setattr("randar_features.hub.files._hub_answers", lambda: True)
+    monkeypatch.setattr("randar_features.hub.files.why_out_of_reach", lambda: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert_is_small(rf.load_model("someone/my.model"))
     rest = ("classes.json", "model.safetensors", "tokenizer.safetensors")

@@ -109,7 +109,7 @@ def test_an_index_of_other_weights_is_refused(folder: Path, monkeypatch: pytest.
     with pytest.raises(SystemExit, match=r"is of other features than the queries: .*weights '\w+', not '\w+'"):
         run(monkeypatch, "search_index.py", index, "--images", query, "--encoder", folder / "other")
     (folder / "model").rename(folder / "moved")
-    run(monkeypatch, "search_index.py", index, "--images", query, "--model", folder / "moved", "-k", 1)
+    run(monkeypatch, "search_index.py", index, "--images", query.parent, "--model", folder / "moved", "-k", 1)
 
 
 def test_images_are_added_to_a_store_and_then_to_its_index(
