@@ -22,8 +22,8 @@ from randar_features import load_model
 from randar_features.cli.parse import Count
 from randar_features.data import open_images
 from randar_features.data.readable import readable_batches
+from randar_features.training.image_quality import reconstruction_quality
 from randar_features.training.objective import evaluation_orders
-from randar_features.training.tokenizer_trainer import reconstruction_quality
 
 
 @dataclass(frozen=True, kw_only=True)

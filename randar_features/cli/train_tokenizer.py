@@ -12,7 +12,8 @@ from randar_features.cli.parse import UNFINISHED, Natural, part
 from randar_features.cli.training import RunOptions, run_stage, train
 from randar_features.data.pixels import PixelCache, PixelSource, cache_pixels
 from randar_features.training.distributed import make_accelerator
-from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
+from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
+from randar_features.training.tokenizer_trainer import TokenizerTrainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from probes.index import build_index as build_vectors
 from probes.pooling import POOLINGS
 from randar_features.features import FeatureSpec, FeatureTable, model_specs
 from randar_features.features.extract import extract_to_store
-from randar_features.features.store import FeatureStore
+from randar_features.features.store import FeatureStore, is_store
 from randar_features.hub import Model, load_model
 from randar_features.retrieval.search import Index
-from randar_features.retrieval.tables import Table, Vectors, as_vectors, is_store
+from randar_features.retrieval.tables import Table, Vectors, as_vectors
 
 FEATURES_FOLDER = "features"
 TUNING_IMAGES = 5000

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.index import Blocks
 from probes.pooling import POOLINGS, pool
 from randar_features.features import FeatureSpec, FeatureTable
-from randar_features.features.store import FeatureStore, is_store
+from randar_features.features.store import FeatureStore
 from randar_features.precision import format_of, parse_format, weights_dtype
 from randar_features.store.identity import hash_files
 
@@ -196,6 +195,3 @@ def store_state(store: FeatureStore) -> str:
     for shard in store.shards:
         digest.update(shard.path.name.encode())
     return digest.hexdigest()[:16]
-
-
-__all__ = ["Blocks", "Table", "Vectors", "as_vectors", "chosen_name", "described", "hashes", "is_store", "store_state"]

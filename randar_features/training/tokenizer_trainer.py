@@ -19,7 +19,7 @@ from randar_features.training.auxiliary.heads import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
-from randar_features.training.image_quality import quality_figures, quality_sums, reconstruction_quality
+from randar_features.training.image_quality import quality_figures, quality_sums
 from randar_features.training.moving_codebook import MovingCodebook
 from randar_features.training.optimizer import Learner, WeightAverage, cosine_multiplier
 from randar_features.training.perceptual import NetworkMaps, PerceptualDistance, lpips
@@ -30,8 +30,6 @@ from randar_features.training.tokenizer_recipe import (
     recipe_without_folders,
     save_tokenizer,
 )
-
-__all__ = ["TokenizerTrainer", "TokenizerTrainingConfig", "mirror", "reconstruction_quality", "weigh_chroma"]
 
 REMOVED_MEAN = 0.5  # of the teacher's maps, as in the alignment of the generator
 SHOWN = 16  # images in a picture of reconstructions, and as many reconstructions

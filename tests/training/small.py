@@ -16,7 +16,8 @@ from randar_features.data.pixels import PixelCache, cache_pixels
 from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
-from randar_features.training.tokenizer_trainer import TokenizerTrainer, TokenizerTrainingConfig
+from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
+from randar_features.training.tokenizer_trainer import TokenizerTrainer
 from randar_features.training.trainer import RandARTrainer, TrainingConfig
 
 VOCAB_SIZE = 12

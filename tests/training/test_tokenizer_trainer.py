@@ -17,12 +17,8 @@ from randar_features.store.files import read_json
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.discriminator import PatchDiscriminator
 from randar_features.training.loop import LoopConfig, run
-from randar_features.training.tokenizer_trainer import (
-    TokenizerTrainer,
-    TokenizerTrainingConfig,
-    mirror,
-    weigh_chroma,
-)
+from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
+from randar_features.training.tokenizer_trainer import TokenizerTrainer, mirror, weigh_chroma
 from tests.training.small import (
     CONFIG,
     NETWORK,
