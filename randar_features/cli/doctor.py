@@ -100,7 +100,7 @@ def weights() -> Iterator[str]:
     """Which models can be loaded without a network."""
     from huggingface_hub import try_to_load_from_cache
 
-    from randar_features.hub.registry import PUBLISHED
+    from randar_features.hub.published import PUBLISHED
 
     for info in list_models():
         source = PUBLISHED.get(info.name)

@@ -28,8 +28,9 @@ from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
 from randar_features.store.files import written_whole
 from randar_features.training.loop import LoopConfig
+from randar_features.training.recipe import TrainingConfig
 from randar_features.training.tokenizing import tokenize
-from randar_features.training.trainer import RandARTrainer, TrainingConfig
+from randar_features.training.trainer import RandARTrainer
 
 VALIDATION_SPLITS = ("validation", "val", "test")
 CLASS_TABLE = "cls_embedding.embedding_table.weight"

@@ -17,8 +17,9 @@ from randar_features.features import encode_layer
 from randar_features.generation.preview import sample_preview, spread_classes
 from randar_features.hub import load_tokenizer
 from randar_features.training.online_probe import OnlineProbe
+from randar_features.training.recipe import TrainingConfig
 from randar_features.training.teacher_maps import TeacherMaps
-from randar_features.training.trainer import RandARTrainer, TrainingConfig
+from randar_features.training.trainer import RandARTrainer
 
 SAMPLES = 16
 

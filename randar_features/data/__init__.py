@@ -1,8 +1,9 @@
 """Images in: files, arrays, tensors and data sets as square pixel batches, and the built-in photo-digits."""
 
-from .decoding import ImageError, load_image
+from .decoding import load_image
 from .images import ImageBatch, ImageSource
 from .masks import load_mask
+from .opening import ImageError
 from .pairs import ImageMask, ImageMasks, open_pairs
 from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
 from .sheets import labelled_sheet

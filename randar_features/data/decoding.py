@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .formats import image_format as image_format
 from .opening import MAX_PIXELS, ImageError, check_size, name_of, open_picture
 from .ranges import (
     DARK_SHARE,

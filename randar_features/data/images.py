@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from randar_features.store.identity import UNREADABLE, hash_image
 
 from .account import Account
-from .decoding import ImageError, check_image, read_pixels
+from .decoding import check_image, read_pixels
 from .items import parse_item
 from .labels import NO_LABEL, LabelError, one_label, quoted
+from .opening import ImageError
 from .paths import one_line
 from .profile import note
 from .ranges import DEFAULT_READING, Reading

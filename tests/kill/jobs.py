@@ -19,7 +19,8 @@ from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.store import open_shard
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
-from randar_features.training.trainer import RandARTrainer, TrainingConfig
+from randar_features.training.recipe import TrainingConfig
+from randar_features.training.trainer import RandARTrainer
 from tests.features.stores import encode, write
 from tests.small_models import IMAGE_SIZE, small_tokenizer
 

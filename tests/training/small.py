@@ -16,9 +16,10 @@ from randar_features.data.pixels import PixelCache, cache_pixels
 from randar_features.data.token_store import TokenStore, write_tokens
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
+from randar_features.training.recipe import TrainingConfig
 from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
 from randar_features.training.tokenizer_trainer import TokenizerTrainer
-from randar_features.training.trainer import RandARTrainer, TrainingConfig
+from randar_features.training.trainer import RandARTrainer
 
 VOCAB_SIZE = 12
 NUM_CLASSES = 3

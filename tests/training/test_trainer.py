@@ -11,7 +11,8 @@ import torch
 from randar_features import load_model, sequence
 from randar_features.training.loop import run
 from randar_features.training.objective import next_token_loss
-from randar_features.training.trainer import RandARTrainer, TrainingConfig
+from randar_features.training.recipe import TrainingConfig
+from randar_features.training.trainer import RandARTrainer
 from tests.small_models import NUM_CLASSES as SMALL_CLASSES
 from tests.small_models import VOCAB_SIZE as SMALL_VOCAB
 from tests.small_models import small_transformer
