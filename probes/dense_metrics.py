@@ -116,7 +116,7 @@ def miou_difference(
 
 
 def _mious(sums: np.ndarray, count: int) -> np.ndarray:
-    """mIoU (r, count) of so many segmentations from their parts in a row (r, count · 2 · C)."""
+    """mIoU (r, count) of `count` segmentations from their parts in a row (r, count · 2 · C)."""
     return np.nanmean(_ious(sums.reshape(len(sums), count, 2, -1)), axis=-1)
 
 

@@ -56,7 +56,7 @@ def few_shot(
     tuning_fraction: float = 0.1,
     seed: int = 0,
 ) -> Iterator[FewShotScores]:
-    """`LogisticProbe` fitted on so many rows of each class, for each number in `shots`.
+    """`LogisticProbe` fitted on a few rows of each class, for each number in `shots`.
 
     A stratified `tuning_fraction` of the training rows is set aside to choose C, and shots are drawn from
     the rest by `few_shot_rows` with the seeds `seed`, `seed` + 1 …: those of fewer shots are among those of more.

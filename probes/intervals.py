@@ -46,7 +46,7 @@ class Difference(NamedTuple):
 
     difference: float
     interval: tuple[float, float]
-    """Percentile bootstrap, at the confidence asked for."""
+    """Percentile bootstrap, at the given confidence."""
     worse: float
     """Share of resamples in which the first was not better: near 0, it is; near 1, it is not."""
     p_value: float = math.nan

@@ -40,7 +40,7 @@ def search(
 ) -> Neighbours:
     """The `k` rows of `gallery` (M, D) with the largest cosine to each row of `queries` (Q, D).
 
-    Equal similarities rank by lowest id, and the ids depend neither on how many queries are asked at once nor
+    Equal similarities rank by lowest id, and the ids depend neither on how many queries are given at once nor
     on the block size: whatever float32 products cannot tell apart is compared again pair by pair.
     `exclude` (Q,): a gallery row that must not be found, such as the query itself; -1 for none.
     A row of zeros has cosine 0 to everything.

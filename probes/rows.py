@@ -72,7 +72,7 @@ class TensorRows(Rows):
 
 
 class DiskRows(Rows):
-    """Rows of an array that may be memory-mapped: nothing is read before it is asked for.
+    """Rows of an array that may be memory-mapped: nothing is read before it is needed.
 
     `read` raises ValueError at NaN or infinity; row numbers in it count from `first`.
     """

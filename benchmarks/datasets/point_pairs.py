@@ -18,7 +18,7 @@ from benchmarks.datasets.photographs import NAMES
 from randar_features.data import ImageError, load_image, open_images
 
 MARGIN = 1.5  # shorter side of a photograph, in sides of a crop, at the least
-ZOOM = 1.5  # … and in so many times that at the most
+ZOOM = 1.5  # … and that times this at the most
 ROTATION = math.radians(25)
 SCALES = (0.75, 1.33)
 SHEAR = 0.15
@@ -130,9 +130,9 @@ def _pictures(folder: str | Path | None, split: str, unreadable: list[dict[str, 
 def moved_crop(
     picture: Image.Image, size: int, points: int, generator: np.random.Generator, *, colours: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A crop of a photograph, another view of the same place, and at most so many points (K, 2) in both.
+    """A crop of a photograph, another one of the same place, and at most `points` points (K, 2) in both.
 
-    colours: change those of the other view.
+    colours: change those of the other crop.
     """
     scale = size * MARGIN * generator.uniform(1, ZOOM) / min(picture.size)
     sides = [max(size, round(side * scale)) for side in picture.size]
@@ -150,7 +150,7 @@ def moved_crop(
 
 
 def drawn_affine(size: int, generator: np.random.Generator) -> np.ndarray:
-    """A random map (2, 3) from points (x, y, 1) of one view to another's, about their centres."""
+    """A random map (2, 3) from points (x, y, 1) of one crop to another's, about their centres."""
     angle, slant = generator.uniform(-ROTATION, ROTATION), generator.uniform(-SHEAR, SHEAR)
     scale = math.exp(generator.uniform(math.log(SCALES[0]), math.log(SCALES[1])))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -161,7 +161,7 @@ def drawn_affine(size: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def view(photograph: Image.Image, affine: np.ndarray, size: int) -> np.ndarray:
-    """What lies under an affine map (2, 3) from the view's points to the photograph's: uint8 (size, size, 3).
+    """What lies under an affine map (2, 3) from the crop's points to the photograph's: uint8 (size, size, 3).
 
     Beyond its edges the photograph is continued by its mirror image.
     """

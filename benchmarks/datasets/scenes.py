@@ -37,7 +37,7 @@ LABELS = {
 
 
 class Scenes:
-    """The readable pairs of one split, images and masks read when asked for.
+    """The readable pairs of one split, images and masks read when they are needed.
 
     Attributes:
         masks: integers (H, W) each.
@@ -47,7 +47,7 @@ class Scenes:
     """
 
     def __init__(self, data: str, split: str, labels: Labels, *, size: int, count: int | None, seed: int) -> None:
-        """size: of photo-digits. count: a seeded random choice of so many rows, None: all."""
+        """size: of photo-digits. count: pairs of a seeded random choice, None: all."""
         source = PhotoDigits(split, size) if data == PHOTO_DIGITS else data
         part = None if data == PHOTO_DIGITS else split
         known = len(labels.names) or None
@@ -70,7 +70,7 @@ class Scenes:
 
     @property
     def fingerprint(self) -> str:
-        """8 hexadecimal digits of which rows of the data these are."""
+        """8 hexadecimal digits that tell which pairs of the data these are."""
         return hashlib.sha256(np.asarray(self._rows, np.int64).tobytes()).hexdigest()[:8]
 
     def image(self, number: int) -> np.ndarray:
@@ -79,7 +79,7 @@ class Scenes:
 
 
 def labels_of(name: str | None, num_classes: int | None, ignore_index: int | None) -> Labels:
-    """The classes of `LABELS` by name, or so many without names.
+    """The classes of `LABELS` by name, or `num_classes` without names.
 
     Raises:
         ValueError: neither a name nor a number was given, or the name is unknown.

@@ -51,7 +51,7 @@ def load_spair(folder: str | Path, split: str = "test", *, count: int | None = N
     Args:
         folder: SPair-71k, with the folders JPEGImages and PairAnnotation.
         split: "trn", "val" or "test".
-        count: a seeded random choice of so many pairs, None: all.
+        count: pairs of a seeded random choice, None: all.
         seed: of that choice.
 
     Raises:

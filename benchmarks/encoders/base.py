@@ -83,7 +83,7 @@ class Encoder(ABC):
         if unknown := [name for name in wanted if name not in self.outputs]:
             raise ValueError(f"{self.name} has no output {unknown[0]!r}: its outputs are {', '.join(self.outputs)}")
         if not wanted:
-            raise ValueError(f"no outputs were asked for; those of {self.name} are {', '.join(self.outputs)}")
+            raise ValueError(f"an empty list of outputs; those of {self.name} are {', '.join(self.outputs)}")
         return wanted
 
     @abstractmethod

@@ -37,7 +37,7 @@ SINGLE = -1  # one token a step
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A way of generating: called with a number of steps, at so many bytes a weight."""
+    """A way of generating: called with a number of steps."""
 
     name: str
     run: Callable[[int], Tensor]

@@ -52,8 +52,8 @@ class Config(RunOptions):
         dim: numbers of a vector.
         centres: random centres that the vectors lie around.
         intrinsic: dimensions in which centres and vectors vary, apart from a little noise.
-        queries: how many are asked at once; they lie around the same centres.
-        one_by_one: how many are asked one by one, for the time of a single query.
+        queries: searched for at once; they lie around the same centres.
+        one_by_one: searched for one by one, for the time of a single query.
         k: neighbours of a query.
         kind: indexes: flat, hnsw, ivfpq.
         probes: ivfpq: lists looked into, one or several; 0: the index's own default.
@@ -99,7 +99,7 @@ class Source:
 
 
 def blocks(config: Config) -> Blocks:
-    """The vectors, the same whatever size of block is asked for."""
+    """The vectors, the same whatever the size of a block."""
     source = Source(config)
 
     def made(size: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -43,7 +43,7 @@ class Score:
 
 @torch.no_grad()
 def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, steps: int, seed: int = 0) -> Tensor:
-    """Log-likelihood of each token (B, N) in nats, raster order, decoded in so many steps; null class."""
+    """Log-likelihood of each token (B, N) in nats, raster order, decoded in `steps` steps; null class."""
     batch, num_tokens = tokens.shape
     if order is None or model.transformer.fixed_order:
         raise ValueError(f"{model.name} knows one order only: there are no orders to compare")

@@ -23,7 +23,7 @@ KEPT_BYTES = 2**31
 
 
 class Lazily(Sequence[np.ndarray]):
-    """Arrays that are made when they are asked for, and kept while all together take at most `kept_bytes`."""
+    """Arrays that are made when they are read, and kept while all together take at most `kept_bytes`."""
 
     def __init__(self, make: Callable[[int], np.ndarray], count: int, kept_bytes: int = KEPT_BYTES) -> None:
         self._make, self._count, self._left = make, count, kept_bytes
@@ -60,7 +60,7 @@ def grid_outputs(encoder: Encoder, outputs: Sequence[str] | None = None) -> dict
     """The side G of the grid of those of an encoder's outputs (None: all) that have one.
 
     Raises:
-        ValueError: none has, or one of those asked for has not.
+        ValueError: none has, or one of `outputs` has not.
     """
     sides = encoder.grid_sides(outputs)
     grids = {name: side for name, side in sides.items() if side > 1}

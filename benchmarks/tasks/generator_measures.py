@@ -109,7 +109,7 @@ run_loss = Task("loss", LossConfig, measure_loss)
 
 
 def steps_for(transformer: ImageTransformer, length: int) -> int | None:
-    """The `steps` with which `generate` takes exactly so many for an image; None if the model cannot."""
+    """The `steps` with which `generate` takes exactly `length` for an image; None if the model cannot."""
     recipe, num_tokens = recipe_of(transformer), transformer.config.num_tokens
     if recipe.fixed is not None:
         return length if len(recipe.schedule(None, num_tokens, 0, None)) == length else None

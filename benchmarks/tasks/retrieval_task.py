@@ -24,7 +24,7 @@ from randar_features.features.store import FeatureStore
 
 TUNING_SHARE = 0.2
 RECALLS = (1, 5, 10)
-DEPTH = 100  # neighbours that an index is asked for
+DEPTH = 100  # neighbours of a query that an index gives
 RANKED_AT_ONCE = 256
 ROW_AXES = ("encoder", "output", "layer", "context", "read", "orders", "pooling", "normalization", "resolution")
 

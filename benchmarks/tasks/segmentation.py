@@ -238,7 +238,7 @@ def count(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`segmentation_counts` (n, C, C) of the evaluation images at the size of their masks, and at that of the canvas.
 
-    The latter are empty unless they are asked for.
+    The latter are empty unless `resized` is set.
     """
     native, small = [], []
     options = task.num_classes, task.labels.ignore_index

@@ -11,7 +11,7 @@ from torch import Tensor
 from .settings import IndexSettings
 
 Blocks = Callable[[int], Iterable[tuple[int, np.ndarray]]]
-"""Called with a number of rows: consecutive blocks (first row, floats (b, D)) of at most so many, from row 0 on."""
+"""Called with a number of rows: consecutive blocks (first row, floats (b, D)) of at most that many, from row 0 on."""
 
 
 def blocks_of(features: np.ndarray) -> Blocks:
