@@ -87,14 +87,14 @@ def read_tokens(model: Model, config: Config) -> tuple[Tensor, np.ndarray, list[
     source = open_data(config.data, config.split, model.image_size).first(config.images)
     tokens: list[Tensor] = []
     labels: list[int] = []
-    unreadable: list[dict[str, Any]] = []
     options: dict[str, Any] = {"image_size": model.image_size, "batch_size": config.batch_size}
-    for pixels, of_batch in readable_batches(source, description="tokens", unreadable=unreadable, **options):
+    for pixels, of_batch in readable_batches(source, description="tokens", **options):
         tokens.append(model.tokenizer.encode(pixels.to(model.device)))
         labels += of_batch
     if min(labels) < 0:
         raise ValueError(f"{labels.count(-1)} of {len(labels)} images of {config.data} have no label")
-    warnings = [f"{len(unreadable)} images could not be read: {unreadable[0]['reason']}"] if unreadable else []
+    missing = min(config.images, source.length or len(labels)) - len(labels)
+    warnings = [f"{missing} images could not be read"] if missing else []
     return torch.cat(tokens), np.array(labels), warnings
 
 
