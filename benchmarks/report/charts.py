@@ -112,6 +112,12 @@ def growth_chart(
                     axes.loglog(
                         [point["size"] for point in points], values, label=f"{name}: {exponents[name][of]:.2f}", **style
                     )
+            sizes = sorted({point["size"] for points in curves.values() for point in points if point["axis"] == kind})
+            axes.set_xticks(sizes, [f"{size:,}" if size < 10_000 else f"{size:.0e}" for size in sizes], fontsize=8)
+            axes.minorticks_off()
+            low, high = axes.get_ylim()
+            middle = (low * high) ** 0.5
+            axes.set_ylim(min(low, middle / 5), max(high, middle * 5))  # what hardly grows looks so
             axes.set(xlabel=kind, ylabel=label)
             axes.grid(color=PALE)
             axes.spines[["top", "right"]].set_visible(False)
