@@ -79,7 +79,7 @@ def parts(config: Config, model: Model, folder: Path) -> dict[str, Callable[[Pat
     """The whole and its parts, each called with an empty folder."""
     source = open_images(folder)
     batch = next(source.batches(model.image_size, config.batch_size)).pixels
-    specs = model_specs(model.transformer)
+    specs = model_specs(model)
     calls = -(-config.images // len(batch))
     dim = len(specs) * model.transformer.config.dim
 
