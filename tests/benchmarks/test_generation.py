@@ -24,7 +24,7 @@ from benchmarks.tasks.judged_sets import JudgedSet, JudgeOptions, merged_moments
 from benchmarks.tasks.sampler import Setting, class_labels, draw, guidance_at, scales_of
 from probes.generation import Moments, frechet_distance, inception_score, manifold_scores
 from probes.rows import TensorRows
-from randar_features import Model, generate
+from randar_features import Model, generate, load_model
 from randar_features.data import open_images
 from tests.small_models import IMAGE_SIZE, NUM_CLASSES, write_folder
 
@@ -187,6 +187,28 @@ def test_a_search_measures_the_best_scales_on_all_samples(tmp_path: Path, model_
     assert drawn == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.png")}
     again = read_result(tmp_path / "again")["results"]
     assert [row[NAME] for row in again] == [row[NAME] for row in result["results"]]
+
+
+def test_classes_of_samples_are_told_by_a_probe_of_the_models_own_features(tmp_path: Path):
+    folder = write_folder(tmp_path / "named")
+    (folder / "classes.json").write_text(json.dumps(["class 2", "class 0", "class 1"]))
+    for label in range(NUM_CLASSES):
+        for number in range(10):
+            place = tmp_path / "data" / f"class {label}" / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 80 * label + 40 + number, np.uint8)).save(place)
+    about = options(tmp_path, folder, model=str(folder), reference=str(tmp_path / "data"), images=6)
+    config = Config(**about, probe_data=str(tmp_path / "data"))
+    probe = generation.own_probe(config, load_model(str(folder), device="cpu"))
+    assert probe is not None and probe.accuracy > 0.6 and probe.classes.tolist() == [1, 2, 0]
+    files = [tmp_path / "data" / f"class {label}" / "1.png" for label in (0, 1, 2)]
+    assert probe.top_1(files, np.array([1, 2, 0]), "three") == 1
+    assert probe.top_1(files, np.array([0, 1, 2]), "three") == 0
+    (row,) = generation.measure(config, tmp_path).results
+    assert 0 <= row["top-1 own probe"] <= 1
+    (tmp_path / "data" / "class 0").rename(tmp_path / "data" / "lamp")
+    with pytest.raises(ValueError, match="by name"):
+        generation.own_probe(config, load_model(str(folder), device="cpu"))
 
 
 def test_images_and_statistics_of_all_forms_give_the_same(tmp_path: Path, model_folder: Path):
