@@ -196,9 +196,9 @@ def _manifold(
     """The four scores; those that need balls that are not wanted come out as 0."""
     _check_count("k", k)
     sets = _pair(real, fake)
-    for rows, name in zip(sets, ("real", "fake"), strict=True):
-        if len(rows) <= k:
-            raise ValueError(f"{name} has {len(rows)} samples, too few for the {k} nearest others of each")
+    for each, name in zip(sets, ("real", "fake"), strict=True):
+        if len(each) <= k:
+            raise ValueError(f"{name} has {len(each)} samples, too few for the {k} nearest others of each")
     points = _Points.of(sets)
     around_real, around_fake = (
         _radii(one, k) if wanted else None for one, wanted in zip(points, (of_real, of_fake), strict=True)
