@@ -27,6 +27,7 @@ EXTRAS = {
     "ray": "extraction over a cluster (pip install 'randar-features[ray]')",
     "tensorboard": "curves of trainings (pip install 'randar-features[training]')",
     "pandas": "to_pandas() of tables and hits (pip install pandas)",
+    "zarr": "tables as Zarr (pip install 'randar-features[zarr]')",
     "pillow_heif": "HEIC pictures (pip install pillow-heif)",
     "torch_fidelity": "FID's Inception network (pip install 'randar-features[fid]')",
     "lpips": "perceptual distance (pip install lpips)",
