@@ -256,7 +256,7 @@ class Page:
         """Choice of one feature: context, read, layer and detail."""
         with gr.Accordion("Feature", open=False):
             with gr.Row():
-                context = gr.Radio(list(self.transformer.contexts), value=self.own.context, label="Context")
+                context = gr.Radio(self._contexts, value=self.own.context, label="Context")
                 read = gr.Radio(list(self.transformer.reads), value=self.own.read, label="Read")
             with gr.Row():
                 layer = gr.Slider(0, self._last_layer, self.own.layer, step=1, label="Layer")
@@ -266,6 +266,10 @@ class Page:
     def _detail(self) -> gr.Radio:
         coarse = self.transformer.config.grid < 16
         return gr.Radio(list(DETAILS), value=list(DETAILS)[int(coarse)], label="Detail")
+
+    @property
+    def _contexts(self) -> list[str]:
+        return list(dict.fromkeys(context for own in self.transformer.reads.values() for context in own))
 
     @property
     def _last_layer(self) -> int:
@@ -282,9 +286,7 @@ class Page:
                 "Each feature map as colours, its first three principal components: like colours, like features."
             )
             with gr.Row():
-                contexts = gr.CheckboxGroup(
-                    list(self.transformer.contexts), value=list(self.transformer.contexts), label="Contexts"
-                )
+                contexts = gr.CheckboxGroup(self._contexts, value=self._contexts, label="Contexts")
                 reads = gr.CheckboxGroup(list(self.transformer.reads), value=[self.own.read], label="Reads")
             with gr.Row():
                 layers = gr.CheckboxGroup(list(range(self._last_layer + 1)), value=[self.own.layer], label="Layers")

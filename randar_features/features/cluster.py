@@ -130,7 +130,7 @@ class _RayImages(StoredImages):
     ) -> None:
         import ray
 
-        super().__init__(source, encode, image_size=content.image_size, **reading)
+        super().__init__(source, lambda batch: encode(batch.pixels), image_size=content.image_size, **reading)
         if self.streamed:
             raise ValueError(
                 "a stream of images cannot be shared out: give files, a folder, Parquet, tars, or a data set"
