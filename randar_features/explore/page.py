@@ -42,6 +42,8 @@ STYLE = """
 .gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto !important; }
 .caption-label { white-space: normal !important; max-width: 100% !important; }
 #animation img { width: 100%; }
+#thumbnails .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+#thumbnails .caption-label { font-size: 10px !important; padding: 0 4px !important; }
 """
 
 
