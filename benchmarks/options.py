@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from benchmarks.encoders.base import Encoder
 from randar_features.cli.parse import Count, Natural, Seed, check_ranges, option
+from randar_features.data.ranges import Reading
 
 Context = Literal["single", "repeat", "reverse"]
 Read = Literal["image", "instruction", "query", "leave_one_out"]
@@ -58,7 +59,16 @@ def check_names(option: str, given: Collection[str], known: Collection[str]) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeOptions(RunOptions):
+class ImageTaskOptions(RunOptions, Reading):
+    """Options of every task that reads images of the user."""
+
+    def __post_init__(self) -> None:
+        RunOptions.__post_init__(self)
+        Reading.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions(ImageTaskOptions):
     """How features are computed and kept.
 
     Attributes:
@@ -109,7 +119,7 @@ class EncoderOptions(ComputeOptions):
     @property
     def store(self) -> dict[str, Any]:
         """Arguments of `extract`."""
-        about = {"folder": self.cache, "dtype": self.store_dtype}
+        about = {"folder": self.cache, "dtype": self.store_dtype, "reading": self.reading}
         return about | {"batch_size": self.batch_size, "num_workers": self.num_workers}
 
     def chosen(self, encoder: Encoder) -> list[str] | None:

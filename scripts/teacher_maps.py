@@ -13,13 +13,14 @@ from torch import Tensor
 from randar_features.baselines import load_network
 from randar_features.cli.options import DeviceOptions
 from randar_features.cli.parse import Count, Natural, run
+from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.training.teacher_maps import write_teacher_maps
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherOptions(DeviceOptions):
+class TeacherOptions(DeviceOptions, Reading):
     """Write a frozen network's maps of the training images, 192 numbers of float16 a location.
 
     Run it again to continue.
@@ -64,6 +65,7 @@ def write(options: TeacherOptions) -> None:
         channels=options.channels,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        reading=options.reading,
     )
     print(f"{folder}: done")
 

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from benchmarks.datasets import digit_pairs
 from benchmarks.datasets.photographs import NAMES
 from randar_features.data import ImageError, load_image, open_images
+from randar_features.data.ranges import DEFAULT_READING, Reading
 
 MARGIN = 1.5  # shorter side of a photograph, in sides of a crop, at the least
 ZOOM = 1.5  # … and that times this at the most
@@ -81,7 +82,14 @@ def _in_memory(name: str, images: Sequence[np.ndarray], pairs: Sequence[PointPai
 
 
 def photographs(
-    split: str, *, folder: str | Path | None = None, size: int, count: int, points: int, seed: int
+    split: str,
+    *,
+    folder: str | Path | None = None,
+    size: int,
+    count: int,
+    points: int,
+    seed: int,
+    reading: Reading = DEFAULT_READING,
 ) -> PairSet:
     """Square crops of photographs, and the same turned, scaled, sheared, shifted and recoloured, with exact truth.
 
@@ -95,10 +103,11 @@ def photographs(
         count: pairs.
         points: K of each pair at most; those whose place in the second image is outside it are left out.
         seed: of all draws.
+        reading: range of values and largest size of a picture.
     """
     generator = np.random.default_rng([seed, ("validation", "test").index(split)])
     unreadable: list[dict[str, Any]] = []
-    pictures = _pictures(folder, split, unreadable)
+    pictures = _pictures(folder, split, unreadable, reading)
     images: list[np.ndarray] = []
     pairs: list[PointPair] = []
     for number in tqdm(range(count), desc=f"pairs {split}", unit="pair", leave=False):
@@ -111,13 +120,15 @@ def photographs(
     return made
 
 
-def _pictures(folder: str | Path | None, split: str, unreadable: list[dict[str, Any]]) -> list[Image.Image]:
+def _pictures(
+    folder: str | Path | None, split: str, unreadable: list[dict[str, Any]], reading: Reading
+) -> list[Image.Image]:
     if folder is None:
         return [Image.fromarray(load_sample_image(name)) for name in NAMES]
     pictures = []
     for path in open_images(folder).files():
         try:
-            pictures.append(load_image(path))
+            pictures.append(load_image(path, **vars(reading)))
         except ImageError as error:
             unreadable.append({"path": str(path), "reason": str(error)})
     if not pictures:

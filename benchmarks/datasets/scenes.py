@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.tasks.dense import Lazily
 from randar_features.data import PhotoDigits, open_pairs
+from randar_features.data.ranges import DEFAULT_READING, Reading
 
 IGNORE = 255
 
@@ -46,12 +47,23 @@ class Scenes:
         unreadable: row, path and reason of those left out.
     """
 
-    def __init__(self, data: str, split: str, labels: Labels, *, size: int, count: int | None, seed: int) -> None:
-        """size: of photo-digits. count: pairs of a seeded random choice, None: all."""
+    def __init__(
+        self,
+        data: str,
+        split: str,
+        labels: Labels,
+        *,
+        size: int,
+        count: int | None,
+        seed: int,
+        reading: Reading = DEFAULT_READING,
+    ) -> None:
+        """size: of photo-digits. count: a seeded random choice of that many pairs, None: all."""
         source = PhotoDigits(split, size) if data == PHOTO_DIGITS else data
         part = None if data == PHOTO_DIGITS else split
         known = len(labels.names) or None
-        pairs = open_pairs(source, num_classes=known, ignore_index=labels.ignore_index, split=part)
+        rules: dict[str, Any] = {"num_classes": known, "ignore_index": labels.ignore_index, **vars(reading)}
+        pairs = open_pairs(source, split=part, **rules)
         rows = np.arange(len(pairs))
         if count is not None and count < len(pairs):
             rows = np.sort(np.random.default_rng(seed).choice(len(pairs), count, replace=False))

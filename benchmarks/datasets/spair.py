@@ -15,7 +15,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.datasets.point_pairs import PairSet, PointPair
-from randar_features.data import load_image
+from randar_features.data import ImageError, load_image
+from randar_features.data.decoding import orientation_of
 from randar_features.data.opening import open_picture
 from randar_features.data.paths import confined, one_line, reading
 from randar_features.store.files import read_json
@@ -37,6 +38,8 @@ class _Images:
         path = confined(f"{category}/{name}", self.folder / IMAGES)
         if path not in self.numbers:
             with reading(path, "a picture"), open_picture(path) as image:
+                if (orientation_of(image) or 1) != 1:
+                    raise ImageError("turned by its EXIF orientation: its points could lie on the image either way")
                 size = image.height, image.width
             self.numbers[path] = len(self.sizes)
             self.sizes.append(size)

@@ -20,6 +20,7 @@ from benchmarks.encoders.base import Encoder
 from benchmarks.encoders.feature_file import FeatureFile, FeatureSource
 from probes.pooling import POOLINGS, pool
 from randar_features.data.images import ImageSource
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.stored_images import StoredImages, root_of
 from randar_features.features.store import SHARD_ROWS, Content, FeatureStore, read_manifest, write_store
 from randar_features.store.plan import OtherImagesError
@@ -41,6 +42,7 @@ def extract(
     name: str | None = None,
     part: str | None = None,
     progress: bool = True,
+    reading: Reading = DEFAULT_READING,
 ) -> FeatureStore:
     """The features of all images, from `folder` if they are there, else computed in one pass and put there.
 
@@ -62,6 +64,7 @@ def extract(
         name: of the data, in the cache and in the manifest; None: made of `data`.
         part: which file of a `FeatureFile` with {split} in its name; None: that of `split`.
         progress: show a bar.
+        reading: range of values and largest size of a picture.
 
     Raises:
         ValueError: an unknown output or pooling.
@@ -75,7 +78,7 @@ def extract(
     computed = "" if encoder.dtype == torch.float32 else f"-{str(encoder.dtype).removeprefix('torch.')}"
     home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}{computed}" / _plain(name)
     dtype = "float32" if isinstance(encoder, FeatureFile) else dtype  # a file's numbers stay as they are
-    made = _outputs_of_a_store(home, encoder, wanted, pooling, dtype) or wanted
+    made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
     content = Content(
         encoder=encoder.name,
         weights=encoder.weights,
@@ -84,9 +87,10 @@ def extract(
         pooling=pooling,
         dtype=dtype,
         compute_dtype=str(encoder.dtype).removeprefix("torch."),
+        value_range=reading.value_range,
     )
 
-    source = open_data(data, split, encoder.image_size)
+    source = open_data(data, split, encoder.image_size, reading)
     root = root_of(data, split)
     place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
     if isinstance(encoder, FeatureFile):
@@ -160,16 +164,20 @@ def unreadable(*stores: FeatureStore) -> list[str]:
 
 
 def _outputs_of_a_store(
-    home: Path, encoder: Encoder, wanted: list[str], pooling: str | None, dtype: str
+    home: Path, encoder: Encoder, wanted: list[str], how: tuple[str | None, str, dict[str, Any]]
 ) -> list[str] | None:
-    """All outputs of a store that has those wanted, and was made the same way; None if there is none."""
+    """All outputs of a store that has those wanted, and was made the same way; None if there is none.
+
+    how: pooling, number format on disk, and how pictures were read.
+    """
     for path in sorted(home.glob("*/manifest.json")):
         try:
             held = read_manifest(path.parent)
         except ValueError:  # of an earlier version, or damaged: it is not used
             continue
         outputs = held["outputs"]
-        same = (held["pooling"], held["dtype"], held["image_size"]) == (pooling, dtype, encoder.image_size)
+        read = {"value_range": held.get("value_range")}
+        same = (held["pooling"], held["dtype"], read) == how and held["image_size"] == encoder.image_size
         if same and set(wanted) <= set(outputs) and all(encoder.outputs.get(name) == outputs[name] for name in outputs):
             return list(outputs)
     return None

@@ -80,7 +80,7 @@ def load_pairs(config: Config, split: str, count: int | None) -> PairSet:
     options["count"] = 120 if count is None else count
     if kind == DIGITS:
         return point_pairs.digits(split, **options)
-    return point_pairs.photographs(split, folder=folder or None, **options)
+    return point_pairs.photographs(split, folder=folder or None, reading=config.reading, **options)
 
 
 def content_free(encoder: Encoder, outputs: Sequence[str], seed: int) -> dict[str, Tensor]:

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.options import RunOptions, check_names
+from benchmarks.datasets import PHOTO_DIGITS, open_data
+from benchmarks.options import ImageTaskOptions, check_names
 from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from probes import bootstrap_interval
 from randar_features import Model, load_model
 from randar_features.cli.parse import Count
-from randar_features.data import PhotoDigits, open_images
+from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.readable import readable_batches
 from randar_features.generation.complete import ORDERS, arrange, known_orders
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.schedule import Scale, decoding_schedule, recommended_steps
@@ -66,7 +68,7 @@ def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(ImageTaskOptions):
     """Nats per token in each order of decoding and number of steps.
 
     Attributes:
@@ -79,7 +81,7 @@ class Config(RunOptions):
     """
 
     model: str = "randar-tiny"
-    data: str = "photo-digits"
+    data: str = PHOTO_DIGITS
     images: Count = 128
     steps: tuple[int, ...] | None = None
     orders: tuple[str, ...] | None = None
@@ -93,7 +95,7 @@ class Config(RunOptions):
 def measure(config: Config, out: Path) -> Measurement:
     """A result each order and number of steps."""
     model = load_model(config.model, config.device)
-    tokens = tokens_of(model, config.data, config.images)
+    tokens = tokens_of(model, config.data, config.images, config.reading)
     recommended = recommended_steps(tokens.shape[1])
     steps = config.steps or [-1, recommended, max(1, recommended // 2), max(1, recommended // 4)]
     results = []
@@ -112,17 +114,13 @@ def measure(config: Config, out: Path) -> Measurement:
     )
 
 
-def tokens_of(model: Model, images: str, count: int) -> Tensor:
-    """(B, N) tokens of the first images."""
-    if images == "photo-digits":
-        digits = PhotoDigits("test", size=model.image_size)
-        pictures: Any = [digits[index].image for index in range(min(count, len(digits)))]
-    else:
-        pictures = images
+def tokens_of(model: Model, data: str, count: int, reading: Reading = DEFAULT_READING) -> Tensor:
+    """(B, N) tokens of the first images that can be read."""
+    source = open_data(data, "test" if data == PHOTO_DIGITS else None, model.image_size, reading)
+    options: dict[str, Any] = {"image_size": model.image_size, "batch_size": 32, "description": "tokens"}
     found: list[Tensor] = []
-    for batch in open_images(pictures).batches(model.image_size, 32):
-        good = torch.tensor([status == "ok" for status in batch.status])
-        found.append(model.tokenizer.encode(batch.pixels[good].to(model.device)))
+    for pixels, _ in readable_batches(source, unreadable=[], **options):
+        found.append(model.tokenizer.encode(pixels.to(model.device)))
         if sum(map(len, found)) >= count:
             break
     return torch.cat(found)[:count]

@@ -24,6 +24,7 @@ from benchmarks.encoders import DEFAULT_MODEL, Encoder, extract, load_encoder
 from benchmarks.tasks.alignment import DETAIL, aligned_correlations
 from probes.index import VectorIndex, build_index, choose_settings
 from randar_features.data import ImageSource
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 
@@ -207,6 +208,7 @@ class Part(NamedTuple):
     max_images: int | None = None
     rows: np.ndarray | None = None
     name: str | None = None
+    reading: Reading = DEFAULT_READING
 
 
 def middle_output(encoder: Encoder) -> str:
@@ -224,13 +226,12 @@ def between(part: Part, other: Part, cache: str) -> list[str]:
     encoder = load_encoder(DEFAULT_MODEL)
     output = middle_output(encoder)
     try:
+        about: dict[str, Any] = {"folder": cache, "outputs": [output]}
         store, other_store = (
-            extract(
-                encoder, p.data, split=p.split, folder=cache, outputs=[output], max_images=p.max_images, name=p.name
-            )
+            extract(encoder, p.data, split=p.split, max_images=p.max_images, name=p.name, reading=p.reading, **about)
             for p in (part, other)
         )
-        images = (open_data(each.data, each.split, encoder.image_size) for each in (part, other))
+        images = (open_data(p.data, p.split, encoder.image_size, p.reading) for p in (part, other))
         pairs = find(store, other_store, output, *images, rows=part.rows, other_rows=other.rows)
     except (MemoryError, OSError) as error:
         return [f"near-duplicates could not be looked for: {error}"]

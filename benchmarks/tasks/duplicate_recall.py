@@ -98,7 +98,7 @@ class Config(ComputeOptions):
 def measure(config: Config, out: Path) -> Measurement:
     """A result for each change, and one for other images."""
     encoder = load_encoder("randar-tiny", device=config.device, dtype=config.dtype)
-    source = open_data(config.data, config.split, encoder.image_size)
+    source = open_data(config.data, config.split, encoder.image_size, config.reading)
     indexed = range(min(config.gallery, len(source)))
     beyond = range(len(indexed), min(len(indexed) + config.others, len(source)))
     pictures = pictures_of(source, [*indexed, *beyond], encoder.image_size)

@@ -164,7 +164,7 @@ def measure_features(config: Config) -> Measurement:
 def measure_images(config: Config) -> Measurement:
     """Of images that were made elsewhere."""
     assert config.samples is not None
-    source = open_set(config.samples, config.samples_split, config.images, config.cache)
+    source = open_set(config.samples, config.samples_split, config.images, config.cache, config.reading)
     judge = config.judge(config.resolution or size_of(source, config.samples))
     real = reference_of(config, judge)
     fake = judged(judge, source, config, f"samples {config.samples} {len(source)}")
@@ -234,7 +234,7 @@ def reference_of(config: Config, judge: Judge) -> JudgedSet:
         given = read_statistics(config.reference, judge, "generation")
         if not has_images(config.reference):
             return given
-    source = open_set(config.reference, config.reference_split, config.reference_images, config.cache)
+    source = open_set(config.reference, config.reference_split, config.reference_images, config.cache, config.reading)
     name = f"reference {config.reference} {config.reference_split or 'all'} {config.reference_images or 'all'}"
     found = judged(judge, source, config, name)
     if config.save_statistics is not None and processes().is_main_process:
@@ -283,7 +283,7 @@ def own_probe(config: Config, model: Model) -> OwnProbe | None:
     plain = load_model(config.model, config.device)
     context = plain.transformer.check_view(None, "image")
     output = f"{context}/image/{plain.recommended_layers[0]}"
-    source = open_set(config.probe_data, config.probe_split, config.probe_images, config.cache)
+    source = open_set(config.probe_data, config.probe_split, config.probe_images, config.cache, config.reading)
     names = source.label_names
     if not names or not plain.classes or (known := same_classes(names, plain.classes)).min() < 0:
         raise ValueError(f"--probe-data {config.probe_data} must have the classes of {model.name} by name")

@@ -31,7 +31,7 @@ from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
 from randar_features.cli.parse import Count
 from randar_features.models.base import ImageTransformer
-from randar_features.store.files import read_json
+from randar_features.store.files import read_object
 from randar_features.training.objective import evaluation_orders
 
 PREDICTIONS = "predictions.npz"
@@ -172,8 +172,9 @@ def check_classes(model: Model, names: list[str] | None, labels: np.ndarray) -> 
 def labels_seen(model: str) -> int | None:
     """On how many labelled images a model was trained, as its folder records it; None where it does not."""
     path = Path(model) / "config.json"
-    training = (read_json(path).get("training") or {}) if path.is_file() else {}
-    count = (training.get("data") or {}).get("images")
+    training = read_object(path).get("training") if path.is_file() else None
+    data = training.get("data") if isinstance(training, dict) else None
+    count = data.get("images") if isinstance(data, dict) else None
     return count if isinstance(count, int) else None
 
 
@@ -187,7 +188,7 @@ def warnings_of_labels(seen: int | None, fitted: int) -> list[str]:
 def image_tokens(model: Model, config: Config, rows: np.ndarray) -> Tensor:
     """Tokens (n, N) of the evaluation images of these row numbers."""
     split = config.evaluation_split or config.train_split
-    source = open_data(config.data, split, model.image_size)
+    source = open_data(config.data, split, model.image_size, config.reading)
     batches = source.batches(model.image_size, 1, rows=[range(row, row + 1) for row in rows.tolist()])
     tokens: list[Tensor] = []
     waiting: list[Tensor] = []

@@ -23,7 +23,7 @@ from benchmarks.encoders import extract
 from benchmarks.encoders.feature_file import read_features
 from benchmarks.encoders.inception import InceptionEncoder, Variant
 from benchmarks.encoders.judges import PLAIN_NAMES, Judge, load_judge, same_classes
-from benchmarks.options import Dtype, RunOptions
+from benchmarks.options import Dtype, ImageTaskOptions
 from benchmarks.result import data_hash
 from probes.generation import Moments, frechet_distance, inception_score, kernel_distance, manifold_scores
 from probes.rows import DiskRows, Rows, SelectedRows, sharded_rows
@@ -32,6 +32,7 @@ from randar_features.cli.parse import Count, Natural, Seed
 from randar_features.data import ImageSource
 from randar_features.data.decoding import open_picture
 from randar_features.data.paths import reading
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.store.files import written_whole
 
 Purpose = Literal["generation", "reconstruction"]
@@ -41,7 +42,7 @@ FEW = 10_000  # samples, below which a Fréchet distance says little by itself
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeOptions(RunOptions):
+class JudgeOptions(ImageTaskOptions):
     """Which network judges images, and how.
 
     Attributes:
@@ -159,7 +160,9 @@ def merged_moments(rows: Rows) -> Moments:
 # Where sets come from
 
 
-def open_set(data: str, split: str | None, count: int | None, cache: str) -> ImageSource:
+def open_set(
+    data: str, split: str | None, count: int | None, cache: str, reading: Reading = DEFAULT_READING
+) -> ImageSource:
     """Images of a folder, a data set or an .npz in ADM's form: `count` evenly spread ones, None: all."""
     path = Path(data)
     if path.suffix == ".npz":
@@ -167,7 +170,7 @@ def open_set(data: str, split: str | None, count: int | None, cache: str) -> Ima
             raise ValueError(f"{data} holds one set of images and has no split {split!r}: leave it out")
         source = open_data(NpzImages(path, Path(cache) / "unpacked"), None, 0)
     else:
-        source = open_data(data, split, 0)
+        source = open_data(data, split, 0, reading)
     if count is None or (source.length or 0) <= count:
         return source
     return source.take(np.linspace(0, len(source) - 1, count).round().astype(np.int64))

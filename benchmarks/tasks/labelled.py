@@ -165,7 +165,7 @@ class LabelledFeatures:
             return []
         if isinstance(self.encoder, StoredEncoder):
             return ["near-duplicates were not looked for: a store holds features, not images"]
-        trained = Part(options.data, options.train_split, options.max_images, self.train.rows)
+        trained = Part(options.data, options.train_split, options.max_images, self.train.rows, reading=options.reading)
         evaluated = trained._replace(split=options.evaluation_split or options.train_split)
         return between(trained, evaluated._replace(rows=self.evaluation.rows), options.cache)
 

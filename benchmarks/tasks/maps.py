@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.datasets import open_data
 from benchmarks.datasets.photographs import NAMES, feature_colours, load_photograph
 from benchmarks.encoders import Encoder, load_encoder
-from benchmarks.options import Dtype, RunOptions
+from benchmarks.options import Dtype, ImageTaskOptions
 from benchmarks.report import figures
 from benchmarks.result import AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -33,7 +33,7 @@ PHOTOGRAPHS = "photographs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(ImageTaskOptions):
     """Feature maps as colours.
 
     Attributes:
@@ -105,7 +105,7 @@ def read_pictures(config: Config, side: int) -> Tensor:
     """`config.images` square pictures (n, 3, side, side) in [0, 1], or the two photographs, as wide as they are."""
     if config.data == PHOTOGRAPHS:
         return torch.stack([load_photograph(name, side, side // (2 * config.scale)) for name in NAMES])
-    source = open_data(*images_of(config.data, config.split), side)
+    source = open_data(*images_of(config.data, config.split), side, config.reading)
     pixels: list[Tensor] = []
     batches = readable_batches(source, image_size=side, batch_size=40, description="reading")
     for batch, _ in batches:

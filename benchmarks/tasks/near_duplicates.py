@@ -68,9 +68,9 @@ def measure(config: Config, out: Path) -> Measurement:
     encoder = load_encoder(config.encoder, device=config.device, dtype=config.dtype)
     output = config.output or next(iter(encoder.outputs))
     splits = [config.split, config.split if config.other is None else config.other]
-    options: dict[str, Any] = {"folder": config.cache, "batch_size": config.batch_size}
+    options: dict[str, Any] = {"folder": config.cache, "batch_size": config.batch_size, "reading": config.reading}
     store, other = (extract(encoder, config.data, split=split, outputs=[output], **options) for split in splits)
-    images, other_images = (open_data(config.data, split, encoder.image_size) for split in splits)
+    images, other_images = (open_data(config.data, split, encoder.image_size, config.reading) for split in splits)
     thresholds = {name: getattr(config, name) for name in ("similarity", "correlation", "aligned", "neighbours")}
     pairs = find(store, other, output, images, other_images, **thresholds)
     write_json(out / "pairs.json", [asdict(pair) for pair in pairs])

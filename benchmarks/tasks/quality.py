@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.options import RunOptions
+from benchmarks.options import ImageTaskOptions
 from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.generator_measures import image_losses
@@ -21,13 +21,14 @@ from probes import bootstrap_interval
 from randar_features import load_model
 from randar_features.cli.parse import Count
 from randar_features.data import open_images
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.readable import readable_batches
 from randar_features.training.image_quality import reconstruction_quality
 from randar_features.training.objective import evaluation_orders
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(ImageTaskOptions):
     """Reconstruction by the tokenizer, and likelihood under the transformer.
 
     Attributes:
@@ -50,7 +51,7 @@ class Config(RunOptions):
 def measure(config: Config, out: Path) -> Measurement:
     """One result: nats per token with the class and with the null class, and how well images are reconstructed."""
     model = load_model(config.model, config.device)
-    pixels, labels = read_images(config.data, image_size=model.image_size, split=config.split)
+    pixels, labels = read_images(config.data, image_size=model.image_size, split=config.split, reading=config.reading)
     picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
     tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
     with_class, null_class = image_losses(model.transformer, tokens, labels, config.orders)
@@ -73,11 +74,13 @@ def measure(config: Config, out: Path) -> Measurement:
     )
 
 
-def read_images(data: str, *, image_size: int, split: str | None) -> tuple[Tensor, Tensor]:
+def read_images(
+    data: str, *, image_size: int, split: str | None, reading: Reading = DEFAULT_READING
+) -> tuple[Tensor, Tensor]:
     """All images (n, 3, S, S) in [0, 1] that can be read, and their labels (n,); ValueError if one has no label."""
     pixels: list[Tensor] = []
     labels: list[int] = []
-    source, options = open_images(data, split=split), {"image_size": image_size, "batch_size": 256}
+    source, options = open_images(data, split=split).read_with(reading), {"image_size": image_size, "batch_size": 256}
     for batch, batch_labels in readable_batches(source, description="reading", **options):
         pixels.append(batch)
         labels += batch_labels

@@ -84,7 +84,7 @@ def read_tokens(model: Model, config: Config) -> tuple[Tensor, np.ndarray, list[
 
     ValueError where an image has no label.
     """
-    source = open_data(config.data, config.split, model.image_size).first(config.images)
+    source = open_data(config.data, config.split, model.image_size, config.reading).first(config.images)
     tokens: list[Tensor] = []
     labels: list[int] = []
     options: dict[str, Any] = {"image_size": model.image_size, "batch_size": config.batch_size}

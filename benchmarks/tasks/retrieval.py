@@ -188,7 +188,7 @@ def duplicates(config: Config, query_rows: np.ndarray) -> list[str]:
     """A warning of queries that have a near-duplicate in what is searched, unless it is switched off."""
     if not config.duplicates:
         return []
-    searched = Part(config.data, config.split, config.max_images)
+    searched = Part(config.data, config.split, config.max_images, reading=config.reading)
     return between(searched, searched._replace(split=config.query_split or config.split, rows=query_rows), config.cache)
 
 
@@ -197,8 +197,10 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
     task = best.task
     places = np.unique(np.linspace(0, len(task.queries) - 1, SHOWN).astype(int))
     found = best.neighbours[places, :SHOWN_NEIGHBOURS]
-    gallery = open_data(config.data, config.split, PICTURE)
-    asked = gallery if config.query_split is None else open_data(config.data, config.query_split, PICTURE)
+    gallery = open_data(config.data, config.split, PICTURE, config.reading)
+    asked = (
+        gallery if config.query_split is None else open_data(config.data, config.query_split, PICTURE, config.reading)
+    )
     queries = pictures_of(asked, task.query_rows[places], PICTURE)
     pictures = pictures_of(gallery, task.gallery_rows[found].ravel(), PICTURE)
     right = task.gallery_labels[found] == task.query_labels[places][:, None]

@@ -136,7 +136,7 @@ def load_task(config: Config) -> SegmentationData:
         raise ValueError(
             f"images to train on and to evaluate on must differ, got the split {config.train_split!r} twice"
         )
-    options: dict[str, Any] = {"size": config.size, "seed": config.seed}
+    options: dict[str, Any] = {"size": config.size, "seed": config.seed, "reading": config.reading}
     train, evaluation = (Scenes(config.data, name, labels, count=n, **options) for name, n in splits.items())
     return SegmentationData(config, labels, train, evaluation)
 

@@ -26,6 +26,7 @@ from randar_features.cli.parse import Natural, option, positional, run, subcomma
 from randar_features.data import ImageError, adm_center_crop, labelled_sheet, load_image, to_image, to_tensor
 from randar_features.data.decoding import read_picture
 from randar_features.data.masks import MaskOrientation, fit_mask, read_painted
+from randar_features.data.ranges import Reading
 from randar_features.generation.classes import find_class
 from randar_features.generation.gallery import is_done, save_png, save_sheet
 from randar_features.hub.weights import file_hash
@@ -35,7 +36,7 @@ SIDES = "PIXELS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditOptions(DecodingOptions):
+class EditOptions(DecodingOptions, Reading):
     """What every edit takes.
 
     Attributes:
@@ -46,6 +47,10 @@ class EditOptions(DecodingOptions):
     image: Path = positional()
     class_name: str | None = option("--class", default=None)
     out: Path = Path("edited")
+
+    def __post_init__(self) -> None:
+        DecodingOptions.__post_init__(self)
+        Reading.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +141,7 @@ def edit(
     index = None
     if options.class_name is not None:
         index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
-    image = load_image(options.image)
+    image = load_image(options.image, value_range=options.value_range, max_pixels=options.max_pixels)
     pixels = to_tensor(adm_center_crop(image, model.image_size) if crop else image)
     settings = settings_of(options, model.transformer)
     notes = {
@@ -149,6 +154,7 @@ def edit(
         "box": box,
         "padding": padding,
         "mask": None if mask is None else fingerprint(mask),
+        **options.content(),
     }
     rank, ranks = rank_and_ranks()
     name, shown = f"{options.image.stem}_{kind}", "null" if index is None else index
@@ -171,7 +177,7 @@ def edit(
 def mask_of(options: InpaintOptions, square: int, size: tuple[int, int]) -> Tensor:
     """(H, W) boolean for an image of this height and width, True where to draw anew."""
     if options.mask is not None:
-        painted = mask_picture(options.mask, options.image, options.mask_orientation)
+        painted = mask_picture(options.mask, options.image, options.mask_orientation, options.reading)
         painted = adm_center_crop(painted, square) if options.square else painted
         return torch.from_numpy(np.asarray(painted) > 127)
     assert options.box is not None  # InpaintOptions sees to it
@@ -186,14 +192,14 @@ def mask_of(options: InpaintOptions, square: int, size: tuple[int, int]) -> Tens
     return mask
 
 
-def mask_picture(mask: Path, image: Path, orientation: MaskOrientation | None) -> Image.Image:
+def mask_picture(mask: Path, image: Path, orientation: MaskOrientation | None, reading: Reading) -> Image.Image:
     """A picture that is white where to draw anew, mode "L", as it lies on the upright image.
 
     Raises:
         ImageError: it is of another size than the image, or has transparent pixels.
     """
     try:
-        (painted, own), photograph = read_painted(mask), read_picture(image)
+        (painted, own), photograph = read_painted(mask, reading), read_picture(image, reading)
         size = (photograph.image.height, photograph.image.width)
         fitted = fit_mask(painted, size, own=own, image=photograph.orientation, orientation=orientation)
     except ImageError as error:

@@ -11,7 +11,7 @@ from randar_features.cli.parse import Count, Natural, positional, run
 from randar_features.data.token_store import TokenStore
 from randar_features.features import FeatureTable
 from randar_features.hub import load_model
-from randar_features.store.files import read_json
+from randar_features.hub.registry import read_classes
 from randar_features.training.bundle import assemble_model
 
 FORMATS = {".parquet": FeatureTable.to_parquet, ".zarr": FeatureTable.to_zarr}
@@ -33,7 +33,7 @@ class ExportOptions:
         transformer: folder `model` of a transformer's run.
         tokens: the tokens that it was trained on, a folder with `train` in it.
         tokenizer: folder `model` of a tokenizer's run; none: the tokenizer that lies beside the tokens.
-        classes: JSON list of class names; none: those of the tokens.
+        classes: JSON file of class names, a list or {name: number}; none: those of the tokens.
         layers: blocks recommended for features, from 0; none: the middle block.
         steps: recommended decoding steps; none: as published with such models.
     """
@@ -79,7 +79,7 @@ def export_model(options: ExportOptions, transformer: Path, tokens: Path) -> Non
         transformer=transformer,
         manifest=store.manifest,
         out=options.out,
-        class_names=read_json(options.classes) if options.classes else None,
+        class_names=read_classes(options.classes, store.num_classes) if options.classes else None,
         layers=options.layers,
         steps=options.steps,
     )

@@ -20,8 +20,7 @@ from randar_features.cli.options import (
     fields_of,
     one_or_several,
 )
-from randar_features.cli.parse import Count, Seed, Share, option, positional, run
-from randar_features.data.opening import MAX_PIXELS
+from randar_features.cli.parse import Count, Seed, Share, positional, run
 from randar_features.data.profile import watching
 from randar_features.store.records import printable
 
@@ -51,9 +50,6 @@ class ExtractOptions(ModelOptions, ImageOptions):
         append: add the images that the store does not have yet, read changed ones again, and name those that are gone.
         retry: read again the images that could not be read.
         abandon: remove what a run that was not finished has added, and do nothing else.
-        value_range: LOW HIGH, the values that are black and white, of pictures of more than 8 bits, such as 0 4095;
-            none: the range of their number type.
-        max_pixels: a larger picture counts as one that cannot be read.
         shard_rows: images in one file of the store; none: 1024, or as many as make 64 MiB.
         max_unreadable: share of images that cannot be read above which the exit status is 1.
         progress: show a bar.
@@ -76,8 +72,6 @@ class ExtractOptions(ModelOptions, ImageOptions):
     append: bool = False
     retry: bool = False
     abandon: bool = False
-    value_range: tuple[float, float] | None = option(default=None, metavar="VALUE")
-    max_pixels: Count = MAX_PIXELS
     shard_rows: Count | None = None
     max_unreadable: Share = 0.01
     progress: bool = True

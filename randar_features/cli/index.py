@@ -72,6 +72,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
     seed: Seed | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.memory_limit is not None:
             memory(self.memory_limit)
 
@@ -129,6 +130,7 @@ def extracted(options: IndexOptions, data: Any) -> FeatureStore:
         pooling=options.pooling,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        reading=options.reading,
     )
 
 

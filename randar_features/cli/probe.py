@@ -106,6 +106,8 @@ def configured(options: ProbeOptions) -> Config:
         duplicates=options.duplicates,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        value_range=options.value_range,
+        max_pixels=options.max_pixels,
         device=options.device,
         cache=options.cache,
         seed=options.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from randar_features.cli.options import DeviceOptions, one_or_several
 from randar_features.cli.parse import Count, Natural, option, positional, run
 from randar_features.data import open_images
 from randar_features.data.lists import spreadsheet_safe
+from randar_features.data.ranges import Reading
 from randar_features.data.readable import pictures_of
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_json
@@ -24,7 +25,7 @@ PICTURE = 128  # pixels that each picture is read at
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(DeviceOptions):
+class SearchOptions(DeviceOptions, Reading):
     """Find the images of an index that are most like others.
 
     Queries are image files, encoded as the index was, or images of the index by number. A query that is in the index
@@ -63,6 +64,7 @@ class SearchOptions(DeviceOptions):
     verify: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.images is None) == (self.rows is None):
             raise ValueError("give --images or --rows, one of them")
 
@@ -73,12 +75,15 @@ def search(options: SearchOptions) -> None:
 
     index = open_index(options.index, verify=options.verify)
     warn_of_classes(index.features)
+    options = replace(options, value_range=options.value_range or index.features.get("value_range"))
     effort = {name: getattr(options, name) for name in ("nprobe", "efSearch", "candidates")}
     if options.rows is not None:
         hits = index.search_own(list(options.rows), options.k, **effort)
     else:
         encoder = encoder_of(index, options.encoder, options.device)
-        hits = index.search(one_or_several(options.images or ()), options.k, encoder=encoder, **effort)
+        hits = index.search(
+            one_or_several(options.images or ()), options.k, encoder=encoder, **effort, **vars(options.reading)
+        )
     for path, status in zip(hits.queries, hits.status, strict=True):
         if status != "ok":
             print(f"could not be read: {printable(path or '')}: {printable(status)}")
@@ -159,12 +164,13 @@ def read_pictures(wanted: list[dict[str, Any]], options: SearchOptions) -> dict[
     paths, rows = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
     pictures: dict[str | int, np.ndarray] = {}
     if paths:
-        read = pictures_of(open_images(paths), range(len(paths)), PICTURE)
+        read = pictures_of(open_images(paths).read_with(options.reading), range(len(paths)), PICTURE)
         pictures.update((paths[place], picture) for place, picture in read.items())
     if rows and options.data is None:
         raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
     if rows:
-        pictures.update(pictures_of(open_data(options.data, options.split, PICTURE), rows, PICTURE).items())
+        source = open_data(options.data, options.split, PICTURE, options.reading)
+        pictures.update(pictures_of(source, rows, PICTURE).items())
     return pictures
 
 

@@ -13,6 +13,7 @@ import torch
 from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType
 from randar_features.cli.parse import UNFINISHED, Count, Natural, option, run
 from randar_features.data.published_codes import import_codes
+from randar_features.data.ranges import Reading
 from randar_features.data.tables import load_named_table
 from randar_features.data.token_store import SHARD_SIZE, TokenStore, in_time
 from randar_features.hub import choose_device, load_tokenizer
@@ -27,7 +28,7 @@ SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizeOptions(DeviceOptions, TimeLimit):
+class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
     """Turn images into OUT/train and OUT/validation, with two or ten crops of each image, and OUT/tokenizer.
 
     Run it again to continue. Shards of another tokenizer or of other images are refused. Several processes or nodes
@@ -75,6 +76,7 @@ class TokenizeOptions(DeviceOptions, TimeLimit):
     dtype: WeightsDType = "float32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [name for name in ("data", "dataset", "codes") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of --data, --dataset and --codes, got {' and '.join(given) or 'none'}")
@@ -111,6 +113,7 @@ def tokenize_images(options: TokenizeOptions) -> int:
             num_workers=options.num_workers,
             dtype=getattr(torch, options.dtype),
             append=options.append,
+            reading=options.reading,
             **sharing,
         )
         if report(options.out / split, store, deadline):

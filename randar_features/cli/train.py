@@ -23,6 +23,7 @@ from randar_features.cli.train_transformer import previews
 from randar_features.cli.training import RunOptions, train
 from randar_features.data import open_images
 from randar_features.data.images import ImageSource
+from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
@@ -37,7 +38,7 @@ CLASS_TABLE = "cls_embedding.embedding_table.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions):
+class TrainOptions(RunOptions, Reading):
     """Train a model of your own images in minutes: the tokenizer of --from stays, its transformer learns your classes.
 
     DATA is a folder with a subfolder for each class, or with train/CLASS and validation/CLASS. Run it again to
@@ -94,7 +95,7 @@ def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenS
     keep_tokenizer(options.base, base.tokenizer, base.image_size, folder / "tokenizer", write=True)
     stores = []
     for name, source in zip(("train", "validation"), splits(options), strict=True):
-        store = tokenize(base.tokenizer, source, folder / name, image_size=base.image_size)
+        store = tokenize(base.tokenizer, source, folder / name, image_size=base.image_size, reading=options.reading)
         assert store is not None  # one process, no deadline
         stores.append(store)
     return stores[0], stores[1]
@@ -104,8 +105,9 @@ def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
     """The images to train on and to validate: the splits of the folder, else a share of all is held back."""
     found = [name for name in VALIDATION_SPLITS if (Path(options.data) / name).is_dir()]
     if (Path(options.data) / "train").is_dir() and found:
-        return open_images(options.data, split="train"), open_images(options.data, split=found[0])
-    source = open_images(options.data)
+        training, validation = (open_images(options.data, split=split) for split in ("train", found[0]))
+        return training.read_with(options.reading), validation.read_with(options.reading)
+    source = open_images(options.data).read_with(options.reading)
     if source.streamed or len(source) < 2:
         raise ValueError(f"{options.data}: expected at least two images that can be read in any order")
     order = np.random.default_rng(options.seed).permutation(len(source))

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from randar_features.cli.parse import UNFINISHED, Natural, part
 from randar_features.cli.training import RunOptions, run_stage, train
 from randar_features.data.pixels import PixelCache, PixelSource, cache_pixels
+from randar_features.data.ranges import Reading
 from randar_features.training.distributed import make_accelerator
 from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
 from randar_features.training.tokenizer_trainer import TokenizerTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerOptions(RunOptions, TokenizerTrainingConfig):
+class TokenizerOptions(RunOptions, TokenizerTrainingConfig, Reading):
     """Train an image tokenizer.
 
     Run it again to continue. Images are decoded once, image_size² · 3 bytes each; a time limit is kept there too, and
@@ -53,12 +55,12 @@ def train_tokenizer(options: TokenizerOptions) -> int:
 
 def open_pixels(options: TokenizerOptions, split: str, deadline: float | None) -> PixelCache | PixelSource | None:
     """The images of a split, by way of a cache that the first process makes; None if the time was up before."""
-    size = options.image_size
+    how: dict[str, Any] = {"image_size": options.image_size, "split": split, "reading": options.reading}
     if not options.cache:
-        return PixelSource(options.data, image_size=size, split=split, num_workers=options.num_workers)
+        return PixelSource(options.data, num_workers=options.num_workers, **how)
     with make_accelerator().main_process_first():
         folder = options.pixels or options.out / "pixels"
-        return cache_pixels(options.data, folder / split, image_size=size, split=split, deadline=deadline)
+        return cache_pixels(options.data, folder / split, deadline=deadline, **how)
 
 
 main = partial(run_stage, train_tokenizer, TokenizerOptions, stage="tokenizer", recipe="tiny_tokenizer.yaml")

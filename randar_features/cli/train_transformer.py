@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from randar_features.cli.parse import Count, part
 from randar_features.cli.training import RunOptions, run_stage, train
+from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.generation.preview import sample_preview, spread_classes
@@ -25,7 +26,7 @@ SAMPLES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerOptions(RunOptions, TrainingConfig):
+class TransformerOptions(RunOptions, TrainingConfig, Reading):
     """Train RandAR or a sister on the tokens that `randar tokenize` wrote.
 
     Run it again to continue. Settings of the recipe may be given as key=value too.
@@ -64,7 +65,7 @@ def train_transformer(options: TransformerOptions) -> int:
     probe = None
     if options.probe:
         images: dict[str, Any] = {"split": options.probe_split, "count": options.probe_images}
-        probe = OnlineProbe.of_store(tokens, encode_layer, options.probe, **images)
+        probe = OnlineProbe.of_store(tokens, encode_layer, options.probe, reading=options.reading, **images)
     return train(RandARTrainer(config, tokens, validation, preview, teacher, probe), options, deadline)
 
 

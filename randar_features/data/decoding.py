@@ -134,7 +134,7 @@ def read_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> tu
     check_image(image)
     if image.dtype == torch.uint8:
         return read_pixels(_channels_last(image).cpu().numpy(), size, reading)
-    return tensor_center_crop(image.clamp(0, 1).expand(3, -1, -1), size), darkness(float(image.max()))
+    return tensor_center_crop(image.clamp(0, 1).expand(3, -1, -1), size), darkness(float(image.detach().max()))
 
 
 def check_image(image: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from .labels import label_of
+from .labels import by_plain_name, label_of
 from .listing import is_named_as_image
 from .paths import confined
 
@@ -70,8 +70,9 @@ def _are_images(item: tuple[Any, ...] | list[Any]) -> bool:
 
 
 def first_name(names: Collection[str], mapping: Collection[str]) -> str | None:
-    """The first of `names` that is among the keys."""
-    return next((name for name in names if name in mapping), None)
+    """The key that is the first of `names`, whatever its capitals."""
+    by_plain = by_plain_name(mapping)
+    return next((by_plain[name] for name in names if name in by_plain), None)
 
 
 def confined_image(image: Any, folder: Path) -> Any:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .account import Account
+from .opening import printable
 
 NO_LABEL = -1
 """How files of labels write "none", as `datasets` does."""
@@ -53,14 +54,37 @@ def find_label(names: Collection[str]) -> str | None:
     Raises:
         LabelError: several could be it.
     """
-    known = next((name for name in LABEL_NAMES if name in names), None)
+    by_plain = by_plain_name(names)
+    known = next((by_plain[name] for name in LABEL_NAMES if name in by_plain), None)
     if known is not None:
         return known
     # Beside an "x", "y" is a coordinate.
-    others = [name for name in OTHER_LABEL_NAMES if name in names and not (name == "y" and "x" in names)]
+    others = [
+        by_plain[name] for name in OTHER_LABEL_NAMES if name in by_plain and not (name == "y" and "x" in by_plain)
+    ]
     if len(others) > 1:
         raise LabelError(f"several columns could hold it: {', '.join(others)}; call the right one 'label'")
     return others[0] if others else None
+
+
+def find_label_column(names: Sequence[str], account: Account, where: str) -> str | None:
+    """As `find_label`, of the columns of a table; the account hears why there is none."""
+    try:
+        found = find_label(names)
+    except LabelError as error:
+        account.drop(str(error), where)
+        return None
+    if found is None and names:
+        columns = ", ".join(map(printable, names[:5]))
+        account.notes.append(f"no labels: none of the columns {columns} is called 'label'")
+    return found
+
+
+def by_plain_name(names: Iterable[Any]) -> dict[str, Any]:
+    """Columns or keys by their names without capitals, and without the spaces that follow commas in some files."""
+    plain = [(str(name).strip().lower(), name) for name in names]
+    # Of two names that are then one, that which is written so comes last, and wins.
+    return dict(sorted(plain, key=lambda pair: pair[0] == pair[1]))
 
 
 def one_label(value: Any, names: Sequence[str] | None = None) -> int | None:
@@ -93,7 +117,8 @@ def _scalar(value: Any) -> Any:
         return value.item()
     if isinstance(value, (list, tuple)) and len(value) == 1:
         return _scalar(value[0])
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+    # What is not UTF-8 keeps its bytes as escapes, so that two names do not become one.
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
 def _whole_number(value: Any) -> int:

@@ -11,7 +11,7 @@ from randar_features.store.records import printable
 
 from .account import Account
 from .items import IMAGE_NAMES, first_name
-from .labels import NONE, LabelError, Labels, find_label, read_labels
+from .labels import NONE, Labels, find_label_column, read_labels
 from .paths import check_file, confined, reading
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -46,15 +46,21 @@ def read_list(path: Path, account: Account) -> FileList:
             f"{printable(path)} has no column of paths: got {columns}, expected a first line with one of "
             f"{', '.join(PATH_NAMES[:4])}"
         )
-    label_name = _label_column([name for name in table.column_names if name != path_name], path, account)
+    label_name = find_label_column([name for name in table.column_names if name != path_name], account, path.name)
     with reading(path, "a list of images"):
         paths = [_text(value) for value in table[path_name].to_pylist()]
-        return FileList(paths, None if label_name is None else table[label_name].to_pylist(), label_name)
+        labels = None if label_name is None else [_stripped(value) for value in table[label_name].to_pylist()]
+        return FileList(paths, labels, label_name)
 
 
 def _text(value: Any) -> str | None:
     """A cell as a path, None where it is empty; a name that is not UTF-8 comes as bytes."""
     return None if value in (None, "", b"") else os.fsdecode(value) if isinstance(value, bytes) else str(value)
+
+
+def _stripped(label: Any) -> Any:
+    """A label without the space that follows a comma in some files."""
+    return label.strip() if isinstance(label, str | bytes) else label
 
 
 def _read_table(path: Path) -> Any:
@@ -68,14 +74,6 @@ def _read_table(path: Path) -> Any:
         return pyarrow.json.read_json(path)
     options = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
     return pyarrow.csv.read_csv(path, parse_options=options)
-
-
-def _label_column(names: Sequence[str], path: Path, account: Account) -> str | None:
-    try:
-        return find_label(names)
-    except LabelError as error:
-        account.drop(str(error), path.name)
-        return None
 
 
 def spreadsheet_safe(value: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from randar_features.data.images import OK, ImageBatch
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of, root_of
 from randar_features.store.plan import OtherImagesError
@@ -70,7 +71,13 @@ class PixelCache:
 
 
 def cache_pixels(
-    images: Any, folder: Path, *, image_size: int, split: str | None = None, deadline: float | None = None
+    images: Any,
+    folder: Path,
+    *,
+    image_size: int,
+    split: str | None = None,
+    deadline: float | None = None,
+    reading: Reading = DEFAULT_READING,
 ) -> PixelCache | None:
     """Decode everything that `open_images` takes into `folder`, unless it was done before.
 
@@ -78,16 +85,16 @@ def cache_pixels(
     with a warning that says what changed. None if `time.monotonic` comes to the `deadline` before the cache is whole.
 
     Raises:
-        ValueError: `folder` holds pixels of another size, or no image can be read, which leaves no cache.
+        ValueError: `folder` holds pixels of another size or range; or no image can be read, which leaves no cache.
         FolderLockedError: another process writes to the folder.
     """
-    stored = StoredImages(
-        open_images(images, split=split), _as_bytes, image_size=image_size, batch_size=256, root=root_of(images, split)
-    )
+    source = open_images(images, split=split).read_with(reading)
+    options: dict[str, Any] = {"image_size": image_size, "batch_size": 256, "root": root_of(images, split)}
+    stored = StoredImages(source, _as_bytes, **options)
     writer = StoreWriter(
         folder=folder,
         kind=_Pixels,
-        content={"image_size": image_size},
+        content={"image_size": image_size, **reading.content()},
         shard_rows=max(1, SHARD_BYTES // (3 * image_size**2)),
         data=name_of(images, split),
         patience=PATIENCE,
@@ -121,13 +128,22 @@ class PixelSource:
         image_size: pixels a side of the ADM centre crops.
         split: as for `open_images`.
         num_workers: processes that decode ahead in `stream`.
+        reading: range of values and largest size of a picture.
 
     Raises:
         ValueError: `images` is a stream.
     """
 
-    def __init__(self, images: Any, *, image_size: int, split: str | None = None, num_workers: int = 0) -> None:
-        self.source = open_images(images, split=split)
+    def __init__(
+        self,
+        images: Any,
+        *,
+        image_size: int,
+        split: str | None = None,
+        num_workers: int = 0,
+        reading: Reading = DEFAULT_READING,
+    ) -> None:
+        self.source = open_images(images, split=split).read_with(reading)
         if self.source.streamed:
             raise ValueError("training takes images in an order of its own, which a stream cannot give: cache it")
         self.image_size, self.num_workers = image_size, num_workers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
@@ -27,20 +27,22 @@ WHITE_IS_ZERO, SIGNED = 0, 2
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures are read.
+    """How pictures are read. The options of a command that reads pictures extend it.
+
+    A range is never taken from a picture's own values, so that two pictures stay comparable: without one it is 0 to
+    65535 of 16-bit integers, 0 to 2**bits − 1 where a file states fewer bits, 0 to 1 of floats. Values outside are
+    clipped to a stated range. 8-bit pictures are always 0 to 255.
 
     Attributes:
-        value_range: the values that are black and white, of pictures of more than 8 bits; those outside are
-            clipped. None: the nominal range of the number type, 0 to 65535 of 16-bit integers, 0 to 2**bits − 1
-            where a file states fewer bits, 0 to 1 of floats. It is never taken from a picture's own values, so that
-            two pictures stay comparable. 8-bit pictures are always 0 to 255.
-        max_pixels: a larger picture is refused, before its pixels are decoded.
+        value_range: LOW HIGH, the values that are black and white, of pictures of more than 8 bits, such as 0 4095;
+            none: the range of their number type.
+        max_pixels: a larger picture counts as one that cannot be read; none of its pixels are decoded.
 
     Raises:
         ValueError, TypeError: no such range, or a limit below 1.
     """
 
-    value_range: tuple[float, float] | None = None
+    value_range: tuple[float, float] | None = field(default=None, metadata={"metavar": "VALUE"})
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
@@ -48,6 +50,15 @@ class Reading:
             object.__setattr__(self, "value_range", _checked_range(self.value_range))
         if not isinstance(self.max_pixels, Integral) or isinstance(self.max_pixels, bool) or self.max_pixels < 1:
             raise ValueError(f"max_pixels must be a number of pixels of at least 1, got {self.max_pixels!r}")
+
+    def content(self) -> dict[str, Any]:
+        """What a store records of it, and compares: the range, None where none is stated."""
+        return {"value_range": self.value_range and list(self.value_range)}
+
+    @property
+    def reading(self) -> Reading:
+        """These two alone, of options that extend them."""
+        return Reading(self.value_range, self.max_pixels)
 
 
 DEFAULT_READING = Reading()

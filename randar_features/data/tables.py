@@ -14,7 +14,7 @@ from randar_features.store.records import printable
 
 from .account import Account
 from .items import IMAGE_NAMES, confined_image, first_name
-from .labels import LABEL_NAMES, NONE, LabelError, Labels, find_label, read_labels
+from .labels import LABEL_NAMES, NONE, Labels, find_label_column, read_labels
 from .listing import list_files
 from .lists import METADATA_NAMES
 from .paths import check_file, one_line, reading
@@ -64,13 +64,10 @@ def _find_label_column(kinds: Mapping[str, str | None], image: str, account: Acc
     named = first_name(LABEL_NAMES, kinds)
     if named is not None or len(classes) == 1:
         return named or classes[0]
-    try:
-        if classes:
-            raise LabelError(f"several columns hold classes: {', '.join(classes)}; call the right one 'label'")
-        return find_label([name for name in kinds if name != image])
-    except LabelError as error:
-        account.drop(str(error), "the table")
+    if classes:
+        account.drop(f"several columns hold classes: {', '.join(classes)}; call the right one 'label'", "the table")
         return None
+    return find_label_column([name for name in kinds if name != image], account, "the table")
 
 
 def _kind(feature: Any) -> str | None:

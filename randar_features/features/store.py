@@ -164,10 +164,7 @@ class Content:
 
     def manifest(self) -> dict[str, Any]:
         """As JSON has it."""
-        about = asdict(self) | {"transform": f"ADM centre crop of {self.image_size} pixels"}
-        if self.value_range is None:
-            del about["value_range"]
-        return json.loads(json.dumps(about))
+        return json.loads(json.dumps(asdict(self) | {"transform": f"ADM centre crop of {self.image_size} pixels"}))
 
 
 @torch.no_grad()

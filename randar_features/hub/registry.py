@@ -93,7 +93,7 @@ def hub_source(repository: str, revision: str = "main") -> ModelSource:
     commit = config.revision or revision
     files = {part: HubFile(repository, file, revision=commit) for part, file in FOLDER_FILES.items()}
     try:
-        classes = _read_classes(download(HubFile(repository, "classes.json", revision=commit)).path)
+        classes = read_classes(download(HubFile(repository, "classes.json", revision=commit)).path)
     except FileNotFoundError:
         classes = None  # not every model's classes have names
     return ModelSource(name, _read_config(config.path), files, classes)
@@ -110,7 +110,8 @@ def folder_source(folder: Path, name: str | None = None) -> ModelSource:
     if not path.is_file():
         return _published_in(folder)
     files = {part: WeightsFile(folder / file) for part, file in FOLDER_FILES.items()}
-    return ModelSource(name or str(folder), _read_config(path), files, _read_classes(folder / "classes.json"))
+    names = read_classes(folder / "classes.json") if (folder / "classes.json").exists() else None
+    return ModelSource(name or str(folder), _read_config(path), files, names)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -171,12 +172,25 @@ def _unknown(name: str) -> str:
     return f"there is no model {name!r}: {hint} (The folder of a model will do too, but none has this name.)"
 
 
-def _read_classes(path: Path) -> list[str] | None:
-    if not path.is_file():
-        return None
+def read_classes(path: Path, count: int | None = None) -> list[str]:
+    """Names of classes out of a JSON file: a list in the order of the classes, or ``{name: number}``.
+
+    count: of the classes; None: any.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, holds something else, or another number of names; the message names the file.
+    """
     names = read_json(path)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path} must be a list of class names")
+    if isinstance(names, dict) and not any(isinstance(number, bool) for number in names.values()):
+        by_number = {number: name for name, number in names.items() if isinstance(number, int)}
+        if sorted(by_number) != list(range(len(names))):
+            raise ValueError(f"{path}: expected {{name: number}} with each of the numbers 0 to {len(names) - 1} once")
+        names = [by_number[number] for number in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f'{path}: expected a list of class names, ["cat", "dog"], or {{"cat": 0, "dog": 1}}')
+    if count is not None and len(names) != count:
+        raise ValueError(f"{path} holds {len(names)} class names, expected {count}, one for each class")
     return names
 
 

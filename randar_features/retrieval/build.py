@@ -14,6 +14,7 @@ from probes import KNNProbe
 from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings
 from probes.index import build_index as build_vectors
 from probes.pooling import POOLINGS
+from randar_features.data.opening import MAX_PIXELS
 from randar_features.features import FeatureSpec, FeatureTable, model_specs
 from randar_features.features.extract import extract_to_store
 from randar_features.features.store import FeatureStore, is_store
@@ -37,6 +38,7 @@ def build_index(
     normalization: str = "unit",
     split: str | None = None,
     value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
     memory_limit: int | None = None,
     threads: int = 1,
     checkpoint_rows: int | None = None,
@@ -63,7 +65,7 @@ def build_index(
         normalization: "unit", "standardized" or "whitened" (with `components=`), by the indexed images, before cosines;
             "auto": what classifies a part of the labelled images best by their neighbours.
         split: of the images.
-        value_range: as in `extract_to_store`; queries are read in the same way.
+        value_range, max_pixels: as in `extract_to_store`; queries are read in the same range.
         memory_limit: bytes that this process may take; None: what the machine has available.
         threads, checkpoint_rows: as in `probes.index.build_index`.
         seed: of every random choice.
@@ -86,7 +88,7 @@ def build_index(
     if tables is None:
         options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
         options |= {"dtype": dtype, "progress": progress, "split": split}
-        options["value_range"] = value_range
+        options |= {"value_range": value_range, "max_pixels": max_pixels}
         tables, spec = [_extract(data, folder / FEATURES_FOLDER, model, spec, pooling, options)], None
     vectors = as_vectors(tables, spec, pooling)
     if normalization == AUTO:

@@ -12,6 +12,7 @@ from probes.index import VectorIndex
 from probes.pooling import pool
 from randar_features.data import open_images
 from randar_features.data.images import OK
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.features import FeatureSpec
 from randar_features.features import encode as encode_images
 from randar_features.hub import Model, load_model
@@ -104,14 +105,14 @@ def encode(
     pooling: str,
     *,
     batch_size: int = 32,
-    value_range: tuple[float, float] | None = None,
+    reading: Reading = DEFAULT_READING,
 ) -> Encoded:
-    """The vectors of images, of one feature of an encoder; `value_range` as in `open_images`."""
+    """The vectors of images, of one feature of an encoder."""
     found: list[Tensor] = []
     paths: list[str | None] = []
     status: list[str] = []
     content: list[str] = []
-    for batch in open_images(images, value_range=value_range).batches(encoder.image_size, batch_size):
+    for batch in open_images(images).read_with(reading).batches(encoder.image_size, batch_size):
         readable = [place for place, reason in enumerate(batch.status) if reason == OK]
         paths += batch.paths
         status += batch.status

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from probes import Neighbours
 from probes.index import IndexSettings, VectorIndex
+from randar_features.data.opening import MAX_PIXELS
+from randar_features.data.ranges import Reading
 from randar_features.features.store import FeatureStore
 from randar_features.hub import Model
 from randar_features.retrieval.encoders import Encoder, check_encoder, encode, encoder_of
@@ -182,6 +184,8 @@ class Index:
         nprobe: int | None = None,
         efSearch: int | None = None,
         candidates: int | None = None,
+        value_range: tuple[float, float] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Hits:
         """The `k` indexed images that are most like each query. A query that is itself indexed is not found.
 
@@ -196,6 +200,7 @@ class Index:
             device: where the queries are encoded.
             batch_size: images a forward pass.
             nprobe, efSearch, candidates: how hard to look, as in `probes.index.VectorIndex.search`.
+            value_range, max_pixels: of the queries, as in `open_images`; None: the range that the index states.
 
         Raises:
             ValueError, TypeError: k or `exclude` out of range, vectors of another width or with NaN.
@@ -221,7 +226,7 @@ class Index:
             about["output"],
             about["pooling"],
             batch_size=batch_size,
-            value_range=tuple(about["value_range"]) if "value_range" in about else None,
+            reading=Reading(value_range or about.get("value_range"), max_pixels),
         )
         if all(reason != OK for reason in status):
             raise ValueError(f"not one of the {len(status)} query images could be read: {status[0]}")

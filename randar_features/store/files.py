@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,8 +122,11 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is not JSON, or nested too deeply to be read; the message names the file.
+        ValueError: it is no regular file (a pipe may never end), not JSON, or nested too deeply to be read; the message
+            names the file.
     """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is no regular file, expected JSON")
     try:
         return json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:

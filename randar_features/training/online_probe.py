@@ -14,6 +14,7 @@ from torch import Tensor
 
 from randar_features.data import open_images
 from randar_features.data.images import OK
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import load_tokenizer
 from randar_features.models import ImageTransformer, middle_layer
@@ -46,6 +47,7 @@ class OnlineProbe:
         count: how many of them, evenly spread; fewer if there are no more.
         layer: the block; None: the middle one.
         batch_size: images at a time.
+        reading: range of values and largest size of a picture.
 
     Raises:
         ValueError: an image cannot be read or has no label, or there are too few.
@@ -62,9 +64,10 @@ class OnlineProbe:
         count: int = 4000,
         layer: int | None = None,
         batch_size: int = 64,
+        reading: Reading = DEFAULT_READING,
     ) -> None:
         self.encode, self.layer, self.batch_size = encode, layer, batch_size
-        source = open_images(images, split=split)
+        source = open_images(images, split=split).read_with(reading)
         rows = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist()
         device, tokens, labels = next(tokenizer.parameters()).device, [], []
         for batch in source.batches(image_size, batch_size, rows=[rows]):
@@ -83,12 +86,12 @@ class OnlineProbe:
             raise ValueError(f"{len(labels)} images to probe with, expected at least {NEIGHBOURS * 4 // 3 + 2}")
 
     @classmethod
-    def of_store(cls, store: TokenStore, encode: Encode, images: Any, *, split: str | None, count: int) -> OnlineProbe:
+    def of_store(cls, store: TokenStore, encode: Encode, images: Any, **options: Any) -> OnlineProbe:
         """With the tokenizer that lies beside the training tokens; ValueError if there is none."""
         if store.tokenizer is None:
             raise ValueError(f"the probe needs the tokenizer that made the tokens: {store.folder.parent} holds none")
         tokenizer, image_size = load_tokenizer(store.tokenizer)
-        return cls(encode, tokenizer, images, image_size=image_size, split=split, count=count)
+        return cls(encode, tokenizer, images, image_size=image_size, **options)
 
     @torch.no_grad()
     def __call__(self, model: ImageTransformer) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from randar_features.data import ImageBatch, ImageSource, open_images
 from randar_features.data.images import OK
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.stored_images import StoredImages, name_of, root_of
 from randar_features.data.token_store import VIEWS, TokenStore
 from randar_features.store.files import written_whole
@@ -80,6 +81,7 @@ def write_teacher_maps(
     channels: int = 192,
     batch_size: int = 16,
     num_workers: int = 0,
+    reading: Reading = DEFAULT_READING,
 ) -> None:
     """Compute the maps of a store's images, reduced to their first principal components; a killed run continues.
 
@@ -93,12 +95,13 @@ def write_teacher_maps(
         channels: C, at most; of all maps together each has mean 0, and all together mean square 1.
         batch_size: images at a time.
         num_workers: processes that decode.
+        reading: range of values and largest size of a picture, as for the tokens.
 
     Raises:
         ValueError: the images are not those of the store, as far as their number and labels tell; or the folder holds
             maps of another network or of other images.
     """
-    source = open_images(images, split=split)
+    source = open_images(images, split=split).read_with(reading)
     unreadable = {entry["row"] for entry in store.unreadable}
     rows = [row for row in range(len(source)) if row not in unreadable]
     if len(rows) != len(store):

@@ -454,3 +454,27 @@ def test_a_data_set_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         open_images(name, split="validation")
     with pytest.raises(FileNotFoundError, match="datasets:nobody/nothing"):
         open_images("datasets:nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "names"),
+    [
+        ("Path,Label\n1.png,dog\n2.png,cat\n", [1, 0], ["cat", "dog"]),
+        ("path, label\n1.png, dog\n2.png, cat\n", [1, 0], ["cat", "dog"]),
+        ("Path,label,Label\n1.png,5,7\n2.png,4,7\n", [5, 4], None),
+        (b"path,label\n1.png,caf\xe9\n2.png,caf\xe8\n", [1, 0], ["caf\udce8", "caf\udce9"]),
+    ],
+)
+def test_columns_and_labels_however_they_are_written(tmp_path: Path, text: Any, labels: Any, names: Any) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    source = open_images(tmp_path / "list.csv")
+    assert source.labels is not None and source.labels.tolist() == labels and source.label_names == names
+
+
+def test_a_table_without_labels_names_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    (tmp_path / "list.csv").write_text("path,species\n1.png,dog\n")
+    for path in (tmp_path / "list.csv", write_parquet(tmp_path / "a.parquet", [png(1)], species=["dog"])):
+        assert "none of the columns species is called 'label'" in str(open_images(path).account)

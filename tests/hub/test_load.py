@@ -494,7 +494,7 @@ def test_a_tokenizer_of_another_training_is_refused(tmp_path: Path) -> None:
     [
         ("config.json", "{", r"config\.json is not valid JSON"),
         ("config.json", "[]", r"config\.json holds a list, expected an object"),
-        ("classes.json", '{"0": "cat"}', r"classes\.json must be a list of class names"),
+        ("classes.json", '{"0": "cat"}', r"classes\.json: expected \{name: number\}"),
         ("classes.json", '["cat"]', "has 1 class names for 3 classes"),
     ],
 )
