@@ -13,7 +13,7 @@ from randar_features import build_index
 from randar_features.cli.options import DeviceOptions, ImageOptions, one_or_several
 from randar_features.cli.parse import Count, Seed, option, positional, run
 from randar_features.features import model_specs
-from randar_features.features.store import FeatureStore
+from randar_features.features.store import FeatureStore, is_store
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
@@ -106,7 +106,7 @@ def index(options: IndexOptions) -> None:
 
 def stores_of(options: IndexOptions) -> list[FeatureStore]:
     """The stores that were given, or one with the features of the images."""
-    are_stores = [(Path(name) / "manifest.json").is_file() for name in options.data]
+    are_stores = [is_store(name) for name in options.data]
     if all(are_stores):
         return [FeatureStore(name) for name in options.data]
     if any(are_stores):

@@ -86,6 +86,9 @@ class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
             raise ValueError("--splits and --crops are for images: codes have their crops, and --as names their split")
         if self.streaming and not self.dataset:
             raise ValueError("--streaming is for --dataset")
+        for name in (*(self.splits or ()), *([] if self.whole is None else [self.whole])):
+            if name in ("", ".", "..") or name != Path(name).name:
+                raise ValueError(f"a split is the name of a folder in --out, without /; got {name!r}")
 
 
 def tokenize_images(options: TokenizeOptions) -> int:

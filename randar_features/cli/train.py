@@ -11,13 +11,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from randar_features.cli.parse import Count, Positive, Seed, Share, option, positional, run
+from randar_features.cli.parse import Count, Positive, Seed, option, positional, run
 from randar_features.cli.tokenize import keep_tokenizer
 from randar_features.cli.train_transformer import previews
 from randar_features.cli.training import RunOptions, train
@@ -70,7 +71,7 @@ class TrainOptions(RunOptions, Reading):
     steps: Count = 500
     batch_size: Count = 32
     learning_rate: Positive | None = None
-    validation: Share = 0.1
+    validation: Annotated[float, "from 0 to below 1"] = 0.1
     checkpoint_every: Count = 100
     log_every: Count = 10
     seed: Seed = 0
@@ -111,7 +112,7 @@ def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
     if source.streamed or len(source) < 2:
         raise ValueError(f"{options.data}: expected at least two images that can be read in any order")
     order = np.random.default_rng(options.seed).permutation(len(source))
-    held = max(1, round(options.validation * len(source)))
+    held = min(max(1, round(options.validation * len(source))), len(source) - 1)
     return source.take(np.sort(order[held:])), source.take(np.sort(order[:held]))
 
 

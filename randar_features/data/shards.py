@@ -47,7 +47,7 @@ def choose_shards(
     Raises:
         ValueError: there is no such split, there are several and `split` is None, or they lie in several folders.
     """
-    splits = {file: _split_of(file) for file in files}
+    splits = {file: split_of(file) for file in files}
     names = sorted({name for name in splits.values() if name is not None})
     found = list(files)
     if split is not None:
@@ -65,7 +65,7 @@ def choose_shards(
     return [folder / file for file in found]
 
 
-def _split_of(file: Path) -> str | None:
+def split_of(file: Path) -> str | None:
     """The split that the name of a file states, else that of its folder; None where neither does."""
     numbered = re.search(r"-\d+-of-\d+(-\w+)?$", file.stem)
     if numbered:

@@ -30,7 +30,7 @@ from .loaders import loader_items, loader_length, repeats_images
 from .opening import MAX_PIXELS
 from .paths import check_file, head_of, is_url, reading
 from .ranges import Reading
-from .shards import PARQUET, SHARD_ENDINGS, TAR, are_shards, choose_shards, expand, expand_all, is_pattern
+from .shards import PARQUET, SHARD_ENDINGS, TAR, are_shards, choose_shards, expand, expand_all, is_pattern, split_of
 from .tables import (
     NAMED,
     ParquetTable,
@@ -251,7 +251,9 @@ def _open_folder(folder: Path, split: str | None, account: Account) -> ImageSour
     tars = [path for path in files if path.suffix == TAR]
     images = [path for path in files if path not in (*metadata, *tars) and holds_image(folder / path, path, account)]
     if tars and not images:
-        return _open_tars(choose_shards(folder, tars, split, account, kind="tars"), None, account, folder)
+        by_name = any(split_of(path) or path.stem == split for path in tars)  # else the splits lie in the tars
+        shards = choose_shards(folder, tars, split if by_name else None, account, kind="tars")
+        return _open_tars(shards, None if by_name else split, account, folder)
     for path in tars:
         account.pass_over("tars beside images", str(path))
     if not images:

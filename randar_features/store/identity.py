@@ -23,7 +23,7 @@ from randar_features.store.files import make_folder
 UNREADABLE = ""  # the hash of what cannot be read
 _READ_BYTES = 1 << 20
 # A file that changed so shortly before it was hashed may change again without another time: it is not remembered.
-_RACY_NS = 2_000_000_000
+RACY_NS = 2_000_000_000
 _SQLITE_LARGEST = (1 << 63) - 1
 
 
@@ -146,7 +146,7 @@ def file_state(path: str) -> State | None:
 def settled(state: State, since_ns: int | None = None) -> bool:
     """Whether the file was not written to shortly before `since_ns` (None: now), nor later."""
     since = time.time_ns() if since_ns is None else since_ns
-    return max(state.modified_ns, state.changed_ns) < since - _RACY_NS
+    return max(state.modified_ns, state.changed_ns) < since - RACY_NS
 
 
 def remember_files(hashes: Mapping[str, str], since_ns: int) -> None:

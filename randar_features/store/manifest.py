@@ -77,6 +77,17 @@ def check_format(folder: Path, made_by: str) -> None:
             raise ValueError(f"{found} was written by an earlier version. {_anew(folder, made_by)}")
 
 
+def check_foreign(folder: Path) -> None:
+    """ValueError if the folder holds a file called as the manifest that is somebody else's; a torn one is replaced."""
+    path = folder / MANIFEST
+    try:
+        content = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return
+    if not (isinstance(content, dict) and {"format", "kind", "parts"} <= content.keys()):
+        raise ValueError(f"{path} is no manifest of a store, and would be replaced by one: give another folder")
+
+
 def expected_rows(manifest: Manifest) -> int | None:
     """How many rows the finished store has; None while a stream of unknown length is read."""
     last = manifest["parts"][-1]

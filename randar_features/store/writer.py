@@ -21,6 +21,7 @@ from randar_features.store.manifest import (
     MANIFEST,
     Manifest,
     check_content,
+    check_foreign,
     check_format,
     missing_rows,
     read_manifest,
@@ -88,6 +89,8 @@ class StoreWriter:
         """
         if self.shard_rows < 1:
             raise ValueError(f"shard_size={self.shard_rows}, expected at least 1 image")
+        if source.root is not None and source.root == self.folder.resolve():
+            raise ValueError(f"{self.folder} holds the images themselves: give another folder to write to")
         self._check_there()
         with locked(self.folder, rank=self.rank, patience=self.patience):
             if self.world_size == 1:
@@ -122,6 +125,7 @@ class StoreWriter:
     def _check_there(self) -> None:
         """Refuse a store of other content before anything is written."""
         check_format(self.folder, self.kind.made_by)
+        check_foreign(self.folder)
         if self._begun():
             check_content(self.folder, self._manifest(), self._settings)
 

@@ -97,3 +97,9 @@ def test_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str]):
     shown = capsys.readouterr().out
     for named in ("torch", "cpu", "available", "randar-tiny: here", "vq_ds16_c2i.pt", "float32", "tensorboard"):
         assert named in shown
+
+
+@pytest.mark.parametrize("given", [("--as", "../x"), ("--as", ""), ("--splits", "train", "/x")])
+def test_a_split_names_no_folder_elsewhere(given: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    assert main(["tokenize", "--data", "d", "--tokenizer", "t", "--out", "o", *given]) == 2
+    assert "without /" in capsys.readouterr().err

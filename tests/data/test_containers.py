@@ -164,6 +164,9 @@ def test_splits_are_folders_or_names_of_tars(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"holds the splits \['train', 'val'\]"):
             open_images(tmp_path / folder)
         assert len(open_images(tmp_path / folder, split="val")) == 2
+    (tmp_path / "c").mkdir()
+    write_tar(tmp_path / "c/000.tar", {"train/cat/1.png": png(1), "test/cat/2.png": png(2)})
+    assert shades(open_images(tmp_path / "c", split="test")) == [2]
 
 
 def test_parquet_beside_a_tar_of_its_name_is_no_table_of_images(tmp_path: Path) -> None:

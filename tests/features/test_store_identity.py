@@ -217,3 +217,18 @@ def test_other_stores_lend_what_they_have(tmp_path: Path):
     assert sum(read) == 2
     np.testing.assert_array_equal(corner(store), expected(images[order])["corner"])
     assert store.ok.all()
+
+
+def test_a_store_is_not_written_among_its_images(images: Path):
+    before = contents(images / "cat")
+    with pytest.raises(ValueError, match="holds the images themselves"):
+        write(images / "cat", images / "cat", root=images / "cat")
+    assert contents(images / "cat") == before
+
+
+def test_a_manifest_of_somebody_else_is_left_alone(tmp_path: Path, images: Path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/manifest.json").write_text('{"name": "my page"}')
+    with pytest.raises(ValueError, match=r"manifest\.json is no manifest of a store"):
+        write(images, tmp_path / "store", root=images)
+    assert (tmp_path / "store/manifest.json").read_text() == '{"name": "my page"}'

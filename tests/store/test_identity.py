@@ -19,7 +19,7 @@ OLD = 1_000_000_000  # seconds: a file that was not written to lately
 def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Names of the files that were read."""
     monkeypatch.setenv("RANDAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(identity, "_RACY_NS", -(10**18))  # the change time of a file cannot be set back
+    monkeypatch.setattr(identity, "RACY_NS", -(10**18))  # the change time of a file cannot be set back
     read: list[str] = []
 
     def hashed(path: str) -> str:
@@ -54,7 +54,7 @@ def test_a_file_is_hashed_once_until_it_changes(counted: list[str], tmp_path: Pa
 def test_a_file_that_has_just_been_written_is_not_remembered(
     counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(identity, "_RACY_NS", 10**10)
+    monkeypatch.setattr(identity, "RACY_NS", 10**10)
     paths = [write(tmp_path / "a", b"a")]
     hash_files(paths)
     hash_files(paths)
