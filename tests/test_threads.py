@@ -54,7 +54,7 @@ def test_greedy_tokens_and_their_likelihood(small_model: Model):
     torch.testing.assert_close(likelihood, other, rtol=RELATIVE, atol=1e-6)
 
 
-@pytest.mark.parametrize("probe", [KNNProbe(k=3), LogisticProbe()])
+@pytest.mark.parametrize("probe", [KNNProbe(k=3), LogisticProbe(C_grid=(0.1, 1.0, 10.0), max_iterations=50)])
 def test_probes(probe: KNNProbe | LogisticProbe):
     labels = np.arange(60) % 3
     features = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32) + 2 * np.eye(3, 8)[labels]

@@ -12,6 +12,7 @@ from probes.index import in_words, process_memory
 from randar_features import build_index
 from randar_features.cli.options import DeviceOptions, ImageOptions, one_or_several
 from randar_features.cli.parse import Count, Seed, option, positional, run
+from randar_features.data.stored_images import check_apart
 from randar_features.features import model_specs
 from randar_features.features.store import FeatureStore, is_store
 
@@ -118,6 +119,7 @@ def extracted(options: IndexOptions, data: Any) -> FeatureStore:
     """The features of the images, from OUT/features if they are there."""
     from benchmarks.encoders import extract, load_encoder
 
+    check_apart(data, options.out, options.split)
     encoder = load_encoder(options.encoder, orders=options.orders, device=options.device)
     outputs = [options.spec or recommended_output(encoder)]
     folder = options.features or options.out / "features"

@@ -184,6 +184,7 @@ def parse(
     own = options.__annotations__  # they come first in the help
     settings = sorted(_settings(options), key=lambda setting: setting.key.partition(".")[0] not in own)
     defaults = [(_read_yaml(file), file) for file in _config_files(given)]
+    _check_lists(settings, defaults)
     parser = _parser(options, settings, program, defaults)
 
     def taken(words: list[str]) -> Options:
@@ -465,6 +466,19 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(f"{file} holds a {type(values).__name__}, expected options as key: value")
     return values
+
+
+def _check_lists(settings: list[_Setting], defaults: list[tuple[dict[str, Any], Path]]) -> None:
+    """OptionError if a YAML file gives one value where a list is expected, which the parser would take to pieces."""
+    for setting in settings:
+        given = _given_by(setting, defaults)
+        if given is None or given[0] is None or isinstance(given[0], list):
+            continue
+        if element(without_none(setting.hint)[0])[1]:
+            words = in_words(setting.hint)
+            raise OptionError(
+                f"{given[1]}: {setting.name}: expected {words}, as a list such as [a, b], got {given[0]!r}"
+            )
 
 
 def _given_by(setting: _Setting, defaults: list[tuple[dict[str, Any], Path]]) -> tuple[Any, Path] | None:

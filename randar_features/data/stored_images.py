@@ -130,6 +130,13 @@ def root_of(images: Any, split: str | None = None) -> Path | None:
     return path if path.is_dir() or path.suffix == ".tar" else None
 
 
+def check_apart(images: Any, folder: str | Path, split: str | None = None) -> None:
+    """ValueError if `folder`, which is to be written to, is that of the images."""
+    root = root_of(images, split)
+    if root is not None and root.resolve() == Path(folder).resolve():
+        raise ValueError(f"{folder} holds the images themselves: give another folder to write to")
+
+
 def name_of(images: Any, split: str | None = None) -> str:
     """A name of these images, for the record."""
     name = str(images) if isinstance(images, str | os.PathLike) else type(images).__name__

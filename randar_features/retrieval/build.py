@@ -15,6 +15,7 @@ from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings
 from probes.index import build_index as build_vectors
 from probes.pooling import POOLINGS
 from randar_features.data.opening import MAX_PIXELS
+from randar_features.data.stored_images import check_apart
 from randar_features.features import FeatureSpec, FeatureTable, model_specs
 from randar_features.features.extract import extract_to_store
 from randar_features.features.store import FeatureStore, is_store
@@ -86,6 +87,7 @@ def build_index(
     folder = Path(folder)
     tables = _tables(data)
     if tables is None:
+        check_apart(data, folder, split)
         options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
         options |= {"dtype": dtype, "progress": progress, "split": split}
         options |= {"value_range": value_range, "max_pixels": max_pixels}

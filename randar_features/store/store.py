@@ -94,14 +94,15 @@ class Store:
         shape = first.shape[1 if part is None else 2 :]
         values = np.empty((len(wanted), *shape), dtype=first.dtype if dtype is None else dtype)
         owners = np.searchsorted(self._starts, wanted, side="right") - 1
-        for owner in np.unique(owners):
-            places = np.flatnonzero(owners == owner)
+        found = np.unique(owners)
+        for owner in found:
+            places = slice(None) if len(found) == 1 else np.flatnonzero(owners == owner)
             shard = self.shards[owner]
             own = wanted[places] - shard.rows.start
             column = shard.column(name)
             if column.shape[1:] != first.shape[1:]:
-                found = f"{name!r} of {column.shape[1:]} an image, others of {first.shape[1:]}"
-                raise ValueError(f"{shard.path} holds {found}: make the store anew")
+                shapes = f"{name!r} of {column.shape[1:]} an image, others of {first.shape[1:]}"
+                raise ValueError(f"{shard.path} holds {shapes}: make the store anew")
             values[places] = column[own] if part is None else column[own, part[places]]
         return values
 

@@ -52,6 +52,15 @@ def test_a_bad_range_is_refused_before_any_work():
         parse(tokenize.TokenizeOptions, ["--data", "x", "--out", "y", "--tokenizer", "z", "--max-pixels", "0"])
 
 
+@pytest.mark.parametrize("line", ["data: photos", "data: 5", "data: {a: 1}", "layers: 2", "value_range: 1 2"])
+def test_one_value_for_a_list_in_a_yaml_file_is_refused_by_name(tmp_path: Path, line: str):
+    (tmp_path / "a.yaml").write_text(line)
+    with pytest.raises(
+        OptionError, match=rf"a\.yaml: (--)?{line.partition(':')[0].replace('_', '-')}: expected .*as a list"
+    ):
+        parse(ExtractOptions, ["--config", str(tmp_path / "a.yaml")])
+
+
 def test_pixels_are_read_in_the_stated_range(folder: Path, tmp_path: Path):
     cache = cache_pixels(folder, tmp_path / "pixels", image_size=4, reading=DEEP)
     assert cache is not None and cache.images(torch.tensor([0])).min() == 1 and len(cache) == 1

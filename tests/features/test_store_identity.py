@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from randar_features import FeatureStore, abandon_extraction
+from randar_features import FeatureStore, abandon_extraction, build_index
 from randar_features.store import open_shard
 from randar_features.store.shards import PIECE, find_shards
 from tests.features.stores import (
@@ -224,6 +224,12 @@ def test_a_store_is_not_written_among_its_images(images: Path):
     with pytest.raises(ValueError, match="holds the images themselves"):
         write(images / "cat", images / "cat", root=images / "cat")
     assert contents(images / "cat") == before
+
+
+def test_an_index_is_not_written_among_its_images(images: Path):
+    with pytest.raises(ValueError, match="holds the images themselves"):
+        build_index(images, images)
+    assert sorted(path.name for path in images.iterdir()) == ["cat", "dog"]
 
 
 def test_a_manifest_of_somebody_else_is_left_alone(tmp_path: Path, images: Path):
