@@ -9,12 +9,14 @@ vocabulary for every token fed, and a draw for each token.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from randar_features.layers import Block, RMSNorm
+from benchmarks.reference.plain import norm, rotate
+from randar_features.layers import Block
 from randar_features.models import RandAR
 
 
@@ -101,21 +103,16 @@ def forward_inference(
     mask = causal[: len(x), None, positions]
     for block, cache in zip(model.layers, caches, strict=True):
         assert isinstance(block, Block)
-        x = x + attention(block, cache, norm(block.attention_norm, x), angles, positions, mask)
-        h = norm(block.ffn_norm, x)
+        x = x + attention(block, cache, normed(block.attention_norm, x), angles, positions, mask)
+        h = normed(block.ffn_norm, x)
         layer = block.feed_forward
         x = x + layer.w2(F.silu(layer.w1(h)) * layer.w3(h))
-    return model.output(norm(model.norm, x)).float()
+    return model.output(normed(model.norm, x)).float()
 
 
 def attention(block: Block, cache: Cache, x: Tensor, angles: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     """Self-attention of the tokens fed over everything in the cache."""
-    layer = block.attention
-    width = layer.num_kv_heads * layer.head_dim
-    queries, keys, values = layer.wqkv(x).split([layer.num_heads * layer.head_dim, width, width], dim=-1)
-    queries = rotate(queries.unflatten(-1, (layer.num_heads, -1)), angles).transpose(1, 2)
-    keys = rotate(keys.unflatten(-1, (layer.num_kv_heads, -1)), angles).transpose(1, 2)
-    values = values.unflatten(-1, (layer.num_kv_heads, -1)).transpose(1, 2)
+    layer, (queries, keys, values) = block.attention, projected(block, x, angles)
     keys, values = cache.update(positions, keys, values)
     keys = keys.repeat_interleave(layer.num_heads // layer.num_kv_heads, dim=1)
     values = values.repeat_interleave(layer.num_heads // layer.num_kv_heads, dim=1)
@@ -123,24 +120,18 @@ def attention(block: Block, cache: Cache, x: Tensor, angles: Tensor, positions: 
     return layer.wo(attended.transpose(1, 2).contiguous().flatten(2))
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of (B, n, H, d)."""
-    pairs = x.float().reshape(*x.shape[:-1], -1, 2)
-    angles = angles.view(x.shape[0], x.shape[1], 1, -1, 2)
-    turned = torch.stack(
-        [
-            pairs[..., 0] * angles[..., 0] - pairs[..., 1] * angles[..., 1],
-            pairs[..., 1] * angles[..., 0] + pairs[..., 0] * angles[..., 1],
-        ],
-        dim=-1,
-    )
-    return turned.flatten(3).type_as(x)
+def projected(block: Block, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turned queries (B, H, n, d) and keys (B, Hkv, n, d), and values."""
+    layer = block.attention
+    width = layer.num_kv_heads * layer.head_dim
+    parts = layer.wqkv(x).split([layer.num_heads * layer.head_dim, width, width], dim=-1)
+    queries, keys, values = (part.unflatten(-1, (-1, layer.head_dim)) for part in parts)
+    return rotate(queries, angles).transpose(1, 2), rotate(keys, angles).transpose(1, 2), values.transpose(1, 2)
 
 
-def norm(layer: RMSNorm, x: Tensor) -> Tensor:
-    """Root-mean-square normalisation in separate operations."""
-    wide = x.float()
-    return (wide * torch.rsqrt(torch.mean(wide * wide, dim=-1, keepdim=True) + layer.eps)).type_as(x) * layer.weight
+def normed(layer: nn.Module, x: Tensor) -> Tensor:
+    """`plain.norm` by a layer of ours."""
+    return norm(x, layer.get_parameter("weight"), cast(float, layer.eps))
 
 
 def sample(logits: Tensor, top_k: int) -> Tensor:

@@ -10,13 +10,12 @@ and their average are float32; half precision is autocast's.
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.reference.published_loop import norm, rotate
+from benchmarks.reference.published_loop import normed, projected
 from randar_features.layers import Block
 from randar_features.models import RandAR
 
@@ -102,21 +101,16 @@ def training_logits(model: RandAR, tokens: Tensor, classes: Tensor, order: Tenso
     mask = torch.tril(torch.ones(length, length, dtype=torch.bool, device=tokens.device)).repeat(batch, 1, 1)
     for block in model.layers:
         assert isinstance(block, Block)
-        x = x + attention(block, norm(block.attention_norm, x), angles, mask[:, None])
-        h = norm(block.ffn_norm, x)
+        x = x + attention(block, normed(block.attention_norm, x), angles, mask[:, None])
+        h = normed(block.ffn_norm, x)
         layer = block.feed_forward
         x = x + layer.dropout(layer.w2(F.silu(layer.w1(h)) * layer.w3(h)))
-    logits = model.output(norm(model.norm, x)).float()
+    logits = model.output(normed(model.norm, x)).float()
     return logits[:, 1::2].contiguous()
 
 
 def attention(block: Block, x: Tensor, angles: Tensor, mask: Tensor) -> Tensor:
     """Self-attention under the mask (B, 1, L, L)."""
-    layer = block.attention
-    heads, head_dim = layer.num_heads, layer.head_dim
-    queries, keys, values = layer.wqkv(x).split(cast(int, heads * head_dim), dim=-1)
-    queries = rotate(queries.unflatten(-1, (heads, -1)), angles).transpose(1, 2)
-    keys = rotate(keys.unflatten(-1, (heads, -1)), angles).transpose(1, 2)
-    values = values.unflatten(-1, (heads, -1)).transpose(1, 2)
+    layer, (queries, keys, values) = block.attention, projected(block, x, angles)
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return layer.dropout(layer.wo(attended.transpose(1, 2).contiguous().flatten(2)))

@@ -10,7 +10,6 @@ Both encode the same images with the same weights and give the features of the m
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.options import Dtype, RunOptions
+from benchmarks.reference import plain
 from benchmarks.result import NO_AXES, Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import encode_tokens, sequence
@@ -41,36 +41,15 @@ def straightforward(model: RandAR, tokens: Tensor, layer: int, context: str) -> 
     """Features (B, N, D) in raster order the plain way; computes every layer and the logits besides."""
     x, rotary = model.embed(tokens, None, None, context)
     length, config = x.shape[1], model.config
-    mask = torch.full((length, length), -math.inf, device=x.device).triu(1)
-    cos, sin = (part[:, None] for part in rotary.unbind(-1))  # (1, 1, L, d/2)
+    sees = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
     wanted = x
-    for index, block in enumerate(cast(list[Block], model.layers)):
-        normed = _norm(x, block.attention_norm.weight, config.norm_eps)
-        queries, keys, values = (
-            part.unflatten(-1, (config.num_heads, -1)).transpose(1, 2)
-            for part in block.attention.wqkv(normed).split(config.dim, dim=-1)
-        )
-        queries, keys = _rotate(queries, cos, sin), _rotate(keys, cos, sin)
-        scores = queries @ keys.transpose(2, 3) / math.sqrt(config.head_dim) + mask
-        attended = (scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
-        x = x + block.attention.wo(attended)
-        normed = _norm(x, block.ffn_norm.weight, config.norm_eps)
-        ffn = block.feed_forward
-        x = x + ffn.w2(F.silu(ffn.w1(normed)) * ffn.w3(normed))
+    for index, states in enumerate(plain.stream(dict(model.named_parameters()), x, rotary, config.num_heads, sees)):
+        x = states
         if index == layer:
             wanted = x
-    model.output(_norm(x, model.norm.weight, config.norm_eps))
+    model.output(plain.norm(x, model.norm.get_parameter("weight"), config.norm_eps))
     states = wanted[:, sequence.read_positions(config.num_tokens, context, "image")]
     return sequence.to_raster(states, sequence.read_order(sequence.raster_order(config.num_tokens, x.device), context))
-
-
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
 
 
 def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = False, causal: bool = True) -> float:

@@ -9,7 +9,7 @@ import torch
 from benchmarks.run import main
 from benchmarks.tasks.decoding_orders import parallel_log_likelihood, tokens_of
 from randar_features import Model, log_likelihood, sequence
-from tests.reference.plain_decoding import step_logits
+from tests.generation.full_pass import step_logits
 from tests.small_models import write_folder
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.reference import plain
 from randar_features import ImageEncoder, RandAREncoder, encode_tokens, extract_features, load_model, sequence
 from randar_features.features import encode_specs, model_specs
 from tests.golden.models import golden, golden_model, raster_tokens
-from tests.reference import plain_sisters
 from tests.small_models import write_folder
 
 SISTERS = ("llamagen_small", "par_small", "arpg_small")
@@ -45,7 +45,8 @@ def test_leave_one_out_equals_a_slow_restatement():
     weights, null = dict(model.state_dict()), 64 + 1 + 10
 
     def content(places: list[int]) -> Tensor:
-        return plain_sisters.arpg_content(weights, tokens[places].tolist(), places, null, 4, 4, lambda p, q: q <= p)[-1]
+        seen = plain.seen_by(plain.causal, 17, 17)
+        return plain.arpg_content(weights, tokens[places].tolist(), places, null, 4, 4, seen)[-1]
 
     entries = torch.cat([content(order), content(order[::-1])[1:]])
     places = [*order, *order[::-1]]  # where the entries behind the class are
@@ -56,7 +57,7 @@ def test_leave_one_out_equals_a_slow_restatement():
         return forward or backward
 
     assert [sum(sees(query, entry) for entry in range(33)) for query in range(16)] == [16] * 16
-    expected = plain_sisters.arpg_queries(weights, entries, places, order, 64, 4, 4, sees)
+    expected = plain.arpg_queries(weights, entries, places, order, 64, 4, 4, plain.seen_by(sees, 16, 33))
     maps = encode_tokens(
         model, tokens[None], order=torch.tensor(order), layers=[3, 2], context="single", read="leave_one_out"
     )
@@ -82,8 +83,10 @@ def test_a_query_sees_the_whole_image_behind_one_showing():
 def test_queries_equal_a_slow_restatement():
     model, tokens, order = golden_model("arpg_small"), raster_tokens("arpg_small")[1], ARPG_ORDER[1].tolist()
     weights = dict(model.state_dict())
-    content = plain_sisters.arpg_content(weights, tokens[order].tolist(), order, 64 + 1 + 10, 4, 4, lambda p, q: q <= p)
-    states = plain_sisters.arpg_queries(weights, content[-1], order, list(range(16)), 64, 4, 4, lambda p, q: True)
+    seen = plain.seen_by(plain.causal, 17, 17)
+    content = plain.arpg_content(weights, tokens[order].tolist(), order, 64 + 1 + 10, 4, 4, seen)
+    everything = torch.ones(16, 17, dtype=torch.bool)
+    states = plain.arpg_queries(weights, content[-1], order, range(16), 64, 4, 4, everything)
     options: dict[str, Any] = {"order": torch.tensor(order), "context": "single"}
     queries = encode_tokens(model, tokens[None], layers=[2, 3], read="query", **options)
     torch.testing.assert_close(queries[0].flatten(1, 2), torch.stack(states), atol=1e-5, rtol=1e-4)
@@ -109,14 +112,14 @@ def test_a_single_pass_sees_what_came_before():
     assert torch.equal(changed("par_small", "single", "image", 1) > 0, place[:, None] <= last_seen)
 
 
-def test_pars_features_are_rows_of_its_sequence():
+def test_pars_features_are_states_of_its_sequence():
     model, tokens = golden_model("par_small"), golden("par_small")[0]["idx"][0]
     weights, order = dict(model.state_dict()), model.own_order()[0].tolist()
-    image = list(weights["tok_embeddings.weight"][tokens])
-    special = list(weights["spe_tok_embeddings.special_embeddings.weight"])
-    rows = [weights["cls_embedding.embedding_table.weight"][10], *image[:4], *special, *image[4:], *image]
+    image = weights["tok_embeddings.weight"][tokens]
+    special = weights["spe_tok_embeddings.special_embeddings.weight"]
+    x = torch.cat([weights["cls_embedding.embedding_table.weight"][10:11], image[:4], special, image[4:], image])
     places: list[int | None] = [None, *order[:4], None, None, None, *order[4:], *order]
-    states = plain_sisters.stream_states(weights, rows, places, 4, 4, plain_sisters.par_sees)
+    states = list(plain.stream(weights, x, plain.angles_of(places, 4, 16), 4, plain.seen_by(plain.par_rule, 36, 36)))
     for context, kept in (("single", [*range(1, 5), *range(8, 20)]), ("repeat", range(20, 36))):
         maps = encode_tokens(model, raster_tokens("par_small")[:1], layers=[0, 2], context=context)
         for position, layer in enumerate((0, 2)):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from randar_features import log_likelihood, sequence, surprisal_map
+from tests.generation.full_pass import step_logits
 from tests.golden.models import golden, golden_randar
-from tests.reference.plain_decoding import step_logits
 
 MODEL = golden_randar()
 RECORDED = golden("randar_small")[0]

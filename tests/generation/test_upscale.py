@@ -9,8 +9,8 @@ from randar_features import generate, upscale_tokens
 from randar_features.generation import new_cache
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.upscale import coarse_orders, fine_rotary, random_share
+from tests.generation.full_pass import greedy_decode
 from tests.golden.models import golden, golden_randar
-from tests.reference.plain_decoding import greedy_decode
 
 MODEL = golden_randar()
 RECORDED = golden("randar_small_extrapolation")[0]

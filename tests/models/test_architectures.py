@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.reference import plain
 from randar_features import sequence
 from randar_features.generation import new_cache
 from randar_features.generation.stepping import ARPGStepper, PARStepper, stepper_of
 from randar_features.models import ARCHITECTURES, ARPG, ARPGConfig, ImageTransformer, PARConfig
 from randar_features.training.objective import training_order
 from tests.golden.models import FOLDER, golden, golden_model, raster_tokens
-from tests.reference import plain_sisters
-from tests.reference.plain_randar import rms_norm
 
 NAMES = ("randar_small", "llamagen_small", "par_small", "arpg_small")
 SIZES: dict[str, Any] = {
@@ -159,23 +158,28 @@ def test_a_fixed_order_may_be_given_but_no_other(name: str):
 def test_llamagen_equals_a_slow_restatement():
     model, recorded = golden_model("llamagen_small"), golden("llamagen_small")[0]
     weights, tokens = dict(model.state_dict()), recorded["idx"][0]
-    rows = [weights["cls_embedding.embedding_table.weight"][recorded["cond"][0]]]
-    rows += list(weights["tok_embeddings.weight"][tokens[:-1]])
-    states = plain_sisters.stream_states(weights, rows, [None, *range(15)], 4, 4, lambda p, q: q <= p)
-    expected = rms_norm(states[-1], weights["norm.weight"]) @ weights["output.weight"].T
+    first = weights["cls_embedding.embedding_table.weight"][recorded["cond"][:1]]
+    x, angles = (
+        torch.cat([first, weights["tok_embeddings.weight"][tokens[:-1]]]),
+        plain.angles_of([None, *range(15)], 4, 16),
+    )
+    states = list(plain.stream(weights, x, angles, 4, plain.seen_by(plain.causal, 16, 16)))
+    expected = plain.norm(states[-1], weights["norm.weight"]) @ weights["output.weight"].T
     torch.testing.assert_close(model(tokens[None], recorded["cond"][:1])[0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_par_equals_a_slow_restatement():
     model, recorded = golden_model("par_small"), golden("par_small")[0]
     weights, tokens = dict(model.state_dict()), recorded["idx"][0]  # in the order of groups
-    image = list(weights["tok_embeddings.weight"][tokens])
-    special = list(weights["spe_tok_embeddings.special_embeddings.weight"])
+    image = weights["tok_embeddings.weight"][tokens]
+    special = weights["spe_tok_embeddings.special_embeddings.weight"]
     order = model.own_order()[0].tolist()
-    rows = [weights["cls_embedding.embedding_table.weight"][recorded["cond"][0]], *image[:4], *special, *image[4:12]]
+    first = weights["cls_embedding.embedding_table.weight"][recorded["cond"][:1]]
+    x = torch.cat([first, image[:4], special, image[4:12]])
     places = [None, *order[:4], None, None, None, *order[4:12]]
-    states = plain_sisters.stream_states(weights, rows, places, 4, 4, plain_sisters.par_sees)
-    expected = rms_norm(states[-1], weights["norm.weight"]) @ weights["output.weight"].T
+    sees = plain.seen_by(plain.par_rule, 16, 16)
+    states = list(plain.stream(weights, x, plain.angles_of(places, 4, 16), 4, sees))
+    expected = plain.norm(states[-1], weights["norm.weight"]) @ weights["output.weight"].T
     logits = model(raster_tokens("par_small")[:1], recorded["cond"][:1])[0]
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
@@ -184,11 +188,11 @@ def test_arpg_equals_a_slow_restatement():
     model, recorded = golden_model("arpg_small"), golden("arpg_small")[0]
     weights, order = dict(model.state_dict()), recorded["order"][1].tolist()
     tokens = recorded["idx"][1, order].tolist()
-    content = plain_sisters.arpg_content(
-        weights, tokens[:-1], order[:-1], 64 + 1 + int(recorded["cond"][1]), 4, 4, lambda p, q: q <= p
+    content = plain.arpg_content(
+        weights, tokens[:-1], order[:-1], 64 + 1 + int(recorded["cond"][1]), 4, 4, plain.seen_by(plain.causal, 16, 16)
     )
-    states = plain_sisters.arpg_queries(weights, content[-1], order[:-1], order, 64, 4, 4, lambda p, q: q <= p)
-    expected = rms_norm(states[-1], weights["norm.weight"]) @ weights["head.weight"].T
+    states = plain.arpg_queries(weights, content[-1], order[:-1], order, 64, 4, 4, plain.seen_by(plain.causal, 16, 16))
+    expected = plain.norm(states[-1], weights["norm.weight"]) @ weights["head.weight"].T
     logits = model(recorded["idx"][1:2], recorded["cond"][1:2], recorded["order"][1:2])[0]
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks.reference import plain
 from randar_features import sequence
 from randar_features.layers.attention import Attention
 from randar_features.layers.feed_forward import hidden_width
 from randar_features.layers.rope import rotate
 from randar_features.models import RandAR, RandARConfig
 from tests.golden.models import FOLDER, golden, golden_randar
-from tests.reference import plain_randar
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_full_size_model_equals_the_published():
 
 def test_equals_a_slow_explicit_softmax_restatement(model: RandAR, recorded: dict[str, torch.Tensor]):
     tokens, order = recorded["idx"][:1], recorded["order"][:1]
-    states = plain_randar.hidden_states(
+    states = plain.randar_states(
         dict(model.state_dict()),
         heads=4,
         grid=4,

@@ -1,0 +1,142 @@
+"""RandAR, LlamaGen, PAR and ARPG restated plainly from their published weights; shares no code with the package.
+
+Whole sequences, explicit masks and softmax, no cache. Angles are (…, L, d/2, 2), cosines and sines; a token at no
+location (None) has zeros. `sees` is (M, L) boolean: whether query p may see key q. Weights are state dicts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Weights = Mapping[str, Tensor]
+
+
+def angles_of(locations: Sequence[int | None], grid: int, head_dim: int) -> Tensor:
+    """Cosines and sines (L, d/2, 2) of raster locations: half of the pairs turn by the row, half by the column."""
+    frequencies = 10000 ** (-2 * torch.arange(head_dim // 4) / (head_dim / 2))
+    places = torch.tensor([-1 if location is None else location for location in locations])[:, None]
+    turns = torch.cat([places // grid * frequencies, places % grid * frequencies], dim=1)
+    return torch.stack([turns.cos(), turns.sin()], dim=-1) * (places >= 0)[..., None]
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the adjacent channel pairs of (…, L, H, d) in float32."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    cos, sin = angles[..., None, :, :].unbind(-1)
+    a, b = pairs.unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2).type_as(x)
+
+
+def norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Root-mean-square normalisation in separate operations."""
+    wide = x.float()
+    return (wide * torch.rsqrt(torch.mean(wide * wide, dim=-1, keepdim=True) + eps)).type_as(x) * weight
+
+
+def attention(
+    queries: Tensor, keys: Tensor, values: Tensor, heads: int, angles: Tensor, key_angles: Tensor, sees: Tensor
+) -> Tensor:
+    """(…, M, D) queries over (…, L, D) keys and values → (…, M, D)."""
+    queries, keys, values = (part.unflatten(-1, (heads, -1)) for part in (queries, keys, values))
+    queries, keys, values = (
+        part.transpose(-3, -2) for part in (rotate(queries, angles), rotate(keys, key_angles), values)
+    )
+    scores = queries @ keys.mT / math.sqrt(queries.shape[-1])
+    attended = scores.masked_fill(~sees, -math.inf).softmax(dim=-1) @ values
+    return attended.transpose(-3, -2).flatten(-2)
+
+
+def feed_forward(x: Tensor, weights: Weights, name: str) -> Tensor:
+    """SwiGLU."""
+    gate = F.silu(x @ weights[f"{name}.w1.weight"].T)
+    return (gate * (x @ weights[f"{name}.w3.weight"].T)) @ weights[f"{name}.w2.weight"].T
+
+
+def stream(weights: Weights, x: Tensor, angles: Tensor, heads: int, sees: Tensor) -> Iterator[Tensor]:
+    """The residual stream (…, L, D) of RandAR, LlamaGen or PAR after each block."""
+    for layer in count():
+        name = f"layers.{layer}"
+        if f"{name}.ffn_norm.weight" not in weights:
+            return
+        normed = norm(x, weights[f"{name}.attention_norm.weight"])
+        queries, keys, values = (normed @ weights[f"{name}.attention.wqkv.weight"].T).chunk(3, dim=-1)
+        attended = attention(queries, keys, values, heads, angles, angles, sees)
+        x = x + attended @ weights[f"{name}.attention.wo.weight"].T
+        x = x + feed_forward(norm(x, weights[f"{name}.ffn_norm.weight"]), weights, f"{name}.feed_forward")
+        yield x
+
+
+def randar_states(
+    weights: Weights, *, heads: int, grid: int, tokens: Sequence[int], class_index: int, shown: Sequence[int]
+) -> list[Tensor]:
+    """RandAR's stream, (1 + 2·len(shown), D), for raster tokens; `shown` lists the locations as they are shown."""
+    instruction = weights["pos_instruct_embeddings"][0].unflatten(0, (heads, -1))
+    instructions = rotate(instruction.expand(len(shown), -1, -1), angles_of(shown, grid, instruction.shape[1]))
+    image = weights["tok_embeddings.weight"][[tokens[location] for location in shown]]
+    first = weights["cls_embedding.embedding_table.weight"][class_index]
+    x = torch.cat([first[None], torch.stack([instructions.flatten(1), image], dim=1).flatten(0, 1)])
+    places: list[int | None] = [None, *(location for location in shown for _ in range(2))]
+    angles = angles_of(places, grid, instruction.shape[1])
+    return list(stream(weights, x, angles, heads, seen_by(causal, len(x), len(x))))
+
+
+def arpg_content(
+    weights: Weights, tokens: Sequence[int], places: Sequence[int], class_row: int, heads: int, grid: int, sees: Tensor
+) -> list[Tensor]:
+    """The stream (1 + L, D) of ARPG's content half after each block: the class, then the tokens at their places."""
+    x, states = weights["embeddings.weight"][[class_row, *tokens]], list[Tensor]()
+    angles = angles_of([None, *places], grid, x.shape[1] // heads)
+    while f"layers.self_dec.{len(states)}.ffn_norm.weight" in weights:
+        name = f"layers.self_dec.{len(states)}"
+        normed = norm(x, weights[f"{name}.attn_norm.weight"])
+        queries, keys, values = (normed @ weights[f"{name}.attn.to_{part}.weight"].T for part in "qkv")
+        x = x + attention(queries, keys, values, heads, angles, angles, sees) @ weights[f"{name}.attn.proj.weight"].T
+        x = x + feed_forward(norm(x, weights[f"{name}.ffn_norm.weight"]), weights, f"{name}.ffn")
+        states.append(x)
+    return states
+
+
+def arpg_queries(
+    weights: Weights,
+    content: Tensor,
+    places: Sequence[int],
+    wanted: Sequence[int],
+    vocab_size: int,
+    heads: int,
+    grid: int,
+    sees: Tensor,
+) -> list[Tensor]:
+    """The stream (M, D) of ARPG's query half after each block; `content` is the other half's last, at its places."""
+    normed, head_dim = norm(content, weights["layers.norm.weight"]), content.shape[1] // heads
+    keys, values = (normed @ weights[f"layers.to_{part}.weight"].T for part in "kv")
+    angles, key_angles = angles_of(wanted, grid, head_dim), angles_of([None, *places], grid, head_dim)
+    x, states = weights["embeddings.weight"][vocab_size].expand(len(wanted), -1), list[Tensor]()
+    while f"layers.cross_dec.{len(states)}.ffn_norm.weight" in weights:
+        name = f"layers.cross_dec.{len(states)}"
+        queries = norm(x, weights[f"{name}.attn_norm.weight"]) @ weights[f"{name}.attn.to_q.weight"].T
+        attended = attention(queries, keys, values, heads, angles, key_angles, sees)
+        x = x + attended @ weights[f"{name}.attn.proj.weight"].T
+        x = x + feed_forward(norm(x, weights[f"{name}.ffn_norm.weight"]), weights, f"{name}.ffn")
+        states.append(x)
+    return states
+
+
+def seen_by(rule: Callable[[int, int], bool], queries: int, keys: int) -> Tensor:
+    """(M, L) boolean: whether query p may see key q."""
+    return torch.tensor([[rule(p, q) for q in range(keys)] for p in range(queries)])
+
+
+def causal(p: int, q: int) -> bool:
+    """Each sees those before it, and itself."""
+    return q <= p
+
+
+def par_rule(p: int, q: int) -> bool:
+    """PAR's mask, as its specification says it."""
+    return q <= p or q == 0 or (p >= 4 and 4 * (p // 4) <= q < 4 * (p // 4) + 4)
