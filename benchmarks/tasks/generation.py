@@ -182,7 +182,7 @@ def measure_images(config: Config) -> Measurement:
 
 def measure_model(config: Config, out: Path) -> Measurement:
     """Of every setting, or first of all on few samples and then of the best."""
-    model = load_for_decoding(config.model, config.device, config.weights_dtype)
+    model, _ = load_for_decoding(config.model, config.device, config.weights_dtype)
     judge = config.judge(config.resolution or model.image_size)
     settings = list(settings_of(config, model))
     real, probe = reference_of(config, judge), own_probe(config, model)

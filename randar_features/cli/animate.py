@@ -40,7 +40,7 @@ def animate(options: AnimateOptions) -> None:
     check_ending(options.out)
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} is there: give another name, or --overwrite")
-    model = load_for_decoding(options.model, options.device, "float32")
+    model, _ = load_for_decoding(options.model, options.device, "float32")
     index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
     orders = options.orders or known_orders(model.transformer)
     save_animation(options.out, order_frames(model, index, seed=options.seed, orders=orders, steps=options.steps))

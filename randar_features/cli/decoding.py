@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 
-from randar_features.cli.options import ModelOptions, WeightsDType
+from randar_features.cli.options import DType, ModelOptions
 from randar_features.cli.parse import Natural, NonNegative, Share
 from randar_features.generation.recipe import recipe_of
 from randar_features.hub import Model, load_model
 from randar_features.layers import pack_weights
 from randar_features.models import ImageTransformer
+from randar_features.precision import compute_dtype, name_of
 
 Order = Literal["random", "raster", "spiral", "centre_out", "hierarchical", "spread", "confidence"]
 Schedule = Literal["randar", "arccos", "cosine"]
@@ -37,7 +38,7 @@ class DecodingOptions(ModelOptions):
         temperature: of the sampling; near 0 it is greedy.
         top_k: how many codes the sampling chooses among; 0: all; 1: the likeliest.
         top_p: total probability of the codes that the sampling chooses among.
-        dtype: number format of the weights.
+        dtype: number format of the weights and products; auto: the fastest of this machine.
     """
 
     out: Path
@@ -50,7 +51,7 @@ class DecodingOptions(ModelOptions):
     temperature: NonNegative = 1.0
     top_k: Natural = 0
     top_p: Share = 1.0
-    dtype: WeightsDType = "float32"
+    dtype: DType = "float32"
 
     def __post_init__(self) -> None:
         seed_range(self.seeds)
@@ -82,25 +83,27 @@ def settings_of(options: DecodingOptions, transformer: ImageTransformer) -> dict
     return settings
 
 
-def load_for_decoding(name: str, device: str | None, weights: WeightsDType) -> Model:
-    """The model in a number format; on a CPU with packed weights (`pack_weights`) where that is possible.
+def load_for_decoding(name: str, device: str | None, dtype: DType) -> tuple[Model, str]:
+    """The model, with weights packed in a number format (`pack_weights`) where that is possible, and the format's name.
 
     `device` None: this process's own GPU (LOCAL_RANK, as torchrun sets it) where there is one, else the CPU.
     """
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    dtype: torch.dtype = getattr(torch, weights)
-    if device != "cpu" or not can_pack(dtype):
-        return load_model(name, device, dtype)
+    own = compute_dtype(dtype, torch.device(device), torch.float32)
+    if not can_pack(own, torch.device(device)):
+        return load_model(name, device, own), name_of(own)
     model = load_model(name, device)
-    return replace(model, transformer=pack_weights(model.transformer, dtype))
+    return replace(model, transformer=pack_weights(model.transformer, own)), name_of(own)
 
 
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch packs weights in a number format: on ARM, for one, it may lack the kernels."""
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether packed weights are faster and this build of PyTorch has the kernels, which it may lack on ARM."""
+    if device.type != "cpu":
+        return dtype == torch.bfloat16
     if dtype == torch.float16:
         return "fbgemm" in torch.backends.quantized.supported_engines
-    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return dtype == torch.bfloat16 or torch.backends.mkldnn.is_available()
 
 
 def wait_for_all(ranks: int) -> None:

@@ -137,7 +137,7 @@ def edit(
     mask: Path | None = None,
 ) -> None:
     """One PNG for each seed, its settings inside, and NAME_EDIT_strip.png: the image and its versions."""
-    model = load_for_decoding(options.model, options.device, options.dtype)
+    model, number_format = load_for_decoding(options.model, options.device, options.dtype)
     index = None
     if options.class_name is not None:
         index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
@@ -147,7 +147,7 @@ def edit(
     notes = {
         "model": model.name,
         "weights": model.weights_hash,
-        "number_format": options.dtype,
+        "number_format": number_format,
         "edit": kind,
         "square": crop,
         "image": fingerprint(options.image),

@@ -54,7 +54,7 @@ def generate(options: GenerateOptions) -> None:
         print_classes(options.model)
         return
     rank, ranks = rank_and_ranks()
-    model = load_for_decoding(options.model, options.device, options.dtype)
+    model, number_format = load_for_decoding(options.model, options.device, options.dtype)
     wanted = wanted_images(options, model)
     mine = wanted[rank::ranks]
     with tqdm(total=len(mine), unit="image", disable=rank > 0) as bar:
@@ -63,7 +63,7 @@ def generate(options: GenerateOptions) -> None:
             mine,
             options.out,
             {**settings_of(options, model.transformer), "scale": options.scale},
-            notes={"number_format": options.dtype},
+            notes={"number_format": number_format},
             batch_size=options.batch_size,
             overwrite=options.overwrite,
         ):

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from randar_features import sequence
 from randar_features.data import labelled_sheet
 from randar_features.generation.complete import as_classes, complete
-from randar_features.generation.editing import ImageModel
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import Sampling, image_seeds
 from randar_features.generation.schedule import check_steps
+from randar_features.hub import Model
 from randar_features.store.files import written_whole
 
 OPEN = 0.5  # grey of what is not drawn yet
@@ -24,7 +24,7 @@ OPEN = 0.5  # grey of what is not drawn yet
 
 @torch.no_grad()
 def decoding_frames(
-    model: ImageModel,
+    model: Model,
     class_index: int,
     *,
     seed: int,
@@ -32,7 +32,7 @@ def decoding_frames(
     steps: int | None = None,
     guidance: GuidanceLike = None,
 ) -> Tensor:
-    """The image of a class and a seed as it is behind each step: (steps, 3, S, S) float in [0, 1].
+    """The image of a class and a seed as it is after each step: (steps, 3, S, S) float in [0, 1].
 
     What is drawn is shown as it is in the finished image, the rest grey. The last frame is the image that
     `generate` gives for `generator=torch.tensor([seed])`.
@@ -48,16 +48,13 @@ def decoding_frames(
         guidance=recipe.guide(guidance),
         order=order,
         sampling=Sampling(),
-        tokens=None,
-        known=None,
-        cache=None,
     )
     image = model.tokenizer.decode(decoded.tokens).cpu()
     return reveal(image[0], decoded.order[0].cpu(), schedule)
 
 
 def reveal(image: Tensor, order: Tensor, schedule: Sequence[int]) -> Tensor:
-    """An image (3, S, S) whose tokens appear in an order (N,), so many a step: (steps, 3, S, S)."""
+    """An image (3, S, S) whose tokens appear in an order (N,), step by step: (steps, 3, S, S)."""
     shown_at = torch.repeat_interleave(torch.arange(len(schedule)), torch.tensor(schedule))
     step_of = torch.empty_like(order).scatter_(0, order, shown_at)
     side = sequence.grid_side(len(order))
@@ -68,7 +65,7 @@ def reveal(image: Tensor, order: Tensor, schedule: Sequence[int]) -> Tensor:
 
 
 def order_frames(
-    model: ImageModel,
+    model: Model,
     class_index: int,
     *,
     seed: int,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
-
-from randar_features.models import ImageTransformer
 
 SUGGESTIONS = 5
 SHORTEST_TYPO = 4
@@ -43,18 +41,6 @@ EVERYDAY = {
 """Everyday words, and words of ImageNet's names that mean a kind of them."""
 
 ClassesLike = Tensor | Sequence[int | str] | int | str
-
-
-class NamedClasses(Protocol):
-    """A loaded model: a transformer whose classes may have names."""
-
-    @property
-    def transformer(self) -> ImageTransformer:
-        """The generator."""
-
-    @property
-    def classes(self) -> list[str] | None:
-        """The name of each class."""
 
 
 def resolve(model: Any, classes: Any) -> tuple[Any, Any]:

@@ -16,9 +16,9 @@ from randar_features.generation.recipe import recipe_of
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import Scale
 from randar_features.generation.stepping import new_cache
-from randar_features.layers import KVCache, check_classes
+from randar_features.layers import KVCache, check_classes, is_packed, pack_weights, product_dtype
 from randar_features.models import ImageTransformer
-from randar_features.precision import computing_in
+from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted, name_of
 
 FIXED_ORDERS = {
     "raster": sequence.raster_order,
@@ -35,15 +35,15 @@ def complete(
     *,
     seeds: Tensor,
     steps: int | None,
-    schedule: str | None = None,
     guidance: Guidance,
     order: str | Tensor | None,
     sampling: Sampling,
-    tokens: Tensor | None,
-    known: Tensor | None,
-    cache: KVCache | None,
+    schedule: str | None = None,
+    tokens: Tensor | None = None,
+    known: Tensor | None = None,
+    cache: KVCache | None = None,
 ) -> Decoded:
-    """`generate` on checked input. Images with as many known tokens run together."""
+    """`generate` on checked input. Images with the same number of known tokens run together."""
     batch, num_tokens = len(classes), transformer.config.num_tokens
     classes, guidance = without_class(classes, guidance, transformer.config.num_classes)
     if tokens is None or known is None:
@@ -75,7 +75,7 @@ def complete(
 
 
 def without_class(classes: Tensor, guidance: Guidance, null: int) -> tuple[Tensor, Guidance]:
-    """A guidance of 0 as what it is, the null class in one branch; any other as it came."""
+    """A guidance of 0 as the null class in one branch; any other as it is."""
     if not guidance.scale.is_zero or guidance.spatial is not None:
         return classes, guidance
     return torch.full_like(classes, null), replace(guidance, scale=Scale(1.0, 1.0))
@@ -89,8 +89,7 @@ def arrange(order: str | Tensor, seeds: Tensor, index: Tensor, schedule: Sequenc
     elif order == "random":
         orders = random_order(substream(seeds[index], Stream.ORDER), num_tokens)
     elif order == "spread":
-        rows = [spread_order(tuple(schedule), tuple(row)) for row in known.tolist()]
-        orders = torch.cat(rows).to(device)
+        orders = torch.cat([spread_order(tuple(schedule), tuple(own)) for own in known.tolist()]).to(device)
     else:
         name = "raster" if order == "confidence" else order
         orders = FIXED_ORDERS[name](num_tokens).to(device).expand(len(index), -1)
@@ -104,7 +103,7 @@ def spread_order(schedule: tuple[int, ...], known: tuple[bool, ...]) -> Tensor:
 
 
 def own_order(order: str | Tensor | None, transformer: ImageTransformer, known: Tensor) -> str | Tensor:
-    """`check_order`; of a model that knows one order only, that one. `known` (B, N) must be its first ones then."""
+    """`check_order`; for a model with one order that order, whose first tokens `known` (B, N) must then be."""
     batch, num_tokens = known.shape
     if not transformer.fixed_order:
         return check_order(order, num_tokens, batch, transformer.trained_order)
@@ -121,7 +120,7 @@ def own_order(order: str | Tensor | None, transformer: ImageTransformer, known: 
 
 
 def known_orders(transformer: ImageTransformer) -> list[str | None]:
-    """The orders that a model is at home in: all, or that one alone that it was trained in, None for its only one."""
+    """The orders that a model was trained for: all, or raster alone, or None where it has one order of its own."""
     if transformer.fixed_order:
         return [None]
     return list(ORDERS) if transformer.trained_order == "random" else [transformer.trained_order]
@@ -177,7 +176,7 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTran
             f"got {tuple(known.shape)}, {known.dtype}"
         )
     if transformer.check_tokens(torch.where(known.to(tokens.device), tokens, 0)) != batch:
-        raise ValueError(f"{len(tokens)} rows of tokens for {batch} classes")
+        raise ValueError(f"tokens of {len(tokens)} images for {batch} classes")
     known = known.expand(batch, -1).to(transformer.device)
     if known.all(dim=1).any():
         raise ValueError("all tokens of an image are known: nothing is left to generate")
@@ -186,10 +185,43 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTran
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout off inside, and the mode as before behind."""
+    """Dropout off inside; afterwards the mode is as before."""
     training = module.training
     module.eval()
     try:
         yield
     finally:
         module.train(training)
+
+
+@contextmanager
+def in_format(transformer: ImageTransformer, dtype: DType) -> Iterator[ImageTransformer]:
+    """The transformer to decode with in a number format.
+
+    For another format than its own it is a copy with packed weights (`pack_weights`), whose making takes about as
+    long as one step: for many calls pack them once, and leave the format out.
+
+    Args:
+        transformer: the model.
+        dtype: "float32", "bfloat16", "float16", the torch dtype of that name, "auto" for the fastest of this machine,
+            or None: as the weights are, or as the caller's autocast has it.
+
+    Raises:
+        ValueError: the weights are packed in another format than this.
+    """
+    dtype = check_dtype(dtype)
+    if dtype is None:
+        yield transformer
+        return
+    held = product_dtype(transformer)
+    own = compute_dtype(dtype, transformer.device, held)
+    if own != held and is_packed(transformer):
+        raise ValueError(
+            f"{name_of(own)} was stated, but the weights are packed in {name_of(held)}: give the transformer that they "
+            "were packed from, or leave the format out (None)"
+        )
+    if own != held:
+        transformer = fitted(transformer, own, held)
+        transformer = transformer if own == torch.float32 else pack_weights(transformer, own)
+    with computing_in(torch.float32, transformer.device):  # packed layers need no autocast
+        yield transformer

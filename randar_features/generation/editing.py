@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import count
 from numbers import Integral
-from typing import Protocol, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -16,33 +16,12 @@ from randar_features.generation.complete import as_classes
 from randar_features.generation.generate import DecodingSettings, generate
 from randar_features.generation.recipe import GuidanceLike
 from randar_features.generation.sampling import SeedLike, Stream, image_seeds, substream
-from randar_features.models import ImageTransformer
-from randar_features.tokenizers import ImageTokenizer
-
-
-class ImageModel(Protocol):
-    """What editing needs of a loaded model."""
-
-    @property
-    def transformer(self) -> ImageTransformer:
-        """The generator."""
-
-    @property
-    def tokenizer(self) -> ImageTokenizer:
-        """Images to tokens and back."""
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side, S."""
-
-    @property
-    def classes(self) -> list[str] | None:
-        """The name of each class."""
+from randar_features.hub import Model
 
 
 @torch.no_grad()
 def inpaint(
-    model: ImageModel,
+    model: Model,
     images: Tensor,
     mask: Tensor,
     classes: ClassesLike | None = None,
@@ -61,8 +40,6 @@ def inpaint(
 
     An image of another size than the model's keeps its size: a square window around the mask, of twice its extent
     where the image has room, is shown to the model at the model's size, and what is redrawn is pasted into its place.
-    Computed in the format of the weights, float32 unless `load_model` was told another, or of the caller's autocast.
-
     Args:
         model: from `load_model`: its `transformer`, `tokenizer` and `image_size` S are used.
         images: (B, 3, H, W) float in [0, 1].
@@ -72,9 +49,9 @@ def inpaint(
             which would have nothing to compare with).
         square: give back the middle square of the images at the model's size, (B, 3, S, S), instead of the images
             at their own.
-        generator, guidance, settings: as for `generate` (steps, schedule, order, temperature, top_k, top_p,
-            cache). The steps are for the redrawn tokens; None recommends a number for theirs. A model of one order
-            alone, LlamaGen or PAR, redraws its last tokens only: with LlamaGen whole rows at the bottom.
+        generator, guidance, settings: as for `generate` (steps, schedule, order, temperature, top_k, top_p, cache,
+            dtype). The steps are for the redrawn tokens; None recommends a number for theirs. LlamaGen and PAR redraw
+            their last tokens only: LlamaGen whole rows at the bottom.
 
     Returns:
         (B, 3, H, W) in the dtype and on the device of `images`; (B, 3, S, S) with `square`.
@@ -104,7 +81,7 @@ def inpaint(
 
 
 def redraw(
-    model: ImageModel,
+    model: Model,
     images: Tensor,
     mask: Tensor,
     classes: ClassesLike | None,
@@ -132,7 +109,7 @@ def redraw(
 
 @torch.no_grad()
 def outpaint(
-    model: ImageModel,
+    model: Model,
     images: Tensor,
     padding: int | tuple[int, int, int, int],
     classes: ClassesLike | None = None,
@@ -145,7 +122,7 @@ def outpaint(
 
     The padded canvas may be larger than the model's images: windows of S×S pixels, at every S/2 and at the
     far edges, are then completed by `inpaint` one after the other, each time the one that has most pixels
-    already. The number format is that of `inpaint`.
+    already.
 
     Args:
         model, classes, generator, guidance, settings: as for `inpaint`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -13,39 +13,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from randar_features.data.paths import reading
 from randar_features.generation.generate import generate
-from randar_features.models import ImageTransformer
+from randar_features.hub import Model
 from randar_features.store.files import written_whole
-from randar_features.tokenizers import ImageTokenizer
 
 SETTINGS_KEY = "randar_features"  # of the PNG text chunk that holds the settings as JSON
 
 
-class NamedModel(Protocol):
-    """What a gallery needs of a loaded model."""
-
-    @property
-    def name(self) -> str:
-        """As given to `load_model`."""
-
-    @property
-    def weights_hash(self) -> str:
-        """Tells models of the same name apart."""
-
-    @property
-    def transformer(self) -> ImageTransformer:
-        """The generator."""
-
-    @property
-    def tokenizer(self) -> ImageTokenizer:
-        """Tokens to images."""
-
-    @property
-    def classes(self) -> list[str] | None:
-        """The name of each class."""
-
-
 class Wanted(NamedTuple):
-    """An image to generate: by its class and its own seed, so that it is the same in any company."""
+    """An image to generate: by its class and its own seed, so that it is the same in any batch."""
 
     class_index: int
     seed: int
@@ -57,7 +32,7 @@ class Wanted(NamedTuple):
 
 
 def fill_gallery(
-    model: NamedModel,
+    model: Model,
     wanted: Sequence[Wanted],
     folder: Path,
     settings: dict[str, Any],
@@ -101,7 +76,7 @@ def fill_gallery(
         yield len(batch)
 
 
-def describe(model: NamedModel, wanted: Wanted, settings: dict[str, Any]) -> dict[str, Any]:
+def describe(model: Model, wanted: Wanted, settings: dict[str, Any]) -> dict[str, Any]:
     """What is written into an image's file: all that it depends on, and its class by name."""
     names = model.classes
     return {

@@ -79,13 +79,13 @@ def as_orders(orders: int | Tensor | Sequence[int], transformer: ImageTransforme
         return sequence.check_order(orders.flatten(0, 1), num_tokens).unflatten(0, orders.shape[:2])
     if orders.dim() == 3:
         raise ValueError(f"orders of shape {tuple(orders.shape)} for {batch} images: expected (K, {batch}, N)")
-    rows = sequence.check_order(orders, num_tokens)
-    if len(rows) not in (1, batch):
+    several = sequence.check_order(orders, num_tokens)
+    if len(several) not in (1, batch):
         raise ValueError(
-            f"{len(rows)} orders for {batch} images: give one for all or one for each; K orders of all images "
+            f"{len(several)} orders for {batch} images: give one for all or one for each; K orders of all images "
             f"have the shape (K, 1, {num_tokens})"
         )
-    return rows[None]
+    return several[None]
 
 
 def surprisal_map(log_likelihoods: Tensor, image_size: int, limit: float) -> Tensor:

@@ -9,7 +9,6 @@ from randar_features.generation.decode import Guidance
 from randar_features.generation.schedule import (
     ONE_BY_ONE,
     RECOMMENDED_SHARE,
-    Scale,
     arccos_schedule,
     as_scale,
     cosine_schedule,
@@ -40,7 +39,7 @@ class Recipe:
         steps_per_token: recommended steps, as a share of N; 1: one token a step.
         guidance: recommended scale.
         counts_own_step: whether a linear scale counts the tokens of its own step as done.
-        fixed: tokens a step of (N, so many known) where there is no choice.
+        fixed: the tokens of each step, from N and the number of known tokens, where there is no choice.
     """
 
     schedules: tuple[str, ...] = ()
@@ -50,7 +49,7 @@ class Recipe:
     fixed: Callable[[int, int], list[int]] | None = None
 
     def schedule(self, name: str | None, num_tokens: int, known: int, steps: int | None) -> list[int]:
-        """Tokens a step, of N tokens of which so many are known; ValueError for what the model cannot do."""
+        """The tokens of each step, where `known` of N are there; ValueError for what the model cannot do."""
         if self.fixed is not None:
             return fixed_schedule(self.fixed, name, num_tokens, known, steps)
         name = self.schedules[0] if name is None else name
@@ -61,15 +60,15 @@ class Recipe:
         return SCHEDULES[name](left, steps)
 
     def recommended_steps(self, num_tokens: int) -> int:
-        """The recommended number of steps for so many tokens."""
+        """The recommended number of steps for N tokens."""
         if self.fixed is not None:
             return len(self.fixed(num_tokens, 0))
         return recommended_steps(num_tokens, self.steps_per_token)
 
-    def guide(self, guidance: GuidanceLike, spatial: Scale | None = None) -> Guidance:
-        """Guidance by the class, by the recommended scale for None, and by a small image if wanted."""
+    def guide(self, guidance: GuidanceLike) -> Guidance:
+        """Guidance by the class; None: of the recommended scale."""
         scale = as_scale(self.guidance if guidance is None else guidance)
-        return Guidance(scale=scale, spatial=spatial, counts_own_step=self.counts_own_step)
+        return Guidance(scale=scale, counts_own_step=self.counts_own_step)
 
 
 def fixed_schedule(
@@ -79,9 +78,9 @@ def fixed_schedule(
     whole, rest = rule(num_tokens, 0), rule(num_tokens, known)
     lengths = {None, len(whole), len(rest)} | ({-1} if max(whole) == 1 else set())
     if name is not None or steps not in lengths:
-        asked = f"steps={steps}" if name is None else f"schedule={name!r}"
+        given = f"steps={steps}" if name is None else f"schedule={name!r}"
         raise ValueError(
-            f"this model always decodes its {num_tokens} tokens in {len(whole)} steps; got {asked}: leave it out"
+            f"this model always decodes its {num_tokens} tokens in {len(whole)} steps; got {given}: leave it out"
         )
     return rest
 
@@ -97,6 +96,6 @@ RECIPES: dict[type[ImageTransformer], Recipe] = {
 
 
 def recipe_of(transformer: ImageTransformer) -> Recipe:
-    """The recipe of a model's kind; trained in raster order a model has never skipped a location: one token a step."""
+    """The recipe of a model's kind; one token a step after training in raster order, where no location was skipped."""
     recipe = next(recipe for kind, recipe in RECIPES.items() if isinstance(transformer, kind))
     return replace(recipe, steps_per_token=1.0) if transformer.trained_order == "raster" else recipe

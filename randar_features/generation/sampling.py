@@ -175,7 +175,7 @@ def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """Logits (…, V) with all at −∞ in front of which, from the likeliest down, there is more than p."""
+    """Logits (…, V) without the codes that follow after more than p, counted from the likeliest down: these are −∞."""
     if top_p == 1:
         return logits
     descending, codes = logits.sort(dim=-1, descending=True, stable=True)

@@ -44,7 +44,7 @@ def decoding_schedule(num_tokens: int, steps: int, known: int = 0) -> list[int]:
 def share_schedule(num_tokens: int, steps: int, share: Callable[[float], float]) -> list[int]:
     """Tokens to decode at each step, ARPG's rule (arXiv 2503.10568, published code).
 
-    Behind step s = 0, 1, … of S, with k tokens done before it, ⌊share((s+1)/S) · N⌋ tokens are left, but at least
+    After step s = 0, 1, … of S, with k tokens done before it, ⌊share((s+1)/S) · N⌋ tokens are left, but at least
     one, and at most N − k − 1; the last step decodes all that are left.
 
     Args:
@@ -79,7 +79,7 @@ def cosine_schedule(num_tokens: int, steps: int) -> list[int]:
 def group_schedule(num_tokens: int, known: int = 0) -> list[int]:
     """PAR's tokens a step: four single ones, then groups of four; without the first `known`."""
     if known > GROUP and known % GROUP:
-        raise ValueError(f"PAR goes on behind whole groups of {GROUP} tokens, not behind {known} known ones")
+        raise ValueError(f"PAR continues after whole groups of {GROUP} tokens, not after {known} known ones")
     singles = max(0, min(GROUP, num_tokens) - known)
     return [1] * singles + [GROUP] * ((num_tokens - known - singles) // GROUP)
 

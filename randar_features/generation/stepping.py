@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import CacheShape, KVCache, Mask, Memory, continued_mask, run
+from randar_features.layers import CacheShape, KVCache, Mask, Memory, continued_mask, product_dtype, run
 from randar_features.models import ARPG, PAR, ImageTransformer, LlamaGen, RandAR
 from randar_features.sequence import GROUP
 
@@ -37,24 +37,21 @@ class Stepper:
     def __init__(self, transformer: Any, classes: Tensor, rotary: Tensor, cache: KVCache | None = None) -> None:
         self.transformer, self.rotary = transformer, rotary
         shape = self.cache_shape(transformer, len(classes), len(rotary) - 1)
-        self.cache = cache or KVCache(shape, transformer.dtype, transformer.device)
-        self.cache.require(shape, transformer.dtype, transformer.device)
-        self.first = self.embed_classes(classes)[:, None]
+        self.dtype = product_dtype(transformer)
+        self.cache = cache or KVCache(shape, self.dtype, transformer.device)
+        self.cache.require(shape, self.dtype, transformer.device)
+        self.first = transformer.cls_embedding(classes, len(classes))[:, None]
         self.start = 0
         """Where the next tokens go in the cache."""
         self.skip = 0
         """How many of the tokens that `arrange` gives are in the cache already."""
 
-    def embed_classes(self, classes: Tensor) -> Tensor:
-        """(S, D)."""
-        embedded: Tensor = self.transformer.cls_embedding(classes, len(classes))
-        return embedded
-
     @staticmethod
     def cache_shape(transformer: ImageTransformer, sequences: int, num_tokens: int) -> CacheShape:
         """The cache that sequences of a grid of N tokens take."""
         config = transformer.config
-        return CacheShape(config.num_layers, sequences, config.kv_heads, 1 + num_tokens, config.head_dim)
+        length = 1 + (transformer.sequence_length() - 1) * num_tokens // config.num_tokens
+        return CacheShape(config.num_layers, sequences, config.kv_heads, length, config.head_dim)
 
     def arrange(self, image: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """[class], the tokens that are new, and the instructions for the next: embeddings (S, L, D), locations (S, L).
@@ -67,8 +64,7 @@ class Stepper:
         """What `count` tokens that follow those in the cache see; the last `separate` do not see each other."""
         if not self.start and not separate:
             return "causal"
-        like = self.transformer
-        return continued_mask(count, self.start, separate=separate, dtype=like.dtype, device=like.device)
+        return continued_mask(count, self.start, separate=separate, dtype=self.dtype, device=self.transformer.device)
 
     def step(self, image: Tensor, order: Tensor, separate: bool = False) -> Tensor:
         """Logits (S, m, V) float32 of the next m tokens.
@@ -100,12 +96,6 @@ class RandARStepper(Stepper):
         super().__init__(transformer, classes, rotary, cache)
         self.instructions = transformer.instructions(rotary[1:])
 
-    @staticmethod
-    @override
-    def cache_shape(transformer: ImageTransformer, sequences: int, num_tokens: int) -> CacheShape:
-        shape = Stepper.cache_shape(transformer, sequences, num_tokens)
-        return shape._replace(length=sequence.sequence_length(num_tokens))
-
     @override
     def arrange(self, image: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         instructions = self.instructions[order].expand(len(image), -1, -1)
@@ -124,12 +114,6 @@ class PARStepper(Stepper):
     """Steps of PAR: the special tokens follow the first four, and groups see each other."""
 
     done = 0
-
-    @staticmethod
-    @override
-    def cache_shape(transformer: ImageTransformer, sequences: int, num_tokens: int) -> CacheShape:
-        shape = Stepper.cache_shape(transformer, sequences, num_tokens)
-        return shape._replace(length=shape.length + GROUP - 1)
 
     @override
     def arrange(self, image: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,11 +144,6 @@ class ARPGStepper(Stepper):
         return shape._replace(layers=shape.layers // 2 + 1)  # the last is of the keys and values for the queries
 
     @override
-    def embed_classes(self, classes: Tensor) -> Tensor:
-        embedded: Tensor = self.transformer.embed_classes(classes, len(classes))
-        return embedded
-
-    @override
     def step(self, image: Tensor, order: Tensor, separate: bool = False) -> Tensor:
         model: ARPG = self.transformer
         x, locations = self.arrange(image, order)
@@ -193,7 +172,7 @@ def new_cache(transformer: ImageTransformer, sequences: int, num_tokens: int | N
     """A key-value cache for some sequences at once of images of N tokens; None: of the model's own size."""
     num_tokens = transformer.config.num_tokens if num_tokens is None else num_tokens
     shape = stepper_of(transformer).cache_shape(transformer, sequences, num_tokens)
-    return KVCache(shape, transformer.dtype, transformer.device)
+    return KVCache(shape, product_dtype(transformer), transformer.device)
 
 
 def nowhere(order: Tensor, count: int) -> Tensor:

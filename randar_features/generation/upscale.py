@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from randar_features import sequence
-from randar_features.generation.classes import ClassesLike, NamedClasses, resolve
-from randar_features.generation.complete import arrange, as_classes, check_order, complete, evaluating
+from randar_features.generation.classes import ClassesLike, resolve
+from randar_features.generation.complete import arrange, as_classes, check_order, complete, evaluating, in_format
 from randar_features.generation.decode import DecodingTask, decode
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import (
@@ -22,17 +23,18 @@ from randar_features.generation.sampling import (
     substream,
 )
 from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule, recommended_steps
+from randar_features.hub import Model
 from randar_features.layers import KVCache
 from randar_features.layers.rope import fine_grid_rotary_table
 from randar_features.models import ImageTransformer, RandAR
-from randar_features.precision import computing_in
+from randar_features.precision import DType, computing_in
 
 SPATIAL_GUIDANCE = (1.5, 2.5)
 
 
 @torch.no_grad()
 def upscale_tokens(
-    transformer: ImageTransformer | NamedClasses,
+    transformer: ImageTransformer | Model,
     classes: ClassesLike,
     *,
     steps: int | None = None,
@@ -47,32 +49,67 @@ def upscale_tokens(
     tokens: Tensor | None = None,
     cache: KVCache | None = None,
     schedule: str | None = None,
+    dtype: DType = None,
 ) -> Tensor:
     """Tokens of a 2G×2G image: an ordinary G×G image first, then the locations between its tokens.
 
     The small image takes the even rows and columns. The others are decoded after it, in parallel steps,
     under rotary angles of the fine grid, and with guidance by the class and by the small image: logits =
     none + w·(full − spatial) + v·(spatial − none), where "none" lacks a random share of the small image.
-    Computed in the format of the weights, float32 unless `load_model` was told another, or of the caller's autocast.
 
     Args:
-        transformer, classes, temperature, top_k, top_p, generator: as for `generate`.
+        transformer, classes, temperature, top_k, top_p, generator, dtype: as for `generate`.
         steps: S in 1 … 4N for both images; −1 for one token a step; None for the recommended number of each.
-        guidance: w, (start, end) or one number; at 1 throughout there is no guidance at all, by the small image
-            neither.
+        guidance: w, (start, end) or one number; at 1 throughout there is no guidance at all.
         spatial_guidance: v, likewise; at 1 throughout the class alone guides.
         spatial_drop: share in [0, 1] of the small image's tokens that "none" lacks, drawn for each image.
         order: as for `generate`, over the fine grid. Locations of even row and column come first in any case.
         tokens: a small image (B, N) to start from, instead of a generated one.
-        cache: as for `generate`; of 3·B rows and length 1 + 8N.
+        cache: from `new_cache`, for 3·B sequences of 4N tokens.
         schedule: None or "randar".
 
     Returns:
         Tokens (B, 4N) int64 in raster order of the fine grid.
     """
+    transformer, indices = resolve(transformer, classes)
+    check_upscaling(transformer, spatial_drop, schedule)
+    classes = as_classes(indices, transformer)
+    seeds, num_tokens = image_seeds(generator, len(classes), classes.device), transformer.config.num_tokens
+    steps = check_steps(steps, 4 * num_tokens)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    order = check_order(order, 4 * num_tokens, len(classes), transformer.trained_order)
+    by_class = recipe_of(transformer).guide(guidance)
+    counts = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
+    locations = fine_orders(order, seeds, counts, num_tokens)
+    coarse = coarse_orders(locations, num_tokens)
+    if tokens is not None and transformer.check_tokens(tokens) != len(classes):
+        raise ValueError(f"{len(tokens)} small images for {len(classes)} classes")
+    with in_format(transformer, dtype) as model:
+        if tokens is None:
+            own = order if decided_by_step(order) else coarse
+            tokens = complete(
+                model, classes, seeds=seeds, steps=steps, guidance=by_class, order=own, sampling=sampling, cache=cache
+            ).tokens
+        task = DecodingTask(
+            classes=classes,
+            order=locations,
+            known=tokens.to(classes.device, torch.int64).gather(1, coarse),
+            schedule=counts,
+            guidance=replace(by_class, spatial=as_scale(spatial_guidance)),
+            sampling=sampling,
+            seeds=substream(seeds, Stream.FINE_TOKENS),
+            rotary=fine_rotary(model),
+            dropped=random_share(substream(seeds, Stream.SPATIAL_DROP), num_tokens, spatial_drop),
+            by_confidence=isinstance(order, str) and order == "confidence",
+        )
+        with evaluating(model), computing_in(None, model.device):
+            return decode(model, task, cache).tokens
+
+
+def check_upscaling(transformer: ImageTransformer, spatial_drop: float, schedule: str | None) -> None:
+    """ValueError for a model that cannot go to twice the resolution, or settings that do not go with it."""
     if not 0 <= spatial_drop <= 1:
         raise ValueError(f"spatial_drop must be a share in [0, 1], got {spatial_drop}")
-    transformer, indices = resolve(transformer, classes)
     if not isinstance(transformer, RandAR):
         raise ValueError(
             "twice the resolution takes a RandAR, which is told where a token is to be by an instruction of any "
@@ -80,44 +117,6 @@ def upscale_tokens(
         )
     if schedule not in (None, "randar"):
         raise ValueError(f"at twice the resolution the schedule is RandAR's own; got {schedule!r}: leave it out")
-    classes = as_classes(indices, transformer)
-    seeds = image_seeds(generator, len(classes), classes.device)
-    num_tokens = transformer.config.num_tokens
-    steps = check_steps(steps, 4 * num_tokens)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    order = check_order(order, 4 * num_tokens, len(classes), transformer.trained_order)
-    recipe = recipe_of(transformer)
-    counts = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
-    locations = fine_orders(order, seeds, counts, num_tokens)
-    if tokens is None:
-        tokens = complete(
-            transformer,
-            classes,
-            seeds=seeds,
-            steps=steps,
-            guidance=recipe.guide(guidance),
-            order=order if decided_by_step(order) else coarse_orders(locations, num_tokens),
-            sampling=sampling,
-            tokens=None,
-            known=None,
-            cache=cache,
-        ).tokens
-    elif transformer.check_tokens(tokens) != len(classes):
-        raise ValueError(f"{len(tokens)} small images for {len(classes)} classes")
-    task = DecodingTask(
-        classes=classes,
-        order=locations,
-        known=tokens.to(classes.device, torch.int64).gather(1, coarse_orders(locations, num_tokens)),
-        schedule=counts,
-        guidance=recipe.guide(guidance, as_scale(spatial_guidance)),
-        sampling=sampling,
-        seeds=substream(seeds, Stream.FINE_TOKENS),
-        rotary=fine_rotary(transformer),
-        dropped=random_share(substream(seeds, Stream.SPATIAL_DROP), num_tokens, spatial_drop),
-        by_confidence=isinstance(order, str) and order == "confidence",
-    )
-    with evaluating(transformer), computing_in(None, transformer.device):
-        return decode(transformer, task, cache).tokens
 
 
 def fine_orders(order: str | Tensor, seeds: Tensor, schedule: Sequence[int], num_tokens: int) -> Tensor:
@@ -142,7 +141,7 @@ def coarse_orders(fine: Tensor, num_tokens: int) -> Tensor:
     return even // (2 * side) // 2 * side + even % (2 * side) // 2
 
 
-def fine_rotary(transformer: RandAR) -> Tensor:
+def fine_rotary(transformer: ImageTransformer) -> Tensor:
     """Angles of the class token and the fine grid: (1 + 4N, d/2, 2) float32."""
     config = transformer.config
     table = fine_grid_rotary_table(config.grid, config.head_dim, config.rope_base)

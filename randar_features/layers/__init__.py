@@ -16,7 +16,7 @@ from randar_features.layers.embedding import ClassEmbedding, check_classes
 from randar_features.layers.feed_forward import FeedForward
 from randar_features.layers.kv_cache import CacheShape, KVCache
 from randar_features.layers.norm import RMSNorm
-from randar_features.layers.packed_linear import PackedLinear, pack_weights
+from randar_features.layers.packed_linear import PackedLinear, is_packed, pack_weights, product_dtype
 
 __all__ = [
     "Attention",
@@ -36,7 +36,9 @@ __all__ = [
     "attend",
     "check_classes",
     "continued_mask",
+    "is_packed",
     "merged_heads",
     "pack_weights",
+    "product_dtype",
     "run",
 ]

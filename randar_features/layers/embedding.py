@@ -11,7 +11,7 @@ from randar_features import sequence
 
 
 class ClassEmbedding(nn.Module):
-    """A vector a class, and in the last row the null class that stands for "no class given"."""
+    """A vector for each class, and last one for the null class, which stands for "no class given"."""
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()

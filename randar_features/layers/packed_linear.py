@@ -1,4 +1,4 @@
-"""Linear layers whose weights are laid out for a few rows at a time on a CPU, as decoding needs them."""
+"""Linear layers whose weights stand ready in one number format, for decoding: no conversion or layout at each call."""
 
 from __future__ import annotations
 
@@ -7,58 +7,89 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-ROWS = 16  # the layout is chosen for about as many rows as a guided step feeds
+FORMATS = (torch.float32, torch.bfloat16, torch.float16)
+TOKENS = 16  # the layout is chosen for about as many tokens as a guided step feeds
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class PackedLinear(nn.Module):
-    """x W^T in float32, for inference on a CPU.
+    """x W^T for inference, with the weight in a number format.
 
-    The usual kernels rearrange a weight each time they meet it, which for few rows costs more than the
-    product itself. float32 keeps the rearranged weight (oneDNN): the same numbers up to rounding. float16
-    stores it in half precision and multiplies in float32 (FBGEMM): half the memory to read, and no loss for
-    weights that come from a half-precision file.
+    The usual kernels of a CPU rearrange a weight at each call, which takes longer than the product where tokens are
+    few. There float32, and bfloat16 if the processor multiplies in it, hold the rearranged weight (oneDNN); float16
+    is stored so and multiplied in float32 (FBGEMM). Elsewhere the weight is held as it is in that format.
+
+    Attributes:
+        dtype: of what it gives.
     """
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         weight = weight.detach().contiguous()
-        self.half_precision = dtype == torch.float16
-        self.packed: Any
-        if self.half_precision:
+        on_cpu = weight.device.type == "cpu"
+        self.fbgemm = on_cpu and dtype == torch.float16
+        self.onednn = on_cpu and (dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn_takes_bfloat16()))
+        self.dtype = torch.float32 if self.fbgemm else dtype
+        self.packed: Any = weight if self.fbgemm else weight.to(dtype)
+        if self.fbgemm:
             self.packed = torch.ops.quantized.linear_prepack_fp16(weight, None)
-        else:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        elif self.onednn:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.packed, TOKENS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out), float32."""
-        if self.half_precision:
+        """(…, in) → (…, out)."""
+        x = x.to(self.dtype)
+        if self.fbgemm:
             return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        if self.onednn:
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+        return F.linear(x, self.packed)
+
+
+def _onednn_takes_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pack_weights(model: ModuleType, dtype: torch.dtype = torch.float32) -> ModuleType:
-    """A copy of `model` for faster decoding on a CPU; everything but its linear layers is shared with it.
+    """A copy of `model` for faster decoding; everything but its linear layers is shared with it.
+
+    The output layer is in float32 in any case where `dtype` is bfloat16: logits in bfloat16 have ties.
 
     Args:
-        model: of float32 weights, on the CPU.
-        dtype: float32 for the same results up to rounding, float16 to store the weights in half precision.
+        model: of float32 weights.
+        dtype: torch.float32: on a CPU, the same results up to rounding. torch.float16: weights stored in half
+            precision. torch.bfloat16: products in bfloat16, and so keys and values; sums of the residual stream,
+            norms and logits in float32.
 
     Raises:
-        ValueError: the model is elsewhere or not float32, has biases in linear layers, or `dtype` is another.
+        ValueError: the model is not float32, has biases in linear layers, or `dtype` is another.
     """
-    if dtype not in (torch.float32, torch.float16):
-        raise ValueError(f"weights can be packed as torch.float32 or torch.float16, got {dtype}")
     tensors = [*model.parameters(), *model.buffers()]
-    kinds = {f"{tensor.dtype} on {tensor.device}" for tensor in tensors}
-    if kinds != {"torch.float32 on cpu"}:
-        raise ValueError(f"only float32 weights on the CPU can be packed; got {', '.join(sorted(kinds))}")
+    if dtype not in FORMATS:
+        raise ValueError(f"weights can be packed as {', '.join(map(str, FORMATS))}; got {dtype}")
+    kinds = {str(tensor.dtype) for tensor in tensors}
+    if kinds != {"torch.float32"}:
+        raise ValueError(f"only float32 weights can be packed; got {', '.join(sorted(kinds))}")
     packed = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    output = getattr(packed, "output_layer", None)
     for parent in list(packed.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 if child.bias is not None:
                     raise ValueError(f"the linear layer {name} has a bias, which packed layers do not")
-                setattr(parent, name, PackedLinear(child.weight, dtype))
+                exact = child is output and dtype == torch.bfloat16
+                setattr(parent, name, PackedLinear(child.weight, torch.float32 if exact else dtype))
     return packed
+
+
+def product_dtype(model: nn.Module) -> torch.dtype:
+    """What the linear layers of a model give without autocast, and so the format of keys and values."""
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Linear | PackedLinear))
+    return first.dtype if isinstance(first, PackedLinear) else first.weight.dtype
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether `pack_weights` made it."""
+    return any(isinstance(layer, PackedLinear) for layer in model.modules())

@@ -15,7 +15,7 @@ def axial_frequencies(head_dim: int, base: float = 10000.0) -> Tensor:
 
 
 def rotary_table(row_angles: Tensor, column_angles: Tensor) -> Tensor:
-    """Cosines and sines of every raster location behind the class token's row: (1 + G², d/2, 2) float32.
+    """Cosines and sines of the class token and of every raster location: (1 + G², d/2, 2) float32.
 
     `row_angles` and `column_angles` are (G, d/4): the angle of each coordinate at each frequency.
     Half of the rotation pairs turn by the row, the others by the column. The class token's cosine

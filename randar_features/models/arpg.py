@@ -166,8 +166,8 @@ class ARPG(ImageTransformer):
         half = self.config.num_layers // 2
         return range(half) if read == "image" else range(half, self.config.num_layers)
 
-    def embed_classes(self, classes: Indices | int | None, batch: int) -> Tensor:
-        """Class indices (B,) or one for all, C = null class, None = null class for all → (B, D)."""
+    def cls_embedding(self, classes: Indices | int | None, batch: int) -> Tensor:
+        """What `ClassEmbedding` gives the other models, from the one table."""
         null = self.config.num_classes
         indices = check_classes(null if classes is None else classes, batch, null)
         return self.embeddings(indices.to(self.device) + self.config.vocab_size + 1)
@@ -184,7 +184,7 @@ class ARPG(ImageTransformer):
         order = self.check_order(order, batch)
         tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
         image = sequence.shown(self.token_dropout(self.embeddings(tokens)), context)
-        first = self.embed_classes(classes, batch)[:, None]
+        first = self.cls_embedding(classes, batch)[:, None]
         nowhere = torch.full_like(order[:, :1], -1)
         locations = torch.cat([nowhere, sequence.shown(order, context)], dim=1)
         return torch.cat([first, image], dim=1), self.rotary[locations + 1]

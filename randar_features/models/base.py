@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.layers import ClassEmbedding, Mask, Memory, Positions, TransformerConfig
+from randar_features.layers import Mask, Memory, Positions, TransformerConfig
 from randar_features.layers.cross_entropy import linear_cross_entropy
 from randar_features.layers.rope import grid_rotary_table
 
@@ -55,7 +55,7 @@ class ImageTransformer(nn.Module):
     fixed_order: ClassVar[bool] = False
     trained_order: str = "random"
 
-    cls_embedding: ClassEmbedding
+    cls_embedding: Any  # a `ClassEmbedding`, or a method that does the same
     tok_embeddings: nn.Embedding
     layers: nn.Module
     norm: nn.Module

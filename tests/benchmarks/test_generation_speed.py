@@ -65,6 +65,7 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(generation_speed, "memory_bandwidth", lambda device: 1e10)
     monkeypatch.setattr(generation_speed, "matrix_peak", lambda dtype, device: 1e11)
+    monkeypatch.setattr(generation_speed, "fastest_dtype", lambda device: torch.bfloat16)
     sizes = [
         "--layers",
         "2",
@@ -86,10 +87,10 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(row["way"], row["steps"]) for row in content["results"]] == [
         (way, steps)
         for steps in (6, 16)
-        for way in ("published loop", "float32", "packed float32", "packed float16 weights")
+        for way in ("published loop", "float32", "packed float32", "packed float16 weights", "packed bfloat16")
     ]
     assert all(row["seconds"] > 0 and row["floor_per_step"] > 0 for row in content["results"])
     seconds = [row["seconds"] for row in content["results"]]
-    assert content["card"]["details"]["gain_over_single_steps"]["float32"] == pytest.approx(seconds[5] / seconds[1])
-    assert content["card"]["details"]["peak_flops"] == {"torch.float32": 1e11}
+    assert content["card"]["details"]["gain_over_single_steps"]["float32"] == pytest.approx(seconds[6] / seconds[1])
+    assert content["card"]["details"]["peak_flops"] == {"torch.float32": 1e11, "torch.bfloat16": 1e11}
     assert "the published loop" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from randar_features import precision
 from randar_features.cli import decoding
 from randar_features.cli.commands import main
 from randar_features.cli.decoding import seed_range
@@ -110,10 +111,20 @@ def test_another_picture_of_the_same_name_is_not_taken_as_done(folder: Path, cap
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "bfloat16"])
 def test_models_decode_where_weights_cannot_be_packed(folder: Path, monkeypatch: pytest.MonkeyPatch, weights: str):
-    monkeypatch.setattr(decoding, "can_pack", lambda dtype: False)
-    model = decoding.load_for_decoding(str(folder / "model"), "cpu", weights)
+    monkeypatch.setattr(decoding, "can_pack", lambda dtype, device: False)
+    model, number_format = decoding.load_for_decoding(str(folder / "model"), "cpu", weights)
+    assert number_format == weights
     assert model.dtype == getattr(torch, weights)
     assert isinstance(model.transformer.output, torch.nn.Linear)
+
+
+def test_the_fastest_format_is_named_in_the_image(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    arguments = ["generate", "--classes", "0", "--seeds", "0", "--steps", "2"]
+    for fastest in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(precision, "fastest_dtype", lambda device, fastest=fastest: fastest)
+        out = run(folder, *arguments, "--dtype", "auto", "--overwrite")
+        settings = read_settings(out / "class0000_seed000000.png")
+        assert settings is not None and settings["number_format"] == precision.name_of(fastest)
 
 
 def test_generate_at_twice_the_resolution(folder: Path):

@@ -16,8 +16,8 @@ from randar_features.generation.schedule import Scale, decoding_schedule
 from randar_features.generation.stepping import stepper_of
 from randar_features.layers import continued_mask, pack_weights, run
 from randar_features.models import RandAR, RandARConfig
+from tests.generation.full_pass import greedy_decode, step_logits
 from tests.golden.models import golden, golden_randar
-from tests.reference.plain_decoding import greedy_decode, step_logits
 
 MODEL = golden_randar()
 RECORDED = golden("randar_small")[0]
@@ -377,9 +377,9 @@ def test_packing_leaves_the_model_as_it_was():
 
 
 def test_what_cannot_be_packed_is_refused():
-    with pytest.raises(ValueError, match=r"torch.float32 or torch.float16, got torch.bfloat16"):
-        pack_weights(MODEL, torch.bfloat16)
-    with pytest.raises(ValueError, match="only float32 weights on the CPU"):
+    with pytest.raises(ValueError, match=r"torch.float32, torch.bfloat16, torch.float16; got torch.float64"):
+        pack_weights(MODEL, torch.float64)
+    with pytest.raises(ValueError, match="only float32 weights"):
         pack_weights(
             RandAR(RandARConfig(num_layers=1, num_heads=1, dim=8, vocab_size=4, num_tokens=4, num_classes=1)).half()
         )
@@ -418,7 +418,7 @@ def test_what_cannot_be_packed_is_refused():
         ),
         (
             {"tokens": torch.zeros(3, 16, dtype=torch.int64), "known": torch.arange(16) < 3},
-            "3 rows of tokens for 2 classes",
+            "tokens of 3 images for 2 classes",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.reference import plain
 from randar_features import generate, inpaint, load_model, log_likelihood, sequence, upscale_tokens
 from randar_features.generation import new_cache
 from randar_features.generation.complete import ORDERS
@@ -17,8 +18,6 @@ from randar_features.generation.schedule import arccos_schedule, cosine_schedule
 from randar_features.layers import pack_weights
 from randar_features.models import ARPG
 from tests.golden.models import golden, golden_model, raster_tokens
-from tests.reference import plain_sisters
-from tests.reference.plain_randar import rms_norm
 from tests.small_models import write_folder
 
 SISTERS = ("llamagen_small", "par_small", "arpg_small")
@@ -75,11 +74,11 @@ def test_arpgs_tokens_of_a_step_see_each_other():
     step_of, tokens = [0], list[int]()
     for step, count in enumerate(schedule):
         done = len(tokens)
-        content = plain_sisters.arpg_content(weights, tokens, order[:done], class_row, 4, 4, partial(sees, step_of))
-        states = plain_sisters.arpg_queries(
-            weights, content[-1], order[:done], order[done : done + count], 64, 4, 4, lambda p, q: True
-        )
-        logits = rms_norm(states[-1], weights["norm.weight"]) @ weights["head.weight"].T
+        seen = plain.seen_by(partial(sees, step_of), 1 + done, 1 + done)
+        content = plain.arpg_content(weights, tokens, order[:done], class_row, 4, 4, seen)
+        everything, wanted = torch.ones(count, 1 + done, dtype=torch.bool), order[done : done + count]
+        states = plain.arpg_queries(weights, content[-1], order[:done], wanted, 64, 4, 4, everything)
+        logits = plain.norm(states[-1], weights["norm.weight"]) @ weights["head.weight"].T
         tokens += logits.argmax(dim=1).tolist()
         step_of += [step + 1] * count
     assert len(set(schedule)) > 1
@@ -185,12 +184,12 @@ def test_what_a_model_cannot_do_is_refused(name: str, settings: dict[str, Any], 
 
 
 @pytest.mark.parametrize("name", ["llamagen_small", "par_small"])
-def test_known_tokens_behind_unknown_ones_are_refused(name: str):
+def test_known_tokens_after_unknown_ones_are_refused(name: str):
     known = torch.zeros(16, dtype=torch.bool)
     known[15] = True
     with pytest.raises(ValueError, match=r"draws its tokens in one order.*takes a model of any order, RandAR or ARPG"):
         generate(golden_model(name), [1, 2, 3], tokens=raster_tokens(name), known=known)
-    with pytest.raises(ValueError, match="behind whole groups of 4 tokens, not behind 6"):
+    with pytest.raises(ValueError, match="after whole groups of 4 tokens, not after 6"):
         order = sequence.group_order(16)[0, :6]
         six = torch.zeros(16, dtype=torch.bool).scatter_(0, order, True)
         generate(golden_model("par_small"), [1], tokens=raster_tokens("par_small")[:1], known=six)
