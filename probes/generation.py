@@ -32,7 +32,7 @@ NEGATIVE = 1e-5
 SUM_TOLERANCE = 1e-3
 TIE = 16
 """Two squared distances are equal if they differ by less than this many units of rounding of the squared norms."""
-LEFT, RIGHT = 2048, 8192  # features compared at once
+LEFT, RIGHT = 2048, 4096  # features compared at once
 SAMPLED = 257  # features whose median stands for the middle of a set
 
 
