@@ -16,6 +16,7 @@ REPORTS = ("benchmarks.report", "benchmarks.suite", "benchmarks.demo")
 """What draws, which takes the extra "benchmarks"; so do the tasks whose result is a picture."""
 DRAWING = "architectures correspondence maps near_duplicates retrieval samples segmentation"
 DRAWN = tuple(f"benchmarks.tasks.{name}" for name in DRAWING.split())
+DRAWN += ("benchmarks.speed.growth", "benchmarks.speed.extraction_speed")
 IMPORT_ALL = '''
 import importlib, pkgutil, sys
 
