@@ -52,9 +52,10 @@ def measure(config: Config, out: Path) -> Measurement:
         finally:
             os.environ.pop(CACHE) if before is None else os.environ.update({CACHE: before})
     assert hashes == same
-    gigabytes = config.files * config.size / 1e9
     results = [
-        Result.of({"pass": name, "files": config.files, "gigabytes": gigabytes, "seconds": round(seconds, 3)})
+        Result.of(
+            {"pass": name, "files": config.files, "bytes": config.files * config.size, "seconds": round(seconds, 3)}
+        )
         for name, seconds in (("first", first), ("second", second))
     ]
     return Measurement(protocol="files known by their content, one process", axes=NO_AXES, results=results)
