@@ -263,6 +263,7 @@ class OwnProbe:
     def top_1(self, files: Sequence[Path], labels: np.ndarray, name: str) -> float:
         """Share of the samples that the probe takes for their class."""
         found = own_features(self.model, self.config, files, name, self.output)
+        assert found.features is not None
         return float((self.classes[self.probe.predict(found.features)] == labels).mean())
 
 
@@ -310,7 +311,7 @@ class Study:
         """Files and classes of the first samples of a setting, drawn where they are not there."""
         config, model = self.config, self.model
         classes = class_labels(config.labels, count, model.transformer.config.num_classes, config.seed)
-        about = {"settings": config.sampling, "notes": {"number_format": config.weights_dtype}}
+        about: dict[str, Any] = {"settings": config.sampling, "notes": {"number_format": config.weights_dtype}}
         about |= {"seed": config.seed, "batch_size": config.batch_size}
         return draw(model, setting, classes, self.folder(setting), **about), classes
 
@@ -326,9 +327,9 @@ class Study:
         files, classes = self.samples(setting, count)
         name = f"{self.folder(setting).name}-{self.config.labels}-{self.config.seed}-{count}"
         name = name if self.config.weights_dtype == "float32" else f"{name}-{self.config.weights_dtype}"
-        about = {"labels": classes, "class_names": self.model.classes}
+        about: dict[str, Any] = {"labels": classes, "class_names": self.model.classes}
         fake = judged(self.judge, files, self.config, name, **about)
-        row = {"orders": setting.order, "stage": stage, "steps": setting.length(self.model.transformer)}
+        row: dict[str, Any] = {"orders": setting.order, "stage": stage, "steps": setting.length(self.model.transformer)}
         row |= {"guidance": setting.scale, "images": count, **measured(self.real, fake, self.judge, self.config)}
         if self.probe is not None:
             row[f"{TOP_1} own probe"] = self.probe.top_1(files, classes, name)

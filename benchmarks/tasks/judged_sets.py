@@ -255,7 +255,7 @@ def identity_of(judge: Judge) -> dict[str, Any]:
 def save_statistics(path: Path, found: JudgedSet, judge: Judge, purpose: Purpose) -> None:
     """mu, sigma and, for sFID, mu_s and sigma_s, under ADM's names, with what they are of."""
     about = identity_of(judge) | {"purpose": purpose, "count": found.moments.count}
-    arrays = {"mu": found.moments.mean, "sigma": found.moments.covariance}
+    arrays: dict[str, Any] = {"mu": found.moments.mean, "sigma": found.moments.covariance}
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
     with written_whole(path) as file:
