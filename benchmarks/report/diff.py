@@ -8,7 +8,7 @@ error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,9 +37,10 @@ class Difference(NamedTuple):
 
 
 def unequal(
-    first: Mapping[str, Any], second: Mapping[str, Any], decisive: Callable[[str], bool], words: str = "{}"
+    both: Iterable[Mapping[str, Any]], decisive: Callable[[str], bool], words: str = "{}"
 ) -> Iterator[Difference]:
     """The entries in which two mappings differ; `words`: how each is called."""
+    first, second = both
     for name in {**first, **second}:
         if first.get(name) != second.get(name):
             yield Difference(words.format(name), first.get(name), second.get(name), decisive(name))
@@ -51,19 +52,19 @@ def card_differences(first: Card, second: Card) -> Iterator[Difference]:
     An option that decides stands in the protocol, the data or the rows too; by itself it only "differs".
     """
     cards = first, second
-    yield from unequal(*({n: card.get(n) for n in ("protocol", "data")} for card in cards), lambda _: True)
+    yield from unequal(({n: card.get(n) for n in ("protocol", "data")} for card in cards), lambda _: True)
     axes = first["axes"].keys() & second["axes"].keys()
     shared = ({n: card["axes"][n] for n in AXES if n in axes} for card in cards)
-    yield from unequal(*shared, lambda name: name in DECISIVE_AXES)
+    yield from unequal(shared, lambda name: name in DECISIVE_AXES)
     encodings = [(card.get("encoding") or {}) | {"gpu": card["machine"].get("gpu")} for card in cards]
-    yield from unequal(*encodings, lambda name: name != "batch_size", "encoding: {}")
-    yield from unequal(*({"intervals": card.get("interval")} for card in cards), lambda _: True)
+    yield from unequal(encodings, lambda name: name != "batch_size", "encoding: {}")
+    yield from unequal(({"intervals": card.get("interval")} for card in cards), lambda _: True)
     for part, words in (("config", "option {}"), ("weights", "weights of {}")):
         held = [card.get(part, {}) for card in cards]
         both = ({n: each[n] for n in held[0] if n in held[1]} for each in held)
-        yield from unequal(*both, lambda _: False, words)
+        yield from unequal(both, lambda _: False, words)
     machines = ({n: value for n, value in card["machine"].items() if n != "gpu"} for card in cards)
-    yield from unequal(*machines, lambda _: False, "machine: {}")
+    yield from unequal(machines, lambda _: False, "machine: {}")
     for warning in sorted(set(first["warnings"]) ^ set(second["warnings"])):
         given = tuple(warning if warning in card["warnings"] else None for card in cards)
         yield Difference("warning", given[0], given[1], False)
@@ -71,8 +72,8 @@ def card_differences(first: Card, second: Card) -> Iterator[Difference]:
 
 def row_differences(run: Run, row: Result, other_run: Run, other: Result) -> list[Difference]:
     """Differences of the axes and settings of two results; of settings they are decisive."""
-    stated = run.axes(row) | row.settings, other_run.axes(other) | other.settings
-    return list(unequal(*stated, lambda name: name in DECISIVE_AXES or name not in AXES))
+    stated = run.axes(row) | {**row.settings}, other_run.axes(other) | {**other.settings}
+    return list(unequal(stated, lambda name: name in DECISIVE_AXES or name not in AXES))
 
 
 def matching_rows(first: Run, second: Run) -> Iterator[tuple[Result, Result, list[Difference]]]:
