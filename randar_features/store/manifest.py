@@ -82,7 +82,7 @@ def check_foreign(folder: Path) -> None:
     path = folder / MANIFEST
     try:
         content = read_json(path)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return
     if not (isinstance(content, dict) and {"format", "kind", "parts"} <= content.keys()):
         raise ValueError(f"{path} is no manifest of a store, and would be replaced by one: give another folder")
