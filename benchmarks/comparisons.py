@@ -39,7 +39,9 @@ def differences_of(rows: Sequence[Result], compare: Compare) -> list[dict[str, A
 
 def corrected(compared: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The comparisons with `p_holm`, which is corrected by Holm's procedure for how many they are."""
-    p_values = holm([each["p_value"] for each in compared]) if compared else []
+    if not compared:
+        return []
+    p_values = holm([each["p_value"] for each in compared])
     return [{**each, "p_holm": float(p)} for each, p in zip(compared, p_values, strict=True)]
 
 

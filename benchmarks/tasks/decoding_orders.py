@@ -119,7 +119,7 @@ def tokens_of(model: Model, data: str, count: int, reading: Reading = DEFAULT_RE
     source = open_data(data, "test" if data == PHOTO_DIGITS else None, model.image_size, reading)
     options: dict[str, Any] = {"image_size": model.image_size, "batch_size": 32, "description": "tokens"}
     found: list[Tensor] = []
-    for pixels, _ in readable_batches(source, unreadable=[], **options):
+    for pixels, _ in readable_batches(source, **options):
         found.append(model.tokenizer.encode(pixels.to(model.device)))
         if sum(map(len, found)) >= count:
             break

@@ -71,20 +71,20 @@ def upscale_tokens(
     Returns:
         Tokens (B, 4N) int64 in raster order of the fine grid.
     """
-    transformer, indices = resolve(transformer, classes)
-    check_upscaling(transformer, spatial_drop, schedule)
-    classes = as_classes(indices, transformer)
-    seeds, num_tokens = image_seeds(generator, len(classes), classes.device), transformer.config.num_tokens
+    resolved, indices = resolve(transformer, classes)
+    check_upscaling(resolved, spatial_drop, schedule)
+    classes = as_classes(indices, resolved)
+    seeds, num_tokens = image_seeds(generator, len(classes), classes.device), resolved.config.num_tokens
     steps = check_steps(steps, 4 * num_tokens)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    order = check_order(order, 4 * num_tokens, len(classes), transformer.trained_order)
-    by_class = recipe_of(transformer).guide(guidance)
+    order = check_order(order, 4 * num_tokens, len(classes), resolved.trained_order)
+    by_class = recipe_of(resolved).guide(guidance)
     counts = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
     locations = fine_orders(order, seeds, counts, num_tokens)
     coarse = coarse_orders(locations, num_tokens)
-    if tokens is not None and transformer.check_tokens(tokens) != len(classes):
+    if tokens is not None and resolved.check_tokens(tokens) != len(classes):
         raise ValueError(f"{len(tokens)} small images for {len(classes)} classes")
-    with in_format(transformer, dtype) as model:
+    with in_format(resolved, dtype) as model:
         if tokens is None:
             own = order if decided_by_step(order) else coarse
             tokens = complete(

@@ -31,6 +31,8 @@ class RandAR(ImageTransformer):
     """Any order; features at the image tokens or at the instructions, of images shown once or twice."""
 
     reads: ClassVar = {"image": sequence.CONTEXTS, "instruction": sequence.CONTEXTS}
+    layers: nn.ModuleList
+    output: nn.Linear
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
