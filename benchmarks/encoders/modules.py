@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,8 +29,7 @@ class ModuleEncoder(Encoder):
     """
 
     def __init__(self, name: str, device: torch.device | str | None = None) -> None:
-        module, _, function = name.partition(":")
-        made: Any = getattr(importlib.import_module(module), function)()
+        made: Any = _function(name)()
         parts = made if isinstance(made, tuple) else (made,)
         if not isinstance(parts[0], nn.Module) or len(parts) > 3:
             raise TypeError(
@@ -55,6 +56,22 @@ class ModuleEncoder(Encoder):
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         return self._named(images)
+
+
+def _function(name: str) -> Callable[[], Any]:
+    """The function of that name, of an installed package or of a file in the current folder."""
+    module, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a command that was installed does not look there by itself
+    try:
+        found: Callable[[], Any] = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, and imports something that is not
+        raise ModuleNotFoundError(
+            f"{name}: there is no module {error.name!r} in {here} or on the Python path (PYTHONPATH)", name=error.name
+        ) from error
+    return found
 
 
 def _as_map(name: str, values: Tensor) -> Tensor:

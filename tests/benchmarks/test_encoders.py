@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -389,6 +390,17 @@ def test_a_module_of_the_users():
     torch.testing.assert_close(maps[1, 0, 1], 2 * images[1, :, :4, 4:].mean((1, 2)))
     with pytest.raises(TypeError, match="make_names must return a torch"):
         load_encoder("tests.benchmarks.test_encoders:make_names")
+
+
+def test_a_function_of_a_file_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "encoder_of_mine.py").write_text(
+        "import torch\n\ndef build():\n    return torch.nn.AdaptiveAvgPool2d(2), 8\n"
+    )
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("encoder_of_mine:build").image_size == 8
+    with pytest.raises(ModuleNotFoundError, match=f"no_such_file:build.*{tmp_path}"):
+        load_encoder("no_such_file:build")
 
 
 def test_another_number_format_is_computed_in_and_kept_apart(small_model: Model, tmp_path: Path):
