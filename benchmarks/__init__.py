@@ -1,7 +1,7 @@
 """Benchmarks: encoder × data × task → results with cards. `python -m benchmarks.NAME` is `randar bench NAME`.
 
 Results as data: `load_results(folders)` gives one pandas table of many runs, `paper_table` the best of each encoder in
-it, `load_differences(folders)` the paired comparisons; `to_markdown()` and `to_latex()` of pandas write them.
+it, `load_differences(folders)` the paired comparisons; `to_markdown()`, `to_latex(escape=True)` of pandas write them.
 """
 
 import importlib

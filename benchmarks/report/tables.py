@@ -177,8 +177,8 @@ def paper_table(results: pd.DataFrame) -> pd.DataFrame:
         results: of `load_results`.
 
     Returns:
-        Texts such as "51.4 (49.4 … 53.8)", shares in per cent; `to_markdown()` and `to_latex()` give the table of a
-        paper. Encoders and columns stand in the order of `results`.
+        Texts such as "51.4 (49.4 … 53.8)", shares in per cent; `to_markdown()` and `to_latex(escape=True)` give
+        the table of a paper, names with "_" included. Encoders and columns stand in the order of `results`.
     """
     best = results[results["best_of_encoder"] & results["value"].notna()]
     words = best.reindex(columns=["run", "probe", "settings"]).astype(object).fillna("")

@@ -101,7 +101,7 @@ def _add_all(builder: _Builder, blocks: Blocks, count: int, step: int, progress:
     # Tables of distances to codes are made for so many vectors at once: else they may take gigabytes.
     faiss.cvar.product_quantizer_compute_codes_bs = TABLE_ROWS
     first = builder.rows
-    with tqdm(total=count, unit="row", desc="index", disable=not progress, initial=first) as bar:
+    with tqdm(total=count, unit="vector", desc="index", disable=not progress, initial=first) as bar:
         for start, block in rebatched(blocks, first, count, builder.settings, builder.compare):
             builder.add(start, block)
             bar.update(len(block))

@@ -93,7 +93,7 @@ def test_many_runs_are_one_table_and_one_table_of_a_paper(tmp_path: Path):
     assert paper.index.tolist() == ["tiny", "pixels"]
     assert paper.columns.tolist() == ["one/knn: accuracy"], "of one protocol on the same data"
     assert paper.loc["tiny", "one/knn: accuracy"] == "50.0 (40.0 … 60.0)"
-    assert "50.0 (40.0 … 60.0)" in paper.to_latex() and "50.0 (40.0 … 60.0)" in paper.to_markdown()
+    assert "50.0 (40.0 … 60.0)" in paper.to_latex(escape=True) and "50.0 (40.0 … 60.0)" in paper.to_markdown()
     differences = benchmarks.load_differences(tmp_path)
     assert differences["difference"].tolist() == [0.25, 0.25] and differences["low"].tolist() == [0.1, 0.1]
 
