@@ -120,14 +120,14 @@ def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
     names = [name for name in NAMED if any(row.get(name) is not None for row in differences)]
     rows = [
         [
-            *(cell(row.get(name)) for name in names),
-            f"{row['first']} − {row['second']}",
             points(row["difference"], row["interval"]),
+            f"{row['first']} − {row['second']}",
             "planned" if row.get("planned") else _p(row.get("p_holm")),
+            *(cell(row.get(name)) for name in names),
         ]
         for row in differences
     ]
-    return Table([*names, "first − second", "points, 95 % interval", "p, Holm"], rows)
+    return Table(["points, 95 % interval", "first − second", "p, Holm", *names], rows)
 
 
 def _p(value: float | None) -> str:

@@ -46,20 +46,13 @@ def test_differences_are_in_points() -> None:
     about = {"encoder": "tiny", "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
     found = {"first": "reverse", "second": "single", "difference": 0.0123, "interval": [-0.005, 0.03]}
     table = difference_table([about | {"layer": [0, 1]} | found])
-    shown = ["0 + 1", "reverse − single", "+1.2 (-0.5 … +3.0)"]
-    assert table.rows == [["tiny", "knn", "k = 20", "mean", "image", *shown, ""]]
+    shown = ["+1.2 (-0.5 … +3.0)", "reverse − single", ""]
+    assert table.rows == [[*shown, "tiny", "knn", "k = 20", "mean", "image", "0 + 1"]]
     matched = [{"encoder": "tiny", "read": "image", "layer": 0, "components": n} | found for n in (0, 8)]
     table = difference_table(matched)
-    assert table.header == [
-        "encoder",
-        "read",
-        "layer",
-        "components",
-        "first − second",
-        "points, 95 % interval",
-        "p, Holm",
-    ]
-    assert [cells[3] for cells in table.rows] == ["0", "8"]
+    shown = ["points, 95 % interval", "first − second", "p, Holm"]
+    assert table.header == [*shown, "encoder", "read", "layer", "components"]
+    assert [cells[-1] for cells in table.rows] == ["0", "8"]
 
 
 def scored(context: str | None, tuning: float, encoder: str = "model", layer: int = 0) -> Result:
