@@ -69,7 +69,7 @@ class Standardizer(FittedTransform):
         return self
 
     def apply(self, rows: Tensor) -> Tensor:
-        """As `FittedTransform.apply`."""
+        """`(rows - mean) / std`, on their device."""
         rows = at_least_float32(rows)
         mean, scale = (values.to(rows.device, rows.dtype) for values in (self.mean, self.scale))
         return (rows - mean) / scale
@@ -133,7 +133,7 @@ class Whitener(FittedTransform):
         return fewer
 
     def apply(self, rows: Tensor) -> Tensor:
-        """As `FittedTransform.apply`."""
+        """Centred `rows` along the principal axes, each divided by its deviation."""
         rows = at_least_float32(rows)
         # Centred first: the mean may be a hundred times as long as what varies.
         return (rows - self.mean.to(rows.device, rows.dtype)) @ self.axes.to(rows.device, rows.dtype)

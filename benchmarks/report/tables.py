@@ -99,7 +99,7 @@ def interval_of(row: Result, metric: str) -> Sequence[float] | None:
 
 
 def result_tables(run: Run) -> list[Table]:
-    """A `result_table`; where results say of which part or stage of the run they are, one for each."""
+    """A `result_table`, or one for each part or stage of the run where results name it."""
     groups: dict[tuple[str | None, ...], list[Result]] = {}
     for row in run.results:
         groups.setdefault(tuple(row.settings.get(name) for name in ("part", "stage")), []).append(row)
@@ -147,7 +147,7 @@ def settings_of(results: Sequence[Result]) -> list[str]:
 
 
 def shared_parts(run: Run) -> dict[str, Any]:
-    """The axes and settings of which all results have one value; none of a single result, which shows all it has."""
+    """The axes and settings that are the same in all results; empty for a single result, which shows all it has."""
     if len(run.results) < 2:
         return {}
     parts = [run.axes(row) | {name: row.settings.get(name) for name in settings_of(run.results)} for row in run.results]

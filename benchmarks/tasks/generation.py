@@ -78,8 +78,8 @@ class Config(JudgeOptions):
         samples: measured instead: a folder, a data set, an .npz in ADM's form, or a file of features.
         samples_split: of these samples.
         images: samples; of given ones at most, evenly spread.
-        coarse_images: samples of each setting of a search, of which the best scales are measured on all images; None:
-            every setting is measured on all.
+        coarse_images: samples of each setting in the first round of a search; the best scales are measured again on all
+            images; None: every setting is measured on all.
         labels: of samples: balanced, every class in its turn; uniform, drawn at random as ADM, LlamaGen and RandAR do.
         guidance: scales: FIRST:LAST:STEP such as 1.0:8.0:0.5, or several; None: the recommended one.
         guidance_schedule: linear: the scale grows to that value; constant; None: as published with the model.

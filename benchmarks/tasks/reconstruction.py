@@ -37,7 +37,7 @@ class Config(JudgeOptions):
         data: images; published numbers are of ImageNet's 50,000 validation images.
         split: of the data.
         images: at most, evenly spread; None: all.
-        model: a model as `load_model` takes it, of which the tokenizer is measured.
+        model: a model as `load_model` takes it; its tokenizer is measured.
         reference: statistics of the same images, as save_statistics writes them; None: they are computed.
         save_statistics: file for mu and sigma of the images.
     """
