@@ -44,11 +44,11 @@ class Training:
     Attributes:
         train_labels, labels: (n,) and (m,).
         normalization: of the vectors of the logistic, linear and few-shot probes.
-        knn_normalization: one or several, each of which makes a result, as in `KNNProbe`.
+        knn_normalization: as in `KNNProbe`; one or several, with a result for each.
         epochs, batch_size: of the linear and the attentive probe.
         buffer_rows: of the linear and the attentive probe, as in `JointLinearProbe`.
         shots, draws: of the few-shot probe.
-        attentive_queries: one or several, each of which makes a result: 1, AIM's query of several heads; more,
+        attentive_queries: one or several, with a result for each: 1 is AIM's query of several heads; more is
             efficient probing (`AttentiveProbe`).
         seed: of every random choice.
     """

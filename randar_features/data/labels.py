@@ -68,7 +68,7 @@ def find_label(names: Collection[str]) -> str | None:
 
 
 def find_label_column(names: Sequence[str], account: Account, where: str) -> str | None:
-    """As `find_label`, of the columns of a table; the account hears why there is none."""
+    """The name of the column of a table that holds the labels, or None; the account then says why."""
     try:
         found = find_label(names)
     except LabelError as error:

@@ -108,7 +108,7 @@ def open_collection(
         model: of images, by default randar-tiny; of an index or a table, where its model is now if it has moved.
         data: the images of an index or a table, where they have no files of their own.
         split: of the images.
-        most: so many of the images are taken at most, evenly spread; an index and a table are taken whole.
+        most: the largest number of images to take, evenly spread; an index and a table are taken whole.
         device, dtype, batch_size, progress: as in `extract_to_store`, for images.
 
     Raises:

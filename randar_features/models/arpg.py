@@ -195,7 +195,7 @@ class ARPG(ImageTransformer):
         return query.expand(batch, order.shape[1], -1), self.rotary[order + 1]
 
     def content(self, x: Tensor, rotary: Tensor) -> Memory:
-        """What content (B, L, D), each token of which sees those before it, gives the queries."""
+        """What the content (B, L, D) gives the queries; each token sees those before it."""
         return self.layers.remember(run(self.layers.self_dec, x, rotary, "causal"), rotary)
 
     def answer(self, x: Tensor, rotary: Tensor, mask: Mask, memory: Memory) -> Tensor:

@@ -39,7 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class KillsOnce:
-    """Images, of which the ninth kills the process that reads it, once, unless that is the driver."""
+    """Images; the ninth kills the process that reads it, once, unless that is the driver."""
 
     def __init__(self, mark: Path) -> None:
         self.mark, self.driver = mark, os.getpid()
