@@ -18,9 +18,13 @@ from randar_features.hub.registry import find_source, imagenet_classes
 from randar_features.hub.weights import build_empty, file_hash, load_weights
 from randar_features.models import ARCHITECTURES, ImageTransformer, middle_layer
 from randar_features.precision import DType, can_compute, compute_dtype, weights_dtype
-from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
+from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer, NetworkTokenizer
 
-TOKENIZERS: dict[str, type[ImageTokenizer]] = {"llamagen": LlamaGenTokenizer, "maskgit": MaskGITTokenizer}
+TOKENIZERS: dict[str, type[ImageTokenizer]] = {
+    "llamagen": LlamaGenTokenizer,
+    "maskgit": MaskGITTokenizer,
+    "network": NetworkTokenizer,
+}
 TRAINED_ORDERS = ("random", "raster")
 SMALL_FILE = 10_000_000  # numbers that are built at once whatever the file of weights holds
 

@@ -14,7 +14,7 @@ from randar_features.hub.registry import FOLDER_FILES
 from randar_features.hub.weights import file_hash, load_weights
 from randar_features.options import Count, Decay, Natural, NonNegative, Positive, Share, check_ranges, typed
 from randar_features.store.files import read_object
-from randar_features.tokenizers import LlamaGenTokenizer
+from randar_features.tokenizers import LlamaGenTokenizer, NetworkTokenizer
 from randar_features.tokenizers.folder import NOT_ENCODING, write_tokenizer
 from randar_features.training.distributed import format_name
 from randar_features.training.loop import LoopConfig
@@ -107,15 +107,22 @@ class TokenizerTrainingConfig:
             raise ValueError("train=decoder keeps the codes as they are, so alignment_weight must be 0")
 
 
-def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
+Trained = LlamaGenTokenizer | NetworkTokenizer
+TRAINED: dict[str, type[Trained]] = {"llamagen": LlamaGenTokenizer, "network": NetworkTokenizer}
+
+
+def build_tokenizer(config: TokenizerTrainingConfig) -> Trained:
     """The network with its first weights, in training mode; global random numbers are drawn for new ones.
 
     Raises:
         FileNotFoundError: `initial` is no tokenizer's folder.
         ValueError: an option of the network is unknown or of another type, or the weights of `initial` are of another
-            network; or "decoder" is to be trained, with an encoder of first weights.
+            network; or "decoder" is to be trained, with an encoder of first weights, or anything else of a tokenizer
+            whose encoder is a frozen network.
     """
-    model = LlamaGenTokenizer(**typed(LlamaGenTokenizer, network_sizes(config), "network"))
+    model = empty_tokenizer(config)
+    if isinstance(model, NetworkTokenizer) and config.train != "decoder":
+        raise ValueError(f"train = {config.train!r}: of a tokenizer on a frozen network only train=decoder is possible")
     if config.initial is not None:
         load_weights(model, Path(config.initial) / FOLDER_FILES["tokenizer"])
     elif config.train == "decoder":
@@ -128,16 +135,23 @@ def build_tokenizer(config: TokenizerTrainingConfig) -> LlamaGenTokenizer:
     return model
 
 
+def empty_tokenizer(config: TokenizerTrainingConfig) -> Trained:
+    """A network of the recipe's sizes with initial values; ValueError for an unknown option."""
+    sizes = network_sizes(config)
+    kind = TRAINED[sizes.pop("type")]
+    return kind(**typed(kind, sizes, "network"))
+
+
 def network_sizes(config: TokenizerTrainingConfig) -> dict[str, Any]:
-    """`network`, or where it is left out that of `initial`."""
+    """`type` and the arguments of that tokenizer: `network`, or where it is left out those of `initial`."""
     if config.network or config.initial is None:
-        return config.network
+        return {"type": "llamagen"} | config.network
     path = Path(config.initial) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"initial={config.initial}: {path} is missing, expected a tokenizer's folder")
     about = dict(read_object(path).get("tokenizer", {}))
-    if (kind := about.pop("type", None)) != "llamagen":
-        raise ValueError(f"initial={config.initial}: the tokenizer's type is {kind!r}, only llamagen can be trained")
+    if (kind := about.get("type")) not in TRAINED:
+        raise ValueError(f"initial={config.initial}: the tokenizer's type is {kind!r}, expected {' or '.join(TRAINED)}")
     return about
 
 
@@ -160,7 +174,7 @@ def save_tokenizer(
     exact = config.train == "decoder"
     kept = half_but_tokens(weights) if exact else {name: value.half() for name, value in weights.items()}
     about = {
-        "tokenizer": {"type": "llamagen", **network_sizes(config)},
+        "tokenizer": network_sizes(config),
         "image_size": config.image_size,
         "tokenizer_training": recipe_without_folders(config) | {"mixed_precision": format_name(dtype)},
     }

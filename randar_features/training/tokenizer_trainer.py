@@ -14,7 +14,7 @@ from randar_features.baselines import load_network
 from randar_features.data.pixels import PixelCache, PixelSource
 from randar_features.options import typed
 from randar_features.precision import autocast, fastest_dtype
-from randar_features.tokenizers import LlamaGenTokenizer, TokenizerOutput
+from randar_features.tokenizers import TokenizerOutput
 from randar_features.training.auxiliary.heads import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
@@ -25,8 +25,9 @@ from randar_features.training.optimizer import Learner, WeightAverage, cosine_mu
 from randar_features.training.perceptual import NetworkMaps, PerceptualDistance, lpips
 from randar_features.training.tokenizer_recipe import (
     TokenizerTrainingConfig,
+    Trained,
     build_tokenizer,
-    network_sizes,
+    empty_tokenizer,
     recipe_without_folders,
     save_tokenizer,
 )
@@ -51,7 +52,7 @@ class _Losses(NamedTuple):
 
 
 class TokenizerTrainer:
-    """Trains a `LlamaGenTokenizer` on cached pixels; see `training.loop.run`.
+    """Trains a `LlamaGenTokenizer`, or the decoder of a `NetworkTokenizer`, on cached pixels; see `training.loop.run`.
 
     Loss: L1 + L2 between image and reconstruction in [−1, 1], plus commitment (van den Oord et al.,
     arXiv 1711.00937, eq. 3). Options add a perceptual and an adversarial term (Esser et al., arXiv 2012.09841) and an
@@ -228,9 +229,9 @@ class TokenizerTrainer:
         stacked = torch.stack([value.detach().float() for value in terms.values()])
         return dict(zip(terms, self.accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
-    def averaged(self) -> LlamaGenTokenizer:
+    def averaged(self) -> Trained:
         """A copy of the tokenizer with the averaged weights, in evaluation mode."""
-        model = LlamaGenTokenizer(**network_sizes(self.config))
+        model = empty_tokenizer(self.config)
         model.load_state_dict(self.average.values)
         return model.to(self.device).eval()
 

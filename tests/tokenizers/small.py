@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer
+from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer, NetworkTokenizer
 
 
 def small_llamagen(**changes: Any) -> LlamaGenTokenizer:
@@ -38,10 +38,26 @@ def small_maskgit(**changes: Any) -> MaskGITTokenizer:
     return tokenizer
 
 
+def small_network(**changes: Any) -> NetworkTokenizer:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "network": "test_resnet",
+        "stages": (1, 2),
+        "channels": 32,
+        "channel_multipliers": (1, 2),
+        "latent_channels": 16,
+        "stem_patch": 2,
+        "vocab_size": 100,
+        "code_dim": 16,
+    }
+    return NetworkTokenizer(**(sizes | changes)).eval()
+
+
 BUILDERS: dict[str, Callable[..., ImageTokenizer]] = {
     "llamagen": small_llamagen,
     "llamagen_stem_patch": partial(small_llamagen, stem_patch=2, channel_multipliers=(1, 2)),
     "maskgit": small_maskgit,
+    "network": small_network,
 }
 
 

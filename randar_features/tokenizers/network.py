@@ -1,0 +1,132 @@
+"""A VQ tokenizer that looks through a frozen network, as VFMTok does (Zheng et al. 2025, arXiv:2507.08441).
+
+Its codes are cells of what a pretrained network sees and of the colours there, so that they tell what is shown; a
+decoder of LlamaGen's kind draws them. Shapes: B batch, C channels, H and W rows and columns of pixels, h = H /
+downsampling and w = W / downsampling those of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from randar_features.tokenizers.base import Codebook, ImageTokenizer, check_counts, level_widths
+from randar_features.tokenizers.llamagen import Decoder
+
+
+class NetworkEncoder(nn.Module):
+    """Maps of a timm network on the grid of tokens, and the mean colours of `colors`² parts of each cell.
+
+    Always in evaluation mode and without gradients. `widths`: channels of each stage, and of the colours, which come
+    last.
+    """
+
+    def __init__(self, network: str, stages: Sequence[int], *, enlarge: int, downsampling: int, colors: int) -> None:
+        super().__init__()
+        self.network = _network(network, stages)
+        self.stages, self.enlarge = list(stages), enlarge
+        self.downsampling, self.colors = downsampling, colors
+        self.widths = [*(self.network.feature_info[stage]["num_chs"] for stage in self.stages), 3 * colors**2]
+        self.requires_grad_(False).train(False).to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> NetworkEncoder:
+        """Stays in evaluation mode: the network's statistics are those of its own training."""
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [−1, 1] to (B, C, h, w)."""
+        parts = self.downsampling // self.colors
+        cells = F.pixel_unshuffle(F.avg_pool2d(pixels, parts), self.colors)
+        large = F.interpolate(pixels, scale_factor=float(self.enlarge), mode="bicubic")
+        large = large.contiguous(memory_format=torch.channels_last)
+        maps = self.network.forward_intermediates(large, indices=self.stages, intermediates_only=True)
+        found = [F.interpolate(each, size=cells.shape[-2:], mode="bilinear") for each in maps]
+        return torch.cat([*found, cells], dim=1)
+
+
+class NetworkTokenizer(ImageTokenizer):
+    """Tokens of a frozen network's maps, a decoder of LlamaGen's kind.
+
+    Args:
+        network: a name of timm; its weights are in the tokenizer's file. Pixels reach it in [−1, 1].
+        stages: its stages that are read, from 0, as timm counts them; later ones are left out.
+        enlarge: factor by which images are enlarged in front of it.
+        colors: parts a side of each cell whose mean colour is looked at too.
+        channels, channel_multipliers, blocks_per_level, latent_channels, stem_patch, attention: of the decoder, see
+            `LlamaGenTokenizer`.
+        vocab_size: number of codes V.
+        code_dim: numbers a code, of unit length.
+
+    Attributes: `downsampling` = stem_patch · 2^(levels - 1), `vocab_size`, `code_dim`.
+    Raises `ValueError` for a network that timm does not have, a stage that it has not, counts below 1, and `colors`
+    that does not divide `downsampling`.
+    """
+
+    raw_range = (-1.0, 1.0)
+    rounding = 0.5
+
+    def __init__(
+        self,
+        *,
+        network: str = "tf_efficientnet_lite0",
+        stages: Sequence[int] = (3, 4),
+        enlarge: int = 2,
+        colors: int = 2,
+        channels: int = 64,
+        channel_multipliers: Sequence[int] = (1, 2),
+        blocks_per_level: int = 1,
+        latent_channels: int = 64,
+        vocab_size: int = 2048,
+        code_dim: int = 32,
+        stem_patch: int = 4,
+        attention: bool = True,
+    ) -> None:
+        super().__init__()
+        check_counts(blocks_per_level=blocks_per_level, latent_channels=latent_channels, enlarge=enlarge)
+        check_counts(vocab_size=vocab_size, code_dim=code_dim, stem_patch=stem_patch, colors=colors)
+        widths = level_widths(channels, channel_multipliers)
+        self.downsampling = stem_patch * 2 ** (len(widths) - 1)
+        if self.downsampling % colors:
+            raise ValueError(f"colors = {colors} does not divide the downsampling factor {self.downsampling}")
+        self.vocab_size, self.code_dim = vocab_size, code_dim
+        self.encoder = NetworkEncoder(network, stages, enlarge=enlarge, downsampling=self.downsampling, colors=colors)
+        self.decoder = Decoder(
+            [widths[-1], *reversed(widths)],
+            blocks=blocks_per_level + 1,
+            latent_channels=latent_channels,
+            patch=stem_patch,
+            attention=attention,
+        )
+        self.quantize = Codebook(vocab_size=vocab_size, code_dim=code_dim, unit_length=True)
+        self.quant_conv = nn.Conv2d(sum(self.encoder.widths), code_dim, 1)
+        self.post_quant_conv = nn.Conv2d(code_dim, latent_channels, 1)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        return self.quant_conv(self.encoder(pixels))
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(codes))
+
+
+def _network(name: str, stages: Sequence[int]) -> Any:
+    """timm's network with its initial values, cut after the deepest of the stages; ValueError if there is none such."""
+    import timm
+
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise ValueError(f"network = {name!r}: timm has no model of that name")
+    network: Any = timm.create_model(name, num_classes=0)
+    if not hasattr(network, "forward_intermediates"):
+        raise ValueError(f"network = {name!r}: timm does not give that network's intermediate maps")
+    number = len(network.feature_info)
+    if not stages or sorted(set(stages)) != list(stages) or not 0 <= stages[0] <= stages[-1] < number:
+        raise ValueError(f"stages = {list(stages)}, expected rising numbers of 0 to {number - 1}")
+    network.prune_intermediate_layers(list(stages), prune_norm=True, prune_head=True)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # No count of training steps, which no file of weights needs; without the flag torch asks for it.
+            module.num_batches_tracked, module.track_running_stats = None, False
+    return network

@@ -1,0 +1,73 @@
+"""A tokenizer on a frozen network: `python scripts/network_tokenizer.py --data IMAGES --out FOLDER`.
+
+Its decoder is then trained: `randar train tokenizer --config network_decoder.yaml --data IMAGES --out RUN
+initial=FOLDER`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from randar_features.cli.parse import Count, Natural, run
+from randar_features.data.ranges import Reading
+from randar_features.options import typed
+from randar_features.tokenizers import NetworkTokenizer
+from randar_features.training.network_codes import fit_network_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkTokenizerOptions(Reading):
+    """Fit the codes of a tokenizer whose encoder is a frozen network; its decoder is trained afterwards.
+
+    Attributes:
+        data: images, a folder or Parquet files.
+        out: folder of the tokenizer.
+        split: of the images.
+        network: one of the baselines that takes pixels in [−1, 1].
+        sizes: arguments of `NetworkTokenizer`, but `network`.
+        shares: of the variance: one for each stage of the network that is read, and one for the colours.
+        sampled: images whose cells are clustered.
+        image_size: pixels a side.
+        batch_size: images in one forward pass.
+        seed: of the clusters.
+    """
+
+    data: str
+    out: Path
+    split: str | None = "train"
+    network: str = "efficientnet-lite0"
+    sizes: dict[str, Any] = field(default_factory=dict)
+    shares: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    sampled: Count = 5000
+    image_size: Count = 64
+    batch_size: Count = 32
+    seed: Natural = 0
+
+
+def fit(options: NetworkTokenizerOptions) -> None:
+    """Write the tokenizer."""
+    fit_network_tokenizer(
+        options.network,
+        options.data,
+        options.out,
+        sizes=typed(NetworkTokenizer, options.sizes, "sizes"),
+        shares=options.shares,
+        image_size=options.image_size,
+        split=options.split,
+        sampled=options.sampled,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        reading=options.reading,
+    )
+    print(f"{options.out}: done; now train its decoder")
+
+
+def main() -> int:
+    """The command line."""
+    return run(fit, NetworkTokenizerOptions)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

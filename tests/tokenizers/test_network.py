@@ -1,0 +1,84 @@
+"""The tokenizer on a frozen network: what its encoder sees, and that it never changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from randar_features.hub.weights import build_empty, check_state_dict
+from randar_features.tokenizers import NetworkTokenizer
+from tests.tokenizers.small import random_images, small_network
+
+
+def test_the_encoder_sees_the_networks_maps_and_mean_colours() -> None:
+    tokenizer = small_network()
+    pixels = random_images(2, 3, 16, 24) * 2 - 1
+    seen = tokenizer.encoder(pixels)
+    assert tokenizer.encoder.widths == [32, 48, 12] and seen.shape == (2, 92, 4, 6)
+    network = tokenizer.encoder.network
+    large = F.interpolate(pixels, scale_factor=2.0, mode="bicubic")
+    maps = network.forward_intermediates(large, indices=[1, 2], intermediates_only=True)
+    for part, expected in zip(seen[:, :80].split([32, 48], dim=1), maps, strict=True):
+        torch.testing.assert_close(part, F.interpolate(expected, size=(4, 6), mode="bilinear"), atol=1e-5, rtol=1e-5)
+    # red of the upper right 2x2 pixels of the cell in row 1, column 2
+    torch.testing.assert_close(seen[0, 80 + 1, 1, 2], pixels[0, 0, 4:6, 10:12].mean(), atol=1e-6, rtol=0)
+
+
+def test_the_network_stays_as_it_is_in_training() -> None:
+    tokenizer = small_network()
+    images = random_images(4, 3, 16, 16)
+    before = tokenizer.encode(images)
+    statistics = {name: value.clone() for name, value in tokenizer.encoder.state_dict().items()}
+    tokenizer.requires_grad_(True).train()
+    tokenizer.encoder.requires_grad_(False)
+    tokenizer(images).reconstruction.mean().backward()
+    assert not any(module.training for module in tokenizer.encoder.modules()) and tokenizer.decoder.training
+    assert all(torch.equal(value, statistics[name]) for name, value in tokenizer.encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in tokenizer.encoder.parameters())
+    assert torch.equal(tokenizer.encode(images), before)
+
+
+def test_later_stages_are_left_out_and_no_counter_is_saved() -> None:
+    tokenizer, deeper = small_network(), small_network(stages=(1, 3))
+    names = set(tokenizer.state_dict())
+    assert not any("num_batches_tracked" in name for name in names)
+    assert sum(name.startswith("encoder") for name in deeper.state_dict()) > sum(
+        name.startswith("encoder") for name in names
+    )
+
+
+def test_a_file_of_weights_is_loaded_strictly() -> None:
+    first, second = small_network(), build_empty(small_network)
+    state = first.state_dict()
+    second.load_state_dict(dict(state))  # without torch's own versions, as a safetensors file has none
+    images = random_images(1, 3, 16, 16)
+    assert torch.equal(second.encode(images), first.encode(images))
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    check_state_dict(state, shapes, "weights")
+    del state["encoder.network.conv1.0.weight" if "encoder.network.conv1.0.weight" in state else next(iter(state))]
+    with pytest.raises(ValueError, match="weights"):
+        check_state_dict(state, shapes, "weights")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"network": "resnet_of_nobody"}, "resnet_of_nobody"),
+        ({"network": "hf-hub:timm/resnet18.a1_in1k"}, "hf-hub"),
+        ({"stages": ()}, "stages"),
+        ({"stages": (2, 1)}, "stages"),
+        ({"stages": (9,)}, "9"),
+        ({"colors": 3}, "colors = 3"),
+        ({"enlarge": 0}, "enlarge"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        small_network(**changes)
+
+
+def test_an_image_and_its_mirror_image_are_not_the_same() -> None:
+    tokenizer: NetworkTokenizer = small_network()
+    images = random_images(1, 3, 16, 16)
+    assert not torch.equal(tokenizer.encode(images), tokenizer.encode(images.flip(3)))
