@@ -1,0 +1,87 @@
+"""First weights of a deeper transformer with other codes: `grow_transformer.py --tokenizer CODES --out FOLDER`.
+
+Blocks of a trained model are taken over, repeated ones damped to a tenth, so that they hardly change what passes
+through (as in depth growing, Gong et al. 2019). A code's embedding and its row of the output are random rotations of
+its vector: codes that are alike begin alike. Train from it: `randar train transformer … initial=FOLDER`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from randar_features import load_model, load_tokenizer
+from randar_features.cli.parse import Natural, run
+from randar_features.store.files import write_json
+
+DAMPED = 0.1
+OUTPUT_SIZE = 0.04  # standard deviation of the output's weights; the embedding's is that of the trained model
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowOptions:
+    """Write first weights of a deeper transformer with other codes.
+
+    Attributes:
+        tokenizer: folder with the codes.
+        out: folder to write to.
+        model: the trained model.
+        blocks: its blocks in their new order; one that comes again is damped.
+        seed: of the rotations.
+    """
+
+    tokenizer: Path
+    out: Path
+    model: str = "randar-tiny"
+    blocks: tuple[int, ...] = (0, 1, 1, 2, 2, 3)
+    seed: Natural = 0
+
+
+def grow(options: GrowOptions) -> None:
+    """Write model.safetensors and config.json."""
+    model, (tokenizer, _) = load_model(options.model, "cpu"), load_tokenizer(options.tokenizer, "cpu")
+    trained = model.transformer.state_dict()
+    if unknown := [block for block in options.blocks if not 0 <= block < model.transformer.config.num_layers]:
+        raise ValueError(f"blocks = {options.blocks}: {options.model} has no block {unknown[0]}")
+    state = {name: value for name, value in trained.items() if not name.startswith("layers.")}
+    for place, block in enumerate(options.blocks):
+        again = block in options.blocks[:place]
+        state |= _block(trained, block, place, DAMPED if again else 1.0)
+    codes = tokenizer.quantize.weight()
+    generator = torch.Generator().manual_seed(options.seed)
+    embedding = state["tok_embeddings.weight"]
+    state["tok_embeddings.weight"] = rotated(codes, embedding.shape[1], embedding.std(), generator)
+    state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE), generator)
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.clone().contiguous() for name, value in state.items()}, options.out / "model.safetensors")
+    sizes = replace(model.transformer.config, num_layers=len(options.blocks), vocab_size=len(codes))
+    write_json(options.out / "config.json", {"transformer": {"type": "randar", **asdict(sizes)}})
+    print(f"{options.out}: {sum(value.numel() for value in state.values()):,} parameters")
+
+
+def _block(trained: dict[str, Tensor], block: int, place: int, factor: float) -> dict[str, Tensor]:
+    """The weights of a block under the names of another place, what it adds multiplied by `factor`."""
+    inside = f"layers.{block}."
+    own = {name.removeprefix(inside): value for name, value in trained.items() if name.startswith(inside)}
+    adds = ("attention.wo.weight", "feed_forward.w2.weight")
+    return {f"layers.{place}.{name}": value * factor if name in adds else value for name, value in own.items()}
+
+
+def rotated(codes: Tensor, width: int, size: Tensor, generator: torch.Generator) -> Tensor:
+    """Codes (V, C) less their mean, in a random frame of `width` ≥ C numbers, of standard deviation `size`."""
+    frame, _ = torch.linalg.qr(torch.randn(width, codes.shape[1], generator=generator))
+    rows = (codes - codes.mean(0)) @ frame.T
+    return rows * (size / rows.std())
+
+
+def main() -> int:
+    """The command line."""
+    return run(grow, GrowOptions)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
