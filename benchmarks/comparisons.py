@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.report.tables import Table, cell, markdown, markdown_text, points, result_tables, shared_words
-from benchmarks.result import AXES, Result, Run, find_runs
+from benchmarks.result import AXES, Result, Run, find_runs, frame_of
 from probes import Difference, holm
 from randar_features import sequence
 from randar_features.data.paths import reading
 from randar_features.store.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAMED = ("encoder", "probe", "settings", "pooling", "read", "layer", "components")
 Compare = Callable[[int, int], Difference]
@@ -159,7 +160,7 @@ def load_differences(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame
         for run in find_runs([Path(folder) for folder in given])
         for each in run_differences(run)
     ]
-    return pd.DataFrame(found).drop(columns="interval", errors="ignore")
+    return frame_of(found).drop(columns="interval", errors="ignore")
 
 
 def run_markdown(run: Run) -> str:

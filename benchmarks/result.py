@@ -27,6 +27,7 @@ from randar_features.data.tables import NAMED
 from randar_features.precision import fastest_dtype
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_files
+from randar_features.store.records import printable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -47,6 +48,9 @@ AXES = {
     "selection": "the images on which options of the head were chosen",
 }
 """Every axis on which results of this project vary. An axis that does not apply is stated as None."""
+
+WORDS = {*AXES, "probe", "settings", "part", "stage"} - {"layer", "orders", "resolution"}
+"""The axes and settings that are text, or None."""
 
 NO_AXES: dict[str, Any] = dict.fromkeys(AXES)
 """All axes as they stand where none applies, as for a measurement of speed."""
@@ -294,7 +298,7 @@ def _card_fault(about: Any) -> str | None:
     texts += [about["machine"].get(name) for name in ("commit", "processor")]
     if wrong := [text for text in texts if not isinstance(text, str)]:
         return f"its card holds {wrong[0]!r}, expected text"
-    return None
+    return _words_fault(about["axes"])
 
 
 def _rows_fault(rows: Any) -> str | None:
@@ -310,7 +314,15 @@ def _rows_fault(rows: Any) -> str | None:
             return f"a row has the warnings {warned!r}, expected a list of texts"
         if any(isinstance(value, int) and abs(value) > LARGEST for value in [*row.values(), *(interval or ())]):
             return f"a row holds a number above {LARGEST}"
+        if problem := _words_fault(row):
+            return problem
     return None
+
+
+def _words_fault(about: Mapping[str, Any]) -> str | None:
+    """What is wrong with the axes and settings that are words, those that are there."""
+    wrong = [name for name in WORDS if not isinstance(about.get(name), str | None)]
+    return f"{wrong[0]} is {about[wrong[0]]!r}, expected text" if wrong else None
 
 
 @dataclass(frozen=True)
@@ -380,8 +392,17 @@ class Run:
             line |= {"metric": row.metric, "value": value, "low": low, "high": high, **row.metrics}
             line |= {"best_of_encoder": id(row) in best}
             line |= {f"chosen_{name}": value for name, value in row.chosen.items()} | shared
-            lines.append({name: spreadsheet_safe(value) for name, value in line.items()})
-        return pd.DataFrame(lines)
+            lines.append(line)
+        return frame_of(lines)
+
+
+def frame_of(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A table whose text is UTF-8, with escapes for other characters, and no formula of a spreadsheet."""
+
+    def safe(value: Any) -> Any:
+        return spreadsheet_safe(printable(value) if isinstance(value, str) else value)
+
+    return pd.DataFrame([{printable(name): safe(value) for name, value in line.items()} for line in lines])
 
 
 def open_run(path: Path, name: str | None = None) -> Run:

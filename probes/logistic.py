@@ -26,11 +26,11 @@ class LogisticProbe(TunedProbe):
     """L2-regularised softmax regression after DINOv2's `log_regression.py`: `SoftmaxRegression` along a grid of C.
 
     `fit` goes up the C grid, each start warm from the one before, and on beyond it while its end is best, and keeps the
-    C with the best validation accuracy (the smallest of equals). It stops before the end of the grid when `patience`
-    steps in a row improved neither the validation accuracy nor the validation loss, which only more overfitting could
-    follow. `refit` then trains once more, at that C, on training and validation rows together. Features are
-    standardised by the mean and deviation of the rows trained on; DINOv2 does not (`standardize=False`). A C has
-    converged when the objective is within `tolerance` of its minimum. All features are read into memory, once.
+    C with the best validation accuracy (the smallest of equals). It stops before the end of the grid at an accuracy of
+    1, or when `patience` steps in a row improved neither the validation accuracy nor the validation loss, which only
+    more overfitting could follow. `refit` then trains once more, at that C, on training and validation rows together.
+    Features are standardised by the mean and deviation of the rows trained on; DINOv2 does not (`standardize=False`).
+    A C has converged when the objective is within `tolerance` of its minimum. All features are read into memory, once.
 
     After `fit`: `C`; `validation_accuracy` (in [0, 1], of the chosen C before refitting); `validation_accuracies`,
     `iterations` and `converged`, by each C that was tried (of the chosen one, when refitted too); `classes` (the labels
@@ -115,7 +115,7 @@ class LogisticProbe(TunedProbe):
             self.validation_accuracies[strength] = score
             fruitless = 0 if score > best or loss < lowest_loss else fruitless + 1
             lowest_loss = min(loss, lowest_loss)
-            if fruitless == self.patience:
+            if fruitless == self.patience or self.validation_accuracy == 1:
                 break
         settle(self.validation_accuracies, tried_beyond, C_LIMITS, count=4)
         self.warnings = end_warnings("C", self.validation_accuracies, self.C)

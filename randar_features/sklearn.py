@@ -18,6 +18,7 @@ from sklearn.utils import Tags
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, open_images
 from randar_features.data.images import OK
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.features import FeatureSpec, encode, model_specs
 from randar_features.features.extract import own_batch_size
 from randar_features.features.spec import check_numbers
@@ -46,7 +47,7 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         layer: block from 0, negative from the end; None: the first that the model recommends.
         context, read, orders, norm, seed: as in `extract_features`.
         on_error: "raise" an ImageError at the first image that cannot be read, or leave "nan" in its place.
-        batch_size, device, dtype, num_workers, value_range: as in `extract_features`.
+        batch_size, device, dtype, num_workers, value_range, max_pixels: as in `extract_features`.
 
     Attributes:
         spec_: the feature, as a text.
@@ -73,12 +74,13 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         dtype: DType = None,
         num_workers: int = 0,
         value_range: tuple[float, float] | None = None,
+        max_pixels: int = DEFAULT_READING.max_pixels,
     ) -> None:
         self.model, self.spec = model, spec
         self.layer, self.context, self.read = layer, context, read
         self.orders, self.norm, self.seed = orders, norm, seed
         self.on_error, self.batch_size, self.device, self.dtype = on_error, batch_size, device, dtype
-        self.num_workers, self.value_range = num_workers, value_range
+        self.num_workers, self.value_range, self.max_pixels = num_workers, value_range, max_pixels
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Load the model and check the settings; no image is read.
@@ -101,10 +103,13 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         """
         model = self._model()
         spec = self._spec(model)
-        source = open_images(X, value_range=self.value_range)
+        source = open_images(X, value_range=self.value_range, max_pixels=self.max_pixels)
         size = self.batch_size or own_batch_size(model, [spec])
         batches = source.batches(model.image_size, size, self.num_workers)
-        return np.concatenate([self._vectors(model, spec, batch) for batch in batches])
+        found: list[Vectors] = []
+        for batch in batches:
+            found.append(self._vectors(model, spec, batch, first=sum(map(len, found))))
+        return np.concatenate(found)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """The names of the D columns, "reverse/image/2_0" and so on."""
@@ -115,6 +120,7 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     def _model(self) -> Model:
         sequence.check_choice("on_error", self.on_error, ON_ERROR)
         check_numbers(self.batch_size, self.num_workers)
+        Reading(self.value_range, self.max_pixels)  # refuses wrong ones
         check_dtype(self.dtype)
         if isinstance(self.model, Model):
             loaded = self.model.to(self.device)
@@ -138,18 +144,20 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
             return model_specs(model, layers=parts.pop("layer"), **parts)[0]
         return model_specs(model, layers=None if self.layer is None else [self.layer], **parts)[0]
 
-    def _vectors(self, model: Model, spec: FeatureSpec, batch: ImageBatch) -> Vectors:
-        """(b, D) of one batch; NaN for the images that cannot be read."""
+    def _vectors(self, model: Model, spec: FeatureSpec, batch: ImageBatch, first: int) -> Vectors:
+        """(b, D) of the batch that begins with image `first`; NaN for the images that cannot be read."""
         failed = [place for place, status in enumerate(batch.status) if status != OK]
         if failed and self.on_error == "raise":
             path, reason = batch.paths[failed[0]], batch.status[failed[0]]
             raise ImageError(
-                f"{path or 'an image'} cannot be read: {reason}. on_error='nan' leaves NaN in the place of such images"
+                f"image {first + failed[0]} ({path or 'no path'}): {reason}. on_error='nan' leaves NaN in the place of "
+                "such images"
             )
         about = (model.weights_hash, model.device, model.dtype, model.fitted(self.dtype)[1], spec, self.value_range)
         keys = [(*about, content) for content in batch.hashes]
-        known = {place: found for place, key in enumerate(keys) if (found := _recent.get(key)) is not None}
-        new = [place for place in range(len(keys)) if place not in known and place not in failed]
+        readable = [place for place in range(len(keys)) if place not in failed]
+        known = {place: found for place in readable if (found := _recent.get(keys[place])) is not None}
+        new = [place for place in readable if place not in known]
         if new:
             maps = encode(model, batch.pixels[new], [spec], dtype=self.dtype)[spec]
             for place, vector in zip(new, maps.mean(dim=(1, 2)).cpu().numpy(), strict=True):

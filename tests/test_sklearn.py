@@ -124,12 +124,20 @@ def test_pandas_columns_have_the_name_of_the_feature(name: str, paths: list[Path
 
 def test_an_image_that_cannot_be_read(name: str, paths: list[Path]) -> None:
     paths[1].write_bytes(b"no picture")
-    with pytest.raises(ImageError, match=paths[1].name):
-        RandARFeatures(name).fit_transform(paths)
+    with pytest.raises(ImageError, match=rf"image 1 .*{paths[1].name}") as refused:
+        RandARFeatures(name, batch_size=1).fit_transform(paths)
+    assert str(refused.value).count("read") == 1
     features = RandARFeatures(name, on_error="nan").fit_transform(paths)
     assert np.flatnonzero(np.isnan(features).all(1)).tolist() == [1]
     assert np.isfinite(np.delete(features, 1, 0)).all()
     assert np.isnan(RandARFeatures(name, on_error="nan").transform(paths[1:2])).all()
+
+
+def test_an_image_larger_than_allowed_has_no_vector_though_it_had_one(name: str, pixels: np.ndarray) -> None:
+    images = [Image.fromarray(pixels[0]), Image.fromarray(pixels[1, :8, :8])]
+    assert np.isfinite(RandARFeatures(name).transform(images)).all()
+    features = RandARFeatures(name, max_pixels=64, on_error="nan").transform(images)
+    assert np.isnan(features).all(1).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +149,8 @@ def test_an_image_that_cannot_be_read(name: str, paths: list[Path]) -> None:
         ({"on_error": "skip"}, ValueError, "on_error"),
         ({"dtype": "int8"}, ValueError, "int8"),
         ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"max_pixels": 0}, ValueError, "max_pixels"),
+        ({"value_range": (3, 1)}, ValueError, "value_range"),
         ({"spec": "reverse/image"}, ValueError, "reverse/image"),
         ({"spec": "reverse/image/1", "context": "single"}, ValueError, "context"),
     ],

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from randar_features.cli.options import DeviceOptions, DType, fields_of
 from randar_features.cli.parse import Count, positional, run
+from randar_features.data.ranges import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExploreOptions(DeviceOptions):
+class ExploreOptions(DeviceOptions, Reading):
     """Open a page to look at images through a model: feature maps, points, neighbours, edits, orders, surprisal.
 
     The page is for this machine alone (127.0.0.1). What is dropped on it is kept until the command ends (Ctrl-C).
@@ -54,8 +55,8 @@ def explore(options: ExploreOptions) -> None:
         from randar_features.explore.collection import open_collection
         from randar_features.explore.page import Explorer, Page, serve
 
-        others = fields_of(options, but=("folder", "port", "browser"))
-        collection = open_collection(options.folder, Path(scratch), **others)
+        others = fields_of(options, but=("folder", "port", "browser", "value_range", "max_pixels"))
+        collection = open_collection(options.folder, Path(scratch), reading=options.reading, **others)
         page = Page(Explorer(collection, Path(scratch), options.dtype))
 
         def started(address: str) -> None:

@@ -22,6 +22,7 @@ MAX_PIXELS = 2**27
 """The largest picture that is read by default: 134 megapixels, about 1 GB while it is decoded."""
 PNG_SIGNATURE_BYTES = 8
 CHUNK_READ_BYTES = 2**20
+ICON_COUNT_PLACE, ICON_ENTRY = 4, struct.Struct("<8xII")  # size and place of an icon's data
 
 
 class ImageError(ValueError):
@@ -38,7 +39,8 @@ def open_picture(
     PostScript or metafiles runs.
 
     Raises:
-        ImageError: it is no image of a known format, or has more than `max_pixels`, or its checksums are wrong.
+        ImageError: it is no image of a known format, or has more than `max_pixels`, or its checksums are wrong, or it
+            ends before its directory says.
         Exception: whatever Pillow's decoder raises on a damaged header.
     """
     if isinstance(image, Image.Image):
@@ -55,6 +57,8 @@ def open_picture(
             check_area(*webp_size(head), max_pixels)  # its decoder takes memory for the canvas when it is opened
         if format == "PNG":
             check_png(file)
+        if format == "ICO":
+            check_icons(file)
         file.seek(0)
         with _decoder(format)(file, "") as opened:
             check_size(opened, max_pixels)
@@ -108,6 +112,23 @@ def check_png(file: BinaryIO) -> None:
             raise ImageError(f"the file is damaged: the checksum of a chunk {ascii(kind)[1:]} is wrong")
         if kind == b"IEND":
             return
+
+
+def check_icons(file: BinaryIO) -> None:
+    """See that an ICO file holds all that its directory names; Pillow reads an icon whose last bytes are missing.
+
+    Raises:
+        ImageError: the file ends early.
+    """
+    length = file.seek(0, os.SEEK_END)
+    file.seek(ICON_COUNT_PLACE)
+    (count,) = struct.unpack("<H", file.read(2))
+    entries = file.read(count * ICON_ENTRY.size)
+    if len(entries) < count * ICON_ENTRY.size:
+        raise ImageError(f"the file is truncated in its directory of {count} icons")
+    end = max(size + place for size, place in ICON_ENTRY.iter_unpack(entries))
+    if end > length:
+        raise ImageError(f"the file is truncated: its icons end at byte {end}, the file at byte {length}")
 
 
 def name_of(image: object) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from randar_features.data import ImageSource, open_images
+from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.generation.classes import short_name
@@ -27,9 +28,10 @@ class Collection:
         source: the images, by the same numbers; None: the files that the index names.
         model: where the index's model is now, if it has moved.
         device: that computes.
+        reading: how images are read, dropped ones too; where it states no range, in that of the index.
 
     Attributes:
-        index: as given.
+        index, reading: as given.
         model: that the index is of.
         spec: the feature that the index is of.
         encoder: that encodes queries as the index was.
@@ -46,8 +48,10 @@ class Collection:
         *,
         model: str | Model | None = None,
         device: str | None = None,
+        reading: Reading = DEFAULT_READING,
     ) -> None:
         self.index = index
+        self.reading = Reading(reading.value_range or index.features.get("value_range"), reading.max_pixels)
         if source is None:
             if missing := [path for path in index.paths if path is None or not os.path.isfile(path)]:
                 raise ValueError(
@@ -57,7 +61,7 @@ class Collection:
             source = open_images(index.paths)
         if source.length != len(index.paths):
             raise ValueError(f"the index is of {len(index.paths)} images, and the data hold {source.length}")
-        self.source = source
+        self.source = source.read_with(self.reading)
         self.encoder = encoder_of(index.vectors, model, device=device)
         self.model: Model = self.encoder.model  # type: ignore[attr-defined]
         self.spec: str = index.features["output"]
@@ -81,7 +85,7 @@ class Collection:
         k = max(1, min(k, len(self.index) - 1))
         if number is not None:
             return self.index.search_own([number], k)
-        return self.index.search([image], k, encoder=self.encoder)
+        return self.index.search([image], k, encoder=self.encoder, max_pixels=self.reading.max_pixels)
 
 
 def open_collection(
@@ -97,6 +101,7 @@ def open_collection(
     dtype: Any = "float32",
     batch_size: int = 32,
     progress: bool = True,
+    reading: Reading = DEFAULT_READING,
 ) -> Collection:
     """The collection in a folder: an index, a table of features, or images.
 
@@ -110,20 +115,21 @@ def open_collection(
         split: of the images.
         most: the largest number of images to take, evenly spread; an index and a table are taken whole.
         device, dtype, batch_size, progress: as in `extract_to_store`, for images.
+        reading: the range of values and the largest size of images.
 
     Raises:
         FileNotFoundError, ValueError: nothing is there that can be explored.
     """
     source = None if data is None else open_images(data, split=split)
     if (Path(folder) / "manifest.json").is_file() and not is_store(folder):
-        return Collection(open_index(folder), source, model=model, device=device)
+        return Collection(open_index(folder), source, model=model, device=device, reading=reading)
     if is_store(folder):
         table = FeatureStore(folder)
         index = build_index(table, scratch / "index", spec or table.names[0], "flat", progress=progress)
-        return Collection(index, source, model=model, device=device)
-    images = open_images(folder, split=split)
+        return Collection(index, source, model=model, device=device, reading=reading)
+    images = open_images(folder, split=split).read_with(reading)
     if len(images) > most:
         images = images.take(np.unique(np.linspace(0, len(images) - 1, most).round().astype(int)))
     loaded, settings = load_model(model or "randar-tiny", device=device), {"batch_size": batch_size, "dtype": dtype}
     index = build_index(images, scratch / "index", spec, "flat", model=loaded, progress=progress, **settings)
-    return Collection(index, images, model=loaded, device=device)
+    return Collection(index, images, model=loaded, device=device, reading=reading)

@@ -79,11 +79,17 @@ class Explorer:
             raise ValueError(f"image {number} cannot be read: choose another one")
         return found[number]
 
+    def opened(self, path: str | None) -> Image.Image:
+        """The image of the page; ValueError without one."""
+        if path is None:
+            raise ValueError("there is no image: pick one on the left, or drop one of yours")
+        return load_image(path, **vars(self.collection.reading))
+
     def maps(
         self, path: str | None, contexts: list[str], reads: list[str], layers: list[int], detail: str
     ) -> list[Captioned]:
         """The tab of PCA maps."""
-        image = opened(path)
+        image = self.opened(path)
         specs = self._specs(contexts, reads, layers)
         return pictures.pca_pictures(self.model, image, specs, detail=DETAILS[detail], dtype=self.dtype)
 
@@ -99,7 +105,7 @@ class Explorer:
         k: int,
     ) -> list[Captioned]:
         """The tab of points: the similarity map, and matches in the nearest images."""
-        image = opened(path)
+        image = self.opened(path)
         if point is None:
             raise ValueError("click a point of the image first")
         [spec] = self._specs([context], [read], [layer])
@@ -109,7 +115,7 @@ class Explorer:
 
     def neighbours(self, path: str | None, number: int | None, k: int) -> list[Captioned]:
         """The tab of nearest images."""
-        near = self._near(opened(path), number, k)
+        near = self._near(self.opened(path), number, k)
         return [Captioned(picture, f"{caption}, cosine {cosine:.2f}") for (picture, caption), cosine in near]
 
     def _near(self, image: Image.Image, number: int | None, k: int) -> list[tuple[Captioned, float]]:
@@ -121,7 +127,7 @@ class Explorer:
 
     def inpaint(self, path: str | None, drawn: dict[str, Any] | None, class_index: int, seed: int) -> list[Captioned]:
         """Draw anew what was painted over."""
-        image, mask = opened(path), painted(drawn)
+        image, mask = self.opened(path), painted(drawn)
         before = pictures.square(image, self.side)
         after = pictures.inpainted(self.model, image, mask, chosen(class_index), seed=int(seed))
         return [Captioned(before, "image"), Captioned(after, f"painted part drawn anew, seed {int(seed)}")]
@@ -130,7 +136,7 @@ class Explorer:
         self, path: str | None, left: int, top: int, right: int, bottom: int, class_index: int, seed: int
     ) -> list[Captioned]:
         """Draw beyond the edges."""
-        image = opened(path)
+        image = self.opened(path)
         after = pictures.outpainted(self.model, image, (left, top, right, bottom), chosen(class_index), seed=int(seed))
         before = pictures.square(image, self.side)
         return [Captioned(before, "image"), Captioned(after, f"drawn beyond the edges, seed {int(seed)}")]
@@ -150,19 +156,12 @@ class Explorer:
     def surprisal(self, path: str | None, class_index: int, orders: int) -> list[Captioned]:
         """The tab of surprisal."""
         settings: dict[str, Any] = {"orders": int(orders), "dtype": self.dtype}
-        return pictures.surprisal_pictures(self.model, opened(path), chosen(class_index), **settings)
+        return pictures.surprisal_pictures(self.model, self.opened(path), chosen(class_index), **settings)
 
     def _specs(self, contexts: Sequence[str], reads: Sequence[str], layers: Sequence[int]) -> list[FeatureSpec]:
         if not (contexts and reads and layers):
             raise ValueError("nothing is chosen: tick at least one context, one read and one layer")
         return model_specs(self.model, context=list(contexts), read=list(reads), layers=list(map(int, layers)))
-
-
-def opened(path: str | None) -> Image.Image:
-    """The image of the page; ValueError without one."""
-    if path is None:
-        raise ValueError("there is no image: pick one on the left, or drop one of yours")
-    return load_image(path)
 
 
 def painted(drawn: dict[str, Any] | None) -> np.ndarray:
@@ -317,7 +316,7 @@ class Page:
             self.image.change(told(self._square), self.image, clicked).then(lambda: None, None, point)
 
     def _square(self, path: str | None) -> Image.Image | None:
-        return None if path is None else pictures.square(opened(path), self.explorer.side)
+        return None if path is None else pictures.square(self.explorer.opened(path), self.explorer.side)
 
     def _neighbours(self) -> None:
         with gr.Tab("Neighbours", id="neighbours"):

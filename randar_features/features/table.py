@@ -142,11 +142,11 @@ class FeatureTable:
         return _mean(self._take(name, chosen)).numpy(), self.labels.numpy()[chosen]
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row an image: path, label, status, and an array (D,) or (G, G, D) a spec."""
+        """A row an image: path (as in `to_parquet`), label, status, and an array (D,) or (G, G, D) a spec."""
         import pandas as pd  # takes half a second
 
         columns = {name: list(self._take(name)) for name in self.specs}
-        return pd.DataFrame({"path": self.paths, "label": self._labels(), "status": self.status, **columns})
+        return pd.DataFrame({"path": self._paths(), "label": self._labels(), "status": self.status, **columns})
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file: path, label, status, and a list of fixed size of float32 a spec.

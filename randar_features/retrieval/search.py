@@ -23,6 +23,7 @@ from randar_features.hub import Model
 from randar_features.retrieval.encoders import Encoder, check_encoder, encode, encoder_of
 from randar_features.retrieval.tables import hashes, store_state
 from randar_features.store.identity import UNREADABLE
+from randar_features.store.records import escape
 
 K = 10
 OK = "ok"
@@ -82,13 +83,20 @@ class Hits:
         ]
 
     def to_pandas(self) -> Any:
-        """`to_dicts` as a pandas DataFrame; ModuleNotFoundError that says what to install without pandas."""
+        """`to_dicts` as a pandas DataFrame; ModuleNotFoundError that says what to install without pandas.
+
+        Names that are no UTF-8 are escaped, see `store.records.escape`.
+        """
         try:
             import pandas
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("to_pandas needs pandas: pip install pandas, or use to_dicts()") from error
         names = ["query", "query_path", "rank", "id", "score", "path", "label"]
-        return pandas.DataFrame(self.to_dicts(), columns=names)
+        found = [
+            {name: escape(value) if isinstance(value, str) else value for name, value in hit.items()}
+            for hit in self.to_dicts()
+        ]
+        return pandas.DataFrame(found, columns=names)
 
 
 def open_index(folder: str | Path, *, verify: bool = True) -> Index:

@@ -230,6 +230,8 @@ class ImageTokenizer(nn.Module):
 
     def _check_images(self, images: Tensor) -> None:
         self._check_channels(images)
+        if not len(images):
+            raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W) with at least one image")
         height, width = images.shape[2:]
         factor = self.downsampling
         if height % factor or width % factor or not height or not width:

@@ -99,6 +99,17 @@ class TestWriteResult:
         with pytest.raises(FileNotFoundError, match=r"no result at .*nothing: expected a result file, or a folder"):
             read_result(tmp_path / "nothing")
 
+    @pytest.mark.parametrize(("name", "value"), [("read", 2), ("probe", 5), ("encoder", ["a"])])
+    def test_words_that_are_none_are_refused_by_name(self, tmp_path: Path, name: str, value: Any) -> None:
+        write_result(tmp_path, make_card(), [make_row(**{name: value})])
+        with pytest.raises(ValueError, match=f"result.json is no result file.*{name} is"):
+            read_result(tmp_path)
+
+    def test_text_that_is_not_utf8_is_escaped_in_tables(self, tmp_path: Path) -> None:
+        run = save(tmp_path / "a\udcff", [make_row(probe="b\udcff", chosen={"c\udcff": 1})])
+        frame = run.frame()
+        assert (frame["run"][0], frame["probe"][0], frame["chosen_c\\udcff"][0]) == ("a\\udcff", "b\\udcff", 1)
+
     def test_metrics_are_the_numbers_that_are_no_axes(self) -> None:
         assert Result.of(make_row(top_5=1, best=True)).metrics == {"accuracy": 0.5, "top_5": 1}
 

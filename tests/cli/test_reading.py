@@ -15,7 +15,7 @@ from benchmarks.encoders import load_encoder
 from benchmarks.encoders.extract import extract
 from benchmarks.run import TASKS, find_task
 from benchmarks.suite import Settings
-from randar_features.cli import edit, index, probe, search, tokenize, train, train_tokenizer, train_transformer
+from randar_features.cli import edit, explore, index, probe, search, tokenize, train, train_tokenizer, train_transformer
 from randar_features.cli.extract import ExtractOptions
 from randar_features.cli.parse import OptionError, parse
 from randar_features.data.pixels import PixelSource, cache_pixels
@@ -24,7 +24,7 @@ from randar_features.data.ranges import Reading
 DEEP = Reading((0, 4095), 64)
 COMMANDS = (
     ExtractOptions, index.IndexOptions, probe.ProbeOptions, search.SearchOptions, tokenize.TokenizeOptions,
-    edit.InpaintOptions, edit.OutpaintOptions, edit.UpscaleOptions, train.TrainOptions,
+    edit.InpaintOptions, edit.OutpaintOptions, edit.UpscaleOptions, train.TrainOptions, explore.ExploreOptions,
     train_tokenizer.TokenizerOptions, train_transformer.TransformerOptions, Settings,
 )  # fmt: skip
 

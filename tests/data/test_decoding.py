@@ -265,6 +265,34 @@ def test_a_truncated_file_is_named_with_the_reason(tmp_path: Path, kind: str) ->
         load_image(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "lost"),
+    [
+        ("ICO", {}, 1),
+        ("ICO", {"bitmap_format": "bmp"}, 1),
+        ("ICO", {"sizes": [(16, 16), (32, 32)]}, 10),
+        ("BMP", {}, 1),
+        ("PPM", {}, 1),
+        ("TIFF", {}, 1),
+        ("GIF", {}, 10),
+        ("TGA", {}, 27),
+        ("TGA", {"compression": "tga_rle"}, 27),
+    ],
+)
+def test_a_file_that_is_shorter_than_its_header_says_is_refused(kind: str, options: Any, lost: int) -> None:
+    """A TGA ends with 26 bytes that its header does not count."""
+    data = _encoded(Image.fromarray(_noise(height=32, width=32)), kind, **options)
+    assert load_image(data).size == (32, 32)
+    with pytest.raises(ImageError, match=f"image of {len(data) - lost} bytes"):
+        load_image(data[:-lost])
+
+
+@pytest.mark.parametrize("data", [b"P2 3 1 255 1 2", b"P3 1 1 255 1 2", b"P1 3 1 1 0", b"P4 9 1 " + bytes(1)])
+def test_a_pnm_file_that_lacks_pixels_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match=f"image of {len(data)} bytes"):
+        load_image(data)
+
+
 def test_a_lazily_opened_truncated_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "half.png"
     path.write_bytes(_encoded(Image.fromarray(_noise(height=64, width=64)), "PNG")[:6000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 import randar_features as rf
 from randar_features.data import adm_center_crop, load_image, to_tensor
+from randar_features.data.ranges import Reading
 from randar_features.explore import pictures
 from randar_features.explore.collection import Collection, open_collection
 from randar_features.explore.pictures import Captioned
@@ -120,6 +122,22 @@ def test_only_some_of_many_images(photos: Path, small_model: rf.Model, tmp_path:
         "image 2, flower",
         "image 3, flower",
     ]
+
+
+def test_images_are_read_in_the_stated_range_or_in_that_of_their_index(small_model: rf.Model, tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((20, 20), 1365 * (number + 1), np.uint16)).save(tmp_path / f"deep/{number}.png")
+    Image.new("RGB", (30, 30), "white").save(tmp_path / "deep/3.png")
+    reading, table = Reading((0, 4095), 20 * 20), tmp_path / "table"
+    rf.extract_to_store(tmp_path / "deep", table, small_model, **vars(reading), progress=False)
+    whole = open_collection(str(tmp_path / "deep"), tmp_path, model=small_model, reading=reading, progress=False)
+    shutil.rmtree(tmp_path / "index")
+    stated = open_collection(str(table), tmp_path, model=small_model, progress=False)
+    for collection in (whole, stated):
+        shown = collection.pictures(range(3), 8)
+        assert [np.asarray(shown[number]).max() for number in range(3)] == [85, 170, 255]
+    assert 3 not in whole.pictures([3], 8) and 3 in stated.pictures([3], 8)
 
 
 def test_images_without_files_need_their_data(photos: Path, small_model: rf.Model, tmp_path: Path):

@@ -35,6 +35,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
     (folder / "a" / "04.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    Image.fromarray(generator.integers(0, 4096, (40, 50), np.uint16)).save(folder / "a" / "06.png")
+    Image.new("RGB", (50, 50), "white").save(folder / "b" / "07.png")
     return folder
 
 
@@ -64,12 +66,12 @@ def same(one: rf.FeatureTable, other: rf.FeatureTable) -> None:
 
 
 def test_equals_one_process(cluster: None, photos: Path, tmp_path: Path, small_model: rf.Model):
-    settings = SETTINGS | {"pool": "mean"}
+    settings = SETTINGS | {"pool": "mean", "value_range": (0, 4095), "max_pixels": 40 * 50}
     with pytest.warns(UserWarning, match="04.png"):
         table = rf.extract_features_ray(photos, small_model, out=tmp_path / "ray", **settings, progress=False)
     with pytest.warns(UserWarning, match="04.png"):
         same(table, rf.extract_features(photos, small_model, out=tmp_path / "one", **settings, progress=False))
-    assert [number for number, status in enumerate(table.status) if status != "ok"] == [2]
+    assert [number for number, status in enumerate(table.status) if status != "ok"] == [2, 14]
     table.to_parquet(tmp_path / "table.parquet")
     paths = ray.data.from_items([{"path": str(path), "label": "x"} for path in sorted(photos.rglob("*.png"))[:2]])
     few = rf.extract_features_ray(paths, small_model, out=tmp_path / "few", **settings, progress=False)

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from randar_features import FeatureSpec, FeatureTable, Model, extract_features, open_table
 from randar_features.cli.export import main as export
-from randar_features.store.records import unescape
+from randar_features.store.records import escape, unescape
 
 SPECS = ["reverse/image/0", "reverse/image/2", "single/image/0", "single/image/2"]
 
@@ -83,6 +83,8 @@ def test_as_pandas_and_parquet_have_it(folder: Path, small_model: Model, tmp_pat
     frame = table.to_pandas()
     assert list(frame.columns) == ["path", "label", "status", *SPECS] and len(frame) == 6
     assert np.array_equal(np.stack(frame[SPECS[3]]), table[SPECS[3]], equal_nan=True)
+    table.paths[0] = "a/caf\udce9.png"
+    assert table.to_pandas()["path"][0] == escape("a/caf\udce9.png"), "pandas holds UTF-8 alone"
     table.to_parquet(tmp_path / "table.parquet")
     read = pq.read_table(tmp_path / "table.parquet")
     about = json.loads(read.schema.metadata[b"randar_features"])

@@ -58,9 +58,16 @@ def test_refit_uses_training_and_validation_rows() -> None:
 def test_smallest_of_equally_good_strengths_wins() -> None:
     features = np.array([[-1.0], [1.0]] * 20)
     labels = np.array([0, 1] * 20)
-    probe = LogisticProbe(C_grid=(10.0, 0.1, 1.0)).fit(features, labels)
-    assert probe.validation_accuracies == {0.1: 1.0, 1.0: 1.0, 10.0: 1.0}
+    labels[0] = 1
+    probe = LogisticProbe(C_grid=(10.0, 0.1, 1.0), refit=False).fit(features, labels, features, labels)
+    assert [probe.validation_accuracies[C] for C in (0.1, 1.0, 10.0)] == [0.975] * 3
     assert probe.C == 0.1
+
+
+def test_the_path_ends_where_nothing_is_left_to_improve() -> None:
+    features, labels = np.array([[-1.0], [1.0]] * 20), np.array([0, 1] * 20)
+    probe = LogisticProbe(C_grid=(10.0, 0.1, 1.0)).fit(features, labels)
+    assert (probe.C, probe.validation_accuracies) == (0.1, {0.1: 1.0})
 
 
 def test_float32_is_close_to_float64() -> None:

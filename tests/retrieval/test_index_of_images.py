@@ -19,6 +19,7 @@ import randar_features as rf
 from probes.index import IndexFilesError
 from randar_features.retrieval import Hits, Index
 from randar_features.retrieval.encoders import ModelEncoder
+from randar_features.store.records import escape
 from tests.small_models import write_folder
 
 FLOAT32 = {"device": "cpu", "dtype": torch.float32, "progress": False}
@@ -65,7 +66,10 @@ def test_images_are_searched_with_images(folder: Path) -> None:
 def test_hits_as_a_table(folder: Path) -> None:
     build(folder)
     pandas = pytest.importorskip("pandas")
-    found = rf.open_index(folder / "index").search(folder / "images/dog/4.png", k=2).to_pandas()
+    hits = rf.open_index(folder / "index").search(folder / "images/dog/4.png", k=2)
+    hits.paths[0][0] = "caf\udce9.png"
+    found = hits.to_pandas()
+    assert found["path"][0] == escape("caf\udce9.png"), "pandas holds UTF-8 alone"
     assert isinstance(found, pandas.DataFrame) and found["rank"].tolist() == [1, 2]
     assert set(found) == {"query", "query_path", "rank", "id", "score", "path", "label"}
 

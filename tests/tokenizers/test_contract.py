@@ -186,6 +186,7 @@ def test_whole_8_bit_values_survive(tokenizer: ImageTokenizer) -> None:
         (torch.full((1, 3, 16, 16), float("nan")), ValueError, "hold NaN"),
         (np.zeros((1, 3, 16, 16), np.float32), TypeError, "of type ndarray, expected a floating-point tensor"),
         (Image.new("RGB", (16, 16)), TypeError, "of type Image, expected a floating-point tensor.*open_images"),
+        (torch.zeros(0, 3, 16, 16), ValueError, r"\(0, 3, 16, 16\), expected .* at least one"),
     ],
 )
 def test_wrong_images(tokenizer: ImageTokenizer, images: Any, error: type[Exception], message: str) -> None:
