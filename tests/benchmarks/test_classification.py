@@ -117,14 +117,15 @@ def test_features_on_disk_give_the_same_but_for_the_order_of_batches(folder: Pat
 
 def test_near_duplicates_between_held_back_and_training_rows_are_warned_of(tmp_path: Path):
     paths = write_classes(tmp_path / "images", per_class=24, seed=3)
-    found = classification.run(config(tmp_path / "images", tmp_path, encoder=("pixels",)), tmp_path / "first")
+    options = {"encoder": ("pixels",), "probe": ("knn",)}
+    found = classification.run(config(tmp_path / "images", tmp_path, **options), tmp_path / "first")
     assert read_result(found)["card"]["warnings"] == []
-    options = config(tmp_path / "images", tmp_path / "other", encoder=("pixels",), duplicates=True)
     labels = np.repeat(np.arange(3), 24)
     kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
     for first, second in ((kept[0], held_out[3]), (kept[40], held_out[5]), (kept[7], kept[8])):
         paths[second].write_bytes(paths[first].read_bytes())
-    card = read_result(classification.run(options, tmp_path / "second"))["card"]
+    looking = config(tmp_path / "images", tmp_path / "other", duplicates=True, **options)
+    card = read_result(classification.run(looking, tmp_path / "second"))["card"]
     (warning,) = card["warnings"]
     assert warning.startswith("2 of 12 evaluation images have a near-duplicate") and "2 of them with equal" in warning
     assert card["config"]["duplicates"] is True and card["config"]["encoder"] == ["pixels"]

@@ -33,7 +33,7 @@ def test_a_row_for_each_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(probe_speed, "apart", lambda work, *arguments: work(*arguments))
-    options = {"count": 400, "queries": 60, "dim": 16, "intrinsic": 8, "classes": 3, "spread": 0.2, "threads": 1}
+    options = {"count": 230, "queries": 60, "dim": 16, "intrinsic": 8, "classes": 3, "spread": 0.2, "threads": 1}
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert main("probe_speed", [*given, "--epochs", "2", "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "result.json").read_text())["results"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.report.diff import compare
+from benchmarks.report.diff import compare, main
 from benchmarks.result import AXES, Result, Run, card, data_hash, open_run, plain, read_result, write_result
 
 SHARED = {"normalization": "standardised", "resolution": 64, "threshold_basis": None, "selection": "a tenth of train"}
@@ -198,18 +196,10 @@ class TestDiff:
         assert comparable
         assert lines[0].split(None, 1) == ["differs", "weights of tiny: 'cc' / 'dd'"]
 
-    def test_command_line(self, tmp_path: Path) -> None:
+    def test_command_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         save(tmp_path / "a", [make_row()])
         save(tmp_path / "b", [make_row()], protocol="other")
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.report.diff",
-            str(tmp_path / "a"),
-            str(tmp_path / "b" / "result.json"),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert "NOT COMPARABLE  protocol: 'kNN, k = 20' / 'other'" in done.stdout
-        done = subprocess.run([*command[:-1], str(tmp_path / "c")], capture_output=True, text=True, check=False)
-        assert done.returncode == 2 and str(tmp_path / "c") in done.stderr
+        assert main([str(tmp_path / "a"), str(tmp_path / "b" / "result.json")]) == 1
+        assert "NOT COMPARABLE  protocol: 'kNN, k = 20' / 'other'" in capsys.readouterr().out
+        assert main([str(tmp_path / "a"), str(tmp_path / "c")]) == 2
+        assert str(tmp_path / "c") in capsys.readouterr().err

@@ -18,22 +18,24 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from randar_features import Model
 from randar_features.explore.collection import open_collection
 
-gradio = pytest.importorskip("gradio")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
 
 
 @pytest.fixture(scope="module")
-def address(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of the page of the photographs."""
+def address(photos: Path, tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> Iterator[str]:
+    """Of the page of the photographs, through a small model unless pictures are wanted."""
+    pytest.importorskip("gradio")  # here, since the import takes seconds in each process of the tests
     from randar_features.explore.page import Explorer, Page, serve
 
     scratch = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(scratch))
-        page = Page(Explorer(open_collection(str(photos), scratch, progress=False), scratch))
+        model = "randar-tiny" if "RANDAR_SCREENSHOTS" in os.environ else small_model
+        page = Page(Explorer(open_collection(str(photos), scratch, model=model, progress=False), scratch))
         started: queue.Queue[str] = queue.Queue()
         threading.Thread(target=serve, args=(page, None, started.put), daemon=True).start()
         yield started.get(timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ from PIL import Image
 import randar_features as rf
 from randar_features.features.cluster import _workers
 
-ray = pytest.importorskip("ray")
 SETTINGS: dict[str, Any] = {"batch_size": 4, "shard_rows": 10, "context": ["single", "reverse"], "dtype": "float32"}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def ray() -> Any:
+    """The module; here, since its import takes seconds in each process of the tests."""
+    return pytest.importorskip("ray.data") and sys.modules["ray"]
+
+
+@pytest.fixture(scope="module")
+def cluster(ray: Any) -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, logging_level="error")
     yield
     ray.shutdown()
@@ -65,16 +71,18 @@ def same(one: rf.FeatureTable, other: rf.FeatureTable) -> None:
         np.testing.assert_allclose(one[spec], other[spec], rtol=1e-3, atol=1e-3)  # threads may differ
 
 
-def test_equals_one_process(cluster: None, photos: Path, tmp_path: Path, small_model: rf.Model):
+def test_equals_one_process(ray: Any, cluster: None, photos: Path, tmp_path: Path, small_model: rf.Model):
     settings = SETTINGS | {"pool": "mean", "value_range": (0, 4095), "max_pixels": 40 * 50}
     with pytest.warns(UserWarning, match="04.png"):
-        table = rf.extract_features_ray(photos, small_model, out=tmp_path / "ray", **settings, progress=False)
+        table = rf.extract_features_ray(
+            photos, small_model, out=tmp_path / "ray", workers=1, **settings, progress=False
+        )
     with pytest.warns(UserWarning, match="04.png"):
         same(table, rf.extract_features(photos, small_model, out=tmp_path / "one", **settings, progress=False))
     assert [number for number, status in enumerate(table.status) if status != "ok"] == [2, 14]
     table.to_parquet(tmp_path / "table.parquet")
     paths = ray.data.from_items([{"path": str(path), "label": "x"} for path in sorted(photos.rglob("*.png"))[:2]])
-    few = rf.extract_features_ray(paths, small_model, out=tmp_path / "few", **settings, progress=False)
+    few = rf.extract_features_ray(paths, small_model, out=tmp_path / "few", workers=1, **settings, progress=False)
     np.testing.assert_allclose(few[few.specs[0]], table[few.specs[0]][:2], rtol=1e-3, atol=1e-3)
 
 
@@ -85,7 +93,7 @@ def test_a_killed_worker_costs_nothing(cluster: None, tmp_path: Path, small_mode
     same(table, rf.extract_features(images, small_model, out=tmp_path / "one", **SETTINGS, progress=False))
 
 
-def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, small_model: rf.Model):
+def test_what_cannot_be_shared_out_is_refused(ray: Any, tmp_path: Path, small_model: rf.Model):
     with pytest.raises(ValueError, match="stream"):
         rf.extract_features_ray(rf_loader(), small_model, out=tmp_path / "out")
     with pytest.raises(ValueError, match="auto"):

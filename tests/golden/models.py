@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -29,16 +30,17 @@ def golden_model(name: str) -> ImageTransformer:
     """The model of a golden file, whose name begins with its architecture, in evaluation mode."""
     published = golden(name)[1]
     build, sizes = ARCHITECTURES[name.partition("_")[0]]
-    model = build(
-        sizes(
-            num_layers=published["n_layer"],
-            num_heads=published["n_head"],
-            dim=published["dim"],
-            vocab_size=published["vocab_size"],
-            num_tokens=published["block_size"],
-            num_classes=published["num_classes"],
-        )
-    ).eval()
+    config = sizes(
+        num_layers=published["n_layer"],
+        num_heads=published["n_head"],
+        dim=published["dim"],
+        vocab_size=published["vocab_size"],
+        num_tokens=published["block_size"],
+        num_classes=published["num_classes"],
+    )
+    with torch.device("meta"):  # fresh weights would not be used
+        model = build(config)
+    model = model.to_empty(device="cpu").eval()
     fill_(model.state_dict())
     return model.requires_grad_(False)
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from benchmarks.reference import plain
 from randar_features import sequence
+from randar_features.features import FeatureSpec
+from randar_features.features.encode import encode_specs
 from randar_features.layers.attention import Attention
 from randar_features.layers.feed_forward import hidden_width
 from randar_features.layers.rope import rotate
@@ -42,8 +44,6 @@ def test_logits_and_loss_equal_the_published(model: RandAR, recorded: dict[str, 
 
 def test_full_size_model_equals_the_published():
     """RandAR-L: logits, loss and the features of a middle and of the last layer."""
-    from randar_features import encode_tokens
-
     recorded, large = golden("randar_l_llamagen")[0], golden_randar("randar_l_llamagen")
     tokens, order = recorded["idx"], recorded["order"]
     with torch.inference_mode():
@@ -51,15 +51,11 @@ def test_full_size_model_equals_the_published():
         torch.testing.assert_close(logits[:, ::32, ::64], recorded["logits_every32"], atol=2e-3, rtol=0)
         loss = F.cross_entropy(logits.flatten(0, 1), sequence.to_order(tokens, order).flatten())
         torch.testing.assert_close(loss, recorded["loss"][0], atol=2e-3, rtol=0)
-        maps = encode_tokens(large, tokens, order=order, layers=[11, 23])
-        for position, layer in enumerate((11, 23)):
-            picked = maps[:, position].flatten(1, 2)[:, ::16, ::8]
-            expected = recorded[f"features.reverse.layer{layer}.image.every16"]
+        specs = [FeatureSpec("reverse", *place) for place in (("image", 11), ("image", 23), ("instruction", 11))]
+        for spec, maps in encode_specs(large, tokens, specs, order=order).items():
+            picked = maps.flatten(1, 2)[:, ::16, ::8]
+            expected = recorded[f"features.reverse.layer{spec.layer}.{spec.read}.every16"]
             torch.testing.assert_close(picked, expected, atol=2e-3, rtol=0)
-        instruction = encode_tokens(large, tokens, order=order, layers=11, read="instruction")
-        picked = instruction[:, 0].flatten(1, 2)[:, ::16, ::8]
-        expected = recorded["features.reverse.layer11.instruction.every16"]
-        torch.testing.assert_close(picked, expected, atol=2e-3, rtol=0)
 
 
 def test_equals_a_slow_explicit_softmax_restatement(model: RandAR, recorded: dict[str, torch.Tensor]):

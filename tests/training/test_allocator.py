@@ -13,7 +13,7 @@ from randar_features.training.distributed import keep_freed_memory
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        torch.ones(40_000_000)
+        torch.ones(12_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(new_pages())

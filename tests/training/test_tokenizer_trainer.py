@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -264,24 +261,6 @@ def test_a_misspelt_option_of_the_discriminator_is_named(tmp_path: Path):
         small_tokenizer_trainer(tmp_path, adversarial_weight=1.0, discriminator={"chanels": 3})
     with pytest.raises(ValueError, match=r"discriminator: layers is \[3\], expected int"):
         small_tokenizer_trainer(tmp_path, adversarial_weight=1.0, discriminator={"layers": [3]})
-
-
-# With dead codes, and an uneven number of images to validate. Slow and short, for which code is the nearest, and so
-# which are revived, hangs on the last bit sooner or later.
-SHARED = {"batch_size": 6, "revive_below": 0.5, "evaluation_images": 5, "learning_rate": 1e-4, "total_steps": 6}
-
-
-def test_two_processes_equal_one(tmp_path: Path):
-    root = Path(__file__).parents[2]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    whole = small_tokenizer_trainer(tmp_path / "pixels", **SHARED)
-    run(whole, tmp_path / "whole", CONFIG)
-    command = [*torchrun, "-m", "tests.training.two_tokenizer_processes", str(tmp_path)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for line, other in zip(read_log(tmp_path / "run"), read_log(tmp_path / "whole"), strict=True):
-        assert line == pytest.approx(other, rel=2e-3, abs=1e-5)
 
 
 def test_shipped_discriminators():

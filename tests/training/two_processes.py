@@ -1,4 +1,4 @@
-"""What test_distributed.py starts twice with torchrun: two trainings, one behind the other, by both processes."""
+"""What test_distributed.py starts twice: three trainings, one after the other, by both processes together."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from randar_features.data.token_store import TokenStore
 from randar_features.training.loop import run
 from randar_features.training.trainer import RandARTrainer
-from tests.training.small import CONFIG, small_config
-from tests.training.test_distributed import SPREAD
+from tests.training.small import CONFIG, small_config, small_tokenizer_trainer
+from tests.training.test_distributed import SPREAD, TOKENIZER
 
 
 def main() -> None:
@@ -19,6 +19,9 @@ def main() -> None:
         trainer = RandARTrainer(small_config(**options), store, store)
         assert trainer.accelerator.num_processes == 2
         run(trainer, folder / name, CONFIG, max_seconds=1e6)  # on which all must agree
+    tokenizer = small_tokenizer_trainer(folder / "pixels", **TOKENIZER)
+    assert tokenizer.accelerator.num_processes == 2
+    run(tokenizer, folder / "tokenizer", CONFIG)
 
 
 if __name__ == "__main__":
