@@ -46,14 +46,3 @@ def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str
     sizes = {"size": size, "patch": size // grid, "stride": size // 2}
     maps = [tiled_maps(encode, photograph, **sizes) for photograph in photographs]
     return list(pca_colours(torch.stack(maps)))
-
-
-def square_crops(size: int) -> Tensor:
-    """The middle of each photograph from afar, and half of it from near: (4, 3, size, size)."""
-    crops = []
-    for name in NAMES:
-        for scale in (1, 2):
-            pixels = load_photograph(name, scale * size, 1)
-            top, left = ((length - size) // 2 for length in pixels.shape[1:])
-            crops.append(pixels[:, top : top + size, left : left + size])
-    return torch.stack(crops)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from randar_features.data.images import ImageSource
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.stored_images import StoredImages, root_of
 from randar_features.features.store import SHARD_ROWS, Content, FeatureStore, read_manifest, write_store
+from randar_features.precision import name_of
 from randar_features.store.plan import OtherImagesError
 from randar_features.store.writer import StoreWriter
 
@@ -46,53 +48,34 @@ def extract(
 ) -> FeatureStore:
     """The features of all images, from `folder` if they are there, else computed in one pass and put there.
 
-    A killed extraction goes on where it was. Where images were added, changed or moved, the others are taken from what
-    is there. Rows are the data's, in its order; an unreadable image keeps its
-    row, of NaN, and its reason in `status`.
+    A killed extraction goes on where it was; of changed data only what is new is computed. Entries are the data's, in
+    its order; an unreadable image keeps its place, with NaN, and its reason in `status`.
 
     Args:
         encoder: from `load_encoder`.
-        data: what `open_data` takes.
-        split: of the data.
+        data, split: what `open_data` takes.
         folder: the cache; the store lies in a folder of encoder, weights, data and outputs below it.
         outputs: which ones; None: all.
-        pooling: one of `probes.pooling.POOLINGS`, for rows (P,); None: maps (G, G, D).
-        dtype: on disk, "float16" or "float32".
-        batch_size: images a pass.
-        num_workers: processes that decode images.
-        max_images: images at most, the first ones, of data in no particular order; None: all.
+        pooling: one of `probes.pooling.POOLINGS`, for vectors (P,); None: maps (G, G, D).
+        dtype: on disk, "float16" or "float32"; a file's numbers stay as they are.
+        batch_size, num_workers, progress: images a pass, processes that decode them, and whether to show a bar.
+        max_images: the first images at most, of data in no particular order; None: all.
         name: of the data, in the cache and in the manifest; None: made of `data`.
         part: which file of a `FeatureFile` with {split} in its name; None: that of `split`.
-        progress: show a bar.
         reading: range of values and largest size of a picture.
 
     Raises:
         ValueError: an unknown output or pooling.
     """
-    if pooling is not None and pooling not in POOLINGS:
-        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, or None for maps; got {pooling!r}")
-    wanted = encoder.choose(outputs)
-    name = _name_of(data) if name is None else name
-    name = name if split is None else f"{name}-{split}"
-    name = name if max_images is None else f"{name}-first-{max_images}"
-    computed = "" if encoder.dtype == torch.float32 else f"-{str(encoder.dtype).removeprefix('torch.')}"
-    home = Path(folder) / f"{_plain(encoder.name)}-{_plain(encoder.weights)}{computed}" / _plain(name)
-    dtype = "float32" if isinstance(encoder, FeatureFile) else dtype  # a file's numbers stay as they are
-    made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
-    content = Content(
-        encoder=encoder.name,
-        weights=encoder.weights,
-        outputs={output: encoder.outputs[output] for output in made},
-        image_size=encoder.image_size,
-        pooling=pooling,
-        dtype=dtype,
-        compute_dtype=str(encoder.dtype).removeprefix("torch."),
-        value_range=reading.value_range,
-    )
-
-    source = open_data(data, split, encoder.image_size, reading)
-    root = root_of(data, split)
+    wanted, name = encoder.choose(outputs), _named(data, name, split, max_images)
+    home = Path(folder) / _computed_by(encoder) / _plain(name)
+    content = _content(encoder, wanted, home, pooling, dtype, reading)
     place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
+    source, root, made = (
+        open_data(data, split, encoder.image_size, reading),
+        root_of(data, split),
+        list(content.outputs),
+    )
     if isinstance(encoder, FeatureFile):
         entries = _from_file(encoder, part or split, source, max_images, root, made, pooling)
         return FeatureStore(_filled(place, lambda folder, _: _copy(entries, folder, content, name)), wanted)
@@ -103,12 +86,31 @@ def extract(
 
     chosen = source if max_images is None else source.first(max_images)
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    options |= {"data": name, "root": root}
+    write = partial(write_store, chosen, encode=encode, content=content, data=name, root=root, **options)
+    return FeatureStore(_filled(place, lambda folder, earlier: write(folder, reuse=earlier)), wanted)
 
-    def write(folder: Path, earlier: Sequence[FeatureStore]) -> None:
-        write_store(chosen, folder, encode, content, reuse=earlier, **options)
 
-    return FeatureStore(_filled(place, write), wanted)
+def _content(
+    encoder: Encoder, wanted: list[str], home: Path, pooling: str | None, dtype: str, reading: Reading
+) -> Content:
+    """What the store will hold: the outputs wanted, or all of a store in `home` that has them, made the same way.
+
+    ValueError for an unknown pooling.
+    """
+    if pooling is not None and pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, or None for maps; got {pooling!r}")
+    dtype = "float32" if isinstance(encoder, FeatureFile) else dtype
+    made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
+    return Content(
+        encoder=encoder.name,
+        weights=encoder.weights,
+        outputs={output: encoder.outputs[output] for output in made},
+        image_size=encoder.image_size,
+        pooling=pooling,
+        dtype=dtype,
+        compute_dtype=name_of(encoder.dtype),
+        value_range=reading.value_range,
+    )
 
 
 def _from_file(
@@ -136,7 +138,7 @@ def _copy(entries: FeatureSource, folder: Path, content: Content, name: str) -> 
     StoreWriter(folder=folder, kind=FeatureStore, **options).fill(entries)
 
 
-def _filled(place: Path, write: Callable[[Path, Sequence[FeatureStore]], None]) -> Path:
+def _filled(place: Path, write: Callable[[Path, Sequence[FeatureStore]], object]) -> Path:
     """The folder of the features of these images: `place`, or one beside it where that is of other images.
 
     What stores of earlier versions of the data have of these images, by their content, is given to `write`.
@@ -183,8 +185,18 @@ def _outputs_of_a_store(
     return None
 
 
-def _name_of(data: Any) -> str:
-    return Path(data).name if isinstance(data, str | Path) else type(data).__name__
+def _named(data: Any, name: str | None, split: str | None, max_images: int | None) -> str:
+    """The name of the data in the cache, with what of it is taken."""
+    if name is None:
+        name = Path(data).name if isinstance(data, str | Path) else type(data).__name__
+    name = name if split is None else f"{name}-{split}"
+    return name if max_images is None else f"{name}-first-{max_images}"
+
+
+def _computed_by(encoder: Encoder) -> str:
+    """The folder of an encoder in the cache, by its weights and number format."""
+    computed = "" if encoder.dtype == torch.float32 else f"-{name_of(encoder.dtype)}"
+    return f"{_plain(encoder.name)}-{_plain(encoder.weights)}{computed}"
 
 
 def _plain(name: str) -> str:

@@ -50,7 +50,6 @@ from probes import (
 from probes.segmentation import Segmenter, resize_mask
 from randar_features.cli.parse import Count
 
-HEADS = ("linear", "knn", "logistic")
 SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
 COMPARED_SIZE = 64  # pixels at which near-duplicates are looked for
 CLIP = "camvid"

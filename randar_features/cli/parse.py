@@ -179,11 +179,12 @@ def parse(
         SystemExit: `--help` was given, and printed.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if recipe is not None and not any(word.split("=")[0] == "--config" for word in given):
-        given = ["--config", str(recipe), *given]
+    files, others = _without_files(given)
+    if recipe is not None and not files:
+        files, given = [recipe], ["--config", str(recipe), *given]
     own = options.__annotations__  # they come first in the help
     settings = sorted(_settings(options), key=lambda setting: setting.key.partition(".")[0] not in own)
-    defaults = [(_read_yaml(file), file) for file in _config_files(given)]
+    defaults = [(_read_yaml(file), file) for file in files]
     _check_lists(settings, defaults)
     parser = _parser(options, settings, program, defaults)
 
@@ -197,10 +198,9 @@ def parse(
         return taken(given)
     except (OptionError, TypeError, KeyError, AttributeError, ValueError) as error:
         # What is wrong without the files too is the command line's.
-        if not defaults or str(error) == _error_of(taken, _without_files(given)):
+        if not files or str(error) == _error_of(taken, others):
             raise
-        files = ", ".join(str(file) for _, file in defaults)
-        raise OptionError(f"{files}: {' '.join(str(error).split())}") from None
+        raise OptionError(f"{', '.join(map(str, files))}: {' '.join(str(error).split())}") from None
 
 
 def _error_of(taken: Callable[[list[str]], object], words: list[str]) -> str | None:
@@ -211,16 +211,19 @@ def _error_of(taken: Callable[[list[str]], object], words: list[str]) -> str | N
     return None
 
 
-def _without_files(arguments: list[str]) -> list[str]:
-    """The arguments without `--config FILE`."""
-    words = iter(arguments)
-    kept = []
+def _without_files(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """The files that `--config` names, and the other arguments."""
+    files, others, words = [], [], iter(arguments)
     for word in words:
-        if word == "--config":
-            next(words, None)
-        elif not word.startswith("--config="):
-            kept.append(word)
-    return kept
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            others.append(word)
+            continue
+        file = value if equals else next(words, None)
+        if file is None:
+            raise OptionError("--config needs the name of a YAML file")
+        files.append(Path(file))
+    return files, others
 
 
 def read_options(options: type[Options], file: Path, changes: Sequence[str] = ()) -> Options:
@@ -260,7 +263,8 @@ def ended(action: Callable[[], int | None], also: tuple[type[Exception], ...] = 
             return int(end.code or 0)
         print(f"error: {end.code}", file=sys.stderr)
     except Exception as error:
-        if sys.flags.dev_mode or not (isinstance(error, EXPLAINED + also) or _out_of_memory(error)):
+        out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch's, without importing torch
+        if sys.flags.dev_mode or not (out_of_memory or isinstance(error, EXPLAINED + also)):
             raise
         message = printable(" ".join(str(error).split())) or type(error).__name__
         print(f"error: {message}{_remedy(error, message)}", file=sys.stderr)
@@ -272,7 +276,14 @@ def plain_log() -> Iterator[None]:
     """Within it, log records and warnings are one line each on standard error: ours from INFO, others' from WARNING."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
-    handler.addFilter(_Once())
+    shown: set[str] = set()  # a command that opens the same images for several steps tells of them once
+
+    def first_time(record: logging.LogRecord) -> bool:
+        before = len(shown)
+        shown.add(record.getMessage())
+        return len(shown) > before
+
+    handler.addFilter(first_time)
     root, ours = logging.getLogger(), [logging.getLogger(name) for name in ("randar_features", "probes", "benchmarks")]
     before = [logger.level for logger in ours]
     root.addHandler(handler)
@@ -280,7 +291,7 @@ def plain_log() -> Iterator[None]:
         logger.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _log_warning
+            warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning("%s", message)
             yield
     finally:
         root.removeHandler(handler)
@@ -294,35 +305,12 @@ class _OneLine(logging.Formatter):
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
-class _Once(logging.Filter):
-    """Lets each text through once: a command that opens the same images for several steps tells of them once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shown: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        new = text not in self.shown
-        self.shown.add(text)
-        return new
-
-
-def _log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    logging.getLogger("py.warnings").warning("%s", message)
-
-
 def _remedy(error: Exception, message: str) -> str:
     """What to install where a package of an extra is missing."""
     extra = EXTRA_OF.get((getattr(error, "name", None) or "").partition(".")[0])
     if not isinstance(error, ModuleNotFoundError) or extra is None or "pip install" in message:
         return ""
     return f": pip install 'randar-features[{extra}]'"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether it is torch.OutOfMemoryError, which is a RuntimeError, without importing torch."""
-    return type(error).__name__ == "OutOfMemoryError"
 
 
 class _Setting(NamedTuple):
@@ -436,18 +424,6 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _config_files(arguments: list[str]) -> list[Path]:
-    """The files that `--config` names."""
-    files = []
-    for index, word in enumerate(arguments):
-        name, equals, value = word.partition("=")
-        if name == "--config":
-            if not equals and index + 1 == len(arguments):
-                raise OptionError("--config needs the name of a YAML file")
-            files.append(Path(value if equals else arguments[index + 1]))
-    return files
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 
 SPLIT_SHARES = {"train": (0, 6), "validation": (6, 8), "test": (8, 10)}  # tenths of each class
 SCAN_SIDE = 8
-SCAN_MAXIMUM = 16
 MARGIN = 2  # blank cells around a scan, into which its strokes fade
 CELL = 8  # samples per cell of the enlarged scan
 INK = 8.0  # scan values above are ink

@@ -82,9 +82,7 @@ def result(folder: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("figures", "overlays"):
             patch.setattr(f"benchmarks.report.{module}.to_png", lambda figure: b"")
-        patch.setattr(
-            "benchmarks.tasks.classification_probes.LogisticProbe", partial(LogisticProbe, C_grid=(0.01, 1.0))
-        )
+        patch.setattr("benchmarks.tasks.classification_probes.LogisticProbe", partial(LogisticProbe, C_grid=(0.1,)))
         return read_result(run(config_of(folder), folder / "out"))
 
 
