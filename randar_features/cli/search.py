@@ -34,7 +34,7 @@ class SearchOptions(DeviceOptions, Reading):
     Attributes:
         index: folder that `randar index` wrote.
         images: image files, or a folder.
-        rows: numbers of images of the index.
+        numbers: of images of the index.
         k: how many to find for each query; none: 10, or all.
         nprobe: ivfpq: lists looked into; more find more and take longer.
         efSearch: hnsw: size of the list of candidates; a larger one finds more and takes longer.
@@ -50,7 +50,7 @@ class SearchOptions(DeviceOptions, Reading):
 
     index: Path = positional()
     images: tuple[str, ...] | None = None
-    rows: tuple[Natural, ...] | None = None
+    numbers: tuple[Natural, ...] | None = option("--rows", default=None)
     k: Count | None = option("-k", default=None)
     nprobe: Count | None = None
     efSearch: Count | None = None
@@ -65,8 +65,8 @@ class SearchOptions(DeviceOptions, Reading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.images is None) == (self.rows is None):
-            raise ValueError("give --images or --rows, one of them")
+        if (self.images is None) == (self.numbers is None):
+            raise ValueError("give --images or --numbers, one of them")
 
 
 def search(options: SearchOptions) -> None:
@@ -77,8 +77,8 @@ def search(options: SearchOptions) -> None:
     warn_of_classes(index.features)
     options = replace(options, value_range=options.value_range or index.features.get("value_range"))
     effort = {name: getattr(options, name) for name in ("nprobe", "efSearch", "candidates")}
-    if options.rows is not None:
-        hits = index.search_own(list(options.rows), options.k, **effort)
+    if options.numbers is not None:
+        hits = index.search_own(list(options.numbers), options.k, **effort)
     else:
         encoder = encoder_of(index, options.encoder, options.device)
         hits = index.search(
@@ -151,26 +151,26 @@ def grid(results: list[dict[str, Any]], options: SearchOptions, k: int) -> bytes
 
 
 def key(one: dict[str, Any]) -> str | int:
-    """The file of an image, where it has one, else its row."""
+    """The file of an image, where it has one, else its number."""
     path = one["path"]
     return path if path is not None and Path(path).exists() else one["row"]
 
 
 def read_pictures(wanted: list[dict[str, Any]], options: SearchOptions) -> dict[str | int, np.ndarray]:
-    """Pictures by file, or by row where the images have none: then of --data."""
+    """Pictures by file, or by number where the images have none: then of --data."""
     from benchmarks.datasets import open_data
 
     keys = {key(one) for one in wanted}
-    paths, rows = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
+    paths, numbers = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
     pictures: dict[str | int, np.ndarray] = {}
     if paths:
         read = pictures_of(open_images(paths).read_with(options.reading), range(len(paths)), PICTURE)
         pictures.update((paths[place], picture) for place, picture in read.items())
-    if rows and options.data is None:
+    if numbers and options.data is None:
         raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
-    if rows:
+    if numbers:
         source = open_data(options.data, options.split, PICTURE, options.reading)
-        pictures.update(pictures_of(source, rows, PICTURE).items())
+        pictures.update(pictures_of(source, numbers, PICTURE).items())
     return pictures
 
 

@@ -32,7 +32,7 @@ SEARCH_ELEMENTS = 1 << 24
 class TokenizerOutput(NamedTuple):
     """What `ImageTokenizer.forward` gives to a trainer.
 
-    The codebook rows themselves, with gradients to the codebook, are `tokenizer.codes(output.tokens)`.
+    The codes themselves, with gradients to the codebook, are `tokenizer.codes(output.tokens)`.
     """
 
     reconstruction: Tensor
@@ -47,24 +47,24 @@ class TokenizerOutput(NamedTuple):
 
 @torch.no_grad()
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the Euclidean-nearest row of `codebook` (V, C) for each row of `vectors` (n, C).
+    """Index of the Euclidean-nearest code of `codebook` (V, C) for each of the vectors (n, C).
 
     Returns (n,) int64. Always computed in float32, whatever the inputs' dtype and the autocast state, in
-    chunks of rows, so that it never holds more than 2**24 scores.
+    chunks of vectors, so that it never holds more than 2**24 scores.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         codebook = codebook.float()
         # |z - e|^2 = |z|^2 - 2 (z.e - |e|^2 / 2), and |z|^2 is the same for every code.
         offsets = codebook.square().sum(dim=1).mul(-0.5)
-        rows = max(1, SEARCH_ELEMENTS // len(codebook))
-        chunks = vectors.float().split(rows)
+        count = max(1, SEARCH_ELEMENTS // len(codebook))
+        chunks = vectors.float().split(count)
         return torch.cat([torch.addmm(offsets, chunk, codebook.T).argmax(dim=1) for chunk in chunks])
 
 
 class Codebook(nn.Module):
     """V vectors of C numbers; `unit_length` compares and returns directions only.
 
-    The rows are kept as trained; scaling to unit length happens at use, in float32.
+    The vectors stay as trained; scaling to unit length happens at use, in float32.
     """
 
     def __init__(self, *, vocab_size: int, code_dim: int, unit_length: bool) -> None:
@@ -81,7 +81,7 @@ class Codebook(nn.Module):
         return F.normalize(vectors, dim=dim) if self.unit_length else vectors
 
     def weight(self) -> Tensor:
-        """(V, C) float32: the rows as compared and decoded."""
+        """(V, C) float32: the codes as compared and decoded."""
         return self.scale(self.embedding.weight, dim=-1)
 
     def nearest(self, latents: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Codebook(nn.Module):
         return nearest_code(vectors, self.weight()).view(batch, height * width)
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """(B, N) tokens to (B, N, C) float32 rows, with gradients to the codebook."""
+        """(B, N) tokens to (B, N, C) float32 vectors, with gradients to the codebook."""
         return self.scale(F.embedding(tokens, self.embedding.weight), dim=-1)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,7 +93,7 @@ def test_rows_of_the_index_are_queries_too(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = build(monkeypatch, folder, "--kind", "hnsw", "--normalization", "standardized")
-    run(monkeypatch, "search_index.py", index, "--rows", 9, 1, "-k", 2, "--json", folder / "found.json")
+    run(monkeypatch, "search_index.py", index, "--numbers", 9, 1, "-k", 2, "--json", folder / "found.json")
     first, second = json.loads((folder / "found.json").read_text())["queries"]
     assert first["query"]["path"] == str(folder / "images/dog/4.png") and first["found"][0]["row"] == 0
     assert second["query"]["label"] == "cat" and 1 not in [one["row"] for one in second["found"]]
