@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,10 +76,15 @@ class Plan:
         return next(part for part in self.manifest["parts"] if part["first"] == self.first)
 
 
+def rows_of(part: Mapping[str, Any]) -> range:
+    """The rows of a part; none while its length is not known."""
+    return range(part["first"], part["first"] + (part["rows"] or 0))
+
+
 def layout(part: Mapping[str, Any], shard_rows: int) -> list[range]:
-    """The rows of each shard of a part; none while its length is not known."""
-    first, rows = part["first"], part["rows"] or 0
-    return [range(start, min(start + shard_rows, first + rows)) for start in range(first, first + rows, shard_rows)]
+    """The rows of each shard of a part."""
+    rows = rows_of(part)
+    return [rows[start : start + shard_rows] for start in range(0, len(rows), shard_rows)]
 
 
 def new_part(source: Source, data: str, first: int) -> dict[str, Any]:
@@ -158,9 +163,7 @@ class _State:
 
     def complete(self, part: Mapping[str, Any]) -> bool:
         """Whether all rows of a part are there."""
-        return part["rows"] is not None and all(
-            row in self.present for row in range(part["first"], part["first"] + part["rows"])
-        )
+        return part["rows"] is not None and all(row in self.present for row in rows_of(part))
 
     def drop(self, shards: Sequence[Shard]) -> None:
         """Remove these shards from the store."""
@@ -371,7 +374,8 @@ class _Append:
 
     def _unknown(self, part: Mapping[str, Any]) -> list[int]:
         """Numbers of the images that no other part has."""
-        others = _Known(self.state, [row for row in self.state.present if not _in(row, part)])
+        own = rows_of(part)
+        others = _Known(self.state, [row for row in self.state.present if row not in own])
         return [
             number
             for number, (record, path) in enumerate(zip(self.records, self.paths, strict=True))
@@ -380,8 +384,8 @@ class _Append:
 
     def _mend(self, part: dict[str, Any]) -> Plan:
         """Make the missing rows of an earlier part of the images that it was made of."""
-        images = self._unknown(part)[: part["rows"]]
-        held = {row: each for row, each in self.state.present.items() if _in(row, part)}
+        images, own = self._unknown(part)[: part["rows"]], rows_of(part)
+        held = {row: each for row, each in self.state.present.items() if row in own}
         if len(images) < part["rows"] or not self._fits(part, images, held):
             raise ValueError(
                 f"{self.state.folder} lacks rows of {part['data']}, which cannot be told among the images given: "
@@ -420,28 +424,19 @@ class _Append:
     def _report(self, redo: Mapping[int, int], renamed: Mapping[int, Record], gone: set[int]) -> None:
         """One warning that names what is not only new."""
         state = self.state
-
-        def names(rows: Iterator[int]) -> list[str]:
-            return [state.path(row) or f"row {row}" for row in rows]
-
-        changed = [row for row in redo if state.present[row].readable]
-        repaired = [row for row in redo if not state.present[row].readable]
+        groups = {
+            "changed and are read anew": [row for row in redo if state.present[row].readable],
+            "could not be read before and are read again": [row for row in redo if not state.present[row].readable],
+            "have another name or label now": list(renamed),
+            "are gone, and keep their rows": sorted(gone),
+        }
         said = [
-            f"{len(rows)} {what} ({_named(names(iter(rows)))})"
-            for what, rows in (
-                ("changed and are read anew", changed),
-                ("could not be read before and are read again", repaired),
-                ("have another name or label now", list(renamed)),
-                ("are gone, and keep their rows", sorted(gone)),
-            )
+            f"{len(rows)} {what} ({_named([state.path(row) or f'row {row}' for row in rows])})"
+            for what, rows in groups.items()
             if rows
         ]
         if said:
             warnings.warn(f"images of {state.folder}: {'; '.join(said)}", stacklevel=6)
-
-
-def _in(row: int, part: Mapping[str, Any]) -> bool:
-    return part["first"] <= row < part["first"] + part["rows"]
 
 
 class _Known:
