@@ -1,19 +1,22 @@
 """Extraction over a cluster: Ray's workers read and encode the images, this process writes the store.
 
 Ray Data streams blocks of images through one actor a GPU. An actor that dies is started anew, and its images are read
-again, as often as that happens. The store is written as by a single process, so that a run that is killed as a whole
-goes on.
+again; one that ends every process that reads it keeps its place, with that as its reason. The store is written as by a
+single process, so that a run that is killed as a whole goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from randar_features.data import ImageSource
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     import ray.data
 
 BATCHES_A_TASK = 8  # of images: what is done again where an actor dies
+ATTEMPTS = 2  # to read an image alone
+MOST_LOST = 20  # images in a row
 
 
 def extract_features_ray(
@@ -57,7 +62,8 @@ def extract_features_ray(
             by itself (`num_workers` 0).
 
     Returns:
-        The table in `out`; its `to_parquet` writes one Parquet file. An image that cannot be read keeps its place.
+        The table in `out`; its `to_parquet` writes one Parquet file. An image that cannot be read, or that ends the
+        process that reads it, keeps its place.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -105,13 +111,21 @@ class _Worker:
     def __init__(self, source: ImageSource, extraction: Extraction, root: Path | None) -> None:
         self.images = encoded_images(source, *extraction.stored(), batch_size=extraction.batch_size or 32, root=root)
 
-    @torch.no_grad()
     def __call__(self, batch: pa.Table) -> pa.Table:
+        [numbers] = batch.column("numbers").to_pylist()
+        return self.read(numbers)
+
+    @torch.no_grad()
+    def read(self, numbers: list[int]) -> pa.Table:
+        """The columns of images by number, and "number"."""
         import pyarrow as pa
 
-        [numbers] = batch.column("numbers").to_pylist()
         [block] = self.images.read(iter([numbers]))
         return pa.Table.from_batches([to_arrow(block)]).append_column("number", pa.array(numbers, pa.int64()))
+
+
+def _block(table: pa.Table) -> Block:
+    return from_arrow(table.drop_columns(["number"]).combine_chunks().to_batches()[0])
 
 
 class _RayImages(StoredImages):
@@ -137,34 +151,71 @@ class _RayImages(StoredImages):
             )
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False)
+        self._encode, self._dtype, self._lost = encode, content.dtype, 0
         self._workers, self._gpus = _workers(workers, device, ray.cluster_resources())
         self._worker = self.source, replace(extraction, device="cuda" if self._gpus else "cpu"), given
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         """The images of those numbers, in order; no block reaches from one run into the next."""
-        wanted = [list(run) for run in runs]  # Ray takes all tasks at once
-        size = self.batch_size
-        tasks = [{"numbers": run[at : at + size]} for run in wanted for at in range(0, len(run), size)]
-        if not tasks:
-            return
-        left = iter(wanted)
-        run: list[int] = []
-        for table in self._stream(tasks):
-            while table.num_rows:
-                run = run or next(left)
-                part, table = table.slice(0, len(run)), table.slice(len(run))
-                numbers = part.column("number").to_pylist()
-                if numbers != run[: len(numbers)]:
-                    raise RuntimeError(f"Ray gave the images {numbers[:3]} … in place of {run[:3]} …")
-                run = run[len(numbers) :]
-                yield from_arrow(part.drop_columns(["number"]).combine_chunks().to_batches()[0])
+        size, wanted = self.batch_size, [list(run) for run in runs]  # Ray takes all tasks at once
+        tasks = deque(run[at : at + size] for run in wanted for at in range(0, len(run), size))
+        while tasks:
+            came: int | None = None
+            with closing(self._stream(list(tasks))) as stream:
+                for table in stream:
+                    while table.num_rows and (came := table["number"][0].as_py()) == tasks[0][0]:
+                        task = tasks.popleft()
+                        yield _block(table.slice(0, len(task)))
+                        table = table.slice(len(task))
+                    if table.num_rows:
+                        break
+            lost: list[int] = []  # whose actors died again and again
+            while tasks and tasks[0][0] != came:
+                lost += tasks.popleft()
+            yield from self._one_by_one(lost)
 
-    def _stream(self, tasks: list[dict[str, list[int]]]) -> Iterator[pa.Table]:
-        """What the actors give, in the order of the tasks."""
+    def _one_by_one(self, numbers: Sequence[int]) -> Iterator[Block]:
+        """Images that are read alone; one that ends the process that reads it keeps its place.
+
+        Raises:
+            RuntimeError: so do many in a row, which is not for the images' sake.
+            ray.exceptions.RayError: reading raises.
+        """
+        import ray
+
+        worker = ray.remote(_Worker).options(num_gpus=self._gpus, num_cpus=1)
+        actor: Any = None
+        for number in numbers:
+            for _ in range(ATTEMPTS):
+                actor = actor or worker.remote(*self._worker)
+                try:
+                    table = ray.get(actor.read.remote([number]))
+                except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+                    actor = None
+                else:
+                    self._lost = 0
+                    yield _block(table)
+                    break
+            else:
+                yield self._nothing(number)
+
+    def _nothing(self, number: int) -> Block:
+        """The block of an image that ends the process that reads it."""
+        self._lost += 1
+        record = self.records()[number]
+        reason = f"the process that read it died, {ATTEMPTS} times"
+        if self._lost == MOST_LOST:
+            raise RuntimeError(f"{MOST_LOST} images in a row, the last of them {record.path or number}: {reason}")
+        values = self._encode(torch.zeros(1, 3, self.image_size, self.image_size))
+        columns = {name: np.full(value.shape, np.nan, self._dtype) for name, value in values.items()}
+        return Block(columns, [record], [reason])
+
+    def _stream(self, tasks: list[list[int]]) -> Generator[pa.Table, None, None]:
+        """What the actors give of each task, in order; nothing of a task whose actor died twice."""
         import ray.data
 
         blocks = min(len(tasks), max(self._workers, math.ceil(len(tasks) / BATCHES_A_TASK)))
-        stream = ray.data.from_items(tasks, override_num_blocks=blocks).map_batches(
+        stream = ray.data.from_items([{"numbers": task} for task in tasks], override_num_blocks=blocks).map_batches(
             _Worker,
             fn_constructor_args=self._worker,
             batch_size=1,
@@ -172,7 +223,9 @@ class _RayImages(StoredImages):
             compute=ray.data.ActorPoolStrategy(size=min(self._workers, blocks)),
             num_gpus=self._gpus,
             num_cpus=1,
+            ray_remote_args_fn=lambda: {"max_task_retries": 1},
         )
         stream.context.execution_options.preserve_order = True
         stream.context.enable_progress_bars = False
+        stream.context.max_errored_blocks = -1  # what raised will raise again where it is read alone
         yield from stream.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from benchmarks.encoders import extract, load_encoder
 from benchmarks.report.write import depth_curves
 from benchmarks.result import open_run, read_result
 from benchmarks.run import main
-from benchmarks.tasks import classification
+from benchmarks.tasks import classification, classification_probes
 from benchmarks.tasks.classification import Config
 from benchmarks.tasks.classification_probes import top_hits
 from benchmarks.tasks.labelled import LabelledData, Split, choose_rows, fewer, hold_out
@@ -84,6 +85,19 @@ def test_the_command_reports_what_the_probe_gives(
     assert len(kept_predictions["predictions"]) == len(report["results"])
     assert "patches" in (tmp_path / "out/result.md").read_text()
     assert (depth_curves(open_run(tmp_path / "out")) or b"").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("iterations", [1, 1000])
+def test_a_probe_that_has_not_converged_says_so(
+    folder: Path, tmp_path: Path, iterations: int, monkeypatch: pytest.MonkeyPatch
+):
+    probe = partial(LogisticProbe, max_iterations=iterations, C_grid=(1.0,))
+    monkeypatch.setattr(classification_probes, "LogisticProbe", probe)
+    options = {"encoder": ("pixels",), "outputs": ("patches",), "probe": ("logistic",)}
+    classification.run(config(folder, tmp_path, **options), tmp_path)
+    [row] = read_result(tmp_path)["results"]
+    assert row["converged"] == (iterations > 1)
+    assert any("not converged" in warning for warning in row.get("warnings", [])) == (iterations == 1)
 
 
 def test_every_probe_on_the_same_rows(folder: Path, pixels: tuple[np.ndarray, np.ndarray], tmp_path: Path):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.datasets.photographs import NAMES
 from benchmarks.datasets.point_pairs import PairSet, PointPair
 from benchmarks.encoders import Encoder
 from benchmarks.tasks import correspondence
@@ -129,7 +130,12 @@ def test_built_in_pairs_with_a_generator(
         assert 0 <= row["interval"][0] <= row["box_per_image@0.1"] <= row["interval"][1] <= 1
         same = row["box_per_image@0.1"] == row["image_per_image@0.1"]
         assert same or data == "digits", name
+    for row in rows.values() if data == "photographs" else []:
+        each = [row[f"box_per_image@0.1 of {name}"] for name in NAMES]
+        assert min(each) <= row["box_per_image@0.1"] <= max(each)
+        assert all(0 <= row["intervals"][f"box_per_image@0.1 of {name}"][0] <= 1 for name in NAMES)
     warnings = json.loads(first.read_text())["card"]["warnings"]
+    assert any("two photographs" in warning for warning in warnings) == (data == "photographs")
     assert any("box is the whole image" in warning for warning in warnings) == (data == "photographs")
 
 
@@ -144,6 +150,10 @@ def test_scores_by_hand() -> None:
     row = scores(found, data, 0)
     assert row["box_per_image@0.1"] == 3 / 4 and row["box_per_point@0.1"] == pytest.approx(2 / 3)
     assert row["image_per_image@0.1"] == 1 and row["image_per_image@0.01"] == 3 / 4
+    assert (row["box_per_image@0.1 of a"], row["box_per_image@0.1 of b"]) == (1 / 2, 1), (
+        "few categories: each by itself"
+    )
+    assert list(row["intervals"]["box_per_image@0.1 of b"]) == [1, 1]
     assert row["categories"]["a"]["box_per_point"] == 1 / 2 and row["categories"]["b"]["box_per_point"] == 1
     assert pck(**stacked(found, data, [1]))["box_per_image"] == 1
 

@@ -100,6 +100,7 @@ def test_a_card_warns_only_of_what_is_there(tmp_path: Path, planted: dict[int, t
     pairs = pairs_of(tmp_path, similarity=0.3)
     (warning,) = warnings(pairs, 24, "pixels, patches")
     assert warning.startswith("6 of 24 evaluation images have a near-duplicate") and "1 of them with equal" in warning
+    assert all(change in warning for change in ("1/32", "2/32", "90 %", "3 degrees")), "how many are found"
     assert "pixels, patches" in warning and warnings([], 24, "pixels, patches") == []
 
 

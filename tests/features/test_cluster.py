@@ -46,18 +46,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class KillsOnce:
-    """Images; the ninth kills the process that reads it, once, unless that is the driver."""
+class Kills:
+    """Images; the ninth kills the process that reads it, the first `times`, unless that is the driver."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark, self.driver = mark, os.getpid()
+    def __init__(self, mark: Path, times: int = 1) -> None:
+        self.mark, self.times, self.driver = mark, times, os.getpid()
+        self.mark.touch()
 
     def __len__(self) -> int:
         return 22
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
-        if number == 8 and os.getpid() != self.driver and not self.mark.exists():
-            self.mark.touch()
+        if number == 8 and os.getpid() != self.driver and self.mark.stat().st_size < self.times:
+            with self.mark.open("a") as file:
+                file.write("x")
             os.kill(os.getpid(), signal.SIGKILL)
         return np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8), number % 3
 
@@ -87,10 +89,22 @@ def test_equals_one_process(ray: Any, cluster: None, photos: Path, tmp_path: Pat
 
 
 def test_a_killed_worker_costs_nothing(cluster: None, tmp_path: Path, small_model: rf.Model):
-    images = KillsOnce(tmp_path / "mark")
+    images = Kills(tmp_path / "mark")
     table = rf.extract_features_ray(images, small_model, out=tmp_path / "ray", **SETTINGS, progress=False)
-    assert images.mark.exists() and table.status == ["ok"] * 22
+    assert images.mark.read_text() == "x" and table.status == ["ok"] * 22
     same(table, rf.extract_features(images, small_model, out=tmp_path / "one", **SETTINGS, progress=False))
+
+
+def test_an_image_that_kills_every_worker_keeps_its_place(cluster: None, tmp_path: Path, small_model: rf.Model):
+    images = Kills(tmp_path / "mark", times=1000)
+    with pytest.warns(UserWarning, match="image 8 .*died"):
+        table = rf.extract_features_ray(images, small_model, out=tmp_path / "ray", **SETTINGS, progress=False)
+    assert [number for number, status in enumerate(table.status) if status != "ok"] == [8]
+    assert len(images.mark.read_text()) < 10
+    one = rf.extract_features(images, small_model, **SETTINGS | {"shard_rows": None}, progress=False)
+    for spec in table.specs:
+        assert np.isnan(table[spec][8]).all()
+        np.testing.assert_allclose(table[spec][table.ok], one[spec][table.ok], rtol=1e-3, atol=1e-3)
 
 
 def test_what_cannot_be_shared_out_is_refused(ray: Any, tmp_path: Path, small_model: rf.Model):
@@ -104,7 +118,7 @@ def test_what_cannot_be_shared_out_is_refused(ray: Any, tmp_path: Path, small_mo
 def rf_loader() -> Any:
     from torch.utils.data import DataLoader
 
-    return DataLoader(KillsOnce(Path("nowhere")), batch_size=2)
+    return DataLoader(Kills(Path(os.devnull)), batch_size=2)
 
 
 def test_one_actor_a_gpu_else_a_core():
