@@ -22,8 +22,12 @@ from randar_features.training.recipe import TrainingConfig
 from randar_features.training.teacher_maps import TeacherMaps
 from randar_features.training.trainer import RandARTrainer
 
-DISTILLED = ("auxiliary.second_showing=0.5", "auxiliary.self_distillation.weight=0.25")
-MODELS = {"randar-tiny": DISTILLED, "randar-tiny-aligned": (*DISTILLED, "auxiliary.alignment.weight=0.5")}
+ALIGNED = (
+    "auxiliary.second_showing=0.5",
+    "auxiliary.alignment.weight=2.0",
+    "auxiliary.alignment.removed_mean=0.0",
+)
+MODELS = {"randar-tiny": (), "randar-tiny-aligned": ALIGNED}
 WARM_STEPS, TIMED_STEPS = 6, 20
 USED = 0.9  # of the time: the rest is for evaluation, checkpoints and the export
 
@@ -35,7 +39,8 @@ class BundledOptions(RunOptions):
     Attributes:
         out: folder of the two models.
         work: folder of the runs.
-        tokens: folder with `train`, `validation`, `tokenizer` and `teacher`.
+        tokens: folder with `train`, `validation` and `tokenizer`.
+        aligned_tokens: the same for the aligned model, with `teacher`, the teacher's maps; none: `tokens`.
         minutes: for both models together.
         recipe: options of both; its total_steps is a limit.
         change: key=value, for both, as model.num_layers=4.
@@ -43,6 +48,7 @@ class BundledOptions(RunOptions):
 
     work: Path
     tokens: Path
+    aligned_tokens: Path | None = None
     minutes: Positive = 8.0
     recipe: Path = RECIPES / "tiny_gpu.yaml"
     change: tuple[str, ...] = ()
@@ -51,14 +57,10 @@ class BundledOptions(RunOptions):
 def train_both(options: BundledOptions) -> int:
     """Train, and write the folders; status 75 if `max_minutes` were over first."""
     deadline = options.deadline()
-    store, validation = (TokenStore(options.tokens / split) for split in ("train", "validation"))
-    teacher = TeacherMaps(options.tokens / "teacher", store)
-    if store.tokenizer is None:
-        raise ValueError(f"{options.tokens} holds no tokenizer, which the models need")
     torch.set_float32_matmul_precision("high")
+    inputs = {name: open_tokens(options, name) for name in MODELS}
     for name, changes in MODELS.items():
-        folder = options.work / name
-
+        folder, (store, validation, teacher) = options.work / name, inputs[name]
         config = read_options(TrainingConfig, options.recipe, [*changes, *options.change])
         if not (folder / "steps.json").exists():
             trial = RandARTrainer(config, store, validation, teacher=teacher)
@@ -67,9 +69,19 @@ def train_both(options: BundledOptions) -> int:
         trainer = RandARTrainer(config, store, validation, teacher=teacher)
         if status := train(trainer, replace(options, out=folder), deadline):
             return status
+        assert store.tokenizer is not None  # `open_tokens` has looked
         parts = {"tokenizer": store.tokenizer, "transformer": folder / "model"}
         assemble_model(**parts, manifest=store.manifest, out=options.out / name)
     return 0
+
+
+def open_tokens(options: BundledOptions, name: str) -> tuple[TokenStore, TokenStore, TeacherMaps | None]:
+    """What a model is trained and validated on, and its teacher's maps if it has a teacher."""
+    folder = options.aligned_tokens or options.tokens if MODELS[name] else options.tokens
+    store, validation = (TokenStore(folder / split) for split in ("train", "validation"))
+    if store.tokenizer is None:
+        raise ValueError(f"{folder} holds no tokenizer, which the models need")
+    return store, validation, TeacherMaps(folder / "teacher", store) if MODELS[name] else None
 
 
 def fitting_steps(trainer: RandARTrainer, seconds: float) -> int:
