@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from randar_features.baselines import load_network, parse_network
-from randar_features.data import open_images
+from randar_features.data import ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.tokenizers import NetworkTokenizer
@@ -70,13 +70,7 @@ def fit_network_tokenizer(
     _round(tokenizer)
 
     source = open_images(images, split=split).read_with(reading)
-    picked = np.linspace(0, len(source) - 1, min(sampled, len(source))).astype(int).tolist()
-    seen = []
-    for batch in source.batches(image_size, batch_size, rows=[picked]):
-        if bad := next((status for status in batch.status if status != OK), None):
-            raise ValueError(f"an image of the sample cannot be read: {bad}")
-        seen.append(encoder(tokenizer.to_raw_range(batch.pixels)).permute(0, 2, 3, 1).flatten(0, 2))
-    cells = torch.cat(seen)
+    cells = _cells(tokenizer, source, min(sampled, len(source)), image_size, batch_size)
     weight, bias = projection(cells.split(encoder.widths, dim=1), shares, tokenizer.code_dim)
     tokenizer.quant_conv.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
     _round(tokenizer)
@@ -88,11 +82,22 @@ def fit_network_tokenizer(
         "image_size": image_size,
         "tokenizer_training": {
             "network": network, "weights": loaded.weights, "supervision": loaded.supervision,
-            "shares": list(shares), "images": len(picked), "seed": seed,
+            "shares": list(shares), "images": min(sampled, len(source)), "seed": seed,
         },
     }  # fmt: skip
     write_tokenizer(folder, {name: value.half() for name, value in tokenizer.state_dict().items()}, about)
     return tokenizer.eval()
+
+
+def _cells(tokenizer: NetworkTokenizer, source: ImageSource, number: int, image_size: int, batch_size: int) -> Tensor:
+    """What the encoder sees in the cells of `number` images, evenly spread: (cells, C)."""
+    picked = np.linspace(0, len(source) - 1, number).astype(int).tolist()
+    seen = []
+    for batch in source.batches(image_size, batch_size, rows=[picked]):
+        if bad := next((status for status in batch.status if status != OK), None):
+            raise ValueError(f"an image of the sample cannot be read: {bad}")
+        seen.append(tokenizer.encoder(tokenizer.to_raw_range(batch.pixels)).permute(0, 2, 3, 1).flatten(0, 2))
+    return torch.cat(seen)
 
 
 def _round(tokenizer: NetworkTokenizer) -> None:
