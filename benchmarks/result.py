@@ -321,7 +321,8 @@ def _rows_fault(rows: Any) -> str | None:
 
 def _words_fault(about: Mapping[str, Any]) -> str | None:
     """What is wrong with the axes and settings that are words, those that are there."""
-    wrong = [name for name in WORDS if not isinstance(about.get(name), str | None)]
+    kinds: dict[str, Any] = {"settings": str | dict | None}  # an index names each of its settings
+    wrong = [name for name in WORDS if not isinstance(about.get(name), kinds.get(name, str | None))]
     return f"{wrong[0]} is {about[wrong[0]]!r}, expected text" if wrong else None
 
 

@@ -18,7 +18,7 @@ from randar_features.hub.published import ALIASES, PARAMETERS, PUBLISHED, ModelS
 from randar_features.store.files import read_json
 
 ASSETS = Path(__file__).parents[1] / "assets"
-BUNDLED = ("randar-tiny",)
+BUNDLED = ("randar-tiny", "randar-tiny-aligned")
 FOLDER_FILES = {"transformer": "model.safetensors", "tokenizer": "tokenizer.safetensors"}
 HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")
 

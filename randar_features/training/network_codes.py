@@ -101,9 +101,13 @@ def _cells(tokenizer: NetworkTokenizer, source: ImageSource, number: int, image_
 
 
 def _round(tokenizer: NetworkTokenizer) -> None:
-    """All weights as float16 holds them, which is how they are written: the codes are those of the file."""
+    """All weights as float16 holds them, which is how they are written: the codes are those of the file.
+
+    Zeros lose their sign, which an average of equal weights would take from them, and which the hash of a tokenizer
+    tells.
+    """
     for value in tokenizer.state_dict().values():
-        value.copy_(value.half())
+        value.copy_(value.half() + 0.0)
 
 
 def projection(parts: Sequence[Tensor], shares: Sequence[float], dim: int) -> tuple[Tensor, Tensor]:
