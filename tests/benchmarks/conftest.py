@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def grids_as_they_are() -> Any:
     """Grids are not widened: on images that cannot be told apart this takes most of the time. tests/probes tests it."""
 

@@ -533,7 +533,7 @@ def test_what_is_neither_name_nor_path_is_refused(load: Callable[[object], objec
 
 
 def test_a_name_like_no_other_lists_all() -> None:
-    with pytest.raises(ValueError, match="known are randar-tiny, randar-l-llamagen, randar-l-maskgit"):
+    with pytest.raises(ValueError, match="known are randar-tiny, randar-tiny-aligned, randar-l-llamagen"):
         rf.load_model("vgg")
 
 
@@ -570,7 +570,7 @@ def test_revisions_that_cannot_be(name: str) -> None:
 
 def test_list_models_prints_a_table() -> None:
     models = rf.list_models()
-    assert [model.name for model in models] == ["randar-tiny", *PUBLISHED]
+    assert [model.name for model in models] == ["randar-tiny", "randar-tiny-aligned", *PUBLISHED]
     lines = str(models).splitlines()
     assert len(lines) == 1 + len(models)
     (line,) = (line for line in lines if line.startswith("randar-xl-llamagen"))
