@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -71,11 +70,8 @@ def extract(
     home = Path(folder) / _computed_by(encoder) / _plain(name)
     content = _content(encoder, wanted, home, pooling, dtype, reading)
     place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
-    source, root, made = (
-        open_data(data, split, encoder.image_size, reading),
-        root_of(data, split),
-        list(content.outputs),
-    )
+    source = open_data(data, split, encoder.image_size, reading)
+    root, made = root_of(data, split), list(content.outputs)
     if isinstance(encoder, FeatureFile):
         entries = _from_file(encoder, part or split, source, max_images, root, made, pooling)
         return FeatureStore(_filled(place, lambda folder, _: _copy(entries, folder, content, name)), wanted)
@@ -86,8 +82,11 @@ def extract(
 
     chosen = source if max_images is None else source.first(max_images)
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    write = partial(write_store, chosen, encode=encode, content=content, data=name, root=root, **options)
-    return FeatureStore(_filled(place, lambda folder, earlier: write(folder, reuse=earlier)), wanted)
+
+    def write(folder: Path, earlier: Sequence[FeatureStore]) -> object:
+        return write_store(chosen, folder, encode, content, data=name, root=root, reuse=earlier, **options)
+
+    return FeatureStore(_filled(place, write), wanted)
 
 
 def _content(
