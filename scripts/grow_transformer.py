@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from randar_features import load_model, load_tokenizer
 from randar_features.cli.parse import Natural, run
-from randar_features.store.files import write_json
+from randar_features.store.files import write_json, written_whole
 
 DAMPED = 0.1
 OUTPUT_SIZE = 0.04  # standard deviation of the output's weights; the embedding's is that of the trained model
@@ -56,8 +56,8 @@ def grow(options: GrowOptions) -> None:
     embedding = state["tok_embeddings.weight"]
     state["tok_embeddings.weight"] = rotated(codes, embedding.shape[1], embedding.std(), generator)
     state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE), generator)
-    options.out.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.clone().contiguous() for name, value in state.items()}, options.out / "model.safetensors")
+    with written_whole(options.out / "model.safetensors") as file:
+        file.write(save({name: value.clone() for name, value in state.items()}))  # repeated blocks share memory
     sizes = replace(model.transformer.config, num_layers=len(options.blocks), vocab_size=len(codes))
     write_json(options.out / "config.json", {"transformer": {"type": "randar", **asdict(sizes)}})
     print(f"{options.out}: {sum(value.numel() for value in state.values()):,} parameters")

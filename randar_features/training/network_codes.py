@@ -61,7 +61,8 @@ def fit_network_tokenizer(
     if not torch.allclose(torch.stack([loaded.mean, loaded.std]), torch.tensor(0.5)):
         raise ValueError(f"{network} does not take pixels in [-1, 1], which a tokenizer's network must")
     torch.manual_seed(seed)
-    tokenizer = NetworkTokenizer(network=parse_network(network).architecture, **sizes)
+    sizes = {"network": parse_network(network).architecture, **sizes}
+    tokenizer = NetworkTokenizer(**sizes)
     encoder = tokenizer.encoder
     if len(shares) != len(encoder.widths):
         raise ValueError(f"shares = {list(shares)}: expected {len(encoder.stages)} for the stages and one for colours")
@@ -78,7 +79,7 @@ def fit_network_tokenizer(
     tokenizer.quantize.embedding.weight.copy_(clusters(latents, tokenizer.vocab_size, seed))
     _round(tokenizer)
     about = {
-        "tokenizer": {"type": "network", "network": parse_network(network).architecture, **sizes},
+        "tokenizer": {"type": "network", **sizes},
         "image_size": image_size,
         "tokenizer_training": {
             "network": network, "weights": loaded.weights, "supervision": loaded.supervision,
