@@ -137,8 +137,8 @@ def make_trainer(config: Config, *, model_options: Mapping[str, Any] | None = No
         compile=config.compile,
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    recipe = {**RECIPE, "batch_size": len(store) // 4, "schedule": "constant", "warmup_steps": 0, **options}
-    return RandARTrainer(TrainingConfig(model=model, hardware=hardware, **recipe), store, store)
+    recipe = RECIPE | {"hardware": hardware, "batch_size": len(store) // 4, "schedule": "constant", "warmup_steps": 0}
+    return RandARTrainer(TrainingConfig(model=model, **recipe | options), store, store)
 
 
 def our_step(config: Config) -> Callable[[int], float]:

@@ -12,6 +12,7 @@ from benchmarks.run import main
 from benchmarks.speed import training_speed
 from benchmarks.speed.training_speed import RECIPE, Config, make_trainer
 from randar_features.training import trainer as trainer_module
+from randar_features.training.distributed import HardwareConfig
 from randar_features.training.trainer import RandARTrainer
 from tests.golden.models import golden, golden_randar
 
@@ -25,9 +26,10 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small_pair(**options: Any) -> tuple[RandARTrainer, PublishedTraining]:
-    """Our trainer and the published loop, with the same weights, none of them zero, and without dropout."""
-    config = Config(model="small", batch_size=6, micro_batch_size=options.pop("micro_batch_size", 6)).resolved()
-    ours = make_trainer(config, model_options=DROPOUT_OFF, ema_decay=0.5, **options)
+    """Our trainer and the published loop in float32: the same weights, none of them zero, and no dropout."""
+    config = Config(model="small", batch_size=6).resolved()
+    hardware = HardwareConfig(mixed_precision="no", micro_batch_size=options.pop("micro_batch_size", 6))
+    ours = make_trainer(config, model_options=DROPOUT_OFF, ema_decay=0.5, hardware=hardware, **options)
     torch.nn.init.normal_(ours.model.output.weight, std=0.1, generator=torch.Generator().manual_seed(1))
     recipe = RECIPE | {"ema_decay": 0.5, "gradient_clip": ours.config.gradient_clip}
     other = make_trainer(config, model_options=DROPOUT_OFF).model
