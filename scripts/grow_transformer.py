@@ -1,8 +1,10 @@
-"""First weights of a deeper transformer with other codes: `grow_transformer.py --tokenizer CODES --out FOLDER`.
+"""First weights of a transformer with other codes, and deeper: `grow_transformer.py --tokenizer CODES --out FOLDER`.
 
 Blocks of a trained model are taken over, repeated ones damped to a tenth, so that they hardly change what passes
 through (as in depth growing, Gong et al. 2019). A code's embedding and its row of the output are random rotations of
-its vector: codes that are alike begin alike. Train from it: `randar train transformer … initial=FOLDER`.
+its vector: codes that are alike begin alike. With `--data` they are the mean of the trained rows of those codes that
+the trained model's tokenizer finds in the same cells of images. Train from it: `randar train transformer …
+initial=FOLDER`.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from randar_features import load_model, load_tokenizer
-from randar_features.cli.parse import Natural, run
+from randar_features.cli.parse import Count, Natural, run
+from randar_features.data import open_images
+from randar_features.hub.load import Model
 from randar_features.store.files import write_json, written_whole
+from randar_features.tokenizers import ImageTokenizer
 
 DAMPED = 0.1
 OUTPUT_SIZE = 0.04  # standard deviation of the output's weights; the embedding's is that of the trained model
@@ -32,6 +38,9 @@ class GrowOptions:
         model: the trained model.
         blocks: its blocks in their new order; one that comes again is damped.
         seed: of the rotations.
+        data: images in whose cells both tokenizers look; None: rotations of the codes' vectors.
+        split: of the images.
+        images: how many of them, evenly spread.
     """
 
     tokenizer: Path
@@ -39,6 +48,9 @@ class GrowOptions:
     model: str = "randar-tiny"
     blocks: tuple[int, ...] = (0, 1, 1, 2, 2, 3)
     seed: Natural = 0
+    data: str | None = None
+    split: str | None = "train"
+    images: Count = 5000
 
 
 def grow(options: GrowOptions) -> None:
@@ -52,10 +64,15 @@ def grow(options: GrowOptions) -> None:
         again = block in options.blocks[:place]
         state |= _block(trained, block, place, DAMPED if again else 1.0)
     codes = tokenizer.quantize.weight()
-    generator = torch.Generator().manual_seed(options.seed)
-    embedding = state["tok_embeddings.weight"]
-    state["tok_embeddings.weight"] = rotated(codes, embedding.shape[1], embedding.std(), generator)
-    state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE), generator)
+    if options.data is not None:
+        together = cells_in_common(options, tokenizer, model)
+        for name in ("tok_embeddings.weight", "output.weight"):
+            state[name] = translated(state[name], together)
+    else:
+        generator = torch.Generator().manual_seed(options.seed)
+        embedding = state["tok_embeddings.weight"]
+        state["tok_embeddings.weight"] = rotated(codes, embedding.shape[1], embedding.std(), generator)
+        state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE), generator)
     with written_whole(options.out / "model.safetensors") as file:
         file.write(save({name: value.clone() for name, value in state.items()}))  # repeated blocks share memory
     sizes = replace(model.transformer.config, num_layers=len(options.blocks), vocab_size=len(codes))
@@ -76,6 +93,28 @@ def rotated(codes: Tensor, width: int, size: Tensor, generator: torch.Generator)
     frame, _ = torch.linalg.qr(torch.randn(width, codes.shape[1], generator=generator))
     rows = (codes - codes.mean(0)) @ frame.T
     return rows * (size / rows.std())
+
+
+def cells_in_common(options: GrowOptions, tokenizer: ImageTokenizer, model: Model) -> Tensor:
+    """(codes of `tokenizer`, codes of the model): the number of cells in which both were found."""
+    source = open_images(options.data, split=options.split)
+    picked = np.linspace(0, len(source) - 1, min(options.images, len(source))).astype(int).tolist()
+    number = len(tokenizer.quantize.weight()), len(model.tokenizer.quantize.weight())
+    counts = torch.zeros(number[0] * number[1], dtype=torch.int64)
+    for batch in source.batches(model.image_size, 50, rows=[picked]):
+        pairs = tokenizer.encode(batch.pixels) * number[1] + model.tokenizer.encode(batch.pixels)
+        counts += torch.bincount(pairs.flatten(), minlength=len(counts))
+    return counts.view(number)
+
+
+def translated(rows: Tensor, together: Tensor) -> Tensor:
+    """Rows (V, D) of trained codes to those of new ones: means by `together` (V′, V), with the deviation of `rows`.
+
+    A new code that was found nowhere gets the mean of all.
+    """
+    shares = together.float() + together.sum(0).float() / together.sum() * 1e-3
+    found = (shares / shares.sum(1, keepdim=True)) @ rows
+    return found.mean(0) + (found - found.mean(0)) * (rows.std() / found.std())
 
 
 def main() -> int:

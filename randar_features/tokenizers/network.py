@@ -25,9 +25,18 @@ class NetworkEncoder(nn.Module):
     last.
     """
 
-    def __init__(self, network: str, stages: Sequence[int], *, enlarge: int, downsampling: int, colors: int) -> None:
+    def __init__(
+        self,
+        network: str,
+        stages: Sequence[int],
+        *,
+        enlarge: int,
+        downsampling: int,
+        colors: int,
+        output_stride: int = 32,
+    ) -> None:
         super().__init__()
-        self.network = _network(network, stages)
+        self.network = _network(network, stages, output_stride)
         self.stages, self.enlarge = list(stages), enlarge
         self.downsampling, self.colors = downsampling, colors
         self.widths = [*(self.network.feature_info[stage]["num_chs"] for stage in self.stages), 3 * colors**2]
@@ -55,6 +64,8 @@ class NetworkTokenizer(ImageTokenizer):
         network: a name of timm; its weights are in the tokenizer's file. Pixels reach it in [−1, 1].
         stages: its stages that are read, from 0, as timm counts them; later ones are left out.
         enlarge: factor by which images are enlarged in front of it.
+        output_stride: pixels between two places of its deepest maps, 32, or 16 or 8 by dilated convolutions (timm's
+            option of that name).
         colors: parts a side of each cell whose mean colour is looked at too.
         channels, channel_multipliers, blocks_per_level, latent_channels, stem_patch, attention: of the decoder, see
             `LlamaGenTokenizer`.
@@ -62,8 +73,8 @@ class NetworkTokenizer(ImageTokenizer):
         code_dim: numbers a code, of unit length.
 
     Attributes: `downsampling` = stem_patch · 2^(levels - 1), `vocab_size`, `code_dim`.
-    Raises `ValueError` for a network that timm does not have, a stage that it has not, counts below 1, and `colors`
-    that does not divide `downsampling`.
+    Raises `ValueError` for a network that timm does not have, a stage or stride that it has not, counts below 1, and
+    `colors` that does not divide `downsampling`.
     """
 
     raw_range = (-1.0, 1.0)
@@ -75,6 +86,7 @@ class NetworkTokenizer(ImageTokenizer):
         network: str = "tf_efficientnet_lite0",
         stages: Sequence[int] = (3, 4),
         enlarge: int = 2,
+        output_stride: int = 32,
         colors: int = 2,
         channels: int = 64,
         channel_multipliers: Sequence[int] = (1, 2),
@@ -93,7 +105,14 @@ class NetworkTokenizer(ImageTokenizer):
         if self.downsampling % colors:
             raise ValueError(f"colors = {colors} does not divide the downsampling factor {self.downsampling}")
         self.vocab_size, self.code_dim = vocab_size, code_dim
-        self.encoder = NetworkEncoder(network, stages, enlarge=enlarge, downsampling=self.downsampling, colors=colors)
+        self.encoder = NetworkEncoder(
+            network,
+            stages,
+            enlarge=enlarge,
+            downsampling=self.downsampling,
+            colors=colors,
+            output_stride=output_stride,
+        )
         self.decoder = Decoder(
             [widths[-1], *reversed(widths)],
             blocks=blocks_per_level + 1,
@@ -112,13 +131,20 @@ class NetworkTokenizer(ImageTokenizer):
         return self.decoder(self.post_quant_conv(codes))
 
 
-def _network(name: str, stages: Sequence[int]) -> Any:
+def _network(name: str, stages: Sequence[int], output_stride: int) -> Any:
     """timm's network with its initial values, cut after the deepest of the stages; ValueError if there is none such."""
     import timm
 
     if not isinstance(name, str) or not timm.is_model(name):
         raise ValueError(f"network = {name!r}: timm has no model of that name")
-    network: Any = timm.create_model(name, num_classes=0)
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride = {output_stride!r}, expected 8, 16 or 32")
+    # Not every network takes the option, so its usual value is left out.
+    stride = {} if output_stride == 32 else {"output_stride": output_stride}
+    try:
+        network: Any = timm.create_model(name, num_classes=0, **stride)
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"network = {name!r} does not take output_stride = {output_stride}") from error
     if not hasattr(network, "forward_intermediates"):
         raise ValueError(f"network = {name!r}: timm does not give that network's intermediate maps")
     number = len(network.feature_info)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from randar_features import load_model
-from scripts.grow_transformer import GrowOptions, grow, rotated
+from scripts.grow_transformer import GrowOptions, cells_in_common, grow, rotated, translated
 from tests.small_models import write_folder
 
 
@@ -40,6 +42,27 @@ def test_codes_that_are_alike_begin_alike() -> None:
     torch.testing.assert_close(found.std(), torch.tensor(0.5))
     scale = found.norm() / centred.norm()
     torch.testing.assert_close(found @ found.T, scale**2 * centred @ centred.T, atol=1e-3, rtol=1e-3)
+
+
+def test_a_new_code_begins_as_the_trained_codes_of_its_cells() -> None:
+    rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0]])
+    found = translated(rows, torch.tensor([[0, 5, 0], [3, 0, 1], [0, 0, 8], [0, 0, 0]]))
+    means = torch.tensor([[-1.0, 0.0], [0.75, 0.5], [0.0, 2.0], [-2 / 17, 18 / 17]])
+    expected = means.mean(0) + (means - means.mean(0)) * rows.std() / means.std()
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_a_tokenizer_finds_its_own_codes_in_every_cell(tmp_path: Path) -> None:
+    model = load_model(write_folder(tmp_path / "model"), "cpu")
+    (tmp_path / "images").mkdir()
+    image = np.random.default_rng(0).integers(0, 255, (model.image_size, model.image_size, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "images/one.png")
+    options = GrowOptions(
+        tokenizer=tmp_path / "model", out=tmp_path / "grown", data=str(tmp_path / "images"), split=None
+    )
+    together = cells_in_common(options, model.tokenizer, model)
+    tokens = model.tokenizer.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+    assert torch.equal(together, torch.bincount(tokens[0], minlength=model.tokenizer.vocab_size).diag())
 
 
 def test_a_block_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,22 @@ def test_the_encoder_sees_the_networks_maps_and_mean_colours() -> None:
     torch.testing.assert_close(seen[0, 80 + 1, 1, 2], pixels[0, 0, 4:6, 10:12].mean(), atol=1e-6, rtol=0)
 
 
+def test_dilated_convolutions_give_more_places_of_the_same_maps() -> None:
+    sizes = {"network": "tf_efficientnet_lite0", "stages": (4,), "channels": 32, "code_dim": 8, "vocab_size": 16}
+    usual, dilated = NetworkTokenizer(**sizes), NetworkTokenizer(**sizes, output_stride=16)
+    dilated.load_state_dict(usual.state_dict())
+    large = random_images(1, 3, 320, 320)
+    with torch.inference_mode():
+        coarse, fine = (
+            each.encoder.network.forward_intermediates(large, indices=[4], intermediates_only=True)[0]
+            for each in (usual, dilated)
+        )
+    assert coarse.shape[-2:] == (10, 10) and fine.shape[-2:] == (20, 20)
+    size = coarse.abs().mean()
+    same, other = ((fine[:, :, place, place] - coarse[:, :, 4, 4]).abs().mean() / size for place in (9, 8))
+    assert same < 1e-3 and other > 1e-2
+
+
 def test_the_network_stays_as_it_is_in_training() -> None:
     tokenizer = small_network()
     images = random_images(4, 3, 16, 16)
@@ -71,6 +87,8 @@ def test_a_file_of_weights_is_loaded_strictly() -> None:
         ({"stages": (9,)}, "9"),
         ({"colors": 3}, "colors = 3"),
         ({"enlarge": 0}, "enlarge"),
+        ({"output_stride": 4}, "output_stride = 4"),
+        ({"network": "vgg11", "output_stride": 16}, "vgg11"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(changes: dict[str, object], named: str) -> None:
