@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from randar_features import load_tokenizer
 from randar_features.cli.parse import Count, Natural, run
 from randar_features.data.ranges import Reading
 from randar_features.options import typed
@@ -32,6 +33,7 @@ class NetworkTokenizerOptions(Reading):
         image_size: pixels a side.
         batch_size: images in one forward pass.
         seed: of the clusters.
+        decoder: a tokenizer of the same sizes whose decoder is taken over, its first layer fitted to the new codes.
     """
 
     data: str
@@ -44,6 +46,7 @@ class NetworkTokenizerOptions(Reading):
     image_size: Count = 64
     batch_size: Count = 32
     seed: Natural = 0
+    decoder: str | None = None
 
 
 def fit(options: NetworkTokenizerOptions) -> None:
@@ -60,6 +63,7 @@ def fit(options: NetworkTokenizerOptions) -> None:
         batch_size=options.batch_size,
         seed=options.seed,
         reading=options.reading,
+        decoder=None if options.decoder is None else load_tokenizer(options.decoder, "cpu")[0],
     )
     print(f"{options.out}: done; now train its decoder")
 

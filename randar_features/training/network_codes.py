@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from randar_features.baselines import load_network, parse_network
 from randar_features.data import ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.tokenizers import NetworkTokenizer
+from randar_features.tokenizers import ImageTokenizer, NetworkTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
 
 ITERATIONS = 15
@@ -36,6 +37,7 @@ def fit_network_tokenizer(
     batch_size: int = 32,
     seed: int = 0,
     reading: Reading = DEFAULT_READING,
+    decoder: ImageTokenizer | None = None,
 ) -> NetworkTokenizer:
     """Fit projection and codebook to cells of some images, and write the tokenizer, its decoder yet untrained.
 
@@ -53,9 +55,11 @@ def fit_network_tokenizer(
         batch_size: images at a time.
         seed: of the clusters.
         reading: range of values and largest size of a picture.
+        decoder: a tokenizer whose trained decoder is taken over, see `take_decoder`.
 
     Raises:
-        ValueError: the network scales its pixels otherwise, shares do not fit the stages, or an image cannot be read.
+        ValueError: the network scales its pixels otherwise, shares do not fit the stages, an image cannot be read, or
+            `decoder` has other sizes.
     """
     loaded = load_network(network)
     if not torch.allclose(torch.stack([loaded.mean, loaded.std]), torch.tensor(0.5)):
@@ -71,34 +75,62 @@ def fit_network_tokenizer(
     _round(tokenizer)
 
     source = open_images(images, split=split).read_with(reading)
-    cells = _cells(tokenizer, source, min(sampled, len(source)), image_size, batch_size)
+    sample = np.linspace(0, len(source) - 1, min(sampled, len(source))).astype(int).tolist()
+    pixels = partial(_pixels, source, sample, image_size, batch_size)
+    cells = torch.cat([_cells(tokenizer.encoder(tokenizer.to_raw_range(images))) for images in pixels()])
     weight, bias = projection(cells.split(encoder.widths, dim=1), shares, tokenizer.code_dim)
     tokenizer.quant_conv.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
     _round(tokenizer)
     latents = F.normalize(F.linear(cells, tokenizer.quant_conv.weight[:, :, 0, 0], tokenizer.quant_conv.bias), dim=1)
     tokenizer.quantize.embedding.weight.copy_(clusters(latents, tokenizer.vocab_size, seed))
     _round(tokenizer)
+    if decoder is not None:
+        take_decoder(tokenizer, decoder, pixels())
+        _round(tokenizer)
     about = {
         "tokenizer": {"type": "network", **sizes},
         "image_size": image_size,
         "tokenizer_training": {
             "network": network, "weights": loaded.weights, "supervision": loaded.supervision,
-            "shares": list(shares), "images": min(sampled, len(source)), "seed": seed,
+            "shares": list(shares), "images": len(sample), "seed": seed,
         },
     }  # fmt: skip
     write_tokenizer(folder, {name: value.half() for name, value in tokenizer.state_dict().items()}, about)
     return tokenizer.eval()
 
 
-def _cells(tokenizer: NetworkTokenizer, source: ImageSource, number: int, image_size: int, batch_size: int) -> Tensor:
-    """What the encoder sees in the cells of `number` images, evenly spread: (cells, C)."""
-    picked = np.linspace(0, len(source) - 1, number).astype(int).tolist()
-    seen = []
-    for batch in source.batches(image_size, batch_size, rows=[picked]):
+def _pixels(source: ImageSource, sample: list[int], image_size: int, batch_size: int) -> Iterator[Tensor]:
+    """The images of some rows, (B, 3, H, W) in [0, 1]."""
+    for batch in source.batches(image_size, batch_size, rows=[sample]):
         if bad := next((status for status in batch.status if status != OK), None):
             raise ValueError(f"an image of the sample cannot be read: {bad}")
-        seen.append(tokenizer.encoder(tokenizer.to_raw_range(batch.pixels)).permute(0, 2, 3, 1).flatten(0, 2))
-    return torch.cat(seen)
+        yield batch.pixels
+
+
+def _cells(maps: Tensor) -> Tensor:
+    """(B, C, h, w) to (B·h·w, C)."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@torch.no_grad()
+def take_decoder(tokenizer: NetworkTokenizer, trained: ImageTokenizer, images: Iterable[Tensor]) -> None:
+    """Take over a trained decoder; its first layer is fitted to give it what it got from the trained tokenizer's codes.
+
+    `images`: batches (B, 3, H, W) in [0, 1], by whose cells the layer is fitted (least squares). Raises `ValueError`
+    for a decoder of other sizes.
+    """
+    try:
+        tokenizer.decoder.load_state_dict(trained.decoder.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"the decoder that is to be taken over has other sizes: {error}") from error
+    codes, inputs = [], []
+    for pixels in images:
+        codes.append(F.pad(tokenizer.quantize.lookup(tokenizer.encode(pixels)).flatten(0, 1), (0, 1), value=1.0))
+        found = trained.quantize.lookup(trained.encode(pixels)).flatten(0, 1)
+        inputs.append(_cells(trained.post_quant_conv(found[:, :, None, None])))
+    weight = torch.linalg.lstsq(torch.cat(codes), torch.cat(inputs)).solution.T
+    layer = {"weight": weight[:, :-1, None, None], "bias": weight[:, -1]}
+    tokenizer.post_quant_conv.load_state_dict(layer)
 
 
 def _round(tokenizer: NetworkTokenizer) -> None:

@@ -15,7 +15,7 @@ from randar_features.store.files import read_json
 from randar_features.tokenizers import NetworkTokenizer
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.loop import run
-from randar_features.training.network_codes import clusters, fit_network_tokenizer, projection
+from randar_features.training.network_codes import clusters, fit_network_tokenizer, projection, take_decoder
 from tests.training.small import CONFIG, random_images, small_tokenizer_trainer
 
 SIZES: dict[str, Any] = {
@@ -85,6 +85,28 @@ def test_its_decoder_trains_and_its_tokens_stay(fitted: tuple[NetworkTokenizer, 
     tokens = tokenizer.encode(images)
     assert torch.equal(polished.encode(images), tokens)
     assert not torch.equal(polished.decode(tokens), tokenizer.decode(tokens))
+
+
+def test_a_trained_decoder_draws_other_codes_of_the_same_cells(fitted: tuple[NetworkTokenizer, Path]) -> None:
+    trained, folder = fitted
+    images = random_images(count=40)
+    arguments: dict[str, Any] = {"sizes": SIZES, "shares": [2.0, 1.0], "image_size": 8, "seed": 0}
+    tokenizer, _ = load_tokenizer(folder, "cpu")
+    frame, _ = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():  # the same codes in another frame and order
+        tokenizer.quant_conv.weight.copy_((frame @ tokenizer.quant_conv.weight[:, :, 0, 0])[..., None, None])
+        tokenizer.quant_conv.bias.copy_(frame @ tokenizer.quant_conv.bias)
+        tokenizer.quantize.embedding.weight.copy_((tokenizer.quantize.embedding.weight @ frame.T).flip(0))
+        for parameter in [*tokenizer.decoder.parameters(), *tokenizer.post_quant_conv.parameters()]:
+            parameter.zero_()
+    take_decoder(tokenizer, trained, [images])
+    drawn, expected = tokenizer.decode(tokenizer.encode(images)), trained.decode(trained.encode(images))
+    torch.testing.assert_close(drawn, expected, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="other sizes"):
+        wider = SIZES | {"latent_channels": 24}
+        fit_network_tokenizer(
+            "timm:test_resnet?random", list(images), folder / "wide", **arguments | {"sizes": wider}, decoder=trained
+        )
 
 
 def test_training_its_encoder_is_refused(fitted: tuple[NetworkTokenizer, Path], tmp_path: Path) -> None:
