@@ -21,7 +21,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # The whole recipe of the bundled model; run it again to continue. After MINUTES in all the stage ends at a checkpoint,
-# or behind a shard of tokens, with status 75, so that no stage builds on an unfinished one: make says "Error 75", and
+# or after a shard of tokens, with status 75, so that no stage builds on an unfinished one: make says "Error 75", and
 # itself ends with status 2, as for any other error. Each stage says how far it is and when it will end.
 # TOKENS=FOLDER trains on tokens that were made elsewhere, and needs no images. LAYERS and STEPS are what the model
 # will recommend, RECIPE overrides training options.

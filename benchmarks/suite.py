@@ -39,10 +39,11 @@ DEFAULT_ENCODERS = (
     "codes",
     "latents",
     "randar-tiny",
+    "randar-tiny-aligned",
     "randar-tiny?random",
     "timm:resnet18?random@64",
 )
-"""The model, and what it has to beat: no training, its tokens alone, untrained networks."""
+"""The bundled models, and what they have to beat: no training, tokens alone, untrained networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,14 @@ class Settings(EncoderOptions):
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "data": ("photo-digits", "digits"),
-        "encoder": ("pixels", "codes", "randar-tiny", "timm:resnet18?random@64", "efficientnet-lite0@64"),
+        "encoder": (
+            "pixels",
+            "codes",
+            "randar-tiny",
+            "randar-tiny-aligned",
+            "timm:resnet18?random@64",
+            "efficientnet-lite0@64",
+        ),
         "read": ("image",),
         "probe": ("logistic", "knn"),
         "head": ("knn",),
@@ -111,7 +119,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "evaluation_masks": 24,
         "pairs": 40,
         "duplicates": False,
-        "samples": ("randar-tiny",),
+        "samples": ("randar-tiny", "randar-tiny-aligned"),
         "maps": ("photographs",),
     }
 }

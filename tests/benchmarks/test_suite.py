@@ -212,7 +212,7 @@ def test_the_demo_is_a_preset() -> None:
     assert (settings.seed, settings.head, settings.data) == (4, ("linear",), ("photo-digits", "digits"))
     names = [job.name for job in suite.jobs(settings)]
     assert "photo-digits/classification" in names and "digits/correspondence" in names
-    assert names[-1] == "samples/randar-tiny"
+    assert names[-2:] == ["samples/randar-tiny", "samples/randar-tiny-aligned"]
     assert "photographs/maps-randar-tiny" in [job.name for job in suite.jobs(settings)]
     with pytest.raises(ValueError, match="--preset demo"):
         suite.Settings()
