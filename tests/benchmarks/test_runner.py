@@ -108,6 +108,16 @@ def test_other_formats_are_not_comparable(tmp_path: Path, changed: dict[str, Any
     assert not comparable and any(next(iter(changed)) in line for line in lines)
 
 
+def test_other_devices_are_not_comparable(tmp_path: Path):
+    run(tmp_path / "a")
+    run(tmp_path / "b")
+    text = (tmp_path / "b/result.json").read_text()
+    assert '"device": "cpu"' in text
+    (tmp_path / "b/result.json").write_text(text.replace('"device": "cpu"', '"device": "cuda"'))
+    lines, comparable = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert not comparable and any("encoding: device" in line for line in lines)
+
+
 def test_other_intervals_are_not_comparable(tmp_path: Path):
     run(tmp_path / "a")
     run(tmp_path / "b", interval="bootstrap over blocks of 25 consecutive images")

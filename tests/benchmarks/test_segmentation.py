@@ -76,6 +76,17 @@ def test_colours_are_segmented_by_their_means(tmp_path: Path, head: str, blend: 
     assert row["settings"] == ("40 iterations" if head == "linear" else "at most 50000 training patches")
 
 
+def test_frames_of_one_clip_are_drawn_in_blocks(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", bad=False)
+    about: dict[str, Any] = {"num_classes": None, "labels": "camvid", "ignore_index": None}
+    clip = load_task(config(tmp_path, **about))
+    assert segmentation.block_of(clip) == 7, "half of the 14 images, which are fewer than two blocks of 25"
+    assert "blocks of 7 consecutive" in segmentation.interval_words(clip)
+    assert any("one clip" in warning for warning in segmentation.warnings_of(clip))
+    assert segmentation.block_of(load_task(config(tmp_path, **about, block=3))) == 3
+    assert segmentation.block_of(load_task(config(tmp_path))) is None
+
+
 def test_near_duplicates_are_warned_of(tmp_path: Path) -> None:
     folder = write_scenes(tmp_path / "scenes")
     for kind in ("images", "masks"):
