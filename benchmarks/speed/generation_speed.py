@@ -10,7 +10,8 @@ measured peak, whichever is more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import generate, pack_weights
 from randar_features.cli.parse import Count, option
-from randar_features.generation import new_cache
+from randar_features.generation import compile_steps, new_cache
 from randar_features.generation.schedule import decoding_schedule
+from randar_features.layers import KVCache
 from randar_features.models import RandAR, RandARConfig
-from randar_features.precision import fastest_dtype
+from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak, seconds
 
 GUIDANCE = (1.0, 4.0)
@@ -111,29 +113,43 @@ def random_model(args: Config) -> RandAR:
 
 
 def ways(model: RandAR, batch: int, device: str) -> list[Way]:
-    """The published loop, and this package in every number format that the device is fast in."""
+    """The published loop, and this package in every number format that the device is fast in.
+
+    On CUDA the fastest is also recorded, as it is and with compiled parts. What a way needs is made at its first call.
+    """
     generator = torch.Generator().manual_seed(0)
-    classes = torch.randint(1000, (batch,), generator=generator).to(device)
+    classes = torch.randint(model.config.num_classes, (batch,), generator=generator).to(device)
     noise = torch.rand(batch, model.config.num_tokens, generator=generator)
     order = noise.argsort(dim=1).to(device)
 
     def published(steps: int, transformer: RandAR = model) -> Tensor:
         return published_generate(transformer, classes, order, steps=steps, guidance=GUIDANCE)
 
-    def ours(name: str, transformer: RandAR, size: int) -> Way:
-        cache = new_cache(transformer, 2 * batch)
+    def ours(name: str, dtype: torch.dtype | None, record: bool = False, compiled: bool = False) -> Way:
+        @cache
+        def prepared() -> tuple[RandAR, KVCache]:
+            transformer = model if dtype is None else pack_weights(model, dtype)
+            if compiled:
+                compile_steps(transformer)
+            return transformer, new_cache(transformer, 2 * batch, record=record)
 
         def run(steps: int) -> Tensor:
-            return generate(transformer, classes, steps=steps, guidance=GUIDANCE, order=order, generator=0, cache=cache)
+            transformer, held = prepared()
+            return generate(transformer, classes, steps=steps, guidance=GUIDANCE, order=order, generator=0, cache=held)
 
-        return Way(name=name, run=run, bytes_per_weight=size)
+        half, products = dtype in (torch.float16, torch.bfloat16), dtype == torch.bfloat16
+        arithmetic = torch.bfloat16 if products else torch.float32
+        return Way(name=name, run=run, bytes_per_weight=2 if half else 4, dtype=arithmetic)
 
-    found = [Way(name="published loop", run=published, bytes_per_weight=4), ours("float32", model, 4)]
+    found = [Way(name="published loop", run=published, bytes_per_weight=4), ours("float32", None)]
     if device == "cpu":
-        found.append(ours("packed float32", pack_weights(model), 4))
-        found.append(ours("packed float16 weights", pack_weights(model, torch.float16), 2))
-    if fastest_dtype(torch.device(device)) == torch.bfloat16:
-        found.append(replace(ours("packed bfloat16", pack_weights(model, torch.bfloat16), 2), dtype=torch.bfloat16))
+        found += [ours("packed float32", torch.float32), ours("packed float16 weights", torch.float16)]
+    fastest = fastest_dtype(torch.device(device))
+    if fastest == torch.bfloat16:
+        found.append(ours("packed bfloat16", fastest))
+    if device != "cpu":
+        found.append(ours(f"packed {name_of(fastest)}, recorded", fastest, record=True))
+        found.append(ours(f"packed {name_of(fastest)}, compiled, recorded", fastest, record=True, compiled=True))
     return found
 
 

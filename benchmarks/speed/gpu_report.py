@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,17 +133,20 @@ def _features(model: Any, batch: int, config: Config, dtype: torch.dtype, peak: 
 
 
 def generation_jobs(config: Config) -> Iterator[Job]:
-    """Every way of `generation_speed`, each batch and number of steps."""
+    """Every way of `generation_speed`, each batch and number of steps; recordings, which may fail for good, at last."""
     device = str(choose_device(None))
     model = throughput.random_model(config.model[0], device)
-    for batch in config.generation_batch:
-        for way in generation_speed.ways(model, batch, device):
+    for recorded, batch in product((False, True), config.generation_batch):
+        every = [way for way in generation_speed.ways(model, batch, device) if ("recorded" in way.name) == recorded]
+        while every:
+            way = every.pop(0)  # so that its memory is free when the next is measured
             for steps in config.steps:
                 label = {"model": config.model[0], "batch_size": batch, "steps": steps, "way": way.name}
+                repeats = 1 if "published" in way.name else config.repeats
                 yield (
                     label,
-                    lambda way=way, steps=steps, batch=batch: _drawn(  # type: ignore[misc]
-                        seconds(lambda: way.run(steps), 1 if "published" in way.name else config.repeats, device), batch
+                    lambda way=way, steps=steps, batch=batch, repeats=repeats: _drawn(  # type: ignore[misc]
+                        seconds(lambda: way.run(steps), repeats, device), batch
                     ),
                 )
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.generation.decode import Decoded, DecodingTask, Guidance, decode
+from randar_features.generation.decode import Decoded, DecodingTask, Guidance
 from randar_features.generation.recipe import recipe_of
+from randar_features.generation.recording import draw, new_cache
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import Scale
-from randar_features.generation.stepping import new_cache
 from randar_features.layers import KVCache, check_classes, is_packed, pack_weights, product_dtype
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted, name_of
@@ -70,7 +70,7 @@ def complete(
             by_confidence=isinstance(order, str) and order == "confidence",
         )
         with evaluating(transformer), computing_in(None, classes.device):
-            result.tokens[index], result.order[index] = decode(transformer, task, cache)
+            result.tokens[index], result.order[index] = draw(transformer, task, cache)
     return result
 
 

@@ -79,7 +79,14 @@ class Stepper:
         fed, wanted = x.shape[1], order.shape[1] - image.shape[1]
         mask = self.mask(fed, wanted if separate else 0)
         windows = self.cache.windows(len(x), self.start)
-        x = run(self.transformer.blocks, x, rotary, mask, positions=slice(fed - wanted, fed), windows=windows)
+        x = run(
+            self.transformer.blocks,
+            x,
+            rotary,
+            mask,
+            positions=torch.arange(fed - wanted, fed, device=x.device),
+            windows=windows,
+        )
         self.settle(fed, wanted, separate)
         return self.transformer.logits(x)
 
@@ -166,13 +173,6 @@ STEPPERS: dict[type[ImageTransformer], type[Stepper]] = {
 def stepper_of(transformer: ImageTransformer) -> type[Stepper]:
     """The steps of a model's kind."""
     return next(stepper for kind, stepper in STEPPERS.items() if isinstance(transformer, kind))
-
-
-def new_cache(transformer: ImageTransformer, sequences: int, num_tokens: int | None = None) -> KVCache:
-    """A key-value cache for some sequences at once of images of N tokens; None: of the model's own size."""
-    num_tokens = transformer.config.num_tokens if num_tokens is None else num_tokens
-    shape = stepper_of(transformer).cache_shape(transformer, sequences, num_tokens)
-    return KVCache(shape, product_dtype(transformer), transformer.device)
 
 
 def nowhere(order: Tensor, count: int) -> Tensor:

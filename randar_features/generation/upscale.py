@@ -12,8 +12,9 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.generation.classes import ClassesLike, resolve
 from randar_features.generation.complete import arrange, as_classes, check_order, complete, evaluating, in_format
-from randar_features.generation.decode import DecodingTask, decode
+from randar_features.generation.decode import DecodingTask
 from randar_features.generation.recipe import GuidanceLike, recipe_of
+from randar_features.generation.recording import draw
 from randar_features.generation.sampling import (
     Sampling,
     SeedLike,
@@ -103,7 +104,7 @@ def upscale_tokens(
             by_confidence=isinstance(order, str) and order == "confidence",
         )
         with evaluating(model), computing_in(None, model.device):
-            return decode(model, task, cache).tokens
+            return draw(model, task, cache).tokens
 
 
 def check_upscaling(transformer: ImageTransformer, spatial_drop: float, schedule: str | None) -> None:

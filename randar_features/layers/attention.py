@@ -107,6 +107,6 @@ def continued_mask(
         return None
     mask = torch.full((count, start + count), float("-inf"), dtype=dtype, device=device).triu_(start + 1)
     if separate:
-        mask[-separate:, -separate:] = float("-inf")
+        mask[-separate:, -separate:].fill_(float("-inf"))
         mask[-separate:, -separate:].fill_diagonal_(0)
     return mask

@@ -8,8 +8,10 @@ import torch
 
 from benchmarks.reference.published_loop import published_generate
 from benchmarks.run import main
+from benchmarks.speed import generation_speed
 from benchmarks.speed.generation_speed import cache_bytes, fed, seen_lengths, work
 from randar_features import generate
+from randar_features.models import RandAR
 from tests.golden.models import golden, golden_randar
 
 MODEL = golden_randar()
@@ -61,8 +63,6 @@ def test_work_is_that_of_the_layers():
 
 
 def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    from benchmarks.speed import generation_speed
-
     monkeypatch.setattr(generation_speed, "memory_bandwidth", lambda device: 1e10)
     monkeypatch.setattr(generation_speed, "matrix_peak", lambda dtype, device: 1e11)
     monkeypatch.setattr(generation_speed, "fastest_dtype", lambda device: torch.bfloat16)
@@ -94,3 +94,19 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
     assert content["card"]["details"]["gain_over_single_steps"]["float32"] == pytest.approx(seconds[6] / seconds[1])
     assert content["card"]["details"]["peak_flops"] == {"torch.float32": 1e11, "torch.bfloat16": 1e11}
     assert "the published loop" in capsys.readouterr().out
+
+
+def test_on_a_gpu_the_fastest_format_is_recorded_and_compiled(monkeypatch: pytest.MonkeyPatch):
+    compiled: list[RandAR] = []
+    monkeypatch.setattr(generation_speed, "compile_steps", compiled.append)
+    monkeypatch.setattr(generation_speed, "fastest_dtype", lambda device: torch.bfloat16)
+    every = generation_speed.ways(MODEL, 2, "cpu:0")  # a processor that goes by another name than "cpu"
+    names = ["published loop", "float32", "packed bfloat16"]
+    assert [way.name for way in every] == [
+        *names,
+        "packed bfloat16, recorded",
+        "packed bfloat16, compiled, recorded",
+    ]
+    *_, first, second, third = (way.run(4) for way in every)
+    assert torch.equal(first, second) and torch.equal(first, third) and first.shape == (2, 16)
+    assert len(compiled) == 1 and compiled[0] is not MODEL
