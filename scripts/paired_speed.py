@@ -1,4 +1,4 @@
-"""Processor time of features, generation and a training step beside another checkout's: `paired_speed.py CHECKOUT`.
+"""Processor time of features, generation and training beside another checkout's: `paired_speed.py CHECKOUT [WORK …]`.
 
 One process of each checkout takes its turn, A B A B …, on one thread, so that both meet the same machine. Prints the
 medians and the median of the ratios with its 95 % interval. Features and
@@ -86,7 +86,7 @@ def main() -> None:
         return answer()
     other = Path(sys.argv[1]).resolve()
     processes = [started(Path(__file__).resolve().parents[1]), started(other)]
-    for work in works():
+    for work in sys.argv[2:] or works():
         print(json.dumps(compare(other, work, processes)), flush=True)
     for process in processes:
         process.kill()

@@ -19,12 +19,12 @@ from benchmarks.comparisons import differences_of
 from benchmarks.encoders import Encoder
 from benchmarks.options import check_names
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.classification_probes import Scored, Training, score
+from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
 from benchmarks.tasks.dense import grid_outputs
 from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
 from probes import paired_interval
 from probes.pooling import POOLINGS
-from randar_features.cli.parse import Count, option
+from randar_features.cli.parse import option
 
 PROTOCOL = (
     "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
@@ -36,7 +36,7 @@ PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LabelledData):
+class Config(LabelledData, ProbeOptions):
     """Probes of frozen features: every layer, context and read of every encoder is classified.
 
     Attributes:
@@ -47,15 +47,6 @@ class Config(LabelledData):
         probe: one or several of logistic, linear, knn, few-shot, attentive.
         attentive_outputs: what the attentive probe is trained on, of outputs on a grid; None: of each encoder the
             one of the best tuning accuracy by the other probes, or all without other probes.
-        attentive_queries: of the attentive probe: 1, AIM's one query of several heads; more, efficient probing with
-            that many; each of several makes a result.
-        normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
-        knn_normalization: of vectors before the cosines of knn: unit (length 1 alone), standardized, whitened (all
-            axes), auto (whichever of these, and how many axes, tuning images choose); each of several makes a result.
-        epochs, head_batch_size: of the linear and the attentive probe.
-        shots: labelled images a class of the few-shot probe.
-        draws: of those images.
-        buffer_rows: with on_disk, how many rows the linear and the attentive probe hold in memory at a time.
     """
 
     encoder: tuple[str, ...] = option("--encoders", default=("pixels", "codes", "randar-tiny"))
@@ -65,14 +56,6 @@ class Config(LabelledData):
         "--probes", default=("logistic",)
     )
     attentive_outputs: tuple[str, ...] | None = None
-    attentive_queries: tuple[Count, ...] = (1,)
-    normalization: Literal["standardize", "none", "batch"] = "standardize"
-    knn_normalization: tuple[Literal["unit", "standardized", "whitened", "auto"], ...] = ("unit",)
-    epochs: Count = 30
-    head_batch_size: Count = 256
-    shots: tuple[int, ...] = (1, 5, 10)
-    draws: Count = 5
-    buffer_rows: Count = 65536
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +68,10 @@ def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFe
     """Every probe on every output and pooling; and the features, which know the labels."""
     features = [labelled_features(encoder, config, pooling, config.chosen(encoder)) for pooling in config.pooling]
     candidates = [c for each in features for c in each.candidates(joined=not config.single_layers)]
-    training = training_of(features[0], config)
+    labels = features[0].train.labels, features[0].evaluation.labels
+    training = Training(
+        train_labels=labels[0], labels=labels[1], options=config, seed=config.seed, on_disk=config.on_disk
+    )
     found: list[Scored] = []
     for probe in config.probe:
         trained_on = maps_of(encoder, config, found) if probe == "attentive" else candidates
@@ -95,23 +81,6 @@ def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFe
             tqdm.write(f"{100 * row['accuracy']:5.1f} %  {words}")
             found.append(scored)
     return found, features[0]
-
-
-def training_of(features: LabelledFeatures, config: Config) -> Training:
-    """Labels and settings."""
-    return Training(
-        train_labels=features.train.labels,
-        labels=features.evaluation.labels,
-        normalization=config.normalization,
-        knn_normalization=config.knn_normalization,
-        epochs=config.epochs,
-        batch_size=config.head_batch_size,
-        buffer_rows=config.buffer_rows if config.on_disk else None,
-        shots=config.shots,
-        draws=config.draws,
-        attentive_queries=config.attentive_queries,
-        seed=config.seed,
-    )
 
 
 def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[Candidate]:

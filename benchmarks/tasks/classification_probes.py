@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -27,6 +27,7 @@ from probes import (
 )
 from probes.few_shots import SHOTS
 from probes.transforms import AUTO
+from randar_features.cli.parse import Count
 
 Entries = dict[str, Any]
 """What is known of a result so far, see `Result.of`."""
@@ -38,32 +39,51 @@ TUNING = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How the probes are trained; the labels are those of the training and of the evaluation images.
+class ProbeOptions:
+    """How the probes are trained.
 
     Attributes:
-        train_labels, labels: (n,) and (m,).
-        normalization: of the vectors of the logistic, linear and few-shot probes.
-        knn_normalization: as in `KNNProbe`; one or several, with a result for each.
-        epochs, batch_size: of the linear and the attentive probe.
-        buffer_rows: of the linear and the attentive probe, as in `JointLinearProbe`.
-        shots, draws: of the few-shot probe.
-        attentive_queries: one or several, with a result for each: 1 is AIM's query of several heads; more is
-            efficient probing (`AttentiveProbe`).
-        seed: of every random choice.
+        normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
+        knn_normalization: of vectors before the cosines of knn: unit (length 1 alone), standardized, whitened (all
+            axes), auto (whichever of these, and how many axes, tuning images choose); each of several makes a result.
+        epochs, head_batch_size: of the linear and the attentive probe.
+        buffer_rows: with on_disk, how many rows the linear and the attentive probe hold in memory at a time.
+        shots: labelled images a class of the few-shot probe.
+        draws: of those images.
+        attentive_queries: of the attentive probe: 1, AIM's one query of several heads; more, efficient probing with
+            that many; each of several makes a result.
     """
+
+    normalization: Literal["standardize", "none", "batch"] = "standardize"
+    knn_normalization: tuple[Literal["unit", "standardized", "whitened", "auto"], ...] = ("unit",)
+    epochs: Count = 30
+    head_batch_size: Count = 256
+    buffer_rows: Count = 65536
+    shots: tuple[int, ...] = SHOTS
+    draws: Count = 5
+    attentive_queries: tuple[Count, ...] = (1,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the probes are trained with: labels (n,) and (m,) of the training and the evaluation images, and options."""
 
     train_labels: np.ndarray
     labels: np.ndarray
-    normalization: str = "standardize"
-    knn_normalization: tuple[str, ...] = ("unit",)
-    epochs: int = 30
-    batch_size: int = 256
-    buffer_rows: int | None = None
-    shots: tuple[int, ...] = SHOTS
-    draws: int = 5
-    attentive_queries: tuple[int, ...] = (1,)
-    seed: int = 0
+    options: ProbeOptions
+    seed: int
+    on_disk: bool = False
+
+    @property
+    def optimization(self) -> dict[str, Any]:
+        """Arguments of the linear and the attentive probe."""
+        return {
+            "epochs": self.options.epochs,
+            "batch_size": self.options.head_batch_size,
+            "buffer_rows": self.options.buffer_rows if self.on_disk else None,
+            "validation_fraction": TUNING,
+            "seed": self.seed,
+        }
 
 
 class Scored(NamedTuple):
@@ -93,28 +113,22 @@ def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
     probe.fit(candidate.train, training.train_labels)
     table = probe.predict_proba(candidate.evaluation)
     about: Entries = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning images"}
-    about |= {"normalization": training.normalization, "chosen": {"C": probe.C}, "tuning": probe.validation_accuracy}
+    about |= {"normalization": training.options.normalization, "chosen": {"C": probe.C}}
+    about |= {"tuning": probe.validation_accuracy}
     about |= {"warnings": probe.warnings, "converged": probe.converged[probe.C]}
     yield _scored(candidate, table, probe.classes, training, about, start)
 
 
 def _standardize(training: Training) -> bool:
-    if training.normalization == "batch":
+    if training.options.normalization == "batch":
         raise ValueError("--normalization batch is for --probe linear: use standardize or none")
-    return training.normalization == "standardize"
+    return training.options.normalization == "standardize"
 
 
 def _linear(candidates: Sequence[Candidate], training: Training) -> Iterator[Scored]:
     """All candidates at once."""
     start = time.perf_counter()
-    probe = JointLinearProbe(
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        normalization=training.normalization,
-        buffer_rows=training.buffer_rows,
-        validation_fraction=TUNING,
-        seed=training.seed,
-    )
+    probe = JointLinearProbe(normalization=training.options.normalization, **training.optimization)
     named = {str(place): candidate for place, candidate in enumerate(candidates)}
     probe.fit({name: candidate.train for name, candidate in named.items()}, training.train_labels)
     seconds = (time.perf_counter() - start) / len(candidates)
@@ -123,15 +137,15 @@ def _linear(candidates: Sequence[Candidate], training: Training) -> Iterator[Sco
         table = probe.predict_proba({name: candidate.evaluation})[name]
         about: Entries = {
             "probe": "linear",
-            "settings": f"SGD, {training.epochs} epochs, batches of {training.batch_size}",
+            "settings": f"SGD, {training.options.epochs} epochs, batches of {training.options.head_batch_size}",
         }
-        about |= {"normalization": training.normalization, "tuning": head.validation_accuracy}
+        about |= {"normalization": training.options.normalization, "tuning": head.validation_accuracy}
         about |= {"chosen": {"learning_rate": head.learning_rate}, "warnings": head.warnings}
         yield _scored(candidate, table, probe.classes, training, about, begun)
 
 
 def _knn(candidate: Candidate, training: Training) -> Iterator[Scored]:
-    for normalization in training.knn_normalization:
+    for normalization in training.options.knn_normalization:
         yield _neighbours(candidate, training, normalization)
 
 
@@ -160,15 +174,15 @@ def _neighbours(candidate: Candidate, training: Training, normalization: str) ->
 
 
 def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
-    start = time.perf_counter()
-    options: dict[str, Any] = {"shots": training.shots, "seeds": training.draws, "tuning_fraction": TUNING}
-    options |= {"standardize": _standardize(training)}
+    start, options = time.perf_counter(), training.options
+    how: dict[str, Any] = {"shots": options.shots, "seeds": options.draws, "tuning_fraction": TUNING}
+    how |= {"standardize": _standardize(training)}
     sets = candidate.train, training.train_labels, candidate.evaluation, training.labels
-    for found in few_shot(*sets, **options, seed=training.seed):
+    for found in few_shot(*sets, **how, seed=training.seed):
         hits = (found.predictions == training.labels).mean(0)
-        about: Entries = {"probe": "few-shot", "settings": f"{found.shots} a class, {training.draws} draws, logistic"}
-        about |= {"normalization": training.normalization, "accuracy": found.mean}
-        about |= {"deviation": found.deviation} if training.draws > 1 else {}
+        about: Entries = {"probe": "few-shot", "settings": f"{found.shots} a class, {options.draws} draws, logistic"}
+        about |= {"normalization": options.normalization, "accuracy": found.mean}
+        about |= {"deviation": found.deviation} if options.draws > 1 else {}
         about |= {"interval": interval_over_draws(found.predictions == training.labels, training.seed)}
         about |= {"mean_per_class": _mean_over(found.predictions, training.labels), "shots": found.shots}
         about |= {"chosen": {"C": list(found.strengths)}, "tuning": float(found.tuning_accuracies.mean())}
@@ -193,20 +207,16 @@ def _mean_over(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def _attentive(candidate: Candidate, training: Training) -> Iterator[Scored]:
     heads = math.gcd(12, candidate.width)
-    for queries in training.attentive_queries:
+    for queries in training.options.attentive_queries:
         start = time.perf_counter()
         probe = AttentiveProbe(
             num_heads=heads,
             num_queries=None if queries == 1 else queries,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            buffer_rows=training.buffer_rows,
-            validation_fraction=TUNING,
-            seed=training.seed,
+            **training.optimization,
         ).fit(candidate.train, training.train_labels)
         table = probe.predict_proba(candidate.evaluation)
         words = f"one query, {heads} heads" if queries == 1 else f"{queries} queries"
-        words += f", AdamW, {training.epochs} epochs, batches of {training.batch_size}"
+        words += f", AdamW, {training.options.epochs} epochs, batches of {training.options.head_batch_size}"
         about: Entries = {"probe": "attentive", "settings": words, "normalization": "batch"}
         about |= {"tuning": probe.validation_accuracy, "chosen": {"learning_rate": probe.learning_rate}}
         yield _scored(candidate, table, probe.classes, training, about | {"warnings": probe.warnings}, start)

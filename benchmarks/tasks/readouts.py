@@ -23,7 +23,7 @@ from benchmarks.datasets import open_data
 from benchmarks.options import ComputeOptions
 from benchmarks.result import data_hash, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.classification_probes import Scored, Training, score
+from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
 from benchmarks.tasks.labelled import Candidate
 from probes import paired_interval, stratified_rows
 from probes.pooling import pool
@@ -154,9 +154,9 @@ def measure(config: Config, out: Path) -> Measurement:
     training = Training(
         train_labels=labels[split[0]],
         labels=labels[split[1]],
-        knn_normalization=("unit", "auto"),
-        attentive_queries=config.queries,
-        epochs=config.epochs,
+        options=ProbeOptions(
+            knn_normalization=("unit", "auto"), attentive_queries=config.queries, epochs=config.epochs
+        ),
         seed=config.seed,
     )
     axes = {"encoder": model.name, "layer": layer, "read": "image", "resolution": model.image_size}

@@ -60,8 +60,8 @@ def fetched(values: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
     return wait
 
 
-def sent(images: Tensor, device: torch.device) -> Tensor:
-    """Images on a device; the copy to a GPU goes on while the caller does other things."""
-    if device.type != "cuda" or images.is_cuda:
-        return images.to(device)
-    return images.pin_memory().to(device, non_blocking=True)
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """What is in memory, on a device; the copy to a GPU goes on while the caller does other things."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

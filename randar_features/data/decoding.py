@@ -115,19 +115,15 @@ def decode(
         raise ImageError(f"cannot read {name_of(image)}: {reason}") from error
 
 
-def load_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> Tensor:
+def read_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> tuple[Tensor, str | None]:
     """Any picture that :func:`load_image` takes, or a float tensor, as float32 ``(3, size, size)`` in [0, 1].
 
-    Everything goes through ADM's centre crop. Tensors: ``(3, H, W)`` in [0, 1].
+    Everything goes through ADM's centre crop. Tensors: ``(3, H, W)`` in [0, 1]. Beside it the note of
+    :class:`Picture`.
 
     Raises:
         ImageError, TypeError, ValueError: as :func:`load_image` and :func:`check_image`.
     """
-    return read_pixels(image, size, reading)[0]
-
-
-def read_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> tuple[Tensor, str | None]:
-    """As :func:`load_pixels`, with the note of :class:`Picture`."""
     if not isinstance(image, Tensor):
         picture = read_picture(image, reading)
         return to_tensor(adm_center_crop(picture.image, size)), picture.note

@@ -34,7 +34,8 @@ class Recording:
 
     def __init__(self, transformer: ImageTransformer, task: DecodingTask, cache: KVCache) -> None:
         self.held = transformer, [parameter.data for parameter in transformer.parameters()]  # their addresses stay
-        self.task = replace(task, **{name: value.clone() for name, value in _tensors(task).items()})
+        own: dict[str, Any] = {name: value.clone() for name, value in _tensors(task).items()}
+        self.task = replace(task, **own)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # what happens once, such as compilation, cannot be recorded

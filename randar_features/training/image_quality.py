@@ -11,11 +11,6 @@ from randar_features.tokenizers import ImageTokenizer
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 
-def psnr(first: Tensor, second: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB of images (B, 3, H, W) in [0, 1]."""
-    return -10 * (first - second).square().mean((1, 2, 3)).log10()
-
-
 def ssim(first: Tensor, second: Tensor) -> Tensor:
     """Structural similarity (B,) of images (B, C, H, W) in [0, 1], at most 1: mean over positions and channels.
 
@@ -59,7 +54,10 @@ def quality_sums(model: ImageTokenizer, images: Tensor) -> Tensor:
 
 
 def quality_figures(sums: Tensor) -> dict[str, float]:
-    """Means over images of `psnr` in dB, `ssim` and `mse`; share of codes used (`usage`), `entropy` in nats."""
+    """Means over images of `psnr` (peak signal-to-noise ratio, dB), `ssim` and `mse`; the codes' `usage` and `entropy`.
+
+    `usage` is the share of the codes that occur, `entropy` is in nats.
+    """
     count, psnr_sum, error_sum, ssim_sum = sums[:4].tolist()
     share = sums[4:] / sums[4:].sum()
     return {

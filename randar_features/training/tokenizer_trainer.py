@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from randar_features.baselines import load_network
+from randar_features.data.ahead import sent
 from randar_features.data.pixels import PixelCache, PixelSource
 from randar_features.options import typed
 from randar_features.precision import autocast, fastest_dtype
@@ -156,7 +157,7 @@ class TokenizerTrainer:
             steps = range(step, self.config.total_steps)
             self.batches = self.train.stream(map(self._indices, steps))
         self.next_step = step + 1
-        images = next(self.batches).to(self.device, non_blocking=True)
+        images = sent(next(self.batches), self.device)
         mirrored = torch.rand(self.config.batch_size, generator=generator) < 0.5
         return mirror(images, mirrored[self.rows].to(self.device)).contiguous(memory_format=torch.channels_last)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from randar_features import sequence
+from randar_features.data.ahead import sent
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty, check_state_dict, read_state_dict
 from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, RandAR
@@ -182,7 +183,7 @@ class RandARTrainer:
         tokens, labels = self.train.batch(images, views)
         hidden = draws.dropped[rows] | (labels < 0)
         classes = torch.where(hidden, self.model_config.num_classes, labels)
-        tokens, classes = (value.to(self.device, non_blocking=True) for value in (tokens, classes))
+        tokens, classes = (sent(value, self.device) for value in (tokens, classes))
         order = order if len(order) == 1 else order[rows]
         with autocast(self.device, self.dtype):
             if self.complete is None:

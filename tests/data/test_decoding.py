@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from randar_features.data import ImageError, load_image, to_image
-from randar_features.data.decoding import check_image, load_pixels
+from randar_features.data.decoding import check_image, read_pixels
 
 
 def _noise(seed: int = 0, height: int = 6, width: int = 9) -> np.ndarray:
@@ -328,7 +328,7 @@ def test_wrong_kinds_are_named_with_what_was_expected(image: Any, error: type[Ex
     with pytest.raises(error, match=message):
         check_image(image)
     with pytest.raises(error, match=message):
-        load_pixels(image, 4)
+        read_pixels(image, 4)[0]
 
 
 def test_every_form_of_a_picture_gives_the_same_square(tmp_path: Path) -> None:
@@ -337,15 +337,15 @@ def test_every_form_of_a_picture_gives_the_same_square(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(path)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1) / 255
     for size in (16, 40, 70):
-        expected = load_pixels(path, size)
+        expected = read_pixels(path, size)[0]
         assert expected.shape == (3, size, size)
         for form in (Image.fromarray(pixels), pixels, tensor, tensor.double()):
-            assert torch.equal(load_pixels(form, size), expected)
-    assert torch.equal(load_pixels(pixels[:, 5:45], 40), tensor[:, :, 5:45])
+            assert torch.equal(read_pixels(form, size)[0], expected)
+    assert torch.equal(read_pixels(pixels[:, 5:45], 40)[0], tensor[:, :, 5:45])
 
 
 def test_tensors_a_little_outside_are_clamped() -> None:
-    pixels = load_pixels(torch.full((3, 4, 4), 1.00001), 4)
+    pixels = read_pixels(torch.full((3, 4, 4), 1.00001), 4)[0]
     assert torch.equal(pixels, torch.ones(3, 4, 4))
 
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from randar_features.data.decoding import load_pixels
+from randar_features.data.decoding import read_pixels
 from tests.fuzz.formats import FORMATS, SECRET, SIZE, Format, digest, secret_picture
 from tests.fuzz.mutations import mutate
 
@@ -150,7 +150,7 @@ def _outcome(kind: Format, folder: Path, clean: Any, about: str, sealed: bool) -
 @cache
 def secret() -> str:
     """What a reader of images gives of the picture that lies beside the folder."""
-    return digest(load_pixels(secret_picture(), SIZE))
+    return digest(read_pixels(secret_picture(), SIZE)[0])
 
 
 def _told(error: Exception, about: str, folder: Path) -> tuple[str, str, str]:
