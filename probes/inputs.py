@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -66,6 +67,13 @@ def feature_matrix(features: Array, name: str = "features", width: int | None = 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def whole_number(value: object, name: str) -> int:
+    """`value`; TypeError unless it is an integer, of Python or NumPy, and no truth value."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    raise TypeError(f"{name} must be an integer, got {value!r}")
 
 
 def integer_vector(values: Labels, name: str, count: int | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inputs import Array, Labels, feature_matrix, row_ids
+from .inputs import Array, Labels, feature_matrix, row_ids, whole_number
 
 _QUERY_ROWS = 1024
 _GALLERY_ROWS = 16384
@@ -52,7 +52,7 @@ def search(
     query_rows = feature_matrix(queries, "queries", gallery_rows.shape[1])
     own = row_ids(exclude, "exclude", len(query_rows), len(gallery_rows))
     available = len(gallery_rows) - int((own >= 0).any())
-    if not 1 <= k <= available:
+    if not 1 <= whole_number(k, "k") <= available:
         raise ValueError(f"k must lie within 1 … {available}, the gallery rows that can be found, got {k}")
     searched = ExactGallery(gallery_rows, torch.device(device or gallery_rows.device))
     return best_rows(query_rows, searched, torch.from_numpy(own), k)

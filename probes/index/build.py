@@ -92,8 +92,11 @@ def build_index(
             tqdm.write(f"{settings.kind} index of {count} vectors: at most {in_words(peak)} of memory")
         step = settings.block_rows * max(1, (checkpoint_rows or count // 10) // settings.block_rows)
         builder = _Builder(folder, settings, state, blocks, count)
-        _add_all(builder, blocks, count, step, progress)
-        _finish(builder, columns or {}, features)
+        try:
+            _add_all(builder, blocks, count, step, progress)
+            _finish(builder, columns or {}, features)
+        finally:
+            builder.close()
 
 
 def _add_all(builder: _Builder, blocks: Blocks, count: int, step: int, progress: bool) -> None:
@@ -222,6 +225,11 @@ class _Builder:
         path.touch()
         os.truncate(path, self.index.ntotal * self.settings.width * 2)
         return path.open("ab")
+
+    def close(self) -> None:
+        """Close the file of vectors."""
+        if self.vectors is not None:
+            self.vectors.close()
 
     def _unit(self, rows: Tensor) -> Tensor:
         return normalize(rows, self.transform)

@@ -40,7 +40,7 @@ def read_faiss(path: Path, kind: str, dim: int) -> FaissIndex:
     Raises:
         IndexFilesError: the file is torn, of another kind, or refers to another file.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:  # read in large pieces, which a buffer would only copy
         header = checked_header(path, file)
         if (header.kind, header.dim) != (kind, dim):
             raise IndexFilesError(

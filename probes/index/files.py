@@ -25,7 +25,7 @@ from .settings import KINDS, NORMALIZATIONS, IndexSettings
 MANIFEST, BUILDING, LOCK = "manifest.json", "building.json", ".lock"
 FORMAT = 2
 ASIDE = ".writing"
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18  # fits the processor's cache
 _KNOWN = ("index", "normalization", "vectors", "columns")
 
 

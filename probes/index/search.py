@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..inputs import Array, Labels, feature_matrix, row_ids
+from ..inputs import Array, Labels, feature_matrix, row_ids, whole_number
 from ..retrieval import Neighbours, best_rows
 from . import files
 from .faiss_file import FaissIndex, faiss, read_faiss
@@ -195,7 +195,7 @@ class VectorIndex:
         effort.check(self.settings.kind)
         own = self._places(row_ids(exclude, "exclude", len(unit), self.rows))
         available = len(self) - int((own >= 0).any())
-        if not 1 <= k <= available:
+        if not 1 <= whole_number(k, "k") <= available:
             raise ValueError(f"k must lie within 1 … {available}, the rows that can be found, got {k}")
         gallery = _Candidates(self._index, self._mapped, self.settings, effort)
         places, similarities = best_rows(unit, gallery, torch.from_numpy(own), k)
@@ -210,10 +210,10 @@ class Effort(NamedTuple):
     candidates: int | None = None
 
     def check(self, kind: str) -> None:
-        """ValueError for a number below 1, or one that this kind of index does not have."""
+        """ValueError for a number below 1, or one that this kind of index does not have; TypeError for no integer."""
         own = {"flat": (), "hnsw": ("efSearch",), "ivfpq": ("nprobe", "candidates")}[kind]
         for name, value in self._asdict().items():
-            if value is not None and (name not in own or value < 1):
+            if value is not None and (name not in own or whole_number(value, name) < 1):
                 expected = "at least 1" if name in own else f"None for an index of kind {kind}"
                 raise ValueError(f"{name} must be {expected}, got {value}")
 

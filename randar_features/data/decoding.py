@@ -168,6 +168,8 @@ def _check_array(array: np.ndarray) -> None:
 
 def _check_tensor(pixels: Tensor) -> None:
     shape = tuple(pixels.shape)
+    if pixels.is_meta or pixels.layout != torch.strided:
+        raise TypeError(f"expected a dense tensor of pixels, got {pixels.layout} {shape} on {pixels.device}")
     if pixels.dtype == torch.uint8:
         _channels_last(pixels)
         return

@@ -17,8 +17,8 @@ IMAGE_ENDINGS = (
 )  # fmt: skip
 """Endings of names that are taken as images unopened. One that is none keeps its place, with the reason."""
 NO_IMAGE = "of no image format"
-LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
-"""What operating systems leave in folders and archives."""
+LITTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+"""What operating systems and file servers leave in folders and archives."""
 
 
 def is_named_as_image(name: str) -> bool:
@@ -103,6 +103,8 @@ class _Walk:
                 self.account.pass_over("folders that were read by another name", str(below))
                 continue
             self.seen.add((status.st_dev, status.st_ino))
+            if all(is_hidden(entry.name) for entry in entries) and below != Path():
+                self.account.pass_over("empty folders", str(below))
             waiting += [below / entry.name for entry in entries if self._is_folder_to_visit(below, entry)]
 
     def _is_folder_to_visit(self, below: Path, entry: os.DirEntry[str]) -> bool:

@@ -78,7 +78,8 @@ def fit_mask(
         size: height and width of the upright image.
         own: the EXIF orientation that the mask states, None if it states none.
         image: the EXIF orientation that the image states, None if it states none.
-        orientation: what masks without EXIF were drawn on: the "stored" image or the "upright" one.
+        orientation: what masks without EXIF were drawn on: the "stored" image or the "upright" one. "upright" also
+            takes a mask as its own EXIF turns it, where the image's EXIF says something else.
 
     Returns:
         (height, width) of `mask`'s dtype.
@@ -91,6 +92,11 @@ def fit_mask(
     if not (fits or turned_fits):
         sizes = " and ".join(f"{width}x{height}" for height, width in (size, mask.shape))
         raise ImageError(f"image and mask must have one size, got {sizes} pixels")
+    if own in TURNS and own != image and orientation != "upright":
+        raise ImageError(
+            f"the mask is turned by its EXIF orientation {own}, the image by {image or 'none'}: write both with one "
+            "orientation, or state mask_orientation='upright' if that is how they lie on each other"
+        )
     if fits and turned_fits and image in TURNS and own is None:
         if orientation is None:
             raise ImageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -196,9 +197,8 @@ def _open_path(given: str | os.PathLike[str], split: str | None, account: Accoun
     if is_pattern(text):
         return _open(expand(text), split)
     if not path.exists():
-        hint = (
-            f"; a data set of the Hub is opened by {NAMED}{printable(path)}" if "/" in text and not path.suffix else ""
-        )
+        hint = f"; a data set of the Hub is opened by {NAMED}{text}" if re.fullmatch(r"[\w-]+/[\w-]+", text) else ""
+        hint = "; `~` is expanded by shells alone: give Path(…).expanduser()" if text.startswith("~") else hint
         raise FileNotFoundError(f"no file or folder '{printable(path)}'{hint}")
     if path.is_dir():
         return _open_folder(path, split, account)

@@ -152,7 +152,10 @@ def as_classes(
             f"a transformer knows its classes by number alone, got {classes!r}: give the model itself in its place, "
             "which knows their names, or numbers"
         )
-    given = torch.as_tensor(classes).cpu()
+    try:
+        given = torch.as_tensor(classes).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"classes must be one integer an image; got {classes!r}") from None
     given = given[None] if given.dim() == 0 else given
     if given.dim() == 1 and not len(given):
         raise ValueError("no images: classes is empty, expected one integer an image")

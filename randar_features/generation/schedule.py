@@ -91,7 +91,8 @@ def recommended_steps(num_tokens: int, share: float = RECOMMENDED_SHARE) -> int:
 
 def check_steps(steps: int | None, num_tokens: int) -> int | None:
     """`steps` if it is None, −1 or within 1 … N; ValueError otherwise."""
-    if steps is not None and not (isinstance(steps, Integral) and (steps == ONE_BY_ONE or 1 <= steps <= num_tokens)):
+    whole = isinstance(steps, Integral) and not isinstance(steps, bool)
+    if steps is not None and not (whole and (steps == ONE_BY_ONE or 1 <= steps <= num_tokens)):
         raise ValueError(
             f"steps must lie in 1 … {num_tokens} (the number of tokens), or be −1 for one token a step, "
             f"or None for the recommended number; got {steps!r}"

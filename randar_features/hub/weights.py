@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +22,12 @@ from torch.overrides import TorchFunctionMode
 # Training state in LlamaGen's checkpoint that nothing reads: zeros where a file leaves it out.
 OPTIONAL = ("quantize.codebook_used",)
 USUAL_KEY = "?"
-# Where training scripts keep the weights: averaged ones, where there are both, are what results are reported of.
-USUAL_KEYS = ("ema", "model_ema", "ema_state_dict", "model", "module", "state_dict")
+# Where training scripts keep the weights; averaged ones, where there are both, are what results are reported of.
+USUAL_KEYS = ("model", "module", "state_dict", "model_state_dict")
+AVERAGED = re.compile(r"(.*_)?ema(_.*)?", re.IGNORECASE)
+COUNTER = "n_averaged"  # of PyTorch's AveragedModel, beside its weights
 # What torch.compile and wrappers for several devices put in front of every name.
-PREFIXES = ("module.", "_orig_mod.")
+PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 SHOWN = 5
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -62,6 +65,11 @@ def load_weights(
     check_values(state, path)
     # Copies, since the file is mapped into memory and could be written over while the model is in use.
     weights = {name: value.to(device, dtype, copy=True) for name, value in state.items()}
+    narrowed = [name for name, value in state.items() if torch.finfo(value.dtype).max > torch.finfo(dtype).max]
+    if beyond := [name for name in narrowed if not weights[name].isfinite().all()]:
+        raise ValueError(
+            f"{path} holds weights beyond the range of {dtype}: {_first(beyond)}. Load it in a wider format"
+        )
     module.load_state_dict(weights, assign=True)
     module.to(device).requires_grad_(False).eval()
 
@@ -122,16 +130,18 @@ def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dic
     if path.suffix == ".safetensors":
         return _without_prefixes(_read_safetensors(path))
     content = _read_pickle(path)
-    key = _usual_key(content) if key == USUAL_KEY else key
+    key = _usual_key(content, path) if key == USUAL_KEY else key
     state = content if key is None else _entry(content, key, path)
     if not _is_state(state):
         where = f"under the key {key!r} of {path}" if key else f"in {path}"
-        raise ValueError(f"expected a state dict, names to tensors, {where}")
+        held = f"; it holds {_first(list(map(str, state)))}" if isinstance(state, Mapping) else ""
+        raise ValueError(f"expected a state dict, names to tensors, {where}{held}")
     return _without_prefixes({str(name): value.detach() for name, value in state.items()})
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, without what stands in front of every name."""
+    """The same tensors, without what stands in front of every name, and without the counter of an average."""
+    state = {name: value for name, value in state.items() if name != COUNTER}
     while prefix := next((one for one in PREFIXES if state and all(name.startswith(one) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
@@ -171,9 +181,20 @@ def _load_pickle(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
 
 
-def _usual_key(content: Any) -> str | None:
-    """Under which of `USUAL_KEYS` a state dict is; None if under none."""
-    return next((key for key in USUAL_KEYS if isinstance(content, Mapping) and _is_state(content.get(key))), None)
+def _usual_key(content: Any, path: Path) -> str | None:
+    """Under which key a state dict is: averaged weights, else one of `USUAL_KEYS`; None if under none.
+
+    Warns:
+        UserWarning: there are averaged weights, in a form that is not known.
+    """
+    if not isinstance(content, Mapping):
+        return None
+    averaged = [key for key in content if isinstance(key, str) and AVERAGED.fullmatch(key)]
+    found = [key for key in (*averaged, *USUAL_KEYS) if _is_state(content.get(key)) and content[key]]
+    unknown = [key for key in averaged if isinstance(content[key], Mapping | list) and content[key]]
+    if found and unknown and found[0] not in averaged:
+        warnings.warn(f"{path}: {found[0]!r} is read, since {unknown[0]!r} is no state dict", stacklevel=4)
+    return found[0] if found else None
 
 
 def _is_state(content: Any) -> bool:

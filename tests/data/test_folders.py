@@ -51,6 +51,15 @@ def test_a_folder_and_a_link_to_it_are_read_by_its_own_name(tmp_path: Path) -> N
     assert names_of(read(tmp_path), tmp_path) == ["cat/a.png"]
 
 
+def test_an_empty_folder_is_named_since_it_moves_labels(tmp_path: Path) -> None:
+    write(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "ape").mkdir()
+    (tmp_path / "ape/.gitkeep").touch()
+    source = read(tmp_path)
+    assert source.label_names == ["cat", "dog"]
+    assert source.account.passed_over["empty folders"].names == ["ape"]
+
+
 def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
     os.mkfifo(tmp_path / "pipe.png")

@@ -78,6 +78,16 @@ def test_where_nothing_tells_it_is_stated_or_refused(tmp_path: Path, orientation
         open_pairs(folder, mask_orientation="sideways")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("stored", "own"), [(1, 6), (None, 3), (6, 8)])
+def test_a_mask_that_is_turned_otherwise_than_its_image_is_refused(
+    tmp_path: Path, stored: int | None, own: int
+) -> None:
+    folder = write_pair(tmp_path, *an_object(24, 24), stored=stored, own=own)
+    with pytest.raises(ImageError, match=rf"a\.png: the mask is turned by its EXIF orientation {own}"):
+        open_pairs(folder)[0]
+    assert overlap(folder, mask_orientation="upright") < 1
+
+
 def test_arrays_turn_as_pillow_turns_images() -> None:
     array = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for orientation in range(1, 9):

@@ -403,6 +403,8 @@ def test_what_cannot_be_packed_is_refused():
         ({"order": torch.arange(16).repeat(3, 1)}, "3 orders for 2 images"),
         ({"scale": 3}, "scale must be 1 or 2, got 3"),
         ({"guidance": (1.0, 2.0, 3.0)}, "one scale or a pair"),
+        ({"classes": [None, 1]}, r"classes must be one integer an image; got \[None, 1\]"),
+        ({"classes": {1, 2}}, r"classes must be one integer an image; got \{1, 2\}"),
         ({"tokens": torch.zeros(2, 16, dtype=torch.int64)}, "tokens and known go together"),
         (
             {"tokens": torch.zeros(2, 16, dtype=torch.int64), "known": torch.ones(16, dtype=torch.bool)},

@@ -30,7 +30,7 @@ def test_published_number_of_steps_is_recommended():
     assert [recommended_steps(count) for count in (256, 64, 1024, 16, 1)] == [88, 22, 352, 6, 1]
 
 
-@pytest.mark.parametrize("steps", [0, 17, -2, 2.5])
+@pytest.mark.parametrize("steps", [0, 17, -2, 2.5, True])
 def test_steps_outside_the_tokens_are_refused(steps: int):
     with pytest.raises(ValueError, match=rf"steps must lie in 1 … 16 .* got {steps}"):
         check_steps(steps, 16)

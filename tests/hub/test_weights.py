@@ -234,7 +234,7 @@ def test_a_prefix_of_some_names_alone_stays(tmp_path: Path) -> None:
     assert read_state_dict(tmp_path / "a.safetensors").keys() == {"module.a", "b"}
 
 
-@pytest.mark.parametrize("key", ["ema", "model_ema"])
+@pytest.mark.parametrize("key", ["ema", "model_ema", "EMA", "ema_model", "params_ema"])
 def test_averaged_weights_are_preferred(tmp_path: Path, key: str) -> None:
     averaged = small_transformer().state_dict()
     raw = {name: value + 1 for name, value in averaged.items()}
@@ -243,5 +243,29 @@ def test_averaged_weights_are_preferred(tmp_path: Path, key: str) -> None:
     load_weights(model, tmp_path / "a.pt", key=USUAL_KEY)
     assert torch.equal(model.output.weight, averaged["output.weight"])
     torch.save({"model": averaged, key: {"decay": 0.9, "shadow": raw}}, tmp_path / "b.pt")  # no state dict
-    load_weights(model, tmp_path / "b.pt", key=USUAL_KEY)
+    with pytest.warns(UserWarning, match=rf"b\.pt: 'model' is read, since '{key}' is no state dict"):
+        load_weights(model, tmp_path / "b.pt", key=USUAL_KEY)
     assert torch.equal(model.output.weight, averaged["output.weight"])
+
+
+def test_pytorchs_averaged_model(tmp_path: Path) -> None:
+    state = small_transformer().state_dict()
+    torch.save(
+        {"n_averaged": torch.tensor(5)} | {f"module.{name}": value for name, value in state.items()}, tmp_path / "a.pt"
+    )
+    assert read_state_dict(tmp_path / "a.pt").keys() == state.keys()
+
+
+def test_weights_beyond_the_range_of_the_format_are_refused(tmp_path: Path) -> None:
+    state = {name: value.double() for name, value in small_transformer().state_dict().items()}
+    state["output.weight"][0, 0] = 1e5
+    torch.save(state, tmp_path / "a.pt")
+    load_weights(empty(), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt holds weights beyond the range of torch.float16: output.weight"):
+        load_weights(empty(), tmp_path / "a.pt", dtype=torch.float16)
+
+
+def test_a_pickle_of_other_keys_says_which(tmp_path: Path) -> None:
+    torch.save({"network": small_transformer().state_dict(), "epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="it holds network; epoch"):
+        load_weights(empty(), tmp_path / "a.pt", key=USUAL_KEY)

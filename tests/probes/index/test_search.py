@@ -128,6 +128,11 @@ def test_bad_queries_are_refused(tmp_path: Path) -> None:
         index.search(queries, 500, exclude=[4, -1, -1])
     with pytest.raises(ValueError, match=r"exclude must be rows 0 … 499, or -1"):
         index.search(queries, 5, exclude=[500, 0, 0])
+    for k in (2.0, True, "2", None):
+        with pytest.raises(TypeError, match=f"k must be an integer, got {k!r}"):
+            index.search(queries, k)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"nprobe must be an integer, got 2\.5"):
+        build(tmp_path / "lists", clusters(500), "ivfpq").search(queries, 1, nprobe=2.5)  # type: ignore[arg-type]
 
 
 def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
