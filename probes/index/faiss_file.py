@@ -22,7 +22,7 @@ FaissIndex = Any
 FLAT, GRAPH, CODES_IN_LISTS, LISTS_IN_MEMORY = "IxFI", "IHNf", "IwPQ", "ilar"
 KIND_OF = {FLAT: "flat", GRAPH: "hnsw", CODES_IN_LISTS: "ivfpq"}
 INNER_PRODUCT = 0
-_READ_BYTES = 1 << 22
+_READ_BYTES = 1 << 18  # larger pieces are given back to the system each time, which costs more than the calls
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ OTHER_LABEL_NAMES = (
     "category", "category_id", "y",
 )  # fmt: skip
 """Columns and keys that are labels where only one of them is there."""
+LIKE_A_LABEL = re.compile("label|class|target|categor", re.IGNORECASE)
 LARGEST = 2**31
 CAPTIONS, MANY, SENTENCE = 0.9, 20, 4  # share of texts that differ, number of texts, words in one
 QUOTED = 60  # characters of a label in a message
@@ -74,7 +75,9 @@ def find_label_column(names: Sequence[str], account: Account, where: str) -> str
     except LabelError as error:
         account.drop(str(error), where)
         return None
-    if found is None and names:
+    if found is None and (similar := [name for name in names if LIKE_A_LABEL.search(str(name))]):
+        account.drop(f"a column is called {', '.join(map(printable, similar[:5]))}: call the right one 'label'", where)
+    elif found is None and names:
         columns = ", ".join(map(printable, names[:5]))
         account.notes.append(f"no labels: none of the columns {columns} is called 'label'")
     return found
@@ -110,7 +113,7 @@ def one_label(value: Any, names: Sequence[str] | None = None) -> int | None:
 
 
 def _scalar(value: Any) -> Any:
-    """What a tensor, an array or a list of one holds; anything else as it is, numpy's numbers as Python's."""
+    """What a tensor, an array or a list of one holds, None for blank text; numpy's numbers as Python's."""
     if isinstance(value, (Tensor, np.ndarray)):
         return value.item() if math.prod(value.shape) == 1 else value
     if isinstance(value, np.generic):
@@ -118,7 +121,8 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and len(value) == 1:
         return _scalar(value[0])
     # What is not UTF-8 keeps its bytes as escapes, so that two names do not become one.
-    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+    value = value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _whole_number(value: Any) -> int:

@@ -18,6 +18,7 @@ from randar_features.data.ahead import fetched
 from randar_features.data.images import OK, ImageBatch, ImageSource
 from randar_features.data.profile import ALL, part
 from randar_features.data.stored_images import StoredImages
+from randar_features.store.files import folder_to_write
 from randar_features.store.manifest import MANIFEST, check_format
 from randar_features.store.manifest import read_manifest as read_any_manifest
 from randar_features.store.store import Rows, Store, positive
@@ -208,7 +209,7 @@ def write_store(
             named; an output does not fit its dtype.
         FolderLockedError: another process writes to the folder.
     """
-    folder = Path(folder)
+    folder = folder_to_write(folder)
     rank, world_size = rank_and_ranks()
     if source.streamed and world_size > 1:
         raise ValueError("a stream of images cannot be shared out to several processes: run a single one")

@@ -22,6 +22,7 @@ from randar_features.features.store import FeatureStore, is_store
 from randar_features.hub import Model, load_model
 from randar_features.retrieval.search import Index
 from randar_features.retrieval.tables import Table, Vectors, as_vectors
+from randar_features.store.files import folder_to_write
 
 FEATURES_FOLDER = "features"
 TUNING_IMAGES = 5000
@@ -84,7 +85,7 @@ def build_index(
         IndexMemoryError: it would take more memory than there is.
     """
     _check(kind, normalization, pooling, sizes)
-    folder = Path(folder)
+    folder = folder_to_write(folder)
     tables = _tables(data)
     if tables is None:
         check_apart(data, folder, split)

@@ -15,6 +15,13 @@ from typing import Any, BinaryIO
 ASIDE = ".writing"
 
 
+def folder_to_write(folder: str | os.PathLike[str]) -> Path:
+    """The folder as a path; ValueError for an empty one, which would be the working directory."""
+    if not os.fspath(folder):
+        raise ValueError("an empty path: give the folder to write to ('.' is the working directory)")
+    return Path(folder)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless they are there; OSError that says so if one of them is a file."""
     try:

@@ -227,7 +227,7 @@ def _plan_same(state: _State, source: Source, retry: bool) -> Plan:
         renamed = _renamed(state, chosen, source, {row: records[row - first] for row in held if row not in redo})
         state.fit()
         return Plan(manifest, state.shards, first, range(len(records)), redo=redo, renamed=renamed)
-    if _same_in_another_order(state, records):
+    if _same_in_another_order(state, source, records):
         return Plan(manifest, state.shards, 0, [])
     raise OtherImagesError(
         f"{state.folder} was made of other images: {images_in(manifest)}, now {len(records)}. "
@@ -258,11 +258,22 @@ def within(path: str, root: Path | None) -> str:
     return path.removeprefix(os.path.join(root, "")) if root is not None else path
 
 
-def _same_in_another_order(state: _State, records: Sequence[Record]) -> bool:
+def _same_in_another_order(state: _State, source: Source, records: Sequence[Record]) -> bool:
+    """Whether a finished store is of these images, though not row by row; a list, whose order counts, is told."""
     if not all(map(state.complete, state.manifest["parts"])) or len(records) != len(state.present):
         return False
     held = sorted((each.record.hash, each.record.label) for each in state.present.values())
-    return held == sorted((record.hash, record.label) for record in records)
+    hashes = {state.path(row): each.record.hash for row, each in state.present.items()}
+    given = [(absolute(record.path, source.root), record.hash) for record in records]
+    # Of two files that were exchanged each holds what the store has of the other.
+    changed = any(path is not None and hashes.get(path, content) != content for path, content in given)
+    if changed or held != sorted((record.hash, record.label) for record in records):
+        return False
+    if source.root is None:
+        warnings.warn(
+            f"the images are given in another order than {state.folder} has them, which it keeps", stacklevel=5
+        )
+    return True
 
 
 def _differences(state: _State, source: Source, records: Sequence[Record]) -> str:

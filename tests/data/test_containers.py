@@ -481,3 +481,9 @@ def test_a_table_without_labels_names_its_columns(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,species\n1.png,dog\n")
     for path in (tmp_path / "list.csv", write_parquet(tmp_path / "a.parquet", [png(1)], species=["dog"])):
         assert "none of the columns species is called 'label'" in str(open_images(path).account)
+
+
+def test_a_column_that_may_be_labels_is_named(tmp_path: Path) -> None:
+    table = write_parquet(tmp_path / "a.parquet", [png(1)], label_id=[3], width=[8])
+    with pytest.warns(UserWarning, match="a column is called label_id: call the right one 'label'"):
+        assert open_images(table).labels is None

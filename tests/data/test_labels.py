@@ -50,6 +50,7 @@ def test_what_is_no_class_is_named(value: Any, reason: str) -> None:
         ([0.0, 2.0, None], [0, 2, -1], None),
         (["dog", "cat", "dog"], [1, 0, 1], ["cat", "dog"]),
         (["10", "9", None], [1, 0, -1], ["9", "10"]),
+        (["dog", "", " ", "cat"], [1, -1, -1, 0], ["cat", "dog"]),
         (np.eye(3)[[2, 0]], [2, 0], None),
         ([[0, 1], None, [1, 0]], [1, -1, 0], None),
         ([True, False], [1, 0], None),

@@ -96,6 +96,23 @@ def test_append_reads_changed_images_anew_and_renames_moved_ones(tmp_path: Path,
     assert contents(tmp_path / "store") == whole
 
 
+def test_exchanged_files_are_changed_ones(tmp_path: Path, images: Path):
+    write(images, tmp_path / "store", root=images)
+    first, second = sorted((images / "cat").iterdir())[:2]
+    pixels = first.read_bytes(), second.read_bytes()
+    first.write_bytes(pixels[1])
+    second.write_bytes(pixels[0])
+    with pytest.raises(ValueError, match="2 changed"):
+        write(images, tmp_path / "store", root=images)
+
+
+def test_another_order_of_a_list_is_told(tmp_path: Path):
+    paths = sorted(str(path) for path in save(pictures(3), tmp_path / "images").iterdir())
+    write(paths, tmp_path / "store")
+    with pytest.warns(UserWarning, match="another order"):
+        assert list(write(paths[::-1], tmp_path / "store").paths) == paths
+
+
 def test_labels_in_a_list(tmp_path: Path):
     paths = sorted(str(path) for path in save(pictures(4), tmp_path / "images").iterdir())
     write(list(zip(paths, [0, 1, 2, 3], strict=True)), tmp_path / "store")
@@ -224,6 +241,13 @@ def test_a_store_is_not_written_among_its_images(images: Path):
     with pytest.raises(ValueError, match="holds the images themselves"):
         write(images / "cat", images / "cat", root=images / "cat")
     assert contents(images / "cat") == before
+
+
+def test_an_empty_path_is_not_the_working_directory(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="an empty path: give the folder to write to"):
+        write(images, "")  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 def test_an_index_is_not_written_among_its_images(images: Path):
