@@ -140,7 +140,7 @@ def _network(name: str, stages: Sequence[int], output_stride: int) -> Any:
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride = {output_stride!r}, expected 8, 16 or 32")
     # Not every network takes the option, so its usual value is left out.
-    stride = {} if output_stride == 32 else {"output_stride": output_stride}
+    stride: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
         network: Any = timm.create_model(name, num_classes=0, **stride)
     except (TypeError, AssertionError) as error:

@@ -117,8 +117,10 @@ def take_decoder(tokenizer: NetworkTokenizer, trained: ImageTokenizer, images: I
     """Take over a trained decoder; its first layer is fitted to give it what it got from the trained tokenizer's codes.
 
     `images`: batches (B, 3, H, W) in [0, 1], by whose cells the layer is fitted (least squares). Raises `ValueError`
-    for a decoder of other sizes.
+    for a decoder of other sizes or of another kind of tokenizer.
     """
+    if not isinstance(trained, NetworkTokenizer):
+        raise ValueError(f"the decoder is of a {type(trained).__name__}, expected a NetworkTokenizer's")
     try:
         tokenizer.decoder.load_state_dict(trained.decoder.state_dict())
     except RuntimeError as error:
