@@ -1,8 +1,8 @@
-"""Processor time of features, generation and training beside another checkout's: `paired_speed.py CHECKOUT [WORK …]`.
+"""Processor time of features, generation and training beside another checkout's: `paired_speed.py --other CHECKOUT`.
 
 One process of each checkout takes its turn, A B A B …, on one thread, so that both meet the same machine. Prints the
-medians and the median of the ratios with its 95 % interval. Features and
-generation are of 6 blocks of 512 channels, with 88 steps; training is of randar-tiny's size.
+medians and the median of the ratios with its 95 % interval. Features and generation are of 6 blocks of 512 channels,
+with 88 steps; training is of randar-tiny's size.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -80,17 +81,39 @@ def compare(other: Path, work: str, processes: list[subprocess.Popen[str]]) -> d
     return {"work": work, "processor_seconds": seconds, "least": pairs.min(axis=0).round(4).tolist(), **ratio}
 
 
-def main() -> None:
-    """Measure, or answer."""
-    if sys.argv[1:] == ["--answer"]:
-        return answer()
-    other = Path(sys.argv[1]).resolve()
-    processes = [started(Path(__file__).resolve().parents[1]), started(other)]
-    for work in sys.argv[2:] or works():
-        print(json.dumps(compare(other, work, processes)), flush=True)
+@dataclass(frozen=True, kw_only=True)
+class PairedOptions:
+    """Compare the processor time of this checkout and another.
+
+    Attributes:
+        other: folder of the other checkout.
+        works: what is measured.
+    """
+
+    other: Path
+    works: tuple[Literal["features", "generation", "training step"], ...] = ("features", "generation", "training step")
+
+
+def measure(options: PairedOptions) -> None:
+    """Print a line of JSON for each work."""
+    if not (options.other / "randar_features").is_dir():
+        raise ValueError(f"--other {options.other}: expected a checkout, a folder that holds randar_features")
+    processes = [started(Path(__file__).resolve().parents[1]), started(options.other.resolve())]
+    for work in options.works:
+        print(json.dumps(compare(options.other, work, processes)), flush=True)
     for process in processes:
         process.kill()
 
 
+def main() -> int:
+    """The command line, or a process that answers."""
+    if sys.argv[1:] == ["--answer"]:
+        answer()
+        return 0
+    from randar_features.cli.parse import run  # an older checkout, in which this file answers, has no such module
+
+    return run(measure, PairedOptions)
+
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
