@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +22,7 @@ from randar_features.data import open_images
 from randar_features.hub.load import Model
 from randar_features.store.files import write_json, written_whole
 from randar_features.tokenizers import ImageTokenizer
+from randar_features.training.network_codes import spread_images
 
 DAMPED = 0.1
 OUTPUT_SIZE = 0.04  # standard deviation of the output's weights; the embedding's is that of the trained model
@@ -98,11 +98,10 @@ def rotated(codes: Tensor, width: int, size: Tensor, generator: torch.Generator)
 def cells_in_common(options: GrowOptions, tokenizer: ImageTokenizer, model: Model) -> Tensor:
     """(codes of `tokenizer`, codes of the model): the number of cells in which both were found."""
     source = open_images(options.data, split=options.split)
-    picked = np.linspace(0, len(source) - 1, min(options.images, len(source))).astype(int).tolist()
     number = len(tokenizer.quantize.weight()), len(model.tokenizer.quantize.weight())
     counts = torch.zeros(number[0] * number[1], dtype=torch.int64)
-    for batch in source.batches(model.image_size, 50, rows=[picked]):
-        pairs = tokenizer.encode(batch.pixels) * number[1] + model.tokenizer.encode(batch.pixels)
+    for pixels in spread_images(source, options.images, model.image_size, batch_size=50):
+        pairs = tokenizer.encode(pixels) * number[1] + model.tokenizer.encode(pixels)
         counts += torch.bincount(pairs.flatten(), minlength=len(counts))
     return counts.view(number)
 

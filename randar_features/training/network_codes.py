@@ -75,8 +75,8 @@ def fit_network_tokenizer(
     _round(tokenizer)
 
     source = open_images(images, split=split).read_with(reading)
-    sample = np.linspace(0, len(source) - 1, min(sampled, len(source))).astype(int).tolist()
-    pixels = partial(_pixels, source, sample, image_size, batch_size)
+    sampled = min(sampled, len(source))
+    pixels = partial(spread_images, source, sampled, image_size, batch_size)
     cells = torch.cat([_cells(tokenizer.encoder(tokenizer.to_raw_range(images))) for images in pixels()])
     weight, bias = projection(cells.split(encoder.widths, dim=1), shares, tokenizer.code_dim)
     tokenizer.quant_conv.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
@@ -92,15 +92,16 @@ def fit_network_tokenizer(
         "image_size": image_size,
         "tokenizer_training": {
             "network": network, "weights": loaded.weights, "supervision": loaded.supervision,
-            "shares": list(shares), "images": len(sample), "seed": seed,
+            "shares": list(shares), "images": sampled, "seed": seed,
         },
     }  # fmt: skip
     write_tokenizer(folder, {name: value.half() for name, value in tokenizer.state_dict().items()}, about)
     return tokenizer.eval()
 
 
-def _pixels(source: ImageSource, sample: list[int], image_size: int, batch_size: int) -> Iterator[Tensor]:
-    """The images of some rows, (B, 3, H, W) in [0, 1]."""
+def spread_images(source: ImageSource, number: int, image_size: int, batch_size: int) -> Iterator[Tensor]:
+    """Batches (B, 3, H, W) in [0, 1] of some images, evenly spread; ValueError for one that cannot be read."""
+    sample = np.linspace(0, len(source) - 1, min(number, len(source))).astype(int).tolist()
     for batch in source.batches(image_size, batch_size, rows=[sample]):
         if bad := next((status for status in batch.status if status != OK), None):
             raise ValueError(f"an image of the sample cannot be read: {bad}")
