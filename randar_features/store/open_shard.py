@@ -67,7 +67,8 @@ class OpenShard:
         """Give rows another path and label."""
         for row, record in records.items():
             if row in self.rows:
-                self._records[row - self.rows.start] = record
+                place = row - self.rows.start
+                self._records[place] = record._replace(hash=self._records[place].hash)
 
     def resume(self, pieces: Sequence[Shard]) -> None:
         """Take over the parts that an earlier run wrote, one after the other from the first row on."""

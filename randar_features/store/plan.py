@@ -119,7 +119,8 @@ def make_plan(
         manifest: its manifest; changed in place.
         source: the images.
         data: their name, for the record.
-        append: images that the store does not have are added, changed ones are read again.
+        append: images that the store does not have are added, changed ones are read again. Images that are given
+            without any label leave the labels that the store knows.
         retry: images that could not be read are read again.
 
     Raises:
@@ -356,6 +357,7 @@ class _Append:
         self.state, self.source, self.data = state, source, data
         self.records = source.records()
         self.paths = [absolute(record.path, source.root) for record in self.records]
+        self.unlabelled = source.label_names is None and all(record.label < 0 for record in self.records)
 
     def plan(self, retry: bool) -> Plan:
         """See `make_plan`."""
@@ -411,7 +413,7 @@ class _Append:
         claimed = {row for row in rows if row is not None}
         gone = {row for row in known.files if row not in claimed and not os.path.exists(known.files[row])}
         moved_from = {state.present[row].record.hash: row for row in sorted(gone, reverse=True)}
-        redo, renamed, new = {}, {}, []
+        redo, renamed, new, labelled = {}, {}, [], []
         for number, (row, record, path) in enumerate(zip(rows, self.records, self.paths, strict=True)):
             if row is None and path is not None and record.hash != UNREADABLE:
                 row = moved_from.pop(record.hash, None)
@@ -420,25 +422,31 @@ class _Append:
                 new.append(number)
                 continue
             held = state.present[row]
+            if self.unlabelled and held.record.label >= 0:
+                labelled.append(row)
+                record = record._replace(label=held.record.label)
             if held.record.hash != record.hash or (retry and not held.readable):
                 redo[row] = number
-            elif held.record.label != record.label or (path is not None and path != state.path(row)):
+            if held.record.label != record.label or (path is not None and path != state.path(row)) or row in redo:
                 renamed[row] = record._replace(
                     path=None if path is None else within(path, root_of(state.manifest, row))
                 )
-        self._report(redo, renamed, gone)
+        self._report(redo, renamed, gone, labelled)
         first = sum(part["rows"] for part in state.manifest["parts"])
         if new:
             state.manifest["parts"].append(new_part(self.source, self.data, first) | {"rows": len(new)})
         return Plan(state.manifest, state.shards, first, new, redo=redo, renamed=renamed)
 
-    def _report(self, redo: Mapping[int, int], renamed: Mapping[int, Record], gone: set[int]) -> None:
+    def _report(
+        self, redo: Mapping[int, int], renamed: Mapping[int, Record], gone: set[int], labelled: Sequence[int]
+    ) -> None:
         """One warning that names what is not only new."""
         state = self.state
         groups = {
             "changed and are read anew": [row for row in redo if state.present[row].readable],
             "could not be read before and are read again": [row for row in redo if not state.present[row].readable],
-            "have another name or label now": list(renamed),
+            "have another name or label now": [row for row in renamed if row not in redo],
+            "are given without a label, and keep the one that they have": labelled,
             "are gone, and keep their rows": sorted(gone),
         }
         said = [

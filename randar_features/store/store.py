@@ -174,7 +174,7 @@ def row_numbers(rows: Rows, count: int) -> NDArray[np.int64]:
 
     Raises:
         IndexError: a number is negative or too large, or a mask has another length.
-        TypeError: they are no integers or booleans, such as fractions.
+        TypeError: they are no integers or booleans, such as fractions, or some of each.
     """
     if rows is None:
         return np.arange(count)
@@ -189,6 +189,8 @@ def row_numbers(rows: Rows, count: int) -> NDArray[np.int64]:
         return np.flatnonzero(found)
     if not len(found):
         return np.empty(0, np.int64)
+    if isinstance(rows, list | tuple) and any(isinstance(row, bool | np.bool_) for row in rows):
+        raise TypeError("rows must be integers or a mask of booleans, got some of each")
     if found.dtype.kind not in "iu":
         raise TypeError(f"rows must be integers or a mask of booleans, got {found.dtype}")
     if not 0 <= found.min() <= found.max() < count:

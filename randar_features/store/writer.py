@@ -269,10 +269,10 @@ class StoreWriter:
                 continue
             opened = OpenShard(self.folder, shard.rows)
             opened.take(shard, [row for row in shard.rows if row not in plan.redo])
-            opened.rename(plan.renamed)
             if again:
                 for block in source.read(iter([[plan.redo[row] for row in again]])):
                     opened.add(self._placed(block, plan, source, opened))
+            opened.rename(plan.renamed)
             new = opened.write()
             if new.path != shard.path:
                 shard.path.unlink(missing_ok=True)

@@ -257,7 +257,7 @@ def test_rows_are_numbers_or_a_mask(tmp_path: Path):
     for wrong in (mask[:4], [-1], [5]):
         with pytest.raises(IndexError):
             store.array("corner", wrong)
-    for fractions in ([0.9, 2.2], 2, [[0, 1]], ["0"]):
+    for fractions in ([0.9, 2.2], 2, [[0, 1]], ["0"], [True, 2], (2, np.True_)):
         with pytest.raises(TypeError):
             store.array("corner", fractions)
     for size in (0, -3):

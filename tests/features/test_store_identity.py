@@ -96,6 +96,20 @@ def test_append_reads_changed_images_anew_and_renames_moved_ones(tmp_path: Path,
     assert contents(tmp_path / "store") == whole
 
 
+def test_append_without_labels_keeps_those_that_are_known(tmp_path: Path, images: Path):
+    write(images, tmp_path / "store", root=images)
+    new = pictures(2, seed=9)
+    save(new[:1], images / "cat")  # 00.png has changed
+    shutil.move(images / "cat/01.png", images / "dog/09.png")
+    save(new[1:], images / "dog", first=20)
+    with pytest.warns(UserWarning, match=r"7 are given without a label.*cat/00.png"):
+        store = write(sorted(map(str, images.glob("*/*.png"))), tmp_path / "store", append=True)
+    assert store.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, -1]
+    np.testing.assert_array_equal(corner(store)[0], expected(new)["corner"][0])
+    with pytest.warns(UserWarning, match="another name or label"):
+        assert write(images, tmp_path / "store", append=True).labels.tolist() == [0, 1, 0, 1, 1, 1, 1, 1]
+
+
 def test_exchanged_files_are_changed_ones(tmp_path: Path, images: Path):
     write(images, tmp_path / "store", root=images)
     first, second = sorted((images / "cat").iterdir())[:2]
