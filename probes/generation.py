@@ -32,7 +32,7 @@ NEGATIVE = 1e-5
 SUM_TOLERANCE = 1e-3
 TIE = 16
 """Two squared distances are equal if they differ by less than this many units of rounding of the squared norms."""
-LEFT, RIGHT = 2048, 4096  # features compared at once
+COMPARED = 4096  # features of each set, at once
 SAMPLED = 257  # features whose median stands for the middle of a set
 
 
@@ -235,24 +235,31 @@ class _Points(NamedTuple):
         chosen = np.unique(np.linspace(0, len(sets[0]) - 1, SAMPLED).round().astype(np.int64))
         sample = sets[0].read(chosen).double()
         middle = sample.median(dim=0).values
-        largest = max((block.double() - middle).abs().max().item() for rows in sets for _, block in rows.blocks())
-        unit = 2.0 ** np.frexp(largest)[1] if largest else 1.0
+        blocks = (block for rows in sets for _, block in rows.blocks(COMPARED))
+        largest = max((block.double() - middle).abs().max().item() for block in blocks)
         formats = {rows.read(chosen[:1]).dtype for rows in sets}
         dtype = torch.float64 if torch.float64 in formats else torch.float32
+        limits = np.frexp([torch.finfo(dtype).tiny, torch.finfo(dtype).max / 2])[1]  # of what the unit divides exactly
+        unit = 2.0 ** np.clip(np.frexp(largest)[1], *limits) if largest else 1.0
         return cls(sets[0], middle, unit, dtype), cls(sets[1], middle, unit, dtype)
 
-    def blocks(self, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Places, features (b, D) and their squared norms (b,)."""
-        for place, block in self.rows.blocks(size):
-            values = ((block.double() - self.middle.to(block.device)) / self.unit).to(self.dtype)
-            yield place, values, values.square().sum(1)
+    def blocks(self, first: int = 0) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Places, features (b, D) and their squared norms (b,), from the block on that begins at `first`."""
+        for place, block in self.rows.blocks(COMPARED):
+            if place.start >= first:
+                middle = (self.middle / self.unit).to(block.device, self.dtype)
+                values = block.to(self.dtype).mul(1 / self.unit).sub_(middle)
+                yield place, values, values.square().sum(1)
 
 
 def _squared_distances(left: _Points, right: _Points) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """Places in both sets, squared distances (a, b) and the differences (a, b) below which they count as equal."""
+    """Places in both sets, squared distances (a, b) and the differences (a, b) below which they count as equal.
+
+    Of a set and itself, as the same object: columns from the block of the rows on, as distances are symmetric.
+    """
     rounding = TIE * torch.finfo(left.dtype).eps
-    for rows, values, norms in left.blocks(LEFT):
-        for columns, others, other_norms in right.blocks(RIGHT):
+    for rows, values, norms in left.blocks():
+        for columns, others, other_norms in right.blocks(rows.start if left is right else 0):
             sums = norms[:, None] + other_norms.to(norms)
             squared = torch.addmm(sums, values, others.to(values).T, alpha=-2).clamp_min_(0)
             yield rows, columns, squared, sums.mul_(rounding)
@@ -260,15 +267,16 @@ def _squared_distances(left: _Points, right: _Points) -> Iterator[tuple[slice, s
 
 def _radii(points: _Points, k: int) -> Tensor:
     """Squared distance of each feature to its k-th nearest other of the set, (n,)."""
-    radii = torch.empty(len(points.rows), dtype=points.dtype)
-    nearest = torch.empty(0)
+    nearest = torch.full((len(points.rows), k), torch.inf, dtype=points.dtype)
     for rows, columns, squared, _ in _squared_distances(points, points):
-        if columns.start == 0:
-            nearest = squared.new_full((len(squared), k), torch.inf)
-        squared.diagonal(rows.start - columns.start).fill_(torch.inf)  # each and itself
-        nearest = torch.cat([nearest, squared], dim=1).topk(k, dim=1, largest=False).values
-        radii[rows] = nearest[:, -1].cpu()
-    return radii
+        sides = [(rows, squared), (columns, squared.T)]
+        if rows == columns:
+            squared.fill_diagonal_(torch.inf)  # each and itself
+            sides.pop()
+        for place, distances in sides:
+            both = torch.cat([nearest[place].to(squared), distances], dim=1)
+            nearest[place] = both.topk(k, dim=1, largest=False).values.cpu()
+    return nearest[:, -1]
 
 
 def kernel_distance(real: Features, fake: Features) -> float:
@@ -288,8 +296,8 @@ def kernel_distance(real: Features, fake: Features) -> float:
 def _kernel_sum(left: Rows, right: Rows) -> float:
     """Of all pairs."""
     total = 0.0
-    for _, values in left.blocks(LEFT):
-        for _, others in right.blocks(RIGHT):
+    for _, values in left.blocks(COMPARED):
+        for _, others in right.blocks(COMPARED):
             products = _wide(values) @ _wide(others).to(values.device, _wide(values).dtype).T
             total += (products.double() / values.shape[1] + 1).pow(3).sum().item()
     return total

@@ -123,8 +123,7 @@ def slow_scores(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, floa
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("k", [1, 3])
 def test_scores_equal_a_slow_restatement(monkeypatch: pytest.MonkeyPatch, dtype: type, k: int):
-    monkeypatch.setattr("probes.generation.LEFT", 7)
-    monkeypatch.setattr("probes.generation.RIGHT", 5)
+    monkeypatch.setattr("probes.generation.COMPARED", 7)
     real, fake = gaussian(31, 4).astype(dtype), (0.7 * gaussian(23, 4, 1) + 0.6).astype(dtype)
     expected = slow_scores(real.astype(np.float64), fake.astype(np.float64), k)
     assert manifold_scores(real, fake, k) == pytest.approx(expected, abs=1e-12)
