@@ -22,6 +22,7 @@ from randar_features.hub.weights import read_state_dict
 from randar_features.store.writer import rank_and_ranks
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.tokenizers.folder import ABOUT_TOKENIZER, half_where_exact, tokenizer_hash, write_tokenizer
+from randar_features.training.bundle import check_finished
 from randar_features.training.tokenizing import CROP_RANGE, tokenize
 
 SPLITS = ("train", "validation")
@@ -137,7 +138,8 @@ def import_published(
 
 
 def load(name: str, device: str | None) -> tuple[ImageTokenizer, int]:
-    """The tokenizer on its device, and the side of its images."""
+    """The tokenizer on its device, and the side of its images; ValueError if its training is not finished."""
+    check_finished(Path(name))
     chosen = choose_device(device)
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

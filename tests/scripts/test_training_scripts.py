@@ -7,7 +7,9 @@ import io
 import json
 import os
 import random
+import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,8 +47,8 @@ RANDAR_SIZES = ["model.num_layers=2", "model.num_heads=2", "model.dim=16", "mode
 RANDAR_RECIPE = ["total_steps=6", "batch_size=3", "warmup_steps=2", "evaluation_images=2", "evaluation_orders=2"]
 
 
-def call(name: str, *arguments: str | Path) -> None:
-    """Run a script in this process, as `python scripts/name.py arguments` would."""
+def call(name: str, *arguments: str | Path) -> str:
+    """Run a script in this process, as `python scripts/name.py arguments` would; what it says on standard error."""
     precision = torch.get_float32_matmul_precision()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
@@ -59,6 +61,7 @@ def call(name: str, *arguments: str | Path) -> None:
                 raise SystemExit(errors.getvalue() if ended.code == 2 else ended.code) from None
         finally:
             torch.set_float32_matmul_precision(precision)  # else it would be other tests' too
+    return errors.getvalue()
 
 
 def picture(seed: int) -> Image.Image:
@@ -167,6 +170,7 @@ def test_an_unfinished_stage_says_so_and_continues(done: Path, tmp_path: Path, c
         with pytest.raises(SystemExit) as stopped:
             call(name, *arguments, "--max-minutes", "0")
         assert stopped.value.code == UNFINISHED == 75
+        assert not (Path(arguments[3]) / "model").exists()  # weights that are not trained look like those that are
         assert "not finished: run the command again" in capsys.readouterr().out
         call(name, *arguments)
     assert read_log(tmp_path / "a") == read_log(done / "tokenizer")
@@ -174,6 +178,32 @@ def test_an_unfinished_stage_says_so_and_continues(done: Path, tmp_path: Path, c
     for split in ("train", "validation"):
         files = {path.name: path.read_bytes() for path in (tmp_path / "c" / split).iterdir()}
         assert files == {path.name: path.read_bytes() for path in (done / "tokens" / split).iterdir()}
+
+
+def test_decoding_stage_step_loss_and_end_are_told_without_a_terminal(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("randar_features.training.log.FIRST_SECONDS", 0.0)
+    folders = ["--data", done / "data", "--out", tmp_path / "tokenizer"]
+    told = call("train_tokenizer", *folders, *TOKENIZER_SIZES, *TOKENIZER_RECIPE)
+    decoding, stages = told.split("tokenizer: 0 of 6 steps", 1)
+    assert re.search(r"decoding train: .*6/6.*decoding validation: .*2/2", decoding, re.DOTALL)
+    assert re.search(r"tokenizer: step 1 of 6, loss [\d.]+, .*done in [\w ]+, at \d\d:\d\d", stages)
+    assert re.search(r"tokenizer: step 6 of 6, loss [\d.]+", stages)
+
+
+def test_make_says_how_long_the_recipe_takes():
+    command = ["make", "--dry-run", "train-tiny", "MINUTES=3"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "about 2 h 45 min" in told and "This call ends after 3 min" in told
+
+
+def test_tokens_of_an_unfinished_tokenizer_are_refused(done: Path, tmp_path: Path):
+    shutil.copytree(done / "tokenizer/model", tmp_path / "model")
+    (tmp_path / "model/unfinished.json").write_text('{"step": 2, "total_steps": 6}')
+    with pytest.raises(SystemExit, match="stopped at step 2 of 6"):
+        call("tokenize_images", "--data", done / "data", "--tokenizer", tmp_path / "model", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_parts_of_two_runs_are_refused(done: Path, tmp_path: Path):
