@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,11 @@ def missing_rows(manifest: Manifest, shards: Sequence[Shard]) -> list[range]:
 
 
 def images_in(manifest: Manifest) -> str:
-    """Number and name of the data of each part."""
-    return ", ".join(f"{part['rows'] or 'a stream'} of {part['data']}" for part in manifest["parts"])
+    """Number and name of the data."""
+    counts: Counter[str] = Counter()
+    for part in manifest["parts"]:
+        counts[part["data"]] += part["rows"] or 0
+    return ", ".join(f"{rows or 'a stream'} of {data}" for data, rows in counts.items())
 
 
 def check_content(folder: Path, manifest: Manifest, content: Mapping[str, Any]) -> None:

@@ -42,6 +42,8 @@ def test_append_keeps_the_rows(tmp_path: Path):
     assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
     write(tmp_path / "images", tmp_path / "store", append=True, encode=interrupted_after(0))
     assert contents(tmp_path / "store") == after
+    with pytest.raises(ValueError, match="made of other images: 9 of test, now 3"):
+        write(images[:3], tmp_path / "store")
 
 
 def test_an_append_that_was_interrupted_goes_on(tmp_path: Path):
