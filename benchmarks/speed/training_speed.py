@@ -114,7 +114,7 @@ class RandomTokens(TokenStore):
         return "random"
 
     @property
-    def num_views(self) -> int:
+    def num_crops(self) -> int:
         """One."""
         return self.tokens.shape[1]
 
@@ -123,9 +123,9 @@ class RandomTokens(TokenStore):
         """N."""
         return self.tokens.shape[2]
 
-    def batch(self, indices: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
         """As `TokenStore.batch`."""
-        return self.tokens[indices, views], self.labels[indices]
+        return self.tokens[indices, crops], self.labels[indices]
 
 
 def make_trainer(config: Config, *, model_options: Mapping[str, Any] | None = None, **options: Any) -> RandARTrainer:

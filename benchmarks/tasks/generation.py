@@ -282,7 +282,7 @@ def own_probe(config: Config, model: Model) -> OwnProbe | None:
     if config.probe_data is None:
         return None
     plain = load_model(config.model, config.device)
-    context = plain.transformer.check_view(None, "image")
+    context = plain.transformer.check_context(None, "image")
     output = f"{context}/image/{plain.recommended_layers[0]}"
     source = open_set(config.probe_data, config.probe_split, config.probe_images, config.cache, config.reading)
     names = source.label_names

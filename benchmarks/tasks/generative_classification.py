@@ -149,7 +149,7 @@ def shortlists(probe: LogisticProbe, rows: Rows, count: int) -> np.ndarray:
 
 def fitted_probe(model: Model, config: Config) -> tuple[LogisticProbe, LabelledFeatures, Candidate]:
     """The probe, trained; and what it was trained on."""
-    context = model.transformer.check_view(config.context, config.read)
+    context = model.transformer.check_context(config.context, config.read)
     encoder = load_encoder(model, contexts=[context], reads=[config.read])
     layer = model.recommended_layers[0] if config.layer is None else config.layer
     output = f"{context}/{config.read}/{layer}"

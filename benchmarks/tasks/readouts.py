@@ -100,7 +100,7 @@ def read_tokens(model: Model, config: Config) -> tuple[Tensor, np.ndarray, list[
 
 def readouts(model: Model, tokens: Tensor, layer: int, config: Config) -> Iterator[Readout]:
     """Every way, of tokens (n, N); its maps are dropped before the next is read."""
-    context = model.transformer.check_view(None, "image")
+    context = model.transformer.check_context(None, "image")
     last, taken = maps_of(model, tokens, layer, context, None, config)
     first, taken_once = maps_of(model, tokens, layer, "single", None, config)
     mean, of_first = pool(last, "mean"), pool(first, "mean")

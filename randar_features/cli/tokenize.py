@@ -173,7 +173,7 @@ def report(folder: Path, store: TokenStore | None, deadline: float | None) -> in
     if store is None:
         print(f"{folder}: the shards of this process are there; those of the others are not yet")
         return 0
-    crops = f"{store.num_views} crops of {store.num_tokens} tokens"
+    crops = f"{store.num_crops} crops of {store.num_tokens} tokens"
     print(f"{folder}: {len(store)} images, {crops}, {len(store.unreadable)} unreadable")
     return 0
 

@@ -15,7 +15,7 @@ from randar_features.data.account import Account
 from randar_features.data.archives import list_tar, read_member
 from randar_features.data.listing import list_files
 from randar_features.data.paths import reading
-from randar_features.data.token_store import TOKENS, VIEWS, TokenStore, fill_token_store
+from randar_features.data.token_store import CROPS, CROPS_ENTRY, TOKENS, TokenStore, fill_token_store
 from randar_features.store.identity import hash_bytes
 from randar_features.store.records import OK, Block, Record
 
@@ -75,7 +75,7 @@ def import_codes(
     image_size: int | None = None,
     **filling: Any,
 ) -> TokenStore | None:
-    """A token store out of `codes`, a folder or tar of `class index/file.npy`, each (views, N) or (1, views, N).
+    """A token store out of `codes`, a folder or tar of `class index/file.npy`, each (K, N) or (1, K, N) of K crops.
 
     Args:
         codes: such as the published imagenet-llamagen-adm-256_codes.tar (256 tokens of the centre crop and of its
@@ -96,7 +96,7 @@ def import_codes(
     """
     source = _Codes(codes)
     shape = _first_shape(source)
-    views = next((names for names in VIEWS.values() if len(names) == shape[0]), None)
+    crops = next((names for names in CROPS.values() if len(names) == shape[0]), None)
     return fill_token_store(
         _CodeSource(source, shape, vocab_size),
         folder,
@@ -105,7 +105,7 @@ def import_codes(
             "dtype": None,
             "vocab_size": vocab_size,
             "image_size": image_size,
-            "views": views or [f"view {number}" for number in range(shape[0])],
+            CROPS_ENTRY: crops or [f"view {number}" for number in range(shape[0])],
             "crop_range": None,
         },
         data=str(codes),
@@ -125,11 +125,11 @@ def _first_shape(source: _Codes) -> tuple[int, int]:
 
 
 def _as_views(array: np.ndarray) -> np.ndarray:
-    """(views, N), also of LlamaGen's (1, views, N) and of (N,); ValueError for anything else."""
+    """(K, N), also of LlamaGen's (1, K, N) and of (N,); ValueError for anything else."""
     flat = array[0] if array.ndim == 3 and len(array) == 1 else array
     flat = flat[None] if flat.ndim == 1 else flat
     if flat.ndim != 2 or not flat.size or flat.dtype.kind not in "iu":
-        raise ValueError(f"holds {array.dtype} {array.shape}, expected integers (views, N)")
+        raise ValueError(f"holds {array.dtype} {array.shape}, expected integers (K, N)")
     return flat
 
 
@@ -154,7 +154,7 @@ class _CodeSource:
         return Record(self.codes.names[row], self.codes.labels[row], hash_bytes(self.codes.content(row)))
 
     def _codes(self, row: int) -> tuple[np.ndarray, str]:
-        """(views, N) uint16 and "ok", or zeros and why there are none."""
+        """(K, N) uint16 and "ok", or zeros and why there are none."""
         try:
             codes = _as_views(self.codes.read(row))
             if codes.shape != self.shape:

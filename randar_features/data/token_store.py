@@ -20,10 +20,11 @@ from randar_features.store.writer import StoreWriter
 MAX_VOCAB_SIZE = 1 << 16
 SHARD_SIZE = 8192
 _CORNERS = ("top left", "top right", "bottom left", "bottom right", "centre")
-VIEWS = {
+CROPS = {
     "two": ["centre crop", "mirror image"],
     "ten": [f"{corner} crop{of}" for of in ("", " of the mirror image") for corner in _CORNERS],
 }
+CROPS_ENTRY = "views"  # of a manifest; what the stores that are there call them
 TOKENS = "tokens"
 
 
@@ -33,11 +34,12 @@ class _Tokens(Store):
 
 
 class TokenStore:
-    """Tokens of several views of each image that could be read, memory-mapped, and their labels.
+    """Tokens of several crops of each image that could be read, memory-mapped, and their labels.
 
     Attributes:
         labels: (n,) int64, −1 where there is none.
-        manifest: "tokenizer" (hash), "dtype" (of the tokenizer), "image_size", "views", "vocab_size", "label_names", …
+        manifest: "tokenizer" (hash), "dtype" (of the tokenizer), "image_size", "views" (names of the crops),
+            "vocab_size", "label_names", …
         unreadable: row, path and reason of each image that could not be read, and is left out.
 
     Args:
@@ -70,13 +72,13 @@ class TokenStore:
         return self.store.content
 
     @property
-    def num_views(self) -> int:
-        """Views of each image, such as its centre crop and the mirror image of that."""
+    def num_crops(self) -> int:
+        """Crops of each image, such as its centre crop and the mirror image of that."""
         return self.store.shape(TOKENS)[0]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens N of a view."""
+        """Tokens N of a crop."""
         return self.store.shape(TOKENS)[1]
 
     @property
@@ -96,24 +98,24 @@ class TokenStore:
         folder = self.folder.parent / "tokenizer"
         return folder if (folder / "tokenizer.safetensors").exists() else None
 
-    def batch(self, indices: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (b, N) int64 of the given view of each image, and labels (b,).
+    def batch(self, indices: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (b, N) int64 of the given crop of each image, and labels (b,).
 
-        IndexError for an image or a view that is not there.
+        IndexError for an image or a crop that is not there.
         """
         numbers = indices.numpy()
         if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise IndexError(
                 f"images {numbers.min()} to {numbers.max()} were named, the store holds 0 to {len(self) - 1}"
             )
-        tokens = self.store.take(TOKENS, self._rows[numbers], part=views.numpy(), dtype=np.int64)
+        tokens = self.store.take(TOKENS, self._rows[numbers], part=crops.numpy(), dtype=np.int64)
         return torch.from_numpy(tokens), self.labels[indices]
 
 
 def fill_token_store(
     source: Source, folder: Path, settings: Mapping[str, Any], *, shard_size: int = SHARD_SIZE, **writing: Any
 ) -> TokenStore | None:
-    """Write the tokens (b, views, N) uint16 that `source` gives, or go on where a killed run ended.
+    """Write the tokens (b, K, N) uint16 that `source` gives, or go on where a killed run ended.
 
     Args:
         source: of the column "tokens".
@@ -171,7 +173,7 @@ def write_tokens(
     shard_size: int = SHARD_SIZE,
     **settings: Any,
 ) -> TokenStore:
-    """A store of tokens (n, views, N) that are in memory; `settings` as for `fill_token_store`."""
+    """A store of tokens (n, K, N) that are in memory; `settings` as for `fill_token_store`."""
     store = fill_token_store(_Given(tokens, list(labels), label_names), folder, settings, shard_size=shard_size)
     assert store is not None  # a single process without a deadline makes all
     return store

@@ -17,7 +17,7 @@ from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, Rand
 from randar_features.models.base import Indices
 from randar_features.precision import DType, computing_in
 
-View = tuple[str, str]
+Pair = tuple[str, str]
 """Context and read."""
 Place = tuple[str, str, int]
 """Context, read and layer."""
@@ -100,7 +100,7 @@ def encode_tokens(
 
 def encode_layer(
     transformer: ImageTransformer, tokens: Tensor, *, layer: int, context: Sequence[str], read: Sequence[str]
-) -> dict[View, Tensor]:
+) -> dict[Pair, Tensor]:
     """Maps (B, G, G, D) float32 of one layer by context and read, those of them that go together."""
     specs = model_specs(transformer, layers=layer, context=context, read=read)
     return {(spec.context, spec.read): maps for spec, maps in encode_specs(transformer, tokens, specs).items()}
@@ -153,21 +153,21 @@ def _in_one_order(
 ) -> dict[FeatureSpec, Tensor]:
     """Maps by spec, of the passes that this order takes."""
     order = transformer.check_order(order, transformer.check_tokens(tokens))
-    views: dict[View, list[int]] = {}
+    pairs: dict[Pair, list[int]] = {}
     for spec in specs:
-        views.setdefault((spec.context, spec.read), []).append(spec.layer)
+        pairs.setdefault((spec.context, spec.read), []).append(spec.layer)
     states: dict[Place, Tensor] = {}
-    for group in _passes(transformer, views):
+    for group in _passes(transformer, pairs):
         states |= _run(transformer, tokens, classes, order, group)
     return {spec: _as_map(transformer, spec, states[spec.context, spec.read, spec.layer], order) for spec in specs}
 
 
-def _passes(transformer: ImageTransformer, views: Mapping[View, list[int]]) -> list[dict[View, list[int]]]:
-    """The views, those together that share passes."""
+def _passes(transformer: ImageTransformer, pairs: Mapping[Pair, list[int]]) -> list[dict[Pair, list[int]]]:
+    """Pairs of context and read, those together that share passes."""
     if transformer.reads_together:
-        return [dict(views)]
-    reads = dict.fromkeys(read for _, read in views)
-    return [{view: layers for view, layers in views.items() if view[1] == read} for read in reads]
+        return [dict(pairs)]
+    reads = dict.fromkeys(read for _, read in pairs)
+    return [{pair: layers for pair, layers in pairs.items() if pair[1] == read} for read in reads]
 
 
 def _as_map(transformer: ImageTransformer, spec: FeatureSpec, states: Tensor, order: Tensor) -> Tensor:
@@ -182,16 +182,16 @@ def _run(
     tokens: Tensor,
     classes: Indices | int | None,
     order: Tensor,
-    views: dict[View, list[int]],
+    pairs: dict[Pair, list[int]],
 ) -> dict[Place, Tensor]:
-    """States (B, N, D) of views that share passes, in the order in which they stand in the sequence."""
-    contexts = list(dict.fromkeys(context for context, _ in views))
+    """States (B, N, D) of pairs that share passes, in the order in which they stand in the sequence."""
+    contexts = list(dict.fromkeys(context for context, _ in pairs))
     # Not PAR, one of whose groups may lie in both copies: its tokens see those after them in their group.
     if len(contexts) > 1 and isinstance(transformer, RandAR | LlamaGen):
-        return _run_shared(transformer, tokens, classes, order, views)
+        return _run_shared(transformer, tokens, classes, order, pairs)
     states: dict[Place, Tensor] = {}
     for context in contexts:
-        own = {read: layers for (shown, read), layers in views.items() if shown == context}
+        own = {read: layers for (shown, read), layers in pairs.items() if shown == context}
         shown = transformer.feature_pass(tokens, classes, order, context=context, reads=list(own))  # type: ignore[arg-type]
         states |= {(context, *place): values for place, values in _read(transformer, shown, own).items()}
     return states
@@ -227,7 +227,7 @@ def _run_shared(
     tokens: Tensor,
     classes: Indices | int | None,
     order: Tensor,
-    views: dict[View, list[int]],
+    pairs: dict[Pair, list[int]],
 ) -> dict[Place, Tensor]:
     """`_run` of several contexts of a causal model: the first copy runs once.
 
@@ -235,11 +235,11 @@ def _run_shared(
     a third of the work of "repeat" and "reverse", and more with "single".
     """
     done = transformer.sequence_length()
-    deepest = {context: max(max(own) for view, own in views.items() if view[0] == context) for context, _ in views}
+    deepest = {context: max(max(own) for pair, own in pairs.items() if pair[0] == context) for context, _ in pairs}
     first, states = [FirstCopy() for _ in range(1 + max(deepest.values()))], {}
     for context in ["single", *(context for context in deepest if context != "single")]:
         start = 0 if context == "single" else done
-        wanted = {read: layers for (shown, read), layers in views.items() if shown == context}
+        wanted = {read: layers for (shown, read), layers in pairs.items() if shown == context}
         whole = transformer.feature_pass(tokens, classes, order, context=context, reads=list(wanted))  # type: ignore[arg-type]
         x, rotary, mask = whole.x[:, start:], whole.rotary[:, start:], whole.mask
         if start:

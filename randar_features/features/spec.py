@@ -167,7 +167,7 @@ def model_specs(
         shared |= {"orders": operator.index(orders), "seed": operator.index(seed), "combine": combine}
     specs = [
         FeatureSpec(own_context, own_read, layer, **shared)
-        for own_context, own_read in _views(transformer, context, read)
+        for own_context, own_read in _pairs(transformer, context, read)
         for layer in _layers_of(transformer, layers, own_read, recommended)
     ]
     return list(dict.fromkeys(specs))
@@ -179,21 +179,21 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _views(
+def _pairs(
     transformer: ImageTransformer, context: str | Sequence[str] | None, read: str | Sequence[str]
 ) -> list[tuple[str, str]]:
     """The contexts and reads that go together; without a context the recommended one of each read."""
     reads = _names("read", read)
-    recommended = [(transformer.check_view(None, name), name) for name in reads]
+    recommended = [(transformer.check_context(None, name), name) for name in reads]
     if context is None:
         return recommended
-    views = []
+    pairs = []
     for own in _names("context", context):
         fitting = [name for name in reads if own in transformer.reads[name]]
         if not fitting:
-            transformer.check_view(own, reads[0])
-        views += [(own, name) for name in fitting]
-    return views
+            transformer.check_context(own, reads[0])
+        pairs += [(own, name) for name in fitting]
+    return pairs
 
 
 def _names(name: str, given: str | Sequence[str]) -> list[str]:

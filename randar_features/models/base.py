@@ -160,7 +160,7 @@ class ImageTransformer(nn.Module):
         """The blocks whose output has features of a read."""
         return range(self.config.num_layers)
 
-    def check_view(self, context: str | None, read: str) -> str:
+    def check_context(self, context: str | None, read: str) -> str:
         """`context`, or for None the recommended one; ValueError that says why if the model lacks it or the read.
 
         Recommended is the fullest context whose orders the model was trained in: of "raster" alone not the reversed.

@@ -35,21 +35,21 @@ def _epoch(seed: int, epoch: int, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Draws:
-    """A step's random choices for its images: `indices`, `views`, `dropped` classes (B,), and the dropout's seed."""
+    """A step's random choices for its images: `indices`, `crops`, `dropped` classes (B,), and the dropout's seed."""
 
     indices: Tensor
-    views: Tensor
+    crops: Tensor
     dropped: Tensor
     dropout_seed: int
 
 
 def draw(
-    generator: torch.Generator, step: int, *, batch_size: int, size: int, views: int, class_dropout: float, seed: int
+    generator: torch.Generator, step: int, *, batch_size: int, size: int, crops: int, class_dropout: float, seed: int
 ) -> Draws:
     """The draws of step `step`; `generator` is the step's, on the CPU, and is advanced."""
     return Draws(
         indices=batch_indices(step, batch_size=batch_size, size=size, seed=seed),
-        views=torch.randint(views, (batch_size,), generator=generator),
+        crops=torch.randint(crops, (batch_size,), generator=generator),
         dropped=torch.rand(batch_size, generator=generator) < class_dropout,
         dropout_seed=int(torch.randint(2**62, (), generator=generator)),
     )

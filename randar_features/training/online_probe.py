@@ -104,7 +104,7 @@ class OnlineProbe:
     def _features(self, model: ImageTransformer) -> dict[str, np.ndarray]:
         """Mean-pooled features (n, D) by context and read."""
         reads = list(model.reads)
-        contexts = dict.fromkeys(("single", model.check_view(None, reads[0])))
+        contexts = dict.fromkeys(("single", model.check_context(None, reads[0])))
         layer = middle_layer(model, reads[0]) if self.layer is None else self.layer
         parts: dict[str, list[Tensor]] = {}
         for tokens in self.tokens.split(self.batch_size):

@@ -14,7 +14,7 @@ from randar_features.data import ImageBatch, ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.stored_images import StoredImages, name_of, root_of
-from randar_features.data.token_store import VIEWS, TokenStore
+from randar_features.data.token_store import CROPS, CROPS_ENTRY, TokenStore
 from randar_features.store.files import written_whole
 from randar_features.store.store import Store
 from randar_features.store.writer import StoreWriter
@@ -44,15 +44,15 @@ class TeacherMaps:
 
     Raises:
         FileNotFoundError: there are no maps.
-        ValueError: they are not finished, torn, or of other images, or the store has views that are not the centre
+        ValueError: they are not finished, torn, or of other images, or the store has crops that are not the centre
             crop and its mirror image.
     """
 
     def __init__(self, folder: Path, store: TokenStore) -> None:
         self.store = _Maps(folder)
         self.about: dict[str, Any] = self.store.manifest["teacher"]
-        if store.manifest["views"] != VIEWS["two"]:
-            raise ValueError(f"{store.folder} has the views {store.manifest['views']}, expected {VIEWS['two']}")
+        if store.manifest[CROPS_ENTRY] != CROPS["two"]:
+            raise ValueError(f"{store.folder} has the crops {store.manifest[CROPS_ENTRY]}, expected {CROPS['two']}")
         self._rows = np.flatnonzero(self.store.ok)
         if self.store.manifest["tokens"] != store.content or len(self._rows) != len(store):
             raise ValueError(f"{folder} holds maps of other images than {store.folder}: run {_Maps.made_by} again")
@@ -62,10 +62,10 @@ class TeacherMaps:
         """C."""
         return self.store.shape(MAPS)[-1]
 
-    def batch(self, indices: Tensor, views: Tensor) -> Tensor:
-        """Maps (b, g, g, C) float16 of some images in some views; a mirror image has the mirror image of the map."""
+    def batch(self, indices: Tensor, crops: Tensor) -> Tensor:
+        """Maps (b, g, g, C) float16 of some crops of some images; a mirror image has the mirror image of the map."""
         maps = torch.from_numpy(self.store.take(MAPS, self._rows[indices.numpy()]))
-        return torch.where(views.view(-1, 1, 1, 1) == 1, maps.flip(2), maps)
+        return torch.where(crops.view(-1, 1, 1, 1) == 1, maps.flip(2), maps)
 
 
 @torch.no_grad()

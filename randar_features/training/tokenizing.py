@@ -1,4 +1,4 @@
-"""Images to token shards: every view of every image through a tokenizer, once."""
+"""Images to token shards: every crop of every image through a tokenizer, once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of, root_of
 from randar_features.data.token_store import (
+    CROPS,
+    CROPS_ENTRY,
     MAX_VOCAB_SIZE,
     TOKENS,
-    VIEWS,
     TokenStore,
     fill_token_store,
 )
@@ -29,8 +30,8 @@ from randar_features.tokenizers.folder import tokenizer_hash
 CROP_RANGE = 1.1
 
 
-def crop_views(pixels: Tensor, crops: str, image_size: int) -> Tensor:
-    """Images (B, 3, S', S') to their views (B, views, 3, S, S), S = `image_size`.
+def cut_crops(pixels: Tensor, crops: str, image_size: int) -> Tensor:
+    """Images (B, 3, S', S') to their crops (B, K, 3, S, S), S = `image_size`.
 
     "two" (S' = S): the image and its mirror image. "ten" (S' ≥ S): the four corners and the centre, then the
     same five of the mirror image, in torchvision's order. LlamaGen's training tokens are made so of ADM crops of
@@ -58,7 +59,7 @@ def tokenize(
     reading: Reading = DEFAULT_READING,
     **filling: Any,
 ) -> TokenStore | None:
-    """Tokens of the views of each image (`crop_views`) in shards in `folder`, made on the tokenizer's device.
+    """Tokens of the crops of each image (`cut_crops`) in shards in `folder`, made on the tokenizer's device.
 
     A run that was killed continues where it was, and gives what an uninterrupted one gives. Unreadable images keep
     their place, and the store leaves them out and names them.
@@ -67,11 +68,11 @@ def tokenize(
         tokenizer: on the device that is to encode.
         images: anything that `open_images` takes, with `split`. A generator can be read once only: not resumed.
         folder: of the store.
-        image_size: pixels a side of every view.
+        image_size: pixels a side of every crop.
         split: as for `open_images`.
         crops: "two" (the ADM centre crop and its mirror image) or "ten".
         crop_range: with "ten", side of the image that is cropped, in `image_size`s.
-        batch_size: images at a time; each has two or ten views.
+        batch_size: images at a time; each has two or ten crops.
         num_workers: processes that decode images.
         dtype: of the tokenizer's weights while it encodes. Half precision is faster on a GPU, but changes some
             tokens; the codebook search is in float32 always.
@@ -93,7 +94,7 @@ def tokenize(
         "dtype": str(dtype).removeprefix("torch."),
         "vocab_size": tokenizer.vocab_size,
         "image_size": image_size,
-        "views": VIEWS[crops],
+        CROPS_ENTRY: CROPS[crops],
         "crop_range": crop_range if crops == "ten" else 1.0,
         **reading.content(),
     }
@@ -119,16 +120,16 @@ def tokenize(
 def _tokens_of(
     tokenizer: ImageTokenizer, crops: str, image_size: int
 ) -> Callable[[ImageBatch], Mapping[str, np.ndarray]]:
-    """A function from images to tokens (b, views, N) uint16; zeros for images that could not be read."""
+    """A function from images to tokens (b, K, N) uint16; zeros for images that could not be read."""
     num_tokens = (image_size // tokenizer.downsampling) ** 2
     device = next(tokenizer.parameters()).device
 
     def encode(batch: ImageBatch) -> dict[str, np.ndarray]:
         good = [status == OK for status in batch.status]
-        tokens = np.zeros((len(good), len(VIEWS[crops]), num_tokens), np.uint16)
+        tokens = np.zeros((len(good), len(CROPS[crops]), num_tokens), np.uint16)
         if any(good):
-            views = crop_views(sent(batch.pixels[good], device), crops, image_size)
-            found = tokenizer.encode(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+            cut = cut_crops(sent(batch.pixels[good], device), crops, image_size)
+            found = tokenizer.encode(cut.flatten(0, 1)).unflatten(0, cut.shape[:2])
             tokens[good] = found.cpu().numpy().astype(np.uint16)
         return {TOKENS: tokens}
 
@@ -138,9 +139,9 @@ def _tokens_of(
 def _check(tokenizer: ImageTokenizer, crops: str, crop_range: float, image_size: int) -> None:
     if tokenizer.vocab_size > MAX_VOCAB_SIZE:
         raise ValueError(f"{tokenizer.vocab_size} codes do not fit 16 bits: at most {MAX_VOCAB_SIZE}")
-    if crops not in VIEWS:
-        raise ValueError(f"crops={crops!r}, expected one of {', '.join(VIEWS)}")
+    if crops not in CROPS:
+        raise ValueError(f"crops={crops!r}, expected one of {', '.join(CROPS)}")
     if not 1 <= crop_range <= 2:
-        raise ValueError(f"crop_range={crop_range}, expected 1 to 2, in sides of the view")
+        raise ValueError(f"crop_range={crop_range}, expected 1 to 2, in sides of a crop")
     if image_size % tokenizer.downsampling or image_size < tokenizer.downsampling:
         raise ValueError(f"image_size={image_size}, expected a multiple of {tokenizer.downsampling} pixels")

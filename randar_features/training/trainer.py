@@ -48,7 +48,7 @@ from randar_features.training.teacher_maps import TeacherMaps
 class RandARTrainer:
     """Trains a generator of `models.ARCHITECTURES` on a `TokenStore`; see `training.loop.run`.
 
-    Images, views, orders and dropped classes of a step follow from the seed and the step, however many processes share
+    Images, crops, orders and dropped classes of a step follow from the seed and the step, however many processes share
     the work. Dropout follows from them and the number of the micro batch: it is the same on another number of processes
     only if `hardware.micro_batch_size` is set, to the same size.
 
@@ -167,7 +167,7 @@ class RandARTrainer:
             step,
             batch_size=config.batch_size,
             size=len(self.train),
-            views=self.train.num_views,
+            crops=self.train.num_crops,
             class_dropout=config.class_dropout,
             seed=config.seed,
         )
@@ -179,8 +179,8 @@ class RandARTrainer:
 
     def _losses(self, step: int, draws: Draws, order: Tensor, rows: slice) -> dict[str, Tensor]:
         """Next-token prediction and the auxiliary losses of a part of the batch, by name."""
-        images, views = draws.indices[rows], draws.views[rows]
-        tokens, labels = self.train.batch(images, views)
+        images, crops = draws.indices[rows], draws.crops[rows]
+        tokens, labels = self.train.batch(images, crops)
         hidden = draws.dropped[rows] | (labels < 0)
         classes = torch.where(hidden, self.model_config.num_classes, labels)
         tokens, classes = (sent(value, self.device) for value in (tokens, classes))
@@ -190,7 +190,7 @@ class RandARTrainer:
                 return {NEXT_TOKEN: next_token_loss(self.parallel, tokens, classes, order)}
             auxiliary = self.config.auxiliary
             context = auxiliary.context if auxiliary.shows_twice(step) else "single"
-            targets = self.targets.of(tokens, order, images, views)
+            targets = self.targets.of(tokens, order, images, crops)
             unseen = torch.where(hidden, labels, -1).to(self.device)
             return self.parallel(tokens, classes, order, context, unseen, targets)
 
@@ -236,7 +236,7 @@ class RandARTrainer:
     def evaluate(self) -> dict[str, float]:
         """`validation_loss` and `validation_loss_null` of the averaged weights: nats per token, the class given or not.
 
-        Means over the orders and over `evaluation_images` images in their first view, evenly spread through the
+        Means over the orders and over `evaluation_images` images in their first crop, evenly spread through the
         store, so that all classes take part; each process looks at its share.
         """
         count = min(self.config.evaluation_images, len(self.validation))
@@ -288,7 +288,7 @@ class RandARTrainer:
         data = {
             "tokenizer": self.train.manifest["tokenizer"],
             "images": len(self.train),
-            "views": self.train.num_views,
+            "views": self.train.num_crops,
             "content": self.train.content,
         }
         if self.teacher is not None and self.config.auxiliary.alignment.weight:

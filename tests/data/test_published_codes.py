@@ -54,7 +54,7 @@ def bring(source: Path, folder: Path, vocab_size: int = 1024, **options: int) ->
 @pytest.mark.parametrize(("views", "first"), [(2, "centre crop"), (10, "top left crop"), (3, "view 0")])
 def test_folders_and_tars_as_they_are_published(tmp_path: Path, name: str, views: int, first: str):
     store = bring(published(tmp_path / name, views), tmp_path / "tokens", shard_size=2)
-    assert (store.num_views, store.num_tokens, store.vocab_size, store.num_classes) == (views, 256, 1024, 208)
+    assert (store.num_crops, store.num_tokens, store.vocab_size, store.num_classes) == (views, 256, 1024, 208)
     assert store.labels.tolist() == [0, 0, 7, 7, 207]
     for view in range(views):
         tokens, _ = store.batch(torch.arange(5), torch.full((5,), view))
@@ -77,7 +77,7 @@ def test_torn_files_and_other_shapes_are_named(tmp_path: Path):
     assert store.labels.tolist() == [0, 7, 207]
     reasons = {Path(entry["path"]).name: entry["reason"] for entry in store.unreadable}
     assert reasons["3.npy"] == "holds (1, 256) codes, the others (2, 256)"
-    assert reasons["5.npy"] == "holds float64 (2, 256), expected integers (views, N)"
+    assert reasons["5.npy"] == "holds float64 (2, 256), expected integers (K, N)"
     assert sorted(reasons) == ["2.npy", "3.npy", "5.npy"]
 
 

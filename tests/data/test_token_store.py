@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> TokenStore:
 
 
 def test_what_training_asks(store: TokenStore):
-    assert (len(store), store.num_views, store.num_tokens) == (20, 2, 9)
+    assert (len(store), store.num_crops, store.num_tokens) == (20, 2, 9)
     assert (store.vocab_size, store.num_classes) == (VOCAB_SIZE, 3)
     assert store.labels.tolist() == [index % 3 for index in range(20)]
     assert [len(shard.rows) for shard in store.store.shards] == [8, 8, 4]

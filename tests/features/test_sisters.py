@@ -181,7 +181,7 @@ def test_images_to_features(architecture: str, tmp_path: Path):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     tokens = model.tokenizer.encode(images)
     for read in model.transformer.reads:
-        available, context = model.transformer.layers_of(read), model.transformer.check_view(None, read)
+        available, context = model.transformer.layers_of(read), model.transformer.check_context(None, read)
         features = extract_features(images, model, read=read, progress=False)
         assert features.details["context"] == context and features.layers[0] in available
         assert features.maps is not None

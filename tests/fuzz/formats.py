@@ -333,7 +333,7 @@ def read_tokens(folder: Path) -> Any:
 
     store = TokenStore(folder)
     tokens, labels = store.batch(torch.arange(len(store)), torch.zeros(len(store), dtype=torch.long))
-    return digest(tokens, labels), repr(store.manifest), store.num_classes, store.num_views
+    return digest(tokens, labels), repr(store.manifest), store.num_classes, store.num_crops
 
 
 def make_pixels(folder: Path) -> None:

@@ -124,7 +124,7 @@ def test_processes_started_together(tokenizer: Path, data: Path, tmp_path: Path,
             for name in ("tokens", "whole")
         )
         assert files == whole
-    assert TokenStore(tmp_path / "tokens/train").num_views == 10
+    assert TokenStore(tmp_path / "tokens/train").num_crops == 10
 
 
 @pytest.mark.parametrize("options", [[], ["--streaming"]])

@@ -42,13 +42,13 @@ def test_step_generators_differ_by_step_and_seed_alone():
 
 
 def test_what_is_drawn_follows_from_the_step():
-    options = {"batch_size": 6, "size": 10, "views": 3, "class_dropout": 0.5, "seed": 1}
+    options = {"batch_size": 6, "size": 10, "crops": 3, "class_dropout": 0.5, "seed": 1}
     first, again, next_one = (draw(step_generator(1, step), step, **options) for step in (4, 4, 5))
     assert torch.equal(first.indices, batch_indices(4, batch_size=6, size=10, seed=1))
-    assert torch.equal(first.views, again.views) and torch.equal(first.dropped, again.dropped)
+    assert torch.equal(first.crops, again.crops) and torch.equal(first.dropped, again.dropped)
     assert first.dropout_seed == again.dropout_seed != next_one.dropout_seed
-    assert not torch.equal(first.views, next_one.views)
-    assert {int(view) for step in range(20) for view in draw(step_generator(1, step), step, **options).views} == {
+    assert not torch.equal(first.crops, next_one.crops)
+    assert {int(crop) for step in range(20) for crop in draw(step_generator(1, step), step, **options).crops} == {
         0,
         1,
         2,

@@ -21,7 +21,7 @@ from randar_features.store.shards import Shard
 from randar_features.store.writer import StoreWriter
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.tokenizers.folder import tokenizer_hash
-from randar_features.training.tokenizing import crop_views, tokenize
+from randar_features.training.tokenizing import cut_crops, tokenize
 from tests.small_models import IMAGE_SIZE, VOCAB_SIZE, small_tokenizer
 
 
@@ -53,7 +53,7 @@ def make(tokenizer: ImageTokenizer, images: Any, folder: Path, **options: Any) -
 
 
 def tokens_of(store: TokenStore) -> list:
-    rows, views = torch.arange(len(store)), range(store.num_views)
+    rows, views = torch.arange(len(store)), range(store.num_crops)
     return torch.stack([store.batch(rows, torch.full_like(rows, view))[0] for view in views], dim=1).tolist()
 
 
@@ -78,7 +78,7 @@ def test_tokens_are_those_of_the_crop_and_its_mirror_image(
 
 def test_ten_crops_by_hand():
     pixels = torch.arange(2 * 3 * 5 * 6, dtype=torch.float32).view(2, 3, 5, 6)
-    views = crop_views(pixels, "ten", 4)
+    views = cut_crops(pixels, "ten", 4)
     assert views.shape == (2, 10, 3, 4, 4)
     for half, image in enumerate((pixels, pixels.flip(3))):
         for corner, (top, left) in enumerate(((0, 0), (0, 2), (1, 0), (1, 2), (0, 1))):
@@ -92,7 +92,7 @@ def test_ten_crops_are_of_a_slightly_larger_image(tokenizer: ImageTokenizer, tmp
     corner = tokenizer.encode(larger[None, :, :16, :16])[0].tolist()
     assert tokens_of(store)[0][0] == corner
     assert tokens_of(store)[0][9] == tokenizer.encode(larger[None, :, 2:18, 2:18].flip(3))[0].tolist()
-    assert store.num_views == len(store.manifest["views"]) == 10
+    assert store.num_crops == len(store.manifest["views"]) == 10
     assert store.manifest["views"][6] == "top right crop of the mirror image"
 
 

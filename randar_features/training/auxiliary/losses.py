@@ -60,7 +60,7 @@ def make_plan(config: AuxiliaryConfig, transformer: ImageTransformer) -> Plan:
         )
     reads = tuple(transformer.reads if config.reads is None else config.reads)
     for read in reads:
-        transformer.check_view(config.context if config.second_showing else "single", read)
+        transformer.check_context(config.context if config.second_showing else "single", read)
     middle, count = middle_layer(transformer, reads[0]), transformer.config.num_layers
     chosen = {
         "alignment.layer": (config.alignment.layer, middle),
@@ -155,12 +155,12 @@ class Targets:
             self.teacher.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def of(self, tokens: Tensor, order: Tensor, images: Tensor, views: Tensor) -> dict[str, Tensor | Features]:
-        """The targets of training images (B,) in some views (B,), whose tokens (B, N) are shown in an order."""
+    def of(self, tokens: Tensor, order: Tensor, images: Tensor, crops: Tensor) -> dict[str, Tensor | Features]:
+        """The targets of some crops (B,) of training images (B,), whose tokens (B, N) are shown in an order."""
         targets: dict[str, Tensor | Features] = {}
         if "alignment_loss" in self.plan.weights:
             assert self.maps is not None
-            maps = self.maps.batch(images, views).to(tokens.device)
+            maps = self.maps.batch(images, crops).to(tokens.device)
             grid = int(tokens.shape[1] ** 0.5)
             targets["alignment_loss"] = alignment_target(maps, grid, self.plan.config.alignment.removed_mean)
         if self.teacher is not None:
