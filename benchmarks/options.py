@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from benchmarks.encoders.base import Encoder
 from randar_features.cli.parse import Count, Natural, Seed, check_ranges, option
 from randar_features.data.ranges import Reading
+from randar_features.options import element, without_none
 
 Context = Literal["single", "repeat", "reverse"]
 Read = Literal["image", "instruction", "query", "leave_one_out"]
@@ -35,20 +35,10 @@ class RunOptions:
         """ValueError for a value out of its range, or one that is none of the choices."""
         check_ranges(self)
         for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if (choices := _choices(hint)) and value is not None:
+            value, kind = getattr(self, name), element(without_none(hint)[0])[0]
+            if get_origin(kind) is Literal and value is not None:
                 given = value if isinstance(value, list | tuple) else [value]
-                check_names(name.replace("_", "-"), given, choices)
-
-
-def _choices(hint: Any) -> tuple[str, ...]:
-    """The choices that an annotation lists, none if it takes other values too."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    if get_origin(hint) in (tuple, Union, types.UnionType):
-        parts = [part for part in get_args(hint) if part not in (types.NoneType, Ellipsis)]
-        return _choices(parts[0]) if len(parts) == 1 else ()
-    return ()
+                check_names(name.replace("_", "-"), given, get_args(kind))
 
 
 def check_names(option: str, given: Collection[str], known: Collection[str]) -> None:

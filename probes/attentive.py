@@ -78,7 +78,7 @@ class AttentiveProbe(TunedProbe):
     """Attentive probe after AIM, at several learning rates at once, the best one chosen on validation.
 
     Features are the tokens of an image, (n, T, D), maps (n, G, G, D), or the maps of several layers (n, L, G, G, D),
-    over all of which the attention goes. `BatchNorm1d(affine=False, eps=1e-6)` over all tokens of a layer, then
+    and the attention goes over all of them. `BatchNorm1d(affine=False, eps=1e-6)` over all tokens of a layer, then
     cross-attention of one learned query with `num_heads` heads, then a linear layer, all without biases (AIM, arXiv
     2401.08541, and its code). `num_queries` chooses efficient probing instead, see `EfficientHead`.
 

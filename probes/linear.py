@@ -174,7 +174,7 @@ def shuffled_batches(
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """An epoch: row numbers (b,) of each batch, and the rows of every source.
 
-    With `buffer_rows`, runs of `CHUNK_ROWS` rows in random order are read until there are so many, and
+    With `buffer_rows`, runs of `CHUNK_ROWS` rows in random order are read until there are that many, and
     shuffled in memory; without, rows are shuffled as a whole and read batch by batch. The order depends neither
     on the sources nor on where they lie.
     """

@@ -91,7 +91,7 @@ def mean_average_precision(
 def average_precisions(
     neighbours: np.ndarray, query_labels: Labels, gallery_labels: Labels, exclude: Labels | None = None
 ) -> np.ndarray:
-    """The AP of each query, float64 (Q,), of which `mean_average_precision` is the mean; NaN for those left out."""
+    """The AP of each query, float64 (Q,), NaN for those left out; `mean_average_precision` is their mean."""
     relevant, counts = _relevance(neighbours, query_labels, gallery_labels, exclude)
     precision = relevant.cumsum(1) / np.arange(1, relevant.shape[1] + 1)
     found = (precision * relevant).sum(1)

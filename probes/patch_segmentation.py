@@ -61,7 +61,7 @@ def gather_patches(
 ) -> Patches:
     """The patches of maps (h, w, D) with `patch_labels` of masks (H, W), read one image at a time.
 
-    images: numbers of those to take, None: all. most: a seeded random choice of so many patches, out of all these
+    images: numbers of those to take, None: all. most: a seeded random choice of at most this many patches of all these
     images together; None: all.
     """
     numbers = range(len(maps)) if images is None else images

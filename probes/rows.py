@@ -16,7 +16,7 @@ BLOCK_ROWS = 4096
 
 
 class Rows(ABC):
-    """`shape` (n, …), floats, of which `read` gives some rows at a time."""
+    """`shape` (n, …), floats; `read` gives some rows at a time."""
 
     shape: tuple[int, ...]
 

@@ -63,7 +63,7 @@ def started(checkout: Path) -> subprocess.Popen[str]:
     )
 
 
-def asked(process: subprocess.Popen[str], work: str) -> float:
+def seconds_of(process: subprocess.Popen[str], work: str) -> float:
     """Processor seconds of one run."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(f"{work}\n")
@@ -73,7 +73,7 @@ def asked(process: subprocess.Popen[str], work: str) -> float:
 
 def compare(other: Path, work: str, processes: list[subprocess.Popen[str]]) -> dict[str, object]:
     """Medians of this checkout and the other, and the median of the ratios, this over other, with its interval."""
-    pairs = np.array([[asked(process, work) for process in processes] for _ in range(PAIRS + 1)])[1:]
+    pairs = np.array([[seconds_of(process, work) for process in processes] for _ in range(PAIRS + 1)])[1:]
     ratios = np.sort(pairs[:, 0] / pairs[:, 1])
     low, high = np.quantile(np.median(np.random.default_rng(0).choice(ratios, (2000, PAIRS)), axis=1), [0.025, 0.975])
     seconds = dict(zip(("this", str(other)), np.median(pairs, axis=0).round(4).tolist(), strict=True))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from probes.pooling import pool
 from randar_features.data.decoding import check_range
+from randar_features.data.images import ImageSource
+from randar_features.features.store import Content, EncodedImages, FeatureImages
 
 
 class Encoder(ABC):
@@ -24,8 +27,11 @@ class Encoder(ABC):
             they do not apply.
         device: where it computes.
         dtype: number format that it computes in.
+        computes: whether it makes features of pixels, so that equal images have equal ones.
         supervision: what its weights were trained with beyond images, such as labels; None where nothing is known.
     """
+
+    computes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -71,6 +77,20 @@ class Encoder(ABC):
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             found = self._encode(images.to(self.device), wanted)
         return {name: found[name].float() for name in wanted}
+
+    def stored(
+        self, source: ImageSource, content: Content, *, part: str | None, max_images: int | None, **reading: Any
+    ) -> FeatureImages:
+        """Images, the first `max_images` of them, with their features, as a store of such content takes them.
+
+        part: which file, of an encoder that is a file a split. reading: of `EncodedImages`.
+        """
+
+        def encode(images: Tensor) -> dict[str, Tensor]:
+            maps = self.encode(images, list(content.outputs))
+            return maps if content.pooling is None else {n: pool(each, content.pooling) for n, each in maps.items()}
+
+        return EncodedImages(source if max_images is None else source.first(max_images), encode, content, **reading)
 
     def grid_sides(self, outputs: Sequence[str] | None = None) -> dict[str, int]:
         """G of the maps of each of these outputs, None: all; 1 where there is no grid."""

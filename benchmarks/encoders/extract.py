@@ -13,19 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
-from benchmarks.encoders.feature_file import FeatureFile, FeatureSource
-from probes.pooling import POOLINGS, pool
-from randar_features.data.images import ImageSource
+from probes.pooling import POOLINGS
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.data.stored_images import StoredImages, root_of
-from randar_features.features.store import SHARD_ROWS, Content, FeatureStore, read_manifest, write_store
+from randar_features.data.stored_images import root_of
+from randar_features.features.store import Content, FeatureStore, read_manifest, write_store
 from randar_features.precision import name_of
 from randar_features.store.plan import OtherImagesError
-from randar_features.store.writer import StoreWriter
 
 
 def extract(
@@ -70,21 +66,19 @@ def extract(
     home = Path(folder) / _computed_by(encoder) / _plain(name)
     content = _content(encoder, wanted, home, pooling, dtype, reading)
     place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
-    source = open_data(data, split, encoder.image_size, reading)
-    root, made = root_of(data, split), list(content.outputs)
-    if isinstance(encoder, FeatureFile):
-        entries = _from_file(encoder, part or split, source, max_images, root, made, pooling)
-        return FeatureStore(_filled(place, lambda folder, _: _copy(entries, folder, content, name)), wanted)
-
-    def encode(images: Tensor) -> dict[str, Tensor]:
-        maps = encoder.encode(images, made)
-        return maps if pooling is None else {output: pool(values, pooling) for output, values in maps.items()}
-
-    chosen = source if max_images is None else source.first(max_images)
-    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    images = encoder.stored(
+        open_data(data, split, encoder.image_size, reading),
+        content,
+        part=part or split,
+        max_images=max_images,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        root=root_of(data, split),
+    )
 
     def write(folder: Path, earlier: Sequence[FeatureStore]) -> object:
-        return write_store(chosen, folder, encode, content, data=name, root=root, reuse=earlier, **options)
+        reuse = earlier if encoder.computes else ()
+        return write_store(images, folder, content, data=name, reuse=reuse, progress=progress)
 
     return FeatureStore(_filled(place, write), wanted)
 
@@ -98,7 +92,7 @@ def _content(
     """
     if pooling is not None and pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, or None for maps; got {pooling!r}")
-    dtype = "float32" if isinstance(encoder, FeatureFile) else dtype
+    dtype = dtype if encoder.computes else "float32"
     made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
     return Content(
         encoder=encoder.name,
@@ -110,31 +104,6 @@ def _content(
         compute_dtype=name_of(encoder.dtype),
         value_range=reading.value_range,
     )
-
-
-def _from_file(
-    encoder: FeatureFile,
-    part: str | None,
-    source: ImageSource,
-    max_images: int | None,
-    root: Path | None,
-    outputs: Sequence[str],
-    pooling: str | None,
-) -> FeatureSource:
-    """The entries of a file for these images; all images of the data are matched, the first `max_images` are taken."""
-    features = encoder.features(part)
-    options: dict[str, Any] = {"image_size": encoder.image_size, "batch_size": 1, "root": root}
-    images = StoredImages(source, lambda _: {}, **options)
-    entries = features.entries_of(images.records(), images.root)[:max_images]
-    if max_images is not None:
-        images = StoredImages(source.first(max_images), lambda _: {}, **options)
-    return FeatureSource(images, features, entries, outputs, pooling)
-
-
-def _copy(entries: FeatureSource, folder: Path, content: Content, name: str) -> None:
-    """Put the entries of a file into a store."""
-    options: dict[str, Any] = {"content": content.manifest(), "shard_rows": SHARD_ROWS, "data": name}
-    StoreWriter(folder=folder, kind=FeatureStore, **options).fill(entries)
 
 
 def _filled(place: Path, write: Callable[[Path, Sequence[FeatureStore]], object]) -> Path:

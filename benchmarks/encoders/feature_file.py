@@ -20,7 +20,9 @@ from torch import Tensor
 
 from benchmarks.encoders.base import Encoder
 from probes.pooling import pool
+from randar_features.data.images import ImageSource
 from randar_features.data.stored_images import StoredImages
+from randar_features.features.store import SHARD_ROWS, Content
 from randar_features.store.identity import UNREADABLE, hash_files
 from randar_features.store.records import OK, Block, Record, absolute, unescape
 
@@ -44,6 +46,8 @@ class FeatureFile(Encoder):
         FileNotFoundError, ValueError: there is no such file, or it holds no features.
     """
 
+    computes = False
+
     def __init__(self, name: str) -> None:
         self.pattern = name.removeprefix(PREFIX)
         parts = matching_files(self.pattern)
@@ -65,6 +69,17 @@ class FeatureFile(Encoder):
         if missing := [output for output in self.outputs if output not in found.maps]:
             raise ValueError(f"{found.file} has no features {missing[0]!r}; it has {', '.join(found.maps)}")
         return found
+
+    def stored(
+        self, source: ImageSource, content: Content, *, part: str | None, max_images: int | None, **reading: Any
+    ) -> FeatureSource:
+        """The entries for these images; all images of the data are matched, the first `max_images` are taken."""
+        features, options = self.features(part), {"image_size": IMAGE_SIZE, "batch_size": 1, "root": reading["root"]}
+        images = StoredImages(source, lambda _: {}, **options)
+        entries = features.entries_of(images.records(), images.root)[:max_images]
+        if max_images is not None:
+            images = StoredImages(source.first(max_images), lambda _: {}, **options)
+        return FeatureSource(images, features, entries, list(content.outputs), content.pooling)
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         raise ValueError(
@@ -172,7 +187,7 @@ def _stacked(column: Any, name: str, file: Path, shape: Sequence[int] | None) ->
 
 
 class FeatureSource:
-    """Entries of a file for the images of a data set, as a `store.records.Source`: no picture is decoded.
+    """Entries of a file for the images of a data set, as `write_store` takes them: no picture is decoded.
 
     Args:
         images: the data.
@@ -204,6 +219,10 @@ class FeatureSource:
     def records(self) -> list[Record]:
         """Of all images."""
         return self.images.records()
+
+    def shard_rows(self) -> int:
+        """Images a file."""
+        return SHARD_ROWS
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         """The entries of the images of those numbers."""

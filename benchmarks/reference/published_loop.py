@@ -48,26 +48,26 @@ def published_generate(
     x = torch.cat([model.cls_embedding(classes, len(classes))[:, None], instructions[:, :1]], dim=1)
     angles = torch.cat([table[None, :1].expand(len(classes), -1, -1, -1), location_angles[:, :1]], dim=1)
     positions = torch.arange(2, device=order.device)
-    done, asked, step = 0, 1, 0
+    done, drawing, step = 0, 1, 0
     while True:
         logits = forward_inference(model, caches, causal, x, angles, positions)
         if guided:
             scale = guidance[0] + (guidance[1] - guidance[0]) * done / num_tokens
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + scale * (conditional - unconditional)
-        logits = logits[:, -asked:]
-        drawn = torch.cat([sample(logits[:, i], top_k) for i in range(asked)], dim=1)
-        result[:, done : done + asked] = drawn
-        previous, done, step = done, done + asked, step + 1
+        logits = logits[:, -drawing:]
+        drawn = torch.cat([sample(logits[:, i], top_k) for i in range(drawing)], dim=1)
+        result[:, done : done + drawing] = drawn
+        previous, done, step = done, done + drawing, step + 1
         if done == num_tokens:
             return torch.zeros_like(result).scatter_(1, order, result)
-        asked = 1 if steps == -1 else tokens_at(step, steps, num_tokens, done)
+        drawing = 1 if steps == -1 else tokens_at(step, steps, num_tokens, done)
         embedded = model.tok_embeddings(drawn)
         embedded = torch.cat([embedded] * 2) if guided else embedded
         shown = torch.stack([instructions[:, previous:done], embedded], dim=2).flatten(1, 2)[:, 1:]
-        x = torch.cat([shown, instructions[:, done : done + asked]], dim=1)
+        x = torch.cat([shown, instructions[:, done : done + drawing]], dim=1)
         shown = location_angles[:, previous:done].repeat_interleave(2, dim=1)[:, 1:]
-        angles = torch.cat([shown, location_angles[:, done : done + asked]], dim=1)
+        angles = torch.cat([shown, location_angles[:, done : done + drawing]], dim=1)
         positions = torch.arange(x.shape[1], device=order.device) + 2 + 2 * previous
 
 

@@ -69,8 +69,8 @@ def summary_chart(runs: Sequence[Run]) -> bytes | None:
     panels: dict[str, tuple[str, dict[str, tuple[float, charts.Interval]]]] = {}
     for run in [run for run in runs if run.metric]:
         metric = str(run.metric)
-        asked = repr((run.card["protocol"], run.card["data"], metric))
-        _, values = panels.setdefault(asked, (f"{run.name}: {metric.replace('_', ' ')}", {}))
+        question = repr((run.card["protocol"], run.card["data"], metric))
+        _, values = panels.setdefault(question, (f"{run.name}: {metric.replace('_', ' ')}", {}))
         for row in [row for row in run.best_by_encoder() if metric in row]:
             values.setdefault(str(run.axes(row)["encoder"]), (row[metric], row.interval))
     compared = {title: values for title, values in panels.values() if len(values) > 1}

@@ -188,11 +188,11 @@ def work(model: RandAR, batch: int, schedule: list[int]) -> tuple[float, float]:
     """Weights read and operations done in a step of average size, with guidance (two branches)."""
     blocks = sum(p.numel() for p in model.layers.parameters() if p.dim() == 2)
     tokens = 2 * batch * sum(fed(schedule)) / len(schedule)
-    asked = 2 * batch * sum(schedule) / len(schedule)
+    read_out = 2 * batch * sum(schedule) / len(schedule)
     seen = sum(n * length for n, length in zip(fed(schedule), seen_lengths(schedule), strict=True)) / len(schedule)
     attention = 4 * model.config.dim * model.config.num_layers * 2 * batch * seen
     output = model.output.weight.numel()
-    return blocks + output, 2 * (tokens * blocks + asked * output) + attention
+    return blocks + output, 2 * (tokens * blocks + read_out * output) + attention
 
 
 def seen_lengths(schedule: list[int]) -> list[int]:

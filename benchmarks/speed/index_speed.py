@@ -118,10 +118,10 @@ def queries(config: Config) -> np.ndarray:
 
 def exact_neighbours(config: Config) -> np.ndarray:
     """The k nearest of each query by cosine (Q, k), of one block of vectors after another."""
-    asked = torch.nn.functional.normalize(torch.from_numpy(queries(config)))
-    values, ids = torch.full((len(asked), config.k), -2.0), torch.zeros(len(asked), config.k, dtype=torch.int64)
+    queried = torch.nn.functional.normalize(torch.from_numpy(queries(config)))
+    values, ids = torch.full((len(queried), config.k), -2.0), torch.zeros(len(queried), config.k, dtype=torch.int64)
     for start, block in blocks(config)(MADE_AT_ONCE):
-        products = asked @ torch.nn.functional.normalize(torch.from_numpy(block)).T
+        products = queried @ torch.nn.functional.normalize(torch.from_numpy(block)).T
         best, columns = products.topk(min(config.k, products.shape[1]), dim=1)
         values, order = torch.cat([values, best], 1).topk(config.k, dim=1)
         ids = torch.cat([ids, columns + start], 1).gather(1, order)
@@ -155,20 +155,20 @@ def ask(config: Config, folder: Path, probes: int) -> dict[str, Any]:
         start = time.perf_counter()
         index = VectorIndex(folder)
         opened = time.perf_counter() - start
-        asked = queries(config)
-        index.search(asked[:10], config.k, nprobe=probes or None)
+        queried = queries(config)
+        index.search(queried[:10], config.k, nprobe=probes or None)
         start = time.perf_counter()
-        ids = index.search(asked, config.k, nprobe=probes or None).ids
+        ids = index.search(queried, config.k, nprobe=probes or None).ids
         together = time.perf_counter() - start
         start = time.perf_counter()
-        for row in range(min(config.one_by_one, len(asked))):
-            index.search(asked[row : row + 1], config.k, nprobe=probes or None)
-        alone = (time.perf_counter() - start) / min(config.one_by_one, len(asked))
+        for row in range(min(config.one_by_one, len(queried))):
+            index.search(queried[row : row + 1], config.k, nprobe=probes or None)
+        alone = (time.perf_counter() - start) / min(config.one_by_one, len(queried))
     return {
         "probes": probes or None,
         "ids": ids,
         "open_seconds": opened,
-        "queries_per_second": len(asked) / together,
+        "queries_per_second": len(queried) / together,
         "seconds_per_single_query": alone,
         "search_peak_bytes": process_memory(peak=True),
         "bytes_per_vector": index.bytes_per_vector["memory"],

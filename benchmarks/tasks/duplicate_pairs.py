@@ -97,9 +97,9 @@ def find(
         neighbours: candidates of each image of `other` at most.
         rows, other_rows: those of `store` and of `other` that count; None: all.
     """
-    searched, asked = (_readable(*each) for each in ((store, rows), (other, other_rows)))
+    searched, queried = (_readable(*each) for each in ((store, rows), (other, other_rows)))
     same = other.folder == store.folder
-    candidates = _nearest(store, searched, other, asked, output, neighbours)
+    candidates = _nearest(store, searched, other, queried, output, neighbours)
     if same and rows is None and other_rows is None:
         ends = np.stack([candidates["row"], candidates["other"]])
         candidates["row"], candidates["other"] = ends.min(0), ends.max(0)
@@ -119,15 +119,15 @@ def _readable(store: FeatureStore, rows: np.ndarray | None) -> np.ndarray:
 
 
 def _nearest(
-    store: FeatureStore, searched: np.ndarray, other: FeatureStore, asked: np.ndarray, output: str, neighbours: int
+    store: FeatureStore, searched: np.ndarray, other: FeatureStore, queried: np.ndarray, output: str, neighbours: int
 ) -> np.ndarray:
-    """The nearest of the rows `searched` to each of the rows `asked` of `other`: row, other and cosine of each pair."""
-    places = np.searchsorted(searched, asked).clip(max=max(0, len(searched) - 1))
-    own = np.full(len(asked), -1)
+    """The nearest of the rows `searched` to each of the rows `queried` of `other`: row, other and cosine of each pair."""
+    places = np.searchsorted(searched, queried).clip(max=max(0, len(searched) - 1))
+    own = np.full(len(queried), -1)
     if other.folder == store.folder and len(searched):
-        own = np.where(searched[places] == asked, places, -1)
-    k = max(0, min(neighbours, len(searched) - bool((own >= 0).any()))) if len(asked) else 0
-    found = np.empty(len(asked) * k, [("row", np.int64), ("other", np.int64), ("cosine", np.float64)])
+        own = np.where(searched[places] == queried, places, -1)
+    k = max(0, min(neighbours, len(searched) - bool((own >= 0).any()))) if len(queried) else 0
+    found = np.empty(len(queried) * k, [("row", np.int64), ("other", np.int64), ("cosine", np.float64)])
     if not k:
         return found
 
@@ -139,8 +139,8 @@ def _nearest(
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"threads": torch.get_num_threads(), "progress": False}
         build_index(blocks, len(searched), Path(folder), settings=settings, features={}, **options)
-        ids, cosines = VectorIndex(Path(folder)).search(other.array(output, asked), k, exclude=own)
-    found["row"], found["other"], found["cosine"] = searched[ids.ravel()], asked.repeat(k), cosines.ravel()
+        ids, cosines = VectorIndex(Path(folder)).search(other.array(output, queried), k, exclude=own)
+    found["row"], found["other"], found["cosine"] = searched[ids.ravel()], queried.repeat(k), cosines.ravel()
     return found
 
 

@@ -198,10 +198,10 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
     places = np.unique(np.linspace(0, len(task.queries) - 1, SHOWN).astype(int))
     found = best.neighbours[places, :SHOWN_NEIGHBOURS]
     gallery = open_data(config.data, config.split, PICTURE, config.reading)
-    asked = (
+    shown = (
         gallery if config.query_split is None else open_data(config.data, config.query_split, PICTURE, config.reading)
     )
-    queries = pictures_of(asked, task.query_rows[places], PICTURE)
+    queries = pictures_of(shown, task.query_rows[places], PICTURE)
     pictures = pictures_of(gallery, task.gallery_rows[found].ravel(), PICTURE)
     right = task.gallery_labels[found] == task.query_labels[places][:, None]
     png = image_grid(

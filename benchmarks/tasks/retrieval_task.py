@@ -60,7 +60,7 @@ class Task:
 
 
 class NoTaskError(ValueError):
-    """The data cannot be used for retrieval as it was asked."""
+    """The data cannot be used for retrieval with these options."""
 
 
 def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, count: int, seed: int) -> Task:
@@ -76,16 +76,16 @@ def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, coun
         raise ValueError(f"--queries must be at least 1, got {count}")
     if gallery.label_names != queries.label_names:
         raise NoTaskError(f"the classes of {gallery.folder} and {queries.folder} are not the same")
-    kept, asked = (np.flatnonzero(store.ok & (store.labels >= 0)) for store in (gallery, queries))
-    if len(kept) < 2 or not len(asked):
+    kept, queried = (np.flatnonzero(store.ok & (store.labels >= 0)) for store in (gallery, queries))
+    if len(kept) < 2 or not len(queried):
         raise NoTaskError(
-            f"{gallery.folder} has {len(kept)} labelled images to search, and there are {len(asked)} to ask for; "
+            f"{gallery.folder} has {len(kept)} labelled images to search, and there are {len(queried)} to ask for; "
             "expected at least 2 and 1: retrieval is scored by class"
         )
     generator = np.random.default_rng(seed)
-    count = min(count, max(1, len(asked) - int(TUNING_SHARE * len(asked))))
-    chosen = np.sort(generator.choice(asked, count, replace=False))
-    left = np.setdiff1d(asked, chosen)
+    count = min(count, max(1, len(queried) - int(TUNING_SHARE * len(queried))))
+    chosen = np.sort(generator.choice(queried, count, replace=False))
+    left = np.setdiff1d(queried, chosen)
     tuned = np.sort(generator.choice(left, min(count, len(left)), replace=False))
     vectors = gallery.array(output, kept)
 
@@ -134,9 +134,9 @@ def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     for start in range(0, len(task.queries), RANKED_AT_ONCE):
         part = slice(start, start + RANKED_AT_ONCE)
         ids = rank_all(task.queries[part], task.gallery, task.own[part]).ids
-        asked = (ids, task.query_labels[part], task.gallery_labels, task.own[part])
-        precisions.append(average_precisions(*asked))
-        ranks.append(first_ranks(*asked))
+        queried = (ids, task.query_labels[part], task.gallery_labels, task.own[part])
+        precisions.append(average_precisions(*queried))
+        ranks.append(first_ranks(*queried))
         first.append(ids[:, :DEPTH])
     scored = scores(np.concatenate(ranks), np.concatenate(precisions))
     return scored, np.concatenate(first), np.concatenate(precisions)

@@ -101,7 +101,7 @@ def build_index(
 
 def _add_all(builder: _Builder, blocks: Blocks, count: int, step: int, progress: bool) -> None:
     """Compare the rows that the index has, and add the others, with a checkpoint every `step` rows."""
-    # Tables of distances to codes are made for so many vectors at once: else they may take gigabytes.
+    # Tables of distances to codes are made for this many vectors at once: else they may take gigabytes.
     faiss.cvar.product_quantizer_compute_codes_bs = TABLE_ROWS
     first = builder.rows
     with tqdm(total=count, unit="vector", desc="index", disable=not progress, initial=first) as bar:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from randar_features.data import ImageSource
-from randar_features.data.stored_images import StoredImages, root_of
+from randar_features.data.stored_images import root_of
 from randar_features.features.extract import Extraction
-from randar_features.features.store import Content, Encode, encoded_images
+from randar_features.features.store import Content, Encode, EncodedImages
 from randar_features.features.table import FeatureTable
 from randar_features.hub import Model
 from randar_features.store.records import Block
@@ -109,7 +109,7 @@ class _Worker:
     """One actor: numbers of images in, their columns as a store has them out."""
 
     def __init__(self, source: ImageSource, extraction: Extraction, root: Path | None) -> None:
-        self.images = encoded_images(source, *extraction.stored(), batch_size=extraction.batch_size or 32, root=root)
+        self.images = EncodedImages(source, *extraction.stored(), batch_size=extraction.batch_size or 32, root=root)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         [numbers] = batch.column("numbers").to_pylist()
@@ -128,7 +128,7 @@ def _block(table: pa.Table) -> Block:
     return from_arrow(table.drop_columns(["number"]).combine_chunks().to_batches()[0])
 
 
-class _RayImages(StoredImages):
+class _RayImages(EncodedImages):
     """Images that the actors of a cluster read and encode."""
 
     def __init__(
@@ -144,14 +144,14 @@ class _RayImages(StoredImages):
     ) -> None:
         import ray
 
-        super().__init__(source, lambda batch: encode(batch.pixels), image_size=content.image_size, **reading)
+        super().__init__(source, encode, content, **reading)
         if self.streamed:
             raise ValueError(
                 "a stream of images cannot be shared out: give files, a folder, Parquet, tars, or a data set"
             )
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False)
-        self._encode, self._dtype, self._lost = encode, content.dtype, 0
+        self._lost = 0
         self._workers, self._gpus = _workers(workers, device, ray.cluster_resources())
         self._worker = self.source, replace(extraction, device="cuda" if self._gpus else "cpu"), given
 
@@ -206,8 +206,8 @@ class _RayImages(StoredImages):
         reason = f"the process that read it died, {ATTEMPTS} times"
         if self._lost == MOST_LOST:
             raise RuntimeError(f"{MOST_LOST} images in a row, the last of them {record.path or number}: {reason}")
-        values = self._encode(torch.zeros(1, 3, self.image_size, self.image_size))
-        columns = {name: np.full(value.shape, np.nan, self._dtype) for name, value in values.items()}
+        values = self.values(torch.zeros(1, 3, self.image_size, self.image_size))
+        columns = {name: np.full(value.shape, np.nan, self.dtype) for name, value in values.items()}
         return Block(columns, [record], [reason])
 
     def _stream(self, tasks: list[list[int]]) -> Generator[pa.Table, None, None]:

@@ -19,11 +19,11 @@ from randar_features.data.ahead import ahead, fetched
 from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
 from randar_features.data.opening import MAX_PIXELS
-from randar_features.data.stored_images import StoredImages, root_of
 from randar_features.data.stored_images import name_of as name_of_images
+from randar_features.data.stored_images import root_of
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, as_index, check_numbers, check_orders, model_specs
-from randar_features.features.store import Content, Encode, FeatureStore, write_store
+from randar_features.features.store import Content, Encode, EncodedImages, FeatureStore, write_store
 from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of
@@ -198,32 +198,29 @@ class Extraction:
         )
 
     def to_store(
-        self, images: Any, folder: str | Path, images_of: Callable[..., StoredImages] | None = None
+        self, images: Any, folder: str | Path, images_of: Callable[..., EncodedImages] = EncodedImages
     ) -> FeatureStore:
         """Fill the store in a folder, go on with one that is not finished, or give back one that is.
 
-        `images_of`: see `write_store`.
+        images_of: what reads and encodes the images, with the arguments of `EncodedImages`.
         """
         values, content = self.stored()
-        source = self.source(images)
+        source, root = self.source(images), root_of(images, self.split)
+        content = replace(content, value_range=source.reading.value_range)
+        reading: dict[str, Any] = {"batch_size": self.batch_size or 32, "num_workers": self.num_workers, "root": root}
         return write_store(
-            source,
+            images_of(source, values, content, **reading),
             folder,
-            values,
-            replace(content, value_range=source.reading.value_range),
+            content,
             data=name_of_images(images, self.split),
-            root=root_of(images, self.split),
-            batch_size=self.batch_size or 32,
             shard_rows=self.shard_rows,
-            num_workers=self.num_workers,
             append=self.append,
             retry=self.retry,
             progress=self.progress,
-            images_of=images_of,
         )
 
     def to_table(
-        self, images: Any, folder: str | Path, images_of: Callable[..., StoredImages] | None = None
+        self, images: Any, folder: str | Path, images_of: Callable[..., EncodedImages] = EncodedImages
     ) -> FeatureTable:
         """`to_store`, opened as a table, with a warning that names images that could not be read."""
         self.to_store(images, folder, images_of)

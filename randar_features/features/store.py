@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from randar_features.data.stored_images import StoredImages
 from randar_features.store.files import folder_to_write
 from randar_features.store.manifest import MANIFEST, check_format
 from randar_features.store.manifest import read_manifest as read_any_manifest
+from randar_features.store.records import Source
 from randar_features.store.store import Rows, Store, positive
 from randar_features.store.writer import StoreWriter, abandon_store, rank_and_ranks
 
@@ -168,20 +169,50 @@ class Content:
         return json.loads(json.dumps(asdict(self) | {"transform": f"ADM centre crop of {self.image_size} pixels"}))
 
 
+class EncodedImages(StoredImages):
+    """Images as a store of features takes them.
+
+    Args:
+        source: the images, as `open_images` gives them.
+        encode: images (b, 3, S, S) to the values (b, …) of each output, float.
+        content: what `encode` gives.
+        reading: `batch_size`, `num_workers` and `root` of `StoredImages`.
+    """
+
+    def __init__(self, source: ImageSource, encode: Encode, content: Content, **reading: Any) -> None:
+        super().__init__(
+            source,
+            lambda batch: fetched(encode(batch.pixels)),
+            lambda found, batch: _as_values(found(), content.dtype, batch),
+            image_size=content.image_size,
+            **reading,
+        )
+        self.values, self.dtype = encode, content.dtype
+
+    def shard_rows(self) -> int:
+        """Images that make a file of 1024, or of 64 MiB if that is less."""
+        values = self.values(torch.zeros(1, 3, self.image_size, self.image_size))
+        size = sum(value.numel() for value in values.values()) * np.dtype(self.dtype).itemsize
+        fitting = min(SHARD_ROWS, max(1, SHARD_BYTES // size))
+        return fitting - fitting % self.batch_size or fitting
+
+
+class FeatureImages(Source, Protocol):
+    """Images with their features, which a store of these is filled from."""
+
+    def shard_rows(self) -> int:
+        """Images a file, as memory must hold."""
+
+
 @torch.no_grad()
 def write_store(
-    source: ImageSource,
+    images: FeatureImages,
     folder: str | Path,
-    encode: Encode,
     content: Content,
     *,
     data: str,
-    root: Path | None = None,
-    batch_size: int = 32,
     shard_rows: int | None = None,
-    num_workers: int = 0,
     progress: bool = True,
-    images_of: Callable[..., StoredImages] | None = None,
     **writing: Any,
 ) -> FeatureStore:
     """Fill a store, go on with one that is not finished, or give back one that is.
@@ -190,18 +221,12 @@ def write_store(
     A kill costs some seconds of work.
 
     Args:
-        source: the images, as `open_images` gives them.
+        images: with their features.
         folder: of the store.
-        encode: images (b, 3, S, S) to the values (b, …) of each output, float.
-        content: what `encode` gives.
+        content: what the features are.
         data: name of the images, for the record.
-        root: the folder that they lie in, see `StoredImages`.
-        batch_size: images a call of `encode`.
-        shard_rows: images a file, as memory must hold; None: those that the store has, in a new one 1024 or what
-            makes 64 MiB.
-        num_workers: processes that decode images.
+        shard_rows: images a file; None: those that the store has, in a new one what `images` say.
         progress: show a bar.
-        images_of: what reads and encodes the images, with the arguments of `encoded_images`, which it is for None.
         writing: `append`, `retry` and `reuse` of `store.writer.StoreWriter`.
 
     Raises:
@@ -211,47 +236,29 @@ def write_store(
     """
     folder = folder_to_write(folder)
     rank, world_size = rank_and_ranks()
-    if source.streamed and world_size > 1:
+    if images.streamed and world_size > 1:
         raise ValueError("a stream of images cannot be shared out to several processes: run a single one")
     writer = StoreWriter(
         folder=folder,
         kind=FeatureStore,
         content=content.manifest(),
-        shard_rows=_shard_rows(folder, encode, content, batch_size) if shard_rows is None else shard_rows,
+        shard_rows=_shard_rows(folder, images) if shard_rows is None else shard_rows,
         data=data,
         rank=rank,
         world_size=world_size,
         progress="features" if progress else None,
         **writing,
     )
-    reading = {"batch_size": batch_size, "num_workers": num_workers, "root": root}
-    images = (images_of or encoded_images)(source, encode, content, **reading)
     with part(ALL, 0):
         if not writer.fill(images):
             writer.wait()
     return FeatureStore(folder)
 
 
-def encoded_images(source: ImageSource, encode: Encode, content: Content, **reading: Any) -> StoredImages:
-    """Images as a store takes them; `reading`: batch_size, num_workers and root of `StoredImages`."""
-    return StoredImages(
-        source,
-        lambda batch: fetched(encode(batch.pixels)),
-        lambda found, batch: _as_values(found(), content.dtype, batch),
-        image_size=content.image_size,
-        **reading,
-    )
-
-
-def _shard_rows(folder: Path, encode: Encode, content: Content, batch_size: int) -> int:
+def _shard_rows(folder: Path, images: FeatureImages) -> int:
     """Images a shard: of the store that is there, else as many as fit."""
     check_format(folder, FeatureStore.made_by)
-    if (folder / MANIFEST).exists():
-        return int(read_manifest(folder)["shard_rows"])
-    values = encode(torch.zeros(1, 3, content.image_size, content.image_size))
-    size = sum(value.numel() for value in values.values()) * np.dtype(content.dtype).itemsize
-    fitting = min(SHARD_ROWS, max(1, SHARD_BYTES // size))
-    return fitting - fitting % batch_size or fitting
+    return int(read_manifest(folder)["shard_rows"]) if (folder / MANIFEST).exists() else images.shard_rows()
 
 
 def _as_values(values: Mapping[str, Tensor], dtype: str, batch: ImageBatch) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from randar_features import FeatureStore
 from randar_features.data import open_images
-from randar_features.features.store import Content, write_store
+from randar_features.features.store import Content, EncodedImages, write_store
 
 SIZE = 8
 ROWS = 3  # a shard
@@ -34,8 +34,10 @@ def encode(pixels: Tensor) -> Mapping[str, Tensor]:
 
 def write(images: Any, folder: Path, about: Content | None = None, **options: Any) -> FeatureStore:
     function = options.pop("encode", encode)
-    options = {"data": "test", "batch_size": 2, "shard_rows": ROWS, "progress": False, **options}
-    return write_store(open_images(images), folder, function, about or content(), **options)
+    reading = {"batch_size": 2} | {n: options.pop(n) for n in ("batch_size", "num_workers", "root") if n in options}
+    told = about or content()
+    options = {"data": "test", "shard_rows": ROWS, "progress": False, **options}
+    return write_store(EncodedImages(open_images(images), function, told, **reading), folder, told, **options)
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:

@@ -47,19 +47,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Kills:
-    """Images; the ninth kills the process that reads it, the first `times`, unless that is the driver."""
+    """Images; the ninth kills the first process that reads it, the sixteenth every one, unless that is the driver."""
 
-    def __init__(self, mark: Path, times: int = 1) -> None:
-        self.mark, self.times, self.driver = mark, times, os.getpid()
+    def __init__(self, mark: Path) -> None:
+        self.mark, self.driver = mark, os.getpid()
         self.mark.touch()
 
     def __len__(self) -> int:
         return 22
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
-        if number == 8 and os.getpid() != self.driver and self.mark.stat().st_size < self.times:
+        killing = number == 15 or (number == 8 and "8" not in self.mark.read_text().split())
+        if killing and os.getpid() != self.driver:
             with self.mark.open("a") as file:
-                file.write("x")
+                file.write(f"{number} ")
             os.kill(os.getpid(), signal.SIGKILL)
         return np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8), number % 3
 
@@ -73,7 +74,7 @@ def same(one: rf.FeatureTable, other: rf.FeatureTable) -> None:
         np.testing.assert_allclose(one[spec], other[spec], rtol=1e-3, atol=1e-3)  # threads may differ
 
 
-def test_equals_one_process(ray: Any, cluster: None, photos: Path, tmp_path: Path, small_model: rf.Model):
+def test_equals_one_process(cluster: None, photos: Path, tmp_path: Path, small_model: rf.Model):
     settings = SETTINGS | {"pool": "mean", "value_range": (0, 4095), "max_pixels": 40 * 50}
     with pytest.warns(UserWarning, match="04.png"):
         table = rf.extract_features_ray(
@@ -82,28 +83,27 @@ def test_equals_one_process(ray: Any, cluster: None, photos: Path, tmp_path: Pat
     with pytest.warns(UserWarning, match="04.png"):
         same(table, rf.extract_features(photos, small_model, out=tmp_path / "one", **settings, progress=False))
     assert [number for number, status in enumerate(table.status) if status != "ok"] == [2, 14]
-    table.to_parquet(tmp_path / "table.parquet")
-    paths = ray.data.from_items([{"path": str(path), "label": "x"} for path in sorted(photos.rglob("*.png"))[:2]])
-    few = rf.extract_features_ray(paths, small_model, out=tmp_path / "few", workers=1, **settings, progress=False)
-    np.testing.assert_allclose(few[few.specs[0]], table[few.specs[0]][:2], rtol=1e-3, atol=1e-3)
 
 
-def test_a_killed_worker_costs_nothing(cluster: None, tmp_path: Path, small_model: rf.Model):
+def test_a_ray_data_set_names_images(ray: Any, cluster: None, photos: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("randar_features.features.extract.Extraction.to_table", lambda self, images, *_: images)
+    rows = [{"path": str(path), "label": "x"} for path in sorted(photos.rglob("*.png"))[:2]]
+    found = rf.extract_features_ray(ray.data.from_items(rows), out="nowhere")
+    assert found == [(row["path"], "x") for row in rows]
+
+
+def test_a_killed_worker_costs_no_more_than_the_image_that_kills_every_one(
+    cluster: None, tmp_path: Path, small_model: rf.Model
+):
     images = Kills(tmp_path / "mark")
-    table = rf.extract_features_ray(images, small_model, out=tmp_path / "ray", **SETTINGS, progress=False)
-    assert images.mark.read_text() == "x" and table.status == ["ok"] * 22
-    same(table, rf.extract_features(images, small_model, out=tmp_path / "one", **SETTINGS, progress=False))
-
-
-def test_an_image_that_kills_every_worker_keeps_its_place(cluster: None, tmp_path: Path, small_model: rf.Model):
-    images = Kills(tmp_path / "mark", times=1000)
-    with pytest.warns(UserWarning, match="image 8 .*died"):
+    with pytest.warns(UserWarning, match="image 15 .*died"):
         table = rf.extract_features_ray(images, small_model, out=tmp_path / "ray", **SETTINGS, progress=False)
-    assert [number for number, status in enumerate(table.status) if status != "ok"] == [8]
-    assert len(images.mark.read_text()) < 10
+    deaths = images.mark.read_text().split()
+    assert deaths.count("8") == 1 and 2 <= deaths.count("15") < 10
+    assert [number for number, status in enumerate(table.status) if status != "ok"] == [15]
     one = rf.extract_features(images, small_model, **SETTINGS | {"shard_rows": None}, progress=False)
     for spec in table.specs:
-        assert np.isnan(table[spec][8]).all()
+        assert np.isnan(table[spec][15]).all()
         np.testing.assert_allclose(table[spec][table.ok], one[spec][table.ok], rtol=1e-3, atol=1e-3)
 
 
