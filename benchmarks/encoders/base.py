@@ -97,6 +97,19 @@ class Encoder(ABC):
         grey = torch.full((1, 3, self.image_size, self.image_size), 0.5)
         return {name: maps.shape[1] for name, maps in self.encode(grey, outputs).items()}
 
+    def grids(self, outputs: Sequence[str] | None = None) -> dict[str, int]:
+        """The side G of the grid of those of the outputs (None: all) that have one.
+
+        Raises:
+            ValueError: none has, or one of `outputs` has not.
+        """
+        sides = self.grid_sides(outputs)
+        found = {name: side for name, side in sides.items() if side > 1}
+        if not found or (outputs is not None and len(found) < len(sides)):
+            flat = [name for name in sides if name not in found]
+            raise ValueError(f"{self.name} has no map of features in {', '.join(flat)}: a dense task needs one")
+        return found
+
     def choose(self, outputs: Sequence[str] | None) -> list[str]:
         """These outputs, None: all; ValueError for one that it does not have, or none at all."""
         wanted = list(self.outputs) if outputs is None else list(outputs)

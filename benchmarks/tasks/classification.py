@@ -20,7 +20,6 @@ from benchmarks.encoders import Encoder
 from benchmarks.options import check_names
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
-from benchmarks.tasks.dense import grid_outputs
 from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
 from probes import paired_interval
 from probes.pooling import POOLINGS
@@ -86,7 +85,7 @@ def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFe
 def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[Candidate]:
     """What the attentive probe is trained on: maps, of outputs that have a grid."""
     try:
-        on_grid = grid_outputs(encoder)
+        on_grid = encoder.grids()
     except ValueError:  # the other encoders may have one
         tqdm.write(f"{encoder.name} has no grid: the attentive probe is left out")
         return []

@@ -30,7 +30,7 @@ from benchmarks.options import EncoderOptions
 from benchmarks.report.match_pictures import is_right, match_lines
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features, file_name, grid_outputs
+from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features, file_name
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
 from randar_features.cli.parse import Count
 
@@ -182,7 +182,7 @@ class Matched:
 
 def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> list[Matched]:
     """One for each output and number of components."""
-    grids = grid_outputs(encoder, config.chosen(encoder))
+    grids = encoder.grids(config.chosen(encoder))
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
     options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
     features = [

@@ -56,20 +56,6 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.@+-]+", "-", text).strip("-")
 
 
-def grid_outputs(encoder: Encoder, outputs: Sequence[str] | None = None) -> dict[str, int]:
-    """The side G of the grid of those of an encoder's outputs (None: all) that have one.
-
-    Raises:
-        ValueError: none has, or one of `outputs` has not.
-    """
-    sides = encoder.grid_sides(outputs)
-    grids = {name: side for name, side in sides.items() if side > 1}
-    if not grids or (outputs is not None and len(grids) < len(sides)):
-        flat = [name for name in sides if name not in grids]
-        raise ValueError(f"{encoder.name} has no map of features in {', '.join(flat)}: a dense task needs one")
-    return grids
-
-
 class Layout:
     """How an image of any size is shown to an encoder: squashed to its square input, or in overlapping tiles.
 

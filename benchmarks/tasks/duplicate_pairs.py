@@ -121,7 +121,7 @@ def _readable(store: FeatureStore, rows: np.ndarray | None) -> np.ndarray:
 def _nearest(
     store: FeatureStore, searched: np.ndarray, other: FeatureStore, queried: np.ndarray, output: str, neighbours: int
 ) -> np.ndarray:
-    """The nearest of the rows `searched` to each of the rows `queried` of `other`: row, other and cosine of each pair."""
+    """The nearest of the rows `searched` to each row `queried` of `other`: row, other and cosine of each pair."""
     places = np.searchsorted(searched, queried).clip(max=max(0, len(searched) - 1))
     own = np.full(len(queried), -1)
     if other.folder == store.folder and len(searched):

@@ -22,7 +22,6 @@ from benchmarks.options import Dtype, ImageTaskOptions
 from benchmarks.report import figures
 from benchmarks.result import AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.dense import grid_outputs
 from benchmarks.tasks.samples import to_arrays
 from probes import align_colours
 from randar_features import Model
@@ -90,7 +89,7 @@ def recommended_outputs(encoder: Encoder) -> list[str]:
     """One output a context: image tokens at the model's first recommended layer; of other encoders, all maps."""
     model = getattr(encoder, "model", None)
     if not isinstance(model, Model):
-        return list(grid_outputs(encoder))
+        return list(encoder.grids())
     layer = model.recommended_layers[0]
     return [n for n, about in encoder.outputs.items() if (about["layer"], about["read"]) == (layer, "image")]
 

@@ -33,7 +33,6 @@ from benchmarks.tasks.dense import (
     blended_probabilities,
     dense_features,
     file_name,
-    grid_outputs,
 )
 from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import (
@@ -182,7 +181,7 @@ def evaluate(
     predicted classes (H, W).
     """
     config = task.config
-    grids = grid_outputs(encoder, config.chosen(encoder))
+    grids = encoder.grids(config.chosen(encoder))
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
     options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
     train, evaluation = (

@@ -95,12 +95,6 @@ def expected_rows(manifest: Manifest) -> int | None:
     return None if last["rows"] is None else last["first"] + last["rows"]
 
 
-def root_of(manifest: Manifest, row: int) -> Path | None:
-    """The root of the data that a row belongs to."""
-    part = next(part for part in reversed(manifest["parts"]) if part["first"] <= row)
-    return None if part["root"] is None else Path(part["root"])
-
-
 def missing_rows(manifest: Manifest, shards: Sequence[Shard]) -> list[range]:
     """The runs of rows that the manifest promises and no shard holds."""
     expected, runs, next_row = expected_rows(manifest), [], 0

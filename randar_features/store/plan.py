@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from randar_features.store.identity import UNREADABLE
-from randar_features.store.manifest import Manifest, images_in, root_of, write_manifest
+from randar_features.store.manifest import Manifest, images_in, write_manifest
 from randar_features.store.records import OK, Record, Source, absolute, printable
 from randar_features.store.shards import Shard, find_shards, superseded
 
@@ -70,10 +70,25 @@ class Plan:
             if rows.start not in have and rows.start in wanted
         ]
 
+    def placed(self, records: Sequence[Record], given: Path | None, row: int) -> list[Record]:
+        """Records whose paths begin at `given`, with their paths from the root of the part of `row` on."""
+        root = root_of(self.manifest, row)
+        paths = [None if root == given else absolute(record.path, given) for record in records]
+        return [
+            record if path is None else record._replace(path=within(path, root))
+            for record, path in zip(records, paths, strict=True)
+        ]
+
     @property
     def part(self) -> dict[str, Any]:
         """The part of the manifest that begins at `first`."""
         return next(part for part in self.manifest["parts"] if part["first"] == self.first)
+
+
+def root_of(manifest: Manifest, row: int) -> Path | None:
+    """The root of the data that a row belongs to."""
+    part = next(part for part in reversed(manifest["parts"]) if part["first"] <= row)
+    return None if part["root"] is None else Path(part["root"])
 
 
 def rows_of(part: Mapping[str, Any]) -> range:

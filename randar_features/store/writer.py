@@ -7,11 +7,12 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from randar_features.store.files import remove_leftovers
@@ -25,18 +26,18 @@ from randar_features.store.manifest import (
     check_format,
     missing_rows,
     read_manifest,
-    root_of,
     write_manifest,
 )
-from randar_features.store.open_shard import OpenShard, Reuse
-from randar_features.store.plan import Plan, abandon, make_plan, new_part, same_image, within
-from randar_features.store.records import Block, Record, Source, absolute
-from randar_features.store.shards import PIECE, SHARD, Shard, find_shards
+from randar_features.store.plan import Plan, abandon, make_plan, new_part, same_image
+from randar_features.store.records import OK, Block, Record, Source
+from randar_features.store.shards import PIECE, SHARD, Shard, find_shards, write_shard
 from randar_features.store.store import Store
 
 POLL = 0.2
+FLUSH_SECONDS = 5.0  # of work that a kill can cost
 PATIENCE = 60.0  # seconds that the other processes of a job wait for the manifest
 _END = "end-"  # and a row: no image is there or later, as a process that reads a stream has found
+_EMPTY = Record(None, -1, "")
 
 
 def rank_and_ranks() -> tuple[int, int]:
@@ -184,7 +185,7 @@ class StoreWriter:
         with tqdm(total=total, desc=self.progress, unit="image", disable=self.progress is None) as bar:
             for block in blocks:
                 self._write_full(pending)  # of images that were all there in parts or in another store
-                pending[0].add(self._placed(block, plan, source, pending[0]))
+                pending[0].add(block, plan.placed(block.records, source.root, pending[0].rows.start))
                 bar.update(len(block.records))
                 if not pending[0].full:
                     pending[0].flush()
@@ -213,9 +214,9 @@ class StoreWriter:
             shard.resume(pieces)
             if reuse is not None and plan.images is not None:
                 records = source.records()
-                found = {row: records[plan.images[row - plan.first]] for row in shard.wanted}
-                root = root_of(plan.manifest, rows.start)
-                reuse.fill(shard, {row: _place(record, source.root, root) for row, record in found.items()})
+                found = [records[plan.images[row - plan.first]] for row in shard.wanted]
+                placed = plan.placed(found, source.root, rows.start)
+                reuse.fill(shard, dict(zip(shard.wanted, placed, strict=True)))
             pending.append(shard)
             if not shard.wanted:
                 continue
@@ -254,13 +255,6 @@ class StoreWriter:
         given = (records[plan.images[number]] for number in numbers)
         return all(same_image(a, b) for a, b in zip(held, given, strict=True))
 
-    def _placed(self, block: Block, plan: Plan, source: Source, shard: OpenShard) -> Block:
-        """The block with the paths of its records from the root of the shard's part on."""
-        root = root_of(plan.manifest, shard.rows.start)
-        if root == source.root:
-            return block
-        return replace(block, records=[_place(record, source.root, root) for record in block.records])
-
     def _redo(self, plan: Plan, source: Source) -> None:
         """Write the shards again whose images changed or moved, and remove the old files."""
         for number, shard in enumerate(plan.shards):
@@ -271,7 +265,7 @@ class StoreWriter:
             opened.take(shard, [row for row in shard.rows if row not in plan.redo])
             if again:
                 for block in source.read(iter([[plan.redo[row] for row in again]])):
-                    opened.add(self._placed(block, plan, source, opened))
+                    opened.add(block, plan.placed(block.records, source.root, shard.rows.start))
             opened.rename(plan.renamed)
             new = opened.write()
             if new.path != shard.path:
@@ -327,12 +321,6 @@ def _remains(folder: Path) -> list[Path]:
     return [*folder.glob(f"{PIECE}-*.arrow"), *folder.glob(f"{_END}*")]
 
 
-def _place(record: Record, given: Path | None, root: Path | None) -> Record:
-    """A record whose path begins at `given`, from `root` on."""
-    path = absolute(record.path, given)
-    return record if path is None or given == root else record._replace(path=within(path, root))
-
-
 def abandon_store(folder: str | Path, kind: type[Store]) -> int:
     """Remove what a killed append has added to a store, or all of one that was never finished.
 
@@ -354,3 +342,122 @@ def abandon_store(folder: str | Path, kind: type[Store]) -> int:
         if not left:
             (folder / MANIFEST).unlink()
     return left
+
+
+# A shard that is being filled; from time to time what it has so far goes to disk as a part
+
+
+class OpenShard:
+    """Values and records of consecutive rows as they come.
+
+    Args:
+        folder: of the store.
+        rows: of the shard.
+
+    Attributes:
+        wanted: the rows whose images are still to be read, in order.
+    """
+
+    def __init__(self, folder: Path, rows: range) -> None:
+        self.folder, self.rows = folder, rows
+        self.wanted = list(rows)
+        self._columns: dict[str, np.ndarray] = {}
+        self._records = [_EMPTY] * len(rows)
+        self._status = [OK] * len(rows)
+        self._pieces: list[Shard] = []
+        self._on_disk, self._last = 0, time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """Number of rows from the first on that are there without a gap."""
+        return self.wanted[0] - self.rows.start if self.wanted else len(self.rows)
+
+    @property
+    def full(self) -> bool:
+        """Whether no image is to be read any more."""
+        return not self.wanted
+
+    def add(self, block: Block, records: Sequence[Record]) -> None:
+        """The images of the next wanted rows, and their records as the store has them."""
+        rows, self.wanted = self.wanted[: len(block.records)], self.wanted[len(block.records) :]
+        self._put(rows, block.columns, records, block.status)
+
+    def take(self, shard: Shard, rows: Sequence[int], places: Sequence[int] | None = None) -> None:
+        """Rows of another file; `places`: which rows they become here, None: the same."""
+        if not rows:
+            return
+        numbers = [row - shard.rows.start for row in rows]
+        columns = {name: shard.column(name)[numbers] for name in shard.names}
+        records = shard.records
+        here = list(rows if places is None else places)
+        self._put(here, columns, [records[number] for number in numbers], [shard.status[number] for number in numbers])
+        taken = set(here)
+        self.wanted = [row for row in self.wanted if row not in taken]
+
+    def rename(self, records: Mapping[int, Record]) -> None:
+        """Give rows another path and label."""
+        for row, record in records.items():
+            if row in self.rows:
+                place = row - self.rows.start
+                self._records[place] = record._replace(hash=self._records[place].hash)
+
+    def resume(self, pieces: Sequence[Shard]) -> None:
+        """Take over the parts that an earlier run wrote, one after the other from the first row on."""
+        for piece in pieces:
+            if piece.rows.start == self.rows.start + self._on_disk and piece.rows.stop <= self.rows.stop:
+                self.take(piece, piece.rows)
+                self._on_disk = piece.rows.stop - self.rows.start
+                self._pieces.append(piece)
+
+    def flush(self) -> None:
+        """Write what is not on disk yet, if that is some seconds of work."""
+        if self.done > self._on_disk and time.monotonic() - self._last >= FLUSH_SECONDS:
+            self._pieces.append(self._write(PIECE, self._on_disk, self.done))
+            self._on_disk, self._last = self.done, time.monotonic()
+
+    def write(self) -> Shard:
+        """Write the shard, of fewer rows where the images ended, and remove its parts."""
+        shard = self._write(SHARD, 0, self.done)
+        for piece in self._pieces:
+            piece.path.unlink(missing_ok=True)
+        return shard
+
+    def _put(
+        self, rows: Sequence[int], columns: Mapping[str, np.ndarray], records: Sequence[Record], status: Sequence[str]
+    ) -> None:
+        places = [row - self.rows.start for row in rows]
+        for name, values in columns.items():
+            if name not in self._columns:
+                self._columns[name] = np.zeros((len(self.rows), *values.shape[1:]), dtype=values.dtype)
+            self._columns[name][places] = values
+        for place, record, text in zip(places, records, status, strict=True):
+            self._records[place], self._status[place] = record, text
+
+    def _write(self, kind: str, start: int, stop: int) -> Shard:
+        columns = {name: values[start:stop] for name, values in self._columns.items()}
+        first = self.rows.start + start
+        return write_shard(self.folder, first, columns, self._records[start:stop], self._status[start:stop], kind)
+
+
+class Reuse:
+    """Values of images that other stores of the same content have."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self._places: dict[str, tuple[Shard, int]] = {}
+        for store in stores:
+            for shard in store.shards:
+                for row, record, status in zip(shard.rows, shard.records, shard.status, strict=True):
+                    if status == OK:
+                        self._places[record.hash] = (shard, row)
+
+    def fill(self, shard: OpenShard, records: Mapping[int, Record]) -> None:
+        """Put the values of known images among `records`, by row, into the shard."""
+        found: dict[Path, tuple[Shard, list[int], list[int]]] = {}
+        for row, record in records.items():
+            if (place := self._places.get(record.hash)) is not None:
+                _, theirs, ours = found.setdefault(place[0].path, (place[0], [], []))
+                theirs.append(place[1])
+                ours.append(row)
+        for other, theirs, ours in found.values():
+            shard.take(other, theirs, ours)
+        shard.rename({row: records[row] for _, _, ours in found.values() for row in ours})

@@ -19,7 +19,6 @@ from benchmarks.tasks.dense import (
     Tiles,
     dense_features,
     file_name,
-    grid_outputs,
     resized,
 )
 
@@ -117,10 +116,10 @@ def test_layouts_are_checked_and_say_what_they_are() -> None:
 
 
 def test_outputs_without_a_grid_are_left_out_or_refused() -> None:
-    assert grid_outputs(Means()) == {"fine": 4, "coarse": 2}
-    assert grid_outputs(Means(), ["coarse"]) == {"coarse": 2}
+    assert Means().grids() == {"fine": 4, "coarse": 2}
+    assert Means().grids(["coarse"]) == {"coarse": 2}
     with pytest.raises(ValueError, match="means has no map of features in all"):
-        grid_outputs(Means(), ["fine", "all"])
+        Means().grids(["fine", "all"])
 
 
 def test_outputs_may_be_another_encoder_s() -> None:

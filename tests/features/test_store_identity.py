@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from randar_features import FeatureStore, abandon_extraction, build_index
-from randar_features.store import open_shard
+from randar_features.store import writer
 from randar_features.store.shards import PIECE, find_shards
 from tests.features.stores import (
     Interrupted,
@@ -196,7 +196,7 @@ def test_a_killed_append_locks_nothing(tmp_path: Path):
 
 
 def test_a_kill_costs_no_more_than_what_was_done_since_the_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(open_shard, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "FLUSH_SECONDS", 0.0)
     images = pictures(11)
     whole = contents(write(images, tmp_path / "whole", shard_rows=10).folder)
     read: list[int] = []
@@ -213,7 +213,7 @@ def test_a_kill_costs_no_more_than_what_was_done_since_the_last_part(tmp_path: P
 
 
 def test_parts_of_other_images_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(open_shard, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "FLUSH_SECONDS", 0.0)
     for images, name in ((pictures(8), "array"), (Stream(pictures(8)), "stream")):
         with pytest.raises(Interrupted):
             write(images, tmp_path / name, shard_rows=10, encode=interrupted_after(2))

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from randar_features.data.token_store import TokenStore, write_tokens
-from randar_features.store import open_shard
+from randar_features.store import writer
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
 from randar_features.training.recipe import TrainingConfig
@@ -78,7 +78,7 @@ def slowly(pixels: torch.Tensor) -> Any:
 
 
 def extraction(inputs: Path, store: Path) -> None:
-    open_shard.FLUSH_SECONDS = 0.0  # a part goes to disk after every batch
+    writer.FLUSH_SECONDS = 0.0  # a part goes to disk after every batch
     write(inputs / "all", store, encode=slowly, shard_rows=16)
 
 
@@ -88,14 +88,14 @@ def begin_append(inputs: Path, store: Path) -> None:
 
 def append(inputs: Path, store: Path) -> None:
     """Content tells the images: those of `first` are in `all` too."""
-    open_shard.FLUSH_SECONDS = 0.0
+    writer.FLUSH_SECONDS = 0.0
     write(inputs / "all", store, encode=slowly, shard_rows=16, append=True)
 
 
 def tokens(inputs: Path, store: Path) -> None:
     from randar_features.training.tokenizing import tokenize
 
-    open_shard.FLUSH_SECONDS = 0.0
+    writer.FLUSH_SECONDS = 0.0
     tokenize(small_tokenizer(), inputs / "all", store, image_size=IMAGE_SIZE, shard_size=16, batch_size=2)
 
 

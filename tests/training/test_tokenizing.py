@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 
 from randar_features.data import adm_center_crop, to_tensor
 from randar_features.data.token_store import TokenStore
-from randar_features.store.open_shard import OpenShard
+from randar_features.store.writer import OpenShard
 from randar_features.store.shards import Shard
 from randar_features.store.writer import StoreWriter
 from randar_features.tokenizers import ImageTokenizer
