@@ -18,7 +18,6 @@ from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
 from probes.pooling import POOLINGS
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.data.stored_images import root_of
 from randar_features.features.store import Content, FeatureStore, read_manifest, write_store
 from randar_features.precision import name_of
 from randar_features.store.plan import OtherImagesError
@@ -73,7 +72,6 @@ def extract(
         max_images=max_images,
         batch_size=batch_size,
         num_workers=num_workers,
-        root=root_of(data, split),
     )
 
     def write(folder: Path, earlier: Sequence[FeatureStore]) -> object:

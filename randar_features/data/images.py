@@ -72,6 +72,7 @@ class ImageSource:
         streamed: whether the images can only be read one after the other.
         account: what was found at opening, and what of it is not used.
         reading: the range of values and the largest size of a picture.
+        root: the folder or archive that paths of the images begin with, as it was given; None: they have none.
     """
 
     def __init__(
@@ -84,9 +85,10 @@ class ImageSource:
         labels: NDArray[np.int64] | None = None,
         account: Account | None = None,
         reading: Reading = DEFAULT_READING,
+        root: Path | None = None,
     ) -> None:
         self._items = items
-        self.reading = reading
+        self.reading, self.root = reading, root
         self.streamed = streamed
         self.length = length
         self.label_names = None if label_names is None else list(label_names)
@@ -186,6 +188,7 @@ class ImageSource:
             labels=None if self.labels is None else self.labels[chosen],
             account=self.account,
             reading=self.reading,
+            root=self.root,
         )
 
     @property

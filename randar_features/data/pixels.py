@@ -15,7 +15,7 @@ from torch import Tensor
 from randar_features.data.images import OK, ImageBatch
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
-from randar_features.data.stored_images import StoredImages, name_of, root_of
+from randar_features.data.stored_images import StoredImages, name_of
 from randar_features.store.plan import OtherImagesError
 from randar_features.store.store import Store, remove_store
 from randar_features.store.writer import StoreWriter
@@ -89,7 +89,7 @@ def cache_pixels(
         FolderLockedError: another process writes to the folder.
     """
     source = open_images(images, split=split).read_with(reading)
-    options: dict[str, Any] = {"image_size": image_size, "batch_size": 256, "root": root_of(images, split)}
+    options: dict[str, Any] = {"image_size": image_size, "batch_size": 256}
     stored = StoredImages(source, _as_bytes, **options)
     writer = StoreWriter(
         folder=folder,

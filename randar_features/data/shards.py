@@ -144,7 +144,7 @@ def are_shards(images: Any, ending: str) -> bool:
     )
 
 
-def common_folder(images: Any) -> Path | None:
+def _common_folder(images: Any) -> Path | None:
     """The folder that the files of a pattern, or of a list of shards, have in common; None of anything else."""
     if isinstance(images, (str, os.PathLike)):
         if not is_pattern(os.fspath(images)):
@@ -155,3 +155,15 @@ def common_folder(images: Any) -> Path | None:
     folders = [os.path.dirname(path) for path in map(os.fspath, images)]
     same_kind = len({os.path.isabs(folder) for folder in folders}) == 1
     return Path(os.path.commonpath(folders)) if same_kind else None
+
+
+def root_of(images: Any, split: str | None = None) -> Path | None:
+    """The folder or archive that paths of these images begin with; None where they are no folder."""
+    if (folder := _common_folder(images)) is not None:
+        return folder
+    if not isinstance(images, str | os.PathLike):
+        return None
+    path = Path(images)
+    if split is not None and (path / split).is_dir():
+        return path / split
+    return path if path.is_dir() or path.suffix == ".tar" else None

@@ -31,7 +31,18 @@ from .loaders import loader_items, loader_length, repeats_images
 from .opening import MAX_PIXELS
 from .paths import check_file, head_of, is_url, reading
 from .ranges import Reading
-from .shards import PARQUET, SHARD_ENDINGS, TAR, are_shards, choose_shards, expand, expand_all, is_pattern, split_of
+from .shards import (
+    PARQUET,
+    SHARD_ENDINGS,
+    TAR,
+    are_shards,
+    choose_shards,
+    expand,
+    expand_all,
+    is_pattern,
+    root_of,
+    split_of,
+)
 from .tables import (
     NAMED,
     ParquetTable,
@@ -109,7 +120,7 @@ def open_images(
     if isinstance(images, ImageSource):
         return images if reading == Reading() else images.read_with(reading)
     source = _open(_listed(images), split)
-    source.reading = reading
+    source.reading, source.root = reading, root_of(images, split)
     account = source.account
     account.images = source.length
     if source.label_names is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from randar_features.data.ahead import ahead
 from randar_features.data.images import ImageBatch, ImageSource
 from randar_features.data.profile import note, part
-from randar_features.data.shards import common_folder
+from randar_features.data.shards import root_of
 from randar_features.store.identity import UNREADABLE, hash_files, remember_files
 from randar_features.store.records import Block, Record
 
@@ -34,7 +34,6 @@ class StoredImages:
         image_size: pixels a side of what `encode` is given.
         batch_size: images a call of `encode`.
         num_workers: processes that decode images.
-        root: the folder or archive that the images lie in, as it was given: paths are kept from there on.
     """
 
     def __init__(
@@ -46,11 +45,11 @@ class StoredImages:
         image_size: int,
         batch_size: int,
         num_workers: int = 0,
-        root: Path | None = None,
     ) -> None:
         self.source, self.encode, self.finish = source, encode, finish
         self.length, self.streamed, self.label_names = source.length, source.streamed, source.label_names
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
+        root = source.root  # as it was given; paths are kept from there on
         self.root = None if root is None else Path(os.path.realpath(root))
         self._given = "" if root in (None, Path()) else os.path.join(root, "")
         self._records: list[Record] | None = None
@@ -116,18 +115,6 @@ def _whole(path: str | None) -> str:
 @cache
 def _real(folder: str) -> str:
     return os.path.realpath(folder)
-
-
-def root_of(images: Any, split: str | None = None) -> Path | None:
-    """The folder or archive that paths of these images begin with; None where they are no folder."""
-    if (folder := common_folder(images)) is not None:
-        return folder
-    if not isinstance(images, str | os.PathLike):
-        return None
-    path = Path(images)
-    if split is not None and (path / split).is_dir():
-        return path / split
-    return path if path.is_dir() or path.suffix == ".tar" else None
 
 
 def check_apart(images: Any, folder: str | Path, split: str | None = None) -> None:

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from randar_features.data import ImageSource
-from randar_features.data.stored_images import root_of
 from randar_features.features.extract import Extraction
 from randar_features.features.store import Content, Encode, EncodedImages
 from randar_features.features.table import FeatureTable
@@ -77,8 +76,7 @@ def extract_features_ray(
     extraction = Extraction(model=model, device="cpu", **options)
     if isinstance(dataset, ray.data.Dataset):
         dataset = _listed(dataset)
-    root = root_of(dataset, extraction.split)
-    return extraction.to_table(dataset, out, partial(_RayImages, extraction, root, workers, device))
+    return extraction.to_table(dataset, out, partial(_RayImages, extraction, workers, device))
 
 
 def _listed(dataset: ray.data.Dataset) -> list[Any]:
@@ -108,8 +106,8 @@ def _workers(workers: int | None, device: str | None, resources: dict[str, float
 class _Worker:
     """One actor: numbers of images in, their columns as a store has them out."""
 
-    def __init__(self, source: ImageSource, extraction: Extraction, root: Path | None) -> None:
-        self.images = EncodedImages(source, *extraction.stored(), batch_size=extraction.batch_size or 32, root=root)
+    def __init__(self, source: ImageSource, extraction: Extraction) -> None:
+        self.images = EncodedImages(source, *extraction.stored(), batch_size=extraction.batch_size or 32)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         [numbers] = batch.column("numbers").to_pylist()
@@ -134,7 +132,6 @@ class _RayImages(EncodedImages):
     def __init__(
         self,
         extraction: Extraction,
-        given: Path | None,
         workers: int | None,
         device: str | None,
         source: ImageSource,
@@ -153,7 +150,7 @@ class _RayImages(EncodedImages):
             ray.init(log_to_driver=False, include_dashboard=False)
         self._lost = 0
         self._workers, self._gpus = _workers(workers, device, ray.cluster_resources())
-        self._worker = self.source, replace(extraction, device="cuda" if self._gpus else "cpu"), given
+        self._worker = self.source, replace(extraction, device="cuda" if self._gpus else "cpu")
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         """The images of those numbers, in order; no block reaches from one run into the next."""

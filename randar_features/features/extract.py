@@ -20,7 +20,6 @@ from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
 from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of as name_of_images
-from randar_features.data.stored_images import root_of
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, as_index, check_numbers, check_orders, model_specs
 from randar_features.features.store import Content, Encode, EncodedImages, FeatureStore, write_store
@@ -205,11 +204,10 @@ class Extraction:
         images_of: what reads and encodes the images, with the arguments of `EncodedImages`.
         """
         values, content = self.stored()
-        source, root = self.source(images), root_of(images, self.split)
+        source = self.source(images)
         content = replace(content, value_range=source.reading.value_range)
-        reading: dict[str, Any] = {"batch_size": self.batch_size or 32, "num_workers": self.num_workers, "root": root}
         return write_store(
-            images_of(source, values, content, **reading),
+            images_of(source, values, content, batch_size=self.batch_size or 32, num_workers=self.num_workers),
             folder,
             content,
             data=name_of_images(images, self.split),

@@ -176,7 +176,7 @@ class EncodedImages(StoredImages):
         source: the images, as `open_images` gives them.
         encode: images (b, 3, S, S) to the values (b, …) of each output, float.
         content: what `encode` gives.
-        reading: `batch_size`, `num_workers` and `root` of `StoredImages`.
+        reading: `batch_size` and `num_workers` of `StoredImages`.
     """
 
     def __init__(self, source: ImageSource, encode: Encode, content: Content, **reading: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from randar_features.data import ImageBatch, ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.data.stored_images import StoredImages, name_of, root_of
+from randar_features.data.stored_images import StoredImages, name_of
 from randar_features.data.token_store import CROPS, CROPS_ENTRY, TokenStore
 from randar_features.store.files import written_whole
 from randar_features.store.store import Store
@@ -110,10 +110,8 @@ def write_teacher_maps(
     def values(batch: ImageBatch) -> dict[str, np.ndarray]:
         return {MAPS: basis.reduce(network(batch.pixels).float().cpu()).numpy()}
 
-    stored = StoredImages(
-        source, values, image_size=image_size, batch_size=batch_size, num_workers=num_workers,
-        root=root_of(images, split),
-    )  # fmt: skip
+    options = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
+    stored = StoredImages(source, values, **options)
     records = stored.records()
     if [records[row].label for row in rows] != store.labels.tolist():
         raise ValueError(f"the labels of the images are not those of {store.folder}")

@@ -15,7 +15,7 @@ from randar_features.data.ahead import sent
 from randar_features.data.images import OK, ImageBatch
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
-from randar_features.data.stored_images import StoredImages, name_of, root_of
+from randar_features.data.stored_images import StoredImages, name_of
 from randar_features.data.token_store import (
     CROPS,
     CROPS_ENTRY,
@@ -105,7 +105,6 @@ def tokenize(
         image_size=int(image_size * crop_range) if crops == "ten" else image_size,
         batch_size=batch_size,
         num_workers=num_workers,
-        root=root_of(images, split),
     )
     return fill_token_store(
         stored,

@@ -78,10 +78,12 @@ def config_of(folder: Path, **options: Any) -> Config:
 
 @pytest.fixture(scope="module")
 def result(folder: Path) -> dict[str, Any]:
-    """Of a run that draws no pictures and tries few strengths of the linear probe, to be quick."""
+    """Of a run without pictures and near-duplicates that tries one strength of the linear probe, to be quick."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("figures", "overlays"):
             patch.setattr(f"benchmarks.report.{module}.to_png", lambda figure: b"")
+        for task in ("labelled", "segmentation"):
+            patch.setattr(f"benchmarks.tasks.{task}.between", lambda *_: [])
         patch.setattr("benchmarks.tasks.classification_probes.LogisticProbe", partial(LogisticProbe, C_grid=(0.1,)))
         return read_result(run(config_of(folder), folder / "out"))
 

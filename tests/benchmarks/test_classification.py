@@ -45,16 +45,8 @@ def test_the_command_reports_what_the_probe_gives(
 ):
     model = write_folder(tmp_path / "model")
     arguments = ["--data", str(folder), "--encoder", "pixels", str(model), "--cache", str(tmp_path / "cache")]
-    arguments += [
-        "--evaluation-images",
-        "12",
-        "--contexts",
-        "reverse",
-        "--reads",
-        "image",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    arguments += ["--evaluation-images", "12", "--contexts", "reverse", "--reads", "image", "--no-duplicates", "--out"]
+    arguments.append(str(tmp_path / "out"))
     assert main("classification", [*arguments]) == 0
     report = read_result(tmp_path / "out")
     by_name = {row["output"]: row for row in report["results"]}

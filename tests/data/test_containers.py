@@ -16,7 +16,6 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 from randar_features.data import ImageError, open_images
-from randar_features.data.stored_images import root_of
 
 
 def png(shade: int = 0) -> bytes:
@@ -130,8 +129,8 @@ def test_shards_of_tars_are_one_source_in_their_order(tmp_path: Path) -> None:
     assert shades(open_images(tars[::-1])) == [41, 42, 21, 22, 1, 2]
     with pytest.warns(UserWarning, match=r"files passed over.*notes\.txt"):
         assert shades(open_images(tmp_path / "shards")) == whole
-    records = [root_of(given) for given in (f"{tmp_path}/shards/*.tar", tars, tmp_path / "shards")]
-    assert records == [tmp_path / "shards"] * 3
+    roots = [open_images(given).root for given in (f"{tmp_path}/shards/*.tar", tars, tmp_path / "shards")]
+    assert roots == [tmp_path / "shards"] * 3
 
 
 def test_a_shard_that_is_torn_missing_or_empty_is_named(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def encode(pixels: Tensor) -> Mapping[str, Tensor]:
 
 def write(images: Any, folder: Path, about: Content | None = None, **options: Any) -> FeatureStore:
     function = options.pop("encode", encode)
-    reading = {"batch_size": 2} | {n: options.pop(n) for n in ("batch_size", "num_workers", "root") if n in options}
+    reading = {"batch_size": 2} | {n: options.pop(n) for n in ("batch_size", "num_workers") if n in options}
     told = about or content()
     options = {"data": "test", "shard_rows": ROWS, "progress": False, **options}
     return write_store(EncodedImages(open_images(images), function, told, **reading), folder, told, **options)

@@ -43,46 +43,46 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_the_same_images_by_other_names_are_the_same(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch):
-    before = contents(write(images, tmp_path / "store", root=images).folder)
+    before = contents(write(images, tmp_path / "store").folder)
     (tmp_path / "link").symlink_to(images)
     monkeypatch.chdir(tmp_path)
     for name in ("images", "./images", "link", "../" + tmp_path.name + "/images"):
         for append in (False, True):
-            write(name, tmp_path / "store", root=Path(name), append=append, encode=interrupted_after(0))
+            write(name, tmp_path / "store", append=append, encode=interrupted_after(0))
             assert contents(tmp_path / "store") == before
 
 
 @pytest.mark.parametrize("append", [False, True])
 def test_data_that_moved_are_the_same(tmp_path: Path, images: Path, append: bool):
-    write(images, tmp_path / "store", root=images)
+    write(images, tmp_path / "store")
     moved = Path(shutil.move(images, tmp_path / "moved"))
-    store = write(moved, tmp_path / "store", root=moved, append=append, encode=interrupted_after(0))
+    store = write(moved, tmp_path / "store", append=append, encode=interrupted_after(0))
     assert len(store) == 7
     if not append:
         assert all(os.path.exists(str(path)) for path in store.paths)
 
 
 def test_changed_moved_and_vanished_images_are_refused_by_name(tmp_path: Path, images: Path):
-    write(images, tmp_path / "store", root=images)
+    write(images, tmp_path / "store")
     before = contents(tmp_path / "store")
     save(pictures(1, seed=9), images / "cat")  # 00.png, of about the same size
     shutil.move(images / "cat/01.png", images / "dog/09.png")
     with pytest.raises(ValueError, match="made of other images") as error:
-        write(images, tmp_path / "store", root=images)
+        write(images, tmp_path / "store")
     for part in ("1 changed", "cat/00.png", "1 new", "dog/09.png", "1 not given now", "cat/01.png", "append"):
         assert part in str(error.value)
     assert contents(tmp_path / "store") == before
 
 
 def test_append_reads_changed_images_anew_and_renames_moved_ones(tmp_path: Path, images: Path):
-    write(images, tmp_path / "store", root=images)
+    write(images, tmp_path / "store")
     new = pictures(2, seed=9)
     save(new[:1], images / "cat")
     shutil.move(images / "cat/01.png", images / "dog/09.png")
     (images / "dog/02.png").unlink()
     save(new[1:], images / "dog", first=20)
     with pytest.warns(UserWarning, match="1 changed") as warned:
-        store = write(images, tmp_path / "store", root=images, append=True)
+        store = write(images, tmp_path / "store", append=True)
     said = str(warned[0].message)
     for part in ("cat/00.png", "another name or label", "1 are gone", "dog/02.png"):
         assert part in said
@@ -92,12 +92,12 @@ def test_append_reads_changed_images_anew_and_renames_moved_ones(tmp_path: Path,
     rows = np.concatenate([new[:1], pictures(3)[1:], pictures(4, seed=1), new[1:]])
     np.testing.assert_array_equal(corner(store), expected(rows)["corner"])
     whole = contents(tmp_path / "store")
-    write(images, tmp_path / "store", root=images, append=True, encode=interrupted_after(0))
+    write(images, tmp_path / "store", append=True, encode=interrupted_after(0))
     assert contents(tmp_path / "store") == whole
 
 
 def test_append_without_labels_keeps_those_that_are_known(tmp_path: Path, images: Path):
-    write(images, tmp_path / "store", root=images)
+    write(images, tmp_path / "store")
     new = pictures(2, seed=9)
     save(new[:1], images / "cat")  # 00.png has changed
     shutil.move(images / "cat/01.png", images / "dog/09.png")
@@ -111,13 +111,13 @@ def test_append_without_labels_keeps_those_that_are_known(tmp_path: Path, images
 
 
 def test_exchanged_files_are_changed_ones(tmp_path: Path, images: Path):
-    write(images, tmp_path / "store", root=images)
+    write(images, tmp_path / "store")
     first, second = sorted((images / "cat").iterdir())[:2]
     pixels = first.read_bytes(), second.read_bytes()
     first.write_bytes(pixels[1])
     second.write_bytes(pixels[0])
     with pytest.raises(ValueError, match="2 changed"):
-        write(images, tmp_path / "store", root=images)
+        write(images, tmp_path / "store")
 
 
 def test_another_order_of_a_list_is_told(tmp_path: Path):
@@ -166,13 +166,13 @@ def test_retry_reads_what_could_not_be_read(tmp_path: Path):
 
 
 def test_a_new_class_is_taken_where_no_label_moves(tmp_path: Path, images: Path):
-    write(images, tmp_path / "store", root=images)
+    write(images, tmp_path / "store")
     classes(images, emu=pictures(1, seed=5))
-    store = write(images, tmp_path / "store", root=images, append=True)
+    store = write(images, tmp_path / "store", append=True)
     assert store.label_names == ["cat", "dog", "emu"] and store.labels[-1] == 2
     classes(images, ape=pictures(1, seed=6))
     with pytest.raises(ValueError, match="label 0 is 'cat' there and 'ape' now"):
-        write(images, tmp_path / "store", root=images, append=True)
+        write(images, tmp_path / "store", append=True)
 
 
 def test_a_killed_append_locks_nothing(tmp_path: Path):
@@ -229,9 +229,9 @@ def test_names_that_are_not_utf8(tmp_path: Path):
     names = [b"\xff.png", "bytes:é.png".encode(), b"plain%41.png"]
     for name, image in zip(names, pictures(3), strict=True):
         Image.fromarray(image).save(os.path.join(folder, os.fsdecode(name)))
-    store = write(folder, tmp_path / "store", root=folder)
+    store = write(folder, tmp_path / "store")
     assert sorted(os.path.basename(os.fsencode(str(path))) for path in store.paths) == sorted(names)
-    write(folder, tmp_path / "store", root=folder, append=True, encode=interrupted_after(0))
+    write(folder, tmp_path / "store", append=True, encode=interrupted_after(0))
 
 
 def test_other_stores_lend_what_they_have(tmp_path: Path):
@@ -253,7 +253,7 @@ def test_other_stores_lend_what_they_have(tmp_path: Path):
 def test_a_store_is_not_written_among_its_images(images: Path):
     before = contents(images / "cat")
     with pytest.raises(ValueError, match="holds the images themselves"):
-        write(images / "cat", images / "cat", root=images / "cat")
+        write(images / "cat", images / "cat")
     assert contents(images / "cat") == before
 
 
@@ -274,5 +274,5 @@ def test_a_manifest_of_somebody_else_is_left_alone(tmp_path: Path, images: Path)
     (tmp_path / "store").mkdir()
     (tmp_path / "store/manifest.json").write_text('{"name": "my page"}')
     with pytest.raises(ValueError, match=r"manifest\.json is no manifest of a store"):
-        write(images, tmp_path / "store", root=images)
+        write(images, tmp_path / "store")
     assert (tmp_path / "store/manifest.json").read_text() == '{"name": "my page"}'

@@ -16,9 +16,8 @@ from torch.utils.data import IterableDataset
 
 from randar_features.data import adm_center_crop, to_tensor
 from randar_features.data.token_store import TokenStore
-from randar_features.store.writer import OpenShard
 from randar_features.store.shards import Shard
-from randar_features.store.writer import StoreWriter
+from randar_features.store.writer import OpenShard, StoreWriter
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.tokenizing import cut_crops, tokenize
