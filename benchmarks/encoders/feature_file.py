@@ -74,8 +74,8 @@ class FeatureFile(Encoder):
         self, source: ImageSource, content: Content, *, part: str | None, max_images: int | None, **reading: Any
     ) -> FeatureSource:
         """The entries for these images; all images of the data are matched, the first `max_images` are taken."""
-        features, options = self.features(part), {"image_size": IMAGE_SIZE, "batch_size": 1}
-        images = StoredImages(source, lambda _: {}, **options)
+        options: dict[str, Any] = {"image_size": IMAGE_SIZE, "batch_size": 1}
+        features, images = self.features(part), StoredImages(source, lambda _: {}, **options)
         entries = features.entries_of(images.records(), images.root)[:max_images]
         if max_images is not None:
             images = StoredImages(source.first(max_images), lambda _: {}, **options)

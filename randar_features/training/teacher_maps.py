@@ -110,7 +110,7 @@ def write_teacher_maps(
     def values(batch: ImageBatch) -> dict[str, np.ndarray]:
         return {MAPS: basis.reduce(network(batch.pixels).float().cpu()).numpy()}
 
-    options = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
+    options: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
     stored = StoredImages(source, values, **options)
     records = stored.records()
     if [records[row].label for row in rows] != store.labels.tolist():
