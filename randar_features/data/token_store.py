@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randar_features.store.identity import hash_image
 from randar_features.store.manifest import MANIFEST
-from randar_features.store.records import OK, Block, Record, Source
+from randar_features.store.records import Source
 from randar_features.store.store import Store, remove_store
 from randar_features.store.writer import StoreWriter
 
@@ -142,41 +141,6 @@ def fill_token_store(
     except ValueError:
         remove_store(_Tokens(folder))
         raise
-
-
-class _Given:
-    """Tokens in memory as a source."""
-
-    streamed, root = False, None
-
-    def __init__(self, tokens: np.ndarray, labels: Sequence[int], label_names: list[str] | None) -> None:
-        self.tokens, self.length, self.label_names = tokens.astype(np.uint16), len(tokens), label_names
-        pairs = zip(self.tokens, labels, strict=True)
-        self._records = [Record(None, int(label), hash_image(image)) for image, label in pairs]
-
-    def records(self) -> list[Record]:
-        return self._records
-
-    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
-        for run in runs:
-            numbers = list(run)
-            records = [self._records[number] for number in numbers]
-            yield Block({TOKENS: self.tokens[numbers]}, records, [OK] * len(numbers))
-
-
-def write_tokens(
-    folder: Path,
-    tokens: np.ndarray,
-    labels: Sequence[int] | np.ndarray,
-    *,
-    label_names: list[str] | None = None,
-    shard_size: int = SHARD_SIZE,
-    **settings: Any,
-) -> TokenStore:
-    """A store of tokens (n, K, N) that are in memory; `settings` as for `fill_token_store`."""
-    store = fill_token_store(_Given(tokens, list(labels), label_names), folder, settings, shard_size=shard_size)
-    assert store is not None  # a single process without a deadline makes all
-    return store
 
 
 def in_time(deadline: float | None) -> bool:

@@ -320,7 +320,7 @@ def read_features(folder: Path) -> Any:
 
 
 def make_tokens(folder: Path) -> None:
-    from randar_features.data.token_store import write_tokens
+    from tests.tokens import write_tokens
 
     codes = np.random.default_rng(0).integers(0, 40, (7, 2, 16))
     about: dict[str, Any] = {"views": ["centre crop", "mirror image"], "crop_range": 1.0, "image_size": 16}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from randar_features.data.token_store import TokenStore, write_tokens
+from randar_features.data.token_store import TokenStore
 from randar_features.store import writer
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
@@ -23,6 +23,7 @@ from randar_features.training.recipe import TrainingConfig
 from randar_features.training.trainer import RandARTrainer
 from tests.features.stores import encode, write
 from tests.small_models import IMAGE_SIZE, small_tokenizer
+from tests.tokens import write_tokens
 
 IMAGES, FIRST = 120, 60
 VECTORS, DIM = 2400, 16

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from randar_features.data.pixels import PixelCache, cache_pixels
-from randar_features.data.token_store import TokenStore, write_tokens
+from randar_features.data.token_store import TokenStore
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
 from randar_features.training.recipe import TrainingConfig
 from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
 from randar_features.training.tokenizer_trainer import TokenizerTrainer
 from randar_features.training.trainer import RandARTrainer
+from tests.tokens import write_tokens
 
 VOCAB_SIZE = 12
 NUM_CLASSES = 3
