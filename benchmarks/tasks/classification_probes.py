@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.options import check_names
 from benchmarks.result import Result
 from benchmarks.tasks.labelled import Candidate, in_memory
 from probes import (
@@ -31,7 +30,6 @@ from randar_features.cli.parse import Count
 
 Entries = dict[str, Any]
 """What is known of a result so far, see `Result.of`."""
-PROBES = ("logistic", "linear", "knn", "few-shot", "attentive")
 NEIGHBOURS = (10, 20, 100, 200)
 HEADLINE_K = 20
 TOP = 5
@@ -97,8 +95,7 @@ class Scored(NamedTuple):
 
 
 def score(probe: str, candidates: Sequence[Candidate], training: Training) -> Iterator[Scored]:
-    """Train `probe` on each candidate, and evaluate it; ValueError if there is no such probe."""
-    check_names("probe", [probe], PROBES)
+    """Train `probe`, linear, logistic, knn, few-shot or attentive, on each candidate, and evaluate it."""
     if probe == "linear":
         yield from _linear(candidates, training)
         return

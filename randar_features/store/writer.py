@@ -6,8 +6,9 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ class StoreWriter:
         with tqdm(total=total, desc=self.progress, unit="image", disable=self.progress is None) as bar:
             for block in blocks:
                 self._write_full(pending)  # of images that were all there in parts or in another store
-                pending[0].add(block, plan.placed(block.records, source.root, pending[0].rows.start))
+                pending[0].add(block)
                 bar.update(len(block.records))
                 if not pending[0].full:
                     pending[0].flush()
@@ -199,6 +200,9 @@ class StoreWriter:
                 pending[0].write()
             (self.folder / f"{_END}{pending[0].rows.start + pending[0].done:09d}").touch()
 
+    def _open(self, plan: Plan, source: Source, rows: range) -> OpenShard:
+        return OpenShard(self.folder, rows, partial(plan.placed, given=source.root, row=rows.start))
+
     @staticmethod
     def _write_full(pending: deque[OpenShard]) -> None:
         while pending and pending[0].full:
@@ -210,13 +214,11 @@ class StoreWriter:
         """Numbers in the source of the images of each missing shard that are still to be read."""
         reuse = Reuse(self.reuse) if self.reuse and plan.images is not None else None
         for rows in self._missing(plan):
-            shard = OpenShard(self.folder, rows)
+            shard = self._open(plan, source, rows)
             shard.resume(pieces)
             if reuse is not None and plan.images is not None:
                 records = source.records()
-                found = [records[plan.images[row - plan.first]] for row in shard.wanted]
-                placed = plan.placed(found, source.root, rows.start)
-                reuse.fill(shard, dict(zip(shard.wanted, placed, strict=True)))
+                reuse.fill(shard, {row: records[plan.images[row - plan.first]] for row in shard.wanted})
             pending.append(shard)
             if not shard.wanted:
                 continue
@@ -261,11 +263,11 @@ class StoreWriter:
             again = [row for row in shard.rows if row in plan.redo]
             if not again and not any(row in plan.renamed for row in shard.rows):
                 continue
-            opened = OpenShard(self.folder, shard.rows)
+            opened = self._open(plan, source, shard.rows)
             opened.take(shard, [row for row in shard.rows if row not in plan.redo])
             if again:
                 for block in source.read(iter([[plan.redo[row] for row in again]])):
-                    opened.add(block, plan.placed(block.records, source.root, shard.rows.start))
+                    opened.add(block)
             opened.rename(plan.renamed)
             new = opened.write()
             if new.path != shard.path:
@@ -353,13 +355,14 @@ class OpenShard:
     Args:
         folder: of the store.
         rows: of the shard.
+        placed: makes records of the store of those of a source.
 
     Attributes:
         wanted: the rows whose images are still to be read, in order.
     """
 
-    def __init__(self, folder: Path, rows: range) -> None:
-        self.folder, self.rows = folder, rows
+    def __init__(self, folder: Path, rows: range, placed: Callable[[Sequence[Record]], list[Record]]) -> None:
+        self.folder, self.rows, self.placed = folder, rows, placed
         self.wanted = list(rows)
         self._columns: dict[str, np.ndarray] = {}
         self._records = [_EMPTY] * len(rows)
@@ -377,10 +380,10 @@ class OpenShard:
         """Whether no image is to be read any more."""
         return not self.wanted
 
-    def add(self, block: Block, records: Sequence[Record]) -> None:
-        """The images of the next wanted rows, and their records as the store has them."""
+    def add(self, block: Block) -> None:
+        """The images of the next wanted rows."""
         rows, self.wanted = self.wanted[: len(block.records)], self.wanted[len(block.records) :]
-        self._put(rows, block.columns, records, block.status)
+        self._put(rows, block.columns, self.placed(block.records), block.status)
 
     def take(self, shard: Shard, rows: Sequence[int], places: Sequence[int] | None = None) -> None:
         """Rows of another file; `places`: which rows they become here, None: the same."""
@@ -451,7 +454,7 @@ class Reuse:
                         self._places[record.hash] = (shard, row)
 
     def fill(self, shard: OpenShard, records: Mapping[int, Record]) -> None:
-        """Put the values of known images among `records`, by row, into the shard."""
+        """Put the values of known images among `records` of the source, by row, into the shard."""
         found: dict[Path, tuple[Shard, list[int], list[int]]] = {}
         for row, record in records.items():
             if (place := self._places.get(record.hash)) is not None:
@@ -460,4 +463,5 @@ class Reuse:
                 ours.append(row)
         for other, theirs, ours in found.values():
             shard.take(other, theirs, ours)
-        shard.rename({row: records[row] for _, _, ours in found.values() for row in ours})
+        rows = [row for _, _, ours in found.values() for row in ours]
+        shard.rename(dict(zip(rows, shard.placed([records[row] for row in rows]), strict=True)))
