@@ -111,7 +111,8 @@ def open_index(folder: str | Path, *, verify: bool = True) -> Index:
     index = Index(folder, verify=verify)
     if changes := index.changes():
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        warnings.warn(f"{index.folder}: {'; '.join(changes[:3])}{more}. Build the index again", stacklevel=2)
+        todo = "Build the index again; where images have changed or are gone, remove its folder first"
+        warnings.warn(f"{index.folder}: {'; '.join(changes[:3])}{more}. {todo}", stacklevel=2)
     return index
 
 
