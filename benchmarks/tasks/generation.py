@@ -9,7 +9,7 @@ not done again. Over several GPUs or processes: `torchrun --nproc-per-node 8 -m 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -398,12 +398,16 @@ def write_plots(
     return files
 
 
-def lines_of(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> dict[str, list[tuple[float, float, None]]]:
-    """Sorted points of each order; against the scale, of each number of steps too."""
+def lines_of(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> dict[str, list[tuple[float, float, None]]]:
+    """Sorted points of each order; against the scale of each number of steps, else of each scale if all are there."""
     lines: dict[str, list[tuple[float, float, None]]] = {}
+    every_scale = len(rows) > len({(row["orders"], row["steps"]) for row in rows})
     for row in rows:
         name = row["orders"] or "own order"
-        name += f", {row['steps']} steps" if x == "guidance" else ""
+        if x == "guidance":
+            name += f", {row['steps']} steps"
+        elif every_scale:
+            name += f", scale {row['guidance']:g}"
         lines.setdefault(name, []).append((row[x], row[y], None))
     return {name: sorted(points) for name, points in lines.items()}
 

@@ -19,7 +19,7 @@ from benchmarks.encoders.judges import load_judge, same_classes
 from benchmarks.result import read_result
 from benchmarks.run import main
 from benchmarks.tasks import generation, judged_sets, reconstruction, sampler
-from benchmarks.tasks.generation import Config
+from benchmarks.tasks.generation import Config, lines_of
 from benchmarks.tasks.judged_sets import JudgedSet, JudgeOptions, merged_moments, score_of, top_1
 from benchmarks.tasks.sampler import Setting, class_labels, draw, guidance_at, scales_of
 from probes.generation import Moments, frechet_distance, inception_score, manifold_scores
@@ -417,3 +417,12 @@ def test_images_are_judged_at_one_size(tmp_path: Path):
     expected = judge.encode(small)["patches"].mean((1, 2))
     assert found.features is not None
     torch.testing.assert_close(found.features.read(np.arange(6)), expected)
+
+
+def test_a_line_of_a_plot_joins_settings_of_one_scale_where_every_scale_was_measured():
+    rows = [{"orders": "raster", "steps": s, "guidance": g, "d": s + g} for s in (8, 4) for g in (1.0, 4.0)]
+    assert lines_of(rows, "steps", "d") == {
+        "raster, scale 1": [(4, 5, None), (8, 9, None)],
+        "raster, scale 4": [(4, 8, None), (8, 12, None)],
+    }
+    assert list(lines_of(rows[::3], "steps", "d")) == ["raster"], "a search keeps the best scale of each"
