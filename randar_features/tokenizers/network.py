@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from randar_features.tokenizers.base import Codebook, ImageTokenizer, check_counts, level_widths
+from randar_features.tokenizers.base import Codebook, ImageTokenizer, check_counts, level_widths, nearest_code
 from randar_features.tokenizers.llamagen import Decoder
 
 
@@ -57,6 +57,68 @@ class NetworkEncoder(nn.Module):
         return torch.cat([*found, cells], dim=1)
 
 
+class TiledCodebook(Codebook):
+    """k² codebooks in one, each for its place in tiles of k×k locations, of unit length.
+
+    Location (r, c) has codebook g = (r mod k) · k + (c mod k), the codes g · V/k² … (g + 1) · V/k² − 1. It compares
+    channels g · C/k² … of the latents alone, and its codes' other channels are 0. So neighbours tell different things of
+    what they see, as product quantisation (Jégou et al. 2011) does in one place, and a tile tells as much as k² codes
+    of one location would. With k = 1 it is a codebook as any other.
+
+    Args:
+        vocab_size: V, of all codebooks together.
+        code_dim: C, channels of the latents.
+        tile: k.
+    """
+
+    def __init__(self, *, vocab_size: int, code_dim: int, tile: int) -> None:
+        self.tile, self.number = tile, tile**2
+        if vocab_size % self.number or code_dim % self.number:
+            raise ValueError(
+                f"tile = {tile}: its {self.number} codebooks cannot share {vocab_size} codes of {code_dim} numbers "
+                f"equally: give multiples of {self.number}"
+            )
+        super().__init__(vocab_size=vocab_size, code_dim=code_dim // self.number, unit_length=True)
+
+    def weight(self) -> Tensor:
+        """(V, C) float32: the codes as decoded, zero in the channels of other codebooks."""
+        return self.lookup(torch.arange(len(self.embedding.weight), device=self.embedding.weight.device)[None])[0]
+
+    def own(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) latents to the channels that each location compares, (B, C/k², h, w), of unit length."""
+        parts = latents.unflatten(1, (self.number, -1))
+        index = self._codebooks(latents).expand(len(latents), 1, parts.shape[2], -1, -1)
+        return self.scale(parts.gather(1, index)[:, 0], dim=1)
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) latents to (B, h·w) int64 tokens, raster order."""
+        own, codebooks = self.own(latents), self._codebooks(latents)
+        tokens = torch.empty_like(own[:, 0], dtype=torch.int64)
+        for number, codes in enumerate(self.scale(self.embedding.weight, dim=-1).chunk(self.number)):
+            found = nearest_code(own.permute(0, 2, 3, 1)[:, codebooks == number].flatten(0, 1), codes)
+            tokens[:, codebooks == number] = found.view(len(own), -1) + number * len(codes)
+        return tokens.flatten(1)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """(B, N) tokens to (B, N, C) float32 vectors, with gradients to the codebook."""
+        own = super().lookup(tokens)
+        codebook = F.one_hot(tokens // (len(self.embedding.weight) // self.number), self.number)
+        return (codebook[..., None] * own[..., None, :]).flatten(-2)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, h, w) latents to (latents as compared, straight-through codes, tokens), see `Codebook.forward`."""
+        codebook = F.one_hot(self._codebooks(latents), self.number).permute(2, 0, 1)
+        compared = (codebook[None, :, None] * self.own(latents)[:, None]).flatten(1, 2)
+        tokens = self.nearest(latents)
+        codes = self.lookup(tokens).mT.reshape(latents.shape)
+        return compared, compared + (codes - compared).detach(), tokens
+
+    def _codebooks(self, latents: Tensor) -> Tensor:
+        """(h, w) int64: which codebook each location of latents (B, C, h, w) has."""
+        rows, columns = (torch.arange(side, device=latents.device) % self.tile for side in latents.shape[-2:])
+        return rows[:, None] * self.tile + columns
+
+
 class NetworkTokenizer(ImageTokenizer):
     """Tokens of a frozen network's maps, a decoder of LlamaGen's kind.
 
@@ -71,10 +133,11 @@ class NetworkTokenizer(ImageTokenizer):
             `LlamaGenTokenizer`.
         vocab_size: number of codes V.
         code_dim: numbers a code, of unit length.
+        tile: side of the tiles whose places have codebooks of their own, see `TiledCodebook`; 1: one codebook.
 
     Attributes: `downsampling` = stem_patch · 2^(levels - 1), `vocab_size`, `code_dim`.
-    Raises `ValueError` for a network that timm does not have, a stage or stride that it has not, counts below 1, and
-    `colors` that does not divide `downsampling`.
+    Raises `ValueError` for a network that timm does not have, a stage or stride that it has not, counts below 1,
+    `colors` that does not divide `downsampling`, and `tile`² that does not divide `vocab_size` and `code_dim`.
     """
 
     raw_range = (-1.0, 1.0)
@@ -94,12 +157,13 @@ class NetworkTokenizer(ImageTokenizer):
         latent_channels: int = 64,
         vocab_size: int = 2048,
         code_dim: int = 32,
+        tile: int = 1,
         stem_patch: int = 4,
         attention: bool = True,
     ) -> None:
         super().__init__()
         check_counts(blocks_per_level=blocks_per_level, latent_channels=latent_channels, enlarge=enlarge)
-        check_counts(vocab_size=vocab_size, code_dim=code_dim, stem_patch=stem_patch, colors=colors)
+        check_counts(vocab_size=vocab_size, code_dim=code_dim, tile=tile, stem_patch=stem_patch, colors=colors)
         widths = level_widths(channels, channel_multipliers)
         self.downsampling = stem_patch * 2 ** (len(widths) - 1)
         if self.downsampling % colors:
@@ -120,7 +184,7 @@ class NetworkTokenizer(ImageTokenizer):
             patch=stem_patch,
             attention=attention,
         )
-        self.quantize = Codebook(vocab_size=vocab_size, code_dim=code_dim, unit_length=True)
+        self.quantize = TiledCodebook(vocab_size=vocab_size, code_dim=code_dim, tile=tile)
         self.quant_conv = nn.Conv2d(sum(self.encoder.widths), code_dim, 1)
         self.post_quant_conv = nn.Conv2d(code_dim, latent_channels, 1)
 

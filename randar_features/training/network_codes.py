@@ -21,6 +21,7 @@ from randar_features.tokenizers import ImageTokenizer, NetworkTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
 
 ITERATIONS = 15
+COLORS = 3  # components of the colours, which every codebook has: without them a decoder cannot tell light from dark
 
 
 @torch.no_grad()
@@ -42,7 +43,8 @@ def fit_network_tokenizer(
     """Fit projection and codebook to cells of some images, and write the tokenizer, its decoder yet untrained.
 
     Each stage of the network, and the colours, are reduced to principal components and scaled to their share of the
-    variance; directions of all together are clustered (spherical k-means, faiss).
+    variance; directions of all together are clustered (spherical k-means, faiss). Of a tokenizer with several codebooks
+    each gets its share of the network's components, and the first ones of the colours.
 
     Args:
         network: see `baselines.load_network`; its pixels must be scaled to [−1, 1].
@@ -78,11 +80,14 @@ def fit_network_tokenizer(
     sampled = min(sampled, len(source))
     pixels = partial(spread_images, source, sampled, image_size, batch_size)
     cells = torch.cat([_cells(tokenizer.encoder(tokenizer.to_raw_range(images))) for images in pixels()])
-    weight, bias = projection(cells.split(encoder.widths, dim=1), shares, tokenizer.code_dim)
+    codebooks = tokenizer.quantize.number
+    weight, bias = projection(cells.split(encoder.widths, dim=1), shares, tokenizer.code_dim, codebooks)
     tokenizer.quant_conv.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
     _round(tokenizer)
-    latents = F.normalize(F.linear(cells, tokenizer.quant_conv.weight[:, :, 0, 0], tokenizer.quant_conv.bias), dim=1)
-    tokenizer.quantize.embedding.weight.copy_(clusters(latents, tokenizer.vocab_size, seed))
+    latents = F.linear(cells, tokenizer.quant_conv.weight[:, :, 0, 0], tokenizer.quant_conv.bias)
+    parts = [F.normalize(part, dim=1) for part in latents.chunk(codebooks, dim=1)]
+    codes = torch.cat([clusters(part.contiguous(), tokenizer.vocab_size // codebooks, seed) for part in parts])
+    tokenizer.quantize.embedding.weight.copy_(codes)
     _round(tokenizer)
     if decoder is not None:
         take_decoder(tokenizer, decoder, pixels())
@@ -146,10 +151,13 @@ def _round(tokenizer: NetworkTokenizer) -> None:
         value.copy_(value.half() + 0.0)
 
 
-def projection(parts: Sequence[Tensor], shares: Sequence[float], dim: int) -> tuple[Tensor, Tensor]:
+def projection(
+    parts: Sequence[Tensor], shares: Sequence[float], dim: int, codebooks: int = 1
+) -> tuple[Tensor, Tensor]:
     """Weight (dim, ΣC) and bias (dim,) that reduce parts (n, C) to principal components, each part to its share.
 
-    The dimensions are given to the parts by the size of their components once scaled, the largest first.
+    The last part are the colours: their first components, `COLORS` or all if there are fewer, are given to each of the
+    codebooks. The other parts' components, the largest of all once scaled, are dealt to the codebooks in turn.
     """
     total, blocks, values = sum(shares), [], []
     for cells, share in zip(parts, shares, strict=True):
@@ -160,8 +168,15 @@ def projection(parts: Sequence[Tensor], shares: Sequence[float], dim: int) -> tu
         values.append(variance * scale**2)
     joined = torch.block_diag(*(block for block, _ in blocks))
     offset = torch.cat([mean for _, mean in blocks])
-    chosen = torch.cat(values).argsort(descending=True)[:dim].sort().values
-    return joined[:, chosen].T.float(), -offset[chosen].float()
+    colors = min(COLORS, len(values[-1]))
+    own = dim // codebooks - colors  # components of the network in each codebook
+    largest = torch.cat(values[:-1]).argsort(descending=True)[: codebooks * own].sort().values
+    last = torch.arange(len(offset) - colors, len(offset))
+    chosen = torch.cat([torch.cat([largest[number::codebooks], last]) for number in range(codebooks)])
+    scale = torch.ones(len(offset), dtype=torch.double)
+    scale[last] /= codebooks**0.5  # all copies together have the share
+    weight, bias = joined * scale, offset * scale
+    return weight[:, chosen].T.float(), -bias[chosen].float()
 
 
 def clusters(vectors: Tensor, number: int, seed: int) -> Tensor:
