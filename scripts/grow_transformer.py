@@ -63,13 +63,16 @@ def grow(options: GrowOptions) -> None:
     for place, block in enumerate(options.blocks):
         again = block in options.blocks[:place]
         state |= _block(trained, block, place, DAMPED if again else 1.0)
-    codes = tokenizer.quantize.weight()
+    codes, generator = tokenizer.quantize.weight(), torch.Generator().manual_seed(options.seed)
     if options.data is not None:
         together = cells_in_common(options, tokenizer, model)
         for name in ("tok_embeddings.weight", "output.weight"):
             state[name] = translated(state[name], together)
+        # What the trained blocks know, and what the codes themselves tell: features are read from the sum.
+        embedding = state["tok_embeddings.weight"]
+        own = rotated(codes, embedding.shape[1], embedding.std(), generator)
+        state["tok_embeddings.weight"] = (embedding + own) / 2**0.5
     else:
-        generator = torch.Generator().manual_seed(options.seed)
         embedding = state["tok_embeddings.weight"]
         state["tok_embeddings.weight"] = rotated(codes, embedding.shape[1], embedding.std(), generator)
         state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE), generator)

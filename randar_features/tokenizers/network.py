@@ -61,9 +61,9 @@ class TiledCodebook(Codebook):
     """k² codebooks in one, each for its place in tiles of k×k locations, of unit length.
 
     Location (r, c) has codebook g = (r mod k) · k + (c mod k), the codes g · V/k² … (g + 1) · V/k² − 1. It compares
-    channels g · C/k² … of the latents alone, and its codes' other channels are 0. So neighbours tell different things of
-    what they see, as product quantisation (Jégou et al. 2011) does in one place, and a tile tells as much as k² codes
-    of one location would. With k = 1 it is a codebook as any other.
+    channels g · C/k² … of the latents alone, and its codes' other channels are 0. So neighbours tell different things
+    of what they see, as the parts of product quantisation (Jégou et al. 2011) do of one vector: where neighbours see
+    much the same, a tile tells it with k² codes. With k = 1 it is a codebook as any other.
 
     Args:
         vocab_size: V, of all codebooks together.

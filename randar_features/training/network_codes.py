@@ -151,9 +151,7 @@ def _round(tokenizer: NetworkTokenizer) -> None:
         value.copy_(value.half() + 0.0)
 
 
-def projection(
-    parts: Sequence[Tensor], shares: Sequence[float], dim: int, codebooks: int = 1
-) -> tuple[Tensor, Tensor]:
+def projection(parts: Sequence[Tensor], shares: Sequence[float], dim: int, codebooks: int = 1) -> tuple[Tensor, Tensor]:
     """Weight (dim, ΣC) and bias (dim,) that reduce parts (n, C) to principal components, each part to its share.
 
     The last part are the colours: their first components, `COLORS` or all if there are fewer, are given to each of the

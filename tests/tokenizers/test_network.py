@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from randar_features.hub.weights import build_empty, check_state_dict
 from randar_features.tokenizers import NetworkTokenizer
+from randar_features.tokenizers.base import Codebook
+from randar_features.tokenizers.network import TiledCodebook
 from tests.tokenizers.small import random_images, small_network
 
 
@@ -88,6 +90,7 @@ def test_a_file_of_weights_is_loaded_strictly() -> None:
         ({"colors": 3}, "colors = 3"),
         ({"enlarge": 0}, "enlarge"),
         ({"output_stride": 4}, "output_stride = 4"),
+        ({"tile": 3}, "tile = 3"),
         ({"network": "vgg11", "output_stride": 16}, "vgg11"),
     ],
 )
@@ -100,3 +103,54 @@ def test_an_image_and_its_mirror_image_are_not_the_same() -> None:
     tokenizer: NetworkTokenizer = small_network()
     images = random_images(1, 3, 16, 16)
     assert not torch.equal(tokenizer.encode(images), tokenizer.encode(images.flip(3)))
+
+
+def test_each_place_of_a_tile_has_its_own_codes_and_channels() -> None:
+    codebook = TiledCodebook(vocab_size=8, code_dim=8, tile=2)
+    east, west = [1.0, 0.0], [-1.0, 0.0]
+    with torch.no_grad():
+        codebook.embedding.weight.copy_(torch.tensor([east, west] * 4))
+    latents = torch.full((1, 8, 3, 2), 0.1)
+    latents[0, 0, 0, 0] = 5.0  # codebook 0, channels 0 and 1: east
+    latents[0, 2, 0, 1] = -5.0  # codebook 1, channels 2 and 3: west
+    latents[0, 4, 1, 0] = -5.0
+    latents[0, 6, 1, 1] = 5.0
+    latents[0, 0, 2, 0] = -5.0  # the next tile
+    latents[0, 0, 2, 1] = -5.0  # a channel of codebook 0 at a place of codebook 1: not looked at
+    tokens = codebook.nearest(latents)
+    assert tokens.tolist() == [[0, 3, 5, 6, 1, 2]]
+    expected = torch.zeros(6, 8)
+    expected[[0, 3, 5], [0, 6, 2]] = torch.tensor([1.0, 1.0, 1.0])
+    expected[[1, 2, 4], [2, 4, 0]] = -1.0
+    assert torch.equal(codebook.lookup(tokens)[0], expected)
+    assert torch.equal(codebook.weight()[tokens[0]], expected)
+    compared, codes, found = codebook(latents)
+    assert torch.equal(found, tokens) and torch.equal(codes.flatten(2)[0].T, expected)
+    assert torch.equal(
+        compared != 0,
+        (codebook.weight()[tokens[0]].unflatten(1, (4, 2)) != 0)
+        .any(2)
+        .repeat_interleave(2, 1)
+        .T.unflatten(1, (3, 2))[None],
+    )
+
+
+def test_one_codebook_is_a_tile_of_one() -> None:
+    tiled = TiledCodebook(vocab_size=12, code_dim=6, tile=1)
+    plain = Codebook(vocab_size=12, code_dim=6, unit_length=True)
+    plain.load_state_dict(tiled.state_dict())
+    latents = random_images(2, 6, 4, 4) - 0.5
+    for own, expected in zip(tiled(latents), plain(latents), strict=True):
+        torch.testing.assert_close(own, expected)
+    torch.testing.assert_close(tiled.weight(), plain.weight())
+
+
+def test_tokens_of_tiles_go_to_images_and_back() -> None:
+    tokenizer = small_network(tile=2, vocab_size=16, code_dim=8)
+    images = random_images(2, 3, 16, 16)
+    tokens = tokenizer.encode(images)
+    side = int(tokens.shape[1] ** 0.5)
+    place = torch.arange(side)
+    codebooks = (place[:, None] % 2 * 2 + place % 2).flatten()
+    assert torch.equal(tokens // 4, codebooks.expand(2, -1))
+    assert tokenizer.decode(tokens).shape == images.shape

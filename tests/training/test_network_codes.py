@@ -39,8 +39,20 @@ def test_each_part_gets_its_share_of_the_variance() -> None:
 
 def test_the_components_with_the_most_variance_are_kept() -> None:
     part = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0, 0.1, 5.0])
-    weight, _ = projection([part], [1.0], 2)
-    assert set(weight.abs().argmax(dim=1).tolist()) == {1, 3}
+    colors = torch.randn(400, 1, generator=torch.Generator().manual_seed(1))
+    weight, _ = projection([part, colors], [1.0, 0.1], 3)
+    assert set(weight.abs().argmax(dim=1).tolist()) == {1, 3, 4}
+
+
+def test_codebooks_share_the_components_and_all_have_the_colours() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(500, 4, generator=generator) * 3, torch.randn(500, 3, generator=generator) + 1]
+    weight, bias = projection(parts, [3.0, 1.0], 10, codebooks=2)
+    variance = F.linear(torch.cat(parts, dim=1), weight, bias).var(0, unbiased=False).view(2, 5)
+    torch.testing.assert_close(variance[:, :2].sum(), torch.tensor(0.75), atol=1e-4, rtol=0)
+    torch.testing.assert_close(variance[:, 2:].sum(1), torch.full((2,), 0.125), atol=1e-4, rtol=0)
+    torch.testing.assert_close(weight[2:5], weight[7:])
+    assert torch.linalg.matrix_rank(weight[[0, 1, 5, 6]]) == 4
 
 
 def test_clusters_are_directions() -> None:
@@ -49,6 +61,19 @@ def test_clusters_are_directions() -> None:
     found = clusters(F.normalize(centres[:, None] + noise, dim=-1).flatten(0, 1), 12, seed=0)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(12))
     assert ((found @ centres.T) > 0.999).any(0).all()
+
+
+def test_each_codebook_is_clustered(tmp_path: Path) -> None:
+    sizes = SIZES | {"tile": 2, "code_dim": 20}
+    images = list(random_images(count=30))
+    tokenizer = fit_network_tokenizer(
+        "timm:test_resnet?random", images, tmp_path / "codes", sizes=sizes, shares=[2.0, 1.0], image_size=8
+    )
+    loaded, _ = load_tokenizer(tmp_path / "codes", device="cpu")
+    tokens = loaded.encode(random_images(count=40))
+    assert torch.equal(tokens, tokenizer.encode(random_images(count=40)))
+    assert tokens.unique().numel() == 20
+    torch.testing.assert_close(loaded.quantize.weight().norm(dim=1), torch.ones(20), atol=1e-3, rtol=0)
 
 
 @pytest.fixture(scope="module")
