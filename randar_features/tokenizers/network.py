@@ -142,6 +142,7 @@ class NetworkTokenizer(ImageTokenizer):
 
     raw_range = (-1.0, 1.0)
     rounding = 0.5
+    quantize: TiledCodebook
 
     def __init__(
         self,
