@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from randar_features.store.files import make_folder, read_json, write_json
+from randar_features.store.files import make_folder, read_json, remove_leftovers, write_json
 
 LOCK = ".lock"
 
@@ -45,6 +45,7 @@ def locked(folder: Path, *, rank: int = 0, patience: float = 0) -> Iterator[None
             f"{folder} is being written by {_name(owner)}: wait until it ends, or give another folder"
         ) from error
     try:
+        remove_leftovers(folder, f"{owner.name}.*")  # of a process that was killed while it wrote its name
         write_json(owner, {"process": os.getpid(), "host": socket.gethostname(), "command": _command()})
         yield
     finally:

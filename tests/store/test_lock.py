@@ -51,3 +51,11 @@ def test_it_is_free_again_after_an_error(tmp_path: Path):
         _ = 1 / 0
     with locked(tmp_path):
         pass
+
+
+def test_what_a_kill_left_of_the_owners_name_goes(tmp_path: Path):
+    left, of_another_rank = tmp_path / ".lock-owner.123.writing", tmp_path / ".lock-1-owner.124.writing"
+    left.touch()
+    of_another_rank.touch()
+    with locked(tmp_path):
+        assert not left.exists() and of_another_rank.exists()
