@@ -2,9 +2,9 @@
 
 Blocks of a trained model are taken over, repeated ones damped to a tenth, so that they hardly change what passes
 through (as in depth growing, Gong et al. 2019). A code's embedding and its row of the output are random rotations of
-its vector: codes that are alike begin alike. With `--data` they are the mean of the trained rows of those codes that
-the trained model's tokenizer finds in the same cells of images. Train from it: `randar train transformer …
-initial=FOLDER`.
+its vector: codes that are alike begin alike. With `--data` the output's row is the mean of the trained rows of those
+codes that the trained model's tokenizer finds in the same cells of images, and the embedding joins both. Train from it:
+`randar train transformer … initial=FOLDER`.
 """
 
 from __future__ import annotations
@@ -68,14 +68,13 @@ def grow(options: GrowOptions) -> None:
         together = cells_in_common(options, tokenizer, model)
         for name in ("tok_embeddings.weight", "output.weight"):
             state[name] = translated(state[name], together)
-        # What the trained blocks know, and what the codes themselves tell: features are read from the sum.
-        embedding = state["tok_embeddings.weight"]
-        own = rotated(codes, embedding.shape[1], embedding.std(), generator)
-        state["tok_embeddings.weight"] = (embedding + own) / 2**0.5
-    else:
-        embedding = state["tok_embeddings.weight"]
-        state["tok_embeddings.weight"] = rotated(codes, embedding.shape[1], embedding.std(), generator)
+    embedding = state["tok_embeddings.weight"]
+    own = rotated(codes, embedding.shape[1], embedding.std(), generator)
+    if options.data is None:
+        state["tok_embeddings.weight"] = own
         state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE), generator)
+    else:  # what the trained blocks know, and what the codes themselves tell: features are read from the sum
+        state["tok_embeddings.weight"] = (embedding + own) / 2**0.5
     with written_whole(options.out / "model.safetensors") as file:
         file.write(save({name: value.clone() for name, value in state.items()}))  # repeated blocks share memory
     sizes = replace(model.transformer.config, num_layers=len(options.blocks), vocab_size=len(codes))

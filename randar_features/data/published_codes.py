@@ -118,13 +118,14 @@ def _first_shape(source: _Codes) -> tuple[int, int]:
     reason = ""
     for row in range(len(source.names)):
         try:
-            return _as_views(source.read(row)).shape[0], _as_views(source.read(row)).shape[1]
+            crops, tokens = _as_crops(source.read(row)).shape
+            return crops, tokens
         except (OSError, ValueError, EOFError) as error:
             reason = reason or f"{source.names[row]}: {error}"
     raise ValueError(f"none of {len(source.names)} files in {source.path} could be read; the first: {reason}")
 
 
-def _as_views(array: np.ndarray) -> np.ndarray:
+def _as_crops(array: np.ndarray) -> np.ndarray:
     """(K, N), also of LlamaGen's (1, K, N) and of (N,); ValueError for anything else."""
     flat = array[0] if array.ndim == 3 and len(array) == 1 else array
     flat = flat[None] if flat.ndim == 1 else flat
@@ -156,7 +157,7 @@ class _CodeSource:
     def _codes(self, row: int) -> tuple[np.ndarray, str]:
         """(K, N) uint16 and "ok", or zeros and why there are none."""
         try:
-            codes = _as_views(self.codes.read(row))
+            codes = _as_crops(self.codes.read(row))
             if codes.shape != self.shape:
                 raise ValueError(f"holds {codes.shape} codes, the others {self.shape}")
         except (OSError, ValueError, EOFError) as error:

@@ -80,6 +80,10 @@ class Codebook(nn.Module):
         vectors = vectors.float()
         return F.normalize(vectors, dim=dim) if self.unit_length else vectors
 
+    def compared(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) latents as they are compared, float32."""
+        return self.scale(latents, dim=1)
+
     def weight(self) -> Tensor:
         """(V, C) float32: the codes as compared and decoded."""
         return self.scale(self.embedding.weight, dim=-1)
@@ -87,7 +91,7 @@ class Codebook(nn.Module):
     def nearest(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) latents to (B, h·w) int64 tokens, raster order."""
         batch, code_dim, height, width = latents.shape
-        vectors = self.scale(latents, dim=1).permute(0, 2, 3, 1).reshape(-1, code_dim)
+        vectors = self.compared(latents).permute(0, 2, 3, 1).reshape(-1, code_dim)
         return nearest_code(vectors, self.weight()).view(batch, height * width)
 
     def lookup(self, tokens: Tensor) -> Tensor:
@@ -100,10 +104,10 @@ class Codebook(nn.Module):
         The first two are (B, C, h, w) float32, the tokens (B, h·w) int64. The straight-through codes have the
         codes' values and pass their gradient to the latents unchanged (van den Oord et al. 2017, eq. 3).
         """
-        scaled = self.scale(latents, dim=1)
+        compared = self.compared(latents)
         tokens = self.nearest(latents)
         codes = self.lookup(tokens).mT.reshape(latents.shape)
-        return scaled, scaled + (codes - scaled).detach(), tokens
+        return compared, compared + (codes - compared).detach(), tokens
 
 
 class ImageTokenizer(nn.Module):

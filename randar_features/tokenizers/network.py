@@ -105,13 +105,10 @@ class TiledCodebook(Codebook):
         codebook = F.one_hot(tokens // (len(self.embedding.weight) // self.number), self.number)
         return (codebook[..., None] * own[..., None, :]).flatten(-2)
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, h, w) latents to (latents as compared, straight-through codes, tokens), see `Codebook.forward`."""
+    def compared(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) latents as they are compared, float32: zero in the channels of other codebooks."""
         codebook = F.one_hot(self._codebooks(latents), self.number).permute(2, 0, 1)
-        compared = (codebook[None, :, None] * self.own(latents)[:, None]).flatten(1, 2)
-        tokens = self.nearest(latents)
-        codes = self.lookup(tokens).mT.reshape(latents.shape)
-        return compared, compared + (codes - compared).detach(), tokens
+        return (codebook[None, :, None] * self.own(latents)[:, None]).flatten(1, 2)
 
     def _codebooks(self, latents: Tensor) -> Tensor:
         """(h, w) int64: which codebook each location of latents (B, C, h, w) has."""

@@ -158,7 +158,8 @@ def projection(parts: Sequence[Tensor], shares: Sequence[float], dim: int, codeb
     codebooks. The other parts' components, the largest of all once scaled, are dealt to the codebooks in turn.
     """
     total, blocks, values = sum(shares), [], []
-    for cells, share in zip(parts, shares, strict=True):
+    each = [*shares[:-1], shares[-1] / codebooks]  # all copies of the colours together have their share
+    for cells, share in zip(parts, each, strict=True):
         centred = (cells - cells.mean(0)).double()
         variance, vectors = torch.linalg.eigh(centred.T @ centred / len(cells))
         scale = (share / total / variance.sum()).sqrt()
@@ -171,10 +172,7 @@ def projection(parts: Sequence[Tensor], shares: Sequence[float], dim: int, codeb
     largest = torch.cat(values[:-1]).argsort(descending=True)[: codebooks * own].sort().values
     last = torch.arange(len(offset) - colors, len(offset))
     chosen = torch.cat([torch.cat([largest[number::codebooks], last]) for number in range(codebooks)])
-    scale = torch.ones(len(offset), dtype=torch.double)
-    scale[last] /= codebooks**0.5  # all copies together have the share
-    weight, bias = joined * scale, offset * scale
-    return weight[:, chosen].T.float(), -bias[chosen].float()
+    return joined[:, chosen].T.float(), -offset[chosen].float()
 
 
 def clusters(vectors: Tensor, number: int, seed: int) -> Tensor:
