@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.encoders.base import Encoder
-from benchmarks.encoders.extract import extract, unreadable
+from benchmarks.encoders.extract import add_to_store, extract, unreadable
 from benchmarks.encoders.feature_file import PREFIX, FeatureFile
 from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder, untrained
 from benchmarks.encoders.plain import HistogramEncoder, PixelsEncoder
@@ -85,4 +85,4 @@ def _load(
     return GeneratorEncoder(model, contexts=contexts, reads=reads, orders=orders, device=device)
 
 
-__all__ = ["DEFAULT_MODEL", "Encoder", "extract", "load_encoder", "unreadable"]
+__all__ = ["DEFAULT_MODEL", "Encoder", "add_to_store", "extract", "load_encoder", "unreadable"]

@@ -18,8 +18,10 @@ from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
 from probes.pooling import POOLINGS
 from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.features.store import Content, FeatureStore, read_manifest, write_store
 from randar_features.precision import name_of
+from randar_features.store.manifest import MANIFEST
 from randar_features.store.plan import OtherImagesError
 
 
@@ -63,7 +65,9 @@ def extract(
     """
     wanted, name = encoder.choose(outputs), _named(data, name, split, max_images)
     home = Path(folder) / _computed_by(encoder) / _plain(name)
-    content = _content(encoder, wanted, home, pooling, dtype, reading)
+    dtype = dtype if encoder.computes else "float32"
+    made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
+    content = _content(encoder, made, pooling, dtype, reading)
     place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
     images = encoder.stored(
         open_data(data, split, encoder.image_size, reading),
@@ -81,21 +85,42 @@ def extract(
     return FeatureStore(_filled(place, write), wanted)
 
 
-def _content(
-    encoder: Encoder, wanted: list[str], home: Path, pooling: str | None, dtype: str, reading: Reading
-) -> Content:
-    """What the store will hold: the outputs wanted, or all of a store in `home` that has them, made the same way.
+def add_to_store(
+    encoder: Encoder,
+    data: Any,
+    folder: Path,
+    outputs: Sequence[str],
+    *,
+    split: str | None = None,
+    pooling: str = "mean",
+    reading: Reading = DEFAULT_READING,
+    **batches: int,
+) -> FeatureStore:
+    """The features of all images in one store, `folder` itself; what is there already is not computed again.
 
-    ValueError for an unknown pooling.
+    As `extract_to_store` with `append`: images that moved are renamed, those that are gone stay. For an index, whose
+    entries must keep their numbers.
+
+    Args:
+        encoder, data, outputs, split, pooling, reading: as in `extract`.
+        folder: of the store.
+        batches: `batch_size` and `num_workers`.
     """
+    content = _content(encoder, encoder.choose(outputs), pooling, "float16" if encoder.computes else "float32", reading)
+    source = open_data(data, split, encoder.image_size, reading)
+    images = encoder.stored(source, content, part=split, max_images=None, **batches)
+    there = (folder / MANIFEST).exists()
+    return write_store(images, folder, content, data=name_of_images(data, split), append=there)
+
+
+def _content(encoder: Encoder, outputs: list[str], pooling: str | None, dtype: str, reading: Reading) -> Content:
+    """What a store of these outputs holds; ValueError for an unknown pooling."""
     if pooling is not None and pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, or None for maps; got {pooling!r}")
-    dtype = dtype if encoder.computes else "float32"
-    made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
     return Content(
         encoder=encoder.name,
         weights=encoder.weights,
-        outputs={output: encoder.outputs[output] for output in made},
+        outputs={output: encoder.outputs[output] for output in outputs},
         image_size=encoder.image_size,
         pooling=pooling,
         dtype=dtype,

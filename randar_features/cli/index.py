@@ -15,6 +15,7 @@ from randar_features.cli.parse import Count, Seed, option, positional, run
 from randar_features.data.stored_images import check_apart
 from randar_features.features import model_specs
 from randar_features.features.store import FeatureStore, is_store
+from randar_features.retrieval.build import FEATURES_FOLDER
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
@@ -25,7 +26,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
     """Index images, or the features of stores that `randar extract` wrote, for `randar search`.
 
     The memory that it takes is computed first, and an index that does not fit is refused. Run it again after a kill: it
-    goes on at its last checkpoint. With more images or stores, what is new is added.
+    goes on at its last checkpoint. With more images or stores, what is new is added; images that moved are renamed.
 
     Attributes:
         data: stores of features, or images: a folder, files, Parquet files or a tar.
@@ -34,7 +35,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
             timm:hf-hub:OWNER/NAME, MODULE:FACTORY, features:FILE (.npy or .parquet).
         orders: mean over this many random orders; none: one raster order.
         pooling: how maps become vectors.
-        features: folder that keeps the features of the images; none: OUT/features.
+        features: folder of the features of the images; none: OUT/features.
         spec: which feature, such as reverse/image/2; none: what the model recommends, or the only one of a store.
         kind: of the index; auto: by the number of images.
         normalization: of the vectors before cosines; auto: by the labels.
@@ -116,23 +117,21 @@ def stores_of(options: IndexOptions) -> list[FeatureStore]:
 
 
 def extracted(options: IndexOptions, data: Any) -> FeatureStore:
-    """The features of the images, from OUT/features if they are there."""
-    from benchmarks.encoders import extract, load_encoder
+    """The features of the images, in OUT/features; those that are there are not computed again."""
+    from benchmarks.encoders import add_to_store, load_encoder
 
     check_apart(data, options.out, options.split)
     encoder = load_encoder(options.encoder, orders=options.orders, device=options.device)
-    outputs = [options.spec or recommended_output(encoder)]
-    folder = options.features or options.out / "features"
-    return extract(
+    return add_to_store(
         encoder,
         data,
+        options.features or options.out / FEATURES_FOLDER,
+        [options.spec or recommended_output(encoder)],
         split=options.split,
-        folder=folder,
-        outputs=outputs,
         pooling=options.pooling,
+        reading=options.reading,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        reading=options.reading,
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.encoders import load_encoder
 from benchmarks.report.figures import GAP
 from probes.index import VectorIndex
-from randar_features import extract_to_store, open_index
+from randar_features import build_index, extract_to_store, open_index
 from randar_features.cli import index
 from tests.features.stores import content, pictures, save, write
 from tests.small_models import small_transformer, write_folder
@@ -230,3 +230,20 @@ def test_an_encoder_of_the_users_makes_an_index(monkeypatch: pytest.MonkeyPatch,
     else:
         found = index.search([folder / "images/cat/0.png"], k=1, encoder=load_encoder(name))
         assert found.paths[0] == [str(folder / "images/dog/4.png")]
+
+
+@pytest.mark.parametrize("way", ["command", "function"])
+def test_an_index_follows_images_that_moved(monkeypatch: pytest.MonkeyPatch, folder: Path, way: str) -> None:
+    """A moved image keeps its number; its path and its label are the new ones. A new image comes last."""
+    build(monkeypatch, folder)
+    (folder / "images/cat/0.png").rename(folder / "images/dog/zero.png")
+    (folder / "images/dog/1.png").rename(folder / "images/dog/renamed.png")
+    Image.new("RGB", (20, 20), "red").save(folder / "images/cat/a.png")
+    if way == "command":
+        build(monkeypatch, folder)
+    else:
+        build_index(folder / "images", folder / "index", model=str(folder / "model"), device="cpu", progress=False)
+    found = open_index(folder / "index")
+    names = ["dog/zero", "cat/1", "cat/2", "cat/3", "cat/4", "dog/0", "dog/renamed", "dog/2", "dog/3", "dog/4", "cat/a"]
+    assert found.paths == [str(folder / f"images/{name}.png") for name in names]
+    assert found.labels.tolist() == [1, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0]
