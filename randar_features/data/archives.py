@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
@@ -81,22 +82,27 @@ def _members(path: Path, archive: tarfile.TarFile, parent: str, start: int, acco
         if entry.size < 0 or archive.offset <= reached:
             raise tarfile.ReadError(f"the member {printable(entry.name)} has an impossible size, {entry.size} bytes")
         reached = archive.offset
-        name = str(PurePosixPath(parent) / entry.name)
+        name = str(PurePosixPath(parent, *_parts(entry.name)))
         reason = _reason_against(entry)
         if reason is not None:
             account.pass_over(reason, name)
         elif entry.isfile() and entry.name.endswith(".tar") and not parent:
             with tarfile.open(fileobj=archive.extractfile(entry), mode="r:", tarinfo=_Header) as inner:
-                folder = str(PurePosixPath(entry.name).with_suffix(""))
-                found += _members(path, inner, folder, start + entry.offset_data, account)
+                folder = PurePosixPath(name).with_suffix("")
+                found += _members(path, inner, str(folder), start + entry.offset_data, account)
         elif entry.isfile():
             found.append(Member(path, name, start + entry.offset_data, entry.size))
     _check_end(archive)
     return found
 
 
+def _parts(name: str) -> list[str]:
+    """The parts of a member's name, without those that lead out of the archive, as unpacking has it."""
+    return [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")]
+
+
 def _reason_against(entry: tarfile.TarInfo) -> str | None:
-    if any(is_hidden(part) for part in PurePosixPath(entry.name).parts if part != "."):
+    if any(map(is_hidden, _parts(entry.name))):
         return None if entry.isdir() else HIDDEN
     if entry.issparse():
         return "sparse members of the tar, whose bytes do not lie in one piece"
@@ -161,6 +167,7 @@ class TarImages:
             if not images and len(self.files) > 1:
                 account.pass_over("tars without images", str(file))
             sidecars |= {(file, member.name): member for member in beside}
+        found = _one_a_sample(found, sidecars, account)
         if not found:
             raise ValueError(f"no images in {printable(where)}: {'; '.join(account.losses()) or 'nothing is there'}")
         if len(self.files) > 1:
@@ -177,15 +184,15 @@ class TarImages:
         values: list[Any] = []
         used: set[tuple[Path, str]] = set()
         for member in self.members:
-            folder, slash, name = member.name.rpartition("/")
-            key = folder + slash + name.partition(".")[0]
-            beside = [place for ending in SIDECARS if (place := (member.archive, key + ending)) in sidecars]
+            beside = _beside(member, sidecars)
             used.update(beside)
             labels = (_label_in(sidecars[place]) for place in beside)
             values.append(next((label for label in labels if label is not None), None))
         for _, name in sidecars.keys() - used:
             account.pass_over(NO_IMAGE, name)
         if all(value is None for value in values):
+            if used:
+                account.notes.append("no labels in the .cls or .json files beside the images")
             return None
         account.notes.append("labels from the .cls or .json files beside the images")
         return read_labels(_as_numbers(values), None, account)
@@ -212,6 +219,28 @@ def _images_and_sidecars(path: Path, account: Account) -> tuple[list[Member], li
     return sorted(images, key=lambda member: PurePosixPath(member.name).parts), sidecars
 
 
+def _key(member: Member) -> tuple[str, str]:
+    """The sample of a member, its name up to the first point as in WebDataset, and the rest of its name."""
+    folder, slash, name = member.name.rpartition("/")
+    key, _, ending = name.partition(".")
+    return folder + slash + key, ending
+
+
+def _beside(image: Member, sidecars: Collection[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """The files of an image's sample that may hold its label."""
+    places = [(image.archive, _key(image)[0] + ending) for ending in SIDECARS]
+    return [place for place in places if place in sidecars]
+
+
+def _one_a_sample(images: list[Member], sidecars: Collection[tuple[Path, str]], account: Account) -> list[Member]:
+    """The images without what is no image of its own: `key.seg.png` is a mask where `key.jpg` and `key.cls` are."""
+    plain = {(one.archive, _key(one)[0]) for one in images if "." not in _key(one)[1] and _beside(one, sidecars)}
+    others = [one for one in images if "." in _key(one)[1] and (one.archive, _key(one)[0]) in plain]
+    for one in others:
+        account.pass_over("that say more of an image of the same WebDataset sample", one.name)
+    return sorted(set(images) - set(others), key=images.index) if others else images
+
+
 def _are_classes(files: Sequence[Path], images: Sequence[Member], sidecars: Collection[Any]) -> bool:
     """Whether each of several tars holds the images of one class, whose name it has."""
     flat = not sidecars and all(len(PurePosixPath(image.name).parts) == 1 for image in images)
@@ -223,9 +252,9 @@ def _label_in(member: Member) -> Any:
     if member.size > MAX_SIDECAR:
         return None
     with reading(member.archive / member.name, "a label"):
-        text = read_member(member).decode().strip()
+        text = read_member(member).decode("utf-8-sig").strip()
         if member.name.endswith(".cls"):
-            return text
+            return text or None
         content = json.loads(text)
         return label_of(content) if isinstance(content, dict) else None
 
@@ -233,6 +262,6 @@ def _label_in(member: Member) -> Any:
 def _as_numbers(values: Sequence[Any]) -> list[Any]:
     """Texts that are all whole numbers as such: a `.cls` file holds an index in digits."""
     texts = [value for value in values if value is not None]
-    if all(isinstance(value, str) and value.lstrip("-").isdecimal() for value in texts):
+    if all(isinstance(value, str) and re.fullmatch("-?[0-9]+", value) for value in texts):
         return [None if value is None else int(value) for value in values]
     return list(values)

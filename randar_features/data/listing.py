@@ -17,7 +17,7 @@ IMAGE_ENDINGS = (
 )  # fmt: skip
 """Endings of names that are taken as images unopened. One that is none keeps its place, with the reason."""
 NO_IMAGE = "of no image format"
-LITTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+LITTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 """What operating systems and file servers leave in folders and archives."""
 
 

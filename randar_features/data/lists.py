@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -12,7 +13,7 @@ from randar_features.store.records import printable
 from .account import Account
 from .items import IMAGE_NAMES, first_name
 from .labels import NONE, Labels, find_label_column, read_labels
-from .paths import check_file, confined, reading
+from .paths import check_file, confined, head_of, reading
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -48,14 +49,19 @@ def read_list(path: Path, account: Account) -> FileList:
         )
     label_name = find_label_column([name for name in table.column_names if name != path_name], account, path.name)
     with reading(path, "a list of images"):
-        paths = [_text(value) for value in table[path_name].to_pylist()]
+        spaced = path_name.startswith(" ")  # "label, path": so are the cells below
+        paths = [_text(value, spaced) for value in table[path_name].to_pylist()]
         labels = None if label_name is None else [_stripped(value) for value in table[label_name].to_pylist()]
         return FileList(paths, labels, label_name)
 
 
-def _text(value: Any) -> str | None:
-    """A cell as a path, None where it is empty; a name that is not UTF-8 comes as bytes."""
-    return None if value in (None, "", b"") else os.fsdecode(value) if isinstance(value, bytes) else str(value)
+def _text(value: Any, spaced: bool) -> str | None:
+    """A cell as a path, None where it is empty; a name that is not UTF-8 comes as bytes.
+
+    spaced: a space follows each comma of the file.
+    """
+    text = "" if value is None else os.fsdecode(value) if isinstance(value, bytes) else str(value)
+    return (text.removeprefix(" ") if spaced else text) or None
 
 
 def _stripped(label: Any) -> Any:
@@ -72,6 +78,8 @@ def _read_table(path: Path) -> Any:
         return pyarrow.parquet.read_table(path)
     if path.suffix == ".jsonl":
         return pyarrow.json.read_json(path)
+    if head_of(path).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("its text is UTF-16: save it as UTF-8")
     options = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
     return pyarrow.csv.read_csv(path, parse_options=options)
 
@@ -111,11 +119,13 @@ def metadata_labels(folder: Path, metadata: Sequence[Path], images: Sequence[Pat
         ValueError: a metadata file is damaged.
     """
     given: dict[PurePath, Any] = {}
+    unclear: set[PurePath] = set()
     for file in metadata:
         found = read_list(folder / file, account)
         for name, label in zip(found.paths, found.labels or (), strict=False):
-            if name is not None:
-                given[file.parent / PurePath(name)] = label
+            path = file.parent / PurePath(name or "")
+            if name is not None and given.setdefault(path, label) != label:
+                unclear.add(path)
         if found.labels is not None:
             account.notes.append(f"labels from {printable(file)}, column '{found.label_column}'")
     if not given:
@@ -126,4 +136,6 @@ def metadata_labels(folder: Path, metadata: Sequence[Path], images: Sequence[Pat
     for path in images:
         if path not in given:
             account.drop("the metadata do not name the image", str(path))
-    return read_labels([given.get(path) for path in images], None, account)
+        elif path in unclear:
+            account.drop("the metadata give the image several", str(path))
+    return read_labels([None if path in unclear else given.get(path) for path in images], None, account)

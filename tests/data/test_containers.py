@@ -97,6 +97,8 @@ def test_links_and_later_copies_in_a_tar_are_named(tmp_path: Path) -> None:
         ({"1.cls": b"dog", "2.cls": b"cat\n"}, [1, 0], ["cat", "dog"]),
         ({"1.json": b'{"label": 3}', "2.json": b'{"label": 0, "width": 9}'}, [3, 0], None),
         ({"1.cls": b"5", "notes.json": b"{}"}, [5, -1], None),
+        ({"1.cls": b"5", "2.cls": b"", "1.mask.png": png(9)}, [5, -1], None),
+        ({"1.cls": b"\xef\xbb\xbf--1", "2.cls": b"--1"}, [0, 0], ["--1"]),
     ],
 )
 @pytest.mark.filterwarnings("ignore:files passed over")
@@ -104,6 +106,14 @@ def test_labels_in_webdataset_tars(tmp_path: Path, labels: dict[str, bytes], exp
     path = write_tar(tmp_path / "a.tar", {"1.png": png(1), "2.seg.png": png(2), **labels})
     source = open_images(path)
     assert source.labels is not None and source.labels.tolist() == expected and source.label_names == names
+
+
+def test_names_in_a_tar_stay_in_it(tmp_path: Path) -> None:
+    """As unpacking has them: `/cat` is `cat`, and `../dog` is `dog`, in a tar inside a tar too."""
+    inner = write_tar(tmp_path / "in.tar", {"/1.png": png(3)}).read_bytes()
+    path = write_tar(tmp_path / "a.tar", {"/cat/1.png": png(1), "../dog/2.png": png(2), "./../owl.tar": inner})
+    source = open_images(path)
+    assert source.label_names == ["cat", "dog", "owl"] and shades(source) == [1, 2, 3]
 
 
 def write_shards(folder: Path, names: list[str]) -> list[Path]:

@@ -183,7 +183,8 @@ def test_folders_that_cannot_be_listed_are_named(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file_name,label\na.png,dog\nb.png,cat\n", None),
+        ("file_name,label\na.png,dog\nb.png,cat\na.png,dog\n", None),
+        ("file_name,label\na.png,dog\nb.png,cat\nb.png,dog\n", r"give the image several: 1 \(b\.png\)"),
         ('{"file_name": "a.png", "label": "dog"}\n{"file_name": "b.png", "label": "cat"}\n', None),
         ("file_name,label\na.png,dog\ngone.png,cat\n", r"not there: 1 \(gone\.png\).*do not name the image: 1"),
         ("file_name,label\na.png,dog\n../b.png,cat\n", r"not there: 1 \(\.\./b\.png\)"),
@@ -206,6 +207,8 @@ def test_metadata_of_a_folder(tmp_path: Path, content: str, message: str | None)
 def test_lists_of_files(tmp_path: Path) -> None:
     write(tmp_path, "a.png", "b.png")
     (tmp_path / "list.csv").write_text(f"path,target\nb.png,3\n{tmp_path}/a.png,1\n,2\ngone.png,2\n")
+    (tmp_path / "spaced.csv").write_text("label, path\n1, a.png\n")
+    assert next(open_images(tmp_path / "spaced.csv").batches(4, 4)).status == ["ok"]
     batch = next(open_images(tmp_path / "list.csv").batches(4, 4))
     assert batch.labels == [3, 1, 2, 2] and [status == "ok" for status in batch.status] == [True, True, False, False]
     for text, message in {
@@ -213,8 +216,9 @@ def test_lists_of_files(tmp_path: Path) -> None:
         "path\nhttps://a/b.png\n": "is a URL",
         "a,b\n1,2\n": "no column of paths: got a, b",
         "path,label\na.png,1,2\n": r"list\.csv cannot be read as a list of images",
+        "\udcff\udcfep\0a\0t\0h\0": "UTF-16: save it as UTF-8",
     }.items():
-        (tmp_path / "list.csv").write_text(text)
+        (tmp_path / "list.csv").write_text(text, errors="surrogateescape")
         with pytest.raises(ValueError, match=message):
             open_images(tmp_path / "list.csv")
 
