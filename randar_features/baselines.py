@@ -9,6 +9,7 @@ A name says where the weights come from:
 | `timm:hf-hub:OWNER/NAME` | a repository of the Hugging Face Hub, at `@REVISION`; configuration and weights |
 | `timm:NAME=FILE` | a file (safetensors or a pickle of plain tensors), read strictly and without running code |
 | `timm:NAME?random` | none: initial values of seed 0 |
+| a folder | what `scripts/train_network.py` wrote: the first stages of one of timm's networks |
 
 `@SIZE` after the name, as in `efficientnet-lite0@128`, sets another input size in pixels.
 """
@@ -30,11 +31,14 @@ from torch import Tensor, nn
 
 from randar_features.hub.files import why_out_of_reach
 from randar_features.hub.weights import USUAL_KEY, check_state_dict, file_hash, read_state_dict
+from randar_features.store.files import read_object
 
 SEED = 0
 RANDOM = "?random"
 HUB = "hf-hub:"
 IMAGENET_LABELS = "trained with ImageNet's labels"
+OWN_LABELS = "trained from initial values, with the labels of its own images"
+OWN_WEIGHTS = "network.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class Network:
     """A frozen timm network, without its classifier unless that was wanted, and how its input is scaled.
 
     Attributes:
-        name: as it was given.
+        name: as it was given; of a folder, timm's name.
+        architecture: timm's name.
         module: in evaluation mode; `forward_features(x)` and `forward_intermediates(x)` as timm has them.
         image_size: S, pixels a side that it takes.
         mean, std: (3, 1, 1), of pixels in [0, 1].
@@ -90,6 +95,7 @@ class Network:
     """
 
     name: str
+    architecture: str
     module: nn.Module
     image_size: int
     mean: Tensor
@@ -146,6 +152,8 @@ def load_network(name: str, device: torch.device | str = "cpu", *, classifier: b
     """
     from timm.data import resolve_model_data_config
 
+    if Path(name).is_dir():
+        return _own_network(Path(name), device)
     parsed = parse_network(name)
     _check_architecture(parsed.architecture)
     source = _package_file(parsed.package) if parsed.package else parsed.file
@@ -154,12 +162,38 @@ def load_network(name: str, device: torch.device | str = "cpu", *, classifier: b
     mean, std = (torch.tensor(data[key]).view(3, 1, 1) for key in ("mean", "std"))
     return Network(
         name=name,
+        architecture=parsed.architecture,
         module=module.eval().requires_grad_(False).to(device),
         image_size=parsed.size or data["input_size"][-1],
         mean=mean,
         std=std,
         weights=f"random (seed {SEED})" if parsed.random else file_hash(source)[:16] if source else _hash(module),
         supervision=_supervision(parsed),
+    )
+
+
+def _own_network(folder: Path, device: torch.device | str) -> Network:
+    """The stages that scripts/train_network.py wrote; they take pixels in [−1, 1]."""
+    import timm
+
+    about, file = read_object(folder / "config.json"), folder / OWN_WEIGHTS
+    if not {"architecture", "stage", "image_size"} <= about.keys():
+        raise ValueError(f"{folder}/config.json tells no network: expected what scripts/train_network.py wrote")
+    _check_architecture(about["architecture"])
+    module: Any = timm.create_model(about["architecture"], num_classes=0)
+    module.prune_intermediate_layers([about["stage"]], prune_norm=True, prune_head=True)
+    state = read_state_dict(file, USUAL_KEY)
+    check_state_dict(state, {key: tuple(value.shape) for key, value in module.state_dict().items()}, file)
+    module.load_state_dict(state)
+    return Network(
+        name=about["architecture"],
+        architecture=about["architecture"],
+        module=module.eval().requires_grad_(False).to(device),
+        image_size=about["image_size"],
+        mean=torch.full((3, 1, 1), 0.5),
+        std=torch.full((3, 1, 1), 0.5),
+        weights=file_hash(file)[:16],
+        supervision=OWN_LABELS,
     )
 
 

@@ -26,7 +26,7 @@ class NetworkTokenizerOptions(Reading):
         data: images, a folder or Parquet files.
         out: folder of the tokenizer.
         split: of the images.
-        network: one of the baselines that takes pixels in [−1, 1].
+        network: the model folder of scripts/train_network.py, or one of the baselines that takes pixels in [−1, 1].
         sizes: arguments of `NetworkTokenizer`, but `network`.
         shares: of the variance: one for each stage of the network that is read, and one for the colours.
         sampled: images whose cells are clustered.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from randar_features.baselines import load_network, parse_network
+from randar_features.baselines import load_network
 from randar_features.data import ImageSource, open_images
 from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
@@ -67,7 +67,7 @@ def fit_network_tokenizer(
     if not torch.allclose(torch.stack([loaded.mean, loaded.std]), torch.tensor(0.5)):
         raise ValueError(f"{network} does not take pixels in [-1, 1], which a tokenizer's network must")
     torch.manual_seed(seed)
-    sizes = {"network": parse_network(network).architecture, **sizes}
+    sizes = {"network": loaded.architecture, **sizes}
     tokenizer = NetworkTokenizer(**sizes)
     encoder = tokenizer.encoder
     if len(shares) != len(encoder.widths):
@@ -96,7 +96,7 @@ def fit_network_tokenizer(
         "tokenizer": {"type": "network", **sizes},
         "image_size": image_size,
         "tokenizer_training": {
-            "network": network, "weights": loaded.weights, "supervision": loaded.supervision,
+            "network": loaded.name, "weights": loaded.weights, "supervision": loaded.supervision,
             "shares": list(shares), "images": sampled, "seed": seed,
         },
     }  # fmt: skip

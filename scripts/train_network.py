@@ -1,0 +1,52 @@
+"""A network for a tokenizer to look through: `python scripts/train_network.py --data IMAGES --out RUN`.
+
+It sees no weights of others: it learns the classes of the images. Codes are fitted to it next: `python
+scripts/network_tokenizer.py --network RUN/model --data IMAGES --out FOLDER`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from randar_features.cli.parse import UNFINISHED, part, run
+from randar_features.cli.training import RunOptions, train
+from randar_features.data.pixels import cache_pixels
+from randar_features.data.ranges import Reading
+from randar_features.training.network_trainer import NetworkTrainer, NetworkTrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(RunOptions, NetworkTrainingConfig, Reading):
+    """Train the first stages of a timm network by the classes of images; run it again to continue.
+
+    Attributes:
+        data: a folder of images or Parquet files, with the splits in it.
+        splits: names of the splits to train and to evaluate on.
+    """
+
+    data: str
+    splits: tuple[str, str] = ("train", "validation")
+
+
+def train_network(options: NetworkOptions) -> int:
+    """Train to the end, or until the time is up."""
+    deadline, config = options.deadline(), part(options, NetworkTrainingConfig)
+    stores = [
+        cache_pixels(
+            options.data, options.out / "pixels" / split, deadline=deadline,
+            image_size=options.image_size, split=split, reading=options.reading,
+        )
+        for split in options.splits
+    ]  # fmt: skip
+    if stores[0] is None or stores[1] is None:
+        return UNFINISHED
+    return train(NetworkTrainer(config, stores[0], stores[1]), options, deadline)
+
+
+def main() -> int:
+    """The command line."""
+    return run(train_network, NetworkOptions)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
