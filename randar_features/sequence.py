@@ -144,7 +144,8 @@ def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | Non
     wrong = (order.sort(dim=1).values != expected).any(dim=1)
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"row {row} of the order is no permutation of 0 … {num_tokens - 1}: {order[row].tolist()}")
+        found = f"{order[row, :8].tolist()}{' …' if num_tokens > 8 else ''}"
+        raise ValueError(f"row {row} of the order is no permutation of 0 … {num_tokens - 1}: {found}")
     return order
 
 

@@ -119,7 +119,7 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def _model(self) -> Model:
         sequence.check_choice("on_error", self.on_error, ON_ERROR)
-        check_numbers(self.batch_size, self.num_workers)
+        check_numbers(self.num_workers, batch_size=self.batch_size)
         Reading(self.value_range, self.max_pixels)  # refuses wrong ones
         check_dtype(self.dtype)
         if isinstance(self.model, Model):

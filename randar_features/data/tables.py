@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from .lists import METADATA_NAMES
 from .paths import check_file, one_line, reading
 from .shards import PARQUET, TAR, choose_shards
 
+INDEX_COLUMNS = re.compile(r"columns-\d{12}(-new)?\.parquet")
 NAMED = "datasets:"
 """What comes before the name of a data set, where images are expected."""
 
@@ -189,7 +191,8 @@ def list_parquet(path: Path, split: str | None, account: Account | None = None) 
 
 
 def _is_table(file: Path) -> bool:
-    return file.suffix == PARQUET and file.name not in METADATA_NAMES
+    """Whether it may hold images: an index that lies among images has a Parquet file of its own."""
+    return file.suffix == PARQUET and file.name not in METADATA_NAMES and not INDEX_COLUMNS.fullmatch(file.name)
 
 
 def _describes(file: Path) -> bool:

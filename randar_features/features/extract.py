@@ -151,7 +151,7 @@ class Extraction:
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
         check_orders(self.orders, self.seed, self.combine)
-        check_numbers(self.batch_size, self.num_workers)
+        check_numbers(self.num_workers, batch_size=self.batch_size, shard_rows=self.shard_rows)
         if self.pool is not None:
             sequence.check_choice("pool", self.pool, ("mean",))
 

@@ -127,10 +127,11 @@ def check_orders(orders: int | None, seed: int, combine: str) -> None:
         raise ValueError(f"the number of orders must be at least 1, got {orders}")
 
 
-def check_numbers(batch_size: int | None, num_workers: int) -> None:
-    """TypeError or ValueError for a batch below 1 image, fewer than 0 processes, or what is no integer."""
-    if batch_size is not None and as_index("batch_size", batch_size) < 1:
-        raise ValueError(f"batch_size must be at least 1, or None; got {batch_size}")
+def check_numbers(num_workers: int, **images: int | None) -> None:
+    """TypeError or ValueError for fewer than 0 processes, a number of images below 1, or what is no integer."""
+    for name, count in images.items():
+        if count is not None and as_index(name, count) < 1:
+            raise ValueError(f"{name} must be at least 1, or None; got {count}")
     if as_index("num_workers", num_workers) < 0:
         raise ValueError(f"num_workers must be at least 0, got {num_workers}")
 

@@ -172,6 +172,8 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTran
         return None
     if tokens is None or known is None:
         raise ValueError("tokens and known go together: the tokens to continue from, and which of them are given")
+    if not (isinstance(tokens, Tensor) and isinstance(known, Tensor)):
+        raise TypeError(f"tokens and known must be tensors; got {type(tokens).__name__} and {type(known).__name__}")
     num_tokens = transformer.config.num_tokens
     if known.dtype != torch.bool or known.shape not in ((num_tokens,), (batch, num_tokens)):
         raise ValueError(

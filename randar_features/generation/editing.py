@@ -251,8 +251,14 @@ def check_images(images: Tensor) -> None:
 
 
 def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
-    """`mask` as (B, H, W) boolean; ValueError if it is not of this height and width, or empty or full."""
-    given = torch.as_tensor(mask)
+    """`mask` as (B, H, W) boolean; TypeError or ValueError if it is none of this height and width, or empty or full."""
+    try:
+        given = torch.as_tensor(mask)
+    except (TypeError, RuntimeError, ValueError):
+        raise TypeError(
+            f"the mask must be a boolean tensor (H, W), True where to draw anew; got {type(mask).__name__}. Of a "
+            "Pillow image of mode 'L' it is numpy.asarray(image) > 127"
+        ) from None
     mask = given[:, 0] if given.dim() == 4 and given.shape[1] == 1 else given
     height, width = size
     if mask.dtype != torch.bool or mask.shape not in ((height, width), (1, height, width), (batch, height, width)):

@@ -209,8 +209,10 @@ class ImageTransformer(nn.Module):
         return order.to(self.device)
 
     def check_tokens(self, tokens: Tensor) -> int:
-        """The batch size of `tokens` (B, N), or ValueError if they do not fit this model."""
+        """The batch size of `tokens` (B, N); TypeError for no tensor, ValueError if they do not fit this model."""
         expected, vocab = self.config.num_tokens, self.config.vocab_size
+        if not isinstance(tokens, Tensor):
+            raise TypeError(f"tokens must be a tensor of integers (B, {expected}); got {type(tokens).__name__}")
         if tokens.dim() != 2 or tokens.shape[1] != expected or tokens.is_floating_point() or tokens.dtype == torch.bool:
             raise ValueError(
                 f"tokens must be integers of shape (B, {expected}); got {tuple(tokens.shape)}, {tokens.dtype}"

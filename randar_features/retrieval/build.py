@@ -27,6 +27,7 @@ from randar_features.store.files import folder_to_write
 FEATURES_FOLDER = "features"
 TUNING_IMAGES = 5000
 AUTO = "auto"
+SMALLEST = {"M": 2, "seed": 0}  # other sizes are 1 or more
 
 
 def build_index(
@@ -84,7 +85,7 @@ def build_index(
             another process is building there.
         IndexMemoryError: it would take more memory than there is.
     """
-    _check(kind, normalization, pooling, sizes)
+    _check(kind, normalization, pooling, sizes | {"seed": seed})
     folder = folder_to_write(folder)
     tables = _tables(data)
     if tables is None:
@@ -119,14 +120,15 @@ def _check(kind: str | None, normalization: str, pooling: str, sizes: dict[str, 
     for name, (value, expected) in choices.items():
         if value not in expected:
             raise ValueError(f"{name} must be one of {', '.join(map(str, expected))}, got {value!r}")
-    known = set(inspect.signature(choose_settings).parameters) - {"count", "dim", "kind", "normalization", "seed"}
+    known = set(inspect.signature(choose_settings).parameters) - {"count", "dim", "kind", "normalization"}
     if unknown := sorted(set(sizes) - known):
         raise TypeError(
             f"build_index has no option {', '.join(unknown)}: sizes of an index are {', '.join(sorted(known))}"
         )
     for name, value in sizes.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a whole number from 1 on, or None, got {value!r}")
+        least = SMALLEST.get(name, 1)
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} must be a whole number from {least} on, or None, got {value!r}")
 
 
 def _tables(data: Any) -> list[Table] | None:

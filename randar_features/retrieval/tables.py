@@ -55,15 +55,17 @@ class Vectors:
         """D of the vectors."""
         return next(iter(self.blocks(1)))[1].shape[1]
 
-    @property
+    @cached_property
     def label_names(self) -> list[str] | None:
-        """Names of the classes, or None."""
-        return self.tables[0].label_names
+        """Names of the classes of all tables, those of the first table first; None where they have none."""
+        first, *others = (table.label_names or [] for table in self.tables)
+        new = dict.fromkeys(name for names in others for name in names if name not in first)
+        return [*first, *new] or None
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(n,) int64, -1 where an image has none."""
-        return np.concatenate([_labels(table) for table in self.tables])
+        """(n,) int64, -1 where an image has none; a class has one number, whichever table an image is in."""
+        return np.concatenate([_labels(table, self.label_names or []) for table in self.tables])
 
     def columns(self) -> dict[str, list[Any]]:
         """Of each image its path, its label, a hash of its content, and whether that is a file of its own.
@@ -93,8 +95,8 @@ def as_vectors(tables: Sequence[Table], spec: str | None, pooling: str) -> Vecto
     """The vectors of one spec of tables.
 
     Raises:
-        ValueError: no such spec, several to choose from, an unknown pooling, tables that were pooled otherwise, or
-            tables of different features.
+        ValueError: no such spec, several to choose from, an unknown pooling, tables that were pooled otherwise,
+            tables of different features, or classes with names in one table and without in another.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
@@ -103,6 +105,11 @@ def as_vectors(tables: Sequence[Table], spec: str | None, pooling: str) -> Vecto
     for table, other in zip(tables[1:], about[1:], strict=True):
         if other != about[0]:
             raise ValueError(f"{table} holds {other}, {tables[0]} {about[0]}: one index, one kind of features")
+    named = {table.label_names is not None: table for table in tables if (_labels(table, []) >= 0).any()}
+    if len(named) > 1:
+        raise ValueError(
+            f"the classes of {named[True]} have names, those of {named[False]} only numbers: label them alike"
+        )
     return Vectors(tables, name, about[0]["pooling"], about[0])
 
 
@@ -176,10 +183,14 @@ def _content(table: Table) -> list[str]:
     return [""] * len(table)
 
 
-def _labels(table: Table) -> np.ndarray:
+def _labels(table: Table, names: Sequence[str]) -> np.ndarray:
+    """(n,) int64, places of the labels among the class names `names`; without these as they are; -1 for none."""
     if table.labels is None:
         return np.full(len(table), -1, np.int64)
-    return np.asarray(table.labels, np.int64)
+    labels, own = np.asarray(table.labels, np.int64), table.label_names or []
+    if not names or own == list(names[: len(own)]):
+        return labels
+    return np.array([*map(names.index, own), -1])[labels]
 
 
 def hashes(paths: Sequence[str | None]) -> list[str]:

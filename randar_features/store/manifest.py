@@ -31,7 +31,7 @@ def read_manifest(folder: Path, kind: str, made_by: str) -> Manifest:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: make the store with {made_by}")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "kind" not in manifest:
         raise ValueError(f"{path} is no manifest of a store of format {FORMAT}")
     if manifest.get("checksum") != _checksum(manifest):
         raise ValueError(f"{path} was altered or is damaged: its checksum is wrong. {_anew(folder, made_by)}")

@@ -247,6 +247,8 @@ class ImageTokenizer(nn.Module):
         _check_range(images)
 
     def _check_tokens(self, tokens: Tensor) -> None:
+        if not isinstance(tokens, Tensor):
+            raise TypeError(f"tokens are of type {type(tokens).__name__}, expected a tensor of integers (int64)")
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
             raise TypeError(f"tokens have dtype {tokens.dtype}, expected integers (int64)")
         if tokens.ndim != 2:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from randar_features import generate, sequence
+from randar_features import generate, log_likelihood, sequence
 from randar_features.generation import new_cache
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.decode import DecodingTask, Guidance, decode
@@ -427,6 +428,14 @@ def test_what_cannot_be_packed_is_refused():
 def test_bad_input_is_refused(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         generate(MODEL, **({"classes": [1, 2]} | arguments))
+
+
+def test_tokens_that_are_no_tensor_are_refused():
+    tokens = np.zeros((2, 16), np.int64)
+    with pytest.raises(TypeError, match="tokens and known must be tensors; got ndarray and Tensor"):
+        generate(MODEL, [1, 2], tokens=tokens, known=torch.arange(16) < 3)
+    with pytest.raises(TypeError, match=r"tokens must be a tensor of integers \(B, 16\); got ndarray"):
+        log_likelihood(MODEL, tokens, [1, 2])
 
 
 @pytest.mark.parametrize("order", [None, "confidence"])

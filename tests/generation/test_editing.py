@@ -200,6 +200,12 @@ def test_what_is_no_tensor_is_refused_with_the_way_to_one(small_model: Model, gi
         outpaint(small_model, given, 4)
 
 
+@pytest.mark.parametrize("mask", ["mask.png", Image.new("L", (16, 16)), None])
+def test_a_mask_that_is_no_tensor_is_refused(small_model: Model, mask: Any):
+    with pytest.raises(TypeError, match=rf"boolean tensor \(H, W\).* got {type(mask).__name__}\. "):
+        inpaint(small_model, torch.zeros(1, 3, 16, 16), mask)
+
+
 def test_images_to_draw_on_at_may_have_any_size_but_not_any_shape(small_model: Model):
     with pytest.raises(ValueError, match=r"floats of shape \(B, 3, H, W\); got \(3, 16, 16\)"):
         outpaint(small_model, images()[0], 4)

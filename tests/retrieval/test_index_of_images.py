@@ -139,6 +139,26 @@ def test_maps_are_pooled_over_cells(folder: Path) -> None:
     assert index.search(folder / "images/dog/0.png", k=1, exclude=[-1]).ids.tolist() == [[5]]
 
 
+def test_classes_of_several_stores_are_told_by_name(folder: Path, tmp_path: Path) -> None:
+    """Never by number: class 0 is "cat" in one store and "bee" in the other."""
+    for number, name in enumerate(("bee", "cat")):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        picture(20 + number).save(tmp_path / "other" / name / "0.png")
+    flat = tmp_path / "flat.csv"
+    flat.write_text("path,label\nother/bee/0.png,0\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = {"model": str(folder / "model"), "layers": [1], **FLOAT32}
+        stores = [
+            rf.extract_to_store(folder / name, folder / f"{name} store", **options) for name in ("images", "other")
+        ]
+        numbered = rf.extract_to_store(flat, folder / "flat store", **options)
+    index = build(folder, stores)
+    assert index.labels.tolist() == [0] * 5 + [1] * 5 + [2, 0] and index.label_names == ["cat", "dog", "bee"]
+    with pytest.raises(ValueError, match=r"have names, those of .*flat store.* only numbers"):
+        build(folder, [*stores, numbered])
+
+
 def test_a_store_that_has_changed_is_noticed(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -206,7 +226,8 @@ def test_another_model_is_refused(folder: Path) -> None:
         ({"normalization": "white"}, "normalization"),
         ({"pooling": "median"}, "pooling"),
         ({"spec": "nonsense"}, "spec"),
-        ({"M": 0}, "M"),
+        ({"kind": "hnsw", "M": 1}, "M"),
+        ({"seed": -1}, "seed"),
         ({"links": 8}, "links.*M"),
     ],
 )

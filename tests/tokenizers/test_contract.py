@@ -207,6 +207,7 @@ def test_rounding_at_the_ends_of_the_range_is_taken(tokenizer: ImageTokenizer) -
         (torch.tensor([[0, 1, 2, 100]]), None, ValueError, "from 0 to 100, .* codes are 0 to 99"),
         (torch.tensor([[0, -1, 2, 3]]), None, ValueError, "from -1 to 3, .* codes are 0 to 99"),
         (torch.zeros(1, 4), None, TypeError, "torch.float32, expected integers"),
+        (np.zeros((1, 4), np.int64), None, TypeError, "of type ndarray, expected a tensor of integers"),
         (torch.zeros(1, 4, dtype=torch.bool), None, TypeError, "torch.bool, expected integers"),
         (torch.zeros(4, dtype=torch.long), None, ValueError, r"\(4,\), expected \(B, N\)"),
         (torch.zeros(1, 6, dtype=torch.long), None, ValueError, r"6 tokens .*grid=\(rows, columns\)"),

@@ -43,6 +43,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
         choose_settings(255, 8, components=3)
     with pytest.raises(ValueError, match="must divide the 10 numbers of a vector, got 3"):
         choose_settings(1000, 10, kind="ivfpq", code_bytes=3)
+    with pytest.raises(ValueError, match="M must be at least 2"):
+        choose_settings(10, 8, kind="hnsw", M=1)
     with pytest.raises(ValueError, match=r"at least 1.*'count': 0"):
         choose_settings(0, 8)
 
