@@ -10,6 +10,8 @@ import numpy as np
 
 from .inputs import Array, Labels, float_tensor, integer_vector
 
+DRAWN_AT_ONCE = 1 << 20  # places, which bounds memory
+
 
 def bootstrap_interval(
     values: Array,
@@ -137,34 +139,37 @@ def resampled_sums(
         generator = np.random.default_rng(seed)
         return generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples) @ sample
     draws = _draws(len(sample), groups, block, resamples, seed)
-    return np.stack([np.bincount(drawn, minlength=len(sample)) @ sample for drawn in draws])
+    return np.stack([np.bincount(row, minlength=len(sample)) @ sample for drawn in draws for row in drawn])
 
 
 def _resampled_means(
     sample: np.ndarray, groups: Labels | None, block: int | None, resamples: int, seed: int
 ) -> np.ndarray:
     draws = _draws(len(sample), groups, block, resamples, seed)
-    return np.fromiter((sample[drawn].mean() for drawn in draws), float, resamples)
+    return np.concatenate([sample[drawn].mean(axis=1) for drawn in draws])
 
 
 def _draws(count: int, groups: Labels | None, block: int | None, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """For each resample the places in 0 … count − 1 that it consists of."""
+    """The places in 0 … count − 1 that each resample consists of, (r, count) of some resamples at a time."""
     if groups is not None and block is not None:
         raise ValueError("give groups or block, not both")
     generator = np.random.default_rng(seed)
     if groups is not None:
         members = _members(integer_vector(groups, "groups", count))
         for _ in range(resamples):
-            yield np.concatenate([members[group] for group in generator.integers(len(members), size=len(members))])
-    elif block is not None:
-        if not 1 <= block <= count // 2:
-            raise ValueError(f"block must lie within 1 … {count // 2}, half of the {count} values, got {block}")
-        for _ in range(resamples):
-            starts = generator.integers(count, size=math.ceil(count / block))
-            yield ((starts[:, None] + np.arange(block)) % count).ravel()[:count]
-    else:
-        for _ in range(resamples):
-            yield generator.integers(count, size=count)
+            chosen = generator.integers(len(members), size=len(members))
+            yield np.concatenate([members[group] for group in chosen])[None]
+        return
+    if block is not None and not 1 <= block <= count // 2:
+        raise ValueError(f"block must lie within 1 … {count // 2}, half of the {count} values, got {block}")
+    at_once = max(1, DRAWN_AT_ONCE // count)  # one by one would be slower, the draws are the same
+    for start in range(0, resamples, at_once):
+        some = min(at_once, resamples - start)
+        if block is None:
+            yield generator.integers(count, size=(some, count))
+        else:
+            starts = generator.integers(count, size=(some, math.ceil(count / block), 1))
+            yield ((starts + np.arange(block)) % count).reshape(some, -1)[:, :count]
 
 
 def _members(groups: np.ndarray) -> list[np.ndarray]:

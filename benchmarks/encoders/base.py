@@ -119,6 +119,10 @@ class Encoder(ABC):
             raise ValueError(f"an empty list of outputs; those of {self.name} are {', '.join(self.outputs)}")
         return wanted
 
+    def axes(self, output: str) -> dict[str, Any]:
+        """Layer, context, read and orders of an output, as a result states them."""
+        return {name: self.outputs[output][name] for name in ("layer", "context", "read", "orders")}
+
     @abstractmethod
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         """Maps (b, G, G, D) of at least these outputs, of checked images on `device`."""

@@ -74,12 +74,7 @@ class FeatureFile(Encoder):
         self, source: ImageSource, content: Content, *, part: str | None, max_images: int | None, **reading: Any
     ) -> FeatureSource:
         """The entries for these images; all images of the data are matched, the first `max_images` are taken."""
-        options: dict[str, Any] = {"image_size": IMAGE_SIZE, "batch_size": 1}
-        features, images = self.features(part), StoredImages(source, lambda _: {}, **options)
-        entries = features.entries_of(images.records(), images.root)[:max_images]
-        if max_images is not None:
-            images = StoredImages(source.first(max_images), lambda _: {}, **options)
-        return FeatureSource(images, features, entries, list(content.outputs), content.pooling)
+        return FeatureSource(source, self.features(part), content, max_images)
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         raise ValueError(
@@ -190,35 +185,24 @@ class FeatureSource:
     """Entries of a file for the images of a data set, as `write_store` takes them: no picture is decoded.
 
     Args:
-        images: the data.
+        source: the data.
         features: what the file holds.
-        entries: number of the entry of each image.
-        outputs: which features.
-        pooling: as `extract` takes it.
+        content: of the store: which outputs, and how maps are pooled.
+        max_images: the first images at most; None: all.
     """
 
     streamed = False
 
-    def __init__(
-        self,
-        images: StoredImages,
-        features: StoredFeatures,
-        entries: Sequence[int],
-        outputs: Sequence[str],
-        pooling: str | None,
-    ) -> None:
-        self.images, self.features, self.entries = images, features, entries
-        self.outputs, self.pooling = outputs, pooling
+    def __init__(self, source: ImageSource, features: StoredFeatures, content: Content, max_images: int | None) -> None:
+        images = StoredImages(source, lambda _: {}, image_size=IMAGE_SIZE, batch_size=1)
         self.root, self.label_names = images.root, images.label_names
-
-    @property
-    def length(self) -> int:
-        """Number of images."""
-        return len(self.entries)
+        self.entries = features.entries_of(images.records(), images.root)[:max_images]
+        self.length, self._records = len(self.entries), images.records()[:max_images]
+        self.features, self.outputs, self.pooling = features, list(content.outputs), content.pooling
 
     def records(self) -> list[Record]:
         """Of all images."""
-        return self.images.records()
+        return self._records
 
     def shard_rows(self) -> int:
         """Images a file."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.report.tables import printable
 from benchmarks.result import AXES, RESULT_FILE, Card, Result, Run, find_runs, open_run
 from randar_features.cli import parse
 from randar_features.cli.parse import positional
+from randar_features.store.records import printable
 
 DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
 """Differing values make two numbers answers to different questions; on the other axes encoders are compared."""

@@ -1,7 +1,7 @@
 """Pages as one HTML file each: headings, text, tables and pictures, with nothing to fetch from anywhere.
 
-Every helper gives a piece of HTML, `page` puts pieces together with page.html. Plain strings are escaped by jinja2 and
-lose what cannot be printed; only what these helpers made counts as HTML.
+Every helper gives a piece of HTML, `page` puts pieces together with page.html. Plain strings are escaped by jinja2,
+what cannot be printed among them as in messages; only what these helpers made counts as HTML.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from benchmarks.report.tables import Table, printable
+from benchmarks.report.tables import Table
+from randar_features.store.records import printable
 
 Html = Markup
 Section = tuple[str, Markup]

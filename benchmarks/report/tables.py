@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmarks.result import AXES, Result, Run
+from randar_features.store.records import printable
 
 NO_SHARES = re.compile(r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup)(_|$)")
 LABELS_WORDS = "trained with ImageNet's labels"
@@ -37,16 +38,6 @@ MARKDOWN = str.maketrans({character: f"\\{character}" for character in "|<>[]`"}
 def markdown_text(text: str) -> str:
     """A name of any kind, such as a file's, that Markdown shows as it is and takes for no HTML and no link."""
     return printable(text).translate(MARKDOWN)
-
-
-def printable(text: str) -> str:
-    """The text with a dot for what cannot be printed: control characters of a terminal, bytes that are not UTF-8."""
-    return "".join(character if character.isprintable() else "·" for character in text)
-
-
-def printable_lines(text: str) -> str:
-    """`printable` of each line."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def cell(value: Any) -> str:

@@ -176,7 +176,7 @@ def section(run: Run) -> page.Section:
         caption = f"Differences on the same images; those not planned are corrected by Holm. {command}"
         parts.append(page.table(difference_table(compared), caption=caption))
     parts += [page.figure(png, caption=caption, command=command) for caption, png in pictures(run)]
-    parts.append(page.details("Protocol card", tables.printable_lines(json.dumps(run.card, indent=1))))
+    parts.append(page.details("Protocol card", json.dumps(run.card, indent=1)))
     return page.section(run.name, *parts)
 
 

@@ -25,7 +25,6 @@ from benchmarks.tasks.alignment import DETAIL, aligned_correlations
 from probes.index import VectorIndex, build_index, choose_settings
 from randar_features.data import ImageSource
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 
 COMPARED_SIDE = 32
@@ -108,8 +107,8 @@ def find(
     pairs: list[Pair] = []
     for start in range(0, len(candidates), COMPARED_AT_ONCE):
         block = candidates[start : start + COMPARED_AT_ONCE]
-        pictures = pictures_of(images, block["row"], COMPARED_SIDE)
-        other_pictures = pictures_of(other_images, block["other"], COMPARED_SIDE)
+        pictures = images.pictures(block["row"], COMPARED_SIDE)
+        other_pictures = other_images.pictures(block["other"], COMPARED_SIDE)
         pairs += _compared(block, pictures, other_pictures, (store.paths, other.paths), (correlation, aligned))
     return sorted(pairs, key=lambda pair: (pair.other, -pair.correlation, pair.row))
 

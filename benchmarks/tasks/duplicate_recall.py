@@ -25,7 +25,6 @@ from benchmarks.tasks.duplicate_pairs import Pair, find, middle_output
 from probes import bootstrap_interval
 from randar_features.cli.parse import Count
 from randar_features.data import open_images
-from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 
 OTHERS = "other images"
@@ -101,7 +100,7 @@ def measure(config: Config, out: Path) -> Measurement:
     source = open_data(config.data, config.split, encoder.image_size, config.reading)
     indexed = range(min(config.gallery, len(source)))
     beyond = range(len(indexed), min(len(indexed) + config.others, len(source)))
-    pictures = pictures_of(source, [*indexed, *beyond], encoder.image_size)
+    pictures = source.pictures([*indexed, *beyond], encoder.image_size)
     gallery = [row for row in indexed if row in pictures]
     count = min(config.images, len(gallery))
     places = np.sort(np.random.default_rng(config.seed).choice(len(gallery), count, replace=False))

@@ -141,9 +141,7 @@ class LabelledFeatures:
     def _candidate(self, output: str) -> Candidate:
         parts = (self.train_store, self.train.rows), (self.evaluation_store, self.evaluation.rows)
         train, evaluation = (self._rows(store, output, rows) for store, rows in parts)
-        details = self.encoder.outputs[output]
-        axes: dict[str, Any] = {"encoder": self.encoder.name, "output": output}
-        axes |= {name: details[name] for name in ("layer", "context", "read", "orders")}
+        axes: dict[str, Any] = {"encoder": self.encoder.name, "output": output, **self.encoder.axes(output)}
         axes |= {"pooling": self.pooling, "resolution": self.encoder.image_size}
         return Candidate(axes, train, evaluation)
 

@@ -29,7 +29,6 @@ from benchmarks.tasks.duplicate_pairs import (
     find,
 )
 from randar_features.data import ImageSource
-from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 from randar_features.store.files import write_json
 
@@ -116,8 +115,8 @@ def summary(
 def picture(pairs: Sequence[Pair], images: ImageSource, other_images: ImageSource, size: int) -> bytes:
     """Some of the pairs, one below the other, those with the lowest correlation first."""
     shown = sorted(pairs, key=lambda pair: pair.correlation)[:SHOWN]
-    left = pictures_of(other_images, (pair.other for pair in shown), size)
-    right = pictures_of(images, (pair.row for pair in shown), size)
+    left = other_images.pictures((pair.other for pair in shown), size)
+    right = images.pictures((pair.row for pair in shown), size)
     return image_grid(
         [[left[pair.other] for pair in shown], [right[pair.row] for pair in shown]],
         column_titles=[f"{'↔ ' if pair.mirrored else ''}{pair.correlation:.3f}" for pair in shown],

@@ -37,7 +37,6 @@ from probes.index.settings import CODES, KINDS, NORMALIZATIONS
 from probes.pooling import POOLINGS
 from probes.transforms import AUTO, fitted_transform
 from randar_features.cli.parse import Count, option
-from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore
 
 INTERVAL = "percentile bootstrap over queries"
@@ -96,15 +95,9 @@ def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
                 task = plain.transformed(fitted)
                 scored, neighbours, precisions = exact_scores(task)
                 about |= {"pooling": pooling, "resolution": encoder.image_size}
-                row = {"encoder": encoder.name, "output": output, **axes_of(encoder, output), **about, **scored}
+                row = {"encoder": encoder.name, "output": output, **encoder.axes(output), **about, **scored}
                 row |= {"dimensions": task.gallery.shape[1], "tuning": tuning_score(plain.tuning, fitted)}
                 yield Found(Result.of(row), task, neighbours, precisions)
-
-
-def axes_of(encoder: Encoder, output: str) -> dict[str, Any]:
-    """Layer, context, read and orders of an output."""
-    details = encoder.outputs[output]
-    return {name: details[name] for name in ("layer", "context", "read", "orders")}
 
 
 def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore, FeatureStore]:
@@ -201,8 +194,8 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
     shown = (
         gallery if config.query_split is None else open_data(config.data, config.query_split, PICTURE, config.reading)
     )
-    queries = pictures_of(shown, task.query_rows[places], PICTURE)
-    pictures = pictures_of(gallery, task.gallery_rows[found].ravel(), PICTURE)
+    queries = shown.pictures(task.query_rows[places], PICTURE)
+    pictures = gallery.pictures(task.gallery_rows[found].ravel(), PICTURE)
     right = task.gallery_labels[found] == task.query_labels[places][:, None]
     png = image_grid(
         [

@@ -16,7 +16,6 @@ from randar_features.cli.parse import Count, Natural, option, positional, run
 from randar_features.data import open_images
 from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.ranges import Reading
-from randar_features.data.readable import pictures_of
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_json
 from randar_features.store.records import printable
@@ -164,13 +163,13 @@ def read_pictures(wanted: list[dict[str, Any]], options: SearchOptions) -> dict[
     paths, numbers = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
     pictures: dict[str | int, np.ndarray] = {}
     if paths:
-        read = pictures_of(open_images(paths).read_with(options.reading), range(len(paths)), PICTURE)
+        read = open_images(paths).read_with(options.reading).pictures(range(len(paths)), PICTURE)
         pictures.update((paths[place], picture) for place, picture in read.items())
     if numbers and options.data is None:
         raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
     if numbers:
         source = open_data(options.data, options.split, PICTURE, options.reading)
-        pictures.update(pictures_of(source, numbers, PICTURE).items())
+        pictures.update(source.pictures(numbers, PICTURE).items())
     return pictures
 
 

@@ -123,7 +123,8 @@ class ImageSource:
             )
         if self.streamed:
             ranges = [range(sys.maxsize)] if rows is None else cast(Iterable[range], rows)
-            return self._told(_stream(self._items, self._decode(image_size), batch_size, ranges))
+            decoded = _stream(self._items, self._decode(image_size), batch_size, ranges)
+            return self._told(decoded)
         runs = [range(len(self))] if rows is None else rows
         # Lazily, since training reads more numbers than fit into memory.
         parts: Any = (run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size))
@@ -135,6 +136,16 @@ class ImageSource:
             generator=torch.Generator(),  # else the loader draws from the global one
         )
         return self._told(iter(loader))
+
+    def pictures(self, numbers: Iterable[int], size: int) -> dict[int, NDArray[np.uint8]]:
+        """The middle squares of some images by number, (size, size, 3); those that cannot be read are left out."""
+        wanted = sorted(set(map(int, numbers)))
+        batches = self.batches(size, 1, rows=(range(number, number + 1) for number in wanted))
+        return {
+            number: (255 * batch.pixels[0]).round().byte().permute(1, 2, 0).numpy()
+            for number, batch in zip(wanted, batches, strict=False)
+            if batch.status[0] == OK
+        }
 
     def _told(self, batches: Iterator[_Decodings]) -> Iterator[ImageBatch]:
         """The batches; labels that are dropped are entered in the account on the way."""

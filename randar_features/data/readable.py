@@ -1,10 +1,9 @@
-"""The images of a source that can be read: one pass for training, or some to look at."""
+"""One pass over the images of a source that can be read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,14 +30,3 @@ def readable_batches(
                 reason = batch.status[0]
     if not count:
         raise ValueError(f"none of the images could be read; the last: {reason}")
-
-
-def pictures_of(source: ImageSource, numbers: Iterable[int], size: int) -> dict[int, np.ndarray]:
-    """The middle squares of some images by number, uint8 (size, size, 3); those that cannot be read are left out."""
-    wanted = sorted(set(map(int, numbers)))
-    batches = source.batches(size, 1, rows=(range(number, number + 1) for number in wanted))
-    return {
-        number: (255 * batch.pixels[0]).round().byte().permute(1, 2, 0).numpy()
-        for number, batch in zip(wanted, batches, strict=False)
-        if batch.status[0] == OK
-    }

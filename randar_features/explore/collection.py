@@ -12,7 +12,6 @@ from PIL import Image
 
 from randar_features.data import ImageSource, open_images
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.data.readable import pictures_of
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.generation.classes import short_name
 from randar_features.hub import Model, load_model
@@ -71,7 +70,7 @@ class Collection:
 
     def pictures(self, numbers: Sequence[int], side: int) -> dict[int, Image.Image]:
         """The middle squares of images by number; those that cannot be read are left out."""
-        found = pictures_of(self.source, numbers, side)
+        found = self.source.pictures(numbers, side)
         return {number: Image.fromarray(picture) for number, picture in found.items()}
 
     def caption(self, number: int) -> str:

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeClassifier
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from randar_features.data import open_images
@@ -114,6 +111,10 @@ class OnlineProbe:
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
     def _scores(self, features: np.ndarray) -> dict[str, float]:
+        from sklearn.linear_model import RidgeClassifier  # takes seconds to import, and most trainings have no probe
+        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.preprocessing import StandardScaler
+
         train, test = features[~self.held_back], features[self.held_back]
         scaler = StandardScaler().fit(train)
         train, test = scaler.transform(train), scaler.transform(test)

@@ -75,8 +75,7 @@ def measure(config, out):
             vectors = store.array(output, usable)
             predicted = NearestMean().fit(vectors[train], labels[train]).predict(vectors[test])
             right = (predicted == labels[test]).astype(float)
-            axes = {"encoder": name, "output": output, "resolution": encoder.image_size}
-            axes |= {axis: encoder.outputs[output][axis] for axis in ("layer", "context", "read", "orders")}
+            axes = {"encoder": name, "output": output, "resolution": encoder.image_size, **encoder.axes(output)}
             results.append(Result(axes, {"accuracy": right.mean()}, interval=bootstrap_interval(right)))
     return Measurement(
         protocol="nearest class mean by cosine, trained on four fifths of the images",

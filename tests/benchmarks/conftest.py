@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from probes import LogisticProbe, LogisticSegmenter, few_shot
+
 
 @pytest.fixture(scope="package", autouse=True)
-def grids_as_they_are() -> Any:
-    """Grids are not widened: on images that cannot be told apart this takes most of the time. tests/probes tests it."""
+def small_grids() -> Any:
+    """Grids of few values that are not widened, which would take most of the time; tests/probes tests whole ones."""
 
     def best(scores: Mapping[float, float], *_: Any, **__: Any) -> float:
         return max(sorted(scores), key=scores.__getitem__)
@@ -16,4 +18,6 @@ def grids_as_they_are() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("logistic", "linear"):
             patch.setattr(f"probes.{module}.settle", best, raising=False)
+        for function in (LogisticProbe.__init__, LogisticSegmenter.__init__, few_shot):
+            patch.setitem(function.__kwdefaults__, "C_grid", (1e-4, 1e-2, 1.0, 1e2))
         yield

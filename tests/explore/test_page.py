@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -21,7 +20,6 @@ from PIL import Image
 from randar_features import Model
 from randar_features.explore.collection import open_collection
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
 
 
@@ -41,17 +39,6 @@ def address(photos: Path, tmp_path_factory: pytest.TempPathFactory, small_model:
         yield started.get(timeout=60)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 def keep(page: Any, name: str) -> None:
     """A picture of the page, where one is wanted."""
     if folder := os.environ.get("RANDAR_SCREENSHOTS"):
@@ -68,7 +55,7 @@ def shown(page: Any, where: str, count: int) -> list[str]:
     return page.locator(f"#{where} .caption-label").all_inner_texts()
 
 
-def test_each_tab_does_its_work(address: str, browser: Any):
+def test_each_tab_does_its_work(address: str, browser: Any, photos: Path):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(PATIENCE)
     hosts: set[str] = set()
@@ -79,6 +66,13 @@ def test_each_tab_does_its_work(address: str, browser: Any):
     page.click("#draw-maps")
     page.get_by_text("there is no image").wait_for()
 
+    page.locator("#image input[type=file]").set_input_files(photos / "flower" / "1.png")
+    page.locator("#image img").wait_for()
+    page.get_by_role("tab", name="Neighbours").click()
+    page.click("#find")
+    assert "flower" in shown(page, "neighbours-shown", 12)[0]  # of a picture that is dropped too
+
+    page.get_by_role("tab", name="Maps").click()
     page.locator("#thumbnails button img").nth(3).click()
     page.locator("#image img").wait_for()
     page.click("#draw-maps")
@@ -127,17 +121,6 @@ def paint(page: Any) -> None:
     page.mouse.move(x, y + 10, steps=4)
     page.mouse.move(x + 30, y, steps=4)
     page.mouse.up()
-
-
-def test_one_that_is_dropped_has_neighbours(address: str, browser: Any, photos: Path):
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.goto(address)
-    page.locator("#image input[type=file]").set_input_files(photos / "flower" / "1.png")
-    page.locator("#image img").wait_for()
-    page.get_by_role("tab", name="Neighbours").click()
-    page.click("#find")
-    assert "flower" in shown(page, "neighbours-shown", 12)[0]
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "china/0.png", "README.md"])

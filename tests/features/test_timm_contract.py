@@ -48,10 +48,9 @@ def test_the_head_is_none_or_linear_on_the_mean(encoder: ImageEncoder, images: t
         encoder.reset_classifier(3, "max")
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_it_compiles_to_one_graph(encoder: ImageEncoder, images: torch.Tensor, backend: str):
+def test_it_compiles_to_one_graph(encoder: ImageEncoder, images: torch.Tensor):
     torch.compiler.reset()
-    compiled = torch.compile(encoder, fullgraph=True, backend=backend)
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")  # what "eager" does, and more
     torch.testing.assert_close(compiled(images), encoder(images))
 
 

@@ -29,6 +29,7 @@ from randar_features.data.token_store import TokenStore
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.checkpoint import newest_checkpoint
 from tests.kill.__main__ import Count, compare
+from tests.kill.__main__ import main as kill_script
 from tests.kill.jobs import Job
 from tests.small_models import IMAGE_SIZE, write_folder
 from tests.training.small import random_tokens, read_log, same, write_store
@@ -289,12 +290,14 @@ def test_kill_9_at_a_random_moment_changes_nothing(tmp_path: Path):
     assert weights[0] == weights[1]
 
 
-def test_the_script_of_kills_finds_equal_folders_equal_and_others_different(tmp_path: Path):
-    command = [sys.executable, "-m", "tests.kill", "--kills", "1", "--jobs", "pixels"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "1 kills, 0 faults" in done.stdout
+def test_the_script_of_kills_finds_equal_folders_equal_and_others_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["tests.kill", "--kills", "1", "--jobs", "pixels"])
+    monkeypatch.setenv("RANDAR_CACHE", "")  # what the script sets goes afterwards
+    with pytest.raises(SystemExit) as ended:
+        kill_script()
+    assert not ended.value.code and "1 kills, 0 faults" in capsys.readouterr().out
 
     def write(inputs: Path, folder: Path) -> None:
         (folder / "a").write_text("as it should be")

@@ -10,6 +10,7 @@ from randar_features import load_model
 from randar_features.training.auxiliary.config import AuxiliaryConfig, ClassHeadConfig, SelfDistillationConfig
 from randar_features.training.auxiliary.losses import make_plan
 from randar_features.training.loop import run
+from randar_features.training.trainer import RandARTrainer
 from tests.small_models import small_transformer
 from tests.training.auxiliary.small import LOSSES, MODEL, auxiliary_trainer
 from tests.training.small import CONFIG, equal_after_a_kill, hardware, same, small_trainer
@@ -56,12 +57,21 @@ def test_off_changes_nothing(tmp_path: Path):
     assert "auxiliary" not in plain.settings()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[RandARTrainer, Path]:
+    """A trainer of all losses, and its run."""
+    folder = tmp_path_factory.mktemp("all")
+    trainer = auxiliary_trainer(folder, ALL)
+    run(trainer, folder / "whole", CONFIG)
+    return trainer, folder / "whole"
+
+
 @pytest.mark.parametrize("step", [3, 6])
-def test_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int):
-    whole = auxiliary_trainer(tmp_path, ALL)
-    run(whole, tmp_path / "whole", CONFIG)
-    make = lambda: auxiliary_trainer(tmp_path, ALL)  # noqa: E731
-    equal_after_a_kill(make, (whole, tmp_path / "whole"), tmp_path / "run", step, monkeypatch)
+def test_resumed_equals_uninterrupted_to_the_bit(
+    whole: tuple[RandARTrainer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    make = lambda: auxiliary_trainer(whole[1].parent, ALL)  # noqa: E731
+    equal_after_a_kill(make, whole, tmp_path / "run", step, monkeypatch)
 
 
 def test_all_losses_are_logged_and_fall(tmp_path: Path):
