@@ -34,6 +34,7 @@ from randar_features.precision import DType
 logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
+IDLE_SECONDS = 0.02  # between two looks for something to do; gradio's own 0.001 keeps a processor busy
 THUMBNAILS, THUMBNAIL_SIDE = 24, 96
 NO_CLASS = -1
 ONLY_ORDER = "its only order"
@@ -407,6 +408,7 @@ def application(page: Page) -> FastAPI:
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"])
+    page.blocks._queue.sleep_when_free = IDLE_SECONDS
     return gr.mount_gradio_app(
         app,
         page.blocks,
