@@ -1,4 +1,4 @@
-"""Benchmarks that are part of a longer run: what is there with the same options, weights and data is not done again."""
+"""Benchmarks of a longer run: one whose result has the same options, weights and data is not measured again."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.paths import confined, reading
 from randar_features.data.shards import expand, is_pattern
 from randar_features.data.tables import NAMED
-from randar_features.precision import fastest_dtype
+from randar_features.precision import fastest_dtype, name_of
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_files
 from randar_features.store.records import printable
@@ -209,7 +209,7 @@ def card(
 def resolved_dtype(dtype: str | None, device: torch.device) -> str:
     """The number format in words: "auto" is the fastest of the device, None is float32."""
     if dtype == "auto":
-        return str(fastest_dtype(device)).removeprefix("torch.")
+        return name_of(fastest_dtype(device))
     return dtype or "float32"
 
 
@@ -320,7 +320,7 @@ def _rows_fault(rows: Any) -> str | None:
 
 
 def _words_fault(about: Mapping[str, Any]) -> str | None:
-    """What is wrong with the axes and settings that are words, those that are there."""
+    """What is wrong with the axes and settings that are stated in words."""
     kinds: dict[str, Any] = {"settings": str | dict | None}  # an index names each of its settings
     wrong = [name for name in WORDS if not isinstance(about.get(name), kinds.get(name, str | None))]
     return f"{wrong[0]} is {about[wrong[0]]!r}, expected text" if wrong else None

@@ -2,7 +2,7 @@
 
 What is measured on a data set follows from what it has: labels (classification, retrieval), masks (segmentation),
 corresponding points (matching). Each benchmark writes a folder of its own, at the end all go into one report. Run the
-same command again to continue: what is there with the same options, weights and data is not done again.
+same command again to continue: a result of the same options, weights and data is not measured again.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ A name says where the weights come from:
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 import inspect
 import re
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from randar_features.hub.files import why_out_of_reach
-from randar_features.hub.weights import USUAL_KEY, check_state_dict, file_hash, read_state_dict
+from randar_features.hub.weights import USUAL_KEY, check_state_dict, file_hash, read_state_dict, weights_hash
 from randar_features.store.files import read_object
 
 SEED = 0
@@ -160,6 +159,7 @@ def load_network(name: str, device: torch.device | str = "cpu", *, classifier: b
     module = _build(parsed, source, classifier)
     data = resolve_model_data_config(module)
     mean, std = (torch.tensor(data[key]).view(3, 1, 1) for key in ("mean", "std"))
+    given = weights_hash(module) if source is None else file_hash(source)[:16]
     return Network(
         name=name,
         architecture=parsed.architecture,
@@ -167,7 +167,7 @@ def load_network(name: str, device: torch.device | str = "cpu", *, classifier: b
         image_size=parsed.size or data["input_size"][-1],
         mean=mean,
         std=std,
-        weights=f"random (seed {SEED})" if parsed.random else file_hash(source)[:16] if source else _hash(module),
+        weights=f"random (seed {SEED})" if parsed.random else given,
         supervision=_supervision(parsed),
     )
 
@@ -307,14 +307,6 @@ def _package_file(name: str) -> Path:
 def is_fixed(module: nn.Module) -> bool:
     """Whether a network is built for images of one size, as one with embeddings of positions is."""
     return "img_size" in inspect.signature(type(module)).parameters
-
-
-def _hash(module: nn.Module) -> str:
-    """16 hexadecimal digits of the names and values of a module's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _check_reachable(architecture: str) -> None:

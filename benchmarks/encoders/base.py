@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probes.pooling import pool
 from randar_features.data.decoding import check_range
@@ -141,11 +140,3 @@ class Encoder(ABC):
 
 
 NO_DETAILS: dict[str, Any] = {"layer": None, "context": None, "read": None, "norm": False, "orders": None}
-
-
-def weights_hash(module: nn.Module) -> str:
-    """16 hexadecimal digits of the names and values of a module's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -9,11 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.encoders.base import Encoder, weights_hash
+from benchmarks.encoders.base import Encoder
 from randar_features import Model, load_model
 from randar_features.baselines import RANDOM
 from randar_features.features import encode, model_specs
 from randar_features.hub import load_tokenizer
+from randar_features.hub.weights import weights_hash
 
 UNTRAINED_SEED = 0
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.encoders.base import Encoder, weights_hash
+from benchmarks.encoders.base import Encoder
 from randar_features.hub import choose_device
+from randar_features.hub.weights import weights_hash
 
 IMAGE_SIZE = 224
 OUTPUT = "features"

@@ -148,7 +148,7 @@ def build(config: Config, kind: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def ask(config: Config, folder: Path, probes: int) -> dict[str, Any]:
+def search(config: Config, folder: Path, probes: int) -> dict[str, Any]:
     """Search an index in this process."""
     torch.set_num_threads(config.threads)
     with threadpool_limits(config.threads):
@@ -195,7 +195,7 @@ def measure_kind(config: Config, kind: str, exact: np.ndarray, folder: Path) -> 
         return [row | {"refused": str(error)}]
     rows = []
     for probes in config.probes if kind == "ivfpq" else (0,):
-        found = apart(ask, config, folder, probes)
+        found = apart(search, config, folder, probes)
         recall = neighbour_recall(found.pop("ids"), exact)
         rows.append(row | {f"recall_at_{config.k}": recall} | found)
     return rows

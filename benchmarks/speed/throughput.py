@@ -27,7 +27,7 @@ from randar_features.cli.parse import Count
 from randar_features.hub import choose_device
 from randar_features.layers import Block
 from randar_features.models import RandAR, RandARConfig, middle_layer
-from randar_features.precision import autocast
+from randar_features.precision import autocast, name_of
 from randar_features.timing import matrix_peak, seconds
 
 SIZES = {
@@ -110,7 +110,7 @@ def throughput(
         "context": context,
         "layer": layer,
         "batch_size": batch_size,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": name_of(dtype),
         "images_per_second": 1 / fast,
         "straightforward_batch_size": plain_batch,
         "straightforward_images_per_second": 1 / slow,

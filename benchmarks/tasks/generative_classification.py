@@ -108,7 +108,7 @@ def class_log_likelihoods(
 def resumed_log_likelihoods(
     model: Model, tokens: Tensor, shortlist: Tensor, orders: Tensor, out: Path, *, batch_size: int
 ) -> np.ndarray:
-    """`class_log_likelihoods` of all images, (n, k, K), kept in `out` as they come; what is there is not done again."""
+    """`class_log_likelihoods` of all images, (n, k, K), from `out` or, as they are computed, written there."""
     digest = hashlib.sha256(model.weights_hash.encode())
     for values in (tokens, shortlist, orders):
         digest.update(values.cpu().numpy().tobytes())

@@ -33,6 +33,7 @@ from randar_features.data import ImageSource
 from randar_features.data.decoding import open_picture
 from randar_features.data.paths import reading
 from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.precision import name_of
 from randar_features.store.files import written_whole
 
 Purpose = Literal["generation", "reconstruction"]
@@ -249,7 +250,7 @@ def _check_network(path: Path, about: Mapping[str, Any] | None, judge: Judge) ->
 def identity_of(judge: Judge) -> dict[str, Any]:
     """What features depend on."""
     names = {"network": judge.network.name, "weights": judge.network.weights, "features": judge.features}
-    return names | {"size": judge.image_size, "dtype": str(judge.dtype).removeprefix("torch.")}
+    return names | {"size": judge.image_size, "dtype": name_of(judge.dtype)}
 
 
 def save_statistics(path: Path, found: JudgedSet, judge: Judge, purpose: Purpose) -> None:

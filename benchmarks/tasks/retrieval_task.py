@@ -1,4 +1,4 @@
-"""One retrieval task: vectors to search and to ask for, scored exactly and through an index."""
+"""One retrieval task: queries searched for in a gallery, scored exactly and through an index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROW_AXES = ("encoder", "output", "layer", "context", "read", "orders", "pooling"
 
 @dataclass(frozen=True)
 class Task:
-    """Vectors to search and to ask for, with their labels.
+    """Queries and the gallery in which they are searched for, with their labels.
 
     Attributes:
         queries: (Q, D) float32.
@@ -79,7 +79,7 @@ def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, coun
     kept, queried = (np.flatnonzero(store.ok & (store.labels >= 0)) for store in (gallery, queries))
     if len(kept) < 2 or not len(queried):
         raise NoTaskError(
-            f"{gallery.folder} has {len(kept)} labelled images to search, and there are {len(queried)} to ask for; "
+            f"{gallery.folder} has {len(kept)} labelled images to search, and there are {len(queried)} queries; "
             "expected at least 2 and 1: retrieval is scored by class"
         )
     generator = np.random.default_rng(seed)

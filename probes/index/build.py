@@ -1,4 +1,4 @@
-"""Building an index: block by block, in bounded memory, to be gone on with after a kill."""
+"""Building an index: block by block, in bounded memory; what a kill interrupted can be continued."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .vectors import (
     stored_vectors,
 )
 
-KEPT = ("kind", "dim", "normalization", "components")  # what an index that is gone on with must agree in
+KEPT = ("kind", "dim", "normalization", "components")  # must be the same where an index is continued
 NORMALIZATION_FILE = "normalization.npy"
 SAME = 2e-3  # difference of unit vectors that half precision explains
 CODE_POINTS = 64  # training rows for each code, a quarter of faiss's default: most of the training time goes there
@@ -50,17 +50,17 @@ def build_index(
 ) -> None:
     """Make `folder` hold an index of rows 0 … count − 1, to be opened with `VectorIndex`.
 
-    A folder that is there is gone on with: an interrupted building from its last checkpoint, a finished index
-    by adding the rows from its last one on (to the lists and codes that it has). With one thread the result is
-    the same to the bit, interrupted or not. The rows that it has already are compared with those given, and columns
-    are written anew where they have changed, such as labels. A row that holds NaN or infinity is left out; no id
+    What is in the folder is continued: an interrupted building from its last checkpoint, a finished index by adding
+    the rows after its last one (to its lists and codes). With one thread the result is the same to the bit,
+    interrupted or not. The rows of the index are compared with those given, and columns are written anew where they
+    have changed, such as labels. A row that holds NaN or infinity is left out; no id
     shifts. Nothing in the folder is removed or replaced but what an index there has made.
 
     Args:
         blocks: the features; read twice if there is something to train, else once.
         count: how many rows they have.
         folder: made if it is not there; it is no index before `manifest.json` is in it, which is written last.
-        settings: from `choose_settings`; what is gone on with keeps the sizes it was begun with.
+        settings: from `choose_settings`; an index that is continued keeps its sizes.
         features: what tells these features from others: encoder, its weights, output, pooling. Queries with
             other ones are refused.
         columns: what search results shall tell of a row, for example {"path": [...], "label": [...]}.

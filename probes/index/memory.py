@@ -27,8 +27,8 @@ def predict_memory(settings: IndexSettings, count: int, *, existing: int = 0) ->
     """Bytes that building an index of `count` vectors takes at its peak, by what takes them; their sum is the peak.
 
     Not counted: what the process holds before that, and pages of memory-mapped files, which the system takes back
-    when it needs them. existing: vectors that are there already, from an
-    interrupted or an earlier building: they are read whole before they are moved.
+    when it needs them. existing: vectors of an interrupted or an
+    earlier building: they are read whole before they are moved.
     """
     dim = settings.width
     parts = {

@@ -18,7 +18,7 @@ from probes.index import in_words
 from randar_features.cli.parse import run
 from randar_features.hub.files import HubFile
 from randar_features.hub.registry import list_models
-from randar_features.precision import fastest_dtype
+from randar_features.precision import fastest_dtype, name_of
 
 PACKAGES = ("randar-features", "torch", "timm", "numpy", "scikit-learn", "faiss-cpu", "datasets", "accelerate")
 EXTRAS = {
@@ -73,7 +73,7 @@ def devices() -> Iterator[str]:
     found = [torch.device("cpu"), *(torch.device("cuda", number) for number in range(torch.cuda.device_count()))]
     for device in found:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
-        fastest = str(fastest_dtype(device)).removeprefix("torch.")
+        fastest = name_of(fastest_dtype(device))
         yield f"{device}: {name}; fastest number format: {fastest} (--dtype auto); default: float32"
     yield f"threads of PyTorch: {torch.get_num_threads()}"
 

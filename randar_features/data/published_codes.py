@@ -80,7 +80,7 @@ def import_codes(
     Args:
         codes: such as the published imagenet-llamagen-adm-256_codes.tar (256 tokens of the centre crop and of its
             mirror image).
-        folder: of the store; shards that are there stay.
+        folder: of the store; existing shards stay.
         vocab_size: codes of the tokenizer.
         tokenizer: `tokenizer_hash` of the one that made the codes, None where it is not known.
         image_size: pixels a side of what was encoded, None where it is not known.

@@ -23,7 +23,7 @@ CROPS = {
     "two": ["centre crop", "mirror image"],
     "ten": [f"{corner} crop{of}" for of in ("", " of the mirror image") for corner in _CORNERS],
 }
-CROPS_ENTRY = "views"  # of a manifest; what the stores that are there call them
+CROPS_ENTRY = "views"  # of a manifest; what existing stores call them
 TOKENS = "tokens"
 
 

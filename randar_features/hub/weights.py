@@ -250,6 +250,14 @@ def _first(names: Sequence[str]) -> str:
     return shown if len(names) <= SHOWN else f"{shown}; and {len(names) - SHOWN} more"
 
 
+def weights_hash(module: nn.Module) -> str:
+    """16 hexadecimal digits of the names and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file in hexadecimal. The Hub's cache names large files by it, which saves reading them."""
     stored = path.resolve()

@@ -42,7 +42,7 @@ class Plan:
 
     Attributes:
         manifest: of the store as it will be.
-        shards: those that are there and whole.
+        shards: the existing ones that are whole.
         first: the row of the first image below.
         images: the number in the source of the image of each row from `first` on; None: of a stream, as they come.
         redo: numbers in the source of images that are read again, by row.
@@ -197,7 +197,7 @@ class _State:
         self.drop([each for each in self.shards if each.rows not in wanted and each.rows.start < open_from])
 
     def close(self) -> None:
-        """End the last part after the rows that are there without a gap; a part of none goes."""
+        """End the last part before its first missing row; an empty part is removed."""
         part = self.manifest["parts"][-1]
         stop = part["first"]
         while stop in self.present:
@@ -394,7 +394,7 @@ class _Append:
         return self._grow(retry)
 
     def _fits(self, part: Mapping[str, Any], images: Sequence[int], held: Mapping[int, Present]) -> bool:
-        """Whether the rows that are there of a part are of these images, in order."""
+        """Whether the existing rows of a part are of these images, in order."""
         first = part["first"]
         if not images or any(row >= first + len(images) for row in held):
             return False

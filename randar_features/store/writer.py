@@ -372,7 +372,7 @@ class OpenShard:
 
     @property
     def done(self) -> int:
-        """Number of rows from the first on that are there without a gap."""
+        """Number of rows before the first missing one."""
         return self.wanted[0] - self.rows.start if self.wanted else len(self.rows)
 
     @property

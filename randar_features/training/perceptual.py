@@ -65,12 +65,13 @@ class VGGMaps(nn.Module):
         super().__init__()
         from torchvision.models import vgg16  # slow to import
 
-        network = vgg16(weights=None).features
+        with torch.device("meta"):  # fresh weights would not be used, least of all the classifier's half a gigabyte
+            network = vgg16(weights=None).features
         state = read_state_dict(_find_vgg(file))
         prefix = "features."
-        kept = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): value.float() for name, value in state.items() if name.startswith(prefix)}
         try:
-            network.load_state_dict(kept)
+            network.load_state_dict(own, assign=True)
         except RuntimeError as error:
             raise ValueError(f"{_find_vgg(file)} does not hold torchvision's VGG-16: {str(error)[:200]}") from error
         for module in network:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, extract, generators, load_encoder
-from benchmarks.encoders.base import weights_hash
 from probes.pooling import POOLINGS, pool
 from randar_features import Model, encode_tokens
 from randar_features.data import PhotoDigits
+from randar_features.hub.weights import weights_hash
 from randar_features.models import ARCHITECTURES
 from tests.small_models import IMAGE_SIZE, NUM_CLASSES, TRANSFORMER, VOCAB_SIZE, write_folder
 

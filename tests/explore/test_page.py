@@ -88,6 +88,8 @@ def test_each_tab_does_its_work(address: str, browser: Any, photos: Path):
 
     page.get_by_role("tab", name="Neighbours").click()
     page.click("#find")
+    nearest = "document.querySelector('#neighbours-shown .caption-label').textContent"
+    page.wait_for_function(f"{nearest}.includes('china')", timeout=PATIENCE)  # no longer those of the dropped picture
     captions = shown(page, "neighbours-shown", 12)
     assert captions[0].startswith("image") and "china" in captions[0] and "image 3," not in " ".join(captions)
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from randar_features import FeatureStore
+from randar_features.store import shards
 from randar_features.store.shards import find_shards
 from tests.features.stores import (
     Interrupted,
@@ -26,6 +26,7 @@ from tests.features.stores import (
     save,
     write,
 )
+from tests.kill.__main__ import start
 
 
 def test_rows_are_those_of_the_images(tmp_path: Path):
@@ -107,29 +108,22 @@ def test_interrupted_equals_uninterrupted(tmp_path: Path, calls: int):
     assert done.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}.items()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from randar_features.store import shards
-from tests.features.stores import pictures, write
-
-written_whole = shards.written_whole
-def killed(path):
-    if path.name.startswith("rows-000000003"):
-        path.with_name(path.name + ".77.writing").write_bytes(b"half of a shar")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return written_whole(path)
-
-shards.written_whole = killed
-write(pictures(8), Path(sys.argv[2]))
-"""
-
-
 def test_killed_while_it_writes(tmp_path: Path):
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(root), str(tmp_path / "parts")], check=False, timeout=300)
-    assert done.returncode == -signal.SIGKILL
+    whole = shards.written_whole
+
+    def killed(path: Path) -> Any:
+        if path.name.startswith("rows-000000003"):
+            path.with_name(path.name + ".77.writing").write_bytes(b"half of a shar")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(path)
+
+    def work(_: Path, folder: Path) -> None:
+        shards.written_whole = killed  # of the child alone
+        write(pictures(8), folder)
+
+    process = start(work, tmp_path, tmp_path / "parts")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(find_shards(tmp_path / "parts")) == 1
     write(pictures(8), tmp_path / "parts")
     assert not list((tmp_path / "parts").glob(".lock-owner"))

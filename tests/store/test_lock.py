@@ -1,38 +1,31 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from randar_features.store.lock import FolderLockedError, locked
 
-HOLD = """
-import sys
-from pathlib import Path
-from randar_features.store.lock import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+
+def hold(folder: Path, held: Connection) -> None:
+    with locked(folder):
+        held.send(True)
+        time.sleep(600)
 
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    context = multiprocessing.get_context("fork")  # a new process would import PyTorch first
+    here, there = context.Pipe()
+    holder = context.Process(target=hold, args=(tmp_path, there))
+    holder.start()
+    assert here.recv()
     with pytest.raises(FolderLockedError, match=rf"{tmp_path} .*process {holder.pid} on"), locked(tmp_path):
         pass
     holder.kill()
-    holder.communicate()
+    holder.join()
     with locked(tmp_path):  # a lock dies with its process
         pass
 

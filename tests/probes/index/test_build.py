@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from probes.index import KINDS, Blocks, IndexFilesError, VectorIndex, blocks_of, rebatched
+from probes.index import KINDS, Blocks, IndexFilesError, VectorIndex, blocks_of, build_index, rebatched
 from probes.index.build import _Builder
+from tests.kill.__main__ import start
 from tests.probes.index.clusters import DIM, FEATURES, build, clusters, small_settings
 
 Interrupt = Callable[[int], None]
@@ -61,27 +61,20 @@ def test_gone_on_with_is_the_same_to_the_bit(tmp_path: Path, kind: str, end_at: 
     assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
 
 
-KILLED = """
-import os, signal, sys
-import numpy as np
-from pathlib import Path
-from probes.index import build_index, blocks_of
-from tests.probes.index.clusters import FEATURES, clusters, small_settings
-
-def blocks(size):
-    for start, block in blocks_of(clusters())(size):
-        if start >= 1024 and (Path(sys.argv[1]) / "index-000000000000.faiss").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield start, block
-
-settings = small_settings("ivfpq")
-build_index(blocks, 2000, Path(sys.argv[1]), settings=settings, features=FEATURES, checkpoint_rows=2000)
-"""
-
-
 def test_kill_9_loses_nothing(tmp_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    def work(_: Path, folder: Path) -> None:
+        def blocks(size: int) -> Iterator[tuple[int, np.ndarray]]:
+            for first, block in blocks_of(clusters())(size):
+                if first >= 1024 and (folder / "index-000000000000.faiss").exists():
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield first, block
+
+        settings = small_settings("ivfpq")
+        build_index(blocks, 2000, folder, settings=settings, features=FEATURES, checkpoint_rows=2000)
+
+    process = start(work, tmp_path, tmp_path / "killed")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     build(tmp_path / "killed", clusters(), "ivfpq")
     build(tmp_path / "whole", clusters(), "ivfpq")
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
