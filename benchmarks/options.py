@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from benchmarks.encoders.base import Encoder
+from randar_features.cli.options import DType
 from randar_features.cli.parse import Count, Natural, Seed, check_ranges, option
 from randar_features.data.ranges import Reading
 from randar_features.options import element, without_none
+from randar_features.sequence import Context
 
-Context = Literal["single", "repeat", "reverse"]
 Read = Literal["image", "instruction", "query", "leave_one_out"]
-Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class ComputeOptions(ImageTaskOptions):
 
     batch_size: Count = 32
     device: str | None = None
-    dtype: Dtype = "float32"
+    dtype: DType = "float32"
     cache: str = "runs/features"
     seed: Seed = 0
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from benchmarks.options import Dtype, RunOptions
+from benchmarks.options import DType, RunOptions
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.growth import Config as GrowthConfig
@@ -58,7 +58,7 @@ class Config(RunOptions):
     threads: Count | None = None
     repeats: Count = 3
     device: str | None = None
-    dtype: Dtype = "auto"
+    dtype: DType = "auto"
 
 
 def write_files(folder: Path, count: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.options import Dtype, RunOptions
+from benchmarks.options import DType, RunOptions
 from benchmarks.reference import plain
 from benchmarks.result import NO_AXES, Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
@@ -140,12 +140,12 @@ class Config(RunOptions):
     """
 
     model: Literal["randar-l", "randar-xl", "randar-tiny"] = "randar-l"
-    context: Literal["single", "repeat", "reverse"] = "reverse"
+    context: sequence.Context = "reverse"
     batch_size: Count | None = None
     plain_batch: Count | None = None
     repeats: Count = 3
     device: str | None = None
-    dtype: Dtype = "auto"
+    dtype: DType = "auto"
 
 
 def measure(config: Config, out: Path) -> Measurement:

@@ -23,7 +23,7 @@ from benchmarks.encoders import extract
 from benchmarks.encoders.feature_file import read_features
 from benchmarks.encoders.inception import InceptionEncoder, Variant
 from benchmarks.encoders.judges import PLAIN_NAMES, Judge, load_judge, same_classes
-from benchmarks.options import Dtype, ImageTaskOptions
+from benchmarks.options import DType, ImageTaskOptions
 from benchmarks.result import data_hash
 from probes.generation import Moments, frechet_distance, inception_score, kernel_distance, manifold_scores
 from probes.rows import DiskRows, Rows, SelectedRows, sharded_rows
@@ -73,7 +73,7 @@ class JudgeOptions(ImageTaskOptions):
     batch_size: Count = 32
     num_workers: Natural = 0
     device: str | None = None
-    dtype: Dtype = "float32"
+    dtype: DType = "float32"
     cache: str = "runs/generation"
     seed: Seed = 0
 

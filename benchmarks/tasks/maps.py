@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.datasets import open_data
 from benchmarks.datasets.photographs import NAMES, feature_colours, load_photograph
 from benchmarks.encoders import Encoder, load_encoder
-from benchmarks.options import Dtype, ImageTaskOptions
+from benchmarks.options import DType, ImageTaskOptions
 from benchmarks.report import figures
 from benchmarks.result import AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -61,7 +61,7 @@ class Config(ImageTaskOptions):
     colours: Count | None = None
     file: str = "maps.png"
     device: str | None = None
-    dtype: Dtype = "float32"
+    dtype: DType = "float32"
 
 
 def measure(config: Config, out: Path) -> Measurement:

@@ -11,7 +11,6 @@ import numpy as np
 
 from randar_features import FeatureStore, abandon_extraction, extract_features_ray, extract_to_store
 from randar_features.cli.options import (
-    Context,
     DType,
     ImageOptions,
     ModelOptions,
@@ -22,6 +21,7 @@ from randar_features.cli.options import (
 )
 from randar_features.cli.parse import Count, Seed, Share, positional, run
 from randar_features.data.profile import watching
+from randar_features.sequence import Context
 from randar_features.store.records import printable
 
 SHOWN = 20

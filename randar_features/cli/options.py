@@ -13,7 +13,6 @@ from randar_features.data.ranges import Reading
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 WeightsDType = Literal["float32", "bfloat16", "float16"]
 StoreDType = Literal["float16", "float32"]
-Context = Literal["single", "repeat", "reverse"]
 Pooling = Literal["mean", "none"]
 
 

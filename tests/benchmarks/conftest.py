@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from probes import LogisticProbe, LogisticSegmenter, few_shot
+from probes import LinearSegmenter, LogisticProbe, LogisticSegmenter, few_shot
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -16,8 +16,9 @@ def small_grids() -> Any:
         return max(sorted(scores), key=scores.__getitem__)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("logistic", "linear"):
+        for module in ("logistic", "linear", "segmentation", "patch_segmentation"):
             patch.setattr(f"probes.{module}.settle", best, raising=False)
         for function in (LogisticProbe.__init__, LogisticSegmenter.__init__, few_shot):
             patch.setitem(function.__kwdefaults__, "C_grid", (1e-4, 1e-2, 1.0, 1e2))
+        patch.setitem(LinearSegmenter.__init__.__kwdefaults__, "learning_rates", (1e-2, 0.1, 1.0))
         yield
