@@ -15,7 +15,7 @@ from randar_features.cli.parse import Count, Seed, option, positional, run
 from randar_features.data.stored_images import check_apart
 from randar_features.features import model_specs
 from randar_features.features.store import FeatureStore, is_store
-from randar_features.retrieval.build import FEATURES_FOLDER
+from randar_features.retrieval.build import FEATURES_FOLDER, check_options
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
@@ -75,8 +75,14 @@ class IndexOptions(DeviceOptions, ImageOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_options(self.kind, self.normalization, self.pooling, self.sizes)
         if self.memory_limit is not None:
             memory(self.memory_limit)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those of the index that were given."""
+        return {name: value for name in SIZES if (value := getattr(self, name)) is not None}
 
 
 def index(options: IndexOptions) -> None:
@@ -94,7 +100,7 @@ def index(options: IndexOptions) -> None:
         memory_limit=None if options.memory_limit is None else memory(options.memory_limit),
         threads=options.threads,
         checkpoint_rows=options.checkpoint_rows,
-        **{name: value for name in SIZES if (value := getattr(options, name)) is not None},
+        **options.sizes,
     )
     taken = time.perf_counter() - start
     about = [f"{name} {value}" for name, value in built.features.items() if name not in ("label_names", "source")]

@@ -123,9 +123,9 @@ def metadata_labels(folder: Path, metadata: Sequence[Path], images: Sequence[Pat
     for file in metadata:
         found = read_list(folder / file, account)
         for name, label in zip(found.paths, found.labels or (), strict=False):
-            path = file.parent / PurePath(name or "")
-            if name is not None and given.setdefault(path, label) != label:
-                unclear.add(path)
+            place = file.parent / PurePath(name or "")
+            if name is not None and given.setdefault(place, label) != label:
+                unclear.add(place)
         if found.labels is not None:
             account.notes.append(f"labels from {printable(file)}, column '{found.label_column}'")
     if not given:

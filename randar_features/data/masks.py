@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from .decoding import TURNS, decode, orientation_of
 from .opening import ImageError
@@ -34,6 +35,7 @@ def load_mask(mask: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -
 
 def read_mask(mask: Any, reading: Reading = DEFAULT_READING) -> tuple[NDArray[np.integer], int | None]:
     """As :func:`load_mask`, and the EXIF orientation that the mask's file states, None if it states none."""
+    mask = mask.numpy(force=True) if isinstance(mask, Tensor) else mask
     if not isinstance(mask, np.ndarray):
         return decode(mask, _class_numbers, reading)
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -111,6 +112,11 @@ class PairRules:
                 f"mask_orientation must be one of {get_args(MaskOrientation)}, or None where sizes tell it; "
                 f"got {self.mask_orientation!r}"
             )
+        for name, value in (("num_classes", self.num_classes), ("ignore_index", self.ignore_index)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise ValueError(f"{name} must be a whole number or None, got {value!r}")
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {self.num_classes}")
 
     def read(self, image: Any, mask: Any) -> tuple[NDArray[np.uint8], NDArray[np.integer], str | None]:
         """Image (H, W, 3), mask (H, W) and the note of `Picture`; ImageError if they do not fit."""

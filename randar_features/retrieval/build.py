@@ -85,7 +85,7 @@ def build_index(
             another process is building there.
         IndexMemoryError: it would take more memory than there is.
     """
-    _check(kind, normalization, pooling, sizes | {"seed": seed})
+    check_options(kind, normalization, pooling, sizes | {"seed": seed})
     folder = folder_to_write(folder)
     tables = _tables(data)
     if tables is None:
@@ -113,7 +113,7 @@ def build_index(
     return Index(folder, verify=False)
 
 
-def _check(kind: str | None, normalization: str, pooling: str, sizes: dict[str, Any]) -> None:
+def check_options(kind: str | None, normalization: str, pooling: str, sizes: dict[str, Any]) -> None:
     """Refuse what no index has before anything is encoded."""
     choices = {"kind": (kind, (None, AUTO, *KINDS)), "normalization": (normalization, (*NORMALIZATIONS, AUTO))}
     choices["pooling"] = (pooling, POOLINGS)

@@ -78,6 +78,12 @@ def test_where_nothing_tells_it_is_stated_or_refused(tmp_path: Path, orientation
         open_pairs(folder, mask_orientation="sideways")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("options", [{"num_classes": 0}, {"num_classes": 2.0}, {"ignore_index": True}])
+def test_numbers_of_classes_are_checked_at_opening(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        open_pairs([], **options)
+
+
 @pytest.mark.parametrize(("stored", "own"), [(1, 6), (None, 3), (6, 8)])
 def test_a_mask_that_is_turned_otherwise_than_its_image_is_refused(
     tmp_path: Path, stored: int | None, own: int

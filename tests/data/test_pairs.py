@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from randar_features.data import ImageError, PhotoDigits, load_mask, open_pairs
@@ -85,6 +86,7 @@ def test_photo_digits_and_plain_pairs() -> None:
     np.testing.assert_array_equal(pairs[7].mask, digits[7].mask)
     assert pairs[7].path == "row 7"
     check(open_pairs([image_and_mask(0), image_and_mask(1)]), 2)
+    check(open_pairs([(image, torch.from_numpy(mask)) for image, mask in map(image_and_mask, range(2))]), 2)
 
 
 def test_bad_pairs_are_named_and_cost_no_other(tmp_path: Path) -> None:

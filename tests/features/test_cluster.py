@@ -27,7 +27,10 @@ def ray() -> Any:
 
 @pytest.fixture(scope="module")
 def cluster(ray: Any) -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, logging_level="error")
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, logging_level="error",
+        _system_config={"worker_register_timeout_seconds": 600},  # imports take long on a machine with other work
+    )  # fmt: skip
     yield
     ray.shutdown()
 
