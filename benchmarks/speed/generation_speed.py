@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from benchmarks.options import RunOptions
 from benchmarks.reference.published_loop import published_generate
@@ -87,7 +88,7 @@ def measure(config: Config, out: Path) -> Measurement:
         for way in every:
             taken = seconds(lambda way=way, steps=steps: way.run(steps), config.repeats, config.device)  # type: ignore[misc]
             rows.append(result(way, steps, taken, model, batch, machine))
-            print_row(rows[-1], rows)
+            tqdm.write(f"{way.name}, {rows[-1]['steps']} steps: {taken:.2f} s")
     return Measurement(
         protocol=f"seconds to draw a batch of images with guidance {GUIDANCE}, the shortest of {config.repeats}",
         axes=NO_AXES,
@@ -214,17 +215,6 @@ def parallel_gains(rows: list[dict[str, Any]]) -> dict[str, float]:
     first = {row["way"]: row["seconds"] for row in reversed(rows)}
     last = {row["way"]: row["seconds"] for row in rows}
     return {way: last[way] / first[way] for way in last}
-
-
-def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """One line, with the gain over the published loop in as many steps."""
-    published = next(other for other in rows if other["steps"] == row["steps"])
-    print(
-        f"{row['steps']:4d} steps  {row['way']:24s} {row['seconds']:8.2f} s  "
-        f"{1000 * row['seconds_per_step']:8.2f} ms a step, floor {1000 * row['floor_per_step']:7.2f} ms  "
-        f"{published['seconds'] / row['seconds']:5.2f}× the published loop",
-        flush=True,
-    )
 
 
 run = Task("generation_speed", Config, measure)

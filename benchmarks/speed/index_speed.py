@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
 
 from benchmarks.options import RunOptions
 from benchmarks.result import NO_AXES, Result
@@ -32,7 +33,6 @@ from probes.index import (
     available_memory,
     build_index,
     choose_settings,
-    in_words,
     predict_memory,
     process_memory,
 )
@@ -211,27 +211,12 @@ def measure(config: Config, out: Path) -> Measurement:
             rows += measure_kind(config, kind, exact, folder)
         finally:
             shutil.rmtree(folder)
-        print_row(rows[-1], config)
+        tqdm.write(f"{kind}: {rows[-1].get('refused', 'done')}")
     return Measurement(
         protocol="building and searching an index of made-up vectors, beside exact search",
         axes=NO_AXES,
         results=[Result.of(row) for row in rows],
         details={"available_bytes": available_memory()},
-    )
-
-
-def print_row(row: dict[str, Any], config: Config) -> None:
-    """One line an index."""
-    if "refused" in row:
-        print(f"{row['kind']:6s} refused: {row['refused']}", flush=True)
-        return
-    print(
-        f"{row['kind']:6s} built in {row['build_seconds']:7.1f} s, {in_words(row['build_peak_bytes'])} at its peak "
-        f"(predicted {in_words(row['predicted_peak_bytes'])}); {row['queries_per_second']:.0f} queries/s, "
-        f"{1000 * row['seconds_per_single_query']:.1f} ms for one, {in_words(row['search_peak_bytes'])} to search; "
-        f"recall@{config.k} {100 * row[f'recall_at_{config.k}']:.1f} %; {row['bytes_per_vector']:.0f} bytes a vector "
-        f"({row['bytes_per_vector_on_disk']:.0f} on disk)",
-        flush=True,
     )
 
 

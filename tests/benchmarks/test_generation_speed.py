@@ -93,7 +93,7 @@ def test_a_small_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.Monk
     seconds = [row["seconds"] for row in content["results"]]
     assert content["card"]["details"]["gain_over_single_steps"]["float32"] == pytest.approx(seconds[6] / seconds[1])
     assert content["card"]["details"]["peak_flops"] == {"torch.float32": 1e11, "torch.bfloat16": 1e11}
-    assert "the published loop" in capsys.readouterr().out
+    assert "published loop, " in capsys.readouterr().out
 
 
 def test_on_a_gpu_the_fastest_format_is_recorded_and_compiled(monkeypatch: pytest.MonkeyPatch):

@@ -44,7 +44,7 @@ def test_a_row_for_each_index_and_its_peak_beside_the_prediction(
     (row,) = content["results"]
     assert row["recall_at_10"] == 1 and 64 <= row["bytes_per_vector"] < 65 and row["build_seconds"] > 0
     assert 0 < row["build_peak_bytes"] <= process_memory(peak=True) and row["predicted_peak_bytes"] > 600 * 64
-    assert "flat   built in" in capsys.readouterr().out
+    assert "flat: done" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_reported_as_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
