@@ -472,8 +472,9 @@ def _spelled(arguments: list[str], settings: list[_Setting]) -> list[str]:
     """The arguments as the parser reads them.
 
     "--batch_size" becomes "--batch-size"; none becomes null, YAML's word, where None may be given; "--betas=[0, 0.9]"
-    becomes "--betas 0 0.9".
+    becomes "--betas 0 0.9". OptionError for an empty path, which pathlib takes for the working directory.
     """
+    paths = {setting.name for setting in settings if element(without_none(setting.hint)[0])[0] is Path}
     several = {setting.name for setting in settings if element(without_none(setting.hint)[0])[1]}
     known = {setting.name for setting in settings}
     may_be_none = {setting.name for setting in settings if without_none(setting.hint)[1]}
@@ -486,11 +487,15 @@ def _spelled(arguments: list[str], settings: list[_Setting]) -> list[str]:
             name = last if last in known else name
             value = "null" if last in may_be_none and value.lower() == "none" else value
             word = name + equals + value
+            empty = bool(equals) and not value
             if last in several and value.startswith("["):
                 changed += [name, *map(str, yaml.safe_load(value))]
                 continue
-        elif last in may_be_none and word.lower() == "none":
-            word = "null"
+        else:
+            empty = not word
+            word = "null" if last in may_be_none and word.lower() == "none" else word
+        if empty and last in paths:
+            raise OptionError(f"{last}: an empty path; '.' is the working directory")
         changed.append(word)
     return changed
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from randar_features.cli.extract import ExtractOptions
 from randar_features.cli.parse import (
     UNFINISHED,
     Count,
@@ -242,6 +243,13 @@ def test_a_fault_of_the_program_is_a_traceback():
 
     with pytest.raises(KeyError):
         run_with(fail)
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="]])
+def test_an_empty_path_is_not_the_working_directory(words: list[str]):
+    """`--out "$UNSET"` would write there."""
+    with pytest.raises(OptionError, match="--out: an empty path"):
+        parse(ExtractOptions, ["photos", *words])
 
 
 def test_what_is_not_finished_says_so(capsys: pytest.CaptureFixture[str]):
