@@ -80,7 +80,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
             memory(self.memory_limit)
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """Those of the index that were given."""
         return {name: value for name in SIZES if (value := getattr(self, name)) is not None}
 
