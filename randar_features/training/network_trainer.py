@@ -69,18 +69,17 @@ class LabelledStages(nn.Module):
 
     def __init__(self, architecture: str, stage: int, classes: int) -> None:
         super().__init__()
-        self.network: Any = timm.create_model(architecture, num_classes=0)
-        if not 0 <= stage < len(self.network.feature_info):
-            raise ValueError(
-                f"stage = {stage}: {architecture} has the stages 0 to {len(self.network.feature_info) - 1}"
-            )
-        self.stage = stage
-        self.network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
-        self.head = nn.Linear(self.network.feature_info[stage]["num_chs"], classes)
+        network: Any = timm.create_model(architecture, num_classes=0)
+        if not 0 <= stage < len(network.feature_info):
+            raise ValueError(f"stage = {stage}: {architecture} has the stages 0 to {len(network.feature_info) - 1}")
+        network.prune_intermediate_layers([stage], prune_norm=True, prune_head=True)
+        self.network, self.stage = network, stage
+        self.head = nn.Linear(network.feature_info[stage]["num_chs"], classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels in [−1, 1]."""
-        maps = self.network.forward_intermediates(pixels, indices=[self.stage], intermediates_only=True)
+        network: Any = self.network
+        maps = network.forward_intermediates(pixels, indices=[self.stage], intermediates_only=True)
         return self.head(maps[-1].mean((2, 3)))
 
 
