@@ -218,7 +218,7 @@ def _network(name: str, stages: Sequence[int], output_stride: int) -> Any:
             # No count of training steps, which no file of weights needs; without the flag torch asks for it.
             module.num_batches_tracked, module.track_running_stats = None, False
             # transformers' TimmBackbone resets the statistics of those that lack timm's method of this name.
-            module.init_non_persistent_buffers = _nothing
+            module.init_non_persistent_buffers = _nothing  # type: ignore[assignment]
     return network
 
 
