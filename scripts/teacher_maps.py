@@ -29,7 +29,7 @@ class TeacherOptions(DeviceOptions, Reading):
         tokens: folder with `train`.
         data: the images that the tokens were made of.
         network: the teacher and its input size, which decides the grid of the maps; any of the baselines, or
-            the folder of scripts/train_network.py.
+            the model folder of scripts/train_network.py.
         out: folder of the maps; none: TOKENS/teacher.
         channels: numbers kept of each location.
         batch_size: images in one forward pass.

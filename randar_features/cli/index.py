@@ -26,7 +26,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
     """Index images, or the features of stores that `randar extract` wrote, for `randar search`.
 
     The memory that it takes is computed first, and an index that does not fit is refused. Run it again after a kill: it
-    goes on at its last checkpoint. With more images or stores, what is new is added; images that moved are renamed.
+    goes on at its last checkpoint. New images and stores are added; an image that moved gets its new path.
 
     Attributes:
         data: stores of features, or images: a folder, files, Parquet files or a tar.

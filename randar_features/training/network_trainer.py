@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,8 +89,6 @@ class NetworkTrainer:
         if min(int(train.labels.min()), int(validation.labels.min())) < 0:
             raise ValueError("images without a label: a network is trained by the classes of its images")
         self.config, self.train, self.validation = config, train, validation
-        self.next_step = -1
-        self.batches: Iterator[Tensor] = iter(())
         torch.manual_seed(config.seed)
         classes = int(train.labels.max()) + 1
         self.model = LabelledStages(config.architecture, config.stage, classes).to(memory_format=torch.channels_last)
@@ -106,28 +103,20 @@ class NetworkTrainer:
         """One update on batch `step`."""
         config, generator = self.config, step_generator(self.config.seed, step)
         size = config.small_size if step < config.small_share * config.total_steps else config.image_size
-        pixels = augmented(self._images(step) * 2 - 1, size, generator)
+        indices = batch_indices(step, batch_size=config.batch_size, size=len(self.train), seed=config.seed)
+        pixels = augmented(self.train.images(indices) * 2 - 1, size, generator)
         rate = config.learning_rate * cosine_multiplier(
             step + 1, warmup=config.warmup_steps, total=config.total_steps, floor=0.0
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        labels = self.train.labels[self._indices(step)]
+        labels = self.train.labels[indices]
         loss = F.cross_entropy(self.model(pixels), labels, label_smoothing=config.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return {"loss": loss.item()}
-
-    def _images(self, step: int) -> Tensor:
-        if step != self.next_step:
-            self.batches = self.train.stream(map(self._indices, range(step, self.config.total_steps)))
-        self.next_step = step + 1
-        return next(self.batches)
-
-    def _indices(self, step: int) -> Tensor:
-        return batch_indices(step, batch_size=self.config.batch_size, size=len(self.train), seed=self.config.seed)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
