@@ -47,6 +47,7 @@ TASKS = {
     "training_plan": ("speed", "time and memory of a training run, computed"),
     "probe_speed": ("speed", "seconds to fit probes"),
     "index_speed": ("speed", "building and searching indexes"),
+    "paired_speed": ("speed", "processor time beside another checkout's"),
     "hashing_speed": ("speed", "seconds to know files by their content"),
     "extraction_speed": ("speed", "from JPEG files to a store"),
     "growth": ("speed", "time and memory against images, tokens and layers"),
