@@ -1,23 +1,26 @@
 """Compare the losses beside next-token prediction: `train_objectives.py --tokens TOKENS --probe IMAGES --out RUNS`.
 
 Trains each variant of the recipe, objectives.yaml, into RUNS/NAME, with the same images, seeds and first weights, then
-writes RUNS/results.json: the losses and the probe at the end of each, and what that is above the first variant.
+writes RUNS/result.json with its card: the losses and the probe at the end of each.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from benchmarks.result import NO_AXES, Result, data_hash
+from benchmarks.run import Measurement, Task
 from randar_features.cli.parse import Count, nearest, read_options, run
 from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
-from randar_features.store.files import read_json, write_json
 from randar_features.training.log import EVERY_LINE
 from randar_features.training.online_probe import OnlineProbe
-from randar_features.training.recipe import TrainingConfig, recorded
+from randar_features.training.recipe import TrainingConfig
 from randar_features.training.teacher_maps import TeacherMaps
 from randar_features.training.trainer import RandARTrainer
 
@@ -73,7 +76,7 @@ class ObjectivesOptions(RunOptions):
 
 def compare(options: ObjectivesOptions) -> int:
     """Train each variant, and write the table of those that are done; status 75 if the time was up first."""
-    deadline = options.deadline()
+    deadline, start = options.deadline(), time.perf_counter()
     chosen = options.variants or [*VARIANTS]
     if unknown := [name for name in chosen if name not in VARIANTS]:
         raise ValueError(f"no variant {unknown[0]!r}: {nearest(unknown[0], [*VARIANTS])}")
@@ -81,6 +84,7 @@ def compare(options: ObjectivesOptions) -> int:
     probe = OnlineProbe.of_store(
         store, encode_layer, options.probe, split=options.probe_split, count=options.probe_images
     )
+    task = Task("objectives", ObjectivesOptions, found)
     for name in chosen:
         config = read_options(TrainingConfig, options.recipe, [*VARIANTS[name], *options.change])
         teacher = TeacherMaps(options.tokens / "teacher", store) if config.auxiliary.alignment.weight else None
@@ -89,32 +93,27 @@ def compare(options: ObjectivesOptions) -> int:
         own = replace(options, out=options.out / name)
         if status := train(trainer, own, deadline):
             return status
-        write_result(own.out, config)
-        write_results(options.out, [each for each in chosen if (options.out / each / "result.json").exists()])
+        task.write(options, options.out, found(options, options.out), time.perf_counter() - start)
     return 0
 
 
-def write_result(folder: Path, config: TrainingConfig) -> None:
-    """The last figures in a run's log."""
-    figures: dict[str, float] = {}
-    for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-        figures |= {key: value for key, value in json.loads(line).items() if key not in EVERY_LINE}
-    write_json(folder / "result.json", {"figures": figures, "settings": recorded(config)})
-
-
-def write_results(folder: Path, names: list[str]) -> None:
-    """One table of all variants that are done."""
-    results = {name: read_json(folder / name / "result.json") for name in names}
-    first = results[names[0]]["figures"]
-    table = {
-        name: {
-            key: {"value": value, "above_first": round(value - first[key], 6)} if key in first else {"value": value}
-            for key, value in result["figures"].items()
-        }
-        for name, result in results.items()
-    }
-    settings = {name: result["settings"] for name, result in results.items()}
-    write_json(folder / "results.json", {"protocol": PROTOCOL, "results": table, "settings": settings})
+def found(options: ObjectivesOptions, out: Path) -> Measurement:
+    """The last figures in the log of each variant that has one, the loss of held-back images first."""
+    logs = {name: out / name / "log.jsonl" for name in VARIANTS}
+    results = []
+    for name, log in logs.items():
+        figures: dict[str, Any] = {}
+        for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
+            figures |= {key: value for key, value in json.loads(line).items() if key not in EVERY_LINE}
+        if "validation_loss" in figures:
+            results.append(Result.of({"validation_loss": figures.pop("validation_loss"), "variant": name, **figures}))
+    return Measurement(
+        protocol=PROTOCOL,
+        axes=NO_AXES,
+        data={"tokens": data_hash(options.tokens / "train"), "probe": data_hash(options.probe)},
+        results=results,
+        details={name: changes for name, changes in VARIANTS.items() if logs[name].exists()},
+    )
 
 
 if __name__ == "__main__":

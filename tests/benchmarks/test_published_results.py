@@ -1,4 +1,4 @@
-"""What the repository publishes: every figure with an interval is in a result file, and every table has its baselines."""
+"""What is published: every figure with an interval is in a result file, and every table has its baselines."""
 
 from __future__ import annotations
 
