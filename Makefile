@@ -9,12 +9,14 @@ STAMP := $(VENV)/installed
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --out runs/demo
 
-# One thread a worker: the tests are many and small. FORMAT=bfloat16 or float32 tests as on a processor whose fastest
-# format that is; TESTS are the files to run.
+# One thread a worker: the tests are many and small. Each worker takes one stretch of them, so that what a package shares
+# is made once, and then what others have not begun. Modules are compiled once, not by each process that tests start.
+# FORMAT=bfloat16 or float32 tests as on a processor whose fastest format that is; TESTS are the files to run.
 FORMAT ?=
 TESTS ?=
 test: $(STAMP)
-	RANDAR_TEST_FORMAT=$(FORMAT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
+	PYTHONDONTWRITEBYTECODE= RANDAR_TEST_FORMAT=$(FORMAT) OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n auto --dist worksteal $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import random
 import re
 import runpy
@@ -33,7 +32,7 @@ from tests.kill.__main__ import Count, compare
 from tests.kill.__main__ import main as kill_script
 from tests.kill.jobs import Job
 from tests.small_models import IMAGE_SIZE, write_folder
-from tests.training.small import random_tokens, read_log, same, write_store
+from tests.training.small import FRESH, random_tokens, read_log, same, write_store
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER_SIZES = [
@@ -64,6 +63,12 @@ def call(name: str, *arguments: str | Path) -> str:
         finally:
             torch.set_float32_matmul_precision(precision)  # else it would be other tests' too
     return errors.getvalue()
+
+
+def call_with_threads(count: int, command: tuple[str | Path, ...]) -> None:
+    """`call` in a process of its own, whose sums are those of another with as many threads."""
+    torch.set_num_threads(count)
+    call(*map(str, command))
 
 
 def picture(seed: int) -> Image.Image:
@@ -267,15 +272,15 @@ def test_kill_9_at_a_random_moment_changes_nothing(tmp_path: Path):
     moment = random.Random(0)
     lines, pause = moment.randint(2, 8), moment.uniform(0, 0.02)
     log = tmp_path / "killed/log.jsonl"
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "scripts/train_randar.py", "--out", str(tmp_path / "killed"), *arguments]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | threads, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= lines):
-            time.sleep(0.002)
-        time.sleep(pause)
-        process.kill()
-        _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    command = ("train_randar", "--out", tmp_path / "killed", *arguments)
+    process = FRESH.Process(target=call_with_threads, args=(torch.get_num_threads(), command), daemon=True)
+    process.start()
+    while process.is_alive() and not (log.exists() and log.read_bytes().count(b"\n") >= lines):
+        time.sleep(0.002)
+    time.sleep(pause)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert read_log(tmp_path / "killed")[-1]["step"] < 36
 
     for folder in ("killed", "whole"):

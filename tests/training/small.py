@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ NETWORK = {
     "stem_patch": 4,
     "attention": False,
 }
+
+
+# Processes that begin with PyTorch and what trains imported, which would take seconds in each, and nothing done.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["tests.training.small", "torch._dynamo", "pyarrow"])
 
 
 def random_tokens(count: int = 20, num_tokens: int = 9, seed: int = 0) -> np.ndarray:

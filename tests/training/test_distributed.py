@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,25 @@ import pytest
 import torch
 
 from randar_features import load_model
+from randar_features.data.token_store import TokenStore
 from randar_features.training.checkpoint import newest_checkpoint
 from randar_features.training.distributed import micro_batches
 from randar_features.training.loop import run
+from randar_features.training.trainer import RandARTrainer
 from tests.training.small import (
     CONFIG,
+    FRESH,
     MODEL,
     hardware,
     random_tokens,
     read_log,
     same,
+    small_config,
     small_tokenizer_trainer,
     small_trainer,
     write_store,
 )
 
-ROOT = Path(__file__).parents[2]
 # With dropout of activations and classes, an uneven number of images to validate, and both optimisers.
 RECIPE: dict[str, Any] = {
     "total_steps": 8,
@@ -71,23 +72,36 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def train_together(folder: Path, environment: dict[str, str]) -> None:
+    """One of two processes: three trainings, one after the other."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    store = TokenStore(folder / "tokens")
+    for name, options in SPREAD.items():
+        trainer = RandARTrainer(small_config(**options), store, store)
+        assert trainer.accelerator.num_processes == 2
+        run(trainer, folder / name, CONFIG, max_seconds=1e6)  # on which all must agree
+    tokenizer = small_tokenizer_trainer(folder / "pixels", **TOKENIZER)
+    assert tokenizer.accelerator.num_processes == 2
+    run(tokenizer, folder / "tokenizer", CONFIG)
+
+
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two processes under gloo, with the variables that torchrun sets, which would take seconds to start."""
     folder = tmp_path_factory.mktemp("spread")
     write_store(folder / "tokens", random_tokens())
-    command = [sys.executable, "-m", "tests.training.two_processes", str(folder)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    group |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    processes = []
-    for rank in ("0", "1"):
-        environment = os.environ | group | {"RANK": rank, "LOCAL_RANK": rank}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        processes.append(process)
-    errors = [process.communicate(timeout=500)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
+    group |= {"ACCELERATE_USE_CPU": "true"}
+    ranks = [group | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    processes = [FRESH.Process(target=train_together, args=(folder, rank), daemon=True) for rank in ranks]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(500)
+    assert [process.exitcode for process in processes] == [0, 0]
     return folder
 
 
