@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.encoders import Encoder
 from probes import pca_colours
 from randar_features.data import to_tensor
-from randar_features.features.tiling import tiled_maps
+from randar_features.features import tiled_maps
 
 NAMES = ("china.jpg", "flower.jpg")
 

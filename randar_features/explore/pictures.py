@@ -16,8 +16,7 @@ from torch import Tensor
 
 from probes import align_colours, pca_colours, similarity_maps
 from randar_features.data import adm_center_crop, to_image, to_tensor
-from randar_features.features import FeatureSpec, encode
-from randar_features.features.tiling import tiled_maps
+from randar_features.features import FeatureSpec, encode, tiled_maps
 from randar_features.generation import inpaint, log_likelihood, outpaint, surprisal_map
 from randar_features.generation.editing import resized_mask
 from randar_features.hub import Model

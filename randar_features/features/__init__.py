@@ -6,6 +6,7 @@ from randar_features.features.extract import extract_features, extract_to_store
 from randar_features.features.spec import FeatureSpec, model_specs
 from randar_features.features.store import FeatureStore, abandon_extraction
 from randar_features.features.table import FeatureTable, open_table
+from randar_features.features.tiling import tiled_maps
 
 __all__ = [
     "FeatureSpec",
@@ -22,4 +23,5 @@ __all__ = [
     "extract_to_store",
     "model_specs",
     "open_table",
+    "tiled_maps",
 ]
