@@ -14,6 +14,8 @@ from benchmarks.report.figures import COLOURS, INK, to_png
 MAX_NAMED = 40  # classes of a confusion matrix that still have room for their names
 MAX_NUMBERED = 12  # and whose cells have room for a number
 PALE = "#e6e9ec"
+STYLES = ("-", "--", ":")  # of the first ten lines, which have all colours, the next ten, and the others
+MAX_LINES = 8  # of a panel whose legend still has room in it
 
 Interval = tuple[float, float] | None
 Point = tuple[float, float, Interval]
@@ -72,8 +74,9 @@ def curves(
         for number, (name, points) in enumerate(lines.items()):
             colour = COLOURS.get(name, f"C{number}")
             x, y, intervals = zip(*points, strict=True)
+            style: dict[str, Any] = {"linestyle": STYLES[number // 10 % len(STYLES)], "marker": "o", "markersize": 4}
             label = _plain(name) or None
-            axes.plot(x, [unit * each for each in y], color=colour, linewidth=2, marker="o", markersize=4, label=label)
+            axes.plot(x, [unit * each for each in y], color=colour, linewidth=2, label=label, **style)
             if all(intervals):
                 low, high = zip(*intervals, strict=True)
                 bounds = [unit * each for each in low], [unit * each for each in high]
@@ -87,7 +90,8 @@ def curves(
         axes.set_title(_plain(title), fontsize=9, loc="left")
         axes.grid(axis="y", color=PALE)
         if any(lines):
-            axes.legend(frameon=False, fontsize=8)
+            beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+            axes.legend(frameon=False, fontsize=8, **(beside if len(lines) > MAX_LINES else {}))
     return to_png(figure)
 
 

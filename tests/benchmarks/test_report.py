@@ -195,3 +195,13 @@ class TestCharts:
     def test_a_confusion_matrix_needs_a_name_a_class(self) -> None:
         with pytest.raises(ValueError, match=r"shape \(2, 2\) for 1 class names"):
             charts.confusion_picture(np.ones((2, 2)), ["a"])
+
+
+def test_lines_of_a_chart_differ_also_where_colours_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(charts, "to_png", lambda figure: drawn.append(figure) or b"png")
+    charts.curves(
+        {"": {f"line {n}": [(0, n, None), (1, n, None)] for n in range(12)}}, x_label="x", y_label="y", shares=False
+    )
+    lines = drawn[0].axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 12
