@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ def pytest_configure() -> None:
         if wanted not in ("bfloat16", "float32"):
             raise pytest.UsageError(f"RANDAR_TEST_FORMAT={wanted}: expected bfloat16 or float32")
         torch.cpu.get_capabilities = lambda: {"amx_bf16": wanted == "bfloat16"}
+    gc.disable()  # while the tests are imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,11 +33,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays: the search for garbage, else a tenth of the time, leaves it out."""
+    gc.freeze()
+    gc.set_threshold(50_000)
+    gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hashes of files are kept apart from the user's."""
+    """Hashes of files are kept apart from the user's; no test cuts the power, so none waits for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANDAR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

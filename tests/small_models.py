@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from randar_features.hub.registry import HubFile, ModelSource
 from randar_features.hub.weights import USUAL_KEY
@@ -67,6 +68,18 @@ def small_tokenizer(kind: str = "llamagen", seed: int = 0) -> ImageTokenizer:
     return build(**TOKENIZERS[kind]).eval()
 
 
+@cache
+def transformer_file(architecture: str) -> bytes:
+    """The small transformer's weights as safetensors; to build it takes most of the time of writing it."""
+    return save(small_transformer(architecture=architecture).state_dict())
+
+
+@cache
+def tokenizer_file(kind: str) -> bytes:
+    """The small tokenizer's weights as safetensors."""
+    return save(small_tokenizer(kind).state_dict())
+
+
 def small_config(kind: str = "llamagen", architecture: str = "randar") -> dict[str, Any]:
     return {
         "transformer": {"type": architecture, **small_sizes(architecture)},
@@ -78,8 +91,8 @@ def small_config(kind: str = "llamagen", architecture: str = "randar") -> dict[s
 def write_folder(folder: Path, kind: str = "llamagen", architecture: str = "randar", **entries: Any) -> Path:
     """A folder as training writes it; `entries` replace those of config.json, None leaves one out."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(small_transformer(architecture=architecture).state_dict(), folder / "model.safetensors")
-    save_file(small_tokenizer(kind).state_dict(), folder / "tokenizer.safetensors")
+    (folder / "model.safetensors").write_bytes(transformer_file(architecture))
+    (folder / "tokenizer.safetensors").write_bytes(tokenizer_file(kind))
     config = {name: value for name, value in (small_config(kind, architecture) | entries).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -139,19 +139,6 @@ def test_float32_is_in_full_precision_inside_and_as_before_outside():
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_numbers_depend_on_the_threads_by_rounding_alone(small_model: Model, images: torch.Tensor, threads: int):
-    alone = extract_features(images, small_model, progress=False, dtype="float32").maps
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        torch.testing.assert_close(
-            extract_features(images, small_model, progress=False, dtype="float32").maps, alone, rtol=1e-5, atol=1e-5
-        )
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("device", ["meta", "mps", "xpu", "cuda:99", "nowhere", "", -1])
 def test_devices_that_are_not_there_are_refused(small_model: Model, images: torch.Tensor, device: Any):
     if str(device) in ("mps", "xpu") and torch.accelerator.is_available():

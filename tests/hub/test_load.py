@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -39,15 +40,25 @@ COMMIT, TOKENIZER_COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40, "c" * 40
 ALL_NAMES = [*PUBLISHED, *ALIASES]
 
 
+@functools.cache
+def expected_logits(architecture: str) -> torch.Tensor:
+    return small_transformer(architecture=architecture)(TOKENS)
+
+
+@functools.cache
+def expected_tokens_and_images(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    tokenizer = small_tokenizer(kind)
+    tokens = tokenizer.encode(IMAGES)
+    return tokens, tokenizer.decode(tokens)
+
+
 def assert_is_small(model: rf.Model, kind: str = "llamagen") -> None:
     """The small transformer and tokenizer, to the bit."""
-    architecture = type(model.transformer).__name__.lower()
-    expected_logits = small_transformer(architecture=architecture)(TOKENS)
-    torch.testing.assert_close(model.transformer(TOKENS), expected_logits, rtol=0, atol=0)
-    expected = small_tokenizer(kind)
-    tokens = expected.encode(IMAGES)
+    logits = expected_logits(type(model.transformer).__name__.lower())
+    torch.testing.assert_close(model.transformer(TOKENS), logits, rtol=0, atol=0)
+    tokens, images = expected_tokens_and_images(kind)
     assert torch.equal(model.tokenizer.encode(IMAGES), tokens)
-    torch.testing.assert_close(model.tokenizer.decode(tokens), expected.decode(tokens), rtol=0, atol=0)
+    torch.testing.assert_close(model.tokenizer.decode(tokens), images, rtol=0, atol=0)
 
 
 @pytest.fixture

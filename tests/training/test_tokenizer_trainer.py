@@ -62,10 +62,10 @@ def test_learns_flat_colours(tmp_path: Path):
     colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.8, 0.8, 0.8]])
     images = colours[:, :, None, None].expand(-1, -1, 8, 8).contiguous()
     trainer = small_tokenizer_trainer(
-        tmp_path, images, total_steps=80, continuous_steps=20, learning_rate=0.01, ema_decay=0.5, warmup_steps=5
+        tmp_path, images, total_steps=40, continuous_steps=10, learning_rate=0.02, ema_decay=0.5, warmup_steps=5
     )
     before = trainer.evaluate()
-    losses = [trainer.train_step(step)["loss"] for step in range(80)]
+    losses = [trainer.train_step(step)["loss"] for step in range(40)]
     after = trainer.evaluate()
     assert losses[-1] < 0.2 * losses[0]
     assert after["validation_psnr"] > before["validation_psnr"] + 8
@@ -160,7 +160,7 @@ def test_polishing_the_decoder_keeps_every_token(
 
 def test_polishing_improves_reconstructions(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
     trainer = polished(
-        tmp_path, uninterrupted[1] / "model", total_steps=60, learning_rate=0.01, batch_size=10, ema_decay=0.9
+        tmp_path, uninterrupted[1] / "model", total_steps=25, learning_rate=0.02, batch_size=10, ema_decay=0.9
     )
     before = uninterrupted[0].evaluate()
     after = trainer.evaluate()

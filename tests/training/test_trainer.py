@@ -108,8 +108,8 @@ def test_a_fresh_model_knows_nothing(tmp_path: Path):
 
 
 def test_learns_constant_tokens(tmp_path: Path):
-    trainer = small_trainer(tmp_path, np.full((8, 2, 4), 5), total_steps=60, learning_rate=0.03, ema_decay=0.5)
-    losses = [trainer.train_step(step)["loss"] for step in range(60)]
+    trainer = small_trainer(tmp_path, np.full((8, 2, 4), 5), total_steps=30, learning_rate=0.05, ema_decay=0.5)
+    losses = [trainer.train_step(step)["loss"] for step in range(30)]
     assert losses[0] == pytest.approx(np.log(VOCAB_SIZE), rel=1e-4)
     assert losses[-1] < 0.02
     assert trainer.evaluate()["validation_loss"] < 0.02
@@ -117,9 +117,9 @@ def test_learns_constant_tokens(tmp_path: Path):
 
 def test_learns_what_the_class_says(tmp_path: Path):
     tokens = np.broadcast_to((np.arange(9) % NUM_CLASSES)[:, None, None], (9, 2, 4))
-    recipe = {"total_steps": 60, "learning_rate": 0.03, "batch_size": 9, "ema_decay": 0.5, "class_dropout": 0.5}
+    recipe = {"total_steps": 30, "learning_rate": 0.05, "batch_size": 9, "ema_decay": 0.5, "class_dropout": 0.5}
     trainer = small_trainer(tmp_path, tokens, **recipe)
-    for step in range(60):
+    for step in range(30):
         trainer.train_step(step)
     figures = trainer.evaluate()
     assert figures["validation_loss"] < 0.1
