@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import TunedProbe, sorted_rates
+from .classifier import TunedProbe, sorted_rates, warm_up_cosine
 from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import Labels, class_indices
+from .inputs import class_indices
 from .linear import shuffled_batches
 from .metrics import accuracy
 from .rows import Features, Rows, TokenRows, as_rows
@@ -125,30 +124,16 @@ class AttentiveProbe(TunedProbe):
         """Into how many parts, each with its own attention, the values are divided."""
         return self.num_heads if self.num_queries is None else self.num_queries
 
-    @property
-    def _width(self) -> int:
-        return self.head.value.shape[1]
-
     def _rows(self, features: Features, name: str = "features", width: int | None = None) -> Rows:
         shape = f"(n, T, {'D' if width is None else width})"
         axes = len(getattr(features, "shape", ()))
-        if axes == 5 and width is not None and features.shape[1] != self._layers:
+        if width is None:
+            self._layers = features.shape[1] if axes == 5 else 1
+        elif axes == 5 and features.shape[1] != self._layers:
             raise ValueError(f"{name} must be of {self._layers} layers as in fit, got {tuple(features.shape)}")
         if axes in (4, 5):
             return TokenRows(as_rows(features, name, shape.replace("T", "L, G, G"[3 * (5 - axes) :]), axes, width))
         return as_rows(features, name, shape, 3, width)
-
-    def fit(
-        self,
-        features: Features,
-        labels: Labels,
-        validation_features: Features | None = None,
-        validation_labels: Labels | None = None,
-    ) -> Self:
-        """Fit on tokens or maps, see the class, and integer `labels` (n,) ≥ 0; returns self."""
-        shape: tuple[int, ...] = getattr(features, "shape", ())
-        self._layers = shape[1] if len(shape) == 5 else 1
-        return super().fit(features, labels, validation_features, validation_labels)
 
     def _fit(self, split: TuningSplit) -> None:
         width = split.features.shape[-1]
@@ -182,7 +167,8 @@ class AttentiveProbe(TunedProbe):
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=self.weight_decay)
         batch_size = min(self.batch_size, len(rows))
         iterations = self.epochs * math.ceil(len(rows) / batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up_cosine(done, iterations))
+        warm_up = max(1, iterations // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up_cosine(done, iterations, warm_up))
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
             for numbers, batch in shuffled_batches({"": rows}, batch_size, self.buffer_rows, generator):
@@ -228,11 +214,3 @@ class AttentiveProbe(TunedProbe):
     @torch.no_grad()
     def _logits(self, features: Tensor) -> Tensor:
         return torch.cat([self._through(part, [self.head])[0] for part in features.split(self.batch_size)])
-
-
-def warm_up_cosine(done: int, iterations: int) -> float:
-    """Factor of the learning rate before iteration `done`: up over the first tenth, then by a cosine to 0."""
-    warm_up = max(1, iterations // 10)
-    if done < warm_up:
-        return (done + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / max(1, iterations - warm_up)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
@@ -21,10 +22,10 @@ class UnfittedProbeError(NotFittedError, RuntimeError):
     """A probe was used before it was fitted."""
 
 
-def require_fitted(probe: object) -> None:
-    """UnfittedProbeError if `fit` has not given the probe its `classes`."""
-    if not hasattr(probe, "classes"):
-        raise UnfittedProbeError(f"the {type(probe).__name__} has not been fitted: call fit(features, labels) first")
+def require_fitted(probe: object, attribute: str = "classes", call: str = "fit(features, labels)") -> None:
+    """UnfittedProbeError if `fit` has not given the probe this attribute."""
+    if not hasattr(probe, attribute):
+        raise UnfittedProbeError(f"the {type(probe).__name__} has not been fitted: call {call} first")
 
 
 def sorted_rates(learning_rates: Sequence[float]) -> tuple[float, ...]:
@@ -32,6 +33,13 @@ def sorted_rates(learning_rates: Sequence[float]) -> tuple[float, ...]:
     if not len(learning_rates) or not all(rate > 0 for rate in learning_rates):
         raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
     return tuple(sorted(set(learning_rates)))
+
+
+def warm_up_cosine(done: int, iterations: int, warm_up: int) -> float:
+    """Factor of the learning rate before iteration `done`: up over the first `warm_up`, then by a cosine to 0."""
+    if done < warm_up:
+        return (done + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / max(1, iterations - warm_up)))
 
 
 class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
@@ -82,7 +90,7 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
     def predict_proba(self, features: Features) -> np.ndarray:
         """Class probabilities (n, C), columns in the order of `classes`."""
         require_fitted(self)
-        rows = self._rows(features, width=self._width)
+        rows = self._rows(features, width=self.n_features_in_)
         return torch.cat([self._logits(block).softmax(1).cpu() for _, block in rows.blocks()]).numpy()
 
     def predict(self, features: Features) -> np.ndarray:
@@ -92,11 +100,6 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
 
     def _rows(self, features: Features, name: str = "features", width: int | None = None) -> Rows:
         return as_rows(features, name, "(n, D)" if width is None else f"(n, {width})", 2, width)
-
-    @property
-    @abstractmethod
-    def _width(self) -> int:
-        """D of the features that the probe was fitted with."""
 
     @abstractmethod
     def _fit(self, split: TuningSplit) -> None: ...

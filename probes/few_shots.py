@@ -10,7 +10,7 @@ import numpy as np
 from .inputs import Labels, label_vector
 from .logistic import C_GRID, LogisticProbe
 from .metrics import accuracy
-from .rows import Features, Rows, SelectedRows, as_rows
+from .rows import Features, SelectedRows, as_rows
 from .splits import few_shot_rows, stratified_holdout
 
 SHOTS = (1, 5, 10)
@@ -80,15 +80,11 @@ def few_shot(
             rows = pool[few_shot_rows(train_labels[pool], count, seed + draw)]
             probe = LogisticProbe(C_grid=C_grid, refit=False, standardize=standardize)
             probes.append(probe.fit(SelectedRows(train, rows), train_labels[rows], *held))
-        yield _scores(count, probes, evaluation, truth)
-
-
-def _scores(shots: int, probes: Sequence[LogisticProbe], evaluation: Rows, labels: np.ndarray) -> FewShotScores:
-    predictions = np.stack([probe.predict(evaluation) for probe in probes])
-    return FewShotScores(
-        shots=shots,
-        accuracies=np.array([accuracy(row, labels) for row in predictions]),
-        predictions=predictions,
-        strengths=tuple(probe.C for probe in probes),
-        tuning_accuracies=np.array([probe.validation_accuracy for probe in probes]),
-    )
+        predictions = np.stack([probe.predict(evaluation) for probe in probes])
+        yield FewShotScores(
+            shots=count,
+            accuracies=np.array([accuracy(row, truth) for row in predictions]),
+            predictions=predictions,
+            strengths=tuple(probe.C for probe in probes),
+            tuning_accuracies=np.array([probe.validation_accuracy for probe in probes]),
+        )

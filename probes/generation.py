@@ -106,11 +106,19 @@ def frechet_distance(real: Features | Moments, fake: Features | Moments) -> floa
         ValueError: see the module; or a covariance has an eigenvalue far below 0, so that its root is complex.
         numpy.linalg.LinAlgError: eigenvalues did not converge.
     """
-    first, second = (_moments(given, name) for given, name in ((real, "real"), (fake, "fake")))
+    first, second = (
+        given if isinstance(given, Moments) else Moments.of(given, name)
+        for given, name in ((real, "real"), (fake, "fake"))
+    )
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"real has width {len(first.mean)} and fake {len(second.mean)}: they must be of one network")
     for moments, name in ((first, "real"), (second, "fake")):
-        _warn_of_few(moments, name)
+        if moments.count is not None and moments.count <= len(moments.mean):
+            warnings.warn(
+                f"frechet_distance: {name} has {moments.count} samples of width {len(moments.mean)}: its covariance is "
+                "singular and the distance too large; compare it with distances of as many samples only",
+                stacklevel=2,
+            )
     apart = first.mean - second.mean
     roots = _root(first.covariance, "real"), _root(second.covariance, "fake")
     cross = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
@@ -119,19 +127,6 @@ def frechet_distance(real: Features | Moments, fake: Features | Moments) -> floa
     if not distance >= -NEGATIVE * total:
         raise ValueError(f"the Fréchet distance came out as {distance}: the statistics are damaged")
     return max(distance, 0.0)
-
-
-def _moments(given: Features | Moments, name: str) -> Moments:
-    return given if isinstance(given, Moments) else Moments.of(given, name)
-
-
-def _warn_of_few(moments: Moments, name: str) -> None:
-    if moments.count is not None and moments.count <= len(moments.mean):
-        warnings.warn(
-            f"frechet_distance: {name} has {moments.count} samples of width {len(moments.mean)}: its covariance is "
-            "singular and the distance too large; compare it with distances of as many samples only",
-            stacklevel=3,
-        )
 
 
 def _root(covariance: np.ndarray, name: str) -> np.ndarray:

@@ -16,11 +16,11 @@ Labels = np.ndarray | Tensor | Sequence[int]
 _BLOCK_ROWS = 4096
 
 
-def float_tensor(values: Array, name: str, shape: str, ndim: int) -> Tensor:
+def float_tensor(values: Array, name: str, shape: str, ndim: int, width: int | None = None) -> Tensor:
     """`values` as a float tensor of `ndim` axes that shares their memory where it can.
 
-    Raises TypeError for anything but floats in a numpy array or a torch tensor, ValueError for another
-    number of axes (`shape` names the expected ones), an empty array, NaN or infinity.
+    Raises TypeError for anything but floats in a numpy array or a torch tensor, ValueError for another number of axes
+    (`shape` names the expected ones), an empty array, NaN or infinity, and a last axis that is not the `width` of fit.
     """
     if not isinstance(values, np.ndarray | Tensor):
         raise TypeError(f"{name} must be a numpy array or a torch tensor, got {type(values).__name__}")
@@ -30,6 +30,8 @@ def float_tensor(values: Array, name: str, shape: str, ndim: int) -> Tensor:
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must hold floats, got {tensor.dtype}; convert, for example to float32")
     require_finite(tensor, name)
+    if width is not None and tensor.shape[-1] != width:
+        raise ValueError(f"{name} must have shape {shape} as in fit, got {tuple(tensor.shape)}")
     return tensor
 
 
@@ -58,10 +60,7 @@ def require_finite(tensor: Tensor, name: str, numbers: np.ndarray | None = None)
 
 def feature_matrix(features: Array, name: str = "features", width: int | None = None) -> Tensor:
     """Features (n, D), checked; `width` is the D that the probe was fitted with, if it was."""
-    tensor = float_tensor(features, name, "(n, D)" if width is None else f"(n, {width})", 2)
-    if width is not None and tensor.shape[1] != width:
-        raise ValueError(f"{name} must have shape (n, {width}) as in fit, got {tuple(tensor.shape)}")
-    return tensor
+    return float_tensor(features, name, "(n, D)" if width is None else f"(n, {width})", 2, width)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

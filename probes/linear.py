@@ -297,17 +297,10 @@ class LinearProbe(TunedProbe):
         self.learning_rates, self.epochs, self.batch_size = learning_rates, epochs, batch_size
         self.momentum, self.normalization = momentum, normalization
         self.buffer_rows, self.device = buffer_rows, device
-        self._new_joint()  # refuses bad options
-
-    def _new_joint(self) -> JointLinearProbe:
-        return JointLinearProbe(**self.get_params())
-
-    @property
-    def _width(self) -> int:
-        return len(self.weight)
+        JointLinearProbe(**self.get_params())  # refuses bad options
 
     def _fit(self, split: TuningSplit) -> None:
-        self._joint = self._new_joint()
+        self._joint = JointLinearProbe(**self.get_params())
         head = self._joint.fit_splits({_ONLY: split}).heads[_ONLY]
         self.classes, self.weight, self.bias = self._joint.classes, head.weight, head.bias
         self.learning_rate, self.validation_accuracy = head.learning_rate, head.validation_accuracy

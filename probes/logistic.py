@@ -66,10 +66,6 @@ class LogisticProbe(TunedProbe):
         self.patience, self.refit, self.standardize = patience, refit, standardize
         self.max_iterations, self.tolerance, self.device = max_iterations, tolerance, device
 
-    @property
-    def _width(self) -> int:
-        return len(self.weight)
-
     def _fit(self, split: TuningSplit) -> None:
         self._choose(split)
         if self.refit:

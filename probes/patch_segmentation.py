@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .classifier import require_fitted
 from .dense_metrics import mean_iou
 from .grids import C_LIMITS, end_warnings, settle
 from .inputs import Array, at_least_float32, float_tensor
@@ -83,9 +84,7 @@ def gather_patches(
 
 def _tokens(features: Array, width: int | None = None) -> Tensor:
     """Tokens (h·w, D) float32 or float64, on the CPU, of a map (h, w, D)."""
-    tensor = float_tensor(features, "features", f"(h, w, {'D' if width is None else width})", 3)
-    if width is not None and tensor.shape[2] != width:
-        raise ValueError(f"features must have shape (h, w, {width}) as in fit, got {tuple(tensor.shape)}")
+    tensor = float_tensor(features, "features", f"(h, w, {'D' if width is None else width})", 3, width)
     return at_least_float32(tensor).cpu().flatten(0, 1)
 
 
@@ -191,8 +190,7 @@ class KNNSegmenter(_PatchSegmenter):
 
     def scores(self, features: Array) -> Tensor:
         """Share of the votes (h, w, C)."""
-        if not hasattr(self, "distance"):
-            raise RuntimeError("the KNNSegmenter has not been fitted: call fit(maps, masks) first")
+        require_fitted(self, "distance", "fit(maps, masks)")
         return self._votes(self._gallery.nearest_labels(features, self.k), self.k)
 
     def probabilities(self, features: Array) -> Tensor:
@@ -283,8 +281,7 @@ class LogisticSegmenter(_PatchSegmenter):
 
     def scores(self, features: Array) -> Tensor:
         """Log-probabilities (h, w, C)."""
-        if not hasattr(self, "_probe"):
-            raise RuntimeError("the LogisticSegmenter has not been fitted: call fit(maps, masks) first")
+        require_fitted(self, "_probe", "fit(maps, masks)")
         rows = _tokens(features, self._width)
         probabilities = torch.from_numpy(self._probe.predict_proba(rows)).float()
         scores = torch.full((len(probabilities), self.num_classes), _LEAST)

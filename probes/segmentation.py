@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import sorted_rates
+from .classifier import require_fitted, sorted_rates, warm_up_cosine
 from .dense_metrics import mean_iou, segmentation_counts
 from .grids import RATE_LIMITS, end_warnings, settle
 from .inputs import Array, at_least_float32, float_tensor
@@ -49,12 +48,8 @@ def segment(scores: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask at another size (H, W): the value at the middle of each new pixel, none in between."""
-    rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, size, strict=True))
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(mask.shape, size, strict=True))
     return mask[rows[:, None], columns]
-
-
-def _nearest(old: int, new: int) -> np.ndarray:
-    return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
 def count_scores(
@@ -174,7 +169,8 @@ class LinearSegmenter:
         heads = _Heads(maps[0].shape[2], self.num_classes, len(rates), generator).to(self.device)
         groups = [{"params": [heads.weights[r], heads.biases[r]], "lr": rate} for r, rate in enumerate(rates)]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, self.iterations))
+        most, warm_up = self.iterations, self.iterations // 25
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up_cosine(done, most, warm_up))
         for rows in self._batches(images, generator):
             grids = (float_tensor(maps[row], f"map {row}", "(h, w, D)", 3) for row in rows)
             batch = [(grid, *self._draw(masks[row], generator)) for grid, row in zip(grids, rows, strict=True)]
@@ -244,8 +240,7 @@ class LinearSegmenter:
 
     def scores(self, features: Array) -> Tensor:
         """Logits (h, w, C) of a map (h, w, D)."""
-        if not hasattr(self, "weight"):
-            raise RuntimeError("the LinearSegmenter has not been fitted: call fit(maps, masks) first")
+        require_fitted(self, "weight", "fit(maps, masks)")
         return _affine(features, self.weight, self.bias)
 
     def probabilities(self, features: Array) -> Tensor:
@@ -253,19 +248,9 @@ class LinearSegmenter:
         return self.scores(features).softmax(2)
 
 
-def warm_cosine(step: int, iterations: int) -> float:
-    """Share of the learning rate: linear for a twenty-fifth of the iterations (DINOv3: 1500 of 40 000), then cosine."""
-    warm_up = iterations // 25
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, iterations - warm_up)))
-
-
 def _affine(features: Array, weight: Tensor, bias: Tensor) -> Tensor:
-    rows = at_least_float32(float_tensor(features, "features", f"(h, w, {len(weight)})", 3)).to(weight)
-    if rows.shape[2] != len(weight):
-        raise ValueError(f"features must have shape (h, w, {len(weight)}) as in fit, got {tuple(rows.shape)}")
-    return rows @ weight + bias
+    rows = float_tensor(features, "features", f"(h, w, {len(weight)})", 3, len(weight))
+    return at_least_float32(rows).to(weight) @ weight + bias
 
 
 class _Heads(nn.Module):

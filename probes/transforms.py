@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .classifier import require_fitted
 from .inputs import Array, at_least_float32, feature_matrix
 from .rows import Features, as_rows
 
@@ -32,8 +33,7 @@ class FittedTransform(ABC):
 
     def transform(self, features: Array) -> Tensor:
         """Transformed copy of `features` (n, D), on their device; float64 stays, all else is float32."""
-        if not hasattr(self, "mean"):
-            raise RuntimeError(f"the {type(self).__name__} has not been fitted: call fit(features) first")
+        require_fitted(self, "mean", "fit(features)")
         return self.apply(feature_matrix(features, width=len(self.mean)))
 
     def fit_transform(self, features: Array, labels: object = None) -> Tensor:

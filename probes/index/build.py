@@ -96,7 +96,8 @@ def build_index(
             _add_all(builder, blocks, count, step, progress)
             _finish(builder, columns or {}, features)
         finally:
-            builder.close()
+            if builder.vectors is not None:
+                builder.vectors.close()
 
 
 def _add_all(builder: _Builder, blocks: Blocks, count: int, step: int, progress: bool) -> None:
@@ -226,11 +227,6 @@ class _Builder:
         os.truncate(path, self.index.ntotal * self.settings.width * 2)
         return path.open("ab")
 
-    def close(self) -> None:
-        """Close the file of vectors."""
-        if self.vectors is not None:
-            self.vectors.close()
-
     def _unit(self, rows: Tensor) -> Tensor:
         return normalize(rows, self.transform)
 
@@ -271,8 +267,14 @@ class _Builder:
         files.write_state(self.folder, files.BUILDING, self.state)
 
     def announce(self, names: Sequence[str]) -> None:
-        """Say in the state which files are going to be written, so that they are known as the index's own."""
-        files.require_free(self.folder, names, files.own_files(self.folder))
+        """Say in the state which files are going to be written, so that they are known as the index's own.
+
+        IndexFilesError if one is there already and is not.
+        """
+        for name in set(names) - files.own_files(self.folder):
+            if os.path.lexists(self.folder / name):
+                path = self.folder / name
+                raise files.IndexFilesError(f"{path} is there, and no index of this folder made it: build elsewhere")
         self.state = {**self.state, "pending": sorted(names)}
         files.write_state(self.folder, files.BUILDING, self.state)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,15 +24,6 @@ INNER_PRODUCT = 0
 _READ_BYTES = 1 << 18  # larger pieces are given back to the system each time, which costs more than the calls
 
 
-@dataclass(frozen=True)
-class FaissHeader:
-    """What a file of faiss holds: `kind` of index, vectors of `dim` numbers, `count` of them."""
-
-    kind: str
-    dim: int
-    count: int
-
-
 def read_faiss(path: Path, kind: str, dim: int) -> FaissIndex:
     """The index in `path`, which must be of this kind and width.
 
@@ -41,11 +31,9 @@ def read_faiss(path: Path, kind: str, dim: int) -> FaissIndex:
         IndexFilesError: the file is torn, of another kind, or refers to another file.
     """
     with path.open("rb", buffering=0) as file:  # read in large pieces, which a buffer would only copy
-        header = checked_header(path, file)
-        if (header.kind, header.dim) != (kind, dim):
-            raise IndexFilesError(
-                f"{path} is a {header.kind} index of {header.dim} numbers, its manifest says {kind} of {dim}"
-            )
+        found, numbers = checked_header(path, file)
+        if (found, numbers) != (kind, dim):
+            raise IndexFilesError(f"{path} is a {found} index of {numbers} numbers, its manifest says {kind} of {dim}")
         file.seek(0)
         try:
             return faiss.read_index(faiss.PyCallbackIOReader(file.read, _READ_BYTES))
@@ -59,8 +47,8 @@ def write_faiss(path: Path, index: FaissIndex) -> None:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, _READ_BYTES))
 
 
-def checked_header(path: Path, file: BinaryIO) -> FaissHeader:
-    """Walk a whole file of faiss; IndexFilesError unless `build_index` could have written it."""
+def checked_header(path: Path, file: BinaryIO) -> tuple[str, int]:
+    """Walk a whole file of faiss: kind and width of its index; IndexFilesError unless `build_index` could write it."""
     layout = _Layout(path, file)
     name, dim, count = layout.header()
     if name == FLAT:
@@ -72,7 +60,7 @@ def checked_header(path: Path, file: BinaryIO) -> FaissHeader:
     else:
         raise layout.refused(name)
     layout.end()
-    return FaissHeader(KIND_OF[name], dim, count)
+    return KIND_OF[name], dim
 
 
 class _Layout:

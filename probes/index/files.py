@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def require_free(folder: Path, names: Iterable[str], owned: Iterable[str]) -> None:
-    """IndexFilesError if a file that is about to be written is there already and is not the index's own."""
-    for name in set(names) - set(owned):
-        if os.path.lexists(folder / name):
-            raise IndexFilesError(f"{folder / name} is there, and no index of this folder made it: build elsewhere")
 
 
 def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:

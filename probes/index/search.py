@@ -160,18 +160,10 @@ class VectorIndex:
         rows = normalize(feature_matrix(queries, "queries", self.settings.dim), self._transform)
         return self._best(rows.cpu(), k, exclude, Effort(nprobe, efSearch, candidates))
 
-    def search_rows(
-        self,
-        rows: Labels,
-        k: int,
-        *,
-        nprobe: int | None = None,
-        efSearch: int | None = None,
-        candidates: int | None = None,
-    ) -> Neighbours:
+    def search_rows(self, rows: Labels, k: int, **effort: int | None) -> Neighbours:
         """The `k` rows most similar to each of the index's own `rows` (Q,), without itself; options as in `search`."""
         own = row_ids(rows, "rows", len(rows), self.rows)
-        return self._best(self.vectors(own), k, own, Effort(nprobe, efSearch, candidates))
+        return self._best(self.vectors(own), k, own, Effort(**effort))
 
     def vectors(self, rows: Labels) -> Tensor:
         """The vectors (n, D) of these rows, as the index compares them: normalised, of length 1.
@@ -223,22 +215,13 @@ class _Candidates:
 
     device = torch.device("cpu")
 
-    def __init__(
-        self,
-        index: FaissIndex,
-        mapped: np.memmap | None,
-        settings: IndexSettings,
-        effort: Effort,
-    ) -> None:
+    def __init__(self, index: FaissIndex, mapped: np.memmap | None, settings: IndexSettings, effort: Effort) -> None:
         self.index, self.mapped, self.kind = index, mapped, settings.kind
         self.nprobe = min(settings.nlist, effort.nprobe or max(8, settings.nlist // 32))
         self.count = index.ntotal
         self.estimates = settings.kind == "ivfpq"
-        self.least_candidates = {
-            "flat": 0,
-            "hnsw": effort.efSearch or 128,
-            "ivfpq": effort.candidates or 200,
-        }[settings.kind]
+        least = {"flat": 0, "hnsw": effort.efSearch or 128, "ivfpq": effort.candidates or 200}
+        self.least_candidates = least[settings.kind]
 
     def unit(self, ids: Tensor) -> Tensor:
         return stored_vectors(self.index, self.mapped, ids.numpy())

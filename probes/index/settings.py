@@ -15,6 +15,8 @@ POINTS_PER_LIST = 40  # faiss asks for at least 39 to train a centroid
 CODES = 256  # of a part of a vector: one byte
 MOST_CODE_BYTES = 128
 NORMALIZATION_ROWS = 2**16  # vectors that means, deviations and axes are measured on
+LEAST = {"M": 2, "seed": 0}
+"""The least of the sizes that `choose_settings` takes; of all others it is 1. faiss divides by the logarithm of M."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +103,13 @@ def choose_settings(
     sizes |= {"nlist": nlist, "code_bytes": code_bytes, "training_rows": training_rows, "components": components}
     if wrong := {name: size for name, size in sizes.items() if size is not None and size < 1}:
         raise ValueError(f"expected at least 1, or None where it follows from the number of vectors, got {wrong}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    if seed < LEAST["seed"]:
+        raise ValueError(f"seed must be at least {LEAST['seed']}, got {seed}")
     settings = IndexSettings(kind=str(kind), dim=dim, normalization=normalization, block_rows=block_rows, seed=seed)
     settings = replace(settings, components=_components(normalization, components, count, dim))
     if kind == "hnsw":
-        if M < 2:  # faiss divides by the logarithm of M, and the process would end
-            raise ValueError(f"M must be at least 2, neighbours of a vector in the graph; got {M}")
+        if LEAST["M"] > M:
+            raise ValueError(f"M must be at least {LEAST['M']}, neighbours of a vector in the graph; got {M}")
         settings = replace(settings, M=M, efConstruction=efConstruction)
     if kind == "ivfpq":
         settings = _with_lists(settings, count, nlist, code_bytes, training_rows)

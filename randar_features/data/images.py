@@ -121,15 +121,15 @@ class ImageSource:
                 "expected image_size and batch_size of at least 1 and num_workers of at least 0, got "
                 f"image_size={image_size}, batch_size={batch_size}, num_workers={num_workers}"
             )
+        decode = _Decode(image_size, self.label_names, self.reading)
         if self.streamed:
             ranges = [range(sys.maxsize)] if rows is None else cast(Iterable[range], rows)
-            decoded = _stream(self._items, self._decode(image_size), batch_size, ranges)
-            return self._told(decoded)
+            return self._told(_stream(self._items, decode, batch_size, ranges))
         runs = [range(len(self))] if rows is None else rows
         # Lazily, since training reads more numbers than fit into memory.
         parts: Any = (run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size))
         loader = DataLoader(
-            _Decoded(self._items, self._decode(image_size), self.labels),
+            _Decoded(self._items, decode, self.labels),
             batch_sampler=parts,
             num_workers=num_workers,
             collate_fn=_collate,
@@ -157,9 +157,6 @@ class ImageSource:
                 self.account.notice(*picture)
             yield decoded.batch
 
-    def _decode(self, image_size: int) -> _Decode:
-        return _Decode(image_size, self.label_names, self.reading)
-
     def read_with(self, reading: Reading) -> ImageSource:
         """The same images under another range of values and limit of size."""
         source = copy(self)
@@ -171,7 +168,8 @@ class ImageSource:
         files = getattr(self._items, "files", None)
         if isinstance(files, list):
             return files
-        return [Path(path) for path in self._paths()[: self.length] if path is not None]
+        paths = [parse_item(item).path for item in self._items[: self.length]] if self._is_list else []
+        return [Path(path) for path in paths if path is not None]
 
     def first(self, count: int) -> ImageSource:
         """The first images alone, all if there are no more; ValueError for a stream, or a count below 1."""
@@ -220,10 +218,6 @@ class ImageSource:
             digest = UNREADABLE if is_file or image is None else hash_image(image)
             yield UndecodedImage(image if is_file else None, label, path, digest)
 
-    def _paths(self) -> list[str | None]:
-        """The file of each item of a list; empty for anything else."""
-        return [parse_item(item).path for item in self._items] if self._is_list else []
-
 
 class _Taken(Sequence[Any]):
     """Some items of a data set, each read when it is wanted."""
@@ -267,18 +261,16 @@ class _Decoded(Dataset[_Decoding]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> _Decoding:
-        decoding = self._decoding(index)
+        try:
+            item = self.items[index]
+        except Exception as error:  # a data set of somebody else may raise anything for one bad image
+            decoding = _failed(error, self.decode.image_size)
+        else:
+            decoding = self.decode(item)
         if self.labels is None:
             return decoding
         label = int(self.labels[index])
         return decoding._replace(label=None if label == NO_LABEL else label, dropped=None)
-
-    def _decoding(self, index: int) -> _Decoding:
-        try:
-            item = self.items[index]
-        except Exception as error:  # a data set of somebody else may raise anything for one bad image
-            return _failed(error, self.decode.image_size)
-        return self.decode(item)
 
 
 class _Decode(NamedTuple):

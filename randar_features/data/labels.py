@@ -158,7 +158,8 @@ def read_labels(values: Sequence[Any] | NDArray[Any], names: Sequence[str] | Non
     except LabelError as error:
         if names is not None:
             raise ValueError(f"labels do not fit the {len(names)} class names: {error}") from error
-        _drop(values, str(error), account)
+        for value in values:
+            account.drop(str(error), quoted(value))
         return NONE
     if not (numbers >= 0).any():
         return NONE
@@ -205,11 +206,6 @@ def _from_one_hot(vectors: list[Any]) -> list[int | None]:
     if not one_hot:
         raise LabelError("labels hold several numbers and are not one-hot: give one class for each image")
     return [None if array is None else int(array.argmax()) for array in arrays]
-
-
-def _drop(values: Iterable[Any], reason: str, account: Account) -> None:
-    for value in values:
-        account.drop(reason, quoted(value))
 
 
 def quoted(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .account import HIDDEN, Account
 from .formats import HEAD_BYTES, image_format
-from .paths import GIT_LFS
+from .paths import GIT_LFS, head_of
 
 IMAGE_ENDINGS = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -53,12 +53,7 @@ def list_images(folder: Path, account: Account) -> list[Path]:
 
 def holds_image(place: Path, name: Path, account: Account) -> bool:
     """Whether the file at `place` is an image; it is opened only if its name leaves that open."""
-    return is_image(str(name), lambda: _first_bytes(place), account)
-
-
-def _first_bytes(place: Path) -> bytes:
-    with place.open("rb") as file:
-        return file.read(HEAD_BYTES)
+    return is_image(str(name), lambda: head_of(place), account)
 
 
 def list_files(folder: Path, account: Account) -> list[Path]:

@@ -21,7 +21,7 @@ from .listing import list_images
 from .masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
 from .opening import MAX_PIXELS, ImageError
 from .ranges import Reading
-from .tables import ParquetTable, list_parquet, parquet_columns
+from .tables import ParquetTable, list_parquet, parquet_features
 
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation", "seg_map", "label", "labels")
 
@@ -238,16 +238,10 @@ def _pair_folders(path: Path, split: str | None) -> tuple[Path, Path] | None:
             for names in (IMAGE_FOLDERS, MASK_FOLDERS)
         )
         if images is not None and masks is not None:
-            _check_no_splits(images)
+            if splits := find_splits([each.name for each in images.iterdir() if each.is_dir()]):
+                raise ValueError(wrong_split(str(images.parent), splits, None))
             return images, masks
     return None
-
-
-def _check_no_splits(images: Path) -> None:
-    """ValueError if a folder of images holds the folders of several splits."""
-    splits = find_splits([each.name for each in images.iterdir() if each.is_dir()])
-    if splits:
-        raise ValueError(wrong_split(str(images.parent), splits, None))
 
 
 def _folder_pairs(images: Path, masks: Path) -> tuple[list[str], list[tuple[Path | None, Path | None]]]:
@@ -290,7 +284,7 @@ def _parquet_pairs(path: Path, split: str | None) -> ParquetTable:
             f"'{path}' holds no pairs{'' if split is None else f' of a split {split!r}'}: expected folders 'images' "
             "and 'masks' with files of one name, or Parquet files"
         )
-    names = parquet_columns(files[0])
+    names = list(parquet_features(files[0]))
     mask = next((name for name in MASK_COLUMNS if name in names), None)
     if mask is None:
         raise ValueError(f"no column of masks in {files[0]}: got {names}, expected one of {MASK_COLUMNS}")

@@ -21,10 +21,12 @@ from randar_features.store.records import OK, Block, Record
 
 
 class _Codes:
-    """`class index/file.npy` in a folder or a tar, sorted by class and file, numbers as numbers."""
+    """`class index/file.npy` in a folder or a tar, sorted by class and file, numbers as numbers; a `records.Source`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    streamed, label_names = False, None
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        self.path, self.root, self.vocab_size = path, path.resolve(), vocab_size
         account = Account()
         if path.is_dir():
             self.places: dict[str, Any] = {str(name): path / name for name in list_files(path, account)}
@@ -40,17 +42,9 @@ class _Codes:
         account.images = len(self.places)
         account.tell()
         self.names = sorted(self.places, key=_natural)
+        self.length = len(self.names)
         self.labels = [self._label(name) for name in self.names]
-
-    def read(self, index: int) -> np.ndarray:
-        """The array of one file; OSError or ValueError if it is torn."""
-        with reading(self.path / self.names[index], "an array"):
-            return np.load(io.BytesIO(self.content(index)), allow_pickle=False)
-
-    def content(self, index: int) -> bytes:
-        """The bytes of one file."""
-        place = self.places[self.names[index]]
-        return place.read_bytes() if isinstance(place, Path) else read_member(place)
+        self.shape = self._first_shape()
 
     def _label(self, name: str) -> int:
         folder = PurePosixPath(name).parent.name
@@ -59,6 +53,55 @@ class _Codes:
                 f"{self.path} holds {name}, whose folder {folder!r} is no class index: expected names such as 207/1.npy"
             )
         return int(folder)
+
+    def _first_shape(self) -> tuple[int, ...]:
+        reason = ""
+        for row, name in enumerate(self.names):
+            try:
+                return self._crops(row).shape
+            except (OSError, ValueError, EOFError) as error:
+                reason = reason or f"{name}: {error}"
+        raise ValueError(f"none of {self.length} files in {self.path} could be read; the first: {reason}")
+
+    def _content(self, row: int) -> bytes:
+        place = self.places[self.names[row]]
+        return place.read_bytes() if isinstance(place, Path) else read_member(place)
+
+    def _crops(self, row: int) -> np.ndarray:
+        """Integers (K, N), also of LlamaGen's (1, K, N) and of (N,); OSError or ValueError for anything else."""
+        with reading(self.path / self.names[row], "an array"):
+            array = np.load(io.BytesIO(self._content(row)), allow_pickle=False)
+        flat = array[0] if array.ndim == 3 and len(array) == 1 else array
+        flat = flat[None] if flat.ndim == 1 else flat
+        if flat.ndim != 2 or not flat.size or flat.dtype.kind not in "iu":
+            raise ValueError(f"holds {array.dtype} {array.shape}, expected integers (K, N)")
+        return flat
+
+    def records(self) -> list[Record]:
+        return [self._record(row) for row in range(self.length)]
+
+    def _record(self, row: int) -> Record:
+        return Record(self.names[row], self.labels[row], hash_bytes(self._content(row)))
+
+    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
+        for row in chain.from_iterable(runs):
+            codes, status = self._codes(row)
+            yield Block({TOKENS: codes[None]}, [self._record(row)], [status])
+
+    def _codes(self, row: int) -> tuple[np.ndarray, str]:
+        """(K, N) uint16 and "ok", or zeros and why there are none."""
+        try:
+            codes = self._crops(row)
+            if codes.shape != self.shape:
+                raise ValueError(f"holds {codes.shape} codes, the others {self.shape}")
+        except (OSError, ValueError, EOFError) as error:
+            return np.zeros(self.shape, np.uint16), " ".join(str(error).split())
+        if codes.min() < 0 or codes.max() >= self.vocab_size:
+            raise ValueError(
+                f"{self.path}/{self.names[row]} holds codes {codes.min()} to {codes.max()}, but the tokenizer has "
+                f"{self.vocab_size}: give the tokenizer, or the number of codes, that made them"
+            )
+        return codes.astype(np.uint16), OK
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -94,77 +137,20 @@ def import_codes(
         FileNotFoundError: there is nothing at `codes`.
         ValueError: there are no such files in it, a code is not below `vocab_size`, or `folder` holds others.
     """
-    source = _Codes(codes)
-    shape = _first_shape(source)
-    crops = next((names for names in CROPS.values() if len(names) == shape[0]), None)
+    source = _Codes(codes, vocab_size)
+    crops = next((names for names in CROPS.values() if len(names) == source.shape[0]), None)
     return fill_token_store(
-        _CodeSource(source, shape, vocab_size),
+        source,
         folder,
         {
             "tokenizer": tokenizer,
             "dtype": None,
             "vocab_size": vocab_size,
             "image_size": image_size,
-            CROPS_ENTRY: crops or [f"view {number}" for number in range(shape[0])],
+            CROPS_ENTRY: crops or [f"view {number}" for number in range(source.shape[0])],
             "crop_range": None,
         },
         data=str(codes),
         progress="importing codes",
         **filling,
     )
-
-
-def _first_shape(source: _Codes) -> tuple[int, int]:
-    reason = ""
-    for row in range(len(source.names)):
-        try:
-            crops, tokens = _as_crops(source.read(row)).shape
-            return crops, tokens
-        except (OSError, ValueError, EOFError) as error:
-            reason = reason or f"{source.names[row]}: {error}"
-    raise ValueError(f"none of {len(source.names)} files in {source.path} could be read; the first: {reason}")
-
-
-def _as_crops(array: np.ndarray) -> np.ndarray:
-    """(K, N), also of LlamaGen's (1, K, N) and of (N,); ValueError for anything else."""
-    flat = array[0] if array.ndim == 3 and len(array) == 1 else array
-    flat = flat[None] if flat.ndim == 1 else flat
-    if flat.ndim != 2 or not flat.size or flat.dtype.kind not in "iu":
-        raise ValueError(f"holds {array.dtype} {array.shape}, expected integers (K, N)")
-    return flat
-
-
-class _CodeSource:
-    """Codes as a store takes them."""
-
-    streamed, label_names = False, None
-
-    def __init__(self, codes: _Codes, shape: tuple[int, int], vocab_size: int) -> None:
-        self.codes, self.shape, self.vocab_size = codes, shape, vocab_size
-        self.root, self.length = codes.path.resolve(), len(codes.names)
-
-    def records(self) -> list[Record]:
-        return [self._record(row) for row in range(self.length)]
-
-    def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
-        for row in chain.from_iterable(runs):
-            codes, status = self._codes(row)
-            yield Block({TOKENS: codes[None]}, [self._record(row)], [status])
-
-    def _record(self, row: int) -> Record:
-        return Record(self.codes.names[row], self.codes.labels[row], hash_bytes(self.codes.content(row)))
-
-    def _codes(self, row: int) -> tuple[np.ndarray, str]:
-        """(K, N) uint16 and "ok", or zeros and why there are none."""
-        try:
-            codes = _as_crops(self.codes.read(row))
-            if codes.shape != self.shape:
-                raise ValueError(f"holds {codes.shape} codes, the others {self.shape}")
-        except (OSError, ValueError, EOFError) as error:
-            return np.zeros(self.shape, np.uint16), " ".join(str(error).split())
-        if codes.min() < 0 or codes.max() >= self.vocab_size:
-            raise ValueError(
-                f"{self.codes.path}/{self.codes.names[row]} holds codes {codes.min()} to {codes.max()}, but the "
-                f"tokenizer has {self.vocab_size}: give the tokenizer, or the number of codes, that made them"
-            )
-        return codes.astype(np.uint16), OK

@@ -165,7 +165,9 @@ def _open(images: Any, split: str | None) -> ImageSource:
     if isinstance(images, (Image.Image, Tensor, np.ndarray)):
         return _indexed(_unstack(images), account)
     if isinstance(images, (bytes, bytearray)):
-        return _open_bytes(bytes(images), account)
+        if image_format(bytes(images)) is None:
+            raise ValueError(f"{len(images)} bytes that are no picture of a known format; a path is given as text")
+        return _indexed([bytes(images)], account)
     if isinstance(images, io.IOBase) or (hasattr(images, "read") and not hasattr(images, "__getitem__")):
         raise TypeError(f"cannot read images from an open file ({type(images).__name__}): pass its path, or its bytes")
     if isinstance(images, DataLoader):
@@ -185,12 +187,6 @@ def _open_list(images: Sequence[Any], account: Account) -> ImageSource:
         if isinstance(image, (str, os.PathLike)) and Path(image).suffix in CONTAINERS:
             raise ValueError(f"'{printable(image)}' in a list of images holds many: open it by itself")
     return _indexed(images, account, read_labels([item.label for item in items], None, account))
-
-
-def _open_bytes(content: bytes, account: Account) -> ImageSource:
-    if image_format(content) is None:
-        raise ValueError(f"{len(content)} bytes that are no picture of a known format; a path is given as text")
-    return _indexed([content], account)
 
 
 # Paths
@@ -236,7 +232,11 @@ def _open_file(path: Path, split: str | None, account: Account) -> ImageSource:
         files, labels = open_list(path, account)
         return _indexed(files, account, labels, path)
     if path.suffix == ".arrow":
-        return _open_arrow(path, account)
+        import datasets
+
+        with reading(path, "a table in Arrow's form"):
+            table = datasets.Dataset.from_file(str(path))
+        return _from_files(table, path.parent, account)
     if path.suffix in ARRAY_ENDINGS:
         raise ValueError(f"{printable(path)} holds arrays: load it, and pass what it holds, such as numpy.load(…)['x']")
     if not is_named_as_image(path.name) and image_format(head) is None:
@@ -302,14 +302,14 @@ def _open_table(table: Any, split: str | None, account: Account) -> ImageSource:
     elif split is not None:
         raise ValueError(f"split='{split}' needs a DatasetDict, got {type(table).__name__}, which is one split")
     streamed = not hasattr(table, "__len__")
-    if table.features is None or _has_transform(table):
+    transformed = getattr(table, "format", {}).get("type") == "custom"
+    if table.features is None or transformed:
         return _streamed(table, None, table, account) if streamed else _indexed(table, account)
     columns = find_columns(table.features, account)
     prepared = prepare_table(table, columns, label=streamed)
     if streamed:
         return ImageSource(prepared, length=None, streamed=True, label_names=columns.label_names, account=account)
-    labels = table_labels(table, columns, account)
-    return _indexed(prepared, account, _named(labels, columns.label_names))
+    return _indexed(prepared, account, table_labels(table, columns, account))
 
 
 def _of_split(table: Mapping[str, Any], split: str | None, where: str) -> Any:
@@ -318,15 +318,6 @@ def _of_split(table: Mapping[str, Any], split: str | None, where: str) -> Any:
     if split is None or split not in table:
         raise ValueError(f"a {where} has the splits {list(table)}, got split={split!r}: choose one of them")
     return table[split]
-
-
-def _named(labels: Labels, names: Sequence[str] | None) -> Labels:
-    """The labels, with the names of the classes even where no image has a label."""
-    return labels if names is None else Labels(labels.values, list(names))
-
-
-def _has_transform(table: Any) -> bool:
-    return bool(getattr(table, "format", {}).get("type") == "custom")
 
 
 def _open_saved(folder: Path, split: str | None, account: Account) -> ImageSource:
@@ -338,21 +329,13 @@ def _open_saved(folder: Path, split: str | None, account: Account) -> ImageSourc
     return _from_files(table, folder, account)
 
 
-def _open_arrow(path: Path, account: Account) -> ImageSource:
-    import datasets
-
-    with reading(path, "a table in Arrow's form"):
-        table = datasets.Dataset.from_file(str(path))
-    return _from_files(table, path.parent, account)
-
-
 def _from_files(table: Any, folder: Path, account: Account) -> ImageSource:
     with reading(folder, "a table of images"):
         check_buffers(table)
         columns = find_columns(table.features, account)
         labels = table_labels(table, columns, account)
     items = SavedTable(prepare_table(table, columns, label=False), folder)
-    return _indexed(items, account, _named(labels, columns.label_names), folder)
+    return _indexed(items, account, labels, folder)
 
 
 # In memory

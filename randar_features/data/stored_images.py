@@ -63,12 +63,7 @@ class StoredImages:
             files = {n: _whole(item.path) for n, item in enumerate(items) if isinstance(item.image, str | os.PathLike)}
             hashes = dict(zip(files, hash_files(list(files.values())), strict=True))
             self._records = [
-                Record(
-                    self._from_root(item.path),
-                    -1 if item.label is None else item.label,
-                    hashes.get(number, item.hash),
-                )
-                for number, item in enumerate(items)
+                self._record(item.path, item.label, hashes.get(number, item.hash)) for number, item in enumerate(items)
             ]
             note("identify", time.perf_counter() - started, len(items))
         return self._records
@@ -89,14 +84,11 @@ class StoredImages:
                 fresh = {}
             with part("write", len(batch.status)):  # by whoever takes the block
                 values = found if self.finish is None else self.finish(found, batch)
-                yield Block(values, self._records_of(batch), batch.status)
+                yield Block(values, list(map(self._record, batch.paths, batch.labels, batch.hashes)), batch.status)
         remember_files(fresh, began)
 
-    def _records_of(self, batch: ImageBatch) -> list[Record]:
-        return [
-            Record(self._from_root(path), -1 if label is None else label, digest)
-            for path, label, digest in zip(batch.paths, batch.labels, batch.hashes, strict=True)
-        ]
+    def _record(self, path: str | None, label: int | None, digest: str) -> Record:
+        return Record(self._from_root(path), -1 if label is None else label, digest)
 
     def _from_root(self, path: str | None) -> str | None:
         """A path from the root on; of a file elsewhere the whole path; a name that is no file's stays."""

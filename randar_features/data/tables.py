@@ -110,11 +110,12 @@ def prepare_table(table: Any, columns: Columns, *, label: bool) -> Any:
 
 
 def table_labels(table: Any, columns: Columns, account: Account) -> Labels:
-    """All labels of a `datasets` table that is not streamed."""
+    """All labels of a `datasets` table that is not streamed; its class names even where no image has a label."""
     if columns.label is None:
         return NONE
     column = table.select_columns([columns.label]).with_format("arrow")[:].column(0)
-    return arrow_labels(column, columns.label_names, account)
+    labels = arrow_labels(column, columns.label_names, account)
+    return labels if columns.label_names is None else Labels(labels.values, columns.label_names)
 
 
 def is_saved_table(folder: Path) -> bool:
@@ -215,7 +216,7 @@ class ParquetTable:
     def __init__(self, files: Sequence[Path], account: Account, mask: str | None = None) -> None:
         self.files = list(files)
         self.mask = mask
-        features = _parquet_features(files[0])
+        features = parquet_features(files[0])
         with reading(files[0], "a table of images"):
             self.columns = find_columns(features, account)
         self._groups: list[tuple[Path, int]] = []
@@ -230,7 +231,7 @@ class ParquetTable:
         check_file(file)
         with reading(file, "Parquet (fetch it again if it is torn)"):
             metadata = pyarrow.parquet.read_metadata(file)
-            features = _parquet_features(file)
+            features = parquet_features(file)
         needed = [*self._names(), *([] if self.columns.label is None else [self.columns.label])]
         missing = [name for name in needed if name not in features]
         if missing:
@@ -293,12 +294,8 @@ class ParquetTable:
             return arrow_labels(whole, self.columns.label_names, account)
 
 
-def parquet_columns(file: Path) -> list[str]:
-    """The names of the columns; ValueError that names the file if it is damaged."""
-    return list(_parquet_features(file))
-
-
-def _parquet_features(file: Path) -> dict[str, Any]:
+def parquet_features(file: Path) -> dict[str, Any]:
+    """The columns, and what `datasets` wrote of each or None; ValueError that names the file if it is damaged."""
     import pyarrow.parquet
 
     check_file(file)

@@ -162,7 +162,9 @@ def model_specs(
     transformer = model.transformer if isinstance(model, Model) else model
     recommended = model.recommended_layers if isinstance(model, Model) else ()
     check_orders(orders, seed, combine)
-    shared: dict[str, Any] = {"norm": _flag("norm", norm)}
+    if not isinstance(norm, bool):
+        raise TypeError(f"norm must be True or False, got {norm!r}")
+    shared: dict[str, Any] = {"norm": norm}
     if orders is not None:
         transformer.several_orders(orders, seed)  # of a fixed order there is one alone
         shared |= {"orders": operator.index(orders), "seed": operator.index(seed), "combine": combine}
@@ -172,12 +174,6 @@ def model_specs(
         for layer in _layers_of(transformer, layers, own_read, recommended)
     ]
     return list(dict.fromkeys(specs))
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def _pairs(

@@ -266,19 +266,13 @@ def _as_values(values: Mapping[str, Tensor], dtype: str, batch: ImageBatch) -> d
     failed = [status != OK for status in batch.status]
     found = {}
     for name, value in values.items():
-        found[name] = _converted(name, value, dtype, batch)
-        found[name][failed] = np.nan
+        array = value.float().numpy()
+        with np.errstate(over="ignore"):
+            converted = array.astype(dtype, copy=False)
+        lost = np.isinf(converted) & np.isfinite(array)
+        if lost.any():
+            path = batch.paths[int(np.argwhere(lost)[0, 0])] or "an image without a name"
+            raise ValueError(f'{name} is {array[lost][0]:.4g} of {path}, beyond {dtype}: store it as "float32"')
+        converted[failed] = np.nan
+        found[name] = converted
     return found
-
-
-def _converted(name: str, values: Tensor, dtype: str, batch: ImageBatch) -> np.ndarray:
-    array = values.float().numpy()
-    if array.dtype == dtype:
-        return array
-    with np.errstate(over="ignore"):
-        converted = array.astype(dtype)
-    lost = np.isinf(converted) & np.isfinite(array)
-    if lost.any():
-        path = batch.paths[int(np.argwhere(lost)[0, 0])] or "an image without a name"
-        raise ValueError(f'{name} is {array[lost][0]:.4g} of {path}, beyond {dtype}: store it as "float32"')
-    return converted

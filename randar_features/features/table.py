@@ -219,7 +219,8 @@ class FeatureTable:
         """
         about = {name: value for name, value in self.details.items() if name not in _MANIFEST_KEYS.values()}
         content = {key: self.details.get(name) for key, name in _MANIFEST_KEYS.items()}
-        content |= {"dtype": "float32", "outputs": {name: _parts(name) for name in self.specs}, "table": about}
+        outputs = {name: FeatureSpec.parse(name).details() for name in self.specs}
+        content |= {"dtype": "float32", "outputs": outputs, "table": about}
         writer = StoreWriter(
             folder=Path(folder),
             kind=FeatureStore,
@@ -267,10 +268,6 @@ def open_table(folder: str | Path) -> FeatureTable:
         label_names=store.label_names,
         details=details,
     )
-
-
-def _parts(name: str) -> dict[str, Any]:
-    return FeatureSpec.parse(name).details()
 
 
 def _mean(values: NDArray[np.float32]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from probes import KNNProbe
 from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings
 from probes.index import build_index as build_vectors
+from probes.index.settings import LEAST
 from probes.pooling import POOLINGS
 from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import check_apart
@@ -27,7 +28,6 @@ from randar_features.store.files import folder_to_write
 FEATURES_FOLDER = "features"
 TUNING_IMAGES = 5000
 AUTO = "auto"
-SMALLEST = {"M": 2, "seed": 0}  # other sizes are 1 or more
 
 
 def build_index(
@@ -126,7 +126,7 @@ def check_options(kind: str | None, normalization: str, pooling: str, sizes: dic
             f"build_index has no option {', '.join(unknown)}: sizes of an index are {', '.join(sorted(known))}"
         )
     for name, value in sizes.items():
-        least = SMALLEST.get(name, 1)
+        least = LEAST.get(name, 1)
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f"{name} must be a whole number from {least} on, or None, got {value!r}")
 

@@ -115,7 +115,7 @@ def as_vectors(tables: Sequence[Table], spec: str | None, pooling: str) -> Vecto
 
 def chosen_name(table: Table, spec: str | None) -> str:
     """What the table calls `spec` ("reverse/image/2", or its own name); None: the only one that it has."""
-    names = _names(table)
+    names = table.names if isinstance(table, FeatureStore) else table.specs
     if spec is None:
         if len(names) > 1:
             raise ValueError(f"{table} holds several features, choose one by spec: {', '.join(names)}")
@@ -123,12 +123,6 @@ def chosen_name(table: Table, spec: str | None) -> str:
     if spec in names:
         return spec
     raise ValueError(f"{table} holds no {spec!r}: expected one of {', '.join(names)}")
-
-
-def _names(table: Table) -> list[str]:
-    if isinstance(table, FeatureStore):
-        return table.names
-    return table.specs
 
 
 def _describe(table: Table, name: str, pooling: str) -> dict[str, Any]:

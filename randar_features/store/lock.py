@@ -46,15 +46,11 @@ def locked(folder: Path, *, rank: int = 0, patience: float = 0) -> Iterator[None
         ) from error
     try:
         remove_leftovers(folder, f"{owner.name}.*")  # of a process that was killed while it wrote its name
-        write_json(owner, {"process": os.getpid(), "host": socket.gethostname(), "command": _command()})
+        write_json(owner, {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]})
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
-
-
-def _command() -> str:
-    return " ".join(sys.argv)[:200]
 
 
 def _name(owner: Path) -> str:

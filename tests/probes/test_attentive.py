@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probes import AttentiveProbe, LogisticProbe
-from probes.attentive import AttentiveHead, warm_up_cosine
+from probes.attentive import AttentiveHead
+from probes.classifier import warm_up_cosine
 from probes.rows import sharded_rows
 
 WIDTH, HEADS, CLASSES = 12, 3, 4
@@ -64,7 +65,8 @@ def trained_as_published(rate: float, epochs: int, batch: int, seed: int) -> Pub
     model = Published(AttentiveHead(WIDTH, HEADS, CLASSES, torch.Generator().manual_seed(seed)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=5e-4)
     iterations = epochs * math.ceil(len(features) / batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up_cosine(done, iterations))
+    warm_up = max(1, iterations // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: warm_up_cosine(done, iterations, warm_up))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         for rows in torch.randperm(len(features), generator=generator).split(batch):
@@ -114,8 +116,8 @@ def test_maps_tokens_and_shards_give_the_same(tmp_path: Path) -> None:
     )
 
 
-def test_schedule_rises_over_a_tenth_and_falls_to_zero() -> None:
-    factors = [warm_up_cosine(done, 100) for done in range(101)]
+def test_schedule_rises_and_falls_to_zero() -> None:
+    factors = [warm_up_cosine(done, 100, 10) for done in range(101)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == factors[10] == 1
     assert factors[55] == pytest.approx(0.5)
