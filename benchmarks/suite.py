@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import LABELS
 from benchmarks.encoders import load_encoder
+from benchmarks.encoders.extract import file_name
 from benchmarks.jobs import Job, run_once
 from benchmarks.options import EncoderOptions
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
-from benchmarks.tasks.dense import file_name
 from randar_features.baselines import is_installed, is_network
 from randar_features.cli import parse
 from randar_features.cli.parse import Count, option

@@ -13,9 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from tqdm.auto import tqdm
 
-from benchmarks.datasets import digit_pairs
 from benchmarks.datasets.photographs import NAMES
-from randar_features.data import ImageError, load_image, open_images
+from randar_features.data import ImageError, PhotoDigits, corresponding_points, load_image, open_images
 from randar_features.data.ranges import DEFAULT_READING, Reading
 
 MARGIN = 1.5  # shorter side of a photograph, in sides of a crop, at the least
@@ -67,12 +66,18 @@ class PairSet:
 
 def digits(split: str, *, size: int, count: int, points: int, seed: int) -> PairSet:
     """Two placements of each of the first `count` scans of a split of photo-digits, with exact truth."""
-    found = digit_pairs.load_pairs(split, size, count=count, points=points, seed=seed)
-    images = [sample.image for pair in found for sample in (pair.first, pair.second)]
-    pairs = [
-        PointPair(2 * n, 2 * n + 1, p.points, p.targets, digit_pairs.box_size(p.second.mask), str(p.second.label))
-        for n, p in enumerate(found)
-    ]
+    data, generator = PhotoDigits(split, size, 2, seed), np.random.default_rng(seed)
+    images: list[np.ndarray] = []
+    pairs: list[PointPair] = []
+    for scan in tqdm(range(min(count, len(data.scans))), desc=f"pairs {split}", unit="pair", leave=False):
+        first, second = data[2 * scan], data[2 * scan + 1]
+        sources, targets = corresponding_points(first, second)
+        picked = np.sort(generator.choice(len(sources), min(points, len(sources)), replace=False))
+        rows, columns = np.nonzero(second.mask)
+        box = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+        own, moved = sources[picked] - 0.5, targets[picked] - 0.5
+        pairs.append(PointPair(2 * scan, 2 * scan + 1, own, moved, box, str(second.label)))
+        images += [first.image, second.image]
     return _in_memory(f"digits-{split}-{size}-{count}-{points}-{seed}", images, pairs)
 
 

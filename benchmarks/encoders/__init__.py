@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,20 +49,14 @@ def load_encoder(
     Raises:
         ValueError, FileNotFoundError: there is no such encoder, or a model has no such context or read.
     """
-    encoder = _load(name, contexts, reads, orders, device)
+    encoder = _load(name, device, contexts=contexts, reads=reads, orders=orders)
     encoder.dtype = getattr(torch, resolved_dtype(dtype, encoder.device))
     return encoder
 
 
-def _load(
-    name: str | Model,
-    contexts: Sequence[str] | None,
-    reads: Sequence[str] | None,
-    orders: int | None,
-    device: torch.device | str | None,
-) -> Encoder:
+def _load(name: str | Model, device: torch.device | str | None, **outputs: Any) -> Encoder:
     if isinstance(name, Model):
-        return GeneratorEncoder(name, contexts=contexts, reads=reads, orders=orders, device=device)
+        return GeneratorEncoder(name, device=device, **outputs)
     kind, _, rest = name.partition(":")
     if name == "pixels":
         return PixelsEncoder()
@@ -82,7 +77,7 @@ def _load(
     if not Path(name).exists() and (nearest := difflib.get_close_matches(kind, PLAIN, n=1, cutoff=0.7)):
         raise ValueError(f"no encoder {name!r}: did you mean {nearest[0]!r}? Or any model, as `load_model` takes it")
     model = untrained(load_model(name.removesuffix(RANDOM), device)) if name.endswith(RANDOM) else name
-    return GeneratorEncoder(model, contexts=contexts, reads=reads, orders=orders, device=device)
+    return GeneratorEncoder(model, device=device, **outputs)
 
 
 __all__ = ["DEFAULT_MODEL", "Encoder", "add_to_store", "extract", "load_encoder", "unreadable"]

@@ -64,7 +64,7 @@ def extract(
         ValueError: an unknown output or pooling.
     """
     wanted, name = encoder.choose(outputs), _named(data, name, split, max_images)
-    home = Path(folder) / _computed_by(encoder) / _plain(name)
+    home = Path(folder) / _computed_by(encoder) / file_name(name)
     dtype = dtype if encoder.computes else "float32"
     made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
     content = _content(encoder, made, pooling, dtype, reading)
@@ -187,12 +187,12 @@ def _named(data: Any, name: str | None, split: str | None, max_images: int | Non
 def _computed_by(encoder: Encoder) -> str:
     """The folder of an encoder in the cache, by its weights and number format."""
     computed = "" if encoder.dtype == torch.float32 else f"-{name_of(encoder.dtype)}"
-    return f"{_plain(encoder.name)}-{_plain(encoder.weights)}{computed}"
+    return f"{file_name(encoder.name)}-{file_name(encoder.weights)}{computed}"
 
 
-def _plain(name: str) -> str:
-    """A name as part of a path."""
-    return re.sub(r"[^\w.+@-]+", "-", name).strip("-")
+def file_name(text: str) -> str:
+    """A text with nothing in it that a path could not hold."""
+    return re.sub(r"[^\w.+@-]+", "-", text).strip("-")
 
 
 def _short_hash(content: dict[str, Any]) -> str:

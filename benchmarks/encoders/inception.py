@@ -95,9 +95,12 @@ def resize_clean(pixels: Tensor) -> Tensor:
 
 def weights_file(name: str) -> Path:
     """The file that a name means; FileNotFoundError says which file goes where."""
-    _check_installed()
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "Inception's network is torch-fidelity's: pip install 'randar-features[fid]'"
+        ) from None
     given = name.partition("=")[2]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
     file = Path(given) if given else cached
@@ -108,15 +111,6 @@ def weights_file(name: str) -> Path:
             "'baselines' gives FD-EfficientNet-Lite0, which is no FID"
         )
     return file
-
-
-def _check_installed() -> None:
-    try:
-        import torch_fidelity  # noqa: F401
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "Inception's network is torch-fidelity's: pip install 'randar-features[fid]'"
-        ) from None
 
 
 def _build(file: Path) -> Any:

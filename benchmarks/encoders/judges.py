@@ -105,15 +105,13 @@ def load_judge(
         network.dtype = getattr(torch, resolved_dtype(dtype, network.device))
     else:
         network = load_encoder(name, device=device, dtype=dtype)
-    features = _features(network, output)
+    if output is not None:
+        features = network.choose([output])[0]
+    else:
+        last = [name for name in network.outputs if name != CLASSES][-1]
+        features = "pooled" if "pooled" in network.outputs else last
     title = _title(name) + ("" if output is None else f" {output}")
     return Judge(network, size, features=features, title=title, through=through)
-
-
-def _features(network: Encoder, output: str | None) -> str:
-    if output is not None:
-        return network.choose([output])[0]
-    return "pooled" if "pooled" in network.outputs else [name for name in network.outputs if name != CLASSES][-1]
 
 
 def _title(name: str) -> str:

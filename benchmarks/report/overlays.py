@@ -11,8 +11,8 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.patches import Rectangle
 
 from benchmarks.datasets.scenes import Labels, Scenes
+from benchmarks.encoders.extract import file_name
 from benchmarks.report.figures import CHARACTER, FONT, GAP, LINE, enlarge, make_canvas, to_png
-from benchmarks.tasks.dense import file_name
 
 OPACITY = 0.6
 SHADES = np.array([[1, 1], [1, 0.5], [0.45, 1]])  # saturation and value of bright, dark and pale colours
@@ -62,12 +62,12 @@ def segmentations(
     present = sorted(
         {int(value) for mask in (*truths, *predictions) for value in np.unique(mask)} & {*range(len(names))}
     )
-    canvas = make_canvas(rows, top=LINE * (1 + _legend_lines(present, names, sum(p.width + GAP for p in rows[0]))))
+    places = _legend_places(present, names, sum(picture.width + GAP for picture in rows[0]))
+    lines = places[-1][1] + 1 if places else 0
+    canvas = make_canvas(rows, top=LINE * (1 + lines))
     for title, picture, (x, y) in zip(("image", "truth", "prediction"), rows[0], canvas.corners[0], strict=True):
         canvas.axes.text(x + picture.width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
-    for value, (x, line) in zip(
-        present, _legend_places(present, names, sum(p.width + GAP for p in rows[0])), strict=True
-    ):
+    for value, (x, line) in zip(present, places, strict=True):
         corner = (GAP + x, GAP + LINE * line)
         canvas.axes.add_patch(Rectangle(corner, 16, 16, color=(*colours[value], 1)))
         canvas.axes.text(corner[0] + 22, corner[1] + 8, names[value], va="center", fontsize=FONT)
@@ -84,10 +84,6 @@ def _legend_places(present: Sequence[int], names: Sequence[str], width: int) -> 
         places.append((x, line))
         x += entry
     return places
-
-
-def _legend_lines(present: Sequence[int], names: Sequence[str], width: int) -> int:
-    return _legend_places(present, names, width)[-1][1] + 1 if present else 0
 
 
 class Overlays:

@@ -49,16 +49,8 @@ def overview(runs: Sequence[Run]) -> Table:
         compared = run.best(base) if base else None
         against = f"{_name(run, compared)}: {with_interval(compared, metric)}" if compared else ""
         told = dict.fromkeys(w for row in (best, compared) if row is not None for w in row.warnings)
-        rows.append(
-            [
-                with_interval(best, metric),
-                run.name,
-                _name(run, best),
-                metric.replace("_", " "),
-                against,
-                "; ".join(told),
-            ]
-        )
+        value, named = with_interval(best, metric), _name(run, best)
+        rows.append([value, run.name, named, metric.replace("_", " "), against, "; ".join(told)])
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     return Table(header, rows)

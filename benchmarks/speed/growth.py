@@ -8,7 +8,6 @@ than the process had before.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -119,17 +118,8 @@ def build_index(count: int, config: Config, folder: Path, kind: str) -> dict[str
     return used(lambda: index_speed.build(own, kind, folder))
 
 
-def search_exactly(count: int, config: Config, folder: Path) -> dict[str, float]:
-    """The nearest vectors of some queries by the kNN probe."""
-    return _probe(count, config, "knn")
-
-
-def fit_probe(count: int, config: Config, folder: Path) -> dict[str, float]:
-    """Logistic regression, the choice of C included."""
-    return _probe(count, config, "logistic")
-
-
-def _probe(count: int, config: Config, probe: str) -> dict[str, float]:
+def fit_probe(count: int, config: Config, folder: Path, probe: str) -> dict[str, float]:
+    """Some queries by a probe: "knn", their nearest vectors; "logistic", regression with the choice of C."""
     own = probe_speed.Config(count=count, dim=config.dim, intrinsic=16, classes=10)
     rows, labels = probe_speed.labelled_rows(own, count, 0)
     queries, _ = probe_speed.labelled_rows(own, config.queries, 1)
@@ -150,9 +140,9 @@ def curves(config: Config) -> dict[str, tuple[str, Sequence[int], Callable[..., 
     return {
         "writing a store": ("images", config.images, write_images),
         "flat index": ("images", config.images, partial(build_index, kind="flat")),
-        "exact kNN": ("images", config.images, search_exactly),
+        "exact kNN": ("images", config.images, partial(fit_probe, probe="knn")),
         "HNSW index": ("images", config.probe_images, partial(build_index, kind="hnsw")),
-        "logistic probe": ("images", config.probe_images, fit_probe),
+        "logistic probe": ("images", config.probe_images, partial(fit_probe, probe="logistic")),
         "features": ("tokens", config.tokens, partial(features, axis="num_tokens")),
         "features by layers": ("layers", config.layers, partial(features, axis="num_layers")),
     }
@@ -169,11 +159,8 @@ def measure(config: Config, out: Path) -> Measurement:
     found: dict[str, list[dict[str, Any]]] = {}
     for name, (axis, sizes, work) in curves(config).items():
         for size in sizes:
-            folder = Path(tempfile.mkdtemp(prefix="growth-"))
-            try:
-                entry = {"curve": name, "axis": axis, "size": size, **apart(work, size, config, folder)}
-            finally:
-                shutil.rmtree(folder)
+            with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+                entry = {"curve": name, "axis": axis, "size": size, **apart(work, size, config, Path(folder))}
             found.setdefault(name, []).append(entry)
             print(f"{name}: {size} {axis}, {entry['seconds']:.3g} s, {in_words(entry['bytes'])}", flush=True)
     fitted = {

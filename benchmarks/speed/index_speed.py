@@ -9,7 +9,6 @@ predicted before building.
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -206,11 +205,8 @@ def measure(config: Config, out: Path) -> Measurement:
     exact = apart(exact_neighbours, config)
     rows = []
     for kind in config.kind:
-        folder = Path(tempfile.mkdtemp(prefix=f"index-{kind}-"))
-        try:
-            rows += measure_kind(config, kind, exact, folder)
-        finally:
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix=f"index-{kind}-") as folder:
+            rows += measure_kind(config, kind, exact, Path(folder))
         tqdm.write(f"{kind}: {rows[-1].get('refused', 'done')}")
     return Measurement(
         protocol="building and searching an index of made-up vectors, beside exact search",

@@ -73,6 +73,11 @@ class Training:
     on_disk: bool = False
 
     @property
+    def standardize(self) -> bool:
+        """Of the logistic and the few-shot probe, which have no other normalization."""
+        return self.options.normalization == "standardize"
+
+    @property
     def optimization(self) -> dict[str, Any]:
         """Arguments of the linear and the attentive probe."""
         return {
@@ -106,7 +111,7 @@ def score(probe: str, candidates: Sequence[Candidate], training: Training) -> It
 
 def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
     start = time.perf_counter()
-    probe = LogisticProbe(standardize=_standardize(training), validation_fraction=TUNING, seed=training.seed)
+    probe = LogisticProbe(standardize=training.standardize, validation_fraction=TUNING, seed=training.seed)
     probe.fit(candidate.train, training.train_labels)
     table = probe.predict_proba(candidate.evaluation)
     about: Entries = {"probe": "logistic", "settings": "L-BFGS, refitted with the tuning images"}
@@ -114,12 +119,6 @@ def _logistic(candidate: Candidate, training: Training) -> Iterator[Scored]:
     about |= {"tuning": probe.validation_accuracy}
     about |= {"warnings": probe.warnings, "converged": probe.converged[probe.C]}
     yield _scored(candidate, table, probe.classes, training, about, start)
-
-
-def _standardize(training: Training) -> bool:
-    if training.options.normalization == "batch":
-        raise ValueError("--normalization batch is for --probe linear: use standardize or none")
-    return training.options.normalization == "standardize"
 
 
 def _linear(candidates: Sequence[Candidate], training: Training) -> Iterator[Scored]:
@@ -173,7 +172,7 @@ def _neighbours(candidate: Candidate, training: Training, normalization: str) ->
 def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
     start, options = time.perf_counter(), training.options
     how: dict[str, Any] = {"shots": options.shots, "seeds": options.draws, "tuning_fraction": TUNING}
-    how |= {"standardize": _standardize(training)}
+    how |= {"standardize": training.standardize}
     sets = candidate.train, training.train_labels, candidate.evaluation, training.labels
     for found in few_shot(*sets, **how, seed=training.seed):
         hits = (found.predictions == training.labels).mean(0)
@@ -181,7 +180,8 @@ def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
         about |= {"normalization": options.normalization, "accuracy": found.mean}
         about |= {"deviation": found.deviation} if options.draws > 1 else {}
         about |= {"interval": interval_over_draws(found.predictions == training.labels, training.seed)}
-        about |= {"mean_per_class": _mean_over(found.predictions, training.labels), "shots": found.shots}
+        by_class = [mean_per_class_accuracy(row, training.labels) for row in found.predictions]
+        about |= {"mean_per_class": float(np.mean(by_class)), "shots": found.shots}
         about |= {"chosen": {"C": list(found.strengths)}, "tuning": float(found.tuning_accuracies.mean())}
         row = candidate.axes | about | _costs(candidate, start)
         yield Scored(Result.of(row), found.predictions[0], hits)
@@ -196,10 +196,6 @@ def interval_over_draws(hits: np.ndarray, seed: int, resamples: int = 1000) -> t
     images = generator.integers(count, size=(resamples, count))
     low, high = np.quantile(np.take_along_axis(means, images, 1).mean(1), [0.025, 0.975])
     return float(low), float(high)
-
-
-def _mean_over(predictions: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean([mean_per_class_accuracy(row, labels) for row in predictions]))
 
 
 def _attentive(candidate: Candidate, training: Training) -> Iterator[Scored]:

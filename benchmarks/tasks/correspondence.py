@@ -26,11 +26,12 @@ from benchmarks.datasets import point_pairs
 from benchmarks.datasets.point_pairs import PairSet
 from benchmarks.datasets.spair import load_spair
 from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders.extract import file_name
 from benchmarks.options import EncoderOptions
 from benchmarks.report.match_pictures import is_right, match_lines
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features, file_name
+from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
 from randar_features.cli.parse import Count
 
@@ -97,30 +98,24 @@ def content_free(encoder: Encoder, outputs: Sequence[str], seed: int) -> dict[st
     return {name: torch.cat([part[name].cpu() for part in maps]) for name in outputs}
 
 
-class Matcher:
-    """What one output of an encoder, less a positional basis or not, finds in the pairs of a set."""
+def matched_points(features: DenseFeatures, output: str, basis: Tensor | None, data: PairSet) -> list[np.ndarray]:
+    """Pixels (K, 2) of the target of each pair, by one output of an encoder, less a positional basis if given."""
+    maps = features.of(output)
 
-    def __init__(self, features: DenseFeatures, output: str, basis: Tensor | None) -> None:
-        self._maps, self._basis = features.of(output), basis
+    def map_of(image: int) -> Tensor:
+        own = torch.from_numpy(maps[image])
+        return own if basis is None else remove_basis(own, basis)
 
-    def _map(self, image: int) -> Tensor:
-        maps = torch.from_numpy(self._maps[image])
-        if self._basis is None:
-            return maps
-        return remove_basis(maps, self._basis)
-
-    def find(self, data: PairSet) -> list[np.ndarray]:
-        """Pixels (K, 2) of the target of each pair."""
-        return [
-            match_points(
-                self._map(pair.source),
-                self._map(pair.target),
-                pair.points,
-                source_size=data.sizes[pair.source],
-                target_size=data.sizes[pair.target],
-            )
-            for pair in data.pairs
-        ]
+    return [
+        match_points(
+            map_of(pair.source),
+            map_of(pair.target),
+            pair.points,
+            source_size=data.sizes[pair.source],
+            target_size=data.sizes[pair.target],
+        )
+        for pair in data.pairs
+    ]
 
 
 def same_place(data: PairSet) -> list[np.ndarray]:
@@ -195,7 +190,8 @@ def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSe
         for components in _removable(config.components, output, grids[output] ** 2):
             basis = positional_basis(empty[output], components) if components else None
             tuned, points = (
-                Matcher(each, output, basis).find(data) for each, data in zip(features, (validation, test), strict=True)
+                matched_points(each, output, basis, data)
+                for each, data in zip(features, (validation, test), strict=True)
             )
             row = {
                 "encoder": encoder.name,
@@ -236,11 +232,8 @@ def measure(config: Config, out: Path) -> Measurement:
     """Every output of every encoder; writes a picture to `out`."""
     test = load_pairs(config, "test", config.pairs)
     validation = load_pairs(config, "validation", config.validation_pairs)
-    matched, best, weights = (
-        [Matched(baseline(test, validation, config.seed), same_place(test))],
-        [],
-        {SAME_PLACE: "none"},
-    )
+    matched = [Matched(baseline(test, validation, config.seed), same_place(test))]
+    best, weights = [], {SAME_PLACE: "none"}
     for name in config.encoder:
         encoder = load_encoder(name, **config.loading)
         found = evaluate(encoder, config, test, validation)

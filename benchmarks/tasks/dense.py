@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmarks.encoders import Encoder, extract
+from benchmarks.encoders.extract import file_name
 from probes.segmentation import Segmenter, upsample
 from randar_features.data import to_tensor
 from randar_features.features.store import FeatureStore
@@ -49,11 +49,6 @@ class Lazily(Sequence[np.ndarray]):
             self._left -= array.nbytes
             self._kept[row] = array
         return array
-
-
-def file_name(text: str) -> str:
-    """A text with nothing in it that a path could not hold."""
-    return re.sub(r"[^\w.@+-]+", "-", text).strip("-")
 
 
 class Layout:
