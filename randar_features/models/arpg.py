@@ -172,23 +172,6 @@ class ARPG(ImageTransformer):
         indices = check_classes(null if classes is None else classes, batch, null)
         return self.embeddings(indices.to(self.device) + self.config.vocab_size + 1)
 
-    def embed(
-        self,
-        tokens: Tensor,
-        classes: Indices | int | None = None,
-        order: Indices | None = None,
-        context: str = "single",
-    ) -> tuple[Tensor, Tensor]:
-        """The content's embeddings (B, L, D) and angles (B or 1, L, d/2, 2); the arguments as in `forward`."""
-        batch = self.check_tokens(tokens)
-        order = self.check_order(order, batch)
-        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
-        image = sequence.shown(self.token_dropout(self.embeddings(tokens)), context)
-        first = self.cls_embedding(classes, batch)[:, None]
-        nowhere = torch.full_like(order[:, :1], -1)
-        locations = torch.cat([nowhere, sequence.shown(order, context)], dim=1)
-        return torch.cat([first, image], dim=1), self.rotary[locations + 1]
-
     def queries(self, order: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Queries (B, M, D) for the locations (B or 1, M), and their angles."""
         query = self.embeddings.weight[self.config.vocab_size :][:1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.layers import Mask, Memory, Positions, TransformerConfig
+from randar_features.layers import Block, ClassEmbedding, Mask, Memory, Positions, RMSNorm, TransformerConfig
 from randar_features.layers.cross_entropy import linear_cross_entropy
 from randar_features.layers.rope import grid_rotary_table
 
@@ -68,6 +68,15 @@ class ImageTransformer(nn.Module):
         self.config = config
         self.token_dropout = nn.Dropout(config.token_dropout)
         self.register_buffer("rotary", _angles(config), persistent=False)
+
+    def _make_layers(self) -> None:
+        """The parts that are found by name, as LlamaGen has them."""
+        config = self.config
+        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +150,27 @@ class ImageTransformer(nn.Module):
         """
         states = self.predicting_states(tokens, classes, order)
         return token_cross_entropy(self, states, tokens, order) if loss else self.logits(states)
+
+    def embed(
+        self,
+        tokens: Tensor,
+        classes: Indices | int | None = None,
+        order: Indices | None = None,
+        context: str = "single",
+    ) -> tuple[Tensor, Tensor]:
+        """The sequence's embeddings (B, L, D) and angles (B or 1, L, d/2, 2); the arguments as in `forward`."""
+        first, image, order = self._shown(tokens, classes, order, context)
+        nowhere = torch.full_like(order[:, :1], -1)
+        return torch.cat([first, image], dim=1), self.rotary[torch.cat([nowhere, order], dim=1) + 1]
+
+    def _shown(
+        self, tokens: Tensor, classes: Indices | int | None, order: Indices | None, context: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The class token (B, 1, D), the image tokens (B, M, D) of all showings, and their locations (B or 1, M)."""
+        order = self.check_order(order, self.check_tokens(tokens))
+        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
+        image = sequence.shown(self.token_dropout(self.code_embedding(tokens)), context)
+        return self.cls_embedding(classes, len(tokens))[:, None], image, sequence.shown(order, context)
 
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
         """What `logits` is given of a teacher-forced pass, (B, N, D); the arguments as in `forward`."""

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import Block, ClassEmbedding, RMSNorm, TransformerConfig, run
+from randar_features.layers import TransformerConfig, run
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
@@ -33,31 +32,10 @@ class LlamaGen(ImageTransformer):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self._make_layers()
         self.predicting = slice(0, config.num_tokens)
         """Positions at which the tokens are predicted: the first N."""
         self.initialize()
-
-    def embed(
-        self,
-        tokens: Tensor,
-        classes: Indices | int | None = None,
-        order: Indices | None = None,
-        context: str = "single",
-    ) -> tuple[Tensor, Tensor]:
-        """The sequence's embeddings (B, L, D) and angles (1, L, d/2, 2); the arguments as in `forward`."""
-        batch = self.check_tokens(tokens)
-        order = self.check_order(order, batch)
-        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
-        image = sequence.shown(self.token_dropout(self.tok_embeddings(tokens)), context)
-        first = self.cls_embedding(classes, batch)[:, None]
-        nowhere = torch.full_like(order[:, :1], -1)
-        locations = torch.cat([nowhere, sequence.shown(order, context)], dim=1)
-        return torch.cat([first, image], dim=1), self.rotary[locations + 1]
 
     @override
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import Block, ClassEmbedding, Positions, RMSNorm, TransformerConfig, run
+from randar_features.layers import Positions, TransformerConfig, run
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 from randar_features.sequence import GROUP
 
@@ -40,11 +40,7 @@ class PAR(ImageTransformer):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self._make_layers()
         self.spe_tok_embeddings = nn.ModuleDict({"special_embeddings": nn.Embedding(GROUP - 1, config.dim)})
         self.initialize()
 
@@ -57,6 +53,7 @@ class PAR(ImageTransformer):
         """The order of groups, (1, N)."""
         return sequence.group_order(self.config.num_tokens, self.device)
 
+    @override
     def embed(
         self,
         tokens: Tensor,
@@ -64,16 +61,10 @@ class PAR(ImageTransformer):
         order: Indices | None = None,
         context: str = "single",
     ) -> tuple[Tensor, Tensor]:
-        """The sequence's embeddings (B, L, D) and angles (1, L, d/2, 2); the arguments as in `forward`."""
-        batch = self.check_tokens(tokens)
-        order = self.check_order(order, batch)
-        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
-        image = sequence.shown(self.token_dropout(self.tok_embeddings(tokens)), context)
-        first = self.cls_embedding(classes, batch)[:, None]
-        x = sequence.with_specials(first, image, self.special_tokens.expand(batch, -1, -1))
+        first, image, order = self._shown(tokens, classes, order, context)
+        x = sequence.with_specials(first, image, self.special_tokens.expand(len(image), -1, -1))
         nowhere = torch.full_like(order[:, : GROUP - 1], -1)
-        locations = sequence.with_specials(nowhere[:, :1], sequence.shown(order, context), nowhere)
-        return x, self.rotary[locations + 1]
+        return x, self.rotary[sequence.with_specials(nowhere[:, :1], order, nowhere) + 1]
 
     @override
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import Block, ClassEmbedding, RMSNorm, TransformerConfig, run
+from randar_features.layers import TransformerConfig, run
 from randar_features.layers.rope import rotate
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
@@ -37,11 +37,7 @@ class RandAR(ImageTransformer):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.pos_instruct_embeddings = nn.Parameter(torch.empty(1, config.dim))
-        self.cls_embedding = ClassEmbedding(config.num_classes, config.dim)
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self._make_layers()
         self.predicting = slice(1, 2 * config.num_tokens, 2)
         """Positions at which the tokens are predicted: the N instructions."""
         self.initialize()
@@ -55,6 +51,7 @@ class RandAR(ImageTransformer):
         heads = self.pos_instruct_embeddings.view(1, 1, self.config.num_heads, -1)
         return rotate(heads.expand(1, len(rotary), -1, -1), rotary[None])[0].flatten(1)
 
+    @override
     def embed(
         self,
         tokens: Tensor,
@@ -62,14 +59,8 @@ class RandAR(ImageTransformer):
         order: Indices | None = None,
         context: str = "single",
     ) -> tuple[Tensor, Tensor]:
-        """The sequence's embeddings (B, L, D) and angles (B or 1, L, d/2, 2); the arguments as in `forward`."""
-        batch = self.check_tokens(tokens)
-        order = self.check_order(order, batch)
-        tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
-        image = sequence.shown(self.token_dropout(self.tok_embeddings(tokens)), context)
-        first = self.cls_embedding(classes, batch)[:, None]
-        order = sequence.shown(order, context)
-        x = sequence.with_instructions(first, image, self.instructions()[order].expand(batch, -1, -1))
+        first, image, order = self._shown(tokens, classes, order, context)
+        x = sequence.with_instructions(first, image, self.instructions()[order].expand(len(image), -1, -1))
         nowhere = torch.full_like(order[:, :1], -1)
         return x, self.rotary[sequence.with_instructions(nowhere, order, order) + 1]
 

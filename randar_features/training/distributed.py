@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -103,14 +104,7 @@ def micro_batches(
 def recompute_blocks(model: ImageTransformer) -> None:
     """Gradient checkpointing of each block (Chen et al., arXiv 1604.06174)."""
     for block in model.blocks:
-        block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def recomputed(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return recomputed
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def shard(model: ImageTransformer, accelerator: Accelerator, dtype: torch.dtype) -> ImageTransformer:

@@ -58,7 +58,8 @@ class Log:
         self.writers: list[GeneralTracker] = []
         if not active:
             return
-        names = _default_writers() if writers is None else writers
+        installed = importlib.util.find_spec("tensorboard") is not None
+        names = ["tensorboard"] * installed if writers is None else writers
         _check_writers(names)
         _drop_after(self.path, step)
         PartialState()  # accelerate's writers ask it which process is the main one
@@ -113,10 +114,6 @@ def _weights_and_biases(folder: Path, step: int, settings: Mapping[str, Any]) ->
 
 
 WRITERS: dict[str, Any] = {"tensorboard": _tensorboard, "wandb": _weights_and_biases}
-
-
-def _default_writers() -> list[str]:
-    return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
 
 
 def _check_writers(names: Sequence[str]) -> None:

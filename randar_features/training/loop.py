@@ -145,16 +145,19 @@ def _run(trainer: Trainer, folder: Path, config: LoopConfig, max_seconds: float 
         return True
     log = Log(folder, step, writers=config.log_writers, settings=trainer.settings(), active=main)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    timed = _Timed(trainer)
+    logged, seconds = step, 0.0
     progress = Progress(folder.name, step, total, seconds=max_seconds, active=main)
     with closing(log), closing(progress):
         while step < total and not _is_over(deadline):
-            figures = timed.step(step)
+            start = time.perf_counter()
+            figures = trainer.train_step(step)
+            seconds += time.perf_counter() - start
             check_finite(figures, step)
             step += 1
             progress.advance(figures)
             if step % config.log_every == 0:
-                figures |= timed.rates()
+                figures |= trainer.rates(step - logged, seconds)
+                logged, seconds = step, 0.0
                 log.write(step, figures)
                 progress.show(figures)
             _look(trainer, log, step, config)
@@ -176,25 +179,6 @@ def _export(trainer: Trainer, folder: Path, step: int, total: int) -> None:
     trainer.export(folder)
     if main and step >= total:
         mark.unlink(missing_ok=True)
-
-
-class _Timed:
-    """Steps of a trainer, and the time they took since the last report."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.steps, self.seconds = trainer, 0, 0.0
-
-    def step(self, step: int) -> dict[str, float]:
-        start = time.perf_counter()
-        figures = self.trainer.train_step(step)
-        self.seconds += time.perf_counter() - start
-        self.steps += 1
-        return figures
-
-    def rates(self) -> dict[str, float]:
-        rates = self.trainer.rates(self.steps, self.seconds)
-        self.steps, self.seconds = 0, 0.0
-        return rates
 
 
 def _is_over(deadline: float | None) -> bool:

@@ -19,6 +19,7 @@ from randar_features.store.files import write_json, written_whole
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.loop import LoopConfig
 from randar_features.training.optimizer import cosine_multiplier
+from randar_features.training.tokenizer_trainer import weigh_chroma
 
 AREA, ASPECT = (0.5, 1.0), 0.29  # of a crop: share of the image, and the largest logarithm of width over height
 COARSE, COARSE_SHARE = (24, 48), 0.3  # pixels a side to which a batch is reduced, as enlarged small images look
@@ -180,6 +181,5 @@ def augmented(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     pixels = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
     light = drawn(1 - CONTRAST, 1 + CONTRAST), drawn(-BRIGHTNESS, BRIGHTNESS)
     pixels = pixels * light[0][:, None, None, None] + light[1][:, None, None, None]
-    grey = pixels.mean(1, keepdim=True)
-    pixels = grey + (pixels - grey) * drawn(1 - SATURATION, 1 + SATURATION)[:, None, None, None]
+    pixels = weigh_chroma(pixels, drawn(1 - SATURATION, 1 + SATURATION)[:, None, None, None])
     return pixels.contiguous(memory_format=torch.channels_last)

@@ -290,7 +290,7 @@ class TokenizerTrainer:
             save_tokenizer(weights, self.config, folder, self.dtype)
 
 
-def weigh_chroma(difference: Tensor, weight: float) -> Tensor:
+def weigh_chroma(difference: Tensor, weight: float | Tensor) -> Tensor:
     """RGB differences (B, 3, H, W) with their departure from grey multiplied by `weight`.
 
     Colours vary so much less than brightness that a codebook of few codes trained on plain differences

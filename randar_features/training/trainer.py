@@ -106,7 +106,10 @@ class RandARTrainer:
         model.trained_order = self.config.order
         model.initialize(torch.Generator().manual_seed(self.config.seed))
         if self.config.initial is not None:
-            _start_from(model, Path(self.config.initial) / "model.safetensors")
+            path = Path(self.config.initial) / "model.safetensors"
+            state = read_state_dict(path)
+            check_state_dict(state, {name: tuple(value.shape) for name, value in model.state_dict().items()}, path)
+            model.load_state_dict(state)
         return model.to(self.device)
 
     def _with_heads(self) -> TrainingPass | None:
@@ -157,7 +160,8 @@ class RandARTrainer:
         norm = self.accelerator.clip_grad_norm_(self.parallel.parameters(), self.config.gradient_clip)
         figures = self._figures(totals, norm)
         check_finite(figures, step)
-        return figures | {"lr_multiplier": self._update(step, figures["gradient_norm"])} | self._skipped()
+        figures["lr_multiplier"] = self._update(step, figures["gradient_norm"])
+        return figures | ({"skipped_steps": float(self.skipped_steps)} if self.skipped_steps else {})
 
     def _draw(self, step: int) -> tuple[Draws, Tensor]:
         """All random choices of a step and the orders (B or 1, N), these drawn on the device."""
@@ -222,9 +226,6 @@ class RandARTrainer:
             self.average.update(self.model)
         return multiplier
 
-    def _skipped(self) -> dict[str, float]:
-        return {"skipped_steps": float(self.skipped_steps)} if self.skipped_steps else {}
-
     def averaged(self) -> ImageTransformer:
         """A copy of the whole model with the averaged weights, in evaluation mode, for every process."""
         architecture = ARCHITECTURES[model_type(self.config)][0]
@@ -244,9 +245,9 @@ class RandARTrainer:
         mine = picked[self.accelerator.process_index :: self.accelerator.num_processes]
         tokens, classes = self.validation.batch(mine, torch.zeros_like(mine))
         known = torch.where(classes < 0, self.model_config.num_classes, classes).to(self.device)
-        model = self.averaged()
+        model, (_, rows) = self.averaged(), self.parts[0]
         with autocast(self.device, self.dtype):
-            sums = validation_losses(model, tokens.to(self.device), known, self.orders, self._images_at_once)
+            sums = validation_losses(model, tokens.to(self.device), known, self.orders, rows.stop - rows.start)
         both = self.accelerator.reduce(torch.tensor(sums, device=self.device)) / (count * len(self.orders))
         figures = dict(zip(("validation_loss", "validation_loss_null"), both.tolist(), strict=True))
         return figures | self._probed(model)
@@ -257,11 +258,6 @@ class RandARTrainer:
             return {}
         with autocast(self.device, self.dtype):
             return self.probe(model)
-
-    @property
-    def _images_at_once(self) -> int:
-        rows = self.parts[0][1]
-        return rows.stop - rows.start
 
     def pictures(self) -> dict[str, Tensor]:
         """What `preview` gives of the averaged weights, on the main process."""
@@ -332,13 +328,6 @@ class RandARTrainer:
         if self.train.manifest["tokenizer"] is not None:
             config["tokenizer_hash"] = self.train.manifest["tokenizer"]
         export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
-
-
-def _start_from(model: ImageTransformer, path: Path) -> None:
-    """Put a file's weights into the model; ValueError unless they are of its sizes."""
-    state = read_state_dict(path)
-    check_state_dict(state, {name: tuple(value.shape) for name, value in model.state_dict().items()}, path)
-    model.load_state_dict(state)
 
 
 def _check_tokenizer(store: TokenStore) -> None:
