@@ -1,7 +1,5 @@
 """`python -m benchmarks TASK …`, which is `randar bench TASK …`."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Sequence

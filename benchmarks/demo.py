@@ -1,7 +1,5 @@
 """The demo, a preset of the suite: `python -m benchmarks.demo --out runs/demo`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Benchmarks of a longer run: one whose result has the same options, weights and data is not measured again."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields

@@ -1,7 +1,5 @@
 """What a number was measured on, and from which code."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Options that benchmarks share; a bad value is refused when they are made, before any work."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ format, options, data, weights, command), `result.json`, `results.csv` and `resu
 same options, weights and data is not measured again, see `benchmarks.jobs`.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

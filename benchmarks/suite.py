@@ -5,8 +5,6 @@ corresponding points (matching). Each benchmark writes a folder of its own, at t
 same command again to continue: a result of the same options, weights and data is not measured again.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace

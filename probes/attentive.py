@@ -1,7 +1,5 @@
 """A probe that learns where to look: attentive pooling by one learned query or several, and a linear head."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the probes that choose something on validation rows share."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

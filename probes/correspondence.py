@@ -1,7 +1,5 @@
 """Semantic point matching on feature maps, as DIFT measures it on SPair-71k."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores of dense tasks: segmentation and point matching."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

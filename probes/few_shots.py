@@ -1,7 +1,5 @@
 """Classification from a few labelled rows of each class, over several draws of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Grids of options that go on where their end is chosen: an end says that the best value may lie beyond it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 
 C_LIMITS = (1e-12, 1e8)

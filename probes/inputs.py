@@ -1,7 +1,5 @@
 """Checks that every probe applies to the arrays it is given; nothing here copies unless it has to."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from numbers import Integral

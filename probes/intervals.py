@@ -1,7 +1,5 @@
 """The one owner of confidence intervals: bootstrap over images, groups or blocks, paired differences, many tests."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Multinomial logistic regression (L-BFGS) with the regularisation chosen on validation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The one owner of scores of classification and retrieval."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .inputs import Array, Labels, float_tensor, label_vector, row_ids

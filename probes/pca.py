@@ -1,7 +1,5 @@
 """Feature maps as colours: their first three principal components."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

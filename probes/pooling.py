@@ -1,7 +1,5 @@
 """Feature maps to one vector an image."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d

@@ -1,7 +1,5 @@
 """Exact nearest neighbours by cosine similarity, in bounded memory and with a defined order of ties."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol

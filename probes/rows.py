@@ -1,7 +1,5 @@
 """Rows of features that are read as they are needed: from memory, from memory-mapped shards, or a choice of them."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Softmax regression with an L2 penalty to its minimum: L-BFGS on a preconditioned problem."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

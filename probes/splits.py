@@ -1,7 +1,5 @@
 """The part of the training set that hyper-parameters are chosen on."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -14,8 +14,6 @@ A name says where the weights come from:
 `@SIZE` after the name, as in `efficientnet-lite0@128`, sets another input size in pixels.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import inspect

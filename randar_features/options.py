@@ -1,7 +1,5 @@
 """Types of options, with their ranges: one table for the command line, YAML files and dataclasses in Python."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import json

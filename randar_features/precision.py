@@ -8,8 +8,6 @@ and a `torch.autocast` of the caller is honoured where no format is stated. What
 Training has an option of its own, `hardware.mixed_precision`, whose default is the fastest format.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

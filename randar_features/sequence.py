@@ -11,8 +11,6 @@ image token, and s a special token (PAR, arXiv 2412.15119). As a bidirectional e
 image twice, see `second_copy`. Training, encoding and decoding all take the layout from here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal, get_args

@@ -1,7 +1,5 @@
 """Features of images as a transformer of scikit-learn: `make_pipeline(RandARFeatures(), LogisticRegression())`."""
 
-from __future__ import annotations
-
 import os
 from collections import OrderedDict
 from collections.abc import Hashable

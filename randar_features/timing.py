@@ -1,7 +1,5 @@
 """Wall time of a call, and the FLOP/s that a device reaches in a matrix product."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

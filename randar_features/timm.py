@@ -12,8 +12,6 @@ model recommends. Images are in [0, 1], as `timm.data.resolve_model_data_config`
 are initial values. `pretrained_cfg_overlay={"file": FOLDER}` takes the weights from a folder.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

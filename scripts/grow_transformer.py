@@ -7,8 +7,6 @@ codes that the trained model's tokenizer finds in the same cells of images, and 
 `randar train transformer … initial=FOLDER`.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 

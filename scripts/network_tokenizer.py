@@ -4,8 +4,6 @@ Its decoder is then trained: `randar train tokenizer --config network_decoder.ya
 initial=FOLDER`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Training aligns a block of the generator to them: `randar train transformer … auxiliary.alignment.weight=0.5`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,8 +5,6 @@ the maps of 80,000 images take 41 MB). A few steps tell how many fit into the ti
 MODELS the two folders that `load_model` reads. Run it again to continue.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ It sees no weights of others: it learns the classes of the images. Codes are fit
 scripts/network_tokenizer.py --network RUN/model --data IMAGES --out FOLDER`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from randar_features.cli.parse import UNFINISHED, part, run

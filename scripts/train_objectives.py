@@ -4,8 +4,6 @@ Trains each variant of the recipe, objectives.yaml, into RUNS/NAME, with the sam
 writes RUNS/result.json with its card: the losses and the probe at the end of each.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import dataclass, replace

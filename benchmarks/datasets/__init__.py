@@ -1,7 +1,5 @@
 """The data that benchmarks are run on, by name or as it comes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from randar_features.data import ImageSource, PhotoDigits, open_images

@@ -1,7 +1,5 @@
 """Images in ADM's form, an .npz with uint8 "arr_0" (n, H, W, 3): read and written one after the other."""
 
-from __future__ import annotations
-
 import shutil
 import zipfile
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Feature maps and edits of scikit-learn's two photographs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

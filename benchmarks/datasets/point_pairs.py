@@ -1,7 +1,5 @@
 """Pairs of images with points that correspond: placements of a scanned digit, photographs moved and recoloured."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Images with masks as a segmentation benchmark needs them: readable ones alone, their classes known."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Any

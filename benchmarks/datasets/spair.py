@@ -6,8 +6,6 @@
 Min et al. (2019), arXiv:1908.10543.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

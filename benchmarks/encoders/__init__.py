@@ -1,7 +1,5 @@
 """Encoders under one interface: a name to an `Encoder`, and its features of a data set, computed once."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What every encoder offers to the benchmarks: named outputs, each a map of features."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

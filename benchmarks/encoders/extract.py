@@ -1,7 +1,5 @@
 """Features of an encoder and a data set, computed once and kept; the cache is found by the content of the data."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

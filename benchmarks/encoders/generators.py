@@ -1,7 +1,5 @@
 """RandAR and its sisters, and what their tokenizers alone know."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The Inception network of FID, through torch-fidelity: `inception`, or `inception=FILE` for a file of its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal

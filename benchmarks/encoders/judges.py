@@ -1,7 +1,5 @@
 """Networks that judge generated images: their features, what the measures are called by them, their classes by name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial

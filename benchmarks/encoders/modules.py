@@ -1,7 +1,5 @@
 """Any `torch.nn.Module` as an encoder, by the name of the function that makes it: `package.module:function`."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Encoders without weights: what a representation has to beat."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

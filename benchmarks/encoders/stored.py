@@ -1,7 +1,5 @@
 """Features that `randar extract` has already computed, in place of an encoder that computes them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

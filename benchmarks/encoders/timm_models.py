@@ -1,7 +1,5 @@
 """Encoders of the timm library, by the names of `randar_features.baselines`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

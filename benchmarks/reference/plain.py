@@ -4,8 +4,6 @@ Whole sequences, explicit masks and softmax, no cache. Angles are (…, L, d/2, 
 location (None) has zeros. `sees` is (M, L) boolean: whether query p may see key q. Weights are state dicts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count

@@ -6,8 +6,6 @@ gathered by position, the normalisation and the rotation in separate operations,
 vocabulary for every token fed, and a draw for each token.
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

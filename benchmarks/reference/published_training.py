@@ -7,8 +7,6 @@ the other with `.item()`, AdamW in separate operations, and the average of the w
 and their average are float32; half precision is autocast's.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Charts of results, as PNG bytes: heat maps, curves with intervals, bars, confusion matrices. Shares are in [0, 1]."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ metrics where a comparison stands. Exit status as of `diff`: 0 where rows can be
 error.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

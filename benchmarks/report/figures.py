@@ -1,7 +1,5 @@
 """Pictures for reports, as PNG bytes. Images are uint8 (H, W, 3) arrays, or floats in [0, 1]."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pictures of matched points: lines from an image to the places found in another."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

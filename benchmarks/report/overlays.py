@@ -1,7 +1,5 @@
 """Pictures of segmentations: the image, the truth and the prediction in colours, and which colour is which class."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from math import gcd
 from pathlib import Path

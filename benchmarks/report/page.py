@@ -4,8 +4,6 @@ Every helper gives a piece of HTML, `page` puts pieces together with page.html. 
 what cannot be printed among them as in messages; only what these helpers made counts as HTML.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Tables of results, one form for Markdown, LaTeX and pages: of a run, of its comparisons, of many runs for a paper."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Reads every result.json below the given folders and writes one self-contained HT
 tables as Markdown. Every table and picture names the command that made it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ times: the whole, as `randar extract` does it; and each of its parts alone: deco
 cannot be faster than the slowest part, and without overlap it would take as long as all of them.
 """
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

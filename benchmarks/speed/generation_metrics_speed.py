@@ -4,8 +4,6 @@ Features are synthetic, in float32 and mapped from disk, as a feature store's. E
 own, so that the peak memory is its own; pages of the mapped files count as far as they are resident.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable

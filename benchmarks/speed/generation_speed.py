@@ -7,8 +7,6 @@ the floor: what reading the weights and the cache takes at the measured memory b
 measured peak, whichever is more.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache

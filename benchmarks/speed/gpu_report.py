@@ -6,8 +6,6 @@ part. Every measurement goes to `progress.jsonl` as it is made, and the page is 
 the same runs on the processor; choose small sizes there.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import multiprocessing

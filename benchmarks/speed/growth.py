@@ -6,8 +6,6 @@ processor seconds of one thread, which other programs on the machine disturb lit
 than the process had before.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence

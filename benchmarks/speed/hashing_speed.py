@@ -5,8 +5,6 @@ Files of random bytes are written, then hashed as a store does it. The second ti
 both times, so that this is the cost of hashing, not of the disk.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from dataclasses import dataclass

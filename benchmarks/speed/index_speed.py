@@ -6,8 +6,6 @@ peak memory of each is its own. Recall is against exact search, done block by bl
 predicted before building.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import tempfile
 import time

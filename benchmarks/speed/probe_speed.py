@@ -5,8 +5,6 @@ dimensions than numbers, so that these are correlated as those of images are. Ea
 so that the peak memory is its own.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

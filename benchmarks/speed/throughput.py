@@ -8,8 +8,6 @@ Both encode the same images with the same weights and give the features of the m
 - this package: `encode_tokens`, in the number format that the machine is fast in.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast

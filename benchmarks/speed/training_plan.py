@@ -5,8 +5,6 @@ counted; what the forward pass keeps for the backward one is measured on a few t
 operations over peak times MFU, a guess that `training_speed` or a run's log can replace.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

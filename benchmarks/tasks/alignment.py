@@ -5,8 +5,6 @@ the highest correlation of detail counts, among those that leave most of both pi
 All shifts are computed at once, as correlations are products of Fourier transforms.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -6,8 +6,6 @@ segmentation. The layer of each is chosen by the linear probe on tuning images; 
 has been measured with the same options and weights is not measured again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ of the heads are chosen on a tenth of the training images, and each head sees th
 are a split of the data, or held back from it. The same images serve every encoder, so that differences are paired.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

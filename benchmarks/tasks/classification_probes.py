@@ -1,7 +1,5 @@
 """Each probe of `benchmarks.classification`: trained on candidates, evaluated once, scored."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Sequence

@@ -8,8 +8,6 @@ Data: "digits" (two placements of one scanned digit) and "photographs" (crops, m
 images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ given those of the steps before. Tokens of one step do not see each other, so fe
 order is good where it costs little. Needs no sampling and no classifier.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

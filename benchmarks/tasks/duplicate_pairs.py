@@ -7,8 +7,6 @@ one was shifted, cropped or turned (`benchmarks.tasks.alignment`). Brightness, c
 movements pass; other pictures of the same thing, and two skies or seas, do not. `RECALL` says what is found.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

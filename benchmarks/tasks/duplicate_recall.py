@@ -5,8 +5,6 @@ images. The share that is found is the recall that warnings of near-duplicates s
 looked up too, show how often other pictures are taken for the same.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass

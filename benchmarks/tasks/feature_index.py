@@ -1,7 +1,5 @@
 """Indexes in benchmarks: any of their encoders encodes the queries."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

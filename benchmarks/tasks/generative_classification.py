@@ -8,8 +8,6 @@ RandAR-XL 81.3 % on ImageNet with 20 orders; XL 71.2, 76.2, 79.5 and 80.4 % with
 Class i of the data must be class i of the model. Run the same command again to continue.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is measured of a generator itself: how likely it finds real images, and how fast it draws new ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

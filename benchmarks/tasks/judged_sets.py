@@ -1,7 +1,5 @@
 """Sets of images as a network sees them, and what is measured between a real and a generated one."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Which labelled images a classifier is trained on, and which it is evaluated on; their features by output."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby

@@ -7,8 +7,6 @@ Places of one colour have like features. Each encoder output is one column: the 
 over all images shown, with channels exchanged and inverted to be most like the last column's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

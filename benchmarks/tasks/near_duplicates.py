@@ -4,8 +4,6 @@ What counts as one is said in `benchmarks.tasks.duplicate_pairs`. All pairs are 
 are least alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

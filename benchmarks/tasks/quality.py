@@ -5,8 +5,6 @@ token over several orders, with the class and with the null class, beside that e
 that knows only how frequent each code is would reach. Labels must be those that the model was trained with.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

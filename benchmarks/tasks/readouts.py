@@ -6,8 +6,6 @@ what it costs: shown sequences, and seconds of the transformer. Paired differenc
 the last showing.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Images go through a model's tokenizer and back, and are compared with themselves
 `generation`, against a training set.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

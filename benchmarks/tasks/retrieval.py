@@ -5,8 +5,6 @@ split, itself excluded by its id. Every output of every encoder is searched exac
 by indexes, whose results are set against the exact ones in OUT/index.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

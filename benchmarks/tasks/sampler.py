@@ -1,7 +1,5 @@
 """Samples of a model for measuring: image i is drawn with seed i, and is the same on any number of processes."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

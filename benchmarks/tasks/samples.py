@@ -1,7 +1,5 @@
 """Pictures that a model draws: samples of classes, regions drawn anew, canvases extended."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Features as they come to an index: block by block, checked, of one size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np

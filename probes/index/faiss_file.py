@@ -5,8 +5,6 @@ writing, and counts decide how much memory it takes. So the layout (faiss's `imp
 only what `build_index` writes is let through: vectors, or a graph over vectors, or product codes in lists in memory.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import struct

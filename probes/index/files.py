@@ -6,8 +6,6 @@ whole, and the next building removes what was left over. Files that neither name
 removed nor overwritten. One process at a time builds, which holds a lock on `.lock`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

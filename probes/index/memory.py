@@ -1,7 +1,5 @@
 """How much memory building an index takes, known before it begins."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

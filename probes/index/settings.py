@@ -1,7 +1,5 @@
 """What an index is made of: its kind and sizes, chosen by how many vectors it is for."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Vectors as an index holds them: normalised on the way in, the same for queries, and read back by row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`randar animate`: an animation of an image as its tokens appear, in several orders side by side."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

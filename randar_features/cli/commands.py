@@ -1,7 +1,5 @@
 """`randar COMMAND`: the list of commands. A command is imported when it is called, not before."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """What `generate` and `edit` share: their settings, the model ready to decode, and the processes of torchrun."""
 
-from __future__ import annotations
-
 import datetime
 import os
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`randar doctor`: what this machine has."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os

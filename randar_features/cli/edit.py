@@ -1,7 +1,5 @@
 """`randar edit`: redraw a part of an image, draw beyond its edges, or at twice its resolution."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

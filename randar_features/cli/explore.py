@@ -1,7 +1,5 @@
 """`randar explore`: a page on this machine to look at images through a model."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import webbrowser

@@ -1,7 +1,5 @@
 """`randar export`: a table of features in another format, or the parts of a training as one model folder."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

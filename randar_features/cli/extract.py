@@ -1,7 +1,5 @@
 """`randar extract`: features of images in a store on disk."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial

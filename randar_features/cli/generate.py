@@ -1,7 +1,5 @@
 """`randar generate`: images of classes, one PNG file each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

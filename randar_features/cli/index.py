@@ -1,7 +1,5 @@
 """`randar index`: an index of a collection of images, which `randar search` searches."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from functools import partial

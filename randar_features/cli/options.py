@@ -1,7 +1,5 @@
 """Options that several commands share: one name and one meaning each."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -27,8 +27,6 @@ wins. `run(…, recipe=FILE)` names the file to read where `--config` is not giv
 `read_options`. A command that chooses among commands calls `subcommands`.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import inspect

@@ -1,7 +1,5 @@
 """`randar push`: a model to the Hugging Face Hub."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

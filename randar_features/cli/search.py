@@ -1,7 +1,5 @@
 """`randar search`: the images of an index that are most like others."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass, replace
 from functools import partial

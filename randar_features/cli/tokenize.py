@@ -1,7 +1,5 @@
 """`randar tokenize`: images as token stores, once, for training."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ The tokenizer of a model that is there stays as it is; its transformer is fine-t
 the classes of the folder.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`randar train tokenizer`: an image tokenizer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

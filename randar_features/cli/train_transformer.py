@@ -1,7 +1,5 @@
 """`randar train transformer`: RandAR or a sister on image tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """What the commands that train share: their options, and the run itself."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Sequence

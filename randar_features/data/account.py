@@ -1,7 +1,5 @@
 """The account of what opening a source found: images, classes, files passed over, labels dropped."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from dataclasses import dataclass, field

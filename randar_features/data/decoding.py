@@ -1,7 +1,5 @@
 """One picture, however it comes, to an upright 8-bit RGB image or a square pixel tensor."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The raster format of a file, by its first bytes and never by its name."""
 
-from __future__ import annotations
-
 import re
 import struct
 

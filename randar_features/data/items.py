@@ -1,7 +1,5 @@
 """An item of a source taken apart: an image, a tuple ``(image, label, ...)``, or a mapping with an image."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path

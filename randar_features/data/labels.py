@@ -1,7 +1,5 @@
 """Labels in the forms that users have, as numbers of classes: taken where the meaning is sure, else dropped."""
 
-from __future__ import annotations
-
 import math
 import operator
 import re

@@ -1,7 +1,5 @@
 """What the folders of a folder or an archive mean: classes, splits, or a level that says nothing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """The files below a folder, and which of them are images: by the name, else by the content."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Callable

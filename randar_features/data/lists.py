@@ -1,7 +1,5 @@
 """Lists of images and labels in text files: CSV and JSON Lines, by themselves or as the metadata of a folder."""
 
-from __future__ import annotations
-
 import codecs
 import os
 from collections.abc import Sequence

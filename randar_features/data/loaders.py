@@ -1,7 +1,5 @@
 """The items in the batches of a torch DataLoader."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Masks: one class number a pixel, turned as the image is that they belong to."""
 
-from __future__ import annotations
-
 import os
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Open a picture safely: only raster decoders run, and nothing is decoded before its size is known."""
 
-from __future__ import annotations
-
 import io
 import os
 import stat

@@ -1,7 +1,5 @@
 """Paths that users give and files hold: what lies there, what may be read, and the words of a failure."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

@@ -5,8 +5,6 @@ numbers are raw bits of PCG64, and all arithmetic is exact or element by element
 the same on every machine.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import NamedTuple

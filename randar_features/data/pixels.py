@@ -1,7 +1,5 @@
 """Pixels for training that sees images many times: decoded once into a store, or anew whenever they are needed."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping

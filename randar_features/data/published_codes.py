@@ -1,7 +1,5 @@
 """Ready-made image tokens, one `.npy` an image, as RandAR and LlamaGen publish those of ImageNet, into token shards."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """One pass over the images of a source that can be read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch import Tensor

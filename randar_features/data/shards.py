@@ -1,7 +1,5 @@
 """Several files that are one source: shards, told by their names, and patterns such as ``{000..003}.tar``."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -1,7 +1,5 @@
 """Images side by side, each row and column under its name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont

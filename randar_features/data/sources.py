@@ -1,7 +1,5 @@
 """Everything that users have as "images", opened: paths, folders, archives, tables, arrays, data sets, loaders."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

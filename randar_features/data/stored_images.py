@@ -1,7 +1,5 @@
 """Images of any source as a store takes them: decoded, made into values, and known by their content."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Tables with a column of images: Parquet files in Hugging Face's form, and the `datasets` library."""
 
-from __future__ import annotations
-
 import json
 import re
 from bisect import bisect_right

@@ -1,7 +1,5 @@
 """Image tokens on disk: what training reads instead of pixels."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From pictures of any size to square pixel tensors, byte for byte as the published models were trained."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

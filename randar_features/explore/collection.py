@@ -1,7 +1,5 @@
 """What is explored: a model, images by their number, and the index that knows which are alike."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

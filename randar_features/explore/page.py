@@ -3,8 +3,6 @@
 It listens on this machine alone, serves no file but the pictures that it draws, and calls no other machine.
 """
 
-from __future__ import annotations
-
 import functools
 import html
 import logging

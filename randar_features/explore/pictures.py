@@ -3,8 +3,6 @@
 An image is a Pillow image of mode "RGB" and any size; of it the middle square is looked at (`data.adm_center_crop`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

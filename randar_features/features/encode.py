@@ -1,7 +1,5 @@
 """The feature engine: tokens once, the first showing once for all contexts, no block after the deepest layer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Features of whole collections of images, with one call: in memory, or in a store on disk."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

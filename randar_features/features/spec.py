@@ -1,7 +1,5 @@
 """Which feature: context, read, layer, orders and norm; and which of them a model has."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

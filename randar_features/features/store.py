@@ -1,7 +1,5 @@
 """Features on disk: one value an image and output, in a store of `randar_features.store`; filled from images."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence

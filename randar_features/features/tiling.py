@@ -1,7 +1,5 @@
 """Feature maps of pictures larger than an encoder's input: overlapping tiles, encoded and blended."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """How an image comes about: its tokens appear step by step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

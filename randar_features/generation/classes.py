@@ -1,7 +1,5 @@
 """Classes by name: which index a name means, and what to suggest where it means none."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence

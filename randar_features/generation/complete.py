@@ -1,7 +1,5 @@
 """From checked input to a decoding task and its tokens; every way of generating goes through `complete`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

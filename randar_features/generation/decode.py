@@ -4,8 +4,6 @@ What a model is fed in a step is in `stepping`. All lengths are host integers kn
 waits for the device.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """Redraw a part of an image, or draw beyond its edges; what is kept stays equal to the bit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import count
 from numbers import Integral

@@ -1,7 +1,5 @@
 """Folders of generated images: one PNG a class and seed, with its settings inside; resumable, shared among ranks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tokens from classes, or from some tokens the others."""
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 import torch

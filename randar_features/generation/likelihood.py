@@ -1,7 +1,5 @@
 """How likely the model finds an image: log-likelihood of each token, and the surprisal map."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from numbers import Integral

@@ -1,7 +1,5 @@
 """Samples to look at while a model is being trained: the same classes and seeds each time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

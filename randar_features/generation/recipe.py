@@ -1,7 +1,5 @@
 """How each generator is decoded as published: its schedules, steps and guidance, and what it cannot do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ scales, the lengths. So a recording holds all the steps, of static shapes, and i
 known tokens and seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import fields, replace
 from types import MethodType

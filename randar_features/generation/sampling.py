@@ -7,8 +7,6 @@ from a `torch.Generator` one after the other: calls on parts of a batch that sha
 the same images as one call on the whole.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """How many tokens a step, and how strong the guidance: host-side numbers, known before decoding starts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ instructions …], placed right after P1 of the step before, so that P2 … Pm m
 integers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Twice the resolution from the same weights, without training (RandAR, arXiv 2412.01827, section 3.4)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

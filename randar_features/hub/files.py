@@ -1,7 +1,5 @@
 """Files of weights, on this machine or on the Hugging Face Hub, and how one gets from there to here."""
 
-from __future__ import annotations
-
 import socket
 from dataclasses import dataclass
 from functools import partial

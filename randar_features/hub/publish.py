@@ -1,7 +1,5 @@
 """A finished model to the Hugging Face Hub, from where `load_model("owner/name")` takes it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ without a connection, so none is written here: `name@revision` pins the transfor
 names the commits it came from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """What a name, a folder or a repository stands for: a configuration and files of weights."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import os

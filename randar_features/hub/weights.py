@@ -1,7 +1,5 @@
 """Weight files into modules: safetensors and pickles of plain tensors, strictly and without running code."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import math

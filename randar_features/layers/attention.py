@@ -1,7 +1,5 @@
 """Multi-head attention with rotary positions and grouped queries; what may see what is an argument."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Sizes of a generator: the same fields for all of them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Cross-entropy of an output layer, in chunks: float32 logits of the whole batch are never in memory."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Class embedding with a null class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Linear layers whose weights stand ready in one number format, for decoding: no conversion or layout at each call."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, TypeVar
 

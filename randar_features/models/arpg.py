@@ -7,8 +7,6 @@ The tokens stand in any order of the locations. A query, the same vector everywh
 be predicted and sees the content before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

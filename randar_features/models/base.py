@@ -1,7 +1,5 @@
 """What the generators share: angles, fresh weights, the names of their parts, and checks of what they are given."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self

@@ -5,8 +5,6 @@
 Attention is causal; each token is predicted at the position before its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

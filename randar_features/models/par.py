@@ -7,8 +7,6 @@ four positions see each other, and each predicts the token of its own quadrant i
 s1 … s3 complete the first group.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

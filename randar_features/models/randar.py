@@ -6,8 +6,6 @@ The tokens x1, x2, … stand in any order π of the N locations. A position-inst
 where it is, and there it is predicted. Attention is causal along the sequence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

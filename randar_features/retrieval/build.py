@@ -1,7 +1,5 @@
 """Building an index of images, or of a table of features that is there."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The encoder of an index: its queries are encoded as its images were."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """What an index is built of: one vector an image, out of tables of features, and what the vectors are."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence

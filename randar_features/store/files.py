@@ -1,7 +1,5 @@
 """Files that are either whole or not there: written aside, synced, renamed."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 Hashes of files are kept between runs by size, times and inode, as git keeps them, in `cache_file()`.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import stat

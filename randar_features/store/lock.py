@@ -1,7 +1,5 @@
 """One process at a time writes to a folder; a second one gets an error at once that names the first."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

@@ -1,7 +1,5 @@
 """The manifest of a store: what its values are, the data that they come from, and the number of images."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Which rows of a store are there, which are to be made, and whether they are of the images given now."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """What a store knows of each image: where it came from, its class, and the hash of its content."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

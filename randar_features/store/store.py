@@ -1,7 +1,5 @@
 """A store that is finished: values of images by name, read through memory maps."""
 
-from __future__ import annotations
-
 import json
 import operator
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Shapes: B batch, N = h·w image tokens in raster order, V codes, C = code_dim nu
 H x W pixels, h = H / downsampling, w = W / downsampling.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

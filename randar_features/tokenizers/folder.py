@@ -1,7 +1,5 @@
 """A tokenizer on its own in a folder, as `load_tokenizer` reads it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path

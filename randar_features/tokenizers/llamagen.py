@@ -4,8 +4,6 @@ The default arguments of `LlamaGenTokenizer` are the published network, and its 
 published names. Shapes: B batch, D channels, H and W rows and columns of pixels or latents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -4,8 +4,6 @@ The default arguments of `MaskGITTokenizer` are the published network, and its s
 published names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

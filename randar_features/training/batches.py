@@ -3,8 +3,6 @@
 Everything is drawn for the whole batch; how processes and micro batches share it changes nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

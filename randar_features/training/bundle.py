@@ -1,7 +1,5 @@
 """One folder for `load_model` out of a tokenizer's run and a generator's run."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints: folders that are either whole or not there, and the newest one that is undamaged."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """The adversarial term of tokenizer training: a discriminator of patches, its loss, and the term's weight."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

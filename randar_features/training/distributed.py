@@ -1,7 +1,5 @@
 """How a step is spread over processes and devices, which changes nothing except rounding."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What a training step costs: operations an image, a device's peak, and the share of it that is used (MFU)."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 

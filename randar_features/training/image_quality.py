@@ -1,7 +1,5 @@
 """How close reconstructions are to their images, and how evenly a tokenizer uses its codes."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

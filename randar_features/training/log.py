@@ -1,7 +1,5 @@
 """What a run tells: its log, in JSON lines and wherever else it is wanted, and how far it is."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

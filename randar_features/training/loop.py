@@ -1,7 +1,5 @@
 """The loop that every trainer runs in: resume, step, log, evaluate, checkpoint, stop in time."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A codebook of unit-length vectors that follows the latents instead of gradients."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator

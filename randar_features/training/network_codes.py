@@ -1,7 +1,5 @@
 """The codes of a `NetworkTokenizer`: principal components of what its network sees, gathered into clusters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A network for a `NetworkTokenizer` to look through: the first stages of a timm network, trained by labels."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any

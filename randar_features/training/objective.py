@@ -1,7 +1,5 @@
 """What is minimised, and what is measured: next-token prediction over orders."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """What moves the weights: AdamW and Muon, courses of the learning rate (s/W for the first W steps), the average."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from typing import Any

@@ -1,7 +1,5 @@
 """LPIPS (Zhang et al. 2018, arXiv:1801.03924): a distance of images by the features of a frozen network."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a generator's training is given: the model, the recipe, the intervals, the hardware."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """A frozen network's maps of all training images, computed once and stored beside their tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple

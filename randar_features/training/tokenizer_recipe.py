@@ -1,7 +1,5 @@
 """What a tokenizer's training is given: the network, the recipe, the intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Vector-quantised tokenizer training: reconstruction, commitment, and a codebook that follows the latents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple

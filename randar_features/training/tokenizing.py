@@ -1,7 +1,5 @@
 """Images to token shards: every crop of every image through a tokenizer, once."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path

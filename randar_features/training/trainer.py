@@ -1,7 +1,5 @@
 """Training of RandAR and its sisters on image tokens: next-token prediction, a fresh order for each image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict

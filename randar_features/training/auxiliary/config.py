@@ -1,7 +1,5 @@
 """Options of the losses beside next-token prediction."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

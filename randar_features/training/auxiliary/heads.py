@@ -1,7 +1,5 @@
 """Heads of the losses beside next-token prediction: alignment, self-distillation, a class head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

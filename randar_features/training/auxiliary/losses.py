@@ -1,7 +1,5 @@
 """The losses beside next-token prediction, joined: their heads, their targets, and the pass that gives them all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One pass over images shown once or twice: predictions at the first copy, features at the last."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
