@@ -5,8 +5,6 @@ Planned: the recommended context `reverse` against what tuning images would choo
 their p-values are corrected by Holm's procedure for how many they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -145,7 +143,7 @@ def run_differences(run: Run) -> list[dict[str, Any]]:
     return list(found)
 
 
-def load_differences(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+def load_differences(folders: str | Path | Sequence[str | Path]) -> "pd.DataFrame":
     """Every paired comparison of the runs below a folder, or several, as one table: a line each comparison.
 
     Columns: run, what the two share (encoder, probe, settings …), first, second, difference, low, high, p_value,

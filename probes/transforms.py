@@ -1,7 +1,5 @@
 """What is done to feature vectors before a head or cosines, measured on the training images: standardised, whitened."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Self
@@ -126,7 +124,7 @@ class Whitener(FittedTransform):
         self.axes = axes[:, :wanted] / variances[:wanted].sqrt()
         return self
 
-    def leading(self, components: int) -> Whitener:
+    def leading(self, components: int) -> Self:
         """The same with the first axes alone."""
         fewer = Whitener(components)
         fewer.mean, fewer.axes = self.mean, self.axes[:, :components]

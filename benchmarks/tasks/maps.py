@@ -24,7 +24,7 @@ from benchmarks.tasks.samples import to_arrays
 from probes import align_colours
 from randar_features import Model
 from randar_features.cli.parse import Count
-from randar_features.data.readable import readable_batches
+from randar_features.data.images import readable_batches
 
 PHOTOGRAPHS = "photographs"
 

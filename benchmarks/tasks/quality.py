@@ -19,8 +19,8 @@ from probes import bootstrap_interval
 from randar_features import load_model
 from randar_features.cli.parse import Count
 from randar_features.data import open_images
+from randar_features.data.images import readable_batches
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.data.readable import readable_batches
 from randar_features.training.image_quality import reconstruction_quality
 from randar_features.training.objective import evaluation_orders
 

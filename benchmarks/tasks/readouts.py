@@ -28,7 +28,7 @@ from probes.pooling import pool
 from probes.rows import TensorRows
 from randar_features import Model, encode_tokens, load_model
 from randar_features.cli.parse import Count
-from randar_features.data.readable import readable_batches
+from randar_features.data.images import readable_batches
 from randar_features.precision import autocast
 
 BASE = "mean"

@@ -1,7 +1,5 @@
 """`randar probe`: how well classes can be told from features, on images that are held back."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,7 +75,7 @@ def probe(options: ProbeOptions) -> None:
     print("\n".join(str(file) for file in sorted(path.parent.iterdir()) if file.is_file()))
 
 
-def configured(options: ProbeOptions) -> Config:
+def configured(options: ProbeOptions) -> "Config":
     """The options of the benchmark that measures it.
 
     Raises:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from randar_features.store.identity import UNREADABLE, hash_image
 
@@ -217,6 +218,28 @@ class ImageSource:
             is_file = isinstance(image, (str, os.PathLike))
             digest = UNREADABLE if is_file or image is None else hash_image(image)
             yield UndecodedImage(image if is_file else None, label, path, digest)
+
+
+def readable_batches(
+    source: ImageSource, *, image_size: int, batch_size: int, description: str
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Pixels (b, 3, S, S) and labels (−1: none) of the images that can be read, with a progress bar.
+
+    ValueError: none can be read.
+    """
+    count, reason = 0, "there is none"
+    with tqdm(total=source.length, desc=description, unit="image") as bar:
+        for batch in source.batches(image_size, batch_size):
+            good = [index for index, status in enumerate(batch.status) if status == OK]
+            bar.update(len(batch.status))
+            count += len(good)
+            if good:
+                labels = (batch.labels[index] for index in good)
+                yield batch.pixels[good], [-1 if label is None else label for label in labels]
+            else:
+                reason = batch.status[0]
+    if not count:
+        raise ValueError(f"none of the images could be read; the last: {reason}")
 
 
 class _Taken(Sequence[Any]):

@@ -1,9 +1,7 @@
 """Images to features as a module, with timm's contract."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +89,7 @@ class ImageEncoder(nn.Module):
         """At which tokens the features are taken."""
         return self.spec.read
 
-    def train(self, mode: bool = True) -> ImageEncoder:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode of this module and its classifier; tokenizer and transformer stay in evaluation mode."""
         super().train(mode)
         self.tokenizer.eval()

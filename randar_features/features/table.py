@@ -1,12 +1,10 @@
 """Images × specs: the features, and path, label and status of each image, in memory or on disk."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -141,7 +139,7 @@ class FeatureTable:
         chosen = (self.ok & (self.labels >= 0)).numpy()
         return _mean(self._take(name, chosen)).numpy(), self.labels.numpy()[chosen]
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """A row an image: path (as in `to_parquet`), label, status, and an array (D,) or (G, G, D) a spec."""
         import pandas as pd  # takes half a second
 
@@ -211,7 +209,7 @@ class FeatureTable:
         """The paths in UTF-8."""
         return [None if path is None else escape(path) for path in self.paths]
 
-    def save(self, folder: str | Path, *, progress: bool = False) -> FeatureTable:
+    def save(self, folder: str | Path, *, progress: bool = False) -> Self:
         """Write the table into a folder, from which `open_table` reads it; the numbers stay float32.
 
         Raises:

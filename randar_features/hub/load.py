@@ -1,14 +1,12 @@
 """A name or a folder to a loaded model: bundled, written by training, or from the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -88,7 +86,7 @@ class Model:
         """Of the transformer's weights."""
         return self.transformer.dtype
 
-    def to(self, device: Device | None = None, dtype: torch.dtype | str | None = None) -> Model:
+    def to(self, device: Device | None = None, dtype: torch.dtype | str | None = None) -> Self:
         """This model itself if it is there and so already (None: as it is), else a copy that is."""
         target = self.device if device is None else torch.empty(0, device=choose_device(device)).device
         dtype = self.dtype if dtype is None else weights_dtype(dtype)
@@ -98,7 +96,7 @@ class Model:
         tokenizer = copy.deepcopy(self.optional_tokenizer)
         return replace(self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype))
 
-    def fitted(self, dtype: DType = None) -> tuple[Model, torch.dtype]:
+    def fitted(self, dtype: DType = None) -> tuple[Self, torch.dtype]:
         """A model that can compute in `dtype`, and the format that this is; see `precision`.
 
         The model is this one, or a copy in float32 where the weights are held in a third format.

@@ -10,12 +10,10 @@ from randar_features.layers.attention import (
     continued_mask,
     merged_heads,
 )
-from randar_features.layers.block import Block, PreNormBlock, run
+from randar_features.layers.block import Block, FeedForward, PreNormBlock, RMSNorm, run
 from randar_features.layers.config import TransformerConfig
 from randar_features.layers.embedding import ClassEmbedding, check_classes
-from randar_features.layers.feed_forward import FeedForward
 from randar_features.layers.kv_cache import CacheShape, KVCache
-from randar_features.layers.norm import RMSNorm
 from randar_features.layers.packed_linear import PackedLinear, is_packed, pack_weights, product_dtype
 
 __all__ = [

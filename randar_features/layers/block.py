@@ -1,15 +1,55 @@
-"""Pre-norm transformer block."""
+"""Pre-norm transformer block, its norm and its gated feed-forward layer."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from randar_features.layers.attention import Attention, Mask, Positions
 from randar_features.layers.config import TransformerConfig
-from randar_features.layers.feed_forward import FeedForward
-from randar_features.layers.norm import RMSNorm
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich, arXiv 1910.07467).
+
+    The statistics are taken in float32 and the normalised value is cast back before the weight.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        if x.dtype == self.weight.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).type_as(x) * self.weight
+
+
+def hidden_width(dim: int, multiple_of: int = 256) -> int:
+    """⌊2·4D/3⌋ rounded up to a multiple."""
+    width = 2 * 4 * dim // 3
+    return multiple_of * ((width + multiple_of - 1) // multiple_of)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, arXiv 2002.05202): w2(silu(w1 x) · w3 x), no biases."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        hidden = hidden_width(config.dim, config.ffn_multiple_of)
+        self.w1 = nn.Linear(config.dim, hidden, bias=False)
+        self.w3 = nn.Linear(config.dim, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, config.dim, bias=False)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
 
 
 class PreNormBlock(nn.Module):

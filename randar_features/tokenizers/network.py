@@ -5,10 +5,8 @@ decoder of LlamaGen's kind draws them. Shapes: B batch, C channels, H and W rows
 downsampling and w = W / downsampling those of tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +40,7 @@ class NetworkEncoder(nn.Module):
         self.widths = [*(self.network.feature_info[stage]["num_chs"] for stage in self.stages), 3 * colors**2]
         self.requires_grad_(False).train(False).to(memory_format=torch.channels_last)
 
-    def train(self, mode: bool = True) -> NetworkEncoder:
+    def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: the network's statistics are those of its own training."""
         return super().train(False)
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from randar_features.layers.feed_forward import hidden_width
+from randar_features.layers.block import hidden_width
 from randar_features.models import TransformerConfig
 from randar_features.timing import matrix_peak
 

@@ -1,9 +1,7 @@
 """A probe of the features while the model trains: a run that does not help is seen early."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -83,7 +81,7 @@ class OnlineProbe:
             raise ValueError(f"{len(labels)} images to probe with, expected at least {NEIGHBOURS * 4 // 3 + 2}")
 
     @classmethod
-    def of_store(cls, store: TokenStore, encode: Encode, images: Any, **options: Any) -> OnlineProbe:
+    def of_store(cls, store: TokenStore, encode: Encode, images: Any, **options: Any) -> Self:
         """With the tokenizer that lies beside the training tokens; ValueError if there is none."""
         if store.tokenizer is None:
             raise ValueError(f"the probe needs the tokenizer that made the tokens: {store.folder.parent} holds none")

@@ -14,7 +14,7 @@ from randar_features import sequence
 from randar_features.features import FeatureSpec
 from randar_features.features.encode import encode_specs
 from randar_features.layers.attention import Attention
-from randar_features.layers.feed_forward import hidden_width
+from randar_features.layers.block import hidden_width
 from randar_features.layers.rope import rotate
 from randar_features.models import RandAR, RandARConfig
 from tests.golden.models import FOLDER, golden, golden_randar
