@@ -165,23 +165,20 @@ def card(
     """Everything that all results of a run share; `benchmarks.run` calls it.
 
     Args:
-        protocol: its name and settings in words, for example "kNN, k = 20, cosine, temperature 0.07".
-        axes: values of the `AXES` that all rows share; rows state the others.
-        data: a hash, by `data_hash`, for each part it plays: "train", "evaluation", "index" …
-        weights: a hash each encoder; "none" for one without weights, "random (seed 0)" for untrained ones.
+        protocol, axes, data, weights, warnings, interval, details: as in `benchmarks.run.Measurement`.
         config: every option of the benchmark, as it was resolved.
-        warnings: what a reader must know before using the numbers.
         device: what ran the encoder.
         dtype: number format that the encoder computed in; "auto" is resolved; None: none was stated.
-        interval: how intervals were made, in words.
         task: name of the benchmark.
         seconds: that it took.
-        details: further facts that all results share.
 
     Raises:
         ValueError: an axis that is not one of `AXES`.
     """
-    _check_axes(axes)
+    if unknown := sorted(set(axes) - set(AXES)):
+        raise ValueError(f"unknown axes {', '.join(unknown)}: a card knows {', '.join(AXES)}")
+    random = sorted(name for name, value in weights.items() if value.startswith("random"))
+    untrained = [f"weights are random, not trained: {', '.join(random)}"] if random else []
     options = {} if config is None else plain(asdict(config))
     options.pop("out", None)
     return {
@@ -200,7 +197,7 @@ def card(
         "seconds": seconds,
         "data": dict(data),
         "weights": dict(weights),
-        "warnings": [*warnings, *_warnings_of(weights)],
+        "warnings": [*warnings, *untrained],
         "machine": describe(device),
         "command": command_line(),
     }
@@ -456,16 +453,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _warnings_of(weights: Mapping[str, str]) -> list[str]:
-    random = sorted(name for name, value in weights.items() if value.startswith("random"))
-    return [f"weights are random, not trained: {', '.join(random)}"] if random else []
-
-
-def _check_axes(axes: Mapping[str, Any]) -> None:
-    if unknown := sorted(set(axes) - set(AXES)):
-        raise ValueError(f"unknown axes {', '.join(unknown)}: a card knows {', '.join(AXES)}")
 
 
 def _check_row(row: Mapping[str, Any], shared: Mapping[str, Any]) -> None:

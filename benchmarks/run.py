@@ -60,11 +60,11 @@ class Measurement:
     """What a task found; the runner adds machine, options and time.
 
     Attributes:
-        protocol: its name and settings in words.
+        protocol: its name and settings in words, for example "kNN, k = 20, cosine, temperature 0.07".
         results: a result each variant.
-        axes: values of the axes that all results share.
+        axes: values of the `AXES` that all results share; results state the others.
         data: a hash, by `benchmarks.result.data_hash`, for each part that data play; with the split.
-        weights: a hash each encoder or model, see `benchmarks.result.card`.
+        weights: a hash each encoder or model; "none" for one without, "random (seed 0)" for untrained ones.
         interval: how intervals were made, in words; None where there are none.
         warnings: what a reader must know before using the numbers.
         artifacts: files that were written to the folder, by what they are.

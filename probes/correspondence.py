@@ -64,7 +64,9 @@ def _cosines(
         raise ValueError(f"maps must share D, got {tuple(source.shape)} and {tuple(target.shape)}")
     pixels = _whole_pixels(points, source_size).to(source.device)
     source, target = source.float(), target.float()
-    vectors = F.normalize(_vectors_at(source, pixels, source_size), dim=1)
+    vertical, horizontal = (matrix.float() for matrix in _interpolations(source, source_size))
+    shown = torch.einsum("kh,kw,hwd->kd", vertical[pixels[:, 1]], horizontal[pixels[:, 0]], source)
+    vectors = F.normalize(shown, dim=1)
     vertical, horizontal = _interpolations(target, target_size)
     lengths = _lengths(target, vertical, horizontal).clamp(min=1e-12)
     for block in vectors.split(max(1, _BLOCK_VALUES // lengths.numel())):
@@ -122,12 +124,6 @@ def _interpolations(features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Te
 def _interpolation(inputs: int, outputs: int) -> Tensor:
     identity = torch.eye(inputs, dtype=torch.float64)[None]
     return F.interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].T
-
-
-def _vectors_at(features: Tensor, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Up-sampled features (K, D) at whole pixels (K, 2)."""
-    vertical, horizontal = (matrix.float() for matrix in _interpolations(features, size))
-    return torch.einsum("kh,kw,hwd->kd", vertical[pixels[:, 1]], horizontal[pixels[:, 0]], features)
 
 
 def _lengths(features: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:

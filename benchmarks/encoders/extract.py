@@ -62,11 +62,13 @@ def extract(
         ValueError: an unknown output or pooling.
     """
     wanted, name = encoder.choose(outputs), _named(data, name, split, max_images)
-    home = Path(folder) / _computed_by(encoder) / file_name(name)
+    computed = "" if encoder.dtype == torch.float32 else f"-{name_of(encoder.dtype)}"
+    home = Path(folder) / f"{file_name(encoder.name)}-{file_name(encoder.weights)}{computed}" / file_name(name)
     dtype = dtype if encoder.computes else "float32"
     made = _outputs_of_a_store(home, encoder, wanted, (pooling, dtype, reading.content())) or wanted
     content = _content(encoder, made, pooling, dtype, reading)
-    place = home / f"{pooling or 'maps'}-{_short_hash(content.manifest())}"
+    digest = hashlib.sha256(json.dumps(content.manifest(), sort_keys=True).encode()).hexdigest()
+    place = home / f"{pooling or 'maps'}-{digest[:8]}"
     images = encoder.stored(
         open_data(data, split, encoder.image_size, reading),
         content,
@@ -182,16 +184,6 @@ def _named(data: Any, name: str | None, split: str | None, max_images: int | Non
     return name if max_images is None else f"{name}-first-{max_images}"
 
 
-def _computed_by(encoder: Encoder) -> str:
-    """The folder of an encoder in the cache, by its weights and number format."""
-    computed = "" if encoder.dtype == torch.float32 else f"-{name_of(encoder.dtype)}"
-    return f"{file_name(encoder.name)}-{file_name(encoder.weights)}{computed}"
-
-
 def file_name(text: str) -> str:
     """A text with nothing in it that a path could not hold."""
     return re.sub(r"[^\w.+@-]+", "-", text).strip("-")
-
-
-def _short_hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

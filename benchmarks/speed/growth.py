@@ -9,6 +9,7 @@ than the process had before.
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,20 +65,13 @@ def used(work: Callable[[], object], repeats: int = 1) -> dict[str, float]:
     """Processor seconds of the fastest run in this process, and bytes that its peak had more than before."""
     torch.set_num_threads(1)
     before, spent = process_memory(), []
-    _forget_peak()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now (Linux)
     for _ in range(repeats):
         start = time.process_time()
         work()
         spent.append(time.process_time() - start)
     return {"seconds": min(spent), "bytes": max(process_memory(peak=True) - before, 0)}
-
-
-def _forget_peak() -> None:
-    """The most memory of this process is what it has now (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 class MadeUp:

@@ -216,19 +216,15 @@ def read_statistics(data: str, judge: Judge | None, purpose: Purpose) -> JudgedS
         pairs = [(arrays["mu"], arrays["sigma"])] + ([(arrays["mu_s"], arrays["sigma_s"])] if "mu_s" in arrays else [])
         count = None if about is None else about["count"]
         moments = [Moments(count, *pair) for pair in pairs]
-    _check_purpose(path, about, purpose)
-    if judge is not None:
-        _check_network(path, about, judge)
-    return JudgedSet(moments[0], spatial=moments[1] if len(moments) > 1 else None)
-
-
-def _check_purpose(path: Path, about: Mapping[str, Any] | None, purpose: Purpose) -> None:
     made_for = "generation" if about is None else about["purpose"]  # ADM's are of a training set
     if made_for != purpose:
         raise ValueError(
             f"{path} holds statistics for {made_for}, and this measures {purpose}: samples are compared with a "
             "training set, reconstructions with the very images that were reconstructed; one cannot stand for the other"
         )
+    if judge is not None:
+        _check_network(path, about, judge)
+    return JudgedSet(moments[0], spatial=moments[1] if len(moments) > 1 else None)
 
 
 def _check_network(path: Path, about: Mapping[str, Any] | None, judge: Judge) -> None:

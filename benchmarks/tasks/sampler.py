@@ -116,16 +116,12 @@ def draw(
         for count in fill_gallery(model, mine, folder, arguments, notes=notes, batch_size=batch_size):
             bar.update(count)
     if missing and ranks.is_main_process:
-        passed = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
-        _remember(folder / SPEED_FILE, missing, *passed)
+        now = {"images": missing, "seconds": time.perf_counter() - clocks[0]}
+        now["cpu_seconds"] = time.process_time() - clocks[1]
+        held = dict(read_json(folder / SPEED_FILE)) if (folder / SPEED_FILE).exists() else dict.fromkeys(now, 0)
+        write_json(folder / SPEED_FILE, {name: held[name] + value for name, value in now.items()})
     ranks.wait_for_everyone()
     return [folder / one.filename for one in wanted]
-
-
-def _remember(file: Path, images: int, seconds: float, cpu_seconds: float) -> None:
-    held = dict(read_json(file)) if file.exists() else {"images": 0, "seconds": 0.0, "cpu_seconds": 0.0}
-    now = {"images": images, "seconds": seconds, "cpu_seconds": cpu_seconds}
-    write_json(file, {name: held[name] + value for name, value in now.items()})
 
 
 def speed_of(folder: Path) -> dict[str, float]:

@@ -49,8 +49,11 @@ def read_list(path: Path, account: Account) -> FileList:
     with reading(path, "a list of images"):
         spaced = path_name.startswith(" ")  # "label, path": so are the cells below
         paths = [_text(value, spaced) for value in table[path_name].to_pylist()]
-        labels = None if label_name is None else [_stripped(value) for value in table[label_name].to_pylist()]
-        return FileList(paths, labels, label_name)
+        if label_name is None:
+            return FileList(paths, None, None)
+        labels = table[label_name].to_pylist()  # without the space that follows a comma in some files
+        stripped = [label.strip() if isinstance(label, str | bytes) else label for label in labels]
+        return FileList(paths, stripped, label_name)
 
 
 def _text(value: Any, spaced: bool) -> str | None:
@@ -60,11 +63,6 @@ def _text(value: Any, spaced: bool) -> str | None:
     """
     text = "" if value is None else os.fsdecode(value) if isinstance(value, bytes) else str(value)
     return (text.removeprefix(" ") if spaced else text) or None
-
-
-def _stripped(label: Any) -> Any:
-    """A label without the space that follows a comma in some files."""
-    return label.strip() if isinstance(label, str | bytes) else label
 
 
 def _read_table(path: Path) -> Any:

@@ -42,7 +42,8 @@ def open_picture(
         Exception: whatever Pillow's decoder raises on a damaged header.
     """
     if isinstance(image, Image.Image):
-        _check_decoder(image)
+        if isinstance(image, ImageFile.StubImageFile) or image.format in ("EPS", "WMF"):  # outside programs make these
+            raise ImageError(f"{image.format} is no raster format: convert it to PNG first")
         check_size(image, max_pixels)
         yield image
         return
@@ -172,9 +173,3 @@ def _decoder(format: str) -> Callable[[BinaryIO, str], ImageFile.ImageFile]:
     if format not in Image.OPEN:
         raise ImageError(f"it is a {format} image, which this build of Pillow does not read")
     return Image.OPEN[format][0]  # not Image.open, which takes any format and hides the reason of a failure
-
-
-def _check_decoder(image: Image.Image) -> None:
-    """Refuse an image that the user opened and whose pixels an outside program would make."""
-    if isinstance(image, ImageFile.StubImageFile) or image.format in ("EPS", "WMF"):
-        raise ImageError(f"{image.format} is no raster format: convert it to PNG first")

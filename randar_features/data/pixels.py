@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,7 +88,7 @@ def cache_pixels(
     """
     source = open_images(images, split=split).read_with(reading)
     options: dict[str, Any] = {"image_size": image_size, "batch_size": 256}
-    stored = StoredImages(source, _as_bytes, **options)
+    stored = StoredImages(source, lambda batch: {PIXELS: (batch.pixels * 255).round().byte().numpy()}, **options)
     writer = StoreWriter(
         folder=folder,
         kind=_Pixels,
@@ -112,10 +112,6 @@ def cache_pixels(
     except ValueError:
         remove_store(_Pixels(folder))
         raise
-
-
-def _as_bytes(batch: ImageBatch) -> Mapping[str, np.ndarray]:
-    return {PIXELS: (batch.pixels * 255).round().byte().numpy()}
 
 
 class PixelSource:

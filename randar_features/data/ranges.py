@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from .opening import MAX_PIXELS, ImageError
@@ -107,7 +105,9 @@ def eight_bit(image: Image.Image, value_range: tuple[float, float] | None) -> tu
     elif not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ImageError(f"values from {lowest:g} to {highest:g}: expected finite numbers")
     scaled = np.empty(values.shape, np.uint8)
-    for rows in _strips(values):
+    step = max(STRIP_VALUES // max(values.shape[1], 1), 1)
+    for start in range(0, len(values), step):
+        rows = slice(start, start + step)
         share = (values[rows].astype(np.float64) - low) / (high - low)
         scaled[rows] = np.rint(share.clip(0, 1) * 255)
     if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
@@ -165,9 +165,3 @@ def swap_bytes(image: Image.Image) -> None:
         swapped = {"L": "B", "B": "L"}[order.replace("N", native)]
         args = (f"{mode};16{swapped}", *args[1:])
         image.tile[number] = tile._replace(args=args if isinstance(tile.args, tuple) else args[0])  # type: ignore[attr-defined]
-
-
-def _strips(values: NDArray[Any]) -> Iterator[slice]:
-    step = max(STRIP_VALUES // max(values.shape[1], 1), 1)
-    for start in range(0, len(values), step):
-        yield slice(start, start + step)

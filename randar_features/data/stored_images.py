@@ -102,9 +102,7 @@ def _whole(path: str | None) -> str:
     return os.path.join(_real(folder), name)
 
 
-@cache
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)
+_real = cache(os.path.realpath)
 
 
 def check_apart(images: Any, folder: str | Path, split: str | None = None) -> None:

@@ -62,17 +62,11 @@ class ImageEncoder(nn.Module):
         self.image_size = loaded.image_size
         self.num_features = self.embed_dim = self.head_hidden_size = config.dim
         self.grid_size = (config.grid, config.grid)
-        self.feature_info = self._feature_info()
+        names = {id(module): name for name, module in self.named_modules()}
+        about = {"num_chs": self.num_features, "reduction": self.image_size // config.grid}
+        self.feature_info = [{"module": names[id(block)], **about} for block in self.transformer.blocks]
         self.pretrained_cfg = self.default_cfg = timm_config(loaded.name, loaded.image_size)
         self.reset_classifier(num_classes)
-
-    def _feature_info(self) -> list[dict[str, Any]]:
-        names = {id(module): name for name, module in self.named_modules()}
-        reduction = self.image_size // self.grid_size[0]
-        return [
-            {"module": names[id(block)], "num_chs": self.num_features, "reduction": reduction}
-            for block in self.transformer.blocks
-        ]
 
     @property
     def layer(self) -> int:

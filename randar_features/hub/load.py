@@ -137,12 +137,13 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
     transformer.trained_order = _trained_order(source)
     layers, steps = _recommended(source, transformer)
+    digests = "".join(file_hash(file.path) for file in (weights, tokenizer_weights) if file)
     return Model(
         name=source.name,
         transformer=transformer,
         recommended_layers=layers,
         recommended_steps=steps,
-        weights_hash=_hash(weights, tokenizer_weights),
+        weights_hash=hashlib.sha256(digests.encode()).hexdigest()[:16],
         optional_tokenizer=tokenizer,
         class_names=source.classes,
         revision=weights.revision,
@@ -161,15 +162,7 @@ def untrained_model(name: Name) -> Model:
     for module in (transformer, tokenizer):
         module.requires_grad_(False).eval()
     layers, steps = _recommended(source, transformer)
-    return Model(
-        name=source.name,
-        transformer=transformer,
-        recommended_layers=layers,
-        recommended_steps=steps,
-        weights_hash="random",
-        optional_tokenizer=tokenizer,
-        class_names=source.classes,
-    )
+    return Model(source.name, transformer, layers, steps, "random", tokenizer, source.classes)
 
 
 def load_tokenizer(
@@ -199,7 +192,8 @@ def choose_device(device: Device | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r}, but PyTorch sees no CUDA device here: use 'cpu' or None")
     if not _is_there(device):
-        raise ValueError(f"device={str(device)!r}, but this machine has no such device: use {_devices_here()} or None")
+        here = ", ".join(["'cpu'", *(f"'cuda:{index}'" for index in range(torch.cuda.device_count()))])
+        raise ValueError(f"device={str(device)!r}, but this machine has no such device: use {here} or None")
     return device
 
 
@@ -211,10 +205,6 @@ def _is_there(device: torch.device) -> bool:
         return bool(torch.zeros(1, device=device).cpu().numel())
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         return False
-
-
-def _devices_here() -> str:
-    return ", ".join(["'cpu'", *(f"'cuda:{index}'" for index in range(torch.cuda.device_count()))])
 
 
 def _build(source: ModelSource, part: str, *, fresh: bool = False) -> Any:
@@ -309,8 +299,3 @@ def _load(
     weights = source.fetch(part)
     load_weights(module, weights.path, key=weights.key, device=device, dtype=dtype)
     return weights
-
-
-def _hash(*files: WeightsFile | None) -> str:
-    digests = "".join(file_hash(file.path) for file in files if file)
-    return hashlib.sha256(digests.encode()).hexdigest()[:16]

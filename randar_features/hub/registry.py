@@ -63,7 +63,11 @@ def find_source(name: str | os.PathLike[str]) -> ModelSource:
     if folder.is_dir():
         return folder_source(folder)
     if isinstance(name, str) and "/" not in text and os.sep not in text and not text.startswith(("~", ".")):
-        raise ValueError(_unknown(text))
+        names = [*BUNDLED, *PUBLISHED, *ALIASES]
+        nearest = difflib.get_close_matches(text.partition("@")[0].lower(), names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known are {', '.join(names)}."
+        also = "(The folder of a model will do too, but none has this name.)"
+        raise ValueError(f"there is no model {text!r}: {hint} {also}")
     if isinstance(name, str) and not folder.exists() and (match := HUB_NAME.fullmatch(text)):
         return hub_source(match["repository"], match["revision"] or "main")
     what = "is a file" if folder.exists() else "does not exist"
@@ -122,7 +126,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _published_in(folder: Path) -> ModelSource:
     """The one published model whose transformer lies in `folder` under its own file name."""
     inside = {path.name for path in folder.iterdir()}
-    found = [source for source in PUBLISHED.values() if _filenames(source)["transformer"] in inside]
+    found = [source for source in PUBLISHED.values() if getattr(source.files["transformer"], "filename", "") in inside]
     if len(found) != 1:
         held = ", ".join(sorted(inside)[:8]) or "nothing"
         raise FileNotFoundError(
@@ -135,10 +139,6 @@ def _published_in(folder: Path) -> ModelSource:
         if isinstance(file, HubFile)
     }
     return replace(found[0], files=files)
-
-
-def _filenames(source: ModelSource) -> dict[str, str]:
-    return {part: file.filename for part, file in source.files.items() if isinstance(file, HubFile)}
 
 
 def _at_revision(source: ModelSource, revision: str) -> ModelSource:
@@ -161,13 +161,6 @@ def _bundled(name: str) -> ModelSource:
             "install the package anew, or pass the folder of another model"
         )
     return folder_source(folder, base)
-
-
-def _unknown(name: str) -> str:
-    names = [*BUNDLED, *PUBLISHED, *ALIASES]
-    nearest = difflib.get_close_matches(name.partition("@")[0].lower(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known are {', '.join(names)}."
-    return f"there is no model {name!r}: {hint} (The folder of a model will do too, but none has this name.)"
 
 
 def read_classes(path: Path, count: int | None = None) -> list[str]:

@@ -93,7 +93,10 @@ class StoreWriter:
             raise ValueError(f"shard_size={self.shard_rows}, expected at least 1 image")
         if source.root is not None and source.root == self.folder.resolve():
             raise ValueError(f"{self.folder} holds the images themselves: give another folder to write to")
-        self._check_there()
+        check_format(self.folder, self.kind.made_by)
+        check_foreign(self.folder)
+        if self._begun():
+            check_content(self.folder, self._manifest(), self._settings)
         with locked(self.folder, rank=self.rank, patience=self.patience):
             if self.world_size == 1:
                 remove_leftovers(self.folder)
@@ -123,13 +126,6 @@ class StoreWriter:
 
     def _manifest(self) -> Manifest:
         return read_manifest(self.folder, self.kind.kind, self.kind.made_by)
-
-    def _check_there(self) -> None:
-        """Refuse a store of other content before anything is written."""
-        check_format(self.folder, self.kind.made_by)
-        check_foreign(self.folder)
-        if self._begun():
-            check_content(self.folder, self._manifest(), self._settings)
 
     def _begun(self) -> bool:
         """Whether there are values of images; a manifest alone holds nothing that could be lost."""

@@ -51,7 +51,9 @@ def whole_checkpoint(folder: Path, step: int, settings: Mapping[str, Any], activ
     if not active:
         yield aside
         return
-    _remove_leftovers(folder)
+    for ending in (ASIDE, REMOVING):  # what a kill left half written or half removed
+        for left in folder.glob(f"step-*{ending}"):
+            shutil.rmtree(left)
     aside.mkdir(parents=True)
     try:
         yield aside
@@ -137,13 +139,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(going)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """What a kill left half written or half removed."""
-    for ending in (ASIDE, REMOVING):
-        for path in folder.glob(f"step-*{ending}"):
-            shutil.rmtree(path)
-
-
 # A nested state as files: its tensors in safetensors files of bounded size, all else in one JSON file
 
 
@@ -182,13 +177,10 @@ def load_state(folder: Path) -> dict[str, Any]:
     tensors: dict[str, Tensor] = {}
     with reading(folder / PLAIN, "the state of a training"):
         for name in about["files"]:
-            tensors |= _read_tensors(confined(name, folder))
+            path = confined(name, folder)
+            with reading(path, "tensors"):
+                tensors |= load_file(path)
         return {key: _restore(value, tensors) for key, value in about["state"].items()}
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    with reading(path, "tensors"):
-        return load_file(path)
 
 
 def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -36,9 +36,6 @@ class MovingCodebook:
         self.counts.mul_(decay).add_(counts, alpha=1 - decay)
         used = self.counts > 0
         weight[used] = F.normalize(means[used], dim=-1)
-        self._revive(vectors, generator)
-
-    def _revive(self, vectors: Tensor, generator: torch.Generator) -> None:
         dead = (self.counts < self.revive_below * self.counts.mean()).nonzero().flatten()
         chosen = torch.randperm(len(vectors), generator=generator)[: len(dead)].to(vectors.device)
         self.weight[dead[: len(chosen)]] = vectors[chosen]

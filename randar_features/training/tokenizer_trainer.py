@@ -186,7 +186,8 @@ class TokenizerTrainer:
         commitment = F.mse_loss(output.latents, output.quantized.detach())
         total, likeness = reconstruction, reconstruction
         perceptual = alignment = adversarial = weight = None
-        shown = self._teacher_maps(target)
+        with torch.no_grad():
+            shown = None if self.teacher is None else self.teacher(target)
         if self.perceptual is not None:
             seen = self.perceptual.maps(target) if shown is None else shown
             perceptual = self.perceptual.between(self.perceptual.maps(output.reconstruction), seen).mean()
@@ -203,11 +204,6 @@ class TokenizerTrainer:
             adversarial, weight = self.adversary.term(output.reconstruction, likeness, last_layer)
             total = total + weight * adversarial
         return _Losses(total, reconstruction, commitment, perceptual, alignment, adversarial, weight)
-
-    @torch.no_grad()
-    def _teacher_maps(self, images: Tensor) -> list[Tensor] | None:
-        """Of images (B, 3, S, S) in [−1, 1]."""
-        return None if self.teacher is None else self.teacher(images)
 
     def _figures(self, losses: _Losses, norm: Tensor, output: TokenizerOutput) -> dict[str, float]:
         terms = {
