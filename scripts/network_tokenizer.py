@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from randar_features import load_tokenizer
+from randar_features.cli.options import fields_of
 from randar_features.cli.parse import Count, Natural, run
 from randar_features.data.ranges import Reading
 from randar_features.options import typed
@@ -49,20 +50,10 @@ class NetworkTokenizerOptions(Reading):
 
 def fit(options: NetworkTokenizerOptions) -> None:
     """Write the tokenizer."""
-    fit_network_tokenizer(
-        options.network,
-        options.data,
-        options.out,
-        sizes=typed(NetworkTokenizer, options.sizes, "sizes"),
-        shares=options.shares,
-        image_size=options.image_size,
-        split=options.split,
-        sampled=options.sampled,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        reading=options.reading,
-        decoder=None if options.decoder is None else load_tokenizer(options.decoder, "cpu")[0],
-    )
+    others = fields_of(options, but=("network", "data", "out", "sizes", "decoder", "value_range", "max_pixels"))
+    others["decoder"] = None if options.decoder is None else load_tokenizer(options.decoder, "cpu")[0]
+    others["sizes"] = typed(NetworkTokenizer, options.sizes, "sizes")
+    fit_network_tokenizer(options.network, options.data, options.out, reading=options.reading, **others)
     print(f"{options.out}: done; now train its decoder")
 
 

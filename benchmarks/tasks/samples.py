@@ -48,7 +48,10 @@ def measure(config: Config, out: Path) -> Measurement:
     """Writes the pictures to `out`."""
     model = load_model(config.model, config.device)
     classes = spread_classes(model.transformer.config.num_classes, config.classes)
-    drawn = sample_classes(model, classes, each=config.each, steps=config.steps, seed=config.seed)
+    repeated = torch.tensor(classes).repeat_interleave(config.each)
+    tokens = generate(model.transformer, repeated, steps=config.steps, generator=config.seed)
+    every = to_arrays(model.tokenizer.decode(tokens))
+    drawn = [every[start : start + config.each] for start in range(0, len(every), config.each)]
     digits = PhotoDigits("test", size=model.image_size)
     images = torch.stack([torch.from_numpy(digits[i].image).permute(2, 0, 1) / 255 for i in range(config.edited)])
     pictures = {
@@ -78,15 +81,6 @@ def class_names(model: Model, classes: Sequence[int]) -> list[str]:
     """The first name of each class, or its number."""
     names = model.classes
     return [f"class {index}" if names is None else names[index].split(",")[0] for index in classes]
-
-
-def sample_classes(
-    model: Model, classes: Sequence[int], *, each: int, steps: int | None, seed: int
-) -> list[list[np.ndarray]]:
-    """`each` samples of every class, one list of (S, S, 3) floats a class."""
-    repeated = torch.tensor(classes).repeat_interleave(each)
-    images = to_arrays(model.tokenizer.decode(generate(model.transformer, repeated, steps=steps, generator=seed)))
-    return [images[start : start + each] for start in range(0, len(images), each)]
 
 
 def inpaint_rows(model: Model, images: Tensor, *, draws: int, seed: int) -> list[list[np.ndarray]]:

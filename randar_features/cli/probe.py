@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from randar_features.cli.index import recommended_output
-from randar_features.cli.options import DeviceOptions, DType, ImageOptions
+from randar_features.cli.options import DeviceOptions, DType, ImageOptions, fields_of
 from randar_features.cli.parse import Count, Seed, option, positional, run
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.precision import name_of
@@ -92,23 +92,12 @@ def configured(options: ProbeOptions) -> "Config":
     if stored is not None:
         held = {"dtype": options.dtype or name_of(StoredEncoder(stored).dtype), "store_dtype": stored.manifest["dtype"]}
     return Config(
-        data=options.data,
         encoder=(encoder,),
         outputs=specs_of(options, encoder, stored),
         single_layers=True,
-        probe=options.probe,
         pooling=(pooling_of(options, stored),),
         train_split=options.split,
-        evaluation_split=options.evaluation_split,
-        evaluation_images=options.evaluation_images,
-        duplicates=options.duplicates,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        value_range=options.value_range,
-        max_pixels=options.max_pixels,
-        device=options.device,
-        cache=options.cache,
-        seed=options.seed,
+        **fields_of(options, but=("out", "encoder", "spec", "pooling", "split", "dtype")),
         **held,
     )
 

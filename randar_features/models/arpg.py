@@ -208,18 +208,12 @@ class ARPG(ImageTransformer):
             mask, memory = None, self.content(*self.embed(tokens, classes, order))
         else:
             mask = sequence.leave_one_out_mask(num_tokens, self.device)
-            memory = self.both_directions(tokens, classes, order)
+            # The order and its reverse, laid out in the order: [class, x1 … xN] [x1 … xN]; one class, as in training.
+            forward, backward = (self.content(*self.embed(tokens, classes, one)) for one in (order, order.flip(1)))
+            pairs = zip(forward, backward, strict=True)
+            memory = Memory(*(torch.cat([a, b[:, :, 1:].flip(2)], dim=2) for a, b in pairs))
         x, rotary = self.queries(order, len(tokens))
         positions = slice(0, num_tokens)
         return FeaturePass(
             x=x, rotary=rotary, mask=mask, layers=layers, positions={read: positions}, order=order, memory=memory
         )
-
-    def both_directions(self, tokens: Tensor, classes: Indices | None, order: Tensor) -> Memory:
-        """Content in an order and in its reverse, both laid out in the order: [class, x1 … xN] [x1 … xN].
-
-        The class stands there once, as in training.
-        """
-        forward = self.content(*self.embed(tokens, classes, order))
-        backward = self.content(*self.embed(tokens, classes, order.flip(1)))
-        return Memory(*(torch.cat([a, b[:, :, 1:].flip(2)], dim=2) for a, b in zip(forward, backward, strict=True)))

@@ -6,6 +6,7 @@ published names. Shapes: B batch, D channels, H and W rows and columns of pixels
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -208,20 +209,9 @@ class LlamaGenTokenizer(ImageTokenizer):
         widths = level_widths(channels, channel_multipliers)
         self.downsampling = stem_patch * 2 ** (len(widths) - 1)
         self.vocab_size, self.code_dim = vocab_size, code_dim
-        self.encoder = Encoder(
-            [channels, *widths],
-            blocks=blocks_per_level,
-            latent_channels=latent_channels,
-            patch=stem_patch,
-            attention=attention,
-        )
-        self.decoder = Decoder(
-            [widths[-1], *reversed(widths)],
-            blocks=blocks_per_level + 1,
-            latent_channels=latent_channels,
-            patch=stem_patch,
-            attention=attention,
-        )
+        shape: dict[str, Any] = {"latent_channels": latent_channels, "patch": stem_patch, "attention": attention}
+        self.encoder = Encoder([channels, *widths], blocks=blocks_per_level, **shape)
+        self.decoder = Decoder([widths[-1], *reversed(widths)], blocks=blocks_per_level + 1, **shape)
         self.quantize = Codebook(vocab_size=vocab_size, code_dim=code_dim, unit_length=True)
         self.quantize.register_buffer("codebook_used", torch.zeros(USAGE_HISTORY))
         self.quant_conv = nn.Conv2d(latent_channels, code_dim, 1)
