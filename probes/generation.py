@@ -323,14 +323,12 @@ def inception_score(probabilities: Features, splits: int = 10) -> tuple[float, f
     for place, block in rows.blocks():
         _check_probabilities(block, place.start)
     bounds = [len(rows) * part // splits for part in range(splits + 1)]
-    scores = [_score_of_part(rows.read(np.arange(first, last)).double()) for first, last in pairwise(bounds)]
+    scores = []
+    for first, last in pairwise(bounds):
+        part = rows.read(np.arange(first, last)).double()
+        divergence = (torch.xlogy(part, part) - torch.xlogy(part, part.mean(dim=0))).sum(1)
+        scores.append(divergence.mean().exp().item())
     return float(np.mean(scores)), float(np.std(scores))
-
-
-def _score_of_part(part: Tensor) -> float:
-    mean = part.mean(dim=0)
-    divergence = (torch.xlogy(part, part) - torch.xlogy(part, mean)).sum(1)
-    return divergence.mean().exp().item()
 
 
 def _check_probabilities(block: Tensor, first: int) -> None:

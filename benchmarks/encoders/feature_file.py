@@ -213,7 +213,9 @@ class FeatureSource:
         records = self.records()
         for run in runs:
             places = [self.entries[number] for number in run]
-            columns = {name: self._values(self.features.maps[name][places]) for name in self.outputs}
+            columns = {name: np.asarray(self.features.maps[name][places], np.float32) for name in self.outputs}
+            if self.pooling is not None:
+                columns = {name: pool(torch.from_numpy(maps), self.pooling).numpy() for name, maps in columns.items()}
             finite = np.all([np.isfinite(values.reshape(len(values), -1)).all(1) for values in columns.values()], 0)
             own = [records[number] for number in run]
             missing = f"{self.features.file} has no features of it"
@@ -222,7 +224,3 @@ class FeatureSource:
                 record if good else record._replace(hash=UNREADABLE) for record, good in zip(own, finite, strict=True)
             ]
             yield Block(columns, own, status)
-
-    def _values(self, maps: Maps) -> NDArray[np.float32]:
-        values = np.asarray(maps, np.float32)
-        return values if self.pooling is None else pool(torch.from_numpy(values), self.pooling).numpy()

@@ -61,7 +61,10 @@ def rebatched(
     """
     size, waiting, start, seen = settings.block_rows, np.empty((0, settings.dim), np.float32), first, 0
     for row, block in blocks(size):
-        _check_block(row, block, seen, settings.dim)
+        if row != seen:
+            raise ValueError(f"a block begins at row {row}, expected row {seen}: blocks must leave out no row")
+        if block.ndim != 2 or block.shape[1] != settings.dim or not np.issubdtype(block.dtype, np.floating):
+            raise ValueError(f"blocks must be floats (b, {settings.dim}), got {block.dtype} {block.shape} at row {row}")
         seen += len(block)
         old = max(0, first - row)
         if before is not None and len(block[:old]):
@@ -75,10 +78,3 @@ def rebatched(
         raise ValueError(f"the blocks hold {seen} rows, expected {count}")
     if len(waiting):
         yield start, waiting
-
-
-def _check_block(row: int, block: np.ndarray, expected: int, dim: int) -> None:
-    if row != expected:
-        raise ValueError(f"a block begins at row {row}, expected row {expected}: blocks must leave out no row")
-    if block.ndim != 2 or block.shape[1] != dim or not np.issubdtype(block.dtype, np.floating):
-        raise ValueError(f"blocks must be floats (b, {dim}), got {block.dtype} {block.shape} at row {row}")

@@ -126,7 +126,11 @@ def encode_specs(
         else:
             drawn = transformer.several_orders(spec.orders, spec.seed)
             each = (_in_one_order(transformer, tokens, group, classes, one) for one in drawn)
-            maps |= _joined(each) if spec.combine == "concatenate" else _mean(each)
+            if spec.combine == "mean":
+                maps |= _mean(each)
+            else:
+                several = list(each)
+                maps |= {spec: torch.cat([one[spec] for one in several], dim=-1) for spec in group}
     return {spec: maps[spec] for spec in specs}
 
 
@@ -135,11 +139,6 @@ def _mean(each: Iterator[dict[FeatureSpec, Tensor]]) -> dict[FeatureSpec, Tensor
     for maps in each:
         total, count = {spec: total[spec] + values for spec, values in maps.items()}, count + 1
     return {spec: values / count for spec, values in total.items()}
-
-
-def _joined(each: Iterable[dict[FeatureSpec, Tensor]]) -> dict[FeatureSpec, Tensor]:
-    several = list(each)
-    return {spec: torch.cat([maps[spec] for maps in several], dim=-1) for spec in several[0]}
 
 
 def _in_one_order(

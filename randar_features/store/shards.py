@@ -192,7 +192,9 @@ def to_arrow(block: Block) -> pa.RecordBatch:
     for name, values in block.columns.items():
         if name in _FIXED:
             raise ValueError(f"values cannot be called {name!r}: a store has a column of that name")
-        arrays[name] = _as_arrow(values)
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        size = math.prod(values.shape[1:])
+        arrays[name] = flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
         fields.append(pa.field(name, arrays[name].type, metadata={"shape": json.dumps(values.shape[1:])}))
     return pa.record_batch(list(arrays.values()), schema=pa.schema(fields))
 
@@ -204,13 +206,6 @@ def from_arrow(batch: pa.RecordBatch) -> Block:
     records = [Record(*each) for each in zip(paths, label, known, strict=True)]
     names = [name for name in batch.schema.names if name not in _FIXED]
     return Block({name: _as_numpy(batch, name) for name in names}, records, status)
-
-
-def _as_arrow(values: np.ndarray) -> pa.Array:
-    import pyarrow as pa
-
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:]))
 
 
 def find_shards(folder: Path, kind: str = SHARD) -> list[Shard]:

@@ -59,7 +59,9 @@ class Log:
         installed = importlib.util.find_spec("tensorboard") is not None
         names = ["tensorboard"] * installed if writers is None else writers
         _check_writers(names)
-        _drop_after(self.path, step)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        with written_whole(self.path) as file:
+            file.write("".join(f"{line}\n" for line in lines if _step_of(line) <= step).encode())
         PartialState()  # accelerate's writers ask it which process is the main one
         self.writers = [WRITERS[name](folder, step, settings or {}) for name in names]
         for writer in self.writers:
@@ -123,14 +125,6 @@ def _check_writers(names: Sequence[str]) -> None:
                 f"the log writer {name!r} needs a package that is not installed: `pip install {name}`, "
                 "or take it out of the configuration"
             )
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Keep the lines of the first `step` steps."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= step]
-    with written_whole(path) as file:
-        file.write("".join(f"{line}\n" for line in kept).encode())
 
 
 def _step_of(line: str) -> float:

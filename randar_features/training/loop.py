@@ -158,8 +158,13 @@ def _run(trainer: Trainer, folder: Path, config: LoopConfig, max_seconds: float 
                 logged, seconds = step, 0.0
                 log.write(step, figures)
                 progress.show(figures)
-            _look(trainer, log, step, config)
-            if step % config.checkpoint_every == 0 or step == total:
+            last = step == total
+            if step % config.evaluate_every == 0 or last:
+                log.write(step, trainer.evaluate())
+            if config.preview_every and (step % config.preview_every == 0 or last):
+                for name, images in trainer.pictures().items():
+                    log.images(step, name, images)
+            if step % config.checkpoint_every == 0 or last:
                 _save(trainer, folder, step, config)
     if step < total and step % config.checkpoint_every:
         _save(trainer, folder, step, config)
@@ -186,16 +191,6 @@ def _is_over(deadline: float | None) -> bool:
     over = torch.tensor(float(time.monotonic() >= deadline))
     state = PartialState()
     return bool(broadcast(over.to(state.device)) if state.num_processes > 1 else over)
-
-
-def _look(trainer: Trainer, log: Log, step: int, config: LoopConfig) -> None:
-    """Evaluate and draw when it is time."""
-    last = step == trainer.config.total_steps
-    if step % config.evaluate_every == 0 or last:
-        log.write(step, trainer.evaluate())
-    if config.preview_every and (step % config.preview_every == 0 or last):
-        for name, images in trainer.pictures().items():
-            log.images(step, name, images)
 
 
 def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:

@@ -248,14 +248,10 @@ class RandARTrainer:
             sums = validation_losses(model, tokens.to(self.device), known, self.orders, rows.stop - rows.start)
         both = self.accelerator.reduce(torch.tensor(sums, device=self.device)) / (count * len(self.orders))
         figures = dict(zip(("validation_loss", "validation_loss_null"), both.tolist(), strict=True))
-        return figures | self._probed(model)
-
-    def _probed(self, model: ImageTransformer) -> dict[str, float]:
-        """What the probe says of the averaged weights, on the main process, which alone logs it."""
-        if self.probe is None or not self.accelerator.is_main_process:
-            return {}
-        with autocast(self.device, self.dtype):
-            return self.probe(model)
+        if self.probe is not None and self.accelerator.is_main_process:  # which alone logs it
+            with autocast(self.device, self.dtype):
+                figures |= self.probe(model)
+        return figures
 
     def pictures(self) -> dict[str, Tensor]:
         """What `preview` gives of the averaged weights, on the main process."""
