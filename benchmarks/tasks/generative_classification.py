@@ -11,6 +11,7 @@ Class i of the data must be class i of the model. Run the same command again to 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,14 +189,9 @@ def image_tokens(model: Model, config: Config, rows: np.ndarray) -> Tensor:
     split = config.evaluation_split or config.train_split
     source = open_data(config.data, split, model.image_size, config.reading)
     batches = source.batches(model.image_size, 1, rows=[range(row, row + 1) for row in rows.tolist()])
-    tokens: list[Tensor] = []
-    waiting: list[Tensor] = []
-    for batch in tqdm(batches, total=len(rows), desc="tokens", unit="image"):
-        waiting.append(batch.pixels)
-        if len(waiting) == TOKENIZED_AT_ONCE or len(tokens) * TOKENIZED_AT_ONCE + len(waiting) == len(rows):
-            tokens.append(model.tokenizer.encode(torch.cat(waiting).to(model.device)))
-            waiting = []
-    return torch.cat(tokens)
+    pixels = (batch.pixels for batch in tqdm(batches, total=len(rows), desc="tokens", unit="image"))
+    groups = iter(lambda: list(islice(pixels, TOKENIZED_AT_ONCE)), [])
+    return torch.cat([model.tokenizer.encode(torch.cat(group).to(model.device)) for group in groups])
 
 
 def measure(config: Config, out: Path) -> Measurement:

@@ -234,7 +234,11 @@ class Extraction:
         source = self.source(images)
         if isinstance(classes, list):
             _check_count(classes, source.length)
-        wanted = classes_by_name(source, model) if isinstance(classes, str) else classes
+        wanted: Any = classes
+        if isinstance(classes, str):  # "labels"
+            wanted = ClassesByName(match_classes(source.label_names, model.classes))
+            if source.labels is not None and (source.labels < 0).any():
+                raise ValueError(_without_label(int((source.labels < 0).argmax())))
         rows, done = _Rows(source.length), 0
         size = own_batch_size(model, specs) if self.batch_size is None else self.batch_size
 
@@ -313,18 +317,6 @@ def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
 def _check_count(classes: list[int], images: int | None) -> None:
     if images not in (None, len(classes)):
         raise ValueError(f"{len(classes)} classes were given for {images} images: give one for each")
-
-
-def classes_by_name(source: ImageSource, model: Model) -> ClassesByName:
-    """What classes="labels" means for these images.
-
-    Raises:
-        ValueError: a class of the data is none of the model's by name, or an image is known to have no label.
-    """
-    by_name = ClassesByName(match_classes(source.label_names, model.classes))
-    if source.labels is not None and (source.labels < 0).any():
-        raise ValueError(_without_label(int((source.labels < 0).argmax())))
-    return by_name
 
 
 def _without_label(number: int) -> str:
