@@ -122,12 +122,8 @@ def fill_token_store(
         shard_size: images a shard.
         writing: further fields of `store.writer.StoreWriter`, such as `append`, `rank`, `world_size`, `deadline`.
 
-    Returns:
-        The store, or None while there are shards to make, by others or after the deadline.
-
-    Raises:
-        ValueError: the folder holds other tokens, or of other images; or no image could be read, which leaves none.
-        FolderLockedError: another process writes to the folder.
+    The store, or None while there are shards to make, by others or after the deadline; where no image could be read
+    ValueError, and no store is left. Else it raises what `StoreWriter.fill` raises.
     """
     if not in_time(writing.get("deadline")) and not folder.exists():
         return None

@@ -114,7 +114,7 @@ def is_store(path: Any) -> bool:
 
 
 def abandon_extraction(folder: str | Path) -> int:
-    """Remove what an extraction that was not finished has added to a store of features.
+    """Remove what an extraction that was not finished has added to a store of features, or all of it.
 
     Args:
         folder: of the store.
@@ -213,10 +213,7 @@ def write_store(
     progress: bool = True,
     **writing: Any,
 ) -> FeatureStore:
-    """Fill a store, go on with one that is not finished, or give back one that is.
-
-    A shard that is damaged is named in a warning, and made again. Under torchrun each process makes its own shards.
-    A kill costs some seconds of work.
+    """`store.writer.StoreWriter` for features; under torchrun each process makes its own shards.
 
     Args:
         images: with their features.
@@ -225,7 +222,7 @@ def write_store(
         data: name of the images, for the record.
         shard_rows: images a file; None: those that the store has, in a new one what `images` say.
         progress: show a bar.
-        writing: `append`, `retry` and `reuse` of `store.writer.StoreWriter`.
+        writing: `append`, `retry` and `reuse` of `StoreWriter`.
 
     Raises:
         ValueError: the folder holds features of another encoder, of other settings or of other images, which are

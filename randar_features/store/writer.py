@@ -50,7 +50,7 @@ def rank_and_ranks() -> tuple[int, int]:
 class StoreWriter:
     """Fills the store in a folder, goes on with one that is not finished, or leaves one that is.
 
-    A shard that is damaged is named in a warning and made again.
+    A shard that is damaged is named in a warning and made again. A kill costs some seconds of work.
 
     Args:
         folder: of the store; its lock is held while it is written.
@@ -320,16 +320,7 @@ def _remains(folder: Path) -> list[Path]:
 
 
 def abandon_store(folder: str | Path, kind: type[Store]) -> int:
-    """Remove what a killed append has added to a store, or all of one that was never finished.
-
-    Returns:
-        Number of images that stay.
-
-    Raises:
-        FileNotFoundError: there is no store.
-        ValueError: it is finished.
-        FolderLockedError: another process writes to it.
-    """
+    """Remove what a killed append has added, or all of a store never finished, as `abandon_extraction` says."""
     folder = Path(folder)
     manifest = read_manifest(folder, kind.kind, kind.made_by)
     with locked(folder):
