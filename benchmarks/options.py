@@ -48,7 +48,13 @@ def check_names(option: str, given: Collection[str], known: Collection[str]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTaskOptions(RunOptions, Reading):
-    """Options of every task that reads images of the user."""
+    """Options of every task that reads images of the user.
+
+    Attributes:
+        device: that encodes; None: CUDA where there is one.
+    """
+
+    device: str | None = None
 
     def __post_init__(self) -> None:
         RunOptions.__post_init__(self)
@@ -61,14 +67,12 @@ class ComputeOptions(ImageTaskOptions):
 
     Attributes:
         batch_size: images that are encoded at once.
-        device: that encodes; None: CUDA where there is one.
         dtype: number format that encoders compute in.
         cache: folder that keeps features.
         seed: of every random choice.
     """
 
     batch_size: Count = 32
-    device: str | None = None
     dtype: DType = "float32"
     cache: str = "runs/features"
     seed: Seed = 0

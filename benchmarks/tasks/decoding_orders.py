@@ -75,7 +75,6 @@ class Config(ImageTaskOptions):
         images: how many, the first ones.
         steps: numbers of steps; None: one token a step, the recommended number, a half and a quarter of it.
         orders: None: all that the model knows.
-        device: None: CUDA where there is one.
     """
 
     model: str = "randar-tiny"
@@ -83,7 +82,6 @@ class Config(ImageTaskOptions):
     images: Count = 128
     steps: tuple[int, ...] | None = None
     orders: tuple[str, ...] | None = None
-    device: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,12 +21,12 @@ from benchmarks.encoders import extract
 from benchmarks.encoders.feature_file import read_features
 from benchmarks.encoders.inception import InceptionEncoder, Variant
 from benchmarks.encoders.judges import PLAIN_NAMES, Judge, load_judge, same_classes
-from benchmarks.options import DType, ImageTaskOptions
+from benchmarks.options import ComputeOptions
 from benchmarks.result import data_hash
 from probes.generation import Moments, frechet_distance, inception_score, kernel_distance, manifold_scores
 from probes.rows import DiskRows, Rows, SelectedRows, sharded_rows
 from randar_features import Model
-from randar_features.cli.parse import Count, Natural, Seed
+from randar_features.cli.parse import Count, Natural
 from randar_features.data import ImageSource
 from randar_features.data.decoding import open_picture
 from randar_features.data.paths import reading
@@ -41,7 +41,7 @@ FEW = 10_000  # samples, below which a Fréchet distance says little by itself
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeOptions(ImageTaskOptions):
+class JudgeOptions(ComputeOptions):
     """Which network judges images, and how.
 
     Attributes:
@@ -54,9 +54,7 @@ class JudgeOptions(ImageTaskOptions):
         splits: parts of the IS of other networks.
         resolution: pixels a side to which all images are cut before the network is given them; None: the model's, or
             that of the first image judged.
-        batch_size: images at once.
         num_workers: processes that decode images.
-        device: None: CUDA where there is one.
         dtype: number format that the network computes in; Inception is defined in float32.
         cache: folder that keeps features and samples.
         seed: of the first sample; image i is drawn with seed + i.
@@ -68,12 +66,8 @@ class JudgeOptions(ImageTaskOptions):
     k: Count = 3
     splits: Count = 10
     resolution: Count | None = None
-    batch_size: Count = 32
     num_workers: Natural = 0
-    device: str | None = None
-    dtype: DType = "float32"
     cache: str = "runs/generation"
-    seed: Seed = 0
 
     def judge(self, size: int, through: Model | None = None) -> Judge:
         """The network, for images of a size."""

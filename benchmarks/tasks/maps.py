@@ -43,7 +43,6 @@ class Config(ImageTaskOptions):
         height: of each picture, in pixels.
         colours: of the PNG file, which is then smaller; None: as many as there are.
         file: name of the picture.
-        device: that encodes; None: CUDA where there is one.
         dtype: number format that the encoder computes in.
         scale: side of a picture in sides of the encoder's images; tiles overlap by half.
     """
@@ -58,7 +57,6 @@ class Config(ImageTaskOptions):
     height: Count = 256
     colours: Count | None = None
     file: str = "maps.png"
-    device: str | None = None
     dtype: DType = "float32"
 
 

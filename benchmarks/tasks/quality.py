@@ -35,7 +35,6 @@ class Config(ImageTaskOptions):
         split: of the data.
         images: how many, evenly spread through the data, to compute the likelihood of.
         orders: antithetic ones, the same for all images; a model of one order is measured in that one.
-        device: None: CUDA where there is one.
     """
 
     data: str
@@ -43,7 +42,6 @@ class Config(ImageTaskOptions):
     split: str | None = None
     images: Count = 1000
     orders: Count = 8
-    device: str | None = None
 
 
 def measure(config: Config, out: Path) -> Measurement:
