@@ -4,8 +4,6 @@ One process of each checkout takes its turn, A B A B …, on one thread, so that
 is the median of the ratios, with its 95 % interval by bootstrap over the pairs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

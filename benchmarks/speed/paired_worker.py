@@ -4,8 +4,6 @@ It runs with the packages of either checkout, so it uses only public names that 
 are the sizes of the model, as JSON, and the steps of generation. Prints the processor seconds of each work.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time
