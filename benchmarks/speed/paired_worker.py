@@ -39,8 +39,8 @@ def training() -> Callable[[], object]:
     return lambda: step(0)
 
 
-def answer(sizes: str, steps: str) -> None:
-    """Do what standard input names, until it ends."""
+def main(sizes: str, steps: str) -> int:
+    """Do what standard input names, until it ends; the exit status."""
     torch.set_num_threads(1)
     works = features_and_generation(json.loads(sizes), int(steps))
     for line in sys.stdin:
@@ -50,7 +50,8 @@ def answer(sizes: str, steps: str) -> None:
         start = time.process_time()
         works[work]()
         print(time.process_time() - start, flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    answer(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))
