@@ -124,7 +124,7 @@ class Whitener(FittedTransform):
         self.axes = axes[:, :wanted] / variances[:wanted].sqrt()
         return self
 
-    def leading(self, components: int) -> Self:
+    def leading(self, components: int) -> "Whitener":
         """The same with the first axes alone."""
         fewer = Whitener(components)
         fewer.mean, fewer.axes = self.mean, self.axes[:, :components]

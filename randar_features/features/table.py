@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -209,7 +209,7 @@ class FeatureTable:
         """The paths in UTF-8."""
         return [None if path is None else escape(path) for path in self.paths]
 
-    def save(self, folder: str | Path, *, progress: bool = False) -> Self:
+    def save(self, folder: str | Path, *, progress: bool = False) -> "FeatureTable":
         """Write the table into a folder, from which `open_table` reads it; the numbers stay float32.
 
         Raises:

@@ -162,7 +162,15 @@ def untrained_model(name: Name) -> Model:
     for module in (transformer, tokenizer):
         module.requires_grad_(False).eval()
     layers, steps = _recommended(source, transformer)
-    return Model(source.name, transformer, layers, steps, "random", tokenizer, source.classes)
+    return Model(
+        name=source.name,
+        transformer=transformer,
+        recommended_layers=layers,
+        recommended_steps=steps,
+        weights_hash="random",
+        optional_tokenizer=tokenizer,
+        class_names=source.classes,
+    )
 
 
 def load_tokenizer(
