@@ -97,7 +97,7 @@ def seconds_of(process: subprocess.Popen[str], work: str) -> float:
     process.stdin.write(f"{work}\n")
     process.stdin.flush()
     if not (answer := process.stdout.readline()):
-        raise RuntimeError(f"the process for {work} in {process.args} ended; its error stands above")
+        raise RuntimeError(f"the process for {work} in {process.args!r} ended; its error stands above")
     return float(answer)
 
 
