@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -30,8 +31,12 @@ def processor_name() -> str:
     return f"{name} ({extensions[0] if extensions else 'no vector extension known'})"
 
 
+@cache
 def commit() -> str:
-    """Short hash of the checked-out commit, with "+changes" if tracked files differ; "unknown" without git."""
+    """Short hash of the checked-out commit, with "+changes" if tracked files differ; "unknown" without git.
+
+    As a process first finds it, since that is the code that it runs.
+    """
     folder = Path(__file__).parent
     try:
         head = subprocess.run(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from benchmarks.encoders import load_encoder
 from probes import LinearSegmenter, LogisticProbe, LogisticSegmenter, few_shot
 
 
@@ -21,4 +23,12 @@ def small_grids() -> Any:
         for function in (LogisticProbe.__init__, LogisticSegmenter.__init__, few_shot):
             patch.setitem(function.__kwdefaults__, "C_grid", (1e-4, 1e-2, 1.0, 1e2))
         patch.setitem(LinearSegmenter.__init__.__kwdefaults__, "learning_rates", (1e-2, 0.1, 1.0))
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_encoder_of_near_duplicates() -> Any:
+    """The bundled model, by which all benchmarks look for them, is loaded once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.tasks.duplicate_pairs.load_encoder", functools.cache(load_encoder))
         yield
