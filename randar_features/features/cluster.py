@@ -7,6 +7,7 @@ single process, so that a run that is killed as a whole goes on.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -180,11 +181,13 @@ class _RayImages(EncodedImages):
         """
         import ray
 
-        worker = ray.remote(_Worker).options(num_gpus=self._gpus, num_cpus=1)
+        worker = ray.remote(_Worker).options(num_gpus=self._gpus, num_cpus=0)
         actor: Any = None
         for number in numbers:
             for _ in range(ATTEMPTS):
-                actor = actor or worker.remote(*self._worker)
+                if actor is None:
+                    gc.collect()  # the stream's objects refer to each other, and its processes hold every GPU till then
+                    actor = worker.remote(*self._worker)
                 try:
                     table = ray.get(actor.read.remote([number]))
                 except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
