@@ -46,28 +46,27 @@ def extract_features_ray(
     device: str | None = None,
     **options: Any,
 ) -> FeatureTable:
-    """`extract_features` into a folder, by the machines of a Ray cluster.
+    """Run `extract_features` on the machines of a Ray cluster, into a folder.
 
-    The cluster is the one that `ray.init` was called for, or that RAY_ADDRESS names; else one of this machine alone.
-    The numbers are those of one process on the same kind of device.
+    The cluster is the one of `ray.init`, or the one that RAY_ADDRESS names; else a new one on this machine alone.
+    The features are the same as those of one process on the same kind of device.
 
     Args:
-        dataset: images as `open_images` takes them but for streams, at paths that all machines share; or a
+        dataset: images as for `open_images`, except streams, at paths that all machines share; or a
             `ray.data.Dataset` with a column "path" and perhaps "label".
         model: a name or folder that all machines have, or a loaded model, which is sent to them.
         out: folder of the table.
-        workers: actors; None: one a GPU, without GPUs one a CPU core.
-        device: "cuda" or "cpu"; None: CUDA where the cluster has any.
-        options: the others of `extract_features`. `dtype` is not "auto", since machines differ; each actor decodes
-            by itself (`num_workers` 0).
+        workers: number of actors; None: one for each GPU, or for each CPU core if there are no GPUs.
+        device: "cuda" or "cpu"; None: CUDA if the cluster has any.
+        options: other options of `extract_features`. `dtype` cannot be "auto", because machines differ. Each actor
+            decodes its own images (`num_workers` 0).
 
     Returns:
-        The table in `out`; its `to_parquet` writes one Parquet file. An image that cannot be read, or that ends the
-        process that reads it, keeps its place.
+        The table in `out`. An image that cannot be read, or that kills the process that reads it, keeps its place.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
-        ValueError: what `extract_features` refuses, a stream, or a cluster without the device.
+        ValueError: as for `extract_features`; or the images are a stream, or the cluster lacks the device.
         ray.exceptions.RayError: an actor failed.
     """
     import ray.data

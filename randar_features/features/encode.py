@@ -63,7 +63,7 @@ def encode_tokens(
     read: str = "image",
     norm: bool = False,
 ) -> Tensor:
-    """Features of image tokens: the output of each of the given blocks, in raster order.
+    """Compute the features of image tokens: the outputs of the given blocks, in raster order.
 
     The image is shown as `context` says and read at its last copy; with "repeat" and "reverse" every feature sees
     the whole image. Blocks after the deepest of the layers are not run, and no logits are computed.
@@ -72,20 +72,20 @@ def encode_tokens(
         transformer: the model, in evaluation mode.
         tokens: (B, N) int64 codes in raster order.
         classes: (B,) class indices or one for all; None is the null class, so that no label leaks into the features.
-        order: (N,) or (B, N) order of the first copy; None: the model's own, raster except for PAR's groups.
+        order: (N,) or (B, N) order of the first copy; None: the model's own (raster, or the groups of PAR).
         layers: block indices from 0, negative from the end; None: the middle one.
-        context: "single", "repeat" or "reverse"; None: the model's recommended one, "reverse" for a model of any
-            order, "repeat" for one trained in a single order: LlamaGen, PAR, or RandAR in raster order.
-        read: at the "image" tokens; with RandAR also at the "instruction" tokens; with ARPG (context "single") at a
-            "query" at every location after the whole image, or "leave_one_out": each query sees the whole image
-            but the token at its own location.
+        context: "single", "repeat" or "reverse"; None: "reverse" for a model trained in random orders, "repeat" for
+            one trained in a single order: LlamaGen, PAR, or RandAR in raster order.
+        read: where the features are taken: "image" tokens; with RandAR also "instruction" tokens; with ARPG (context
+            "single") also "query", a query at every location after the whole image, or "leave_one_out", where each
+            query sees the whole image except the token at its own location.
         norm: apply the model's final norm (meant for the last layer).
 
     Returns:
         (B, L, G, G, D) float32, the layers in the given order.
 
     Raises:
-        TypeError, ValueError, IndexError: tokens, classes, order, layers, context or read that do not fit the model.
+        TypeError, ValueError, IndexError: tokens, classes, order, layers, context or read do not fit the model.
     """
     layers = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else layers
     specs = model_specs(transformer, layers=layers, context=context, read=read, norm=norm)

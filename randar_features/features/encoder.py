@@ -18,24 +18,24 @@ class ImageEncoder(nn.Module):
     """Images to features, with the contract of timm's vision transformers.
 
     Args:
-        model: a name, a folder, or a loaded model, whose modules are then shared, not copied, unless `dtype` needs
-            weights in another format (see `precision`).
-        layer: block that `forward_features` reads; None: the model's first recommended one.
+        model: a name, a folder, or a loaded model. The modules of a loaded model are shared, not copied, unless
+            `dtype` needs weights in another format (see `precision`).
+        layer: the block that `forward_features` reads; None: the model's first recommended one.
         context, read: see `encode_tokens`.
         orders: None: the model's own order; K: mean over K seeded random orders.
-        seed: of the K orders.
+        seed: seed of the K orders.
         dtype: what it computes in: "float32", "bfloat16", "float16", the torch dtype of that name, or "auto", the
             fastest of this machine; None: the format of the weights, or of the caller's autocast.
-        num_classes: of a linear classifier on the mean of the features; 0: none.
+        num_classes: classes of a linear classifier on the mean of the features; 0: no classifier.
 
     Attributes:
         num_features: D. Also embed_dim, head_hidden_size.
         grid_size: (G, G).
         image_size: S; images are (B, 3, S, S) in [0, 1], as `pretrained_cfg` tells timm's transforms.
-        feature_info: of each block its module, number of channels and reduction.
+        feature_info: the module, number of channels and reduction of each block.
 
-    The model starts frozen and stays in evaluation mode when the module around it trains: its dropout would blur
-    the features. Within `torch.compile` and `torch.export` the range of the images is not checked.
+    The model starts frozen. It stays in evaluation mode when the module around it trains, because its dropout would
+    blur the features. Within `torch.compile` and `torch.export` the range of the images is not checked.
     """
 
     def __init__(

@@ -56,49 +56,49 @@ def extract_features(
     value_range: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> FeatureTable:
-    """Bidirectional features of images, whatever form they are in.
+    """Extract bidirectional features of images in any form.
 
     Args:
         images: paths, a folder, Parquet files, Pillow images, uint8 arrays (H, W, 3), float tensors (B, 3, H, W) in
             [0, 1], a torch Dataset or DataLoader, a `datasets.Dataset`; see `open_images`. ADM's centre crop is taken.
         model: a name (`list_models()`), a folder, or a loaded model.
         layers: block indices from 0, negative from the end; None: the model's recommended ones.
-        context: "single" (a causal pass), "repeat" or "reverse" (the image shown twice, read at the second copy), one
-            or several; None: "reverse", or "repeat" where the model knows one order only.
-        read: at the "image" tokens, or what else the model has, see `encode_tokens`; one or several.
-        orders: None: the model's own order (raster except for PAR); K: K seeded random orders in antithetic pairs.
+        context: one or several of "single" (a causal pass), "repeat" and "reverse" (the image is shown twice, and read
+            at the second copy); None: "reverse", or "repeat" if the model knows only one order.
+        read: one or several of the model's reads: "image" tokens, or others, see `encode_tokens`.
+        orders: None: the model's own order (raster except for PAR); K: K seeded random orders, in pairs of an order
+            and its reverse.
         norm: apply the model's final norm.
-        classes: None: the null class, so that no label leaks; "labels": the model's class of the same name as each
-            image's own, which every image must have; an index for all, or (not with `out`) one for each image.
-        combine, seed: "mean" of the K orders, or "concatenate" them along D; the seed that draws them.
+        classes: None: the null class, so that no label leaks; "labels": the model's class with the same name as the
+            image's label, so every image needs one; an index for all images, or (not with `out`) one for each image.
+        combine, seed: "mean" of the K orders, or "concatenate" them along D; the seed that draws the orders.
         pool: None: keep the maps; "mean": keep only their mean over locations.
-        out: a folder: the table is written there, for any number of images in bounded memory; a killed extraction
-            goes on where it was when it is called again, and under torchrun each process makes its own shards. None:
-            it is kept in memory.
-        append: images that the table in `out` does not have yet, by content or path, are added; changed ones are read
+        out: a folder: write the table there, for any number of images in bounded memory. If an extraction was killed,
+            call it again to continue. Under torchrun each process makes its own shards. None: keep it in memory.
+        append: add images that the table in `out` does not have yet, by content or path. Changed images are read
             again and moved ones renamed, with a warning that names them.
         retry: with `out`, read the images again that could not be read.
         store_dtype: "float32" or "float16", format of the features in `out`.
-        shard_rows: images in a file of `out`, as memory must hold; None: 1024, or as many as make 64 MiB.
-        batch_size: images a forward pass; None: as many as fit some 32 thousand sequence positions, with `out` 32.
-        device: None: CUDA where there is one.
-        dtype: what the model computes in: "float32", "bfloat16", "float16", the torch dtype of that name, or "auto",
-            the fastest of this machine; None: the format of the weights, float32 unless `load_model` was told
-            another, or of the caller's autocast.
-        num_workers, progress: processes that decode images; whether a bar is shown.
+        shard_rows: images in one file of `out`, which must fit into memory; None: 1024, or as many as make 64 MiB.
+        batch_size: images in one forward pass; None: about 32 thousand sequence positions, or 32 images with `out`.
+        device: None: CUDA if there is one.
+        dtype: number format of the computation: "float32", "bfloat16", "float16", the torch dtype of that name, or
+            "auto", the fastest of this machine; None: the format of the caller's autocast, else of the weights
+            (float32 unless `load_model` was told another).
+        num_workers, progress: number of processes that decode images; whether to show a bar.
         split: which split of the data, such as "train".
-        value_range: the values that are black and white, of pictures of more than 8 bits, such as (0, 4095); None: the
+        value_range: for pictures of more than 8 bits, the values of black and of white, such as (0, 4095); None: the
             range of their number type.
-        max_pixels: a larger picture counts as one that cannot be read.
+        max_pixels: larger pictures count as unreadable.
 
     Returns:
-        A table, in memory or on disk, with one entry an image. An image that cannot be read keeps its place: NaN, and
-        the reason in `status`.
+        A table, in memory or on disk, with one entry for each image. An image that cannot be read keeps its place: its
+        features are NaN, and `status` gives the reason.
 
     Raises:
-        ValueError, IndexError, TypeError: settings that do not fit the model, or something that is no image; or `out`
+        ValueError, IndexError, TypeError: the settings do not fit the model, or something is not an image; or `out`
             holds features of another model, of other settings or of other images.
-        ImageError: not one image could be read.
+        ImageError: no image could be read.
     """
     options = dict(locals())
     images, out = options.pop("images"), options.pop("out")
@@ -115,7 +115,7 @@ def extract_to_store(
     store_dtype: str = "float16",
     **options: Any,
 ) -> FeatureStore:
-    """`extract_features` with `out=folder`, and its other options; gives the store, pooled and in float16."""
+    """`extract_features` with `out=folder`, pooled and in float16 unless stated otherwise; returns the store."""
     return Extraction(model=model, pool=pool, store_dtype=store_dtype, **options).to_store(images, folder)
 
 

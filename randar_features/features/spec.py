@@ -23,10 +23,10 @@ class FeatureSpec:
     Attributes:
         context: how the image is shown, "single", "repeat" or "reverse".
         read: at which tokens the feature is taken, "image", "instruction", "query" or "leave_one_out".
-        layer: block whose output it is, counted from 0.
-        orders: how many seeded random orders it comes from; None: the model's own order.
+        layer: the block that the feature is taken from, counted from 0.
+        orders: number of seeded random orders that are combined; None: the model's own order.
         norm: whether the model's final norm is applied.
-        seed: of the orders.
+        seed: seed of the random orders.
         combine: "mean" of the orders, or "concatenate" them along D.
 
     Raises:
@@ -55,10 +55,10 @@ class FeatureSpec:
 
     @classmethod
     def parse(cls, text: str | Self) -> Self:
-        """The spec that a text such as "reverse/image/2/norm" names; a spec is given back.
+        """Parse a text such as "reverse/image/2/norm"; a spec is returned as it is.
 
         Raises:
-            ValueError: the text names none.
+            ValueError: the text is not a spec.
         """
         if isinstance(text, cls):
             return text
@@ -81,7 +81,7 @@ class FeatureSpec:
         return "/".join(parts + ([self.combine] if self.combine != "mean" else []))
 
     def details(self) -> dict[str, Any]:
-        """Each part by its name, for records; seed and combine where there are several orders."""
+        """All fields by name, for records; seed and combine only if there are several orders."""
         several = self.orders is not None
         return {name: value for name, value in asdict(self).items() if several or name not in ("seed", "combine")}
 

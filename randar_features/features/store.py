@@ -32,18 +32,18 @@ Encode = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class FeatureStore(Store):
-    """Features of a collection of images, and what is known of each image.
+    """A store of features: the features of each image, its path, label and status.
 
     Args:
-        folder: what `extract_to_store` wrote.
-        names: only these outputs; None: all.
+        folder: a folder that `extract_to_store` wrote.
+        names: the features to read, such as "reverse/image/2"; None: all.
 
     Attributes:
         folder: as given.
         manifest: "encoder", "weights", "transform", "image_size", "pooling", "dtype" (on disk), "compute_dtype",
-            "outputs" (details of each, by name), "label_names", and "parts": the data sets that were put in, with
-            their first row.
-        names: of the outputs.
+            "outputs" (details of each feature, by name), "label_names", and "parts": the data sets in the store, each
+            with the number of its first image.
+        names: the names of the features.
         shards: the files.
 
     The ends of each shard are checked when the store is opened, its checksum when it is first read.
@@ -68,7 +68,7 @@ class FeatureStore(Store):
 
     @property
     def names(self) -> list[str]:
-        """Of the outputs."""
+        """The names of the features."""
         return self._names
 
     def __repr__(self) -> str:
@@ -79,12 +79,14 @@ class FeatureStore(Store):
         )
 
     def array(self, name: str, rows: Rows = None) -> NDArray[np.float32]:
-        """float32 (n, …): all images, or some: their numbers in any order, a slice, or a mask of all.
+        """One feature as float32 (n, …); NaN for images that could not be read.
 
-        Unreadable images' are NaN.
+        Args:
+            name: of the feature.
+            rows: the images: their numbers in any order, a slice, or a boolean mask; None: all.
 
         Raises:
-            ValueError: there is no output of that name.
+            ValueError: the store has no feature of that name.
             IndexError, TypeError: see `store.store.row_numbers`.
         """
         return self.take(name, rows, dtype=np.float32)
@@ -114,17 +116,17 @@ def is_store(path: Any) -> bool:
 
 
 def abandon_extraction(folder: str | Path) -> int:
-    """Remove what an extraction that was not finished has added to a store of features, or all of it.
+    """Undo an unfinished extraction: remove what it has added to a store.
 
     Args:
-        folder: of the store.
+        folder: the store. If nothing was in it before the extraction, the whole store is removed.
 
     Returns:
-        Number of images that stay; 0: nothing is left.
+        Number of images that stay; 0: the store is removed.
 
     Raises:
         FileNotFoundError: there is no store.
-        ValueError: it is finished.
+        ValueError: the extraction is finished.
         FolderLockedError: another process writes to it.
     """
     return abandon_store(folder, FeatureStore)

@@ -29,7 +29,7 @@ _METADATA = b"randar_features"
 
 
 class FeatureTable:
-    """What `extract_features` returns: one entry an image, in the order in which the images came.
+    """The features that `extract_features` returns, with one entry for each image, in the order of the images.
 
     Attributes:
         specs: the features, such as "reverse/image/2"; `table[spec]` is an array of one of them.
@@ -37,8 +37,8 @@ class FeatureTable:
         paths: file of each image, or None.
         status: "ok", or why an image could not be read; its features are NaN.
         label_names: names of the classes, or None.
-        details: the settings and weights that the numbers depend on.
-        store: the store that holds the features, of a table on disk; None: they are in memory.
+        details: the settings and the weights that the features depend on.
+        store: the store of a table on disk; None: the features are in memory.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class FeatureTable:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one feature of one image: (G, G, D), or (D,) where pooled."""
+        """Shape of one feature of one image: (G, G, D), or (D,) if pooled."""
         if self.store is not None:
             return tuple(self.store.shape(self.specs[0]))
         assert self._values is not None
@@ -102,7 +102,7 @@ class FeatureTable:
 
     @property
     def is_pooled(self) -> bool:
-        """Whether the table holds one vector an image in place of a map."""
+        """Whether the table holds one vector for each image, instead of a map."""
         return len(self.shape) == 1
 
     @property
@@ -112,11 +112,11 @@ class FeatureTable:
 
     @property
     def maps(self) -> Tensor | None:
-        """(n, L, G, G, D) float32 on the CPU, one map a spec; None where pooled. A store is read as a whole."""
+        """All maps (n, L, G, G, D), float32 on the CPU; None if pooled. Reads a whole store into memory."""
         return None if self.is_pooled else self._all()
 
     def pooled(self, how: str = "mean") -> Tensor:
-        """(n, L, D): the mean over locations, of each spec."""
+        """The mean of each spec over the locations: (n, L, D)."""
         sequence.check_choice("how", how, ("mean",))
         if self._values is None:
             return torch.stack([_mean(self._take(name)) for name in self.specs], dim=1)
@@ -140,17 +140,17 @@ class FeatureTable:
         return _mean(self._take(name, chosen)).numpy(), self.labels.numpy()[chosen]
 
     def to_pandas(self) -> "pd.DataFrame":
-        """A row an image: path (as in `to_parquet`), label, status, and an array (D,) or (G, G, D) a spec."""
+        """A data frame, a row for each image: path, label, status, and for each spec an array (D,) or (G, G, D)."""
         import pandas as pd  # takes half a second
 
         columns = {name: list(self._take(name)) for name in self.specs}
         return pd.DataFrame({"path": self._paths(), "label": self._labels(), "status": self.status, **columns})
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write a Parquet file: path, label, status, and a list of fixed size of float32 a spec.
+        """Write a Parquet file: path, label, status, and for each spec a float32 list of fixed size.
 
         Maps (G, G, D) are flattened; their shape, the class names and `details` are in the file's metadata, as JSON
-        under "randar_features". Names of files that are no UTF-8 are escaped, see `store.records.escape`.
+        under "randar_features". Paths that are not UTF-8 are escaped, see `store.records.escape`.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -170,7 +170,7 @@ class FeatureTable:
                 writer.write_batch(pa.record_batch(typed, schema=schema))
 
     def to_zarr(self, path: str | Path) -> None:
-        """Write a Zarr group: "path", "label", "status", and an array float32 (n, G, G, D), or (n, D), a spec.
+        """Write a Zarr group: "path", "label", "status", and for each spec a float32 array (n, G, G, D) or (n, D).
 
         Shape, class names and `details` are the group's attribute "randar_features". Needs the extra "zarr".
 
@@ -246,10 +246,10 @@ _MANIFEST_KEYS = {
 
 
 def open_table(folder: str | Path) -> FeatureTable:
-    """The table in a folder that `FeatureTable.save` or `extract_features(..., out=folder)` wrote; read as needed.
+    """Open a table that `FeatureTable.save` or `extract_features(..., out=folder)` wrote; it is read as needed.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no table.
         ValueError: it is damaged, or its extraction did not finish.
     """
     store = FeatureStore(folder)

@@ -31,25 +31,25 @@ def inpaint(
 ) -> Tensor:
     """Redraw the pixels under the mask, seeing the rest of the image.
 
-    A token is redrawn if the mask touches any of its pixels; the others are given to the model first, in one
-    pass. What lies under the mask is not looked at: the tokenizer, which sees across a token's edge, is shown
-    the nearest kept pixels there. Of the decoded image only the pixels under the mask are taken: all others
-    are the given ones, equal to the bit. With a class the region is redrawn as that class, with guidance.
+    A token is redrawn if the mask touches any of its pixels. The model first gets all other tokens, in one pass.
+    Pixels under the mask are never seen: the tokenizer, which looks across the edge of a token, gets the nearest
+    pixels outside the mask instead. Only the pixels under the mask are taken from the decoded image. All others stay
+    exactly as they were. With a class, the region is redrawn as that class, with guidance.
 
-    An image of another size than the model's keeps its size: a square window around the mask, of twice its extent
-    where the image has room, is shown to the model at the model's size, and what is redrawn is pasted into its place.
+    An image of another size keeps its size. The model gets a square window around the mask, at the model's size and
+    with twice the extent of the mask if the image has room; the redrawn pixels are pasted back into the image.
+
     Args:
         model: from `load_model`: its `transformer`, `tokenizer` and `image_size` S are used.
         images: (B, 3, H, W) float in [0, 1].
-        mask: boolean (H, W) for all images, or (B or 1, H, W), also with a channel, (B or 1, 1, H, W); True = to be
-            drawn anew. Neither empty nor full.
-        classes: (B,) class indices or names, one for all images, or None for the null class (without guidance,
-            which would have nothing to compare with).
-        square: give back the middle square of the images at the model's size, (B, 3, S, S), instead of the images
-            at their own.
+        mask: boolean (H, W) for all images, or (B or 1, H, W), also with a channel, (B or 1, 1, H, W); True: draw
+            anew. It must be neither empty nor full.
+        classes: (B,) class indices or names, one for all images, or None for the null class (then without guidance).
+        square: return the middle square of the images at the model's size, (B, 3, S, S), instead of whole images at
+            their own size.
         generator, guidance, settings: as for `generate` (steps, schedule, order, temperature, top_k, top_p, cache,
-            dtype). The steps are for the redrawn tokens; None recommends a number for theirs. LlamaGen and PAR redraw
-            their last tokens only: LlamaGen whole rows at the bottom.
+            dtype). The steps are for the redrawn tokens; None: a number recommended for as many tokens. LlamaGen and
+            PAR can redraw only their last tokens: LlamaGen whole rows at the bottom.
 
     Returns:
         (B, 3, H, W) in the dtype and on the device of `images`; (B, 3, S, S) with `square`.
@@ -116,11 +116,10 @@ def outpaint(
     guidance: GuidanceLike = None,
     **settings: Unpack[DecodingSettings],
 ) -> Tensor:
-    """Draw what lies beyond the edges of images, which themselves stay equal to the bit.
+    """Draw beyond the edges of images. The images themselves stay exactly as they were.
 
-    The padded canvas may be larger than the model's images: windows of S×S pixels, at every S/2 and at the
-    far edges, are then completed by `inpaint` one after the other, each time the one that has most pixels
-    already.
+    The padded canvas may be larger than the model's images. Then `inpaint` completes windows of S×S pixels one after
+    the other, at every S/2 and at the far edges, always the window that has the most known pixels.
 
     Args:
         model, classes, generator, guidance, settings: as for `inpaint`.

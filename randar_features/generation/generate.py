@@ -49,32 +49,35 @@ def generate(
     schedule: str | None = None,
     dtype: DType = None,
 ) -> Tensor:
-    """Image tokens for classes, decoded as was published with the model.
+    """Generate image tokens for classes, with the decoding that was published with the model.
 
-    RandAR and ARPG decode in any order and any number of parallel steps, LlamaGen token after token, PAR in groups of
-    four; the last two have an order of their own, and continue from its first tokens alone.
+    RandAR and ARPG decode in any order and any number of parallel steps. LlamaGen decodes token after token, PAR in
+    groups of four. These two have one fixed order and can only continue from its first tokens.
 
     Args:
-        transformer: a model's transformer, or the model. Dropout is off while it generates.
-        classes: (B,) class indices, C for the null class; of a model also its classes' names.
-        steps: 1 … N for the unknown tokens; −1: one token a step; None: as recommended, at N = 256 88 with RandAR and
-            64 with ARPG, in proportion elsewhere, one token a step after training in raster order. LlamaGen always
-            takes N, PAR 4 + (N − 4) / 4.
-        guidance: scale of the classifier-free guidance: one number, or a pair, from no token done to all done,
-            linear in the tokens done before the step, with ARPG after it. None: as recommended, (1, 4) with RandAR,
-            (1, 4.5) with ARPG, 2 with LlamaGen and PAR. 0 draws without the class, 1 with the class alone.
-        order: None: as the model was trained; "random" (each image its own), "raster", "spiral" (outwards),
-            "centre_out", "hierarchical" (coarse to fine), "spread" (the locations of a step near what is known and
-            far from each other), "confidence" (each step takes the locations that the model is surest of, for which
-            all open ones are predicted), or (N,) or (B, N) permutations of the raster locations.
+        transformer: a model's transformer, or the model. Dropout is off during generation.
+        classes: (B,) class indices, C for the null class; if `transformer` is a model, also names of its classes.
+        steps: number of steps for the unknown tokens, 1 … N; −1: one token in each step; None: as recommended. For
+            N = 256 that is 88 with RandAR and 64 with ARPG, in proportion for other N, and one token in each step
+            for a model trained in raster order. LlamaGen always takes N steps, PAR 4 + (N − 4) / 4.
+        guidance: scale of the classifier-free guidance: one number, or a pair for no token and for all tokens. A step
+            takes the scale for the share of tokens known before it (with ARPG: after it). 0 draws without the class,
+            1 with the class alone. None: as recommended, (1, 4) with RandAR, (1, 4.5) with ARPG, 2 with LlamaGen and
+            PAR.
+        order: None: the order of training; or permutations (N,) or (B, N) of the raster locations; or one of
+
+            - "random" (another one for each image), "raster", "spiral" (outwards), "centre_out", "hierarchical"
+              (coarse to fine);
+            - "spread": the locations of a step are near known ones and far from each other;
+            - "confidence": each step predicts all unknown locations and keeps those that the model is surest of.
         temperature, top_k, top_p: see `Sampling`; top_k = 1 is the greedy choice.
         generator: a `torch.Generator`, a seed, (B,) seeds of the images, or None for torch's default generator. The
-            same seeds give the same tokens whatever the batch, see `sampling`.
-        tokens, known: tokens (B, N) in raster order to continue from, and which of them are given, boolean (N,) or
-            (B, N); the others' values are ignored.
-        scale: 2 for twice the resolution, as `upscale_tokens` with its defaults.
-        cache: from `new_cache`, to allocate once for many calls: for B sequences, with guidance 2·B, at twice the
-            resolution 3·B of 4N tokens.
+            same seeds give the same tokens for any batch size, see `sampling`.
+        tokens, known: tokens (B, N) in raster order to continue from, and a boolean mask (N,) or (B, N) of those that
+            are given; the values of the others are ignored.
+        scale: 2: twice the resolution, as `upscale_tokens` with its defaults.
+        cache: from `new_cache`, to allocate memory once for many calls. It needs room for B sequences, 2·B with
+            guidance, or 3·B of 4N tokens at twice the resolution.
         schedule: how tokens are spread over the steps: "randar" (`decoding_schedule`), "arccos" or "cosine"
             (`share_schedule`, ARPG's); None: the model's first choice.
         dtype: number format, see `in_format`; None: as the transformer is, float32 unless it was loaded or packed in

@@ -25,19 +25,20 @@ def log_likelihood(
     batch_size: int = 16,
     dtype: DType = None,
 ) -> Tensor:
-    """log p(token | class, the tokens before it in the order), the mean over the orders.
+    """log p(token | class, the tokens before it in the order), as the mean over orders.
 
-    The mean over the tokens, negated, is the training loss. The sum over the tokens is a lower bound, in
-    expectation over the orders, of the log-likelihood of the image under the mixture of all orders.
+    The negative mean over the tokens is the training loss. The sum over the tokens, in expectation over the orders,
+    is a lower bound of the log-likelihood of the image under the mixture of all orders.
 
     Args:
         tokens: (B, N) codes in raster order.
         classes: (B,) class indices, one for all images, or None for the null class.
-        orders: K for the first K of `sequence.antithetic_orders` under `seed`, the same for all images (LlamaGen
-            and PAR have one order only); or permutations of the locations: (N,) for all images, (B, N) each
-            image's own as everywhere, or several of either, (K, 1, N) or (K, B, N).
-        batch_size: images at once.
-        dtype: what it computes in, see `precision`; None: the format of the weights, or of the caller's autocast.
+        orders: K: the first K of `sequence.antithetic_orders` with `seed`, the same for all images (LlamaGen and PAR
+            have only one order); or permutations of the locations: (N,) for all images, (B, N) one for each image,
+            or several of these, (K, 1, N) or (K, B, N).
+        batch_size: images in one forward pass.
+        dtype: number format of the computation, see `precision`; None: that of the caller's autocast, else of the
+            weights.
 
     Returns:
         (B, N) float32 in nats, raster order, on the model's device.
@@ -87,12 +88,12 @@ def as_orders(orders: int | Tensor | Sequence[int], transformer: ImageTransforme
 
 
 def surprisal_map(log_likelihoods: Tensor, image_size: int, limit: float) -> Tensor:
-    """−log p as a grey image: 0 nats black, `limit` nats and more white.
+    """Draw −log p as a grey image: 0 nats are black, `limit` nats and more are white.
 
     Args:
         log_likelihoods: (B, N) nats in raster order, as `log_likelihood` gives them.
         image_size: S, a multiple of the grid side G; every token becomes a square of S/G pixels.
-        limit: in nats; log V is the surprisal of a guess among all codes.
+        limit: nats that are white; log V is the surprisal of a random guess among all V codes.
 
     Returns:
         (B, 3, S, S) float32 in [0, 1].

@@ -50,19 +50,19 @@ def upscale_tokens(
     schedule: str | None = None,
     dtype: DType = None,
 ) -> Tensor:
-    """Tokens of a 2G×2G image: an ordinary G×G image first, then the locations between its tokens.
+    """Generate the tokens of a 2G×2G image: first an ordinary G×G image, then the locations between its tokens.
 
-    The small image takes the even rows and columns. The others are decoded after it, in parallel steps,
-    under rotary angles of the fine grid, and with guidance by the class and by the small image: logits =
-    none + w·(full − spatial) + v·(spatial − none), where "none" lacks a random share of the small image.
+    The small image takes the even rows and columns. The other tokens are decoded after it, in parallel steps, with the
+    rotary angles of the fine grid. The class and the small image guide them: logits = none + w·(full − spatial) +
+    v·(spatial − none), where "none" lacks a random share of the small image.
 
     Args:
         transformer, classes, temperature, top_k, top_p, generator, dtype: as for `generate`.
         steps: S in 1 … 4N for both images; −1 for one token a step; None for the recommended number of each.
-        guidance: w, (start, end) or one number; at 1 throughout there is no guidance at all.
-        spatial_guidance: v, likewise; at 1 throughout the class alone guides.
+        guidance: w, (start, end) or one number; 1: no guidance at all.
+        spatial_guidance: v, (start, end) or one number; 1: only the class guides.
         spatial_drop: share in [0, 1] of the small image's tokens that "none" lacks, drawn for each image.
-        order: as for `generate`, over the fine grid. Locations of even row and column come first in any case.
+        order: as for `generate`, over the fine grid. Locations of even row and column always come first.
         tokens: a small image (B, N) to start from, instead of a generated one.
         cache: from `new_cache`, for 3·B sequences of 4N tokens.
         schedule: None or "randar".

@@ -39,11 +39,11 @@ class Model:
         transformer: the generator.
         recommended_layers: blocks to read features from, counted from 0, the best first.
         recommended_steps: parallel decoding steps for one image; None: as published for its architecture.
-        weights_hash: 16 hexadecimal digits, the same for the same files of weights.
-        optional_tokenizer: the tokenizer, None for the folder of a transformer alone.
-        class_names: a name each class, "imagenet" for ImageNet's (looked up when they are read), or None.
+        weights_hash: 16 hexadecimal digits that identify the files of weights.
+        optional_tokenizer: the tokenizer; None if the folder holds only a transformer.
+        class_names: one name for each class; "imagenet": the names of ImageNet, looked up when read; or None.
         revision: commit of the transformer's Hub repository, None for a folder.
-        tokenizer_revision: the same of the tokenizer's repository.
+        tokenizer_revision: commit of the tokenizer's Hub repository, None for a folder.
     """
 
     name: str
@@ -68,26 +68,26 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side that make the transformer's N = G² tokens; ValueError as for `tokenizer`."""
+        """Side in pixels of the images that give the transformer's N = G² tokens; ValueError as for `tokenizer`."""
         return self.transformer.config.grid * self.tokenizer.downsampling
 
     @property
     def classes(self) -> list[str] | None:
-        """The name of each class, or None where they are not known."""
+        """The name of each class; None if the names are not known."""
         return imagenet_classes() if isinstance(self.class_names, str) else self.class_names
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is."""
+        """Device of the transformer."""
         return self.transformer.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the transformer's weights."""
+        """Number format of the transformer's weights."""
         return self.transformer.dtype
 
     def to(self, device: Device | None = None, dtype: torch.dtype | str | None = None) -> Self:
-        """This model itself if it is there and so already (None: as it is), else a copy that is."""
+        """A copy on another device or in another format; the model itself if it is already there. None: no change."""
         target = self.device if device is None else torch.empty(0, device=choose_device(device)).device
         dtype = self.dtype if dtype is None else weights_dtype(dtype)
         if (target, dtype) == (self.device, self.dtype):
@@ -97,9 +97,9 @@ class Model:
         return replace(self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype))
 
     def fitted(self, dtype: DType = None) -> tuple[Self, torch.dtype]:
-        """A model that can compute in `dtype`, and the format that this is; see `precision`.
+        """A model that can compute in `dtype`, and that number format; see `precision`.
 
-        The model is this one, or a copy in float32 where the weights are held in a third format.
+        The model is this one if its weights are in `dtype` or in float32, else a copy in float32.
         """
         own = compute_dtype(dtype, self.device, self.dtype)
         return (self if can_compute(own, self.dtype) else self.to(dtype=torch.float32)), own
@@ -113,19 +113,22 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     """Load a transformer and its tokenizer, ready to encode and to generate.
 
     Args:
-        name: a name from `list_models`, with `@revision` for a branch, tag or commit of the transformer's Hub
-            repository (the tokenizer, in a repository of its own, comes from "main" all the same); a folder
-            that training wrote; a repository of the Hugging Face Hub with such a folder's files, `owner/name` or
-            `owner/name@revision`; or a loaded model, which is returned, or copied if `device` or `dtype` ask
-            for another.
-        device: None: CUDA where there is one, else the CPU.
-        dtype: format in which the weights are held in memory, whatever the files': a torch dtype or its name; None:
-            float32. Calls compute in it unless they state another.
+        name: one of
+
+            - a name from `list_models`. `name@revision` takes a branch, tag or commit of the transformer's Hub
+              repository; the tokenizer has its own repository and always comes from "main";
+            - a folder that training wrote;
+            - `owner/name` or `owner/name@revision`, a repository of the Hugging Face Hub with the files of such a
+              folder;
+            - a loaded model. It is returned as it is, or copied if `device` or `dtype` differ from its own.
+        device: None: CUDA if there is one, else the CPU.
+        dtype: number format of the weights in memory, a torch dtype or its name; None: float32, whatever the files
+            hold. Calls compute in this format unless they state another.
 
     Raises:
-        TypeError: `name` is no string, path or `Model`, or `dtype` no floating-point `torch.dtype`.
+        TypeError: `name` is not a string, path or `Model`, or `dtype` is not a floating-point format.
         ValueError: the name or the device is unknown, or a file does not fit its configuration.
-        FileNotFoundError: a folder or a file is missing, or on the Hub and out of reach.
+        FileNotFoundError: a folder or a file is missing, or the Hub cannot be reached.
     """
     if isinstance(name, Model):
         return name.to(device, dtype)
@@ -176,10 +179,10 @@ def untrained_model(name: Name) -> Model:
 def load_tokenizer(
     name: Name, device: Device | None = None, dtype: torch.dtype | str | None = None
 ) -> tuple[ImageTokenizer, int]:
-    """A tokenizer alone, and the side in pixels of the images it was trained on.
+    """Load a tokenizer without its transformer; returns it and the side in pixels of the images it was trained on.
 
-    Arguments and errors as for `load_model`; a folder needs no transformer. `@revision` does not reach the
-    tokenizer, which is in a repository of its own.
+    Arguments and errors are those of `load_model`; a folder needs no transformer. `@revision` has no effect on the
+    tokenizer, which has its own repository.
     """
     source, device, dtype = find_source(name), choose_device(device), weights_dtype(dtype)
     tokenizer = _build(source, "tokenizer")

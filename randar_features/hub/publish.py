@@ -21,20 +21,20 @@ def push_to_hub(
     message: str = "Upload model",
     token: str | None = None,
 ) -> str:
-    """Upload a folder that training wrote; gives the address of the repository, which is made if need be.
+    """Upload a folder that training wrote; returns the address of the repository, which is created if needed.
 
-    The folder is loaded first, so that nothing goes up that could not be used. Only the files of the model go:
-    config.json, the weights, classes.json, and README.md, which is written from config.json if there is none.
+    The folder is loaded first, so that only a usable model is uploaded. Only the files of the model are uploaded:
+    config.json, the weights, classes.json, and README.md, which is written from config.json if it is missing.
 
     Args:
         folder: `RUN/model`, a checkpoint, or what scripts/assemble_model.py wrote.
         repository: `owner/name`.
-        private: of a repository that is made now; None: as the owner has it set.
-        message: of the commit.
-        token: for the Hub; None: the one that `hf auth login` stored, or HF_TOKEN.
+        private: whether a new repository is private; None: the owner's default.
+        message: message of the commit.
+        token: token of the Hub; None: the one that `hf auth login` stored, or HF_TOKEN.
 
     Raises:
-        ValueError: `repository` is no `owner/name`, or the folder's files do not fit each other.
+        ValueError: `repository` is not `owner/name`, or the folder's files do not fit each other.
         FileNotFoundError: the folder or a file in it is missing.
     """
     from huggingface_hub import HfApi

@@ -51,18 +51,18 @@ def _onednn_takes_bfloat16() -> bool:
 
 
 def pack_weights(model: ModuleType, dtype: torch.dtype = torch.float32) -> ModuleType:
-    """A copy of `model` for faster decoding; everything but its linear layers is shared with it.
+    """Copy `model` for faster decoding. The copy shares everything with it except the linear layers.
 
-    The output layer is in float32 in any case where `dtype` is bfloat16: logits in bfloat16 have ties.
+    With bfloat16 the output layer stays in float32, because logits in bfloat16 have ties.
 
     Args:
-        model: of float32 weights.
-        dtype: torch.float32: on a CPU, the same results up to rounding. torch.float16: weights stored in half
-            precision. torch.bfloat16: products in bfloat16, and so keys and values; sums of the residual stream,
-            norms and logits in float32.
+        model: a model with float32 weights.
+        dtype: torch.float32: on a CPU, the same results up to rounding. torch.float16: weights are stored in half
+            precision. torch.bfloat16: products, keys and values are in bfloat16; sums of the residual stream, norms
+            and logits in float32.
 
     Raises:
-        ValueError: the model is not float32, has biases in linear layers, or `dtype` is another.
+        ValueError: the model is not float32 or has biases in linear layers, or `dtype` is none of these.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if dtype not in FORMATS:

@@ -51,37 +51,39 @@ def build_index(
     progress: bool = True,
     **sizes: Any,
 ) -> Index:
-    """Make `folder` an index of images, or of a table of features; call it again on more of them to add those.
+    """Index images, or the features of a table, in `folder`. Call it again with more images to add them.
 
-    Images that cannot be read keep their numbers and are never found. A killed building goes on where it was.
+    Images that cannot be read keep their numbers and are never found. If it was killed, call it again to continue.
 
     Args:
-        data: images in any form, or a table that `extract_features` or `extract_to_store` gave, the folder of one, or
-            several tables of the same features.
-        folder: made if it is not there. Features of images are kept in FOLDER/features; only new images are encoded.
-        spec: which feature, "reverse/image/2"; None: the only one of a table, or what the model recommends.
+        data: images in any form; or a table of `extract_features` or `extract_to_store`, its folder, or several
+            tables of the same features.
+        folder: of the index; created if needed. FOLDER/features keeps the features of images, so that only new images
+            are encoded.
+        spec: the feature, such as "reverse/image/2"; None: the only one of a table, or what the model recommends.
         kind: "flat" (exact), "hnsw" or "ivfpq"; None: by the number of images, see `probes.index.choose_settings`.
         model: for images: a name, a folder, or a loaded model.
         pooling: how maps become vectors, one of `probes.pooling.POOLINGS`.
-        normalization: "unit", "standardized" or "whitened" (with `components=`), by the indexed images, before cosines;
-            "auto": what classifies a part of the labelled images best by their neighbours.
-        split: of the images.
+        normalization: what is done to vectors before cosines: "unit", "standardized" or "whitened" (with
+            `components=`), with the statistics of the indexed images; "auto": whichever classifies a part of the
+            labelled images best by their neighbours.
+        split: which split of the images, such as "train".
         value_range, max_pixels: as in `extract_to_store`; queries are read in the same range.
-        memory_limit: bytes that this process may take; None: what the machine has available.
+        memory_limit: bytes that this process may use; None: what the machine has available.
         threads, checkpoint_rows: as in `probes.index.build_index`.
-        seed: of every random choice.
+        seed: seed of all random choices.
         batch_size, num_workers, device, dtype, progress: as in `extract_to_store`.
         sizes: `components`, `M`, `efConstruction`, `nlist`, `code_bytes`, `training_rows`, `block_rows`, in faiss's
             words, as `probes.index.choose_settings` takes them.
 
     Returns:
-        The index, opened.
+        The opened index.
 
     Raises:
-        ValueError, TypeError: unknown choices or sizes, before anything is encoded; maps or specs that do not fit.
+        ValueError, TypeError: unknown choices or sizes, before any image is encoded; maps or specs that do not fit.
         IndexFilesError: the folder holds an index of other features, or of images that have changed since; or
             another process is building there.
-        IndexMemoryError: it would take more memory than there is.
+        IndexMemoryError: the index would take more memory than there is.
     """
     check_options(kind, normalization, pooling, sizes | {"seed": seed})
     folder = folder_to_write(folder)

@@ -100,13 +100,15 @@ class Hits:
 
 
 def open_index(folder: str | Path, *, verify: bool = True) -> Index:
-    """The index in `folder`, as `build_index` made it. A warning says so if its store or its images have changed.
+    """Open the index that `build_index` made in `folder`; warns if its store or its images have changed.
 
-    verify: compare the checksums of its files.
+    Args:
+        folder: of the index.
+        verify: compare the checksums of its files.
 
     Raises:
-        FileNotFoundError: there is none, or it is not finished.
-        IndexFilesError: a file of it is missing, damaged or none of its own.
+        FileNotFoundError: there is no index, or it is not finished.
+        IndexFilesError: a file is missing, damaged or of another index.
     """
     index = Index(folder, verify=verify)
     if changes := index.changes():
@@ -117,12 +119,12 @@ def open_index(folder: str | Path, *, verify: bool = True) -> Index:
 
 
 class Index:
-    """An index of images: what it holds, and what is most like a query.
+    """An index of images, to find those that are most similar to a query.
 
     Attributes:
-        vectors: the index of their vectors.
-        folder: where it is.
-        features: what the vectors are: encoder, weights, spec, pooling.
+        vectors: the index of the vectors of the images.
+        folder: folder of the index.
+        features: encoder, weights, spec and pooling of the vectors.
         settings: kind, sizes and normalization.
         label_names: names of the classes, or None.
     """
@@ -196,25 +198,25 @@ class Index:
         value_range: tuple[float, float] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Hits:
-        """The `k` indexed images that are most like each query. A query that is itself indexed is not found.
+        """Find the `k` indexed images that are most similar to each query. A query that is in the index is left out.
 
         Args:
             queries: images in any form, which are encoded as the indexed ones were; or vectors (Q, D), or one (D,),
                 of floats, of the same features.
-            k: how many; None: 10, or as many as there are.
-            exclude: (Q,) number of the indexed image that must not be found, -1 for none; None: for images, the one
-                with the same path or the same content.
+            k: number of images to find; None: 10, or all if there are fewer.
+            exclude: (Q,) for each query the number of an indexed image that must not be found, -1 for none; None: if
+                the queries are images, the one with the same path or the same content.
             model: where the index's model is now, if it has moved.
-            encoder: of an index of another encoder than a model.
+            encoder: the encoder, if the index was not made by a model.
             device: where the queries are encoded.
-            batch_size: images a forward pass.
-            nprobe, efSearch, candidates: how hard to look, as in `probes.index.VectorIndex.search`.
-            value_range, max_pixels: of the queries, as in `open_images`; None: the range that the index states.
+            batch_size: images in one forward pass.
+            nprobe, efSearch, candidates: the effort of the search, as in `probes.index.VectorIndex.search`.
+            value_range, max_pixels: for the queries, as in `open_images`; None: the range of the index.
 
         Raises:
             ValueError, TypeError: k or `exclude` out of range, vectors of another width or with NaN.
             IndexFilesError: the model is not the one that the index was built with.
-            ImageError, FileNotFoundError: not one of the queries can be read.
+            ImageError, FileNotFoundError: none of the queries can be read.
         """
         effort = {"nprobe": nprobe, "efSearch": efSearch, "candidates": candidates}
         if is_vectors(queries):
