@@ -17,12 +17,12 @@ class AnimateOptions(ModelOptions):
     """Animate decoding orders side by side.
 
     Attributes:
-        out: file to write; its ending tells the format: .gif, .png (animated) or .webp.
+        out: file to write; its ending gives the format: .gif, .png (animated) or .webp.
         class_name: name or index of the class.
-        seed: of the image.
-        orders: one panel each; none: all that the model knows.
-        steps: of parallel decoding; -1: one token a step; none: as recommended for the model.
-        overwrite: write over a file that is there.
+        seed: seed of the image.
+        orders: orders to show, one panel each; none: all that the model knows.
+        steps: number of decoding steps; -1: one token in each step; none: as recommended for the model.
+        overwrite: replace an existing file.
     """
 
     out: Path

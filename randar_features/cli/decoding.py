@@ -27,15 +27,15 @@ class DecodingOptions(ModelOptions):
 
     Attributes:
         out: folder of the images.
-        overwrite: draw again what is there.
+        overwrite: draw existing images again.
         seeds: FIRST:END, such as 0:8 for the seeds 0 to 7, or one seed.
-        steps: of parallel decoding; -1: one token a step; none: as recommended for the model.
+        steps: number of decoding steps; -1: one token in each step; none: as recommended for the model.
         schedule: how tokens are spread over the steps; none: as published with the model.
         guidance: one scale for all steps, or the first and the last; none: as recommended for the model.
-        order: of the tokens; none: as the model was trained, random or raster.
-        temperature: of the sampling; near 0 it is greedy.
-        top_k: how many codes the sampling chooses among; 0: all; 1: the likeliest.
-        top_p: total probability of the codes that the sampling chooses among.
+        order: order of the tokens; none: the order of the model's training, random or raster.
+        temperature: temperature of the sampling; near 0 it is greedy.
+        top_k: sample among this many of the most likely codes; 0: all; 1: greedy.
+        top_p: sample among the most likely codes with this total probability.
         dtype: number format of the weights and products; auto: the fastest of this machine.
     """
 

@@ -39,7 +39,7 @@ class EditOptions(DecodingOptions, Reading):
 
     Attributes:
         image: file of the image to edit.
-        class_name: name or index of what to draw; none: no class.
+        class_name: name or index of the class to draw; none: no class.
     """
 
     image: Path = positional()
@@ -57,11 +57,11 @@ class InpaintOptions(EditOptions):
 
     Attributes:
         box: LEFT TOP RIGHT BOTTOM, in pixels of the image.
-        mask: picture of the image's size, white where to draw anew and black elsewhere.
+        mask: picture of the image's size, white where pixels are drawn anew, black elsewhere.
         square: crop the image to a square of the model's size first, and the mask with it; a box is then in pixels
             of that square.
-        mask_orientation: where the camera turned the image and the mask's size cannot tell, which image the mask was
-            drawn on: as it is stored, or upright.
+        mask_orientation: the image that the mask was drawn on, as stored or upright. Needed only if the camera turned
+            the image and the size of the mask does not tell.
     """
 
     box: tuple[Natural, Natural, Natural, Natural] | None = option(default=None, metavar=SIDES)

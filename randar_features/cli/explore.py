@@ -16,19 +16,19 @@ from randar_features.data.ranges import Reading
 class ExploreOptions(DeviceOptions, Reading):
     """Open a page to look at images through a model: feature maps, points, neighbours, edits, orders, surprisal.
 
-    The page is for this machine alone (127.0.0.1). What is dropped on it is kept until the command ends (Ctrl-C).
+    Only this machine can open the page (127.0.0.1). Images dropped on it are kept until the command ends (Ctrl-C).
 
     Attributes:
-        folder: what `randar index` or `randar extract` wrote, or images.
-        model: of images, randar-tiny where none is given; of an index or a table, where its model is now if it has
+        folder: images, or a folder that `randar index` or `randar extract` wrote.
+        model: for images, the model; none: randar-tiny. For an index or a table, where its model is now, if it has
             moved.
-        spec: which feature images are compared by, such as reverse/image/2; none: as the model recommends.
-        data: the images of an index or a table, where they have no files of their own (Parquet).
-        split: of the images.
-        most: how many images of a folder are taken at most, evenly spread; for more, index them first.
+        spec: the feature that images are compared by, such as reverse/image/2; none: as the model recommends.
+        data: the images of an index or a table, if they have no files of their own (Parquet).
+        split: split of the images.
+        most: largest number of images to take from a folder, evenly spread; for more, index them first.
         batch_size: images in one forward pass.
         dtype: number format of the products, for images and maps; auto: the fastest of this machine.
-        port: of the page; none: any that is free.
+        port: port of the page; none: any free port.
         browser: open a browser.
         progress: show a bar.
     """

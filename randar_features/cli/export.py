@@ -18,19 +18,19 @@ FORMATS = {".parquet": FeatureTable.to_parquet, ".zarr": FeatureTable.to_zarr}
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Write a table of features as another format, or a tokenizer and a transformer as one folder for load_model.
+    """Write a table of features in another format, or a tokenizer and a transformer as one folder for load_model.
 
       randar export features/ --out features.parquet                                      or features.zarr
       randar export --transformer runs/a/model --tokens tokens/ --out model/
 
-    Parts of different trainings are refused.
+    It refuses parts of different trainings.
 
     Attributes:
         table: folder of a table, as `randar extract` writes it.
-        out: file to write, .parquet or .zarr; of a model, the folder.
+        out: file to write, .parquet or .zarr; for a model, the folder.
         transformer: folder `model` of a transformer's run.
         tokens: the tokens that it was trained on, a folder with `train` in it.
-        tokenizer: folder `model` of a tokenizer's run; none: the tokenizer that lies beside the tokens.
+        tokenizer: folder `model` of a tokenizer's run; none: the tokenizer in the folder of the tokens.
         classes: JSON file of class names, a list or {name: number}; none: those of the tokens.
         layers: blocks recommended for features, from 0; none: the middle block.
         steps: recommended decoding steps; none: as published with such models.

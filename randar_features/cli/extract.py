@@ -29,8 +29,8 @@ SHOWN = 20
 class ExtractOptions(ModelOptions, ImageOptions):
     """Extract the features of images into a store on disk.
 
-    Run it again after a kill: it goes on at the first shard that is missing. An image that cannot be read keeps its
-    place and is named at the end. Several processes share the images:
+    If it was killed, run it again: it continues at the first missing shard. An image that cannot be read keeps its
+    place and is named at the end. Several processes can share the work:
     torchrun --nproc-per-node 8 scripts/extract_features.py …, or, with --ray, the actors of a Ray cluster.
 
     Attributes:
@@ -38,22 +38,22 @@ class ExtractOptions(ModelOptions, ImageOptions):
         out: folder of the store.
         layers: blocks from 0, negative from the end; none: those that the model recommends.
         context: how the image is shown; none: as the model recommends.
-        read: at which tokens features are taken: image, instruction, query, leave_one_out, as the model has them.
+        read: tokens at which features are taken: image, instruction, query or leave_one_out, if the model has them.
         norm: apply the model's final norm.
-        orders: mean over this many random orders; none: one raster order.
-        seed: of the random orders.
+        orders: average over this many random orders; none: one raster order.
+        seed: seed of the random orders.
         pooling: mean: one vector for each image; none: the maps.
         dtype: number format of the products; auto: the fastest of this machine.
         store_dtype: number format on disk.
         append: add the images that the store does not have yet, read changed ones again, and name those that are gone.
         retry: read again the images that could not be read.
-        abandon: remove what a run that was not finished has added, and do nothing else.
+        abandon: remove what an unfinished run has added, and do nothing else.
         shard_rows: images in one file of the store; none: 1024, or as many as make 64 MiB.
-        max_unreadable: share of images that cannot be read above which the exit status is 1.
+        max_unreadable: if a larger share of the images is unreadable, the exit status is 1.
         progress: show a bar.
-        profile: say where the time goes: seconds and images/s of decoding, tokenizing, encoding and writing.
-        ray: share the work out to a Ray cluster: that of RAY_ADDRESS, else of this machine.
-        ray_workers: actors; none: one a GPU, without GPUs one a CPU core.
+        profile: print seconds and images/s of decoding, tokenizing, encoding and writing.
+        ray: run on a Ray cluster: the one of RAY_ADDRESS, else on this machine.
+        ray_workers: number of actors; none: one for each GPU, or for each CPU core if there are no GPUs.
     """
 
     data: tuple[str, ...] = positional()

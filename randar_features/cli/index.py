@@ -23,31 +23,31 @@ SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_r
 class IndexOptions(DeviceOptions, ImageOptions):
     """Index images, or the features of stores that `randar extract` wrote, for `randar search`.
 
-    The memory that it takes is computed first, and an index that does not fit is refused. Run it again after a kill: it
-    goes on at its last checkpoint. New images and stores are added; an image that moved gets its new path.
+    It first computes the memory that the index needs, and stops if there is not enough. If it was killed, run it again:
+    it continues at its last checkpoint. It adds new images and stores; an image that moved gets its new path.
 
     Attributes:
         data: stores of features, or images: a folder, files, Parquet files or a tar.
         out: folder of the index.
-        encoder: for images: a model, or what benchmarks take: pixels, codes:MODEL, timm:NAME, timm:NAME=FILE,
+        encoder: for images: a model, or an encoder of the benchmarks: pixels, codes:MODEL, timm:NAME, timm:NAME=FILE,
             timm:hf-hub:OWNER/NAME, MODULE:FACTORY, features:FILE (.npy or .parquet).
-        orders: mean over this many random orders; none: one raster order.
+        orders: average over this many random orders; none: one raster order.
         pooling: how maps become vectors.
         features: folder of the features of the images; none: OUT/features.
         spec: which feature, such as reverse/image/2; none: what the model recommends, or the only one of a store.
-        kind: of the index; auto: by the number of images.
-        normalization: of the vectors before cosines; auto: by the labels.
-        memory_limit: of this process, such as 4GB; none: what is available.
-        threads: more are faster, but an hnsw index then differs from run to run.
-        checkpoint_rows: images that a kill can cost; none: a tenth of them.
-        components: whitened: principal axes; none: half of D.
-        M: hnsw: neighbours of a vector in the graph; none: 32.
-        efConstruction: hnsw: candidates looked at for each vector added; none: 64.
-        nlist: ivfpq: lists; none: about 2·√n.
-        code_bytes: ivfpq: bytes of a vector; none: about D/4.
-        training_rows: images in the sample that is trained on.
+        kind: kind of index; auto: chosen by the number of images.
+        normalization: what is done to vectors before cosines; auto: chosen by the labels.
+        memory_limit: memory that this process may use, such as 4GB; none: what is available.
+        threads: number of threads; with more than one, an hnsw index differs from run to run.
+        checkpoint_rows: images between two checkpoints; none: a tenth of all.
+        components: for whitened, number of principal axes; none: half of D.
+        M: for hnsw, neighbours of each vector in the graph; none: 32.
+        efConstruction: for hnsw, candidates for each new vector; none: 64.
+        nlist: for ivfpq, number of lists; none: about 2·√n.
+        code_bytes: for ivfpq, bytes of each vector; none: about D/4.
+        training_rows: images in the sample that the index is trained on.
         block_rows: images added at once; none: 16384.
-        seed: of the sample, the centroids and the graph.
+        seed: seed of the sample, the centroids and the graph.
     """
 
     data: tuple[str, ...] = positional()

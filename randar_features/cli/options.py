@@ -19,7 +19,7 @@ class DeviceOptions:
     """Where it is computed.
 
     Attributes:
-        device: cpu, cuda, cuda:1; none: CUDA where there is one, else the CPU.
+        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
     """
 
     device: str | None = None

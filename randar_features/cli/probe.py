@@ -20,10 +20,10 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions(DeviceOptions, ImageOptions):
-    """Train a probe on the features of labelled images, and evaluate it on a fifth of them that is held back.
+    """Train a probe on the features of labelled images, and evaluate it on a held-out fifth of them.
 
-    DATA is a folder of class folders, or anything else with labels, or a store that `randar extract` wrote. OUT then
-    holds result.json with its card, tables and predictions. `randar bench classification` has more options and
+    DATA is a folder of class folders, other labelled images, or a store that `randar extract` wrote. The command writes
+    result.json with its card, tables and predictions into OUT. `randar bench classification` has more options and
     compares encoders.
 
       randar probe FOLDER --encoder randar-tiny --probe logistic
@@ -31,18 +31,18 @@ class ProbeOptions(DeviceOptions, ImageOptions):
     Attributes:
         data: labelled images, or a store of their features.
         out: folder of the result.
-        encoder: a model, or pixels, histogram, codes:MODEL, latents:MODEL, timm:NAME; none: randar-tiny, or that of
-            the store.
+        encoder: a model, or pixels, histogram, codes:MODEL, latents:MODEL, timm:NAME; none: randar-tiny, or the
+            encoder of the store.
         spec: one or several features, such as reverse/image/2; all: every one; none: what the model recommends, or
             all that the store holds.
         probe: one or several heads.
         pooling: how maps become vectors.
-        evaluation_split: which split of the data to evaluate on; none: images of the training split are held back.
-        evaluation_images: how many images to hold back, of each class its share; none: a fifth.
-        duplicates: look for near-duplicates of the images held back, and warn of them.
-        dtype: number format that the encoder computes in; none: float32, or that of the store.
+        evaluation_split: split of the data to evaluate on; none: hold out images of the training split.
+        evaluation_images: number of images to hold out, in proportion from each class; none: a fifth.
+        duplicates: search near-duplicates of the held-out images, and warn of them.
+        dtype: number format of the encoder; none: float32, or the format of the store.
         cache: folder that keeps features.
-        seed: of the images held back and of the head.
+        seed: seed of the choice of held-out images and of the head.
     """
 
     data: str = positional()

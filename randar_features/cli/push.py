@@ -10,16 +10,16 @@ from randar_features.hub.publish import push_to_hub, write_card
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions:
-    """Upload a model to the Hugging Face Hub, from where load_model("owner/name") takes it.
+    """Upload a model to the Hugging Face Hub; load_model("owner/name") then loads it.
 
     README.md is written if there is none; --card-only lets you edit it before the upload. Log in with
     `hf auth login`, or set HF_TOKEN.
 
     Attributes:
         folder: a model folder, as training and `randar export` write it.
-        repository: owner/name; made if it is not there.
-        private: make the repository private; none: as the owner has it set. An existing repository stays as it is.
-        message: of the commit.
+        repository: owner/name; created if it does not exist.
+        private: make a new repository private; none: the owner's default. An existing repository stays as it is.
+        message: message of the commit.
         card_only: write README.md and upload nothing.
     """
 

@@ -23,25 +23,25 @@ PICTURE = 128  # pixels that each picture is read at
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(DeviceOptions, Reading):
-    """Find the images of an index that are most like others.
+    """Find the images of an index that are most similar to given images.
 
-    Queries are image files, encoded as the index was, or images of the index by number. A query that is in the index
-    is not found itself. Results are a table, and with --json, --csv or --grid files.
+    Queries are image files, or images of the index by number. A query that is in the index does not find itself. The
+    results are printed as a table; --json, --csv and --grid also write files.
 
     Attributes:
         index: folder that `randar index` wrote.
         images: image files, or a folder.
-        numbers: of images of the index.
-        k: how many to find for each query; none: 10, or all.
-        nprobe: ivfpq: lists looked into; more find more and take longer.
-        efSearch: hnsw: size of the list of candidates; a larger one finds more and takes longer.
-        candidates: ivfpq: images compared at least.
+        numbers: numbers of images of the index, as queries.
+        k: number of images to find for each query; none: 10, or all if there are fewer.
+        nprobe: for ivfpq, lists to search; more lists find more and take longer.
+        efSearch: for hnsw, size of the list of candidates; a longer list finds more and takes longer.
+        candidates: for ivfpq, smallest number of images to compare exactly.
         encoder: where the index's model is now, if it has moved.
-        json: write the results there.
-        csv: write the results there.
-        grid: PNG file of pictures: queries, and what was found for them.
-        data: the indexed images, where they have no files of their own (Parquet).
-        split: of --data.
+        json: JSON file for the results.
+        csv: CSV file for the results.
+        grid: PNG file with the pictures of the queries and of the images found.
+        data: the indexed images, if they have no files of their own (Parquet).
+        split: split of --data.
         verify: compare the checksums of the index's files.
     """
 

@@ -30,7 +30,7 @@ SPLITS = ("train", "validation")
 class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
     """Turn images into OUT/train and OUT/validation, with two or ten crops of each image, and OUT/tokenizer.
 
-    Run it again to continue. Shards of another tokenizer or of other images are refused. Several processes or nodes
+    Run it again to continue. It refuses shards of another tokenizer or of other images. Several processes or nodes
     that share a disk divide the shards: torchrun --nproc-per-node 8 scripts/tokenize_images.py …
 
       --data /data/imagenet                           folders train/class/file and validation/class/file, or Parquet
@@ -45,11 +45,11 @@ class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
         dataset: name of a data set for `datasets.load_dataset`, NAME or NAME:CONFIGURATION.
         codes: folder or tar of class/file.npy: published tokens to import.
         splits: splits of the data to tokenize; none: train and validation.
-        whole: the data have no splits; all of them are this one.
+        whole: the data have no splits; treat all of them as this one.
         streaming: read --dataset without downloading it whole.
         crops: two: centre crop and mirror image; ten: corners and centre, and their mirror images.
-        crop_range: side of the image that ten crops are cut from, in sides of a crop.
-        vocab_size: codes of the tokenizer, for --codes without --tokenizer.
+        crop_range: side of the image that ten crops are cut from, relative to the side of a crop.
+        vocab_size: number of codes of the tokenizer, for --codes without --tokenizer.
         batch_size: images at a time.
         append: add the images that the store does not have yet, make changed ones again, and name those that are gone.
         shard_size: images in one shard.

@@ -38,11 +38,10 @@ CLASS_TABLE = "cls_embedding.embedding_table.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunOptions, Reading):
-    """Train a model of your own images in minutes: the tokenizer of --from stays, its transformer learns your classes.
+    """Train a model on your own images in minutes: the tokenizer of --from stays, its transformer learns your classes.
 
     DATA is a folder with a subfolder for each class, or with train/CLASS and validation/CLASS. Run it again to
-    continue. A model folder that load_model reads lies in every checkpoint, OUT/checkpoints/…, and at the end in
-    OUT/model.
+    continue. load_model reads every checkpoint, OUT/checkpoints/…, and at the end OUT/model.
 
       randar train FOLDER --from randar-tiny --steps 500
       randar train transformer --help      the full recipe, on tokens that `randar tokenize` wrote
@@ -50,16 +49,16 @@ class TrainOptions(RunOptions, Reading):
 
     Attributes:
         data: folder of images, Parquet files or a tar.
-        out: folder of the run; a run that is there is continued.
+        out: folder of the run; an existing run is continued.
         base: name or folder of the model to start from.
         fresh: start from fresh weights of the same sizes instead of fine-tuning.
         steps: training steps.
         batch_size: images in a step.
-        learning_rate: the highest, after the warm-up; none: 0.0005, or 0.002 for fresh weights.
-        validation: share of the images to hold back where the folder has no validation split.
+        learning_rate: highest learning rate, after the warm-up; none: 0.0005, or 0.002 for fresh weights.
+        validation: share of the images to hold out if the folder has no validation split.
         checkpoint_every: steps between two checkpoints.
         log_every: steps between two lines of progress.
-        seed: of every random choice.
+        seed: seed of all random choices.
     """
 
     data: str = positional()

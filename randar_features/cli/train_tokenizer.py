@@ -20,16 +20,16 @@ from randar_features.training.tokenizer_trainer import TokenizerTrainer
 class TokenizerOptions(RunOptions, TokenizerTrainingConfig, Reading):
     """Train an image tokenizer.
 
-    Run it again to continue. Images are decoded once, image_size² · 3 bytes each; a time limit is kept there too, and
-    the next call goes on. Several processes (torchrun, `accelerate launch`) divide each batch. To polish the
-    reconstructions of a finished tokenizer, whose tokens stay as they are: --config tiny_decoder.yaml initial=FOLDER.
-    Settings of the recipe may be given as key=value too.
+    Run it again to continue. Images are decoded once and stored with image_size² · 3 bytes each; the time limit holds
+    for this step too. Several processes (torchrun, `accelerate launch`) divide each batch. Settings of the recipe may
+    also be given as key=value. To improve the reconstructions of a finished tokenizer without changing its tokens:
+    --config tiny_decoder.yaml initial=FOLDER.
 
     Attributes:
         data: a folder of images or Parquet files, with the splits in it.
         splits: names of the splits to train and to evaluate on.
         pixels: folder that keeps the decoded images; none: OUT/pixels.
-        cache: keep the decoded images; --no-cache decodes them whenever they are needed.
+        cache: keep the decoded images; --no-cache decodes them each time they are needed.
         num_workers: processes that decode ahead, with --no-cache.
     """
 

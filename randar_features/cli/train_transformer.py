@@ -25,9 +25,9 @@ SAMPLES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerOptions(RunOptions, TrainingConfig, Reading):
-    """Train RandAR or a sister on the tokens that `randar tokenize` wrote.
+    """Train RandAR, or LlamaGen, PAR or ARPG, on the tokens that `randar tokenize` wrote.
 
-    Run it again to continue. Settings of the recipe may be given as key=value too.
+    Run it again to continue. Settings of the recipe may also be given as key=value.
 
       accelerate launch --num_processes 8 scripts/train_randar.py --config randar_l.yaml …           several GPUs
       torchrun --nproc-per-node 8 --nnodes 4 --rdzv-endpoint HOST:29500 scripts/train_randar.py …    several nodes
@@ -39,9 +39,9 @@ class TransformerOptions(RunOptions, TrainingConfig, Reading):
     Attributes:
         tokens: folder with `train` and `validation`.
         teacher: maps for auxiliary.alignment; none: TOKENS/teacher.
-        probe: labelled images: accuracy of kNN and ridge on the features, at each evaluation.
+        probe: labelled images; each evaluation logs the accuracy of kNN and ridge regression on the features.
         probe_split: split of those images; none: all of them.
-        probe_images: how many of them; a quarter is held back to test.
+        probe_images: number of these images; a quarter is the test set.
     """
 
     tokens: Path

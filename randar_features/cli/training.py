@@ -22,8 +22,8 @@ class RunOptions(TimeLimit):
     """Where a training writes, and when it stops.
 
     Attributes:
-        out: folder of the run; a run that is there is continued.
-        allow_changes: continue a run though its model, recipe or data have changed.
+        out: folder of the run; an existing run is continued.
+        allow_changes: continue a run even if its model, recipe or data have changed.
     """
 
     out: Path

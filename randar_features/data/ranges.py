@@ -32,9 +32,9 @@ class Reading:
     clipped to a stated range. 8-bit pictures are always 0 to 255.
 
     Attributes:
-        value_range: LOW HIGH, the values that are black and white, of pictures of more than 8 bits, such as 0 4095;
+        value_range: LOW HIGH, for pictures of more than 8 bits the values of black and of white, such as 0 4095;
             none: the range of their number type.
-        max_pixels: a larger picture counts as one that cannot be read; none of its pixels are decoded.
+        max_pixels: larger pictures count as unreadable; their pixels are not decoded.
 
     Raises:
         ValueError, TypeError: no such range, or a limit below 1.
