@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -402,11 +402,7 @@ class _Append:
         """Numbers of the images that no other part has."""
         own = rows_of(part)
         others = _Known(self.state, [row for row in self.state.present if row not in own])
-        return [
-            number
-            for number, (record, path) in enumerate(zip(self.records, self.paths, strict=True))
-            if others.row(record, path) is None
-        ]
+        return [number for number, row in enumerate(others.find(self.records, self.paths)) if row is None]
 
     def _mend(self, part: dict[str, Any]) -> Plan:
         """Make the missing rows of an earlier part of the images that it was made of."""
@@ -422,15 +418,11 @@ class _Append:
     def _grow(self, retry: bool) -> Plan:
         state = self.state
         known = _Known(state, list(state.present))
-        rows = [known.row(record, path) for record, path in zip(self.records, self.paths, strict=True)]
+        rows = known.find(self.records, self.paths)
         claimed = {row for row in rows if row is not None}
-        gone = {row for row in known.files if row not in claimed and not os.path.exists(known.files[row])}
-        moved_from = {state.present[row].record.hash: row for row in sorted(gone, reverse=True)}
+        gone = {row for row in known.files if row not in claimed and known.gone(row)}
         redo, renamed, new, labelled = {}, {}, [], []
         for number, (row, record, path) in enumerate(zip(rows, self.records, self.paths, strict=True)):
-            if row is None and path is not None and record.hash != UNREADABLE:
-                row = moved_from.pop(record.hash, None)
-                gone.discard(-1 if row is None else row)
             if row is None:
                 new.append(number)
                 continue
@@ -472,41 +464,66 @@ class _Append:
 
 
 class _Known:
-    """The images of some rows, to be found by name or by content."""
+    """The images of some rows, to be found by name or by content.
+
+    Attributes:
+        files: the whole path of each row that has one.
+    """
 
     def __init__(self, state: _State, rows: Sequence[int]) -> None:
-        self.files: dict[int, str] = {}
-        self._by_path: dict[str, int] = {}
-        self._by_name: dict[tuple[str, str], int] = {}
-        self._by_hash: dict[str, int] = {}
+        self.given = {row: (state.present[row].record, state.path(row)) for row in sorted(rows)}
+        self.files = {row: path for row, (_, path) in self.given.items() if path is not None and os.path.isabs(path)}
         self._gone: dict[int, bool] = {}
-        for row in rows:
-            record, path = state.present[row].record, state.path(row)
-            if path is None:
-                self._by_hash.setdefault(record.hash, row)
-                continue
-            self._by_path[path] = row
-            if record.path is not None:
-                self._by_name[record.path, record.hash] = row
-            if os.path.isabs(path):
-                self.files[row] = path
 
-    def row(self, record: Record, path: str | None) -> int | None:
-        """The row of an image; None if there is none.
-
-        An image in a file is known by its path, or, where the data have moved as a whole, by its path from their
-        root and its content; one in memory by its content.
-        """
-        if path is None:
-            return self._by_hash.get(record.hash)
-        if (row := self._by_path.get(path)) is not None:
-            return row
-        row = self._by_name.get((record.path or "", record.hash))
-        if row is None or row not in self.files:
-            return row
+    def gone(self, row: int) -> bool:
+        """Whether there is no file of a row any more."""
         if row not in self._gone:
-            self._gone[row] = not os.path.exists(self.files[row])
-        return row if self._gone[row] else None
+            self._gone[row] = row not in self.files or not os.path.exists(self.files[row])
+        return self._gone[row]
+
+    def find(self, records: Sequence[Record], paths: Sequence[str | None]) -> list[int | None]:
+        """The row of each image, None where there is none; two images have one row only if they are equal in all."""
+        found: dict[int, int] = {}
+        free = dict(self.given)
+        for key, of_gone in _WAYS:
+            if not (left := [number for number in range(len(records)) if number not in found]):
+                break
+            rows: dict[Any, list[int]] = {}
+            for row in reversed(free):
+                rows.setdefault(key(*free[row]), []).append(row)
+            for number in left:
+                own = key(records[number], paths[number])
+                same = None if own is None else rows.get(own)
+                if same and not (of_gone and not self.gone(same[-1])) and _tells(key, records[number], paths[number]):
+                    found[number] = same.pop()
+                    del free[found[number]]
+        equal = {(records[number], paths[number]): row for number, row in found.items()}
+        return [found.get(number, equal.get(each)) for number, each in enumerate(zip(records, paths, strict=True))]
+
+
+def _path_alone(record: Record, path: str | None) -> Any:
+    return path
+
+
+def _content_alone(record: Record, path: str | None) -> Any:
+    return record.hash or None if path is not None and os.path.isabs(path) else None
+
+
+# What tells that an image is that of a row, the surest first, and whether the row's file must be gone.
+_WAYS: tuple[tuple[Callable[[Record, str | None], Any], bool], ...] = (
+    (lambda record, path: (path, record.hash, record.label), False),
+    (lambda record, path: (path, record.hash), False),  # another label
+    (lambda record, path: (record.path, record.hash), True),  # the data have moved as a whole
+    (_path_alone, False),  # other content
+    (_content_alone, True),  # moved
+)
+
+
+def _tells(key: Any, record: Record, path: str | None) -> bool:
+    """Whether the key tells images apart: a path does as a file or in one (a tar), and not as a name in a table."""
+    if key is not _path_alone or path is None or record.hash == UNREADABLE:
+        return True
+    return any(map(os.path.isfile, (path, *Path(path).parents)))
 
 
 def abandon(folder: Path, manifest: Manifest) -> int:

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -136,6 +138,35 @@ def test_labels_in_a_list(tmp_path: Path):
     with pytest.warns(UserWarning, match="another name or label"):
         store = write(other, tmp_path / "store", append=True, encode=interrupted_after(0))
     assert store.labels.tolist() == [0, 1, 3, 3]
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_append_keeps_the_labels_of_an_image_that_is_there_twice(tmp_path: Path, in_files: bool):
+    pixels = pictures(3)
+    images = [str(path) for path in sorted(save(pixels, tmp_path / "images").iterdir())] if in_files else list(pixels)
+    given = [(images[0], 0), (images[0], 1), (images[1], 0)]
+    write(given, tmp_path / "store")
+    write(given, tmp_path / "store", append=True, encode=interrupted_after(0))
+    store = write([*given, (images[2], 1)], tmp_path / "store", append=True)
+    assert store.labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_array_equal(corner(store), expected(pixels[[0, 0, 1, 2]])["corner"])
+
+
+def test_images_of_tables_are_not_told_by_their_names(tmp_path: Path):
+    def table(*images: int) -> Path:  # as the Hub has folders of classes: "cat/1.jpg" and "dog/1.jpg" are both "1.jpg"
+        files = [path.read_bytes() for path in sorted((tmp_path / "images").iterdir())]
+        cells = [{"bytes": files[image], "path": "1.jpg"} for image in images]
+        pq.write_table(pa.table({"image": cells, "label": [image % 2 for image in images]}), tmp_path / "images.parquet")
+        return tmp_path / "images.parquet"
+
+    pixels = pictures(4)
+    save(pixels, tmp_path / "images")
+    write(table(0, 1), tmp_path / "store")
+    write(table(0, 1), tmp_path / "store", append=True, encode=interrupted_after(0))
+    write(table(0, 1, 2), tmp_path / "store", append=True)
+    store = write(table(3, 2), tmp_path / "store", append=True)
+    np.testing.assert_array_equal(corner(store), expected(pixels)["corner"])
+    assert store.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_a_repaired_image_is_read_again(tmp_path: Path):
