@@ -12,8 +12,9 @@ image twice, see `second_copy`. Training, encoding and decoding all take the lay
 """
 
 import math
+import operator
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -149,6 +150,8 @@ def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | Non
 
 def check_order_shape(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
     """`check_order` of shape and dtype alone; the values are not looked at."""
+    if isinstance(order, str):
+        raise TypeError(f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N); got {order!r}")
     order = torch.as_tensor(order)
     order = order[None] if order.dim() == 1 else order
     if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point() or order.dtype == torch.bool:
@@ -262,8 +265,16 @@ def read_order(order: Tensor, context: str) -> Tensor:
     return order if copy is None else copy
 
 
+def as_index(name: str, value: Any) -> int:
+    """An integer of any kind as an int; TypeError for anything else, fractions and booleans among them."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: an integer is expected, got {value!r}")
+    return operator.index(value)
+
+
 def check_seed(seed: int) -> int:
-    """`seed` if a `torch.Generator` takes it, else ValueError."""
+    """`seed` if a `torch.Generator` takes it, else TypeError or ValueError."""
+    seed = as_index("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must be an integer from -2**63 to 2**64 - 1, got {seed}")
     return seed

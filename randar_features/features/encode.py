@@ -8,7 +8,7 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.data.ahead import sent
 from randar_features.data.profile import part
-from randar_features.features.spec import FeatureSpec, model_specs
+from randar_features.features.spec import FeatureSpec, model_specs, resolve_layers
 from randar_features.hub import Model
 from randar_features.layers import Positions, continued_mask
 from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
@@ -53,7 +53,7 @@ def encode(
 
 
 def encode_tokens(
-    transformer: ImageTransformer,
+    transformer: ImageTransformer | Model,
     tokens: Tensor,
     classes: Indices | int | None = None,
     order: Indices | None = None,
@@ -69,7 +69,7 @@ def encode_tokens(
     the whole image. Blocks after the deepest of the layers are not run, and no logits are computed.
 
     Args:
-        transformer: the model, in evaluation mode.
+        transformer: the model or its transformer, in evaluation mode.
         tokens: (B, N) int64 codes in raster order.
         classes: (B,) class indices or one for all; None is the null class, so that no label leaks into the features.
         order: (N,) or (B, N) order of the first copy; None: the model's own (raster, or the groups of PAR).
@@ -87,12 +87,14 @@ def encode_tokens(
     Raises:
         TypeError, ValueError, IndexError: tokens, classes, order, layers, context or read do not fit the model.
     """
-    layers = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else layers
-    specs = model_specs(transformer, layers=layers, context=context, read=read, norm=norm)
+    transformer = transformer.transformer if isinstance(transformer, Model) else transformer
+    depth = transformer.config.num_layers
+    given = layers if layers is None or isinstance(layers, str) else resolve_layers(layers, depth, ())
+    specs = model_specs(transformer, layers=given, context=context, read=read, norm=norm)
     maps = encode_specs(transformer, tokens, specs, classes, order)
-    if isinstance(layers, list):  # a layer that was given twice comes twice
-        depth, by_layer = transformer.config.num_layers, {spec.layer: spec for spec in specs}
-        specs = [by_layer[layer % depth] for layer in layers]
+    if isinstance(given, list):  # a layer that was given twice comes twice
+        by_layer = {spec.layer: spec for spec in specs}
+        specs = [by_layer[layer] for layer in given]
     return torch.stack([maps[spec] for spec in specs], dim=1)
 
 

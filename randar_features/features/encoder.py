@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from randar_features import sequence
 from randar_features.features.encode import encode_specs
-from randar_features.features.spec import FeatureSpec, as_index, model_specs
+from randar_features.features.spec import FeatureSpec, has_several, model_specs
 from randar_features.hub import Model, load_model
 from randar_features.models.base import Indices
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in
+from randar_features.sequence import as_index
 
 
 class ImageEncoder(nn.Module):
@@ -158,12 +159,11 @@ class ImageEncoder(nn.Module):
         available = list(self.transformer.layers_of(self.read))
         if indices is None:
             return available
-        if isinstance(indices, int) and not isinstance(indices, bool):
-            if not 1 <= indices <= len(available):
-                raise IndexError(
-                    f"indices={indices} stands for the last {indices} layers: the model has {len(available)}"
-                )
-            return available[-indices:]
+        if not has_several(indices):
+            count = as_index("indices", indices)
+            if not 1 <= count <= len(available):
+                raise IndexError(f"indices={count} stands for the last {count} layers: the model has {len(available)}")
+            return available[-count:]
         specs = model_specs(self.transformer, layers=indices, context=self.context, read=self.read)
         return sorted(spec.layer for spec in specs)
 

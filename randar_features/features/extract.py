@@ -19,11 +19,12 @@ from randar_features.data.labels import match_classes
 from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.features.encode import encode
-from randar_features.features.spec import FeatureSpec, as_index, check_numbers, check_orders, model_specs
+from randar_features.features.spec import FeatureSpec, check_numbers, check_orders, has_several, model_specs
 from randar_features.features.store import Content, Encode, EncodedImages, FeatureStore, write_store
 from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of
+from randar_features.sequence import as_index
 
 _POSITIONS_PER_BATCH = 32768  # sequence positions that one forward pass handles where batch_size is None
 
@@ -304,9 +305,7 @@ def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
         return classes
     if isinstance(classes, str):
         raise ValueError(f'classes must be None, "labels", an index, or one index for each image; got {classes!r}')
-    if isinstance(classes, Iterable) and not getattr(classes, "ndim", 1):
-        classes = classes.item()  # type: ignore[attr-defined]
-    several = isinstance(classes, Iterable)
+    several = has_several(classes)
     given = [as_index("classes", label) for label in (classes if several else [classes])]
     null = model.transformer.config.num_classes
     if wrong := [label for label in given if not 0 <= label <= null]:

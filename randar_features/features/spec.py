@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, get_args
 from randar_features import sequence
 from randar_features.hub import Model
 from randar_features.models import ImageTransformer, middle_layer
+from randar_features.sequence import as_index
 
 Combine = Literal["mean", "concatenate"]
 COMBINE: tuple[str, ...] = get_args(Combine)
@@ -110,17 +111,10 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def as_index(name: str, value: Any) -> int:
-    """An integer of any kind as an int; TypeError for anything else, fractions and booleans among them."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: an integer is expected, got {value!r}")
-    return operator.index(value)
-
-
 def check_orders(orders: int | None, seed: int, combine: str) -> None:
     """TypeError or ValueError for a number of orders below 1, a seed that no generator takes, another `combine`."""
     sequence.check_choice("combine", combine, COMBINE)
-    sequence.check_seed(as_index("seed", seed))
+    sequence.check_seed(seed)
     if orders is not None and as_index("orders", orders) < 1:
         raise ValueError(f"the number of orders must be at least 1, got {orders}")
 
@@ -225,6 +219,11 @@ def _layers_of(
     return wanted
 
 
+def has_several(given: Any) -> bool:
+    """Whether it holds several things; tensors and arrays without a dimension can be iterated and are one."""
+    return isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
+
+
 def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default: Sequence[int]) -> list[int]:
     """Layer indices counted from 0; negative ones count from the end.
 
@@ -238,7 +237,7 @@ def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default:
         ValueError: no layer at all.
     """
     layers = default if layers is None else layers
-    several = layers if isinstance(layers, Iterable) else [layers]
+    several = layers if has_several(layers) else [layers]
     wanted = [as_index("layers", layer) for layer in several]
     if not wanted:
         raise ValueError("layers is empty: give at least one index, or None for the recommended ones")

@@ -69,7 +69,12 @@ def tiled_maps(
 
     Returns:
         (H/patch, W/patch, D).
+
+    Raises:
+        ValueError: sides that do not fit, or maps of another shape.
     """
+    if image.ndim != 3:
+        raise ValueError(f"one picture (3, H, W) is expected, got the shape {tuple(image.shape)}")
     _, height, width = image.shape
     if any(length % patch for length in (height, width, size, stride)):
         raise ValueError(
@@ -82,5 +87,8 @@ def tiled_maps(
     for start in tqdm(starts, desc="tiles", unit="batch", leave=False, disable=len(starts) < 8):
         batch = positions[start : start + batch_size]
         maps.append(encode(torch.stack([image[:, r : r + size, c : c + size] for r, c in batch])))
+        expected = (len(batch), size // patch, size // patch)
+        if maps[-1].ndim != 4 or maps[-1].shape[:3] != expected:
+            raise ValueError(f"encode gave {tuple(maps[-1].shape)}, expected ({', '.join(map(str, expected))}, D)")
     cells = [(row // patch, column // patch) for row, column in positions]
     return blend(torch.cat(maps), cells, height // patch, width // patch)

@@ -55,26 +55,26 @@ def inpaint(
         (B, 3, H, W) in the dtype and on the device of `images`; (B, 3, S, S) with `square`.
     """
     check_images(images)
-    size = model.image_size
+    size = check_model(model).image_size
     mask = check_mask(mask, len(images), images.shape[2:]).to(images.device)
     if square:
         images, mask = middle_square(images, mask, size)
-    corners, side = windows_around(mask, size)
-    shown = torch.stack([cut(image, corner, side) for image, corner in zip(images, corners, strict=True)])
-    hidden = torch.stack([cut(own, corner, side) for own, corner in zip(mask, corners, strict=True)])
+    windows = windows_around(mask, size)
+    shown = [cut(images[number : number + 1], *window) for number, window in enumerate(windows)]
+    hidden = [cut(mask[number : number + 1], *window) for number, window in enumerate(windows)]
     redrawn = redraw(
         model,
-        resized(shown, size),
-        check_mask(resized_mask(hidden, size), len(images), (size, size)),
+        torch.cat([resized(image, size) for image in shown]),
+        check_mask(torch.cat([resized_mask(own, size) for own in hidden]), len(images), (size, size)),
         classes,
         generator=generator,
         guidance=guidance,
         **settings,
     )
     result = images.clone()
-    for image, corner, drawn, own in zip(result, corners, resized(redrawn, side), hidden, strict=True):
-        place = cut(image, corner, side)
-        place.copy_(torch.where(own, drawn.to(image.dtype), place))
+    for number, (window, own) in enumerate(zip(windows, hidden, strict=True)):
+        place = cut(result[number : number + 1], *window)
+        place.copy_(torch.where(own, resized(redrawn[number : number + 1], window[1]), place))
     return result
 
 
@@ -130,7 +130,7 @@ def outpaint(
     Returns:
         (B, 3, H + top + bottom, W + left + right) in the dtype and on the device of `images`.
     """
-    size = model.image_size
+    size = check_model(model).image_size
     check_images(images)
     left, top, right, bottom = check_padding(padding, images, size)
     canvas = F.pad(images, (left, right, top, bottom))
@@ -156,29 +156,29 @@ def middle_square(images: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tens
     return square, check_mask(resized_mask(cut(mask, corner, side), size), len(images), (size, size))
 
 
-def windows_around(mask: Tensor, size: int) -> tuple[list[tuple[int, int]], int]:
-    """Top and left of a square around each of the masks (B, H, W), and the side that all share.
+def windows_around(mask: Tensor, size: int) -> list[tuple[tuple[int, int], int]]:
+    """Top and left of a square around each of the masks (B, H, W), and its side, whatever the other masks are.
 
     Raises:
         ValueError: a mask reaches further than the shorter side of the images.
     """
     height, width = mask.shape[1:]
-    extents = [[(int(line[0]), int(line[-1]) + 1) for line in lines_of(own)] for own in mask]
-    longest = max(end - start for extent in extents for start, end in extent)
-    if longest > min(height, width):
-        raise ValueError(
-            f"the mask reaches over {longest} pixels, and the largest square in images of {width}×{height} has "
-            f"{min(height, width)}: redraw one part after the other"
-        )
-    side = min(max(size, 2 * longest), height, width)
-    corners = [
-        tuple(
+    windows = []
+    for own in mask:
+        extent = [(int(line[0]), int(line[-1]) + 1) for line in lines_of(own)]
+        longest = max(end - start for start, end in extent)
+        if longest > min(height, width):
+            raise ValueError(
+                f"the mask reaches over {longest} pixels, and the largest square in images of {width}×{height} has "
+                f"{min(height, width)}: redraw one part after the other"
+            )
+        side = min(max(size, 2 * longest), height, width)
+        top, left = (
             min(max((start + end - side) // 2, 0), length - side)
             for (start, end), length in zip(extent, (height, width), strict=True)
         )
-        for extent in extents
-    ]
-    return [(top, left) for top, left in corners], side
+        windows.append(((top, left), side))
+    return windows
 
 
 def lines_of(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,8 @@ def resized(images: Tensor, side: int) -> Tensor:
     """Square images (B, 3, s, s) at another size, in [0, 1]; at the same size they pass unchanged."""
     if images.shape[-1] == side:
         return images
-    return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    exact = images if images.dtype == torch.float64 else images.float()  # no kernel takes half formats on a CPU
+    return F.interpolate(exact, (side, side), mode="bicubic", antialias=True).clamp(0, 1).to(images.dtype)
 
 
 def resized_mask(mask: Tensor, side: int) -> Tensor:
@@ -231,6 +232,13 @@ def fullest_window(missing: Tensor, size: int) -> tuple[slice, slice]:
 def window_starts(length: int, size: int) -> list[int]:
     """0, S/2, S, … and length − S."""
     return [*range(0, length - size, max(size // 2, 1)), length - size]
+
+
+def check_model(model: Model) -> Model:
+    """The model itself; TypeError for a transformer alone, which knows no pixels."""
+    if not hasattr(model, "tokenizer"):
+        raise TypeError(f"a model is expected, as load_model gives it; got {type(model).__name__}")
+    return model
 
 
 def check_images(images: Tensor) -> None:

@@ -2,23 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from randar_features import sequence
+from randar_features.generation.classes import ClassesLike, resolve
 from randar_features.generation.complete import as_classes, evaluating
+from randar_features.hub import Model
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType, compute_dtype, computing_in, fitted
 
 
 @torch.no_grad()
 def log_likelihood(
-    transformer: ImageTransformer,
+    transformer: ImageTransformer | Model,
     tokens: Tensor,
-    classes: Tensor | Sequence[int] | int | None = None,
+    classes: ClassesLike | None = None,
     orders: int | Tensor | Sequence[int] = 1,
     *,
     seed: int = 0,
@@ -31,8 +33,9 @@ def log_likelihood(
     is a lower bound of the log-likelihood of the image under the mixture of all orders.
 
     Args:
+        transformer: a model's transformer, or the model.
         tokens: (B, N) codes in raster order.
-        classes: (B,) class indices, one for all images, or None for the null class.
+        classes: (B,) class indices, one for all images, or None for the null class; of a model also classes' names.
         orders: K: the first K of `sequence.antithetic_orders` with `seed`, the same for all images (LlamaGen and PAR
             have only one order); or permutations of the locations: (N,) for all images, (B, N) one for each image,
             or several of these, (K, 1, N) or (K, B, N).
@@ -43,7 +46,10 @@ def log_likelihood(
     Returns:
         (B, N) float32 in nats, raster order, on the model's device.
     """
+    transformer, classes = resolve(transformer, classes)
     batch, num_tokens = transformer.check_tokens(tokens), transformer.config.num_tokens
+    if sequence.as_index("batch_size", batch_size) < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     tokens = tokens.to(transformer.device, torch.int64)
     classes = as_classes(classes, transformer, batch)
     several = as_orders(orders, transformer, batch, seed).to(tokens.device)
@@ -52,7 +58,7 @@ def log_likelihood(
     transformer = fitted(transformer, computing, transformer.dtype)
     with evaluating(transformer), computing_in(computing, transformer.device, transformer.dtype):
         for order in several:  # (1 or B, N)
-            for part in torch.arange(batch).split(batch_size):
+            for part in torch.arange(batch).split(int(batch_size)):
                 own = order if len(order) == 1 else order[part]
                 total[part] += one_order(transformer, tokens[part], classes[part], own)
     return total / len(several)
@@ -70,7 +76,7 @@ def as_orders(orders: int | Tensor | Sequence[int], transformer: ImageTransforme
     """(K, 1 or B, N) permutations; ValueError if they are none."""
     num_tokens = transformer.config.num_tokens
     if isinstance(orders, Integral):
-        return transformer.several_orders(int(orders), seed)[:, None]
+        return transformer.several_orders(sequence.as_index("orders", orders), seed)[:, None]
     if orders is None or isinstance(orders, str):
         raise ValueError(f"orders must be a number of orders, or permutations of the locations; got {orders!r}")
     orders = torch.as_tensor(orders)
@@ -98,10 +104,13 @@ def surprisal_map(log_likelihoods: Tensor, image_size: int, limit: float) -> Ten
     Returns:
         (B, 3, S, S) float32 in [0, 1].
     """
+    if log_likelihoods.ndim != 2 or not log_likelihoods.is_floating_point():
+        got = f"{tuple(log_likelihoods.shape)}, {log_likelihoods.dtype}"
+        raise ValueError(f"log-likelihoods must be floats (B, N), as log_likelihood gives them; got {got}")
     side = sequence.grid_side(log_likelihoods.shape[1])
-    if image_size % side:
+    if sequence.as_index("image_size", image_size) < 1 or image_size % side:
         raise ValueError(f"image_size must be a multiple of the grid side {side}, got {image_size}")
-    if not (limit > 0 and math.isfinite(limit)):
-        raise ValueError(f"limit must be a positive number of nats, got {limit}")
+    if not (isinstance(limit, Real) and limit > 0 and math.isfinite(limit)):
+        raise ValueError(f"limit must be a positive number of nats, got {limit!r}")
     grey = (-log_likelihoods / limit).clamp(0, 1).view(-1, 1, side, side)
     return F.interpolate(grey, size=(image_size, image_size), mode="nearest").expand(-1, 3, -1, -1)

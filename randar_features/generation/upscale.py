@@ -18,6 +18,7 @@ from randar_features.generation.sampling import (
     SeedLike,
     Stream,
     image_seeds,
+    is_number,
     random_order,
     substream,
 )
@@ -107,8 +108,8 @@ def upscale_tokens(
 
 def check_upscaling(transformer: ImageTransformer, spatial_drop: float, schedule: str | None) -> None:
     """ValueError for a model that cannot go to twice the resolution, or settings that do not go with it."""
-    if not 0 <= spatial_drop <= 1:
-        raise ValueError(f"spatial_drop must be a share in [0, 1], got {spatial_drop}")
+    if not (is_number(spatial_drop) and 0 <= spatial_drop <= 1):
+        raise ValueError(f"spatial_drop must be a share in [0, 1], got {spatial_drop!r}")
     if not isinstance(transformer, RandAR):
         raise ValueError(
             "twice the resolution takes a RandAR, which is told where a token is to be by an instruction of any "

@@ -82,7 +82,7 @@ def build_empty(build: Callable[[], Module], most: int | None = None) -> Module:
     Raises:
         ValueError: it holds more than `most`; raised as soon as they are reserved, not after the whole is built.
     """
-    with _NoInitialValues(most):
+    with torch.random.fork_rng(devices=[]), _NoInitialValues(most):  # timm's networks draw values all the same
         return build()
 
 

@@ -50,7 +50,7 @@ def _onednn_takes_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def pack_weights(model: ModuleType, dtype: torch.dtype = torch.float32) -> ModuleType:
+def pack_weights(model: ModuleType, dtype: torch.dtype | str = torch.float32) -> ModuleType:
     """Copy `model` for faster decoding. The copy shares everything with it except the linear layers.
 
     With bfloat16 the output layer stays in float32, because logits in bfloat16 have ties.
@@ -62,10 +62,14 @@ def pack_weights(model: ModuleType, dtype: torch.dtype = torch.float32) -> Modul
             and logits in float32.
 
     Raises:
+        TypeError: it is no module.
         ValueError: the model is not float32 or has biases in linear layers, or `dtype` is none of these.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a module is packed, such as model.transformer; got {type(model).__name__}")
     tensors = [*model.parameters(), *model.buffers()]
-    if dtype not in FORMATS:
+    products = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if products not in FORMATS:
         raise ValueError(f"weights can be packed as {', '.join(map(str, FORMATS))}; got {dtype}")
     kinds = {str(tensor.dtype) for tensor in tensors}
     if kinds != {"torch.float32"}:
@@ -77,8 +81,8 @@ def pack_weights(model: ModuleType, dtype: torch.dtype = torch.float32) -> Modul
             if isinstance(child, nn.Linear):
                 if child.bias is not None:
                     raise ValueError(f"the linear layer {name} has a bias, which packed layers do not")
-                exact = child is output and dtype == torch.bfloat16
-                setattr(parent, name, PackedLinear(child.weight, torch.float32 if exact else dtype))
+                exact = child is output and products == torch.bfloat16
+                setattr(parent, name, PackedLinear(child.weight, torch.float32 if exact else products))
     return packed
 
 

@@ -226,10 +226,9 @@ class ImageTransformer(nn.Module):
         """`order` as (B or 1, N) int64 on the model's device; None gives its own. ValueError if it cannot be."""
         if order is None:
             return self.own_order()
-        order = torch.as_tensor(order)
-        on_host = sequence.can_look_at(order)
-        check = sequence.check_order if on_host else sequence.check_order_shape
-        order = check(order, self.config.num_tokens, batch)
+        order = sequence.check_order_shape(order, self.config.num_tokens, batch)
+        if on_host := sequence.can_look_at(order):
+            sequence.check_order(order, self.config.num_tokens)
         if self.fixed_order and on_host and (order != self.own_order().cpu()).any():
             raise ValueError(
                 f"{type(self).__name__} was trained in one order and knows no other: leave the order out (None)"

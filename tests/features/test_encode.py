@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,17 @@ def test_a_shared_first_copy_changes_nothing(small_model: Model, contexts: list[
             options = {"layers": spec.layer, "context": spec.context, "read": spec.read, "norm": norm}
             expected = encode_tokens(transformer, tokens, torch.tensor([0, 1, 3]), one, **options)[:, 0]
             torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_and_models_in_any_form(small_model: Model):
+    tokens = torch.arange(16)[None]
+    expected = encode_tokens(small_model.transformer, tokens, layers=[2, 0])
+    for layers in (torch.tensor([2, 0]), np.array([-1, 0]), iter([2, 0])):
+        assert torch.equal(encode_tokens(small_model, tokens, layers=layers), expected)
+    assert torch.equal(encode_tokens(small_model, tokens, layers=torch.tensor(2)), expected[:, :1])
+    for wrong in ({"order": "raster"}, {"classes": "lion"}):
+        with pytest.raises(TypeError, match="integers"):
+            encode_tokens(small_model, tokens, **wrong)
 
 
 def test_specs_of_other_orders_norms_and_depths_go_together(small_model: Model):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -164,6 +165,8 @@ def test_forward_intermediates_is_timms_contract(encoder: RandAREncoder, small_m
     chosen = encoder.forward_intermediates(images, indices=[-1, 0, 0], intermediates_only=True)
     assert len(chosen) == 2
     torch.testing.assert_close(chosen[0], maps[0])
+    for one in (np.int64(2), torch.tensor(2)):  # as the number 2
+        assert len(encoder.forward_intermediates(images, indices=one, intermediates_only=True)) == 2
     assert [info["num_chs"] for info in encoder.feature_info] == [encoder.num_features] * count
     assert encoder.feature_info[0]["reduction"] == encoder.image_size // grid
 
@@ -178,6 +181,9 @@ def test_encoder_refuses_what_does_not_fit(encoder: RandAREncoder, small_model):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), output_fmt="NHWC")
     with pytest.raises(IndexError, match="the last 9 layers"):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), indices=9)
+    for indices in (True, 0, np.int64(9)):
+        with pytest.raises((TypeError, IndexError)):
+            encoder.forward_intermediates(torch.rand(1, 3, side, side), indices=indices)
     for options, error in (
         ({"context": "twice"}, ValueError),
         ({"orders": 0}, ValueError),

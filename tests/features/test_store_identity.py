@@ -156,7 +156,8 @@ def test_images_of_tables_are_not_told_by_their_names(tmp_path: Path):
     def table(*images: int) -> Path:  # as the Hub has folders of classes: "cat/1.jpg" and "dog/1.jpg" are both "1.jpg"
         files = [path.read_bytes() for path in sorted((tmp_path / "images").iterdir())]
         cells = [{"bytes": files[image], "path": "1.jpg"} for image in images]
-        pq.write_table(pa.table({"image": cells, "label": [image % 2 for image in images]}), tmp_path / "images.parquet")
+        columns = pa.table({"image": cells, "label": [image % 2 for image in images]})
+        pq.write_table(columns, tmp_path / "images.parquet")
         return tmp_path / "images.parquet"
 
     pixels = pictures(4)

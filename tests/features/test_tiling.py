@@ -59,3 +59,9 @@ def test_sides_that_do_not_fit_are_refused():
         tiled_maps(mean_of_patches, image, size=8, patch=2, stride=4)
     with pytest.raises(ValueError, match="stride=4, size=16, length=12"):
         tiled_maps(mean_of_patches, image[:, :, :20], size=16, patch=2, stride=4)
+
+
+def test_maps_of_another_shape_are_refused():
+    image = torch.zeros(3, 64, 64)  # 16 tokens a tile would fit as 16 rows of the whole map
+    with pytest.raises(ValueError, match=r"gave \(64, 16, 3\), expected \(64, 4, 4, D\)"):
+        tiled_maps(lambda tiles: mean_of_patches(tiles).flatten(1, 2), image, size=8, patch=2, stride=8)

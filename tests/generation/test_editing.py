@@ -265,7 +265,7 @@ def test_a_photograph_keeps_its_size_and_its_other_pixels(small_model: Model, pl
 
 def test_a_window_of_the_models_size_is_drawn_as_an_image_of_that_size(small_model: Model):
     given, mask = photograph(), area(43, 64, 20, 24, 30, 36)
-    ((top, left),), side = editing.windows_around(mask[None], 16)
+    (((top, left), side),) = editing.windows_around(mask[None], 16)
     assert (top, left, side) == (14, 25, 16)
     alone = inpaint(small_model, given[..., 14:30, 25:41], mask[14:30, 25:41], classes=1, generator=0)
     assert torch.equal(inpaint(small_model, given, mask, classes=1, generator=0)[..., 14:30, 25:41], alone)
@@ -273,9 +273,24 @@ def test_a_window_of_the_models_size_is_drawn_as_an_image_of_that_size(small_mod
 
 def test_windows_stay_in_the_image_and_show_twice_the_mask():
     masks = torch.stack([area(40, 60, 0, 2, 58, 60), area(40, 60, 10, 22, 0, 14)])
-    assert editing.windows_around(masks, 16) == ([(0, 32), (2, 0)], 28)
+    assert editing.windows_around(masks, 16) == [((0, 44), 16), ((2, 0), 28)]
     with pytest.raises(ValueError, match=r"reaches over 50 pixels, and the largest square in images of 60×40 has 40"):
         editing.windows_around(area(40, 60, 0, 2, 5, 55)[None], 16)
+
+
+def test_what_is_redrawn_does_not_depend_on_the_other_masks(small_model: Model):
+    given = torch.cat([photograph(), photograph()])
+    masks = torch.stack([area(43, 64, 5, 12, 3, 9), area(43, 64, 0, 30, 20, 60)])
+    together = inpaint(small_model, given, masks, classes=1, generator=[3, 4])
+    alone = inpaint(small_model, given[:1], masks[:1], classes=1, generator=[3])
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_photograph_keeps_its_number_format(small_model: Model, dtype: torch.dtype):
+    given, mask = photograph().to(dtype), area(43, 64, 0, 20, 10, 40)
+    edited = inpaint(small_model, given, mask, generator=0)
+    assert edited.dtype == dtype and torch.equal(edited[:, :, ~mask], given[:, :, ~mask])
 
 
 def test_an_option_gives_the_middle_square(small_model: Model):
@@ -288,5 +303,7 @@ def test_an_option_gives_the_middle_square(small_model: Model):
 
 
 def test_a_mask_of_another_size_than_its_photograph_is_refused(small_model: Model):
+    with pytest.raises(TypeError, match=r"a model is expected.*RandAR"):
+        inpaint(small_model.transformer, photograph(), area(43, 64, 5, 12, 3, 9))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"shape \(43, 64\) .* as the images.* got \(16, 16\)"):
         inpaint(small_model, photograph(), box(0, 4, 0, 4))

@@ -42,6 +42,7 @@ def test_a_stated_format_packs_the_weights(name: str):
     expected = generate(packed, [1, 2, 3], generator=0)
     assert torch.equal(generate(model, [1, 2, 3], generator=0, dtype="bfloat16"), expected)
     assert torch.equal(generate(packed, [1, 2, 3], generator=0, dtype=torch.bfloat16), expected)
+    assert torch.equal(generate(pack_weights(model, "bfloat16"), [1, 2, 3], generator=0), expected)
     cache = new_cache(packed, 6)
     assert cache.keys.dtype == torch.bfloat16
     assert torch.equal(generate(packed, [1, 2, 3], generator=0, cache=cache), expected)

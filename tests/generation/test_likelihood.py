@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from randar_features import log_likelihood, sequence, surprisal_map
+from randar_features import load_model, log_likelihood, sequence, surprisal_map
 from tests.generation.full_pass import step_logits
 from tests.golden.models import golden, golden_randar
 
@@ -70,6 +71,7 @@ def test_surprisal_map_is_grey_by_token():
         ({"orders": 0}, "number of orders must be at least 1"),
         ({"orders": torch.zeros(2, 16, dtype=torch.int64)}, "no permutation"),
         ({"orders": torch.arange(16).expand(2, 5, 16)}, r"expected \(K, 3, N\)"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
 def test_bad_input_is_refused(arguments: dict, message: str):
@@ -81,6 +83,12 @@ def test_bad_input_is_refused(arguments: dict, message: str):
 def test_bad_maps_are_refused(size: int, limit: float, message: str):
     with pytest.raises(ValueError, match=message):
         surprisal_map(torch.zeros(1, 4), size, limit)
+
+
+def test_a_model_knows_its_classes_by_name():
+    tiny, codes = load_model("randar-tiny"), torch.arange(64)[None]
+    expected = log_likelihood(tiny.transformer, codes, [tiny.classes.index("goldfish")], 2, seed=np.int64(3))
+    assert torch.equal(log_likelihood(tiny, codes, "goldfish", 2, seed=3), expected)
 
 
 def test_a_uniform_model_has_the_surprisal_of_a_guess():

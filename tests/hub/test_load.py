@@ -693,3 +693,9 @@ def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
     with pytest.raises(ValueError, match=r"model\.safetensors.*git lfs pull"):
         read_state_dict(file)
+
+
+def test_loading_draws_no_random_numbers():
+    before = torch.random.get_rng_state()
+    rf.load_model("randar-tiny")
+    assert torch.equal(torch.random.get_rng_state(), before)
