@@ -51,7 +51,7 @@ class ImageTaskOptions(RunOptions, Reading):
     """Options of every task that reads images of the user.
 
     Attributes:
-        device: that encodes; None: CUDA where there is one.
+        device: cpu, cuda, cuda:1; None: CUDA if there is one.
     """
 
     device: str | None = None
@@ -66,10 +66,10 @@ class ComputeOptions(ImageTaskOptions):
     """How features are computed and kept.
 
     Attributes:
-        batch_size: images that are encoded at once.
-        dtype: number format that encoders compute in.
+        batch_size: images in one forward pass.
+        dtype: number format of the encoders.
         cache: folder that keeps features.
-        seed: of every random choice.
+        seed: seed of all random choices.
     """
 
     batch_size: Count = 32
@@ -86,10 +86,10 @@ class EncoderOptions(ComputeOptions):
         encoder: names, see `benchmarks.encoders.load_encoder`: randar-tiny, a model's folder, pixels, histogram, codes,
             latents, efficientnet-lite0, timm:NAME, timm:NAME=FILE, timm:hf-hub:OWNER/NAME, MODULE:FACTORY,
             features:FILE (.npy or .parquet).
-        outputs: of the encoders that have them; None, and of other encoders: all that can be used.
-        context: of generators; None: all that they have.
-        read: of generators; None: all that they have.
-        orders: of generators: the mean over this many seeded random orders; None: the raster order.
+        outputs: the outputs to measure; None, or an encoder that has none of them: all outputs of that encoder.
+        context: contexts of generators; None: all that they have.
+        read: reads of generators; None: all that they have.
+        orders: for generators, average over this many seeded random orders; None: the raster order.
         num_workers: processes that decode images.
         store_dtype: number format in which features are kept.
     """

@@ -133,11 +133,11 @@ def _holds_several(folder: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Why two numbers are, or are not, comparable. Exit status 0 where some are, 1 where none are, 2 for an error.
+    """Say if two results are comparable, and why. Exit status: 0 if some numbers are, 1 if none are, 2 for an error.
 
     Attributes:
         first: a result file, its folder, or the folder of a suite.
-        second: another.
+        second: another one.
     """
 
     first: Path = positional()

@@ -226,10 +226,10 @@ class Config:
     """All results of some runs on one page.
 
     Attributes:
-        runs: folders with results below them, as of suites, or result files.
-        out: HTML file; the same in Markdown, all results as results.csv, and the best of each encoder as a LaTeX table
-            are written beside it.
-        title: of the page.
+        runs: folders with results in them or below, such as those of suites, or result files.
+        out: HTML file. Its folder also gets the page in Markdown, all results as results.csv, and the best result of
+            each encoder as a LaTeX table.
+        title: title of the page.
     """
 
     runs: tuple[Path, ...] = positional()

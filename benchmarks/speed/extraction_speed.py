@@ -36,17 +36,17 @@ WIDTH, HEIGHT, QUALITY = 500, 375, 90
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """Images a second from JPEG files to a store, beside the parts alone.
+    """Images per second from JPEG files to a store, compared with each part alone.
 
     Attributes:
-        images: files.
+        images: number of files.
         model: a name or a folder that `load_model` takes.
-        batch_size: images a forward pass.
+        batch_size: images in one forward pass.
         num_workers: processes that decode.
-        threads: of the model; None: as PyTorch has them.
-        repeats: of the whole and of each part, in turn; the median counts.
-        device: None: CUDA where there is one.
-        dtype: number format to compute in.
+        threads: threads of the model; None: PyTorch's default.
+        repeats: runs of the whole and of each part, in turn; the median counts.
+        device: cpu, cuda, cuda:1; None: CUDA if there is one.
+        dtype: number format of the model.
     """
 
     images: Count = 256

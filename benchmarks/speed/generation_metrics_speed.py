@@ -30,17 +30,17 @@ Sets = tuple[DiskRows, DiskRows]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """What is measured, of what.
+    """Time and memory of the measures of generated images, on random features.
 
     Attributes:
-        count: features of each of the two sets.
-        dim: numbers of a feature.
+        count: number of features in each of the two sets.
+        dim: width of a feature.
         intrinsic: dimensions in which features vary, apart from a little noise.
         measure: one or several of statistics, distance (of statistics that are there), precision-recall (with density
             and coverage, from one pass), kernel.
         memory_limit: gigabytes that a measure should stay below.
-        threads: of all computation.
-        seed: of the features.
+        threads: number of threads.
+        seed: seed of the features.
     """
 
     count: Count = 50_000

@@ -48,16 +48,16 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """Seconds to draw a batch of images, beside the published loop.
+    """Seconds to draw a batch of images, compared with the published loop.
 
     Attributes:
-        layers, heads, dim, vocab_size: of the model, which has random weights.
-        tokens: of an image, N = G².
-        steps: of parallel decoding.
+        layers, heads, dim, vocab_size: sizes of the model, which has random weights.
+        tokens: tokens of an image, N = G².
+        steps: number of decoding steps.
         batch_size: images at once.
-        repeats: the shortest of this many, after one to warm up.
-        threads: None: as PyTorch has them.
-        device: where the model is.
+        repeats: number of runs after one to warm up; the fastest counts.
+        threads: number of threads; None: PyTorch's default.
+        device: device of the model.
     """
 
     layers: Count = 24

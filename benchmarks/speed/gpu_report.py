@@ -49,13 +49,13 @@ class Config(RunOptions):
 
     Attributes:
         out: folder of the page; none: benchmarks/results/gpu/ and the device's name.
-        part: which parts.
+        part: parts of the report.
         model: sizes of models, with random weights; generation and training take the first.
-        batch_size: images at once of features, the most important first.
-        generation_batch: images at once of generation.
-        steps: of generation.
-        training_batch: images of a training step.
-        repeats: the shortest of this many, after one to warm up.
+        batch_size: batch sizes for features, the most important first.
+        generation_batch: batch size for generation.
+        steps: number of decoding steps.
+        training_batch: images in a training step.
+        repeats: number of runs after one to warm up; the fastest counts.
     """
 
     part: tuple[Part, ...] = ("tests", "features", "generation", "training")

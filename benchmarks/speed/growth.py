@@ -41,14 +41,14 @@ class Config(RunOptions):
     """Time and memory against images, tokens and layers.
 
     Attributes:
-        images: numbers of them, for what is linear at most.
-        probe_images: numbers of them, for fitting the logistic probe and for HNSW and IVF-PQ indexes.
-        dim: numbers of a vector.
-        queries: of the kNN search.
-        tokens: of an image, squares.
-        layers: blocks.
-        width: of the model, in whose last layer features are read.
-        repeats: of features, the fastest counts.
+        images: numbers of images, for work that is linear in them.
+        probe_images: numbers of images, for the logistic probe and for HNSW and IVF-PQ indexes.
+        dim: width of a vector.
+        queries: queries of the kNN search.
+        tokens: numbers of tokens of an image, square numbers.
+        layers: numbers of blocks.
+        width: width of the model; features are taken at its last layer.
+        repeats: runs for features; the fastest counts.
     """
 
     images: tuple[Count, ...] = (1000, 10_000, 100_000, 1_000_000)

@@ -28,8 +28,8 @@ class Config(RunOptions):
 
     Attributes:
         files: number of files.
-        size: bytes of each.
-        seed: of their content.
+        size: bytes of each file.
+        seed: seed of their content.
     """
 
     files: Count = 10_000

@@ -42,22 +42,22 @@ MADE_AT_ONCE = 16384
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """What is built, and how it is searched.
+    """Time and memory to build and search indexes of random vectors.
 
     Attributes:
-        count: vectors.
-        dim: numbers of a vector.
-        centres: random centres that the vectors lie around.
+        count: number of vectors.
+        dim: width of a vector.
+        centres: number of random centres around which the vectors lie.
         intrinsic: dimensions in which centres and vectors vary, apart from a little noise.
-        queries: searched for at once; they lie around the same centres.
-        one_by_one: searched for one by one, for the time of a single query.
-        k: neighbours of a query.
+        queries: queries in one search; they lie around the same centres.
+        one_by_one: queries that are searched one by one, for the time of a single query.
+        k: neighbours to find for each query.
         kind: indexes: flat, hnsw, ivfpq.
-        probes: ivfpq: lists looked into, one or several; 0: the index's own default.
-        memory_limit: gigabytes that building may take; an index that needs more is refused, and that is reported.
-        threads: of building and searching; 1 makes hnsw the same each time.
-        construction: hnsw: candidates looked at for each vector added.
-        seed: of vectors, queries and indexes.
+        probes: for ivfpq, lists to search, one or several numbers; 0: the index's own default.
+        memory_limit: gigabytes that building may take; an index that needs more is not built, and the result says so.
+        threads: threads to build and search; with 1, hnsw is the same each time.
+        construction: for hnsw, candidates for each new vector.
+        seed: seed of vectors, queries and indexes.
     """
 
     count: int = 1_000_000

@@ -27,14 +27,14 @@ Work = Literal["features", "generation", "training step"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """What is compared with which checkout.
+    """Processor time compared with another checkout.
 
     Attributes:
         other: folder of the other checkout.
-        works: what is measured. A training step is of randar-tiny's size, on 16 images; features are of 2 images,
-            context reverse, last layer, and generation is of 1 image, both with the sizes below.
-        pairs: turns of both that count; one more before them does not.
-        layers, heads, dim, vocab_size, tokens, steps: of the model for features and generation, with random weights.
+        works: what is measured. A training step has randar-tiny's size and 16 images. Features (2 images, context
+            reverse, last layer) and generation (1 image) use the sizes below.
+        pairs: number of turns of both, after one to warm up.
+        layers, heads, dim, vocab_size, tokens, steps: sizes for features and generation, with random weights.
     """
 
     other: Path

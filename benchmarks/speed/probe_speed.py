@@ -27,20 +27,20 @@ MADE_AT_ONCE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """What is fitted, on what.
+    """Time and memory to fit probes on random vectors.
 
     Attributes:
-        count: training rows.
-        queries: rows to classify.
-        dim: numbers of a row.
-        intrinsic: dimensions in which rows vary, apart from a little noise.
-        classes: of the rows.
-        spread: standard deviation around a class's centre, in units of the centres' own.
+        count: number of training vectors.
+        queries: number of vectors to classify.
+        dim: width of a vector.
+        intrinsic: dimensions in which vectors vary, apart from a little noise.
+        classes: number of classes.
+        spread: standard deviation around the centre of a class, relative to that of the centres.
         probe: one or several of knn, logistic, linear, few-shot.
-        epochs: of the linear probe.
+        epochs: epochs of the linear probe.
         memory_limit: gigabytes that a probe should stay below.
-        threads: of all computation.
-        seed: of rows and probes.
+        threads: number of threads.
+        seed: seed of vectors and probes.
     """
 
     count: int = 50_000

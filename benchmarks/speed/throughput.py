@@ -125,16 +125,16 @@ def throughput(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """Images a second through feature extraction, beside a straightforward implementation.
+    """Images per second of feature extraction, compared with a straightforward implementation.
 
     Attributes:
-        model: size.
+        model: size of the model.
         context: how the image is shown.
-        batch_size: images at once; None: 64 on CUDA, else 4.
-        plain_batch: of the straightforward way; None: the same.
-        repeats: the shortest of this many.
-        device: None: CUDA where there is one.
-        dtype: number format to compute in.
+        batch_size: images in one forward pass; None: 64 on CUDA, else 4.
+        plain_batch: batch size of the straightforward implementation; None: the same.
+        repeats: number of runs; the fastest counts.
+        device: cpu, cuda, cuda:1; None: CUDA if there is one.
+        dtype: number format of the model.
     """
 
     model: Literal["randar-l", "randar-xl", "randar-tiny"] = "randar-l"

@@ -33,16 +33,16 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """What is planned.
+    """Estimated memory and time of a training run.
 
     Attributes:
         recipe: YAML file of training options.
         overrides: key=value, for example hardware.gradient_checkpointing=true.
-        gpus: how many, over all nodes.
-        gpu: their name, such as H100, A100 or RTX 4090.
+        gpus: number of GPUs, over all nodes.
+        gpu: name of the GPUs, such as H100, A100 or RTX 4090.
         mfu: share of the peak that training reaches.
-        vocab_size, num_tokens, num_classes: of the image tokens.
-        images: in the training data, to count epochs.
+        vocab_size, num_tokens, num_classes: codes, tokens of an image, and classes.
+        images: number of training images, to count epochs.
     """
 
     recipe: str

@@ -47,16 +47,16 @@ WAYS = ("published", "this package")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """What is measured.
+    """Seconds of a training step, compared with the published loop.
 
     Attributes:
         model: randar-l, randar-xl or randar-tiny.
-        layers: blocks, if not as many as the model has, for a shorter look.
+        layers: number of blocks, to measure a shallower model; None: as many as the model has.
         batch_size: images in a step; None: 256 on a GPU, 4 on a CPU.
-        micro_batch_size: images at once, in both; None: 64 on a GPU, all on a CPU.
-        repeats: how many steps, the fastest counts; one before them warms up.
-        compile: this package's blocks, with torch.compile.
-        gradient_checkpointing: this package's blocks.
+        micro_batch_size: images in one forward pass, in both; None: 64 on a GPU, all on a CPU.
+        repeats: number of steps after one to warm up; the fastest counts.
+        compile: compile this package's blocks with torch.compile.
+        gradient_checkpointing: use it in this package's blocks.
         published_dtype: float32 or bfloat16; None: as this package's.
     """
 

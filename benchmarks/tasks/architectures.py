@@ -37,25 +37,25 @@ View = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """RandAR and its sisters, each trained by the same recipe, in one table.
+    """RandAR, LlamaGen, PAR and ARPG, each trained by the same recipe, in one table.
 
     Attributes:
-        runs: NAME=FOLDER each, a folder that training wrote, or its model.
+        runs: one or several NAME=FOLDER, each a folder that training wrote, or its model.
         tokens: of held-out images, as scripts/tokenize_images.py writes them, from the tokenizer of all runs.
         classification: labelled images, a folder or Parquet files.
         segmentation: images with masks, a folder or Parquet files.
-        split: of the tokens.
+        split: split of the tokens.
         loss_images, loss_orders: for the nats per token.
-        max_images: labelled images that are read of each split at most, the first ones; 0: all.
-        evaluation_images: labelled images to hold back, where the data has no split for evaluation.
-        hold_out: which ones, "last" or "stratified".
-        head: of segmentation, one of linear, knn, logistic.
-        train_masks, evaluation_masks: images with masks at most, a seeded random choice; None: all.
-        resolution: pixels of the shorter side at which those are shown in tiles; None: squashed to the input.
-        batch, repeats: of the timing of generation.
-        seed: of every random choice.
+        max_images: read only this many labelled images of each split, the first ones; 0: all.
+        evaluation_images: labelled images to hold out if the data have no split for evaluation.
+        hold_out: which images to hold out, "last" or "stratified".
+        head: head of segmentation, one of linear, knn, logistic.
+        train_masks, evaluation_masks: largest number of images with masks, a seeded random choice; None: all.
+        resolution: show images with masks in tiles, at this shorter side in pixels; None: squash them to the input.
+        batch, repeats: batch size and repeats for the timing of generation.
+        seed: seed of all random choices.
         cache: folder that keeps features.
-        work: folder that keeps the results that the table is made of.
+        work: folder that keeps the results from which the table is made.
     """
 
     runs: tuple[str, ...]

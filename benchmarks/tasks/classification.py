@@ -38,12 +38,12 @@ class Config(LabelledData, ProbeOptions):
 
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files; or a store of their
-            features, which takes the place of the encoders.
-        pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
+            features, instead of the encoders.
+        pooling: how maps become vectors, one or several of mean, mean+deviation, max, flat.
         single_layers: leave out the concatenation of all layers.
         probe: one or several of logistic, linear, knn, few-shot, attentive.
-        attentive_outputs: what the attentive probe is trained on, of outputs on a grid; None: of each encoder the
-            one of the best tuning accuracy by the other probes, or all without other probes.
+        attentive_outputs: outputs on a grid that the attentive probe is trained on; None: for each encoder the one with
+            the best tuning accuracy by the other probes, or all if there are no other probes.
     """
 
     encoder: tuple[str, ...] = option("--encoders", default=("pixels", "codes", "randar-tiny"))

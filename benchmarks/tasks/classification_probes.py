@@ -39,15 +39,15 @@ class ProbeOptions:
     """How the probes are trained.
 
     Attributes:
-        normalization: of vectors for logistic, few-shot and linear: standardize or none; for linear alone also batch.
-        knn_normalization: of vectors before the cosines of knn: unit (length 1 alone), standardized, whitened (all
-            axes), auto (whichever of these, and how many axes, tuning images choose); each of several makes a result.
-        epochs, head_batch_size: of the linear and the attentive probe.
-        buffer_rows: with on_disk, how many rows the linear and the attentive probe hold in memory at a time.
-        shots: labelled images a class of the few-shot probe.
-        draws: of those images.
-        attentive_queries: of the attentive probe: 1, AIM's one query of several heads; more, efficient probing with
-            that many; each of several makes a result.
+        normalization: of vectors for logistic, few-shot and linear: standardize or none; linear also has batch.
+        knn_normalization: of vectors before the cosines of knn: unit (only length 1), standardized, whitened (all
+            axes), auto (tuning images choose one of these, and the number of axes); several give one result each.
+        epochs, head_batch_size: epochs and batch size of the linear and the attentive probe.
+        buffer_rows: with on_disk, vectors that the linear and the attentive probe hold in memory at a time.
+        shots: labelled images per class for the few-shot probe.
+        draws: random draws of those images.
+        attentive_queries: number of queries of the attentive probe: 1, AIM's one query of several heads; more,
+            efficient probing; several give one result each.
     """
 
     normalization: Literal["standardize", "none", "batch"] = "standardize"

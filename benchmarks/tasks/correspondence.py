@@ -48,13 +48,14 @@ class Config(EncoderOptions):
 
     Attributes:
         data: "digits", "photographs", "photographs:FOLDER", or the folder of SPair-71k.
-        components: of the positional basis taken out of the features, 0 for none; each makes a row.
-        pairs: how many; None: all of SPair-71k, 120 of the others.
-        validation_pairs: how many others are matched to tell which output is best; of SPair-71k those of "val".
-        points: of each pair of digits or photographs.
-        split: of SPair-71k.
-        size: pixels a side of digits (None: 64) and photographs (None: 256).
-        resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
+        components: components of the positional basis to remove from the features, 0 for none; several give one result
+            each.
+        pairs: number of pairs; None: all of SPair-71k, 120 of the others.
+        validation_pairs: number of other pairs, which choose the best output; for SPair-71k pairs of "val".
+        points: points in each pair of digits or photographs.
+        split: split of SPair-71k.
+        size: side in pixels of digits (None: 64) and photographs (None: 256).
+        resolution: show images in tiles, at this shorter side in pixels; None: squash them to the input.
         stride: pixels from tile to tile; None: half the input.
     """
 

@@ -72,9 +72,9 @@ class Config(ImageTaskOptions):
     Attributes:
         model: a model as `load_model` takes it.
         data: a folder of images, or photo-digits: the built-in test images.
-        images: how many, the first ones.
-        steps: numbers of steps; None: one token a step, the recommended number, a half and a quarter of it.
-        orders: None: all that the model knows.
+        images: number of images, the first ones.
+        steps: numbers of steps; None: one token in each step, the recommended number, half and a quarter of it.
+        orders: orders of decoding; None: all that the model knows.
     """
 
     model: str = "randar-tiny"

@@ -75,14 +75,14 @@ CHANGES: dict[str, Change] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ComputeOptions):
-    """How many near-duplicates of each kind are found, and how many other pictures are taken for one.
+    """How many near-duplicates of each kind are found, and how many other pictures are mistaken for one.
 
     Attributes:
         data: "photo-digits", a folder, or Parquet files.
-        split: of the data.
-        gallery: the first images, which are indexed.
-        images: indexed images that are changed and looked up.
-        others: images after the indexed ones that are looked up.
+        split: split of the data.
+        gallery: number of indexed images, the first ones.
+        images: number of indexed images that are changed and searched for.
+        others: number of images after the indexed ones that are searched for.
     """
 
     data: str

@@ -71,28 +71,29 @@ class Config(JudgeOptions):
 
     Attributes:
         reference: a training set, as images (a folder, a data set, an .npz in ADM's form) or as statistics (an .npz
-            with mu and sigma), or a file of features (.npy, .parquet) where samples are one.
-        reference_split: of the reference.
-        reference_images: of the reference at most, evenly spread; None: all.
-        model: draws the samples, as `load_model` takes it.
-        samples: measured instead: a folder, a data set, an .npz in ADM's form, or a file of features.
-        samples_split: of these samples.
-        images: samples; of given ones at most, evenly spread.
+            with mu and sigma); or a file of features (.npy, .parquet) if the samples are one too.
+        reference_split: split of the reference.
+        reference_images: largest number of images of the reference, evenly spread; None: all.
+        model: the model that draws the samples, as for `load_model`.
+        samples: measure these instead: a folder, a data set, an .npz in ADM's form, or a file of features.
+        samples_split: split of these samples.
+        images: number of samples; the largest number if samples are given, evenly spread.
         coarse_images: samples of each setting in the first round of a search; the best scales are measured again on all
             images; None: every setting is measured on all.
-        labels: of samples: balanced, every class in its turn; uniform, drawn at random as ADM, LlamaGen and RandAR do.
+        labels: classes of the samples: balanced, one class after the other; uniform, at random as ADM, LlamaGen and
+            RandAR do.
         guidance: scales: FIRST:LAST:STEP such as 1.0:8.0:0.5, or several; None: the recommended one.
         guidance_schedule: linear: the scale grows to that value; constant; None: as published with the model.
-        steps: of decoding, one or several; -1: one token a step; None: the recommended number.
-        order: of tokens, one or several; None: as the model was trained.
-        temperature, top_k, top_p: of the sampling, see `randar generate`.
+        steps: numbers of decoding steps; -1: one token in each step; None: the recommended number.
+        order: orders of the tokens; None: the order of the model's training.
+        temperature, top_k, top_p: options of the sampling, see `randar generate`.
         weights_dtype: number format of the model that draws.
-        probe_data: labelled images that a probe of the model's own features is fitted on, to tell the classes of
-            samples; None: no probe.
-        probe_split: of these images.
-        probe_images: at most, evenly spread.
+        probe_data: labelled images to fit a probe on the model's own features, which then classifies the samples;
+            None: no probe.
+        probe_split: split of these images.
+        probe_images: largest number of these images, evenly spread.
         npz: write the samples of each full setting as an .npz in ADM's form.
-        save_statistics: file for mu and sigma of the reference, to be given as the reference later.
+        save_statistics: file for mu and sigma of the reference, for use as a reference later.
     """
 
     reference: str

@@ -47,17 +47,17 @@ TOKENIZED_AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LabelledData):
-    """The generator as classifier, beside a probe that is fitted with the same labels.
+    """The generator as classifier, compared with a probe that is fitted with the same labels.
 
     Attributes:
         model: a model as `load_model` takes it.
-        images: evaluation images at most, a seeded random choice; None: all.
-        shortlist: classes an image, the likeliest by the probe; None: all.
-        orders: how many orders are averaged, one result each; the first orders are the same in all. Of a model that
-            was trained in one order that one.
-        labels: equal: the probe is fitted on every training image, as the model was, and compared with it; any: on
-            those that --max-images and --train-images choose, and no difference is given.
-        context, read, layer: what the probe is trained on, mean-pooled; None: as the model recommends.
+        images: largest number of evaluation images, a seeded random choice; None: all.
+        shortlist: classes to compare for each image, the most likely by the probe; None: all.
+        orders: numbers of orders to average over, one result each; all begin with the same orders. A model trained in
+            one order uses that one.
+        labels: equal: fit the probe on every training image, as the model was, and compare the two; any: fit it on the
+            images that --max-images and --train-images choose, and give no difference.
+        context, read, layer: the features that the probe is trained on, mean-pooled; None: as the model recommends.
     """
 
     model: str = "randar-tiny"

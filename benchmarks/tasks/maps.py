@@ -35,16 +35,16 @@ class Config(ImageTaskOptions):
 
     Attributes:
         data: "photographs", the two that scikit-learn ships, or images as `benchmarks.datasets.open_data` takes them.
-        split: of the data.
+        split: split of the data.
         encoder: name of one encoder, as `load_encoder` takes it.
         outputs: which of its outputs; None: every context's image tokens at the recommended layer.
-        images: number that is shown, evenly spread through the first `among`.
+        images: number of images to show, evenly spread over the first `among`.
         among: number of images that are read.
-        height: of each picture, in pixels.
-        colours: of the PNG file, which is then smaller; None: as many as there are.
+        height: height of each picture, in pixels.
+        colours: number of colours of the PNG file, for a smaller file; None: all.
         file: name of the picture.
-        dtype: number format that the encoder computes in.
-        scale: side of a picture in sides of the encoder's images; tiles overlap by half.
+        dtype: number format of the encoder.
+        scale: side of a picture, relative to the side of the encoder's images; tiles overlap by half.
     """
 
     data: str

@@ -35,18 +35,18 @@ SHOWN = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ComputeOptions):
-    """Near-duplicates of images: what is looked for, and where.
+    """Near-duplicates of images: pairs that show the same picture.
 
     Attributes:
         data: "photo-digits", a folder, or Parquet files.
-        split: of the data, what is indexed, such as what is trained on.
-        other: of the data, the split whose images are looked up; None: pairs within `split`.
+        split: the split that is indexed, such as the training images.
+        other: the split whose images are searched for; None: pairs within `split`.
         encoder: as `load_encoder` takes it.
-        output: of the encoder; None: its first.
-        similarity: cosine of standardised features from which on a pair is looked at.
-        correlation: of detail, from which on it counts.
-        aligned: correlation of detail from which on it counts after one picture was shifted, cropped or turned.
-        neighbours: candidates of each image at most.
+        output: output of the encoder; None: the first.
+        similarity: smallest cosine of standardised features for a pair to be compared.
+        correlation: smallest correlation of detail for a pair to count.
+        aligned: the same if one picture had to be shifted, cropped or turned first.
+        neighbours: largest number of candidates for each image.
     """
 
     data: str

@@ -32,9 +32,10 @@ class Config(ImageTaskOptions):
     Attributes:
         model: a model as `load_model` takes it.
         data: labelled images: a folder of class folders, or Parquet files.
-        split: of the data.
-        images: how many, evenly spread through the data, to compute the likelihood of.
-        orders: antithetic ones, the same for all images; a model of one order is measured in that one.
+        split: split of the data.
+        images: number of images for the likelihood, evenly spread over the data.
+        orders: number of orders, in pairs of an order and its reverse, the same for all images; a model of one order is
+            measured in that one.
     """
 
     data: str

@@ -38,18 +38,18 @@ VECTORS, MAPS = ("logistic", "knn"), ("attentive",)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ComputeOptions):
-    """Ways to read one layer of a generator, beside each other.
+    """Ways to read one layer of a generator, compared.
 
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
-        split: of the data.
-        images: the first ones, to train and to evaluate on.
-        evaluation_images: how many of them are held back, a stratified choice.
+        split: split of the data.
+        images: number of images to train and to evaluate on, the first ones.
+        evaluation_images: number of these images to hold out, a stratified choice.
         model: a model as `load_model` takes it, whose images are shown twice.
         layer: block counted from 0; None: the first that the model recommends.
-        orders: numbers of random orders whose features are averaged; the first are the same in all.
-        queries: of the attentive probe; 1: AIM's one query of several heads; more: efficient probing.
-        epochs: of the attentive probe.
+        orders: numbers of random orders to average over; all begin with the same orders.
+        queries: numbers of queries of the attentive probe; 1: AIM's query of several heads; more: efficient probing.
+        epochs: epochs of the attentive probe.
     """
 
     data: str

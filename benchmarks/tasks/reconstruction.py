@@ -32,9 +32,9 @@ class Config(JudgeOptions):
     """How much a tokenizer loses: images against their reconstructions.
 
     Attributes:
-        data: images; published numbers are of ImageNet's 50,000 validation images.
-        split: of the data.
-        images: at most, evenly spread; None: all.
+        data: images; published numbers use ImageNet's 50,000 validation images.
+        split: split of the data.
+        images: largest number of images, evenly spread; None: all.
         model: a model as `load_model` takes it; its tokenizer is measured.
         reference: statistics of the same images, as save_statistics writes them; None: they are computed.
         save_statistics: file for mu and sigma of the images.

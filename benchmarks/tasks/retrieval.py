@@ -48,16 +48,16 @@ class Config(EncoderOptions):
 
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
-        split: of the data, what is searched.
-        query_split: of the data, the queries; None, or the same: each image of `split` among the others.
-        pooling: of maps to vectors, one or several of mean, mean+deviation, max, flat.
-        normalization: of vectors before cosines, by the gallery's statistics: unit (length 1 alone), standardized,
-            whitened (all axes), auto (whichever of these, and how many axes, other queries than the evaluated ones
-            choose); each of several makes a result.
-        queries: images to search for at most, a seeded random choice.
-        index_kind: indexes to set against exact search: flat, hnsw, ivfpq (of 256 vectors or more); "none" for none.
-        max_images: images that are read of each split at most, the first ones; None: all.
-        duplicates: look for near-duplicates of the queries in what is searched, and warn of them.
+        split: the split that is searched.
+        query_split: the split of the queries; None, or the same: each image of `split` among the others.
+        pooling: how maps become vectors, one or several of mean, mean+deviation, max, flat.
+        normalization: of vectors before cosines, by the gallery's statistics: unit (only length 1), standardized,
+            whitened (all axes), auto (other queries than the evaluated ones choose one of these, and the number of
+            axes); several give one result each.
+        queries: largest number of queries, a seeded random choice.
+        index_kind: indexes to compare with exact search: flat, hnsw, ivfpq (for 256 vectors or more); or "none".
+        max_images: read only this many images of each split, the first ones; None: all.
+        duplicates: search near-duplicates of the queries in the gallery, and warn of them.
     """
 
     data: str

@@ -1,4 +1,4 @@
-"""Pictures that a model draws: samples of classes, regions drawn anew, canvases extended."""
+"""Pictures that a model draws: samples of classes, redrawn regions, extended canvases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ MASKED = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """Pictures that a model draws: samples of classes, regions drawn anew, canvases extended.
+    """Pictures that a model draws: samples of classes, redrawn regions, extended canvases.
 
     Attributes:
         model: a model as `load_model` takes it.
-        classes: how many, at equal distances.
-        each: samples of each class.
-        edited: images of photo-digits, and the two photographs of scikit-learn, to fill and extend.
-        draws: ways to fill each.
-        steps: of decoding; None: as the model recommends.
-        seed: of every draw.
-        device: None: CUDA where there is one.
+        classes: number of classes, at equal distances.
+        each: number of samples of each class.
+        edited: number of images of photo-digits to fill and extend, besides the two photographs of scikit-learn.
+        draws: number of ways to fill each.
+        steps: number of decoding steps; None: as the model recommends.
+        seed: seed of all draws.
+        device: cpu, cuda, cuda:1; None: CUDA if there is one.
     """
 
     model: str = "randar-tiny"

@@ -69,22 +69,23 @@ class Config(EncoderOptions):
     Attributes:
         data: "photo-digits", a folder with images/ and masks/, or Parquet files.
         head: linear (batch normalisation and a 1×1 convolution), knn or logistic (both on patches).
-        labels: camvid, photo-digits or voc, which say the classes and what to ignore; None: num_classes does.
-        num_classes: where labels are not given.
-        ignore_index: value of pixels to ignore where labels are not given; None: 255.
-        train_split: of the data.
-        evaluation_split: of the data; None: "test" of photo-digits, else "validation".
-        train_images, evaluation_images: images at most, a seeded random choice; None: all.
-        block: consecutive evaluation images that the bootstrap draws together, as frames of a clip; None: 25 of
+        labels: camvid, photo-digits or voc: their classes and the value to ignore; None: as num_classes says.
+        num_classes: number of classes if there are no labels.
+        ignore_index: value of pixels to ignore if there are no labels; None: 255.
+        train_split: split to train on.
+        evaluation_split: split to evaluate on; None: "test" of photo-digits, else "validation".
+        train_images, evaluation_images: largest number of images, a seeded random choice; None: all.
+        block: consecutive evaluation images that the bootstrap draws together, such as frames of a clip; None: 25 for
             camvid, whose evaluation images are one clip, else 1.
-        size: pixels a side that photo-digits is composed at.
-        resolution: pixels of the shorter side at which images are shown in tiles; None: squashed to the input.
+        size: side in pixels of the images of photo-digits.
+        resolution: show images in tiles, at this shorter side in pixels; None: squash them to the input.
         stride: pixels from tile to tile; None: half the input.
-        blend: tiles' features, or the probabilities that the head gives for each tile. It is fitted to the former.
-        resized: score at the size the encoder was shown too.
-        duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
-        iterations: of the linear head.
-        max_patches: training patches of kNN and logistic regression at most, drawn at random; None: all.
+        blend: what to blend where tiles overlap: their features, or the probabilities that the head gives for each
+            tile. The head is fitted to blended features.
+        resized: also score at the size that the encoder sees.
+        duplicates: search near-duplicates of evaluation images among the training images, and warn of them.
+        iterations: iterations of the linear head.
+        max_patches: largest number of training patches for kNN and logistic regression, drawn at random; None: all.
     """
 
     data: str
