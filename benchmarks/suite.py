@@ -46,27 +46,27 @@ DEFAULT_ENCODERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(EncoderOptions):
-    """Every benchmark on every data set: what is measured, on what.
+    """Run every benchmark on every data set, and write a report.
 
     Attributes:
         data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
             built in.
-        preset: demo: the built-in data with few images, and samples of the model; other options override it.
-        probe: of classification.
-        pooling: of maps to vectors, for classification.
+        preset: demo: few images of the built-in data, and samples of the model; other options override it.
+        probe: heads of classification.
+        pooling: how maps become vectors, for classification.
         single_layers: leave out the concatenation of all layers in classification.
-        head: of segmentation.
-        max_images: labelled images that are read of each split at most, the first ones; None: all.
-        iterations: of segmentation's linear head.
-        train_images: labelled images to train on at most, stratified; None: all.
-        evaluation_images: labelled images to hold back where the data has one split only; None: a fifth.
-        train_masks, evaluation_masks: images with masks to train on and to evaluate on at most; None: all.
-        pairs: pairs of images for point matching; None: as many as that task takes.
-        duplicates: look for near-duplicates between what is trained on, or searched, and what is evaluated.
-        hold_out: which images are evaluated on where the data has one split only.
-        resolution: pixels of the shorter side of images with masks, shown in tiles; None: squashed.
+        head: head of segmentation.
+        max_images: read only this many labelled images of each split, the first ones; None: all.
+        iterations: iterations of segmentation's linear head.
+        train_images: largest number of labelled images to train on, stratified; None: all.
+        evaluation_images: labelled images to hold out if the data have only one split; None: a fifth.
+        train_masks, evaluation_masks: largest number of images with masks to train and to evaluate on; None: all.
+        pairs: number of pairs of images for point matching; None: the default of that task.
+        duplicates: search near-duplicates of the evaluation images in the training images, or in the gallery.
+        hold_out: which images to hold out if the data have only one split.
+        resolution: show images with masks in tiles, at this shorter side in pixels; None: squash them to the input.
         samples: models, as `load_model` takes them, whose samples are drawn.
-        maps: images whose feature maps are drawn as colours: "photographs", which are built in, folders, Parquet files.
+        maps: images whose feature maps are drawn as colours: "photographs" (built in), folders, Parquet files.
     """
 
     data: tuple[str, ...] = ()

@@ -33,16 +33,16 @@ def format_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareConfig:
-    """How the devices at hand compute a step; all but the number format may change from one stage of a run to the next.
+    """How the devices compute a step. Everything except the number format may change when a run is continued.
 
     Attributes:
-        micro_batch_size: images that a process has in memory at once; None: its share of the batch. Gradients are
-            accumulated until the batch is complete.
-        mixed_precision: "bf16" or "no"; None: bf16 where the hardware multiplies in it.
-        gradient_checkpointing: keep the inputs of the blocks only, and compute them again for the gradients.
+        micro_batch_size: images in memory of one process; None: its share of the batch. Gradients are accumulated
+            until the batch is complete.
+        mixed_precision: "bf16" or "no"; None: bf16 if the hardware has bfloat16 products.
+        gradient_checkpointing: keep only the inputs of the blocks, and compute the blocks again for the gradients.
         compile: compile the blocks with `torch.compile`.
         shard_weights: spread weights, gradients and optimizer over all processes (FSDP2), for a model that does
-            not fit one device; else each has a copy (DDP).
+            not fit one device; else each process has a copy (DDP).
     """
 
     micro_batch_size: Count | None = None

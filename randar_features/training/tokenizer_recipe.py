@@ -25,38 +25,38 @@ class TokenizerTrainingConfig:
     Attributes:
         network: arguments of `LlamaGenTokenizer`; may be left out with `initial`.
         initial: folder of a tokenizer to start from; None: new weights.
-        train: "all", or "decoder": encoder and codebook stay as they are, and with them all tokens, while the
-            reconstructions of a finished tokenizer are polished.
-        image_size: pixels a side of the images.
+        train: "all", or "decoder": improve the reconstructions of a finished tokenizer. Encoder and codebook stay as
+            they are, and so do all tokens.
+        image_size: side of the images in pixels.
         total_steps: training steps until the run is done.
         batch_size: images in a step, over all processes.
-        mixed_precision: "bf16" or "no"; None: bf16 where the hardware multiplies in it.
-        learning_rate: the highest, after the warm-up.
+        mixed_precision: "bf16" or "no"; None: bf16 if the hardware has bfloat16 products.
+        learning_rate: highest learning rate, after the warm-up.
         final_multiplier: share of the highest learning rate at the end.
         warmup_steps: steps in which the learning rate rises from 0.
         adam_betas: decay of AdamW's means of the gradient and of its square.
-        weight_decay: of AdamW.
-        gradient_clip: largest norm of the gradient; a larger one is scaled down to it.
-        l1_weight, l2_weight: of the mean absolute and squared differences, in [−1, 1].
-        chroma_weight: of colour against brightness in those differences.
-        commitment: weight of the pull of latents to their codes.
-        perceptual_weight: of `PerceptualDistance`, by the maps of `teacher`, or without one by LPIPS's VGG-16.
+        weight_decay: weight decay of AdamW.
+        gradient_clip: largest norm of the gradient; larger gradients are scaled down to it.
+        l1_weight, l2_weight: weights of the mean absolute and of the mean squared difference, of values in [−1, 1].
+        chroma_weight: weight of colour relative to brightness in those differences.
+        commitment: weight of the loss that pulls latents to their codes.
+        perceptual_weight: weight of `PerceptualDistance`, by the maps of `teacher`, or without one by LPIPS's VGG-16.
         perceptual_vgg, perceptual_linear: files of LPIPS's weights; None: where they usually are.
-        teacher: a frozen network and its input size, as `efficientnet-lite0@128`; any of the baselines.
-        alignment_weight: of the alignment of the codes to the teacher's last map, see `auxiliary.alignment`: codes
-            that tell what is shown, not how it looks alone (as in VQ-KD, Peng et al., arXiv 2208.06366).
-        adversarial_weight: of the discriminator's judgement; 0: there is no discriminator.
-        adversarial_start: steps before it, and the discriminator's training, begin.
-        adversarial_adaptive: whether that weight is in proportion to the gradients, as VQGAN has it.
+        teacher: a frozen network and its input size, such as `efficientnet-lite0@128`; any of the baselines.
+        alignment_weight: weight of the alignment of the codes to the teacher's last map, see `auxiliary.alignment`. It
+            makes codes describe the content of an image as well (as in VQ-KD, Peng et al., arXiv 2208.06366).
+        adversarial_weight: weight of the adversarial loss; 0: no discriminator.
+        adversarial_start: steps before the adversarial loss and the discriminator's training begin.
+        adversarial_adaptive: whether that weight is in proportion to the gradients, as in VQGAN.
         discriminator: arguments of `PatchDiscriminator`.
-        discriminator_learning_rate: the highest of the discriminator; None: that of the tokenizer.
+        discriminator_learning_rate: highest learning rate of the discriminator; None: that of the tokenizer.
         continuous_steps: steps before quantisation starts.
-        continuous_noise: standard deviation, in that time, on each coordinate of the unit-length latents.
-        codebook_decay: of the moving means that the codes follow.
-        revive_below: share of the mean use under which a code is replaced.
-        ema_decay: of the average of the weights that is evaluated and exported.
-        seed: of every random choice.
-        evaluation_images: how many of the validation images an evaluation takes.
+        continuous_noise: standard deviation of the noise on each coordinate of the unit-length latents in those steps.
+        codebook_decay: decay of the moving means that the codes follow.
+        revive_below: replace a code if its use is below this share of the mean use.
+        ema_decay: decay of the average of the weights, which is evaluated and exported.
+        seed: seed of all random choices.
+        evaluation_images: number of validation images in an evaluation.
     """
 
     network: dict[str, Any] = field(default_factory=dict)

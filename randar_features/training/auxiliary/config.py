@@ -11,9 +11,9 @@ class AlignmentConfig:
     """See `heads.Alignment`.
 
     Attributes:
-        weight: of the loss; 0: off. REPA and iREPA use 0.5.
-        layer: the block whose result is aligned; None: the middle one.
-        removed_mean: share of an image's mean vector that is taken out of the teacher's map.
+        weight: weight of the loss; 0: off. REPA and iREPA use 0.5.
+        layer: the block whose output is aligned; None: the middle one.
+        removed_mean: share of an image's mean vector to subtract from the teacher's map.
     """
 
     weight: NonNegative = 0.0
@@ -29,8 +29,8 @@ class SelfDistillationConfig:
     """See `heads.SelfDistillation`.
 
     Attributes:
-        weight: of the loss; 0: off.
-        student_layer: the block that learns; None: the one before the middle, or the middle one of two.
+        weight: weight of the loss; 0: off.
+        student_layer: the block that learns; None: the middle one, or the third from the end if that comes earlier.
         teacher_layer: the block of the averaged model that teaches; None: the last but one.
     """
 
@@ -47,8 +47,8 @@ class ClassHeadConfig:
     """See `heads.ClassHead`.
 
     Attributes:
-        weight: of the loss; 0: off.
-        layer: the block whose result is pooled; None: the middle one.
+        weight: weight of the loss; 0: off.
+        layer: the block whose output is pooled; None: the middle one.
     """
 
     weight: NonNegative = 0.0
@@ -60,14 +60,14 @@ class ClassHeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryConfig:
-    """The losses beside next-token prediction, and where they are taken.
+    """The losses in addition to next-token prediction, and where they are computed.
 
     Attributes:
         second_showing: share of the batches in which the image is shown twice, in `context`. There the losses are
-            taken at the second copy, which sees the whole image and where features are read; in the other batches
-            at the only copy. Next-token prediction sees the first copy alone, always.
+            computed at the second copy, which sees the whole image and gives the features; in the other batches at
+            the only copy. Next-token prediction always uses only the first copy.
         context: how the image is shown the second time.
-        reads: the tokens at which the losses are taken; None: all that the model has.
+        reads: the tokens at which the losses are computed; None: all that the model has.
         alignment, self_distillation, class_head: the losses.
     """
 
