@@ -9,10 +9,10 @@ from benchmarks.run import TASKS
 from randar_features.cli import parse
 
 OTHERS = {
-    "suite": ("benchmarks.suite", "every task on every data set, and a report"),
-    "demo": ("benchmarks.demo", "the suite on built-in data"),
-    "report": ("benchmarks.report.write", "an HTML page of results"),
-    "diff": ("benchmarks.report.diff", "why two results can or cannot be compared"),
+    "suite": ("benchmarks.suite", "run every task on every data set, and write a report"),
+    "demo": ("benchmarks.demo", "run the suite on built-in data"),
+    "report": ("benchmarks.report.write", "write an HTML page of results"),
+    "diff": ("benchmarks.report.diff", "say if two results are comparable, and why"),
 }
 
 

@@ -8,22 +8,22 @@ from randar_features.cli.parse import subcommands
 
 ABOUT = "Features, search, generation, editing and training with autoregressive image models."
 TEXTS = {
-    "extract": "features of images into a store on disk",
-    "index": "an index of a collection of images",
-    "search": "the images of an index that are most similar to given ones",
-    "probe": "accuracy of a probe on the features of labelled images",
-    "bench": "benchmarks of features, of generation and of speed",
-    "generate": "images of classes",
+    "extract": "write the features of images into a store on disk",
+    "index": "index a collection of images",
+    "search": "find the images of an index that are most similar to given ones",
+    "probe": "train and evaluate a probe on the features of labelled images",
+    "bench": "run benchmarks of features, of generation and of speed",
+    "generate": "draw images of classes",
     "edit": "inpaint, outpaint or upscale an image",
-    "animate": "a GIF of decoding orders side by side",
-    "explore": "a page in your browser to look at images through a model",
-    "tokenize": "images as tokens, for training",
+    "animate": "show decoding orders side by side, as a GIF",
+    "explore": "open a page in the browser to look at images through a model",
+    "tokenize": "turn images into tokens, for training",
     "train": "train a model on your images in minutes, or a stage of the full recipe",
-    "export": "a table of features as Parquet or Zarr, or the parts of a training as one model folder",
+    "export": "write a table of features as Parquet or Zarr, or the parts of a training as one model folder",
     "push": "upload a model to the Hugging Face Hub",
-    "report": "an HTML page of benchmark results",
-    "diff": "why two benchmark results can or cannot be compared",
-    "doctor": "what this machine has: versions, devices, memory, caches, weights, extras",
+    "report": "write an HTML page of benchmark results",
+    "diff": "say if two benchmark results are comparable, and why",
+    "doctor": "show what this machine has: versions, devices, memory, caches, weights, extras",
 }
 
 
