@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from randar_features import open_index
 from randar_features.cli.options import DeviceOptions, one_or_several
 from randar_features.cli.parse import Count, Natural, option, positional, run
-from randar_features.data import open_images
+from randar_features.data import labelled_sheet, open_images, to_tensor
 from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.ranges import Reading
 from randar_features.retrieval import Hits, Index
@@ -92,7 +93,7 @@ def search(options: SearchOptions) -> None:
         write_csv(options.csv, results)
     if options.grid:
         options.grid.parent.mkdir(parents=True, exist_ok=True)
-        options.grid.write_bytes(grid(results, options, hits.ids.shape[1]))
+        grid(results, options, hits.ids.shape[1]).save(options.grid, "PNG")
 
 
 def described(index: Index, hits: Hits) -> list[dict[str, Any]]:
@@ -136,15 +137,13 @@ def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
                 writer.writerow(map(spreadsheet_safe, cells))
 
 
-def grid(results: list[dict[str, Any]], options: SearchOptions, k: int) -> bytes:
+def grid(results: list[dict[str, Any]], options: SearchOptions, k: int) -> Image.Image:
     """A row of pictures for each query: itself, then what was found."""
-    rows = [[result["query"], *result["found"]] for result in results]
-    pictures = read_pictures([one for row in rows for one in row], options)
-    from benchmarks.report.figures import image_grid
-
+    wanted = [one for result in results for one in (result["query"], *result["found"])]
+    pictures = read_pictures(wanted, options)
     missing = np.full((PICTURE, PICTURE, 3), 235, np.uint8)
-    shown = [[pictures.get(key(one), missing) for one in row] for row in rows]
-    return image_grid(shown, column_titles=["query", *map(str, range(1, k + 1))], height=PICTURE)
+    shown = [to_tensor(Image.fromarray(pictures.get(key(one), missing))) for one in wanted]
+    return labelled_sheet(shown, 1 + k, column_labels=["query", *map(str, range(1, k + 1))])
 
 
 def key(one: dict[str, Any]) -> str | int:

@@ -16,7 +16,7 @@ from randar_features.data.ahead import fetched
 from randar_features.data.images import OK, ImageBatch, ImageSource
 from randar_features.data.profile import ALL, part
 from randar_features.data.stored_images import StoredImages
-from randar_features.store.files import folder_to_write
+from randar_features.store.files import path_to_write
 from randar_features.store.manifest import MANIFEST, check_format
 from randar_features.store.manifest import read_manifest as read_any_manifest
 from randar_features.store.records import Source
@@ -231,7 +231,7 @@ def write_store(
             named; an output does not fit its dtype.
         FolderLockedError: another process writes to the folder.
     """
-    folder = folder_to_write(folder)
+    folder = path_to_write(folder)
     rank, world_size = rank_and_ranks()
     if images.streamed and world_size > 1:
         raise ValueError("a stream of images cannot be shared out to several processes: run a single one")

@@ -15,7 +15,7 @@ from randar_features import sequence
 from randar_features.data.images import OK
 from randar_features.features.spec import FeatureSpec
 from randar_features.features.store import FeatureStore
-from randar_features.store.files import folder_written_whole, written_whole
+from randar_features.store.files import folder_written_whole, path_to_write, written_whole
 from randar_features.store.identity import UNREADABLE, hash_bytes
 from randar_features.store.records import Block, Record, escape
 from randar_features.store.writer import StoreWriter
@@ -160,7 +160,7 @@ class FeatureTable:
         fields += [(name, pa.list_(pa.float32(), size)) for name in self.specs]
         schema = pa.schema(fields, metadata={_METADATA: json.dumps(self._about())})
         paths, labels, status = self._paths(), self._labels(), self.status
-        with written_whole(Path(path)) as file, pq.ParquetWriter(file, schema) as writer:
+        with written_whole(path_to_write(path)) as file, pq.ParquetWriter(file, schema) as writer:
             for images in _slices(len(self)):
                 columns = [pa.array(paths[images]), pa.array(labels[images]), pa.array(status[images])]
                 for name in self.specs:
@@ -191,7 +191,7 @@ class FeatureTable:
             for block in _slices(len(self)):
                 array[block] = values[block]
 
-        with folder_written_whole(Path(path)) as folder:
+        with folder_written_whole(path_to_write(path)) as folder:
             group = zarr.create_group(folder, attributes={_METADATA.decode(): self._about()})
             for name, texts in (("path", self._paths()), ("status", self.status)):
                 add(name, np.array([text or "" for text in texts], object))
@@ -220,7 +220,7 @@ class FeatureTable:
         outputs = {name: FeatureSpec.parse(name).details() for name in self.specs}
         content |= {"dtype": "float32", "outputs": outputs, "table": about}
         writer = StoreWriter(
-            folder=Path(folder),
+            folder=path_to_write(folder),
             kind=FeatureStore,
             content=json.loads(json.dumps(content, default=str)),
             shard_rows=_BLOCK,

@@ -21,7 +21,7 @@ from randar_features.features.store import FeatureStore, is_store
 from randar_features.hub import Model, load_model
 from randar_features.retrieval.search import Index
 from randar_features.retrieval.tables import Table, Vectors, as_vectors
-from randar_features.store.files import folder_to_write
+from randar_features.store.files import path_to_write
 
 FEATURES_FOLDER = "features"
 TUNING_IMAGES = 5000
@@ -86,7 +86,7 @@ def build_index(
         IndexMemoryError: the index would take more memory than there is.
     """
     check_options(kind, normalization, pooling, sizes | {"seed": seed})
-    folder = folder_to_write(folder)
+    folder = path_to_write(folder)
     tables = _tables(data)
     if tables is None:
         check_apart(data, folder, split)

@@ -283,6 +283,8 @@ class Index:
         effort: dict[str, int | None],
     ) -> Hits:
         own = np.full(len(vectors), -1) if exclude is None else np.asarray(exclude)
+        if own.shape != (len(vectors),):
+            raise ValueError(f"exclude must have shape ({len(vectors)},), one number a query; got {own.shape}")
         k = self._k(k, own)
         readable = np.array([reason == OK for reason in status])
         if readable.all():

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 ASIDE = ".writing"
 
 
-def folder_to_write(folder: str | os.PathLike[str]) -> Path:
-    """The folder as a path; ValueError for an empty one, which would be the working directory."""
-    if not os.fspath(folder):
-        raise ValueError("an empty path: give the folder to write to ('.' is the working directory)")
-    return Path(folder)
+def path_to_write(path: str | os.PathLike[str]) -> Path:
+    """A file or folder to write as a path; ValueError for an empty one, which would be the working directory."""
+    if not os.fspath(path):
+        raise ValueError("an empty path: give the file or folder to write ('.' is the working directory)")
+    return Path(path)
 
 
 def make_folder(folder: Path) -> None:

@@ -170,3 +170,14 @@ def test_arguments_are_refused_before_any_work(
     with pytest.raises(error, match=named):
         extract_features(tmp_path / "no folder", small_model, progress=False, **options, **out)
     assert not (tmp_path / "table").exists()
+
+
+def test_an_empty_path_is_not_the_working_directory(
+    folder: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    table = extract(folder, small_model)
+    for write in (table.save, table.to_parquet):
+        with pytest.raises(ValueError, match="empty path"):
+            write("")
+    assert not list(tmp_path.iterdir())

@@ -126,6 +126,8 @@ def test_a_table_is_searched_with_vectors_and_with_images(folder: Path) -> None:
     np.testing.assert_array_equal(index.search_own([3], k=4).ids, index.search(vectors[[3]], k=5).ids[:, 1:])
     with pytest.raises(ValueError, match=r"row 0 .*NaN"):
         index.search(vectors[[2]])
+    with pytest.raises(ValueError, match=r"exclude must have shape \(2,\)"):
+        index.search(vectors[[3, 8]], k=1, exclude=[0])
     with pytest.raises(ValueError, match="holds no 'single/image/1'"):
         build(folder, table, spec="single/image/1")
 

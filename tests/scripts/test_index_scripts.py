@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.encoders import load_encoder
-from benchmarks.report.figures import GAP
 from probes.index import VectorIndex
 from randar_features import build_index, extract_to_store, open_index
 from randar_features.cli import index
@@ -180,7 +179,7 @@ def test_images_in_parquet_are_shown_from_the_data(folder: Path, monkeypatch: py
     run(monkeypatch, "search_index.py", *asked, "--data", folder / "test.parquet")
     with Image.open(folder / "found.png") as grid:
         pixels = np.asarray(grid.convert("RGB")).astype(int)
-    inside = [pixels[60:120, left : left + 100] for left in (20, 20 + 128 + GAP)]
+    inside = [pixels[60:120, left : left + 100] for left in (20, 20 + 128 + 2)]
     assert abs(inside[0] - inside[1]).mean() < 3 < inside[0].std(), "the copy, beside the query"
 
 
