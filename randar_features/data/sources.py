@@ -20,7 +20,7 @@ from .archives import TarImages
 from .decoding import check_image, check_range
 from .formats import image_format
 from .images import ImageSource, check_item
-from .items import parse_item
+from .items import image_and_label, parse_item
 from .labels import NONE, Labels, read_labels
 from .layout import arrange, wrong_split
 from .listing import holds_image, is_named_as_image, list_files
@@ -184,7 +184,9 @@ def _open_list(images: Sequence[Any], account: Account) -> ImageSource:
         check_image(item.image)
         if isinstance(image, (str, os.PathLike)) and Path(image).suffix in CONTAINERS:
             raise ValueError(f"'{printable(image)}' in a list of images holds many: open it by itself")
-    return _indexed(images, account, read_labels([item.label for item in items], None, account))
+    # Without their labels, which are read here once, and dropped together.
+    bare = [image_and_label(image)[0] for image in images]
+    return _indexed(bare, account, read_labels([item.label for item in items], None, account))
 
 
 # Paths

@@ -1,7 +1,7 @@
 """Features of whole collections of images, with one call: in memory, or in a store on disk."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -305,6 +305,8 @@ def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
         return classes
     if isinstance(classes, str):
         raise ValueError(f'classes must be None, "labels", an index, or one index for each image; got {classes!r}')
+    if isinstance(classes, set | frozenset | Mapping):
+        raise TypeError(f"classes in a {type(classes).__name__} have no order: give a list, one for each image")
     several = has_several(classes)
     given = [as_index("classes", label) for label in (classes if several else [classes])]
     null = model.transformer.config.num_classes

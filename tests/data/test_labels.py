@@ -100,6 +100,15 @@ def test_classes_are_matched_by_name_never_by_position() -> None:
         match_classes(None, model)
 
 
+def test_labels_of_pairs_are_dropped_together(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="labels dropped.*: 3"):
+        source = open_images([(tmp_path / "a.png", label) for label in (1, "cat", 2)])
+    with pytest.warns(UserWarning, match="nearly black"):
+        batch = next(source.batches(4, 3))
+    assert batch.labels == [None] * 3 and batch.paths == [str(tmp_path / "a.png")] * 3
+
+
 def test_pairs_keep_their_labels(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.png" for name in "ab"]
     for path in paths:

@@ -172,6 +172,8 @@ def test_labels_do_not_leak_unless_asked_for(small_model: Model, tensors: torch.
     for given in ([0, 1], [0] * 6):
         with pytest.raises(ValueError, match=f"{len(given)} classes were given for 5 images"):
             extract(images, small_model, classes=given)
+    with pytest.raises(TypeError, match="set have no order"):
+        extract(images, small_model, classes={0, 1, 2, 3, 4})
     with pytest.raises(TypeError, match=r"classes.*got 0\.7"):
         extract(images, small_model, classes=[0.7] * 5)
     with pytest.raises(ValueError, match='classes must be None, "labels", an index'):
