@@ -1,7 +1,7 @@
 """Building an index of images, or of a table of features that is there."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ def build_index(
         IndexMemoryError: the index would take more memory than there is.
     """
     check_options(kind, normalization, pooling, sizes | {"seed": seed})
+    check_numbers({"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows})
     folder = path_to_write(folder)
     tables = _tables(data)
     if tables is None:
@@ -125,9 +126,16 @@ def check_options(kind: str | None, normalization: str, pooling: str, sizes: dic
         raise TypeError(
             f"build_index has no option {', '.join(unknown)}: sizes of an index are {', '.join(sorted(known))}"
         )
-    for name, value in sizes.items():
+    if sizes.get("components") is not None and normalization not in ("whitened", AUTO):
+        raise ValueError(f"components are for normalization whitened, got {sizes['components']} for {normalization}")
+    check_numbers(sizes)
+
+
+def check_numbers(numbers: Mapping[str, Any]) -> None:
+    """ValueError for the first that is no whole number, or too small for what its name says."""
+    for name, value in numbers.items():
         least = LEAST.get(name, 1)
-        if value is not None and (not isinstance(value, int) or value < least):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise ValueError(f"{name} must be a whole number from {least} on, or None, got {value!r}")
 
 

@@ -231,6 +231,10 @@ def test_another_model_is_refused(folder: Path) -> None:
         ({"kind": "hnsw", "M": 1}, "M"),
         ({"seed": -1}, "seed"),
         ({"links": 8}, "links.*M"),
+        ({"memory_limit": "1 GB"}, "memory_limit"),
+        ({"threads": 0}, "threads"),
+        ({"checkpoint_rows": 1.5}, "checkpoint_rows"),
+        ({"components": 3}, "components.*unit"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_encoded(folder: Path, options: dict[str, Any], named: str) -> None:
