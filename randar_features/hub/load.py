@@ -2,8 +2,9 @@
 
 import copy
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -39,7 +40,8 @@ class Model:
         transformer: the generator.
         recommended_layers: blocks to read features from, counted from 0, the best first.
         recommended_steps: parallel decoding steps for one image; None: as published for its architecture.
-        weights_hash: 16 hexadecimal digits that identify the files of weights.
+        weights_hash: 16 hexadecimal digits, the same for the same files of weights and, where a folder describes the
+            model, the same sizes in its config.json.
         optional_tokenizer: the tokenizer; None if the folder holds only a transformer.
         class_names: one name for each class; "imagenet": the names of ImageNet, looked up when read; or None.
         revision: commit of the transformer's Hub repository, None for a folder.
@@ -140,13 +142,12 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
     transformer.trained_order = _trained_order(source)
     layers, steps = _recommended(source, transformer)
-    digests = "".join(file_hash(file.path) for file in (weights, tokenizer_weights) if file)
     return Model(
         name=source.name,
         transformer=transformer,
         recommended_layers=layers,
         recommended_steps=steps,
-        weights_hash=hashlib.sha256(digests.encode()).hexdigest()[:16],
+        weights_hash=_hash_of(source, [file for file in (weights, tokenizer_weights) if file]),
         optional_tokenizer=tokenizer,
         class_names=source.classes,
         revision=weights.revision,
@@ -302,6 +303,14 @@ def _recommended(source: ModelSource, transformer: ImageTransformer) -> tuple[li
 def _within(value: Any, lowest: int, highest: int) -> bool:
     """Whether it is an integer of that range, ends included."""
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def _hash_of(source: ModelSource, files: Sequence[WeightsFile]) -> str:
+    """Of the files, and of the sizes in the user's config.json: equal weights give other numbers with other heads."""
+    digests = [file_hash(file.path) for file in files]
+    if source.of_user:
+        digests.append(json.dumps({part: source.config.get(part) for part in source.files}, sort_keys=True))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
 def _load(

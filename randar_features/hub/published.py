@@ -23,12 +23,14 @@ class ModelSource:
         config: as in a folder's config.json.
         files: of the weights, by "transformer" and "tokenizer".
         classes: a name each class, "imagenet" for ImageNet's, or None.
+        of_user: whether the configuration is a file of the user's, not a part of this package.
     """
 
     name: str
     config: Mapping[str, Any]
     files: Mapping[str, HubFile | WeightsFile]
     classes: list[str] | Literal["imagenet"] | None = None
+    of_user: bool = False
 
     def fetch(self, part: str) -> WeightsFile:
         """The file of the transformer's or the tokenizer's weights, downloaded if need be.

@@ -98,7 +98,7 @@ def hub_source(repository: str, revision: str = "main") -> ModelSource:
         classes = read_classes(download(HubFile(repository, "classes.json", revision=commit)).path)
     except FileNotFoundError:
         classes = None  # not every model's classes have names
-    return ModelSource(name, _read_config(config.path), files, classes)
+    return ModelSource(name, _read_config(config.path), files, classes, of_user=True)
 
 
 def folder_source(folder: Path, name: str | None = None) -> ModelSource:
@@ -113,7 +113,7 @@ def folder_source(folder: Path, name: str | None = None) -> ModelSource:
         return _published_in(folder)
     files = {part: WeightsFile(folder / file) for part, file in FOLDER_FILES.items()}
     names = read_classes(folder / "classes.json") if (folder / "classes.json").exists() else None
-    return ModelSource(name or str(folder), _read_config(path), files, names)
+    return ModelSource(name or str(folder), _read_config(path), files, names, of_user=name is None)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

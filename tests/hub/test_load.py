@@ -649,7 +649,7 @@ def test_a_loaded_model_passes_through_and_is_copied_only_for_another_dtype(tmp_
     assert_is_small(model)
 
 
-def test_weights_hash_follows_the_weights_and_nothing_else(tmp_path: Path) -> None:
+def test_weights_hash_follows_the_weights_and_how_they_are_used(tmp_path: Path) -> None:
     first = rf.load_model(write_folder(tmp_path / "first"))
     same = rf.load_model(write_folder(tmp_path / "second"), dtype=torch.bfloat16)
     assert first.weights_hash == same.weights_hash and len(first.weights_hash) == 16
@@ -657,6 +657,12 @@ def test_weights_hash_follows_the_weights_and_nothing_else(tmp_path: Path) -> No
     assert rf.load_model(tmp_path / "second").weights_hash != first.weights_hash
     save_file(small_tokenizer(seed=1).state_dict(), tmp_path / "first/tokenizer.safetensors")
     assert rf.load_model(tmp_path / "first").weights_hash != first.weights_hash
+    config = json.loads((tmp_path / "first/config.json").read_text())
+    for part, sizes in (("transformer", {"rope_base": 100.0}), ("training", {"seed": 5})):
+        before = rf.load_model(tmp_path / "first").weights_hash
+        config[part] = config.get(part, {}) | sizes
+        (tmp_path / "first/config.json").write_text(json.dumps(config))
+        assert (rf.load_model(tmp_path / "first").weights_hash == before) == (part == "training")
 
 
 def test_a_model_prints_in_a_line(tmp_path: Path) -> None:
