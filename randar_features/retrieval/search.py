@@ -260,11 +260,14 @@ class Index:
         paths = list(paths)
         content = hashes(paths) if content is None else list(content)
         by_content = {known: number for number, known in reversed(list(enumerate(self.content))) if known}
-        found = [by_content.get(one, -1) if one else -1 for one in content]
-        return np.array(
-            [self._by_path.get(_resolved(path), own) if path else own for path, own in zip(paths, found, strict=True)],
-            np.int64,
-        )
+        found = []
+        for path, known in zip(paths, content, strict=True):
+            number = self._by_path.get(_resolved(path), -1) if path else -1
+            # A name in a table, which is no file, may be that of many images.
+            if number < 0 or not (os.path.isfile(str(path)) or self.content[number] in ("", known)):
+                number = by_content.get(known, -1)
+            found.append(number)
+        return np.array(found, np.int64)
 
     @cached_property
     def _by_path(self) -> dict[str, int]:

@@ -132,6 +132,14 @@ def test_a_table_is_searched_with_vectors_and_with_images(folder: Path) -> None:
         build(folder, table, spec="single/image/1")
 
 
+def test_images_of_one_name_in_a_table_are_told_by_content(folder: Path) -> None:
+    files = [folder / "images" / name for name in ("cat/0.png", "dog/0.png")]
+    cells = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    pq.write_table(pa.table({"image": cells}), folder / "table.parquet")
+    hits = build(folder, folder / "table.parquet").search(folder / "table.parquet", k=1)
+    assert hits.own.tolist() == [0, 1] and hits.ids.tolist() == [[1], [0]]
+
+
 def test_maps_are_pooled_over_cells(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
