@@ -114,6 +114,10 @@ def stores_of(options: IndexOptions) -> list[FeatureStore]:
     """The stores that were given, or one with the features of the images."""
     are_stores = [is_store(name) for name in options.data]
     if all(are_stores):
+        of_images = [name for name in ("split", "value_range", "orders") if getattr(options, name) is not None]
+        if of_images:
+            option = of_images[0].replace("_", "-")
+            raise ValueError(f"--{option} is for images, and {options.data[0]} is a store of features: leave it out")
         return [FeatureStore(name) for name in options.data]
     if any(are_stores):
         raise ValueError(f"give stores of features or images, not both: got {', '.join(options.data)}")

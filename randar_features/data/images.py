@@ -44,6 +44,7 @@ class ImageBatch:
         paths: file of each image, or None.
         status: ``"ok"``, or the reason why the image could not be read.
         hashes: of the content of each image, as it was read; see ``store.identity``.
+        files: whether each image is a file of its own; else its path is a name in a table or an archive.
     """
 
     pixels: Tensor
@@ -51,6 +52,7 @@ class ImageBatch:
     paths: list[str | None]
     status: list[str]
     hashes: list[str]
+    files: list[bool]
 
 
 class UndecodedImage(NamedTuple):
@@ -264,6 +266,7 @@ class _Decoding(NamedTuple):
     path: str | None
     status: str
     hash: str = UNREADABLE
+    is_file: bool = False
     dropped: tuple[str, str] | None = None
     noted: tuple[str, str] | None = None
     seconds: float = 0.0
@@ -308,18 +311,20 @@ class _Decode(NamedTuple):
         return self._decoded(item)._replace(seconds=time.perf_counter() - start)
 
     def _decoded(self, item: Any) -> _Decoding:
-        label, path, dropped, digest = None, None, None, UNREADABLE
+        label, path, dropped, digest, is_file = None, None, None, UNREADABLE, False
         try:
             image, given, path = parse_item(item)
+            is_file = isinstance(image, (str, os.PathLike))
             label, dropped = _label(given, self.names)
             if image is None:
                 raise ImageError("there is no image: the item is None")
             digest = hash_image(image)
             pixels, note = read_pixels(image, self.image_size, self.reading)
         except Exception as error:
-            return _failed(error, self.image_size, label, path)._replace(hash=digest, dropped=dropped)
+            failed = _failed(error, self.image_size, label, path)
+            return failed._replace(hash=digest, is_file=is_file, dropped=dropped)
         noted = None if note is None else (note, path or "an image without a file")
-        return _Decoding(pixels, label, path, OK, digest, dropped, noted)
+        return _Decoding(pixels, label, path, OK, digest, is_file, dropped, noted)
 
 
 def _label(given: Any, names: Sequence[str] | None) -> tuple[int | None, tuple[str, str] | None]:
@@ -335,8 +340,8 @@ def _failed(error: Exception, image_size: int, label: int | None = None, path: s
 
 
 def _collate(decodings: Sequence[_Decoding]) -> _Decodings:
-    pixels, labels, paths, status, hashes, dropped, noted, seconds = zip(*decodings, strict=True)
-    batch = ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status), list(hashes))
+    pixels, labels, paths, status, hashes, files, dropped, noted, seconds = zip(*decodings, strict=True)
+    batch = ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status), list(hashes), list(files))
     return _Decodings(
         batch, sum(seconds), *([each for each in several if each is not None] for several in (dropped, noted))
     )

@@ -61,7 +61,8 @@ class StoredImages:
             files = {n: _whole(item.path) for n, item in enumerate(items) if isinstance(item.image, str | os.PathLike)}
             hashes = dict(zip(files, hash_files(list(files.values())), strict=True))
             self._records = [
-                self._record(item.path, item.label, hashes.get(number, item.hash)) for number, item in enumerate(items)
+                self._record(item.path, item.label, hashes.get(number, item.hash), number in files)
+                for number, item in enumerate(items)
             ]
             note("identify", time.perf_counter() - started, len(items))
         return self._records
@@ -74,27 +75,28 @@ class StoredImages:
         for batch, found in ahead(self.encode, batches):
             fresh |= {
                 _whole(path): digest
-                for path, digest in zip(batch.paths, batch.hashes, strict=True)
-                if path is not None and digest != UNREADABLE
+                for path, digest, is_file in zip(batch.paths, batch.hashes, batch.files, strict=True)
+                if is_file and digest != UNREADABLE
             }
             if len(fresh) >= _REMEMBERED:
                 remember_files(fresh, began)
                 fresh = {}
             with part("write", len(batch.status)):  # by whoever takes the block
                 values = found if self.finish is None else self.finish(found, batch)
-                yield Block(values, list(map(self._record, batch.paths, batch.labels, batch.hashes)), batch.status)
+                records = list(map(self._record, batch.paths, batch.labels, batch.hashes, batch.files))
+                yield Block(values, records, batch.status)
         remember_files(fresh, began)
 
-    def _record(self, path: str | None, label: int | None, digest: str) -> Record:
-        return Record(self._from_root(path), -1 if label is None else label, digest)
+    def _record(self, path: str | None, label: int | None, digest: str, is_file: bool) -> Record:
+        return Record(self._from_root(path, is_file), -1 if label is None else label, digest)
 
-    def _from_root(self, path: str | None) -> str | None:
+    def _from_root(self, path: str | None, is_file: bool) -> str | None:
         """A path from the root on; of a file elsewhere the whole path; a name that is no file's stays."""
         if path is None:
             return None
         if self.root is not None and path.startswith(self._given) and not os.path.isabs(path[len(self._given) :]):
             return path[len(self._given) :]
-        return _whole(path) if os.path.isabs(path) or os.path.lexists(path) else path
+        return _whole(path) if os.path.isabs(path) or (is_file and os.path.lexists(path)) else path
 
 
 def _whole(path: str | None) -> str:

@@ -95,6 +95,8 @@ def build_index(
         options |= {"dtype": dtype, "progress": progress, "split": split}
         options |= {"value_range": value_range, "max_pixels": max_pixels}
         tables, spec = [_extract(data, folder / FEATURES_FOLDER, model, spec, pooling, options)], None
+    elif split is not None or value_range is not None:
+        raise ValueError("split and value_range are for images, and data are tables of features: leave them out")
     vectors = as_vectors(tables, spec, pooling)
     if normalization == AUTO:
         normalization, sizes["components"] = _best_normalization(folder, vectors, seed)

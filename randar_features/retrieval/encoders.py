@@ -88,12 +88,16 @@ def check_encoder(index: VectorIndex, encoder: Encoder) -> None:
 
 
 class Encoded(NamedTuple):
-    """Vectors (n, D) of images, NaN for those that cannot be read; their paths, "ok" or why not, and content hashes."""
+    """Vectors (n, D) of images, NaN for those that cannot be read; their paths, "ok" or why not, and content hashes.
+
+    files: whether each image is a file of its own, at its path.
+    """
 
     vectors: Tensor
     paths: list[str | None]
     status: list[str]
     hashes: list[str]
+    files: list[bool]
 
 
 def encode(
@@ -110,11 +114,13 @@ def encode(
     paths: list[str | None] = []
     status: list[str] = []
     content: list[str] = []
+    files: list[bool] = []
     for batch in open_images(images).read_with(reading).batches(encoder.image_size, batch_size):
         readable = [place for place, reason in enumerate(batch.status) if reason == OK]
         paths += batch.paths
         status += batch.status
         content += batch.hashes
+        files += batch.files
         if readable:
             vectors = pool(encoder.encode(batch.pixels[readable], [name])[name], pooling).float().cpu()
             whole = torch.full((len(batch.status), vectors.shape[1]), torch.nan)
@@ -124,4 +130,4 @@ def encode(
             found.append(torch.full((len(batch.status), 1), torch.nan))
     width = max((part.shape[1] for part in found), default=1)
     parts = [part if part.shape[1] == width else part.expand(-1, width) for part in found]
-    return Encoded(torch.cat(parts), paths, status, content)
+    return Encoded(torch.cat(parts), paths, status, content, files)

@@ -231,7 +231,7 @@ class Index:
         used = encoder or self._encoder
         assert used is not None
         about = self.features
-        vectors, paths, status, content = encode(
+        vectors, paths, status, content, files = encode(
             used,
             queries,
             about["output"],
@@ -241,7 +241,8 @@ class Index:
         )
         if all(reason != OK for reason in status):
             raise ValueError(f"not one of the {len(status)} query images could be read: {status[0]}")
-        own = self.own(paths, content) if exclude is None else exclude
+        own_paths = [path if is_file else None for path, is_file in zip(paths, files, strict=True)]
+        own = self.own(own_paths, content) if exclude is None else exclude
         return self._hits(vectors, paths, status, own, k, effort)
 
     def search_own(self, ids: Sequence[int] | np.ndarray, k: int | None = None, **effort: int | None) -> Hits:
@@ -254,7 +255,7 @@ class Index:
         """Which indexed image each image is, by its path however spelled, else by its content; -1 for none: (Q,).
 
         Args:
-            paths: file of each, or None.
+            paths: file of each, or None, also where the path is a name in a table.
             content: hash of each, see `store.identity`; None: of the files.
         """
         paths = list(paths)
@@ -271,7 +272,10 @@ class Index:
 
     @cached_property
     def _by_path(self) -> dict[str, int]:
-        return {_resolved(path): number for number, path in reversed(list(enumerate(self.paths))) if path is not None}
+        # A name in a table or an archive says nothing where the content is known: other tables have the same names.
+        files = zip(self.paths, self._column("is_file", True), self.content, strict=True)
+        places = [(path, number) for number, (path, file, known) in enumerate(files) if path and (file or not known)]
+        return {_resolved(path): number for path, number in reversed(places)}
 
     def _k(self, k: int | None, own: np.ndarray) -> int:
         return max(1, min(K, len(self) - int((own >= 0).any()))) if k is None else k

@@ -76,8 +76,12 @@ class Vectors:
         return {
             "path": paths,
             "label": self.labels.tolist(),
-            "content": [file or image for file, image in zip(of_files, known, strict=True)],
-            "is_file": [bool(file) for file in of_files],
+            "content": [image or file for file, image in zip(of_files, known, strict=True)],
+            "is_file": [
+                # A file of the working directory may have the name of an image in a table.
+                bool(file) and (image in ("", file) or os.path.isabs(path or ""))
+                for path, file, image in zip(paths, of_files, known, strict=True)
+            ],
         }
 
     def source(self) -> list[dict[str, str]]:

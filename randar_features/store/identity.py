@@ -77,10 +77,17 @@ def _hash_picture(image: Image.Image) -> str:
     try:
         palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None
         # Orientation and transparency decide the pixels too, and are not among the bytes.
-        about = f"{image.mode} {image.size} {palette} {image.info.get('transparency')} {dict(image.getexif())}"
+        about = f"{image.mode} {image.size} {palette} {image.info.get('transparency')} {_metadata(image)}"
         return hash_bytes(about.encode("utf-8", "backslashreplace"), image.tobytes())
     except (OSError, ValueError, SyntaxError, EOFError):
         return UNREADABLE
+
+
+def _metadata(image: Image.Image) -> Any:
+    try:
+        return dict(image.getexif())
+    except Exception:  # damaged, which does not spoil the pixels
+        return image.info.get("exif")
 
 
 def _hash_array(image: Any) -> str:

@@ -36,6 +36,7 @@ def _read(images: Any, batch_size: int = 2, num_workers: int = 0, **options: Any
         [path for batch in batches for path in batch.paths],
         [status for batch in batches for status in batch.status],
         [digest for batch in batches for digest in batch.hashes],
+        [is_file for batch in batches for is_file in batch.files],
     )
 
 

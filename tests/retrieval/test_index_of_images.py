@@ -17,6 +17,7 @@ from PIL import Image
 
 import randar_features as rf
 from probes.index import IndexFilesError
+from randar_features.cli.index import IndexOptions, stores_of
 from randar_features.retrieval import Hits, Index
 from randar_features.retrieval.encoders import ModelEncoder
 from randar_features.store.records import escape
@@ -347,3 +348,26 @@ def test_images_in_parquet_are_left_out_by_content(folder: Path) -> None:
     assert index.search(folder / "images/dog/3.png", k=2).own.tolist() == [3]
     assert index.search(folder / "dogs.parquet", k=1).own.tolist() == [0, 1, 2, 3]
     assert rf.open_index(folder / "index").changes() == []
+
+
+def test_names_in_tables_are_no_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, kind in (("one", "cat"), ("two", "dog")):
+        encoded = [(folder / f"images/{kind}/{number}.png").read_bytes() for number in (0, 1)]
+        rows = [{"bytes": one, "path": f"{number}.png"} for number, one in enumerate(encoded)]
+        pq.write_table(pa.table({"image": rows}), folder / f"{name}.parquet")
+    monkeypatch.chdir(folder)
+    picture(20).save("0.png")  # another image of that name
+    index = build(folder, "one.parquet")
+    assert index.search("two.parquet", k=1).own.tolist() == [-1, -1]
+    assert index.search("one.parquet", k=1).own.tolist() == [0, 1]
+    assert index.search("0.png", k=1).own.tolist() == [-1]
+    assert rf.open_index(folder / "index").changes() == []
+
+
+def test_options_of_images_are_refused_for_tables(folder: Path) -> None:
+    build(folder)
+    store = folder / "index/features"
+    with pytest.raises(ValueError, match="split and value_range are for images"):
+        rf.build_index(store, folder / "other", split="train")
+    with pytest.raises(ValueError, match="--value-range is for images"):
+        stores_of(IndexOptions(data=(str(store),), out=folder / "other", value_range=(0, 4095)))

@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from randar_features.data import open_images
+from randar_features.data.stored_images import StoredImages
 from randar_features.store import identity
 from randar_features.store.identity import UNREADABLE, cache_file, hash_bytes, hash_file, hash_files, hash_image
+from randar_features.store.records import Record
 
 OLD = 1_000_000_000  # seconds: a file that was not written to lately
 
@@ -105,3 +108,25 @@ def test_pictures_and_encoded_bytes():
     turned = picture.copy()
     turned.getexif()[274] = 6
     assert hash_image(turned) != hash_image(picture)
+
+
+def test_an_image_in_a_table_lends_its_hash_to_no_file_of_its_name(
+    counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = []
+    for shade in (0, 255):
+        Image.new("RGB", (8, 8), (shade,) * 3).save("a.png")
+        files.append(Path("a.png").read_bytes())
+    source = open_images([{"bytes": files[0], "path": "a.png"}])
+    (block,) = StoredImages(source, lambda batch: {}, image_size=8, batch_size=1).read(iter([range(1)]))
+    assert block.records[0] == Record("a.png", -1, hash_bytes(files[0]))
+    assert hash_files([str(tmp_path / "a.png")]) == [hash_bytes(files[1])] and counted == ["a.png"]
+
+
+def test_damaged_metadata_of_a_picture_leave_its_pixels_their_hash() -> None:
+    pictures = [Image.new("RGB", (8, 8), shade) for shade in ("black", "white")]
+    for each in pictures:
+        each.info["exif"] = b"Exif\0\0no such thing"
+    hashes = [hash_image(each) for each in pictures]
+    assert UNREADABLE not in hashes and hashes[0] != hashes[1]
