@@ -125,9 +125,10 @@ class AttentiveProbe(TunedProbe):
     def _rows(self, features: Features, name: str = "features", width: int | None = None) -> Rows:
         shape = f"(n, T, {'D' if width is None else width})"
         axes = len(getattr(features, "shape", ()))
+        layers = features.shape[1] if axes == 5 else 1
         if width is None:
-            self._layers = features.shape[1] if axes == 5 else 1
-        elif axes == 5 and features.shape[1] != self._layers:
+            self._layers = layers
+        elif layers != self._layers:
             raise ValueError(f"{name} must be of {self._layers} layers as in fit, got {tuple(features.shape)}")
         if axes in (4, 5):
             return TokenRows(as_rows(features, name, shape.replace("T", "L, G, G"[3 * (5 - axes) :]), axes, width))

@@ -51,7 +51,8 @@ def similarity_maps(
 
     Arguments, interpolation and errors are those of `match_points`, which takes the largest.
     """
-    return torch.cat(list(_cosines(source_map, target_map, points, source_size, target_size))).cpu().numpy()
+    cosines = torch.cat(list(_cosines(source_map, target_map, points, source_size, target_size)))
+    return cosines.clamp_(-1, 1).cpu().numpy()  # of equal vectors the product may come out a little above 1
 
 
 def _cosines(

@@ -188,5 +188,6 @@ def _check_bootstrap(confidence: float, resamples: int) -> None:
 
 
 def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # NaN: a resample in which nothing counts, such as of masks that are ignored everywhere.
+    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .classifier import require_fitted
-from .inputs import Array, Labels, class_indices, feature_matrix, label_vector
+from .inputs import Array, Labels, class_indices, feature_matrix, integer_vector, label_vector
 from .retrieval import search
 from .splits import stratified_holdout
 from .transforms import AUTO, NORMALIZATIONS, Way, best_way, fitted_transform, fitted_ways
@@ -55,7 +55,7 @@ class KNNProbe:
             )
         if components is not None and normalization != "whitened":
             raise ValueError(f"components are for normalization whitened, got {components} for {normalization}")
-        self.k = tuple(sorted(set(np.atleast_1d(np.asarray(k, int)).tolist())))
+        self.k = tuple(sorted(set(integer_vector(np.atleast_1d(k), "k").tolist())))
         if not self.k or self.k[0] < 1 or not temperature > 0:
             raise ValueError(f"every k must be ≥ 1 and temperature > 0, got k = {self.k}, {temperature}")
         self.temperature, self.normalization, self.components = temperature, normalization, components

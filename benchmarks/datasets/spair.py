@@ -93,7 +93,11 @@ def _read_pair(file: Path, images: _Images) -> PointPair:
         raise ValueError(f"expected as many points (x, y) in both images, got {points.shape} and {targets.shape}")
     for name, own, number in (("src_kps", points, source), ("trg_kps", targets, target)):
         height, width = images.sizes[number]
-        if own.min() < 0 or (own > (width, height)).any() or (name == "src_kps" and (own >= (width, height)).any()):
+        if (
+            own.min() < 0
+            or (own > (width, height)).any()
+            or (name == "src_kps" and (own + 0.5 >= (width, height)).any())
+        ):
             raise ValueError(f"{name} holds a point outside its image, {width}x{height} pixels")
     left, top, right, bottom = (float(side) for side in about["trg_bndbox"])
     return PointPair(source, target, points, targets, (right - left, bottom - top), category)

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import load_encoder
-from benchmarks.result import Result
+from benchmarks.result import Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
@@ -80,7 +80,13 @@ class Config(LabelledData):
 
 
 def class_log_likelihoods(
-    transformer: ImageTransformer, tokens: Tensor, shortlist: Tensor, orders: Tensor, *, batch_size: int
+    transformer: ImageTransformer,
+    tokens: Tensor,
+    shortlist: Tensor,
+    orders: Tensor,
+    *,
+    batch_size: int,
+    dtype: str = "float32",
 ) -> Iterator[tuple[slice, Tensor]]:
     """log p(tokens | class) under each order, in nats, of a few images after the other.
 
@@ -89,6 +95,7 @@ def class_log_likelihoods(
         shortlist: (n, k) classes of each image.
         orders: (K, N) permutations, the same for all images.
         batch_size: sequences at once.
+        dtype: number format of the products.
 
     Yields:
         Which images, and (images, k, K) float64.
@@ -97,18 +104,27 @@ def class_log_likelihoods(
     for start in range(0, len(tokens), max(1, batch_size // classes_an_image)):
         rows = slice(start, min(start + max(1, batch_size // classes_an_image), len(tokens)))
         repeated, classes = tokens[rows].repeat_interleave(classes_an_image, 0), shortlist[rows].flatten()
-        sums = [
-            log_likelihood(transformer, repeated, classes, order, batch_size=batch_size).sum(1, dtype=torch.float64)
+        found = [
+            log_likelihood(transformer, repeated, classes, order, batch_size=batch_size, dtype=dtype)
             for order in orders
         ]
-        yield rows, torch.stack(sums, 1).view(-1, classes_an_image, len(orders)).cpu()
+        sums = torch.stack([each.sum(1, dtype=torch.float64) for each in found], 1)
+        yield rows, sums.view(-1, classes_an_image, len(orders)).cpu()
 
 
 def resumed_log_likelihoods(
-    model: Model, tokens: Tensor, shortlist: Tensor, orders: Tensor, out: Path, *, batch_size: int
+    model: Model,
+    tokens: Tensor,
+    shortlist: Tensor,
+    orders: Tensor,
+    out: Path,
+    *,
+    batch_size: int,
+    dtype: str = "float32",
 ) -> np.ndarray:
     """`class_log_likelihoods` of all images, (n, k, K), from `out` or, as they are computed, written there."""
     digest = hashlib.sha256(model.weights_hash.encode())
+    digest.update(b"" if dtype == "float32" else dtype.encode())
     for values in (tokens, shortlist, orders):
         digest.update(values.cpu().numpy().tobytes())
     path = out / f"likelihoods-{digest.hexdigest()[:12]}.npy"
@@ -120,7 +136,8 @@ def resumed_log_likelihoods(
         empty.replace(path)
     table = np.load(path, mmap_mode="r+")
     missing = np.flatnonzero(np.isnan(table).any((1, 2)))
-    parts = class_log_likelihoods(model.transformer, tokens[missing], shortlist[missing], orders, batch_size=batch_size)
+    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
+    parts = class_log_likelihoods(model.transformer, tokens[missing], shortlist[missing], orders, **how)
     with tqdm(total=len(tokens), initial=len(tokens) - len(missing), desc=model.name, unit="image") as bar:
         for rows, values in parts:
             table[missing[rows]] = values.numpy()
@@ -149,7 +166,7 @@ def shortlists(probe: LogisticProbe, rows: Rows, count: int) -> np.ndarray:
 def fitted_probe(model: Model, config: Config) -> tuple[LogisticProbe, LabelledFeatures, Candidate]:
     """The probe, trained; and what it was trained on."""
     context = model.transformer.check_context(config.context, config.read)
-    encoder = load_encoder(model, contexts=[context], reads=[config.read])
+    encoder = load_encoder(model, contexts=[context], reads=[config.read], dtype=config.dtype)
     layer = model.recommended_layers[0] if config.layer is None else config.layer
     output = f"{context}/{config.read}/{layer}"
     features = labelled_features(encoder, config, "mean", [output])
@@ -207,7 +224,8 @@ def measure(config: Config, out: Path) -> Measurement:
     tokens = image_tokens(model, config, features.evaluation.rows[places])
     orders = evaluation_orders(model.transformer, max(config.orders), config.seed)
     counts = sorted(count for count in config.orders if count <= len(orders)) or [len(orders)]
-    likelihoods = resumed_log_likelihoods(model, tokens, shortlist, orders, out, batch_size=config.batch_size)
+    how = {"batch_size": config.batch_size, "dtype": resolved_dtype(config.dtype, model.device)}
+    likelihoods = resumed_log_likelihoods(model, tokens, shortlist, orders, out, **how)
     by_probe = probe.predict(vectors)
     found = {k: chosen_classes(likelihoods, shortlist.numpy(), k) for k in counts}
     seen, fitted = labels_seen(config.model), len(features.train.rows)

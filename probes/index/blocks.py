@@ -23,9 +23,11 @@ def blocks_of(features: np.ndarray) -> Blocks:
 
 
 def usable_rows(block: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """The finite rows of a block as float32, and which they are, bool (b,)."""
-    usable = np.isfinite(block).all(1)
-    return torch.from_numpy(np.asarray(block[usable], np.float32)), usable
+    """The rows of a block that are finite as float32, and which they are, bool (b,)."""
+    with np.errstate(over="ignore"):
+        rows = np.asarray(block, np.float32)
+    usable = np.isfinite(rows).all(1)
+    return torch.from_numpy(rows[usable]), usable
 
 
 def sample_rows(blocks: Blocks, count: int, settings: IndexSettings) -> Tensor:

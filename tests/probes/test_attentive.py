@@ -168,3 +168,10 @@ def test_attention_over_layers_finds_the_one_that_tells() -> None:
         both.predict(held[:, :1])
     with pytest.raises(ValueError, match="num_queries must divide the width 12"):
         AttentiveProbe(num_queries=5).fit(*TRAIN)
+
+
+def test_other_layers_than_in_fit_are_refused() -> None:
+    features, labels = TRAIN[0][:60].reshape(60, 1, 3, 3, WIDTH).repeat(3, 1), TRAIN[1][:60]
+    probe = AttentiveProbe(num_heads=HEADS, epochs=1, learning_rates=(1e-3,)).fit(features, labels)
+    with pytest.raises(ValueError, match="3 layers as in fit"):
+        probe.predict(features[:, 0])

@@ -164,3 +164,9 @@ def test_similarity_maps_are_the_cosines_of_up_sampled_features() -> None:
     for (x, y), cosines in zip(points.astype(int), found, strict=True):
         expected = F.cosine_similarity(small, large[:, y, x][:, None, None], dim=0)
         np.testing.assert_allclose(cosines, expected, atol=1e-5)
+
+
+def test_no_cosine_is_above_one() -> None:
+    same, points = random_map(16, 16, 384, 0), np.indices((16, 16)).reshape(2, -1).T.astype(np.float32)
+    cosines = similarity_maps(same, same, points, source_size=(16, 16), target_size=(16, 16))
+    assert cosines.max() == 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
@@ -143,3 +145,12 @@ def test_intervals_draw_pairs_and_not_points() -> None:
 def test_pairs_without_points_are_left_out() -> None:
     values, _ = pck_table(POINTS[:2], TRUTH[:2], [1, 1], **SIZES)
     assert values["image_per_image@0.1"] == values["image_per_point@0.1"] == 1 / 2
+
+
+def test_a_mask_that_is_ignored_everywhere_leaves_an_interval() -> None:
+    counts = np.stack([[[3, 1], [0, 4]], [[2, 2], [1, 3]], np.zeros((2, 2), int)])
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of resamples of the last mask alone
+        scores = segmentation_scores(counts)
+    low, high = scores["interval"]
+    assert low < scores["miou"] < high

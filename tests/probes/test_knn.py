@@ -123,3 +123,9 @@ def test_impossible_normalizations_are_refused() -> None:
         KNNProbe(normalization="white")
     with pytest.raises(ValueError, match="components"):
         KNNProbe(components=3)
+
+
+@pytest.mark.parametrize("k", [2.7, (1, 2.5), True])
+def test_a_number_of_neighbours_is_whole(k: object) -> None:
+    with pytest.raises(TypeError, match="k must be integers"):
+        KNNProbe(k=k)

@@ -211,3 +211,9 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
     rows[10:] = np.nan
     with pytest.raises(ValueError, match="only 10 of 300 vectors to train on are free of NaN"):
         build(tmp_path / "c", rows, "ivfpq")
+
+
+def test_numbers_beyond_float32_are_left_out(tmp_path: Path) -> None:
+    rows = clusters(20).astype(np.float64)
+    rows[3] *= 1e39
+    assert build(tmp_path, rows, "flat").left_out == [3]
