@@ -151,7 +151,8 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
                 f"image {first + failed[0]} ({path or 'no path'}): {reason}. on_error='nan' leaves NaN in the place of "
                 "such images"
             )
-        about = (model.weights_hash, model.device, model.dtype, model.fitted(self.dtype)[1], spec, self.value_range)
+        value_range = Reading(self.value_range).value_range  # a list has no hash
+        about = (model.weights_hash, model.device, model.dtype, model.fitted(self.dtype)[1], spec, value_range)
         keys = [(*about, content) for content in batch.hashes]
         readable = [place for place in range(len(keys)) if place not in failed]
         known = {place: found for place in readable if (found := _recent.get(keys[place])) is not None}

@@ -170,3 +170,8 @@ def test_the_vectors_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     recent.get("a")
     recent.put("d", np.zeros(4, np.float32))
     assert list(recent.vectors) == ["c", "a", "d"] and recent.bytes == 48
+
+
+def test_a_range_as_a_list(name: str, pixels: np.ndarray) -> None:
+    ranged = RandARFeatures(name, value_range=[0, 255]).fit_transform(pixels[:1])
+    np.testing.assert_array_equal(ranged, RandARFeatures(name).fit_transform(pixels[:1]))

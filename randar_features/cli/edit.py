@@ -154,6 +154,8 @@ def edit(
         "mask": None if mask is None else fingerprint(mask),
         **options.content(),
     }
+    if (orientation := getattr(options, "mask_orientation", None)) is not None:
+        notes["mask_orientation"] = orientation
     rank, ranks = rank_and_ranks()
     name, shown = f"{options.image.stem}_{kind}", "null" if index is None else index
     paths = {seed: options.out / f"{name}_{shown}_seed{seed:06d}.png" for seed in seed_range(options.seeds)}

@@ -131,7 +131,7 @@ def import_published(
     folder = options.out / (options.whole or "train")
     vocab_size = tokenizer.vocab_size if tokenizer else options.vocab_size
     made_by: dict[str, Any] = {"vocab_size": vocab_size, "tokenizer": tokenizer and tokenizer_hash(tokenizer)}
-    store = import_codes(options.codes, folder, **made_by, image_size=image_size, **sharing)
+    store = import_codes(options.codes, folder, **made_by, image_size=image_size, append=options.append, **sharing)
     return report(folder, store, sharing["deadline"])
 
 

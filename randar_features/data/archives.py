@@ -235,10 +235,14 @@ def _beside(image: Member, sidecars: Collection[tuple[Path, str]]) -> list[tuple
 def _one_a_sample(images: list[Member], sidecars: Collection[tuple[Path, str]], account: Account) -> list[Member]:
     """The images without what is no image of its own: `key.seg.png` is a mask where `key.jpg` and `key.cls` are."""
     plain = {(one.archive, _key(one)[0]) for one in images if "." not in _key(one)[1] and _beside(one, sidecars)}
-    others = [one for one in images if "." in _key(one)[1] and (one.archive, _key(one)[0]) in plain]
-    for one in others:
-        account.pass_over("that say more of an image of the same WebDataset sample", one.name)
-    return sorted(set(images) - set(others), key=images.index) if others else images
+    others = {one for one in images if "." in _key(one)[1] and (one.archive, _key(one)[0]) in plain}
+    kept = []
+    for one in images:
+        if one in others:
+            account.pass_over("that say more of an image of the same WebDataset sample", one.name)
+        else:
+            kept.append(one)
+    return kept
 
 
 def _are_classes(files: Sequence[Path], images: Sequence[Member], sidecars: Collection[Any]) -> bool:

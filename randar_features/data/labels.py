@@ -170,6 +170,8 @@ def _numbers(
     if isinstance(values, np.ndarray) and values.dtype.kind in "bui" and values.ndim == 1:
         if names is not None and values.max() >= len(names):
             raise LabelError(f"{values.max()} is not below the number of classes")
+        if values.max() >= LARGEST:
+            raise LabelError("a label is too large for the number of a class")
         return np.maximum(values.astype(np.int64), NO_LABEL), None
     plain = [_scalar(value) for value in values]
     present = [value for value in plain if value is not None]

@@ -125,7 +125,7 @@ def import_codes(
         vocab_size: codes of the tokenizer.
         tokenizer: `tokenizer_hash` of the one that made the codes, None where it is not known.
         image_size: pixels a side of what was encoded, None where it is not known.
-        filling: `shard_size`, `rank`, `world_size`, `deadline`, as for `fill_token_store`.
+        filling: `shard_size`, `append`, `rank`, `world_size`, `deadline`, as for `fill_token_store`.
 
     Returns:
         The store, or None while there are shards to make, by others or after the deadline. Files that are torn or of

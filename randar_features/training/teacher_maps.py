@@ -1,5 +1,6 @@
 """A frozen network's maps of all training images, computed once and stored beside their tokens."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -113,7 +114,8 @@ def write_teacher_maps(
     records = stored.records()
     if [records[row].label for row in rows] != store.labels.tolist():
         raise ValueError(f"the labels of the images are not those of {store.folder}")
-    basis = _basis(network, source, rows, folder / BASIS, channels, image_size, batch_size)
+    made_of = json.dumps([about, image_size, channels, store.content], sort_keys=True)
+    basis = _basis(network, source, rows, folder / BASIS, channels, image_size, batch_size, made_of)
     shape = (*basis.grid, basis.components.shape[1])
     teacher = about | {"image_size": image_size, "shape": [len(rows), *shape], "variance_kept": basis.kept}
     writer = StoreWriter(
@@ -142,9 +144,19 @@ class _Basis(NamedTuple):
 
 
 def _basis(
-    network: Network, source: ImageSource, rows: list[int], path: Path, channels: int, image_size: int, batch_size: int
+    network: Network,
+    source: ImageSource,
+    rows: list[int],
+    path: Path,
+    channels: int,
+    image_size: int,
+    batch_size: int,
+    made_of: str,
 ) -> _Basis:
-    """Of the file at `path`, or of `SAMPLED` images spread over all, and then written there."""
+    """Of the file at `path`, or of `SAMPLED` images spread over all, and then written there.
+
+    ValueError if the file is of something else than `made_of` says.
+    """
     if not path.exists():
         picked = [rows[int(place)] for place in np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)))]
         batches = list(source.batches(image_size, batch_size, rows=[picked]))
@@ -160,9 +172,14 @@ def _basis(
         with written_whole(path) as file:
             np.savez(
                 file, mean=mean.numpy(), components=(vectors / scale).float().numpy(),
-                grid=maps.shape[1:3], kept=float(values[:channels].sum() / values.sum()),
+                grid=maps.shape[1:3], kept=float(values[:channels].sum() / values.sum()), made_of=made_of,
             )  # fmt: skip
     with np.load(path) as saved:
+        if "made_of" in saved and str(saved["made_of"]) != made_of:  # earlier versions did not tell
+            raise ValueError(
+                f"{path} is of another network or other images, {saved['made_of']}, now {made_of}: "
+                "give another folder, or remove that one"
+            )
         mean, components = torch.from_numpy(saved["mean"]), torch.from_numpy(saved["components"])
         height, width = saved["grid"].tolist()
         return _Basis(mean, components, (height, width), float(saved["kept"]))

@@ -302,3 +302,14 @@ def test_the_recommended_guidance_is_written_down(folder: Path):
     settings = read_settings(out / "class0001_seed000003.png")
     assert settings is not None
     assert (settings["guidance"], settings["order"], settings["schedule"]) == ([1.0, 4.0], "random", "arccos")
+
+
+def test_a_mask_in_another_orientation_is_another_edit(folder: Path, capsys: pytest.CaptureFixture[str]):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(folder / "photo.png").save(folder / "turned.png", exif=exif)
+    Image.fromarray(np.uint8(255 * np.eye(16))).save(folder / "mask.png")
+    edit = ["edit", "inpaint", str(folder / "turned.png"), "--mask", str(folder / "mask.png"), "--seeds", "0"]
+    assert status(folder, *edit, "--mask-orientation", "stored") == 0
+    assert status(folder, *edit, "--mask-orientation", "upright") == 2
+    assert "mask_orientation" in capsys.readouterr().err

@@ -125,3 +125,10 @@ def test_a_list_of_lists_is_refused() -> None:
     for images in ([["a.png", "b.png"], ["c.png"]], [[Image.new("RGB", (4, 4))] * 2]):
         with pytest.raises(ValueError, match=r"2 images: .*one list"):
             open_images(images)
+
+
+@pytest.mark.parametrize("values", [np.array([2**40, 1]), np.array([2**63 + 5, 1], np.uint64), [2**40, 1]])
+def test_numbers_too_large_for_a_class_are_dropped(values: Any):
+    account = Account()
+    assert read_labels(values, None, account).values is None
+    assert "too large" in str(account.losses())

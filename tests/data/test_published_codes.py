@@ -121,3 +121,12 @@ def test_what_holds_no_codes(tmp_path: Path):
         bring(write(tmp_path / "named", {"dog/1.npy": npy(codes(0))}), tmp_path / "tokens")
     with pytest.raises(ValueError, match=r"none of 1 files in .* could be read; the first: 1/1\.npy: "):
         bring(write(tmp_path / "torn", {"1/1.npy": b"nothing"}), tmp_path / "tokens")
+
+
+def test_new_files_are_appended(tmp_path: Path):
+    bring(published(tmp_path / "codes"), tmp_path / "tokens")
+    write(tmp_path / "codes", {"7/2.npy": npy(codes(9))})
+    store = bring(tmp_path / "codes", tmp_path / "tokens", append=True)
+    assert sorted(store.labels.tolist()) == [0, 0, 7, 7, 7, 207]
+    tokens, _ = store.batch(torch.tensor([5]), torch.tensor([1]))
+    assert (tokens[0].numpy() == codes(9)[1]).all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from randar_features.sequence import random_orders, to_raster
+from randar_features.store.writer import StoreWriter
 from randar_features.training.auxiliary.heads import (
     Alignment,
     ClassHead,
@@ -132,3 +133,15 @@ def test_maps_of_other_images_are_refused(tmp_path: Path):
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(ValueError, match="is torn"):
         TeacherMaps(tmp_path / "teacher", store)
+
+
+def test_components_of_other_maps_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = write_store(tmp_path / "train", random_tokens())
+    monkeypatch.setattr(StoreWriter, "fill", lambda *_: None)  # killed before the first map
+    with pytest.raises(FileNotFoundError):
+        small_teacher(tmp_path / "teacher", store)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"basis\.npz is of another network"):
+        write_teacher_maps(
+            checkered, {"network": "other"}, small_images(), store, tmp_path / "teacher", image_size=8, channels=2
+        )
