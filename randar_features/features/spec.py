@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeGuard, get_args
 
 from randar_features import sequence
 from randar_features.hub import Model
@@ -219,7 +219,7 @@ def _layers_of(
     return wanted
 
 
-def has_several(given: Any) -> bool:
+def has_several(given: Any) -> TypeGuard[Iterable[Any]]:
     """Whether it holds several things; tensors and arrays without a dimension can be iterated and are one."""
     return isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
 
@@ -237,7 +237,7 @@ def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default:
         ValueError: no layer at all.
     """
     layers = default if layers is None else layers
-    several = layers if has_several(layers) else [layers]
+    several: Iterable[Any] = layers if has_several(layers) else [layers]
     wanted = [as_index("layers", layer) for layer in several]
     if not wanted:
         raise ValueError("layers is empty: give at least one index, or None for the recommended ones")

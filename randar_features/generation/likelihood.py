@@ -46,21 +46,21 @@ def log_likelihood(
     Returns:
         (B, N) float32 in nats, raster order, on the model's device.
     """
-    transformer, classes = resolve(transformer, classes)
-    batch, num_tokens = transformer.check_tokens(tokens), transformer.config.num_tokens
+    model, indices = resolve(transformer, classes)
+    batch, num_tokens = model.check_tokens(tokens), model.config.num_tokens
     if sequence.as_index("batch_size", batch_size) < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    tokens = tokens.to(transformer.device, torch.int64)
-    classes = as_classes(classes, transformer, batch)
-    several = as_orders(orders, transformer, batch, seed).to(tokens.device)
+    tokens = tokens.to(model.device, torch.int64)
+    numbers = as_classes(indices, model, batch)
+    several = as_orders(orders, model, batch, seed).to(tokens.device)
     total = torch.zeros(batch, num_tokens, device=tokens.device)
-    computing = compute_dtype(dtype, transformer.device, transformer.dtype)
-    transformer = fitted(transformer, computing, transformer.dtype)
-    with evaluating(transformer), computing_in(computing, transformer.device, transformer.dtype):
+    computing = compute_dtype(dtype, model.device, model.dtype)
+    model = fitted(model, computing, model.dtype)
+    with evaluating(model), computing_in(computing, model.device, model.dtype):
         for order in several:  # (1 or B, N)
             for part in torch.arange(batch).split(int(batch_size)):
                 own = order if len(order) == 1 else order[part]
-                total[part] += one_order(transformer, tokens[part], classes[part], own)
+                total[part] += one_order(model, tokens[part], numbers[part], own)
     return total / len(several)
 
 

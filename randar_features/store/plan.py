@@ -523,7 +523,7 @@ def _tells(key: Any, record: Record, path: str | None) -> bool:
     """Whether the key tells images apart: a path does as a file or in one (a tar), and not as a name in a table."""
     if key is not _path_alone or path is None or record.hash == UNREADABLE:
         return True
-    return any(map(os.path.isfile, (path, *Path(path).parents)))
+    return any(place.is_file() for place in (Path(path), *Path(path).parents))
 
 
 def abandon(folder: Path, manifest: Manifest) -> int:

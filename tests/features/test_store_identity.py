@@ -291,7 +291,7 @@ def test_a_store_is_not_written_among_its_images(images: Path):
 
 def test_an_empty_path_is_not_the_working_directory(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="an empty path: give the folder to write to"):
+    with pytest.raises(ValueError, match="an empty path: give the file or folder to write"):
         write(images, "")  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
