@@ -194,7 +194,8 @@ class RandARTrainer:
             context = auxiliary.context if auxiliary.shows_twice(step) else "single"
             targets = self.targets.of(tokens, order, images, crops)
             unseen = torch.where(hidden, labels, -1).to(self.device)
-            return self.parallel(tokens, classes, order, context, unseen, targets)
+            share = (draws.dropped & (self.train.labels[draws.indices] >= 0)).double().mean().item()
+            return self.parallel(tokens, classes, order, context, unseen, targets, share)
 
     def _weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """Their sum, to be minimised."""

@@ -107,11 +107,16 @@ class ClassHead(nn.Module):
         super().__init__()
         self.classifiers = nn.ModuleDict({read: nn.Linear(dim, classes) for read in reads})
 
-    def forward(self, features: Features, labels: Tensor) -> Tensor:
-        """The mean in nats over reads and images; `labels` (B,), −1 where an image is left out. 0 if all are."""
+    def forward(self, features: Features, labels: Tensor, share: float | None = None) -> Tensor:
+        """The mean in nats over reads and images; `labels` (B,), −1 where an image is left out. 0 if all are.
+
+        share: of the images that are not left out in the whole batch, of which these are a part; None: of these.
+        """
+        counted = (labels >= 0).sum() if share is None else torch.tensor(share * len(labels))
+        counted = counted.where(counted > 0, 1).to(labels.device)
         losses = []
         for read, classifier in self.classifiers.items():
             logits = classifier(features[read].mean(1)).float()
             total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-            losses.append(total / (labels >= 0).sum().clamp(min=1))
+            losses.append(total / counted)
         return torch.stack(losses).mean()

@@ -107,6 +107,7 @@ class TrainingPass(nn.Module):
         context: str,
         labels: Tensor,
         targets: Mapping[str, object],
+        share: float | None = None,
     ) -> dict[str, Tensor]:
         """Each loss by its name, not weighted.
 
@@ -115,6 +116,7 @@ class TrainingPass(nn.Module):
             context: how the images are shown.
             labels: (B,) as the class head is to find them, −1 where it is not to.
             targets: of `targets`.
+            share: of images with such a label in the whole batch; None: in these.
         """
         plan = self.plan
         states, features = show(
@@ -127,7 +129,7 @@ class TrainingPass(nn.Module):
         for name, target in targets.items():
             losses[name] = self.heads[name](features[layers[name]], target)
         if "class_loss" in self.heads:
-            losses["class_loss"] = self.heads["class_loss"](features[plan.class_layer], labels)
+            losses["class_loss"] = self.heads["class_loss"](features[plan.class_layer], labels, share)
         return losses
 
 

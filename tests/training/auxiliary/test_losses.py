@@ -102,12 +102,13 @@ def test_what_is_exported_is_the_model_alone(tmp_path: Path):
     assert loaded.transformer.state_dict().keys() == trainer.model.state_dict().keys()
 
 
-def test_micro_batches_give_the_batch(tmp_path: Path):
+@pytest.mark.parametrize("loss", ["alignment_loss", "class_loss"])
+def test_micro_batches_give_the_batch(tmp_path: Path, loss: str):
     auxiliary, model = (
-        AuxiliaryConfig(**LOSSES["alignment_loss"]),
+        AuxiliaryConfig(**LOSSES[loss]),
         {**MODEL, "residual_dropout": 0.0, "token_dropout": 0.0},
     )
-    options: dict[str, Any] = {"model": model, "auxiliary": auxiliary}
+    options: dict[str, Any] = {"model": model, "auxiliary": auxiliary, "batch_size": 8}
     one = auxiliary_trainer(tmp_path, **options)
     two = auxiliary_trainer(tmp_path, **options, hardware=hardware(micro_batch_size=2))
     for step in range(2):
