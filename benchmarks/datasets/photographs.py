@@ -1,10 +1,10 @@
-"""Feature maps and edits of scikit-learn's two photographs."""
+"""The photographs that scikit-learn and scikit-image ship, and their feature maps as colours."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
@@ -12,23 +12,42 @@ from benchmarks.encoders import Encoder
 from probes import pca_colours
 from randar_features.data import to_tensor
 from randar_features.features import tiled_maps
+from randar_features.features.tiling import usual_stride
 
-NAMES = ("china.jpg", "flower.jpg")
+PHOTOGRAPHS = {"validation": ("flower", "coffee", "rocket"), "test": ("china", "astronaut", "chelsea", "motorcycle")}
+OF_SCIKIT_LEARN = ("china", "flower")
+SHOWN = ("china", "chelsea", "coffee")
+SHAPE = (2, 3)  # height to width of those shown, roughly
+
+
+def photograph(name: str) -> Image.Image:
+    """One of `PHOTOGRAPHS`, in its own size, 300 to 512 pixels high.
+
+    Raises:
+        ModuleNotFoundError: scikit-image, which ships most of them, is not installed.
+    """
+    if name in OF_SCIKIT_LEARN:
+        return Image.fromarray(load_sample_image(f"{name}.jpg"))
+    try:
+        from skimage import data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the photograph {name!r} is in scikit-image, which is not installed: pip install scikit-image, "
+            'or pip install "randar-features[benchmarks]"'
+        ) from error
+    return Image.fromarray(data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)())
 
 
 def load_photograph(name: str, short_side: int, multiple: int) -> Tensor:
-    """A photograph (3, H, W) in [0, 1], its shorter side `short_side` pixels, the longer cut to a multiple."""
-    image = Image.fromarray(load_sample_image(name))
-    scale = short_side / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    pixels = to_tensor(image.resize((width, height), Image.Resampling.LANCZOS))
-    return pixels[:, : height // multiple * multiple, : width // multiple * multiple]
+    """A photograph cut to `SHAPE`, (3, H, W) in [0, 1], H = `short_side`, W the nearest multiple of `multiple`."""
+    size = round(short_side * SHAPE[1] / SHAPE[0] / multiple) * multiple, short_side
+    return to_tensor(ImageOps.fit(photograph(name), size, Image.Resampling.LANCZOS))
 
 
 def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str) -> list[np.ndarray]:
     """First three principal components of the features of photographs of one size, in one basis: (h, w, 3) each.
 
-    Tiles of the encoder's size overlap by half. Sides must be multiples of half of it.
+    Tiles of the encoder's size overlap. Sides must be multiples of the encoder's patch.
 
     Raises:
         ValueError: the output has no map, or sides that do not fit.
@@ -41,6 +60,6 @@ def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str
     def encode(batch: Tensor) -> Tensor:
         return encoder.encode(batch, [output])[output].cpu()
 
-    sizes = {"size": size, "patch": size // grid, "stride": size // 2}
+    sizes = {"size": size, "patch": size // grid, "stride": usual_stride(size, size // grid)}
     maps = [tiled_maps(encode, photograph, **sizes) for photograph in photographs]
     return list(pca_colours(torch.stack(maps)))

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_image
 from tqdm.auto import tqdm
 
-from benchmarks.datasets.photographs import NAMES
+from benchmarks.datasets.photographs import PHOTOGRAPHS, photograph
 from randar_features.data import ImageError, PhotoDigits, corresponding_points, load_image, open_images
 from randar_features.data.ranges import DEFAULT_READING, Reading
 
@@ -99,9 +98,9 @@ def photographs(
     The box is the whole image.
 
     Args:
-        split: "validation" and "test" draw differently; of a folder with five images or more they also take others,
-            validation each fifth one.
-        folder: of images; None: the two that scikit-learn ships.
+        split: "validation" or "test". They draw differently, and from other photographs; of a folder with five images
+            or more, validation takes each fifth one, of a smaller folder both take all.
+        folder: of images; None: `PHOTOGRAPHS`.
         size: S, pixels a side.
         count: pairs.
         points: K of each pair at most; those whose place in the second image is outside it are left out.
@@ -114,7 +113,7 @@ def photographs(
     images: list[np.ndarray] = []
     pairs: list[PointPair] = []
     for number in tqdm(range(count), desc=f"pairs {split}", unit="pair", leave=False):
-        name = None if folder is not None else NAMES[number % len(pictures)]
+        name = None if folder is not None else PHOTOGRAPHS[split][number % len(pictures)]
         first, second, own, moved = moved_crop(pictures[number % len(pictures)], size, points, generator)
         pairs.append(PointPair(2 * number, 2 * number + 1, own, moved, (size, size), name))
         images += [first, second]
@@ -127,7 +126,7 @@ def _pictures(
     folder: str | Path | None, split: str, unreadable: list[dict[str, Any]], reading: Reading
 ) -> list[Image.Image]:
     if folder is None:
-        return [Image.fromarray(load_sample_image(name)) for name in NAMES]
+        return [photograph(name) for name in PHOTOGRAPHS[split]]
     pictures = []
     for path in open_images(folder).files():
         try:

@@ -56,7 +56,7 @@ class Config(EncoderOptions):
         split: split of SPair-71k.
         size: side in pixels of digits (None: 64) and photographs (None: 256).
         resolution: show images in tiles, at this shorter side in pixels; None: squash them to the input.
-        stride: pixels from tile to tile; None: half the input.
+        stride: pixels from tile to tile; None: about 3/8 of the input, an odd number of features.
     """
 
     data: str
@@ -142,7 +142,7 @@ def stacked(found: Sequence[np.ndarray], data: PairSet, pairs: Sequence[int] | N
 def scores(found: Sequence[np.ndarray], data: PairSet, seed: int) -> dict[str, Any]:
     """All variants of PCK, `PRIMARY` at 0.1 first, with intervals; and by category if there are some.
 
-    Few categories, such as the two photographs, are metrics of their own, with intervals.
+    Few categories, such as the photographs, are metrics of their own, with intervals.
     """
     values, intervals = pck_table(**stacked(found, data), seed=seed)
     main = f"{PRIMARY}@0.1"
@@ -275,7 +275,7 @@ def warnings_of(config: Config, sets: Sequence[PairSet]) -> list[str]:
     if config.data.startswith(PHOTOGRAPHS):
         found.append("photographs have no object: the box is the whole image")
     if config.data == PHOTOGRAPHS:
-        found.append("two photographs, the same in validation and test: see each; intervals say nothing of others")
+        found.append("four photographs: see each; intervals are over pairs of these and say nothing of others")
     return found
 
 

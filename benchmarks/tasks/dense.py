@@ -17,7 +17,7 @@ from benchmarks.encoders.extract import file_name
 from probes.segmentation import Segmenter, upsample
 from randar_features.data import to_tensor
 from randar_features.features.store import FeatureStore
-from randar_features.features.tiling import blend, tile_positions
+from randar_features.features.tiling import blend, tile_positions, usual_stride
 
 KEPT_BYTES = 2**31
 
@@ -58,13 +58,13 @@ class Layout:
         size: S, pixels a side of a tile.
         patch: pixels to whose multiples canvas and stride are rounded.
         resolution: pixels of the canvas's shorter side; None: the canvas is S×S whatever the image's shape.
-        stride: pixels from one tile to the next.
+        stride: pixels from one tile to the next; None: `usual_stride`.
     """
 
     def __init__(self, size: int, patch: int, resolution: int | None = None, stride: int | None = None) -> None:
         if resolution is not None and resolution < size:
             raise ValueError(f"resolution must be at least the encoder's input, {size} pixels, got {resolution}")
-        stride = size // 2 if stride is None else stride
+        stride = usual_stride(size, patch) if stride is None else stride
         if not patch <= stride <= size or size % patch:
             raise ValueError(f"the stride must lie within {patch} … {size} pixels, got {stride}")
         self.size, self.patch, self.resolution = size, patch, resolution

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.datasets import open_data
-from benchmarks.datasets.photographs import NAMES, feature_colours, load_photograph
+from benchmarks.datasets.photographs import SHOWN, feature_colours, load_photograph
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.options import DType, ImageTaskOptions
 from benchmarks.report import figures
@@ -34,7 +34,7 @@ class Config(ImageTaskOptions):
     """Feature maps as colours.
 
     Attributes:
-        data: "photographs", the two that scikit-learn ships, or images as `benchmarks.datasets.open_data` takes them.
+        data: "photographs", three that packages ship, or images as `benchmarks.datasets.open_data` takes them.
         split: split of the data.
         encoder: name of one encoder, as `load_encoder` takes it.
         outputs: which of its outputs; None: every context's image tokens at the recommended layer.
@@ -44,7 +44,7 @@ class Config(ImageTaskOptions):
         colours: number of colours of the PNG file, for a smaller file; None: all.
         file: name of the picture.
         dtype: number format of the encoder.
-        scale: side of a picture, relative to the side of the encoder's images; tiles overlap by half.
+        scale: side of a picture, relative to the side of the encoder's images; tiles overlap.
     """
 
     data: str
@@ -97,9 +97,9 @@ def images_of(data: str, split: str | None) -> tuple[str, str | None]:
 
 
 def read_pictures(config: Config, side: int) -> Tensor:
-    """`config.images` square pictures (n, 3, side, side) in [0, 1], or the two photographs, as wide as they are."""
+    """`config.images` square pictures (n, 3, side, side) in [0, 1], or the three photographs, half as wide again."""
     if config.data == PHOTOGRAPHS:
-        return torch.stack([load_photograph(name, side, side // (2 * config.scale)) for name in NAMES])
+        return torch.stack([load_photograph(name, side, side // (2 * config.scale)) for name in SHOWN])
     source = open_data(*images_of(config.data, config.split), side, config.reading)
     pixels: list[Tensor] = []
     batches = readable_batches(source, image_size=side, batch_size=40, description="reading")

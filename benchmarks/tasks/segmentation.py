@@ -79,7 +79,7 @@ class Config(EncoderOptions):
             camvid, whose evaluation images are one clip, else 1.
         size: side in pixels of the images of photo-digits.
         resolution: show images in tiles, at this shorter side in pixels; None: squash them to the input.
-        stride: pixels from tile to tile; None: half the input.
+        stride: pixels from tile to tile; None: about 3/8 of the input, an odd number of features.
         blend: what to blend where tiles overlap: their features, or the probabilities that the head gives for each
             tile. The head is fitted to blended features.
         resized: also score at the size that the encoder sees.

@@ -15,6 +15,7 @@ from torch import Tensor
 from probes import align_colours, pca_colours, similarity_maps
 from randar_features.data import adm_center_crop, to_image, to_tensor
 from randar_features.features import FeatureSpec, encode, tiled_maps
+from randar_features.features.tiling import usual_stride
 from randar_features.generation import inpaint, log_likelihood, outpaint, surprisal_map
 from randar_features.generation.editing import resized_mask
 from randar_features.hub import Model
@@ -54,16 +55,15 @@ def feature_maps(
 ) -> dict[str, Tensor]:
     """Maps (detail·G, detail·G, D) float32 on the CPU by spec, of an image at `detail` times the model's size.
 
-    The model sees squares of its own size, which overlap by half (`features.tiling`).
+    The model sees squares of its own size, which overlap (`features.tiling`).
     """
     size, grid = model.image_size, model.transformer.config.grid
 
     def encoded(batch: Tensor) -> Tensor:
         return torch.cat([maps.cpu() for maps in encode(model, batch, specs, dtype=dtype).values()], dim=-1)
 
-    stride = size // 2 if grid % 2 == 0 else size
-    pixels = to_tensor(square(image, detail * size))
-    maps = tiled_maps(encoded, pixels, size=size, patch=size // grid, stride=stride, batch_size=TILES)
+    pixels, patch = to_tensor(square(image, detail * size)), size // grid
+    maps = tiled_maps(encoded, pixels, size=size, patch=patch, stride=usual_stride(size, patch), batch_size=TILES)
     return {str(spec): own for spec, own in zip(specs, maps.chunk(len(specs), dim=-1), strict=True)}
 
 

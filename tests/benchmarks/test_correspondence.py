@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.datasets.photographs import NAMES
+from benchmarks.datasets.photographs import PHOTOGRAPHS
 from benchmarks.datasets.point_pairs import PairSet, PointPair
 from benchmarks.encoders import Encoder
 from benchmarks.tasks import correspondence
@@ -131,11 +131,11 @@ def test_built_in_pairs_with_a_generator(
         same = row["box_per_image@0.1"] == row["image_per_image@0.1"]
         assert same or data == "digits", name
     for row in rows.values() if data == "photographs" else []:
-        each = [row[f"box_per_image@0.1 of {name}"] for name in NAMES]
+        each = [row[f"box_per_image@0.1 of {name}"] for name in PHOTOGRAPHS["test"]]
         assert min(each) <= row["box_per_image@0.1"] <= max(each)
-        assert all(0 <= row["intervals"][f"box_per_image@0.1 of {name}"][0] <= 1 for name in NAMES)
+        assert all(0 <= row["intervals"][f"box_per_image@0.1 of {name}"][0] <= 1 for name in PHOTOGRAPHS["test"])
     warnings = json.loads(first.read_text())["card"]["warnings"]
-    assert any("two photographs" in warning for warning in warnings) == (data == "photographs")
+    assert any("four photographs" in warning for warning in warnings) == (data == "photographs")
     assert any("box is the whole image" in warning for warning in warnings) == (data == "photographs")
 
 

@@ -83,4 +83,4 @@ def test_the_photographs_fit_a_small_file(tmp_path: Path, monkeypatch: pytest.Mo
     maps.run(maps.Config(data="photographs", encoder="means", **options), tmp_path)
     drawn = Image.open(tmp_path / "own.png")
     assert drawn.mode == "P" and (tmp_path / "own.png").stat().st_size < 100_000
-    assert drawn.width / drawn.height == pytest.approx(2 * 1.5 * 120 / (2 * 120), rel=0.2)
+    assert drawn.width / drawn.height == pytest.approx(2 * 1.5 * 120 / (3 * 120), rel=0.2)

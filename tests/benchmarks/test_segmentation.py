@@ -67,7 +67,7 @@ def test_colours_are_segmented_by_their_means(tmp_path: Path, head: str, blend: 
     assert row["miou"] > 0.8 and row["interval"][0] <= row["miou"] <= row["interval"][1]
     assert row["pixel_accuracy"] > 0.9 and row["validation"] > 0.8 and len(row["class_ious"]) == 3
     assert row["miou_resized"] == row["miou"]  # the canvas has the masks' size
-    assert row["resolution"] == f"shorter side 48, tiles of 16 every 8 pixels, {blend} blended"
+    assert row["resolution"] == f"shorter side 48, tiles of 16 every 4 pixels, {blend} blended"
     assert "13 images" in result["card"]["data"]["train"]
     assert "1 train pairs could not be read" in result["card"]["warnings"][0]
     assert "03.png" in result["card"]["warnings"][0]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from randar_features.features.tiling import blend, hat_window, tile_positions, tile_starts, tiled_maps
+from randar_features.features.tiling import blend, hat_window, tile_positions, tile_starts, tiled_maps, usual_stride
 
 
 def mean_of_patches(batch: Tensor) -> Tensor:
@@ -18,6 +18,13 @@ def mean_of_patches(batch: Tensor) -> Tensor:
 )
 def test_tiles_reach_from_edge_to_edge(length: int, size: int, stride: int, expected: list[int]):
     assert tile_starts(length, size, stride) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "expected"), [(64, 8, 24), (64, 16, 16), (256, 16, 112), (224, 16, 80), (6, 2, 2), (8, 8, 8)]
+)
+def test_tiles_are_an_odd_number_of_features_apart(size: int, patch: int, expected: int):
+    assert usual_stride(size, patch) == expected
 
 
 def test_positions_go_row_by_row():
