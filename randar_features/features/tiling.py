@@ -17,8 +17,8 @@ def tile_starts(length: int, size: int, stride: int) -> list[int]:
 def usual_stride(size: int, patch: int) -> int:
     """Pixels between tiles of `size` pixels, whose features are `patch` pixels apart: about 3/8 of a tile.
 
-    It is an odd number of features. A tokenizer may have other codebooks for odd places of its grid than for even ones
-    (`TiledCodebook`): then tiles that overlap hold both kinds at each place of the picture, and blending evens them out.
+    It is an odd number of features. A tokenizer may have other codebooks at odd places of its grid than at even ones
+    (`TiledCodebook`). Then overlapping tiles hold both kinds at each place of the picture, and blending evens them out.
     """
     return (3 * size // (8 * patch) | 1) * patch
 
