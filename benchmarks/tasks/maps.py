@@ -1,6 +1,6 @@
 """Feature maps as colours: `python -m benchmarks.maps --data FOLDER --encoder randar-tiny --out runs/maps`.
 
-The README's picture: `python -m benchmarks.maps --data photographs --height 200 --colours 256 --file photographs.png
+The README's picture: `python -m benchmarks.maps --data photographs --height 160 --colours 256 --file photographs.png
 --out benchmarks/results/figures`.
 
 Places of one colour have like features. Each encoder output is one column: the first three principal components
