@@ -20,7 +20,16 @@ PAGES = {"README.md": ROOT.parent / "README.md", "benchmarks/README.md": ROOT / 
 PAGES |= {path.parent.name: path for path in ROOT.parent.glob("randar_features/assets/*/README.md")}
 
 BASELINES = {"pixels", "codes", "latents", "timm:resnet18?random@64", "efficientnet-lite0@64", "randar-tiny?random"}
-TABLES = ("cifar10-25000", "cifar10-6000", "photo-digits", "retrieval", "camvid", "camvid-128", "photographs")
+TABLES = (
+    "cifar10-25000",
+    "cifar10-6000",
+    "photo-digits",
+    "retrieval",
+    "camvid",
+    "camvid-128",
+    "photographs",
+    "photographs-tiles",
+)
 
 Figure = tuple[str, str, str]
 
