@@ -224,7 +224,7 @@ def measure(config: Config, out: Path) -> Measurement:
     tokens = image_tokens(model, config, features.evaluation.rows[places])
     orders = evaluation_orders(model.transformer, max(config.orders), config.seed)
     counts = sorted(count for count in config.orders if count <= len(orders)) or [len(orders)]
-    how = {"batch_size": config.batch_size, "dtype": resolved_dtype(config.dtype, model.device)}
+    how: dict[str, Any] = {"batch_size": config.batch_size, "dtype": resolved_dtype(config.dtype, model.device)}
     likelihoods = resumed_log_likelihoods(model, tokens, shortlist, orders, out, **how)
     by_probe = probe.predict(vectors)
     found = {k: chosen_classes(likelihoods, shortlist.numpy(), k) for k in counts}

@@ -26,7 +26,7 @@ def usable_rows(block: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """The rows of a block that are finite as float32, and which they are, bool (b,)."""
     with np.errstate(over="ignore"):
         rows = np.asarray(block, np.float32)
-    usable = np.isfinite(rows).all(1)
+    usable = np.asarray(np.isfinite(rows).all(1))
     return torch.from_numpy(rows[usable]), usable
 
 

@@ -64,9 +64,10 @@ def fit_network_tokenizer(
     loaded = load_network(network)
     if not torch.allclose(torch.stack([loaded.mean, loaded.std]), torch.tensor(0.5)):
         raise ValueError(f"{network} does not take pixels in [-1, 1], which a tokenizer's network must")
-    torch.manual_seed(seed)
     sizes = {"network": loaded.architecture, **sizes}
-    tokenizer = NetworkTokenizer(**sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = NetworkTokenizer(**sizes)
     encoder = tokenizer.encoder
     if len(shares) != len(encoder.widths):
         raise ValueError(f"shares = {list(shares)}: expected {len(encoder.stages)} for the stages and one for colours")

@@ -65,10 +65,11 @@ def test_clusters_are_directions() -> None:
 
 def test_each_codebook_is_clustered(tmp_path: Path) -> None:
     sizes = SIZES | {"tile": 2, "code_dim": 20}
-    images = list(random_images(count=30))
+    images, state = list(random_images(count=30)), torch.get_rng_state()
     tokenizer = fit_network_tokenizer(
         "timm:test_resnet?random", images, tmp_path / "codes", sizes=sizes, shares=[2.0, 1.0], image_size=8
     )
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers are none of its own
     loaded, _ = load_tokenizer(tmp_path / "codes", device="cpu")
     tokens = loaded.encode(random_images(count=40))
     assert torch.equal(tokens, tokenizer.encode(random_images(count=40)))
