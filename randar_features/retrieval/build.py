@@ -51,15 +51,14 @@ def build_index(
     progress: bool = True,
     **sizes: Any,
 ) -> Index:
-    """Index images, or the features of a table, in `folder`. Call it again with more images to add them.
+    """Index images, or the features of a table, in `folder`, and open the index.
 
-    Images that cannot be read keep their numbers and are never found. If it was killed, call it again to continue.
+    Call it again with more images to add them, or to continue after a kill. Images that cannot be read keep their
+    numbers and are never found.
 
     Args:
-        data: images in any form; or a table of `extract_features` or `extract_to_store`, its folder, or several
-            tables of the same features.
-        folder: of the index; created if needed. FOLDER/features keeps the features of images, so that only new images
-            are encoded.
+        data: images in any form; or a table of features, its folder, or several tables of the same features.
+        folder: of the index; created if needed. FOLDER/features keeps those of images: only new ones are encoded.
         spec: the feature, such as "reverse/image/2"; None: the only one of a table, or what the model recommends.
         kind: "flat" (exact), "hnsw" or "ivfpq"; None: by the number of images, see `probes.index.choose_settings`.
         model: for images: a name, a folder, or a loaded model.
@@ -68,16 +67,13 @@ def build_index(
             `components=`), with the statistics of the indexed images; "auto": whichever classifies a part of the
             labelled images best by their neighbours.
         split: which split of the images, such as "train".
-        value_range, max_pixels: as in `extract_to_store`; queries are read in the same range.
+        value_range, max_pixels, batch_size, num_workers, device, dtype, progress: as in `extract_to_store`. Queries are
+            read in the same range.
         memory_limit: bytes that this process may use; None: what the machine has available.
         threads, checkpoint_rows: as in `probes.index.build_index`.
         seed: seed of all random choices.
-        batch_size, num_workers, device, dtype, progress: as in `extract_to_store`.
         sizes: `components`, `M`, `efConstruction`, `nlist`, `code_bytes`, `training_rows`, `block_rows`, in faiss's
             words, as `probes.index.choose_settings` takes them.
-
-    Returns:
-        The opened index.
 
     Raises:
         ValueError, TypeError: unknown choices or sizes, before any image is encoded; maps or specs that do not fit.
@@ -86,11 +82,11 @@ def build_index(
         IndexMemoryError: the index would take more memory than there is.
     """
     check_options(kind, normalization, pooling, sizes | {"seed": seed})
-    check_numbers({"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows})
+    limits: dict[str, Any] = {"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows}
+    check_numbers(limits)
     folder = path_to_write(folder)
     tables = _tables(data)
     if tables is None:
-        check_apart(data, folder, split)
         options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
         options |= {"dtype": dtype, "progress": progress, "split": split}
         options |= {"value_range": value_range, "max_pixels": max_pixels}
@@ -108,10 +104,8 @@ def build_index(
         settings=settings,
         features={**vectors.about, "label_names": vectors.label_names, "source": vectors.source()},
         columns=vectors.columns(),
-        memory_limit=memory_limit,
-        threads=threads,
-        checkpoint_rows=checkpoint_rows,
         progress=progress,
+        **limits,
     )
     return Index(folder, verify=False)
 
@@ -156,6 +150,7 @@ def _extract(
     images: Any, folder: Path, model: str | Model, spec: str | None, pooling: str, options: dict[str, Any]
 ) -> FeatureStore:
     """The feature of all images; those that the folder has already are not encoded again."""
+    check_apart(images, folder.parent, options["split"])
     loaded = load_model(model, device=options["device"])
     chosen = model_specs(loaded)[0] if spec is None else FeatureSpec.parse(spec)
     return extract_to_store(

@@ -110,7 +110,7 @@ class ClassHead(nn.Module):
     def forward(self, features: Features, labels: Tensor, share: float | None = None) -> Tensor:
         """The mean in nats over reads and images; `labels` (B,), −1 where an image is left out. 0 if all are.
 
-        share: of the images that are not left out in the whole batch, of which these are a part; None: of these.
+        share: the share of images that are not left out, in the whole batch; None: in `labels`.
         """
         counted = (labels >= 0).sum() if share is None else torch.tensor(share * len(labels))
         counted = counted.where(counted > 0, 1).to(labels.device)
