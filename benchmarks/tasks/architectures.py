@@ -6,6 +6,7 @@ segmentation. The layer of each is chosen by the linear probe on tuning images; 
 has been measured with the same options and weights is not measured again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ PROTOCOL = (
     "raster order or the model's own, the layer by tuning accuracy of the former; mIoU of a {head} head on maps of "
     "that layer; nats per token; images a second"
 )
-ONE_SEED = "one training run each: differences between architectures may be differences between seeds, so no ranking"
+ONE_SEED = "one training run of {names}: differences from it may be differences between seeds, so no ranking"
 Results = Mapping[str, dict[str, Any]]
 View = tuple[str, str]
 
@@ -40,7 +41,8 @@ class Config(RunOptions):
     """RandAR, LlamaGen, PAR and ARPG, each trained by the same recipe, in one table.
 
     Attributes:
-        runs: one or several NAME=FOLDER, each a folder that training wrote, or its model.
+        runs: one or several NAME=FOLDER, each a folder that training wrote, or its model. Runs of one architecture with
+            several seeds have names such as randar-0 and randar-1.
         tokens: of held-out images, as scripts/tokenize_images.py writes them, from the tokenizer of all runs.
         classification: labelled images, a folder or Parquet files.
         segmentation: images with masks, a folder or Parquet files.
@@ -95,7 +97,7 @@ def check_matched(models: Mapping[str, Model], folders: Mapping[str, str], store
     """ValueError unless each model is of the architecture that its name says, and of the tokens' tokenizer."""
     for name, model in models.items():
         kind = next(kind for kind, (built, _) in ARCHITECTURES.items() if type(model.transformer) is built)
-        if name in ARCHITECTURES and name != kind:
+        if name.partition("-")[0] in ARCHITECTURES and name.partition("-")[0] != kind:
             raise ValueError(f"--runs {name}={folders[name]}: that model is of type {kind}")
         written = read_object(Path(folders[name]) / "config.json").get("tokenizer_hash")
         found, expected = written or tokenizer_hash(model.tokenizer), store.manifest["tokenizer"]
@@ -107,12 +109,12 @@ def check_matched(models: Mapping[str, Model], folders: Mapping[str, str], store
 
 
 def training_differences(folders: Mapping[str, str]) -> list[str]:
-    """A warning for each training setting, besides the type of the model, in which the runs differ."""
+    """A warning for each training setting, besides the type of the model and the seed, in which the runs differ."""
     settings = {}
     for name, folder in folders.items():
         training = read_object(Path(folder) / "config.json").get("training") or {}
         model = {f"model.{key}": value for key, value in training.get("model", {}).items() if key != "type"}
-        settings[name] = {key: value for key, value in training.items() if key not in ("model", "loop")} | model
+        settings[name] = {key: value for key, value in training.items() if key not in ("model", "loop", "seed")} | model
     keys = dict.fromkeys(key for given in settings.values() for key in given)
     values = {key: {name: given.get(key) for name, given in settings.items()} for key in keys}
     return [
@@ -120,6 +122,12 @@ def training_differences(folders: Mapping[str, str]) -> list[str]:
         for key, of in values.items()
         if len({repr(value) for value in of.values()}) > 1
     ]
+
+
+def single_runs(models: Mapping[str, Model]) -> list[str]:
+    """The architectures with one run alone, by the names of their classes."""
+    runs = Counter(type(model.transformer).__name__ for model in models.values())
+    return [name for name, count in runs.items() if count == 1]
 
 
 def best_layers(results: Sequence[Mapping[str, Any]]) -> dict[View, Mapping[str, Any]]:
@@ -234,7 +242,7 @@ def measure(config: Config, out: Path) -> Measurement:
 
 
 def combined(
-    config: Config, results: Mapping[str, Results], warnings: Sequence[str], models: Mapping[str, Model]
+    config: Config, results: Mapping[str, Results], warnings: list[str], models: Mapping[str, Model]
 ) -> dict[str, Any]:
     """Protocol, axes, data and warnings of the table, out of those of its parts."""
     cards = {kind: part["card"] for kind, part in next(iter(results.values())).items()}
@@ -248,8 +256,10 @@ def combined(
         "threshold_basis": None,
         "selection": cards["classification"]["axes"]["selection"],
     }
+    alone = single_runs(models)
+    lone = [ONE_SEED.format(names=", ".join(alone))] if alone else []
     protocol = PROTOCOL.format(head=config.head)
-    return {"protocol": protocol, "axes": axes, "data": data, "warnings": [ONE_SEED, *warnings, *every]}
+    return {"protocol": protocol, "axes": axes, "data": data, "warnings": lone + warnings + every}
 
 
 run = Task("architectures", Config, measure)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ import torch
 
 from benchmarks.result import read_result
 from benchmarks.tasks import architectures
-from benchmarks.tasks.architectures import Config, best_layers, folders_of, run, training_differences
+from benchmarks.tasks.architectures import (
+    Config,
+    best_layers,
+    folders_of,
+    run,
+    single_runs,
+    training_differences,
+)
 from benchmarks.tasks.generator_measures import (
     SpeedConfig,
     image_losses,
@@ -218,6 +226,8 @@ def test_unequal_runs_are_refused_or_named(folder: Path, tmp_path: Path):
     config = config_of(folder)
     with pytest.raises(ValueError, match=r"--runs par=.*llamagen/model: that model is of type llamagen"):
         run(replace(config, runs=(f"par={folder / 'runs/llamagen'}",)), tmp_path)
+    with pytest.raises(ValueError, match=r"--runs par-1=.*llamagen/model: that model is of type llamagen"):
+        run(replace(config, runs=(f"par-1={folder / 'runs/llamagen'}",)), tmp_path)
     other = write_folder(tmp_path / "other", tokenizer_hash="f" * 16)
     with pytest.raises(ValueError, match=f"is a model of tokenizer {'f' * 16}, the tokens in .* are of"):
         run(replace(config, runs=(f"other={other}",)), tmp_path)
@@ -228,9 +238,16 @@ def test_unequal_runs_are_refused_or_named(folder: Path, tmp_path: Path):
 
 def test_settings_of_training_that_differ_are_warned_of(folder: Path, tmp_path: Path, result: dict[str, Any]):
     assert not [warning for warning in result["card"]["warnings"] if "trained" in warning]
-    for name, steps, width in (("a", 4, 8), ("b", 5, 8), ("c", 4, 8)):
-        training = {"total_steps": steps, "seed": 0, "model": {"type": name, "dim": width}, "loop": {"log": steps}}
+    for seed, (name, steps, width) in enumerate((("a", 4, 8), ("b", 5, 8), ("c", 4, 8))):
+        training = {"total_steps": steps, "seed": seed, "model": {"type": name, "dim": width}, "loop": {"log": steps}}
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"training": training}))
     folders = {name: str(tmp_path / name) for name in "abc"}
     assert training_differences(folders) == ["trained with different total_steps: a 4, b 5, c 4"]
+
+
+def test_architectures_of_one_run_are_named(result: dict[str, Any]):
+    assert "one training run of RandAR, LlamaGen, PAR, ARPG" in result["card"]["warnings"][0]
+    models = {name: SimpleNamespace(transformer=small_transformer(architecture=name)) for name in ("par", "arpg")}
+    assert single_runs({**models, "par-1": models["par"]}) == ["ARPG"]
+    assert single_runs({"arpg-0": models["arpg"], "arpg-1": models["arpg"]}) == []
