@@ -54,9 +54,9 @@ def train_tokenizer(options: TokenizerOptions) -> int:
 def open_pixels(options: TokenizerOptions, split: str, deadline: float | None) -> PixelCache | PixelSource | None:
     """The images of a split, by way of a cache that the first process makes; None if the time was up before."""
     how: dict[str, Any] = {"image_size": options.image_size, "split": split, "reading": options.reading}
-    if not options.cache:
-        return PixelSource(options.data, num_workers=options.num_workers, **how)
-    with make_accelerator().main_process_first():
+    with make_accelerator().main_process_first():  # which decodes, or hashes the files, for all
+        if not options.cache:
+            return PixelSource(options.data, num_workers=options.num_workers, **how)
         folder = options.pixels or options.out / "pixels"
         return cache_pixels(options.data, folder / split, deadline=deadline, **how)
 

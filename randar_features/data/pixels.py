@@ -1,8 +1,10 @@
 """Pixels for training that sees images many times: decoded once into a store, or anew whenever they are needed."""
 
+import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from randar_features.data.images import OK, ImageBatch
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of
+from randar_features.store.identity import hash_bytes
 from randar_features.store.plan import OtherImagesError
 from randar_features.store.store import Store, remove_store
 from randar_features.store.writer import StoreWriter
@@ -54,6 +57,12 @@ class PixelCache:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of all images, their labels and the range that they were read in; a `PixelSource` has the same."""
+        hashes = [self.store.hashes[row] for row in self._rows]
+        return _content(hashes, self.labels.tolist(), self.store.manifest.get("value_range"))
 
     def pixels(self, indices: Tensor) -> np.ndarray:
         """(b, 3, S, S) uint8."""
@@ -114,11 +123,16 @@ def cache_pixels(
         raise
 
 
+def _content(hashes: list[str], labels: list[int], value_range: Any) -> str:
+    return hash_bytes(json.dumps([hashes, labels, value_range]).encode())[:16]
+
+
 class PixelSource:
     """What a `PixelCache` offers, without the cache.
 
     Args:
-        images: anything that `open_images` takes and that can be read at random.
+        images: anything that `open_images` takes and that can be read at random; all are read once, to know their
+            `content`.
         image_size: pixels a side of the ADM centre crops.
         split: as for `open_images`.
         num_workers: processes that decode ahead in `stream`.
@@ -142,6 +156,9 @@ class PixelSource:
             raise ValueError("training takes images in an order of its own, which a stream cannot give: cache it")
         self.image_size, self.num_workers = image_size, num_workers
         self.unreadable: set[str] = set()
+        records = StoredImages(self.source, lambda _: {}, image_size=image_size, batch_size=1).records()
+        hashes, labels = [record.hash for record in records], [record.label for record in records]
+        self.content = _content(hashes, labels, reading.content()["value_range"])
 
     def __len__(self) -> int:
         return len(self.source)

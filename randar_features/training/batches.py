@@ -31,6 +31,11 @@ def _epoch(seed: int, epoch: int, size: int) -> Tensor:
     return torch.randperm(size, generator=step_generator(seed, -1 - epoch))
 
 
+def spread(size: int, count: int) -> Tensor:
+    """Indices (min(count, size),) of images evenly spread through `size`, so that all classes of sorted data count."""
+    return torch.linspace(0, size - 1, min(count, size)).long()
+
+
 @dataclass(frozen=True)
 class Draws:
     """A step's random choices for its images: `indices`, `crops`, `dropped` classes (B,), and the dropout's seed."""

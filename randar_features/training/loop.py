@@ -22,6 +22,7 @@ from randar_features.training.log import Log, Progress
 # Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
 FREE_SECTIONS = ("loop", "hardware")
 NUMBER_FORMAT = "mixed_precision"
+UNTOLD = "data.content: 'absent'"  # checkpoints of tokenizers and networks once did not tell which images they saw
 MODEL = "model"
 # In the folder of a model whose training was stopped early: how far it came.
 UNFINISHED_MARK = "unfinished.json"
@@ -202,7 +203,7 @@ def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
     before, now = _decisive(saved.settings), _decisive(trainer.settings())
     if before.get(NUMBER_FORMAT) is None:  # checkpoints once did not tell
         before, now = ({k: v for k, v in each.items() if k != NUMBER_FORMAT} for each in (before, now))
-    changes = differences(before, now)
+    changes = [change for change in differences(before, now) if not change.startswith(UNTOLD)]
     if changes and not allow_changes:
         raise ValueError(
             f"{other}: {'; '.join(changes)}. Continue with the old one, start in another folder, "

@@ -136,8 +136,8 @@ class NetworkTrainer:
         return {"images_per_second": steps * self.config.batch_size / seconds}
 
     def settings(self) -> dict[str, Any]:
-        """The configuration, and how many images are trained on."""
-        return asdict(self.config) | {"data": {"images": len(self.train)}}
+        """The configuration, and which images are trained on."""
+        return asdict(self.config) | {"data": {"images": len(self.train), "content": self.train.content}}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and momenta."""

@@ -15,7 +15,7 @@ from randar_features.options import typed
 from randar_features.precision import autocast, fastest_dtype
 from randar_features.tokenizers import TokenizerOutput
 from randar_features.training.auxiliary.heads import Alignment, alignment_target
-from randar_features.training.batches import batch_indices, step_generator
+from randar_features.training.batches import batch_indices, spread, step_generator
 from randar_features.training.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
 from randar_features.training.image_quality import quality_figures, quality_sums
@@ -232,10 +232,13 @@ class TokenizerTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """`reconstruction_quality` of the averaged weights; each process looks at its share."""
+        """`reconstruction_quality` of the averaged weights, on validation images that are evenly spread.
+
+        Each process looks at its share.
+        """
         model = self.averaged()
-        count = min(self.config.evaluation_images, len(self.validation))
-        mine = torch.arange(self.accelerator.process_index, count, self.accelerator.num_processes)
+        picked = spread(len(self.validation), self.config.evaluation_images)
+        mine = picked[self.accelerator.process_index :: self.accelerator.num_processes]
         sums = torch.zeros(4 + model.vocab_size, dtype=torch.float64, device=self.device)
         for images in self.validation.stream(mine.split(64)):
             sums += quality_sums(model, images.to(self.device))
@@ -245,8 +248,7 @@ class TokenizerTrainer:
     @torch.no_grad()
     def pictures(self) -> dict[str, Tensor]:
         """`reconstructions`: validation images in rows of eight, each row above that of its reconstructions."""
-        count = min(SHOWN, len(self.validation))
-        images = self.validation.images(torch.linspace(0, len(self.validation) - 1, count).long()).to(self.device)
+        images = self.validation.images(spread(len(self.validation), SHOWN)).to(self.device)
         model = self.averaged()
         rows = zip(images.split(8), model.decode(model.encode(images)).split(8), strict=True)
         return {"reconstructions": torch.cat([row for pair in rows for row in pair])}
@@ -256,9 +258,9 @@ class TokenizerTrainer:
         return {"images_per_second": steps * self.config.batch_size / seconds}
 
     def settings(self) -> dict[str, Any]:
-        """The configuration, and how many images are trained on."""
-        used = {"mixed_precision": format_name(self.dtype), "data": {"images": len(self.train)}}
-        return recipe_without_folders(self.config) | used
+        """The configuration, and which images are trained on."""
+        data = {"images": len(self.train), "content": self.train.content}
+        return recipe_without_folders(self.config) | {"mixed_precision": format_name(self.dtype), "data": data}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on: weights, their average, the states of optimizers and codebook."""

@@ -19,7 +19,7 @@ from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, Ra
 from randar_features.precision import autocast
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.auxiliary.losses import NEXT_TOKEN, Targets, TrainingPass, make_plan
-from randar_features.training.batches import Draws, draw, step_generator
+from randar_features.training.batches import Draws, draw, spread, step_generator
 from randar_features.training.bundle import export_transformer
 from randar_features.training.distributed import (
     gathered,
@@ -239,15 +239,14 @@ class RandARTrainer:
         Means over the orders and over `evaluation_images` images in their first crop, evenly spread through the
         store, so that all classes take part; each process looks at its share.
         """
-        count = min(self.config.evaluation_images, len(self.validation))
-        picked = torch.linspace(0, len(self.validation) - 1, count).long()
+        picked = spread(len(self.validation), self.config.evaluation_images)
         mine = picked[self.accelerator.process_index :: self.accelerator.num_processes]
         tokens, classes = self.validation.batch(mine, torch.zeros_like(mine))
         known = torch.where(classes < 0, self.model_config.num_classes, classes).to(self.device)
         model, (_, rows) = self.averaged(), self.parts[0]
         with autocast(self.device, self.dtype):
             sums = validation_losses(model, tokens.to(self.device), known, self.orders, rows.stop - rows.start)
-        both = self.accelerator.reduce(torch.tensor(sums, device=self.device)) / (count * len(self.orders))
+        both = self.accelerator.reduce(torch.tensor(sums, device=self.device)) / (len(picked) * len(self.orders))
         figures = dict(zip(("validation_loss", "validation_loss_null"), both.tolist(), strict=True))
         if self.probe is not None and self.accelerator.is_main_process:  # which alone logs it
             with autocast(self.device, self.dtype):

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from randar_features.data.pixels import PixelSource, cache_pixels
+from randar_features.data.ranges import Reading
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def test_gives_what_a_cache_gives(images: Path, tmp_path: Path, num_workers: int
     source = PixelSource(images, image_size=8, num_workers=num_workers)
     cache = cache_pixels(images, tmp_path / "cache", image_size=8)
     assert len(source) == len(cache) == 6
+    assert source.content == cache.content
     batches = [torch.tensor(rows) for rows in ([4, 0], [5, 5, 1], [2])]
     for found, expected in zip(source.stream(batches), cache.stream(batches), strict=True):
         torch.testing.assert_close(found, expected)
@@ -63,3 +65,11 @@ def test_streams_are_refused():
 
     with pytest.raises(ValueError, match="an order of its own, which a stream cannot give: cache it"):
         PixelSource(Stream(), image_size=8)
+
+
+def test_the_content_tells_images_of_the_same_number_and_names_apart(images: Path, tmp_path: Path):
+    first, range_ = PixelSource(images, image_size=8).content, Reading(value_range=(0, 255))
+    assert first == PixelSource(images, image_size=4).content
+    assert first != PixelSource(images, image_size=8, reading=range_).content
+    Image.new("RGB", (18, 20)).save(images / "3.png")
+    assert first != PixelSource(images, image_size=8).content

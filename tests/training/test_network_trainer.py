@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_a_run_that_was_stopped_gives_the_same_weights(red_and_blue: PixelCache,
         second.train_step(step)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_other_images_of_the_same_number_are_refused(red_and_blue: PixelCache, tmp_path: Path) -> None:
+    config = replace(CONFIG, total_steps=1)
+    assert run(NetworkTrainer(config, red_and_blue, red_and_blue), tmp_path / "run", CONFIG.loop)
+    for name, color in (("red", (180, 40, 40)), ("blue", (40, 40, 180))):
+        (tmp_path / "others" / name).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (16, 16), color).save(tmp_path / "others" / name / f"{number}.png")
+    others = cache_pixels(tmp_path / "others", tmp_path / "pixels", image_size=16)
+    assert others is not None
+    with pytest.raises(ValueError, match=r"data\.content: '\w+' → '\w+'"):
+        run(NetworkTrainer(config, others, others), tmp_path / "run", CONFIG.loop)
 
 
 def test_a_crop_of_one_colour_stays_one_colour() -> None:

@@ -314,3 +314,26 @@ def test_a_run_with_a_teacher_resumes_to_the_bit(tmp_path: Path, monkeypatch: py
 def test_alignment_without_a_teacher_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"alignment_weight = 0\.5 needs a teacher"):
         small_tokenizer_trainer(tmp_path / "pixels", alignment_weight=0.5)
+
+
+def test_other_images_of_the_same_number_are_refused(tmp_path: Path):
+    assert run(small_tokenizer_trainer(tmp_path / "one", total_steps=1), tmp_path / "run", CONFIG)
+    other = small_tokenizer_trainer(tmp_path / "other", random_images(seed=1), total_steps=1)
+    with pytest.raises(ValueError, match=r"data\.content: '\w+' → '\w+'"):
+        run(other, tmp_path / "run", CONFIG)
+
+
+def test_a_run_whose_checkpoint_did_not_tell_its_images_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TokenizerTrainer, "settings", lambda self: {"data": {"images": len(self.train)}})
+    assert run(small_tokenizer_trainer(tmp_path / "pixels", total_steps=1), tmp_path / "run", CONFIG)
+    monkeypatch.setattr(
+        TokenizerTrainer, "settings", lambda self: {"data": {"images": len(self.train), "content": self.train.content}}
+    )
+    assert run(small_tokenizer_trainer(tmp_path / "pixels", total_steps=1), tmp_path / "run", CONFIG)
+
+
+def test_validation_images_are_spread_over_sorted_data(tmp_path: Path):
+    sorted_images = torch.cat([torch.full((5, 3, 8, 8), 1.0), random_images(count=5)])
+    every = small_tokenizer_trainer(tmp_path, sorted_images, evaluation_images=10).evaluate()["validation_mse"]
+    some = small_tokenizer_trainer(tmp_path, sorted_images, evaluation_images=4).evaluate()["validation_mse"]
+    assert some == pytest.approx(every, rel=0.2)
