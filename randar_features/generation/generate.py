@@ -59,7 +59,8 @@ def generate(
         classes: (B,) class indices, C for the null class; if `transformer` is a model, also names of its classes.
         steps: number of steps for the unknown tokens, 1 … N; −1: one token in each step; None: as recommended. For
             N = 256 that is 88 with RandAR and 64 with ARPG, in proportion for other N, and one token in each step
-            for a model trained in raster order. LlamaGen always takes N steps, PAR 4 + (N − 4) / 4.
+            for a model trained in raster order, unless the model states its own `recommended_steps`. LlamaGen always
+            takes N steps, PAR 4 + (N − 4) / 4.
         guidance: scale of the classifier-free guidance: one number, or a pair for no token and for all tokens. A step
             takes the scale for the share of tokens known before it (with ARPG: after it). 0 draws without the class,
             1 with the class alone. None: as recommended, (1, 4) with RandAR, (1, 4.5) with ARPG, 2 with LlamaGen and

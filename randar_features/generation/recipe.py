@@ -53,15 +53,13 @@ class Recipe:
         name = self.schedules[0] if name is None else name
         check_choice("schedule", name, self.schedules)
         left = num_tokens - known
-        if steps is None:
-            steps = ONE_BY_ONE if self.steps_per_token == 1 else self.recommended_steps(left)
-        return SCHEDULES[name](left, steps)
+        return SCHEDULES[name](left, self.recommended_steps(left) if steps is None else steps)
 
     def recommended_steps(self, num_tokens: int) -> int:
-        """The recommended number of steps for N tokens."""
+        """The recommended number of steps for N tokens; −1: one token a step."""
         if self.fixed is not None:
             return len(self.fixed(num_tokens, 0))
-        return recommended_steps(num_tokens, self.steps_per_token)
+        return ONE_BY_ONE if self.steps_per_token == 1 else recommended_steps(num_tokens, self.steps_per_token)
 
     def guide(self, guidance: GuidanceLike) -> Guidance:
         """Guidance by the class; None: of the recommended scale."""
@@ -94,6 +92,11 @@ RECIPES: dict[type[ImageTransformer], Recipe] = {
 
 
 def recipe_of(transformer: ImageTransformer) -> Recipe:
-    """The recipe of a model's kind; one token a step after training in raster order, where no location was skipped."""
+    """The recipe of a model's kind, with the steps that this model recommends if it does.
+
+    Else one token a step after training in raster order, where no location was skipped.
+    """
     recipe = next(recipe for kind, recipe in RECIPES.items() if isinstance(transformer, kind))
+    if transformer.recommended_steps is not None:
+        return replace(recipe, steps_per_token=transformer.recommended_steps / transformer.config.num_tokens)
     return replace(recipe, steps_per_token=1.0) if transformer.trained_order == "raster" else recipe

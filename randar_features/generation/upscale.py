@@ -22,7 +22,7 @@ from randar_features.generation.sampling import (
     random_order,
     substream,
 )
-from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule, recommended_steps
+from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule
 from randar_features.hub import Model
 from randar_features.layers import KVCache
 from randar_features.layers.rope import fine_grid_rotary_table
@@ -78,8 +78,9 @@ def upscale_tokens(
     steps = check_steps(steps, 4 * num_tokens)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     order = check_order(order, 4 * num_tokens, len(classes), resolved.trained_order)
-    by_class = recipe_of(resolved).guide(guidance)
-    counts = decoding_schedule(4 * num_tokens, steps or recommended_steps(4 * num_tokens), num_tokens)
+    recipe = recipe_of(resolved)
+    by_class = recipe.guide(guidance)
+    counts = decoding_schedule(4 * num_tokens, steps or recipe.recommended_steps(4 * num_tokens), num_tokens)
     locations = fine_orders(order, seeds, counts, num_tokens)
     coarse = coarse_orders(locations, num_tokens)
     if tokens is not None and resolved.check_tokens(tokens) != len(classes):

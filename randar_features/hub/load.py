@@ -39,7 +39,6 @@ class Model:
         name: the registered name, or the folder it came from.
         transformer: the generator.
         recommended_layers: blocks to read features from, counted from 0, the best first.
-        recommended_steps: parallel decoding steps for one image; None: as published for its architecture.
         weights_hash: 16 hexadecimal digits, the same for the same files of weights and, where a folder describes the
             model, the same sizes in its config.json.
         optional_tokenizer: the tokenizer; None if the folder holds only a transformer.
@@ -51,7 +50,6 @@ class Model:
     name: str
     transformer: ImageTransformer
     recommended_layers: list[int]
-    recommended_steps: int | None
     weights_hash: str
     optional_tokenizer: ImageTokenizer | None = None
     class_names: list[str] | str | None = None
@@ -77,6 +75,11 @@ class Model:
     def classes(self) -> list[str] | None:
         """The name of each class; None if the names are not known."""
         return imagenet_classes() if isinstance(self.class_names, str) else self.class_names
+
+    @property
+    def recommended_steps(self) -> int | None:
+        """Parallel decoding steps for one image; None: as published for its architecture."""
+        return self.transformer.recommended_steps
 
     @property
     def device(self) -> torch.device:
@@ -141,12 +144,11 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     weights = _load(source, "transformer", transformer, device, dtype)
     tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
     transformer.trained_order = _trained_order(source)
-    layers, steps = _recommended(source, transformer)
+    layers, transformer.recommended_steps = _recommended(source, transformer)
     return Model(
         name=source.name,
         transformer=transformer,
         recommended_layers=layers,
-        recommended_steps=steps,
         weights_hash=_hash_of(source, [file for file in (weights, tokenizer_weights) if file]),
         optional_tokenizer=tokenizer,
         class_names=source.classes,
@@ -165,12 +167,11 @@ def untrained_model(name: Name) -> Model:
     transformer.initialize()
     for module in (transformer, tokenizer):
         module.requires_grad_(False).eval()
-    layers, steps = _recommended(source, transformer)
+    layers, transformer.recommended_steps = _recommended(source, transformer)
     return Model(
         name=source.name,
         transformer=transformer,
         recommended_layers=layers,
-        recommended_steps=steps,
         weights_hash="random",
         optional_tokenizer=tokenizer,
         class_names=source.classes,

@@ -46,12 +46,14 @@ class ImageTransformer(nn.Module):
         fixed_order: whether it knows one order only, its `own_order`.
         trained_order: "random", as the architecture is trained, or "raster", where it leaves a choice; in this order
             `generate` decodes where none is given, features are read, and the likelihood is measured.
+        recommended_steps: parallel decoding steps for one image; None: as published for the architecture.
     """
 
     reads: ClassVar[Mapping[str, tuple[str, ...]]]
     reads_together: ClassVar[bool] = True
     fixed_order: ClassVar[bool] = False
     trained_order: str = "random"
+    recommended_steps: int | None = None
 
     cls_embedding: Any  # a `ClassEmbedding`, or a method that does the same
     tok_embeddings: nn.Embedding

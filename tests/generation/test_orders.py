@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randar_features import generate, sequence
+from randar_features import generate, sequence, upscale_tokens
 from randar_features.generation.complete import FIXED_ORDERS, ORDERS, known_orders
 from randar_features.generation.preview import sample_preview
+from randar_features.generation.recipe import recipe_of
 from randar_features.generation.schedule import decoding_schedule
 from tests.small_models import small_tokenizer, small_transformer
 
@@ -95,3 +96,16 @@ def test_orders_a_model_is_at_home_in():
     assert known_orders(model) == list(ORDERS) and known_orders(small_transformer(architecture="par")) == [None]
     model.trained_order = "raster"
     assert known_orders(model) == ["raster"]
+
+
+def test_a_model_draws_in_the_steps_that_it_recommends():
+    model = small_transformer()
+    published = generate(model, [0, 1], generator=0)
+    model.recommended_steps = 4  # of 16 tokens
+    assert torch.equal(generate(model, [0, 1], generator=0), generate(model, [0, 1], generator=0, steps=4))
+    assert torch.equal(generate(model, [0, 1], generator=0, steps=6), published)
+    assert recipe_of(model).schedule(None, 16, 8, None) == decoding_schedule(8, 2)  # in proportion
+    large = upscale_tokens(model, [0], generator=0, tokens=published[:1])
+    assert torch.equal(large, upscale_tokens(model, [0], generator=0, tokens=published[:1], steps=16))
+    model.recommended_steps = 16
+    assert torch.equal(generate(model, [0, 1], generator=0), generate(model, [0, 1], generator=0, steps=-1))

@@ -371,6 +371,7 @@ def test_recommendations_and_class_names_come_from_the_folder(tmp_path: Path) ->
     (folder / "classes.json").write_text('["cat", "dog", "crème brûlée"]', encoding="utf-8")
     model = rf.load_model(folder)
     assert (model.recommended_layers, model.recommended_steps) == ([1, 2], 9)
+    assert model.transformer.recommended_steps == 9  # which `generate` follows
     assert model.transformer.trained_order == "random"
     assert model.classes == ["cat", "dog", "crème brûlée"]
 
