@@ -31,7 +31,8 @@ class Recording:
     """
 
     def __init__(self, transformer: ImageTransformer, task: DecodingTask, cache: KVCache) -> None:
-        self.held = transformer, [parameter.data for parameter in transformer.parameters()]  # their addresses stay
+        held = (*transformer.parameters(), *transformer.buffers())
+        self.held = transformer, [tensor.data for tensor in held]  # their addresses stay
         own: dict[str, Any] = {name: value.clone() for name, value in _tensors(task).items()}
         self.task = replace(task, **own)
         aside = torch.cuda.Stream()

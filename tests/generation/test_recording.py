@@ -198,3 +198,12 @@ def test_cuda_compiled_steps_are_recorded() -> None:
     compile_steps(model)
     drawn = new_cache(model, 6, record=True).draw(model, task).tokens  # type: ignore[attr-defined]
     assert (drawn == expected).float().mean() > 0.9
+
+
+@pytest.mark.usefixtures("taped")
+def test_a_recording_holds_the_angles_that_its_steps_read() -> None:
+    """A move of the model, even to where it is, makes new ones."""
+    model = golden_model("arpg_small")
+    recorded, address = Recording(model, task_of(model, 0), recording_cache(model, 6)), model.rotary.data_ptr()
+    model.to("cpu")
+    assert model.rotary.data_ptr() != address and address in [held.data_ptr() for held in recorded.held[1]]
