@@ -272,11 +272,11 @@ def as_index(name: str, value: Any) -> int:
     return operator.index(value)
 
 
-def check_seed(seed: int) -> int:
-    """`seed` if a `torch.Generator` takes it, else TypeError or ValueError."""
+def check_seed(seed: Any, end: int = 2**64) -> int:
+    """`seed` as an int; TypeError if it is none, ValueError outside −2⁶³ … end − 1, which a `torch.Generator` takes."""
     seed = as_index("seed", seed)
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed must be an integer from -2**63 to 2**64 - 1, got {seed}")
+    if not -(2**63) <= seed < end:
+        raise ValueError(f"seed must be an integer from -2**63 to 2**{end.bit_length() - 1} - 1, got {seed}")
     return seed
 
 

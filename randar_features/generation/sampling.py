@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from randar_features.sequence import check_seed
 
 SeedLike = torch.Generator | int | Tensor | Sequence[int] | None
 
@@ -32,7 +33,6 @@ class Stream(IntEnum):
 
     ORDER = 1
     TOKENS = 2
-    FINE_ORDER = 3
     FINE_TOKENS = 4
     SPATIAL_DROP = 5
     WINDOW = 6  # and all above: one a window of an outpainting
@@ -49,7 +49,7 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str | No
         device: where the seeds are put.
     """
     if isinstance(generator, Integral | int):
-        generator = torch.Generator().manual_seed(check_seed(generator, 2**64))
+        generator = torch.Generator().manual_seed(check_seed(generator))
     source = torch.default_generator if generator is None else generator
     if not isinstance(source, torch.Generator):
         return _own_seeds(source, batch).to(device)
@@ -57,17 +57,11 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str | No
     return torch.tensor(drawn, dtype=torch.int64, device=device)
 
 
-def check_seed(seed: Integral | int, end: int) -> int:
-    """`seed` as int; ValueError unless it lies in −2⁶³ … end − 1."""
-    if isinstance(seed, bool) or not -(2**63) <= int(seed) < end:
-        raise ValueError(f"a seed must be an integer from -2**63 to 2**{end.bit_length() - 1} - 1; got {seed!r}")
-    return int(seed)
-
-
 def _own_seeds(seeds: Tensor | Sequence[int], batch: int) -> Tensor:
     """(B,) int64: a seed an image."""
     if not isinstance(seeds, Tensor):
-        seeds = [check_seed(seed, 2**63) if isinstance(seed, Integral) else seed for seed in as_list(seeds)]
+        several = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        seeds = [check_seed(seed, 2**63) if isinstance(seed, Integral) else seed for seed in several]
     try:
         given = torch.as_tensor(seeds)
     except (TypeError, ValueError, RuntimeError):
@@ -75,11 +69,6 @@ def _own_seeds(seeds: Tensor | Sequence[int], batch: int) -> Tensor:
     if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:
         raise ValueError(f"seeds must be {batch} integers, one an image; got {tuple(given.shape)}, {given.dtype}")
     return given.to(torch.int64)
-
-
-def as_list(seeds: Any) -> list[Any] | Any:
-    """Anything iterable as a list; anything else as it is, in one."""
-    return list(seeds) if isinstance(seeds, Iterable) else [seeds]
 
 
 def substream(seeds: Tensor, stream: int) -> Tensor:
