@@ -253,7 +253,7 @@ class ImageTokenizer(nn.Module):
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}, expected (B, N)")
         if not tokens.numel() or torch.compiler.is_compiling():
             return
-        low, high = (int(bound) for bound in torch.aminmax(tokens))
+        low, high = (int(bound) for bound in torch.aminmax(tokens.long()))
         if low < 0 or high >= self.vocab_size:
             raise ValueError(
                 f"tokens range from {low} to {high}, but this tokenizer's codes are 0 to "

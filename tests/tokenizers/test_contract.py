@@ -201,6 +201,12 @@ def test_rounding_at_the_ends_of_the_range_is_taken(tokenizer: ImageTokenizer) -
     assert tokenizer.encode(images.requires_grad_()).shape == (1, 16)
 
 
+def test_tokens_of_every_integer_format(tokenizer: ImageTokenizer) -> None:
+    tokens = torch.arange(4)[None]
+    for dtype in (torch.uint8, torch.int16, torch.uint16, torch.uint32):
+        assert torch.equal(tokenizer.decode(tokens.to(dtype)), tokenizer.decode(tokens))
+
+
 @pytest.mark.parametrize(
     ("tokens", "grid", "error", "message"),
     [
