@@ -62,10 +62,15 @@ def inpaint(
     windows = windows_around(mask, size)
     shown = [cut(images[number : number + 1], *window) for number, window in enumerate(windows)]
     hidden = [cut(mask[number : number + 1], *window) for number, window in enumerate(windows)]
+    covered = torch.cat([resized_mask(own, size) for own in hidden])
+    if covered.flatten(1).all(dim=1).any():
+        raise ValueError(
+            "the mask covers all of the square around it, which is what the model sees: redraw one part after the other"
+        )
     redrawn = redraw(
         model,
         torch.cat([resized(image, size) for image in shown]),
-        check_mask(torch.cat([resized_mask(own, size) for own in hidden]), len(images), (size, size)),
+        covered,
         classes,
         generator=generator,
         guidance=guidance,
@@ -251,8 +256,11 @@ def check_images(images: Tensor) -> None:
         )
     if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ValueError(f"images must be floats of shape {shape}; got {tuple(images.shape)}, {images.dtype}")
-    if images.numel() == 0 or not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError("images must hold at least one image, with values in [0, 1]")
+    if images.numel() == 0:
+        raise ValueError(f"images must hold at least one image, with pixels; got {tuple(images.shape)}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must have values in [0, 1]; got {low} … {high}")
 
 
 def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
@@ -282,16 +290,17 @@ def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
 def check_padding(padding: int | Sequence[int], images: Tensor, size: int) -> tuple[int, int, int, int]:
     """The four paddings; ValueError unless the canvas is at least S×S and larger than the images."""
     sides = list(padding) if isinstance(padding, Iterable) else [padding] * 4
-    if len(sides) != 4 or not all(isinstance(side, Integral) and side >= 0 for side in sides) or not any(sides):
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 0 for side in sides)
+    if len(sides) != 4 or not whole or not any(sides):
         raise ValueError(
             "padding must be four numbers of pixels (left, top, right, bottom), or one, none below 0 and not all 0; "
             f"got {padding!r}"
         )
-    left, top, right, bottom = sides
+    left, top, right, bottom = map(int, sides)  # of NumPy's short integers sums could overflow
     height, width = images.shape[2] + top + bottom, images.shape[3] + left + right
     if min(height, width) < size:
         raise ValueError(
-            f"images of {images.shape[2]}×{images.shape[3]} pixels, padded by {tuple(sides)}, make "
+            f"images of {images.shape[2]}×{images.shape[3]} pixels, padded by {left, top, right, bottom}, make "
             f"{height}×{width}; the model draws at least {size}×{size}: pad more, or enlarge the images first"
         )
     return left, top, right, bottom

@@ -179,7 +179,8 @@ def test_bad_masks_are_refused(small_model: Model, mask: Tensor, message: str):
         (torch.rand(2, 1, 16, 16), {}, r"shape \(B, 3, H, W\); got \(2, 1, 16, 16\)"),
         (torch.rand(2, 3, 8, 16), {}, r"shape \(8, 16\) .* as the images"),
         (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {}, "floats.*uint8"),
-        (torch.full((2, 3, 16, 16), 2.0), {}, r"values in \[0, 1\]"),
+        (torch.full((2, 3, 16, 16), 2.0), {}, r"values in \[0, 1\]; got 2.0"),
+        (torch.full((2, 3, 16, 16), torch.nan), {}, r"values in \[0, 1\]; got nan"),
         (images(), {"classes": [0, 1, 2]}, r"3 classes for 2 images"),
         (images(), {"classes": 4}, "classes must lie in 0 … 2"),
         (images(), {"steps": 0}, "steps must lie in 1 … 16"),
@@ -220,6 +221,7 @@ def test_images_to_draw_on_at_may_have_any_size_but_not_any_shape(small_model: M
         (None, "got None"),
         ((1.5, 0, 0, 8), r"four numbers of pixels.* got \(1.5, 0, 0, 8\)"),
         ((-1, 0, 0, 8), "none below 0"),
+        (True, "got True"),
         ((1, 2, 3), r"left, top, right, bottom"),
         ((1, 0, 0, 0), r"images of 12×12 pixels, padded by \(1, 0, 0, 0\), make 12×13.* at least 16×16"),
     ],
@@ -232,6 +234,24 @@ def test_bad_padding_is_refused(small_model: Model, padding: tuple, message: str
 def test_one_padding_for_all_sides(small_model: Model):
     expected = outpaint(small_model, images(), (3, 3, 3, 3), generator=0)
     assert torch.equal(outpaint(small_model, images(), 3, generator=0), expected)
+
+
+def test_paddings_of_short_integers(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+
+    def fake(model: Model, view: Tensor, mask: Tensor, *others: Any, **settings: Any) -> Tensor:
+        drawn.append(int(mask.sum()))
+        return view
+
+    monkeypatch.setattr(editing, "inpaint", fake)
+    given = images(1, 16, 100)  # 100 + 200 is more than 8 bits hold
+    assert outpaint(small_model, given, np.array([200, 0, 0, 0], np.uint8), generator=0).shape == (1, 3, 16, 300)
+    assert sum(drawn) == 16 * 200
+
+
+def test_a_mask_that_hides_all_that_the_model_would_see_is_refused(small_model: Model):
+    with pytest.raises(ValueError, match=r"all of the square around it.*one part after the other"):
+        inpaint(small_model, images(1, 16, 32), torch.arange(32).expand(16, 32) < 16)
 
 
 def test_the_tokens_next_to_an_edge_see_the_image_go_on(small_model: Model, monkeypatch: pytest.MonkeyPatch):
