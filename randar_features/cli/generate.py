@@ -31,7 +31,7 @@ class GenerateOptions(DecodingOptions):
     torchrun --nproc-per-node 4 scripts/generate.py …
 
     Attributes:
-        classes: names or indices of classes; none: the first eight. --list-classes prints them.
+        classes: names or indices of classes, first names; none: the first eight. --list-classes prints them.
         list_classes: print the names of the model's classes and do nothing else.
         sheet: also write sheet.png, a row for each class and a column for each seed.
         batch_size: images at once; the images do not depend on it.

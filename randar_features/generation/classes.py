@@ -45,10 +45,13 @@ def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
     """The transformer of a model, and class names as indices; a transformer and indices pass as they are.
 
     Raises:
+        TypeError: it is neither.
         ValueError: a name that the model's classes do not have, or a name where it has none.
     """
-    transformer = getattr(model, "transformer", None)
-    if transformer is None:
+    transformer = getattr(model, "transformer", model)
+    if not hasattr(transformer, "config"):
+        raise TypeError(f"a model, as load_model gives it, or its transformer is expected; got {str(model)[:80]!r}")
+    if transformer is model:
         return model, classes
     names, count = getattr(model, "classes", None), transformer.config.num_classes
     if isinstance(classes, str):
@@ -59,7 +62,9 @@ def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
 
 
 def find_classes(wanted: Sequence[str], names: Sequence[str] | None, num_classes: int) -> list[int]:
-    """Class indices from indices and names; a name may be one of several that commas separate.
+    """Class indices from names and indices; a name may be one of several that commas separate.
+
+    A number that names a class means that name, such as that of a numbered folder, and no index.
 
     Raises:
         ValueError: an index outside the classes, or a name that is unknown or not the name of one class alone;
@@ -69,19 +74,19 @@ def find_classes(wanted: Sequence[str], names: Sequence[str] | None, num_classes
 
 
 def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> int:
-    """One class index from an index or a name, as `find_classes`."""
+    """One class index from a name or an index, as `find_classes`."""
+    synonyms = [spellings_of(name) for name in names or ()]
+    found = [index for index, several in enumerate(synonyms) if wanted.strip().lower() in several]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{wanted!r} names the classes {', '.join(map(str, found))}: give one of these indices")
     if wanted.isdecimal():
         if int(wanted) >= num_classes:
             raise ValueError(f"class {wanted} is outside 0 … {num_classes - 1}")
         return int(wanted)
     if names is None:
         raise ValueError(f"the model's classes have no names: give an index in 0 … {num_classes - 1}, not {wanted!r}")
-    synonyms = [spellings_of(name) for name in names]
-    found = [index for index, several in enumerate(synonyms) if wanted.strip().lower() in several]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{wanted!r} names the classes {', '.join(map(str, found))}: give one of these indices")
     nearest = nearest_names(wanted, names)
     hint = f"nearest: {', '.join(nearest)}" if nearest else "model.classes and --list-classes have all names"
     raise ValueError(f"no class is named {wanted!r}; {hint}")

@@ -14,7 +14,7 @@ from randar_features.generation.recipe import recipe_of
 from randar_features.generation.recording import draw, new_cache
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import Scale
-from randar_features.layers import KVCache, check_classes, is_packed, pack_weights, product_dtype
+from randar_features.layers import KVCache, check_classes, pack_weights, packed_format, product_dtype
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted, name_of
 
@@ -188,13 +188,25 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTran
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout off inside; afterwards the mode is as before."""
-    training = module.training
+    """Dropout off inside; afterwards the mode of each part is as before."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training
+
+
+def check_packed(transformer: nn.Module, stated: torch.dtype) -> torch.dtype | None:
+    """`packed_format`; ValueError if it is another than the stated one."""
+    packed = packed_format(transformer)
+    if packed is not None and packed != stated:
+        raise ValueError(
+            f"{name_of(stated)} was stated, but the weights are packed in {name_of(packed)}: give the transformer that "
+            "they were packed from, or leave the format out (None)"
+        )
+    return packed
 
 
 @contextmanager
@@ -218,12 +230,7 @@ def in_format(transformer: ImageTransformer, dtype: DType) -> Iterator[ImageTran
         return
     held = product_dtype(transformer)
     own = compute_dtype(dtype, transformer.device, held)
-    if own != held and is_packed(transformer):
-        raise ValueError(
-            f"{name_of(own)} was stated, but the weights are packed in {name_of(held)}: give the transformer that they "
-            "were packed from, or leave the format out (None)"
-        )
-    if own != held:
+    if check_packed(transformer, own) is None and own != held:
         transformer = fitted(transformer, own, held)
         transformer = transformer if own == torch.float32 else pack_weights(transformer, own)
     with computing_in(torch.float32, transformer.device):  # packed layers need no autocast

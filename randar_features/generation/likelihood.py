@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from randar_features import sequence
 from randar_features.generation.classes import ClassesLike, resolve
-from randar_features.generation.complete import as_classes, evaluating
+from randar_features.generation.complete import as_classes, check_packed, evaluating
 from randar_features.hub import Model
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType, compute_dtype, computing_in, fitted
@@ -37,8 +37,9 @@ def log_likelihood(
         tokens: (B, N) codes in raster order.
         classes: (B,) class indices, one for all images, or None for the null class; of a model also classes' names.
         orders: K: the first K of `sequence.antithetic_orders` with `seed`, the same for all images (LlamaGen and PAR
-            have only one order); or permutations of the locations: (N,) for all images, (B, N) one for each image,
-            or several of these, (K, 1, N) or (K, B, N).
+            have only one order; a model trained in raster order is measured in that one, whatever K is); or
+            permutations of the locations: (N,) for all images, (B, N) one for each image, or several of these,
+            (K, 1, N) or (K, B, N).
         batch_size: images in one forward pass.
         dtype: number format of the computation, see `precision`; None: that of the caller's autocast, else of the
             weights.
@@ -55,6 +56,8 @@ def log_likelihood(
     several = as_orders(orders, model, batch, seed).to(tokens.device)
     total = torch.zeros(batch, num_tokens, device=tokens.device)
     computing = compute_dtype(dtype, model.device, model.dtype)
+    if dtype is not None:
+        check_packed(model, computing)
     model = fitted(model, computing, model.dtype)
     with evaluating(model), computing_in(computing, model.device, model.dtype):
         for order in several:  # (1 or B, N)
@@ -76,7 +79,8 @@ def as_orders(orders: int | Tensor | Sequence[int], transformer: ImageTransforme
     """(K, 1 or B, N) permutations; ValueError if they are none."""
     num_tokens = transformer.config.num_tokens
     if isinstance(orders, Integral):
-        return transformer.several_orders(sequence.as_index("orders", orders), seed)[:, None]
+        several = transformer.several_orders(sequence.as_index("orders", orders), seed)[:, None]
+        return transformer.own_order()[None] if transformer.trained_order == "raster" else several
     if orders is None or isinstance(orders, str):
         raise ValueError(f"orders must be a number of orders, or permutations of the locations; got {orders!r}")
     orders = torch.as_tensor(orders)

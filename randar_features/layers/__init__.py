@@ -14,7 +14,7 @@ from randar_features.layers.block import Block, FeedForward, PreNormBlock, RMSNo
 from randar_features.layers.config import TransformerConfig
 from randar_features.layers.embedding import ClassEmbedding, check_classes
 from randar_features.layers.kv_cache import CacheShape, KVCache
-from randar_features.layers.packed_linear import PackedLinear, is_packed, pack_weights, product_dtype
+from randar_features.layers.packed_linear import PackedLinear, pack_weights, packed_format, product_dtype
 
 __all__ = [
     "Attention",
@@ -34,9 +34,9 @@ __all__ = [
     "attend",
     "check_classes",
     "continued_mask",
-    "is_packed",
     "merged_heads",
     "pack_weights",
+    "packed_format",
     "product_dtype",
     "run",
 ]

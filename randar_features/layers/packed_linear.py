@@ -20,6 +20,7 @@ class PackedLinear(nn.Module):
     is stored so and multiplied in float32 (FBGEMM). Elsewhere the weight is held as it is in that format.
 
     Attributes:
+        format: in which the weight is stored.
         dtype: of what it gives.
     """
 
@@ -29,7 +30,7 @@ class PackedLinear(nn.Module):
         on_cpu = weight.device.type == "cpu"
         self.fbgemm = on_cpu and dtype == torch.float16
         self.onednn = on_cpu and (dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn_takes_bfloat16()))
-        self.dtype = torch.float32 if self.fbgemm else dtype
+        self.format, self.dtype = dtype, torch.float32 if self.fbgemm else dtype
         self.packed: Any = weight if self.fbgemm else weight.to(dtype)
         if self.fbgemm:
             self.packed = torch.ops.quantized.linear_prepack_fp16(weight, None)
@@ -92,6 +93,6 @@ def product_dtype(model: nn.Module) -> torch.dtype:
     return first.dtype if isinstance(first, PackedLinear) else first.weight.dtype
 
 
-def is_packed(model: nn.Module) -> bool:
-    """Whether `pack_weights` made it."""
-    return any(isinstance(layer, PackedLinear) for layer in model.modules())
+def packed_format(model: nn.Module) -> torch.dtype | None:
+    """The format that `pack_weights` packed a model in; None if it did not make it."""
+    return next((layer.format for layer in model.modules() if isinstance(layer, PackedLinear)), None)

@@ -16,6 +16,10 @@ def test_classes_by_index_name_or_one_of_several_names():
     assert find_classes(["3", "TINCA tinca", "tench", "Cat", "beagle", names[2]], names, 4) == [3, 0, 0, 1, 2, 2]
 
 
+def test_a_number_that_names_a_class_means_that_name():
+    assert find_classes(["1", "2", "10", "0"], ["1", "2", "10"], 3) == [0, 1, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("wanted", "names", "message"),
     [

@@ -351,9 +351,10 @@ def test_separate_queries_mask():
 def test_dropout_is_off_while_generating_and_on_again_after():
     expected = generate(MODEL, CLASSES, generator=1)
     MODEL.train()
+    MODEL.layers[1].eval()
     try:
         assert torch.equal(generate(MODEL, CLASSES, generator=1), expected)
-        assert MODEL.training and MODEL.layers[0].training
+        assert MODEL.training and MODEL.layers[0].training and not MODEL.layers[1].training
     finally:
         MODEL.eval()
 
@@ -446,3 +447,11 @@ def test_half_precision_models_decode(order: str | None):
     tokens = generate(half, CLASSES, order=order, generator=0, cache=cache)
     assert tokens.shape == (3, 16) and tokens.dtype == torch.int64
     assert generate(half, CLASSES, order=order, generator=0, scale=2, cache=cache).shape == (3, 64)
+
+
+@pytest.mark.parametrize("given", ["randar-tiny", None])
+def test_what_is_neither_a_model_nor_a_transformer_is_refused(given):
+    with pytest.raises(TypeError, match=f"load_model.* got '{given}'"):
+        generate(given, [1])
+    with pytest.raises(TypeError, match=f"load_model.* got '{given}'"):
+        log_likelihood(given, CLASSES[:, None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randar_features import generate, inpaint, load_model, precision, upscale_tokens
+from randar_features import generate, inpaint, load_model, log_likelihood, precision, upscale_tokens
 from randar_features.generation import new_cache
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling
@@ -72,6 +72,8 @@ def test_models_held_in_another_format_compute_in_the_stated_one():
     assert torch.equal(generate(half, [1], generator=0, dtype="bfloat16"), generate(half, [1], generator=0))
     with pytest.raises(ValueError, match=r"float32 was stated, but the weights are packed in bfloat16"):
         generate(pack_weights(model, torch.bfloat16), [1], dtype="float32")
+    with pytest.raises(ValueError, match="float32 was stated, but the weights are packed in float16"):
+        generate(pack_weights(model, torch.float16), [1], dtype="float32")
     with pytest.raises(ValueError, match="int8"):
         generate(model, [1], dtype="int8")
 
@@ -122,3 +124,11 @@ def test_cuda_greedy_tokens_in_bfloat16_are_those_of_float32():
     tokens, classes = raster_tokens("randar_small").cuda(), golden("randar_small")[0]["cond"].cuda()
     exact, rounded = model(tokens, classes), pack_weights(model, torch.bfloat16)(tokens, classes)
     assert (exact.argmax(-1) == rounded.argmax(-1)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_are_measured_in_their_own_format_alone(dtype: torch.dtype):
+    packed, tokens = pack_weights(golden_randar(), dtype), torch.arange(32).view(2, 16)
+    assert torch.equal(log_likelihood(packed, tokens, dtype=dtype), log_likelihood(packed, tokens))
+    with pytest.raises(ValueError, match="float16 was stated, but the weights are packed in"):
+        log_likelihood(packed, tokens, dtype="float16")

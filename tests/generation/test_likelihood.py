@@ -95,3 +95,12 @@ def test_a_uniform_model_has_the_surprisal_of_a_guess():
     model = golden_randar()
     model.output.weight.zero_()
     assert (-log_likelihood(model, TOKENS)).allclose(torch.tensor(math.log(64)))
+
+
+def test_a_model_trained_in_raster_order_is_measured_in_it():
+    model = golden_randar()
+    model.trained_order = "raster"
+    expected = log_likelihood(MODEL, TOKENS, CLASSES, torch.arange(16))
+    assert not torch.equal(log_likelihood(MODEL, TOKENS, CLASSES), expected)
+    for several in (1, 3, torch.arange(16)):
+        assert torch.equal(log_likelihood(model, TOKENS, CLASSES, several), expected)
