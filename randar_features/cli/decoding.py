@@ -9,8 +9,10 @@ from typing import Any, Literal
 import torch
 
 from randar_features.cli.options import DType, ModelOptions
-from randar_features.cli.parse import Natural, NonNegative, Share
+from randar_features.cli.parse import Natural, Positive, Share
 from randar_features.generation.recipe import recipe_of
+from randar_features.generation.sampling import Sampling
+from randar_features.generation.schedule import as_scale
 from randar_features.hub import Model, load_model
 from randar_features.layers import pack_weights
 from randar_features.models import ImageTransformer
@@ -46,15 +48,18 @@ class DecodingOptions(ModelOptions):
     schedule: Schedule | None = None
     guidance: tuple[float, ...] | None = None
     order: Order | None = None
-    temperature: NonNegative = 1.0
+    temperature: Positive = 1.0
     top_k: Natural = 0
     top_p: Share = 1.0
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
         seed_range(self.seeds)
+        Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
         if self.guidance is not None and len(self.guidance) > 2:
             raise ValueError(f"--guidance: expected one scale, or the first and the last, got {len(self.guidance)}")
+        if self.guidance:
+            as_scale((self.guidance[0], self.guidance[-1]))
 
 
 def seed_range(text: str) -> range:

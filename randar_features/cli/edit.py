@@ -135,11 +135,11 @@ def edit(
     mask: Path | None = None,
 ) -> None:
     """One PNG for each seed, its settings inside, and NAME_EDIT_strip.png: the image and its versions."""
+    image = load_image(options.image, value_range=options.value_range, max_pixels=options.max_pixels)
     model, number_format = load_for_decoding(options.model, options.device, options.dtype)
     index = None
     if options.class_name is not None:
         index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
-    image = load_image(options.image, value_range=options.value_range, max_pixels=options.max_pixels)
     pixels = to_tensor(adm_center_crop(image, model.image_size) if crop else image)
     settings = settings_of(options, model.transformer)
     notes = {

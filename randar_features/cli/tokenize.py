@@ -83,6 +83,12 @@ class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
             raise ValueError("--tokenizer is required, or, with --codes, --vocab-size")
         if self.codes and (self.splits or self.crops != "two"):
             raise ValueError("--splits and --crops are for images: codes have their crops, and --as names their split")
+        if self.splits and self.whole is not None:
+            raise ValueError("give --splits of data that have splits, or --as for data that have none, not both")
+        if self.vocab_size and self.tokenizer:
+            raise ValueError("--vocab-size is for --codes without --tokenizer: a tokenizer knows its number of codes")
+        if self.crop_range != CROP_RANGE and self.crops != "ten":
+            raise ValueError("--crop-range is for --crops ten")
         if self.streaming and not self.dataset:
             raise ValueError("--streaming is for --dataset")
         for name in (*(self.splits or ()), *([] if self.whole is None else [self.whole])):

@@ -276,10 +276,13 @@ def test_the_choices_are_those_of_the_library():
         ("edit inpaint photo.png --box 0 0 4 4 --mask photo.png", "--mask"),
         ("generate --seeds 5:2", "--seeds"),
         ("generate --guidance 1 2 3", "--guidance"),
+        ("generate --temperature 0 --classes nobody", "--temperature"),
+        ("generate --top-p 0 --classes nobody", "top_p"),
+        ("generate --guidance 1 1e30 --classes nobody", "guidance"),
         ("generate --batch-size 0", "--batch-size"),
         ("generate --scale 3", "--scale"),
         ("edit crop photo.png", "crop"),
-        ("edit upscale nowhere.png", "nowhere.png"),
+        ("edit upscale nowhere.png --class nobody", "nowhere.png"),
     ],
 )
 def test_what_cannot_be_done_is_refused(folder: Path, text: str, named: str, capsys: pytest.CaptureFixture[str]):

@@ -171,6 +171,9 @@ def test_published_codes(tokenizer: Path, tmp_path: Path, known: bool):
         (["--tokenizer", "x", "--data", "x", "--crops", "tem"], "'tem'"),
         (["--tokenizer", "x", "--data", "x", "--crop", "ten"], "--crops"),
         (["--tokenizer", "x", "--data", "x", "--streaming"], "--streaming is for --dataset"),
+        (["--tokenizer", "x", "--data", "x", "--as", "train", "--splits", "test"], "--splits .*--as"),
+        (["--tokenizer", "x", "--data", "x", "--vocab-size", "9"], "--vocab-size"),
+        (["--tokenizer", "x", "--data", "x", "--crop-range", "1.2"], "--crops ten"),
         (["--tokenizer", "x", "--data", "x", "--bach-size", "3"], "--batch-size"),
     ],
 )
