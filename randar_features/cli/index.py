@@ -30,7 +30,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
         data: stores of features, or images: a folder, files, Parquet files or a tar.
         out: folder of the index.
         encoder: for images: a model, or an encoder of the benchmarks: pixels, codes:MODEL, timm:NAME, timm:NAME=FILE,
-            timm:hf-hub:OWNER/NAME, MODULE:FACTORY, features:FILE (.npy or .parquet).
+            timm:hf-hub:OWNER/NAME, MODULE:FACTORY, features:FILE (.npy or .parquet); none: randar-tiny.
         orders: average over this many random orders; none: one raster order.
         pooling: how maps become vectors.
         features: folder of the features of the images; none: OUT/features.
@@ -52,7 +52,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
 
     data: tuple[str, ...] = positional()
     out: Path
-    encoder: str = option("--model", default="randar-tiny")
+    encoder: str | None = option("--model", default=None)
     orders: Count | None = None
     pooling: Literal["mean", "1x1+2x2", "mean+deviation", "max", "flat"] = "mean"
     features: Path | None = None
@@ -114,7 +114,11 @@ def stores_of(options: IndexOptions) -> list[FeatureStore]:
     """The stores that were given, or one with the features of the images."""
     are_stores = [is_store(name) for name in options.data]
     if all(are_stores):
-        of_images = [name for name in ("split", "value_range", "orders") if getattr(options, name) is not None]
+        of_images = [
+            name
+            for name in ("encoder", "features", "split", "value_range", "orders")
+            if getattr(options, name) is not None
+        ]
         if of_images:
             option = of_images[0].replace("_", "-")
             raise ValueError(f"--{option} is for images, and {options.data[0]} is a store of features: leave it out")
@@ -126,10 +130,10 @@ def stores_of(options: IndexOptions) -> list[FeatureStore]:
 
 def extracted(options: IndexOptions, data: Any) -> FeatureStore:
     """The features of the images, in OUT/features; those that are there are not computed again."""
-    from benchmarks.encoders import add_to_store, load_encoder
+    from benchmarks.encoders import DEFAULT_MODEL, add_to_store, load_encoder
 
     check_apart(data, options.out, options.split)
-    encoder = load_encoder(options.encoder, orders=options.orders, device=options.device)
+    encoder = load_encoder(options.encoder or DEFAULT_MODEL, orders=options.orders, device=options.device)
     return add_to_store(
         encoder,
         data,

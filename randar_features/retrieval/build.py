@@ -26,6 +26,8 @@ from randar_features.store.files import path_to_write
 FEATURES_FOLDER = "features"
 TUNING_IMAGES = 5000
 AUTO = "auto"
+KIND_OF = {"M": "hnsw", "efConstruction": "hnsw", "nlist": "ivfpq", "code_bytes": "ivfpq"}
+"""The kind of index that a size is of."""
 
 
 def build_index(
@@ -122,8 +124,11 @@ def check_options(kind: str | None, normalization: str, pooling: str, sizes: dic
         raise TypeError(
             f"build_index has no option {', '.join(unknown)}: sizes of an index are {', '.join(sorted(known))}"
         )
-    if sizes.get("components") is not None and normalization not in ("whitened", AUTO):
+    if sizes.get("components") is not None and normalization != "whitened":
         raise ValueError(f"components are for normalization whitened, got {sizes['components']} for {normalization}")
+    for name, own in KIND_OF.items():
+        if sizes.get(name) is not None and kind not in (None, AUTO, own):
+            raise ValueError(f"{name} is for an index of kind {own}, got {sizes[name]} for {kind}: leave it out")
     check_numbers(sizes)
 
 

@@ -371,3 +371,14 @@ def test_options_of_images_are_refused_for_tables(folder: Path) -> None:
         rf.build_index(store, folder / "other", split="train")
     with pytest.raises(ValueError, match="--value-range is for images"):
         stores_of(IndexOptions(data=(str(store),), out=folder / "other", value_range=(0, 4095)))
+    with pytest.raises(ValueError, match="--encoder is for images"):
+        stores_of(IndexOptions(data=(str(store),), out=folder / "other", encoder="pixels"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kind": "flat", "M": 4}, {"kind": "hnsw", "nlist": 4}, {"normalization": "auto", "components": 4}],
+)
+def test_sizes_that_would_have_no_effect_are_refused(folder: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"got 4 for (flat|hnsw|auto)"):
+        rf.build_index(folder / "images", folder / "other", **options)
