@@ -365,7 +365,12 @@ class Run:
             return max(rows, key=lambda row: row.tuning or 0.0)
         metric = self.metric or ""
         sign = -1 if LESS_IS_BETTER.search(metric) else 1
-        return max(rows, key=lambda row: sign * row.metrics.get(metric, -sign * np.inf))
+
+        def score(row: Result) -> float:
+            value = sign * row.metrics.get(metric, np.nan)
+            return -np.inf if np.isnan(value) else value
+
+        return max(rows, key=score)
 
     def best_by_encoder(self, *settings: str) -> list[Result]:
         """The best result of each encoder, for each value of these settings, in words, such as the probe."""

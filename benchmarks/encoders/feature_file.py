@@ -116,6 +116,7 @@ class StoredFeatures:
                     f"{self.file} holds features of {len(self)} images, the data have {len(records)}: they are "
                     'matched by their order; a Parquet column "path" matches them by name'
                 )
+            self._check_order(named, root)
             return list(range(len(self)))
         places = {path: place for place, path in enumerate(self.paths)}
         places |= {os.path.realpath(path): place for path, place in places.items() if os.path.exists(path)}
@@ -127,6 +128,15 @@ class StoredFeatures:
                 f"paths begin with {self.paths[0]}; give absolute paths, or paths relative to the data's folder"
             )
         return [place for place in found if place is not None]
+
+    def _check_order(self, named: Sequence[str | None], root: Path | None) -> None:
+        """ValueError where paths, of which some come twice, are in another order than those of the images."""
+        for place, (own, path) in enumerate(zip(self.paths or (), named, strict=False)):
+            if path not in (None, own) and os.path.realpath(own) != os.path.realpath(str(absolute(path, root))):
+                raise ValueError(
+                    f"{self.file} names an image more than once, so that entries are matched by their order, and "
+                    f"entry {place + 1} is {own}, where the data have {path}"
+                )
 
 
 def read_features(file: Path) -> StoredFeatures:

@@ -20,6 +20,10 @@ DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "s
 """Differing values make two numbers answers to different questions; on the other axes encoders are compared."""
 
 
+CONDITIONS = ("images", "steps", "guidance", "shots", "likelihood_images", "likelihood_orders", "loss_orders")
+"""Numbers of a result that say how it was measured, not what came out."""
+
+
 class Difference(NamedTuple):
     """One thing that is not the same, and whether numbers can still be compared."""
 
@@ -69,9 +73,13 @@ def card_differences(first: Card, second: Card) -> Iterator[Difference]:
 
 
 def row_differences(run: Run, row: Result, other_run: Run, other: Result) -> list[Difference]:
-    """Differences of the axes and settings of two results; of settings they are decisive."""
-    stated = run.axes(row) | {**row.settings}, other_run.axes(other) | {**other.settings}
-    return list(unequal(stated, lambda name: name in DECISIVE_AXES or name not in AXES))
+    """Differences of the axes, settings and `CONDITIONS` of two results; all but some axes are decisive."""
+
+    def stated(run: Run, row: Result) -> dict[str, Any]:
+        return run.axes(row) | {**row.settings} | {name: row.metrics.get(name) for name in CONDITIONS}
+
+    both = stated(run, row), stated(other_run, other)
+    return list(unequal(both, lambda name: name in DECISIVE_AXES or name not in AXES))
 
 
 def matching_rows(first: Run, second: Run) -> Iterator[tuple[Result, Result, list[Difference]]]:

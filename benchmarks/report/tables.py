@@ -10,7 +10,9 @@ import pandas as pd
 from benchmarks.result import AXES, Result, Run
 from randar_features.store.records import printable
 
-NO_SHARES = re.compile(r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup)(_|$)")
+NO_SHARES = re.compile(
+    r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup|guidance|density)(_|$)|FID|^s?FD|KID|^KD|^IS"
+)
 LABELS_WORDS = "trained with ImageNet's labels"
 MISSING = "–"
 

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import best_of, differences_of
 from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, extract, load_encoder, unreadable
+from benchmarks.encoders.extract import file_name
 from benchmarks.options import EncoderOptions, check_names
 from benchmarks.report.figures import RIGHT, WRONG, image_grid
 from benchmarks.result import Result, data_hash
@@ -118,18 +119,23 @@ def measure(config: Config, out: Path) -> Measurement:
     weights: dict[str, str] = {}
     artifacts: dict[str, str] = {}
     warnings: list[str] = []
+    shown: tuple[np.ndarray, np.ndarray] | None = None
     for name in config.encoder:
         encoder = load_encoder(name, **config.loading)
         weights[encoder.name] = encoder.described_weights
         own = list(evaluate(encoder, config))
         best = own[best_of([each.row for each in own], range(len(own))) or 0]
+        images = best.task.query_rows, best.task.gallery_rows
+        if shown is not None and not all(map(np.array_equal, shown, images)):
+            raise ValueError(f"{encoder.name} was given other images than {config.encoder[0]}: run it on its own")
+        shown = images
         indexed += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
         artifacts |= draw(best, encoder.name, config, out)
         warnings += unreadable(*stores(encoder, config, best.row["pooling"]))
         found += [replace(each, task=None, neighbours=None) for each in own]
-        query_rows = best.task.query_rows
+    assert shown is not None  # one encoder is named at least
     shared: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "interval": INTERVAL}
-    shared |= {"warnings": [*warnings, *duplicates(config, query_rows)]}
+    shared |= {"warnings": [*warnings, *duplicates(config, shown[0])]}
     if indexed:
         words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
         part = Measurement(protocol=words, results=indexed, **shared)
@@ -204,7 +210,7 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
         frames=[[None, *np.where(row, RIGHT, WRONG)] for row in right],
         height=96,
     )
-    file = f"neighbours-{name.replace('/', '-').replace(':', '-')}.png"
+    file = f"neighbours-{file_name(name)}.png"
     (out / file).write_bytes(png)
     return {f"Nearest by {name}, {best.row['output']} (thick frame: the query's class)": file}
 

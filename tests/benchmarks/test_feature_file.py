@@ -12,7 +12,7 @@ import pytest
 import randar_features as rf
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.result import read_result
-from benchmarks.tasks import classification, correspondence, segmentation
+from benchmarks.tasks import classification, correspondence, retrieval, segmentation
 from randar_features.features.store import FeatureStore
 from tests.benchmarks.image_folders import write_classes
 
@@ -125,3 +125,32 @@ def test_a_file_a_split_is_segmented(tmp_path: Path) -> None:
     segmentation.run(config, tmp_path / "out")
     (row,) = json.loads((tmp_path / "out/result.json").read_text())["results"]
     assert row["grid"] == "4x4"
+
+
+def test_results_of_other_images_are_not_compared(tmp_path: Path, data: list[Path]) -> None:
+    """Files that lack features of two images of one class leave the same labels, of other images."""
+    names = []
+    for number, row in enumerate((0, 14)):
+        vectors = vectors_of(len(data))
+        vectors[row] = np.nan
+        np.save(tmp_path / f"{number}.npy", vectors)
+        names.append(f"features:{tmp_path / f'{number}.npy'}")
+    options = {"data": str(tmp_path / "data"), "encoder": tuple(names), "cache": str(tmp_path / "cache")}
+    with pytest.raises(ValueError, match=r"1\.npy was given other evaluation images than .*0\.npy"):
+        config = classification.Config(**options, probe=("knn",), duplicates=False)
+        classification.run(config, tmp_path / "classification")
+    with pytest.raises(ValueError, match=r"1\.npy was given other images than .*0\.npy"):
+        retrieval.run(retrieval.Config(**options, index_kind=("none",), duplicates=False), tmp_path / "retrieval")
+
+
+def test_entries_of_paths_that_come_twice_must_be_in_the_datas_order(tmp_path: Path, data: list[Path]) -> None:
+    twice = [*data[:2], data[0]]
+    pd.DataFrame({"path": [str(path) for path in twice]}).to_csv(tmp_path / "list.csv", index=False)
+    vectors = vectors_of(3)
+    for name, order in (("same", [0, 1, 2]), ("other", [1, 0, 2])):
+        columns = {"path": [str(twice[row]) for row in order], "own": [*vectors[order]]}
+        pd.DataFrame(columns).to_parquet(tmp_path / f"{name}.parquet")
+    store = store_of(tmp_path / "same.parquet", tmp_path / "list.csv")
+    np.testing.assert_array_equal(store.array("own"), vectors)
+    with pytest.raises(ValueError, match=r"other\.parquet names an image more than once.* entry 1 is .*01\.png"):
+        store_of(tmp_path / "other.parquet", tmp_path / "list.csv")

@@ -181,6 +181,15 @@ class TestDiff:
         assert not comparable
         assert "    NOT COMPARABLE  pooling: 'mean' / 'max'" in lines
 
+    @pytest.mark.parametrize("condition", ["images", "steps", "guidance", "shots"])
+    def test_another_number_of_images_or_steps_is_another_question(self, tmp_path: Path, condition: str) -> None:
+        first = save(tmp_path / "a", [make_row(**{condition: 8})])
+        others = [make_row(**{condition: 64}), make_row(layer=3, **{condition: 8})]
+        lines, comparable = compare(first, save(tmp_path / "b", others))
+        assert comparable and "differs         layer: 2 / 3" in "\n".join(lines)
+        lines, comparable = compare(first, save(tmp_path / "b", others[:1]))
+        assert not comparable and f"NOT COMPARABLE  {condition}: 8 / 64" in "\n".join(lines)
+
     def test_rows_of_another_probe_answer_another_question(self, tmp_path: Path):
         first = save(tmp_path / "a", [make_row(probe="knn")])
         others = [make_row(probe="logistic"), make_row(probe="knn", layer=3)]

@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.report import charts
 from benchmarks.report import write as report
 from benchmarks.report.tables import is_share, number, result_table, shared_words
-from benchmarks.result import card, write_result
+from benchmarks.result import AXES, card, open_run, write_result
 from probes import confusion_matrix
 
 SHARED = {"resolution": 64, "threshold_basis": None, "selection": "a tenth of train", "normalization": None}
@@ -110,6 +110,22 @@ def test_numbers() -> None:
     named = {"build_seconds": False, "mean_rank": False, "recall_at_1": True, "box_per_point@0.1": True}
     assert {name: is_share(name, [0.5]) for name in named} == named
     assert not is_share("gain", [0.5, 1.5]) and is_share("gain", [0.5, None])
+    distances = (
+        "FID (ADM)",
+        "sFID (ADM)",
+        "FD-EfficientNet-Lite0@64",
+        "KD-EfficientNet-Lite0@64",
+        "guidance",
+        "density",
+    )
+    assert not any(is_share(name, [0.5]) for name in distances)
+
+
+def test_a_number_that_is_none_is_not_the_best(tmp_path: Path) -> None:
+    axes = dict.fromkeys(AXES)
+    rows = [{**axes, "encoder": name, "FID (ADM)": value} for name, value in (("a", np.nan), ("b", 9.0), ("c", 3.0))]
+    about = card("distances", axes={}, data={}, weights={})
+    assert open_run(write_result(tmp_path, about, rows)).best()["encoder"] == "c"
 
 
 def test_one_heat_map_of_contexts_by_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
