@@ -79,8 +79,27 @@ class ComputeOptions(ImageTaskOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOptions(ComputeOptions):
-    """Which features of which encoders are measured, and how they are computed and kept.
+class FeatureOptions(ComputeOptions):
+    """How the features of a data set are read and kept.
+
+    Attributes:
+        num_workers: processes that decode images.
+        store_dtype: number format in which features are kept.
+    """
+
+    num_workers: Natural = 0
+    store_dtype: Literal["float16", "float32"] = "float16"
+
+    @property
+    def store(self) -> dict[str, Any]:
+        """Arguments of `extract`."""
+        about = {"folder": self.cache, "dtype": self.store_dtype, "reading": self.reading}
+        return about | {"batch_size": self.batch_size, "num_workers": self.num_workers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(FeatureOptions):
+    """Which features of which encoders are measured.
 
     Attributes:
         encoder: names, see `benchmarks.encoders.load_encoder`: randar-tiny, a model's folder, pixels, histogram, codes,
@@ -90,8 +109,6 @@ class EncoderOptions(ComputeOptions):
         context: contexts of generators; None: all that they have.
         read: reads of generators; None: all that they have.
         orders: for generators, average over this many seeded random orders; None: the raster order.
-        num_workers: processes that decode images.
-        store_dtype: number format in which features are kept.
     """
 
     encoder: tuple[str, ...] = option("--encoders", default=("randar-tiny",))
@@ -99,20 +116,12 @@ class EncoderOptions(ComputeOptions):
     context: tuple[Context, ...] | None = option("--contexts", default=None)
     read: tuple[Read, ...] | None = option("--reads", default=None)
     orders: Count | None = None
-    num_workers: Natural = 0
-    store_dtype: Literal["float16", "float32"] = "float16"
 
     @property
     def loading(self) -> dict[str, Any]:
         """Arguments of `load_encoder`."""
         about = {"contexts": self.context, "reads": self.read, "orders": self.orders}
         return about | {"device": self.device, "dtype": self.dtype}
-
-    @property
-    def store(self) -> dict[str, Any]:
-        """Arguments of `extract`."""
-        about = {"folder": self.cache, "dtype": self.store_dtype, "reading": self.reading}
-        return about | {"batch_size": self.batch_size, "num_workers": self.num_workers}
 
     def chosen(self, encoder: Encoder) -> list[str] | None:
         """Those of `outputs` that an encoder has; None, all, where it has none of them, unless it is the only one.

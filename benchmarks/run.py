@@ -114,7 +114,7 @@ class Task:
             data=found.data,
             weights=found.weights,
             config=options,
-            warnings=[*dict.fromkeys([*found.warnings, *warnings_of(found.results)])],
+            warnings=[*dict.fromkeys([*found.warnings, *warnings_of(found.results), *unmeasured(options, found)])],
             device=choose_device(getattr(options, "device", None)),
             dtype=getattr(options, "dtype", None),
             interval=found.interval,
@@ -150,6 +150,14 @@ def warnings_of(results: Sequence[Result]) -> list[str]:
         for warning in result.warnings:
             found[warning] = found.get(warning, 0) + 1
     return [f"{warning} ({count} of {len(results)} results)" for warning, count in found.items()]
+
+
+def unmeasured(options: Any, found: Measurement) -> list[str]:
+    """A warning of outputs that the options name and no result is of, as if they were misspelt."""
+    measured = {result.get("output") for result in found.results}
+    asked = [*(getattr(options, "outputs", None) or ()), *(getattr(options, "attentive_outputs", None) or ())]
+    missing = [name for name in asked if name not in measured]
+    return [f"no encoder has the output {', '.join(missing)}"] if missing and measured else []
 
 
 def find_task(name: str) -> Task:

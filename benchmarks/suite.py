@@ -205,7 +205,9 @@ def jobs(settings: Settings) -> Iterator[Job]:
 
 def _labelled(settings: Settings, data: str, name: str) -> Iterator[Job]:
     train, evaluation = splits_of(data)
-    options = options_of(classification.Config, settings, data=data, train_split=train, evaluation_split=evaluation)
+    given: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
+    given |= {"evaluation_images": None} if evaluation else {}
+    options = options_of(classification.Config, settings, **given)
     yield Job(f"{name}/classification", options, classification.run)
     options = options_of(retrieval.Config, settings, data=data, split=evaluation or train, pooling=("mean",))
     yield Job(f"{name}/retrieval", options, retrieval.run)

@@ -171,7 +171,7 @@ def probe_options(folder: str, config: Config) -> classification.Config:
         data=config.classification,
         train_split=train,
         evaluation_split=evaluation,
-        evaluation_images=config.evaluation_images,
+        evaluation_images=None if evaluation else config.evaluation_images,
         hold_out=config.hold_out,
         max_images=config.max_images or None,
         encoder=(folder,),

@@ -5,7 +5,7 @@ of the heads are chosen on a tenth of the training images, and each head sees th
 are a split of the data, or held back from it. The same images serve every encoder, so that differences are paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.comparisons import differences_of
-from benchmarks.encoders import Encoder
-from benchmarks.options import check_names
+from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders.stored import StoredEncoder
+from benchmarks.options import EncoderOptions, check_names
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
-from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
+from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, Split, labelled_features
 from probes import paired_interval
 from probes.pooling import POOLINGS
 from randar_features.cli.parse import option
+from randar_features.features.store import FeatureStore, is_store
+from randar_features.precision import name_of
 
 PROTOCOL = (
     "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
@@ -33,7 +36,7 @@ PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LabelledData, ProbeOptions):
+class Config(LabelledData, EncoderOptions, ProbeOptions):
     """Probes of frozen features: every layer, context and read of every encoder is classified.
 
     Attributes:
@@ -59,6 +62,23 @@ class Config(LabelledData, ProbeOptions):
         check_names("pooling", self.pooling, POOLINGS)
         if self.normalization == "batch" and {"logistic", "few-shot"} & {*self.probe}:
             raise ValueError("--normalization batch is for --probe linear: use standardize or none")
+
+    def encoders(self) -> Iterator[Encoder]:
+        """Those that are named, each loaded when its turn comes; of a store of features, what they were made by.
+
+        Raises:
+            ValueError: splits are named, or another number format, for a store, which has its own.
+        """
+        if not is_store(self.data):
+            yield from (load_encoder(name, **self.loading) for name in self.encoder)
+            return
+        stored = StoredEncoder(FeatureStore(self.data))
+        if self.train_split is not None or self.evaluation_split is not None:
+            raise ValueError(f"{self.data} is a store of features and has no splits: leave them out")
+        computed = name_of(stored.dtype)
+        if self.dtype != computed:
+            raise ValueError(f"the features in {self.data} were computed in {computed}: state --dtype {computed}")
+        yield stored
 
 
 def evaluate(encoder: Encoder, config: Config) -> tuple[list[Scored], LabelledFeatures]:
@@ -101,17 +121,17 @@ def measure(config: Config, out: Path) -> Measurement:
     scored: list[Scored] = []
     weights: dict[str, str] = {}
     warnings: list[str] = []
-    labels: np.ndarray | None = None
+    evaluated: Split | None = None
     for encoder in config.encoders():
         found, features = evaluate(encoder, config)
-        if labels is not None and not np.array_equal(labels, features.evaluation.labels):
+        if evaluated is not None and not evaluated.same(features.evaluation):
             first = scored[0].row["encoder"]
             raise ValueError(f"{encoder.name} was given other evaluation images than {first}: run it on its own")
-        labels, warnings = features.evaluation.labels, [*warnings, *features.unreadable()]
+        evaluated, warnings = features.evaluation, [*warnings, *features.unreadable()]
         scored, weights = scored + found, weights | {encoder.name: encoder.described_weights}
-    if labels is None or not scored:
+    if evaluated is None or not scored:
         raise ValueError(f"nothing was measured: {', '.join(config.probe)} needs maps on a grid")
-    rows = [each.row for each in scored]
+    rows, labels = [each.row for each in scored], evaluated.labels
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([each.predictions for each in scored])
     np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))

@@ -55,7 +55,7 @@ class ProbeOptions:
     epochs: Count = 30
     head_batch_size: Count = 256
     buffer_rows: Count = 65536
-    shots: tuple[int, ...] = SHOTS
+    shots: tuple[Count, ...] = SHOTS
     draws: Count = 5
     attentive_queries: tuple[Count, ...] = (1,)
 

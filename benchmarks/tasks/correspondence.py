@@ -31,7 +31,7 @@ from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
-from randar_features.cli.parse import Count
+from randar_features.cli.parse import Count, Natural
 
 LOG = logging.getLogger(__name__)
 DIGITS, PHOTOGRAPHS = "digits", "photographs"
@@ -60,14 +60,24 @@ class Config(EncoderOptions):
     """
 
     data: str
-    components: tuple[int, ...] = (0, 8)
+    components: tuple[Natural, ...] = (0, 8)
     pairs: Count | None = None
     validation_pairs: Count = 60
     points: Count = 20
     split: str = "test"
-    size: int | None = None
+    size: Count | None = None
     resolution: int | None = None
     stride: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        made = self.data.partition(":")[0] in SIZES
+        if self.split == "val":
+            raise ValueError("--split val holds the pairs that choose the best output: evaluate on test or trn")
+        if made and self.split != "test":
+            raise ValueError(f"--split {self.split} is for SPair-71k, and {self.data} has no splits: leave it out")
+        if not made and self.size is not None:
+            raise ValueError(f"--size {self.size} is for digits and photographs, not for {self.data}: leave it out")
 
 
 def load_pairs(config: Config, split: str, count: int | None) -> PairSet:

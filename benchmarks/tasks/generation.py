@@ -10,14 +10,14 @@ not done again. Over several GPUs or processes: `torchrun --nproc-per-node 8 -m 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.encoders import extract, load_encoder
+from benchmarks.encoders import extract, load_encoder, unreadable
 from benchmarks.encoders.judges import Judge, same_classes
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
@@ -53,7 +53,7 @@ from benchmarks.tasks.sampler import (
 )
 from probes import LogisticProbe
 from probes.generation import Moments
-from probes.rows import sharded_rows
+from probes.rows import SelectedRows, sharded_rows
 from randar_features import Model, load_model
 from randar_features.cli.decoding import Order, load_for_decoding
 from randar_features.cli.options import WeightsDType
@@ -63,6 +63,10 @@ from randar_features.generation.recipe import recipe_of
 COARSE, FULL = "coarse", "full"
 VALIDATION = ("validation", "val", "test")
 TOP_1 = "top-1"
+OF_MODELS = (
+    "model", "coarse_images", "labels", "guidance", "guidance_schedule", "steps", "order", "temperature", "top_k",
+    "top_p", "weights_dtype", "probe_data", "probe_split", "npz",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +133,23 @@ class Config(JudgeOptions):
             raise ValueError("a file of features is compared with a file of features: give both, or images for both")
         if self.coarse_images is not None and self.coarse_images > self.images:
             raise ValueError(f"--coarse-images {self.coarse_images} is more than --images {self.images}")
-        if self.probe_data is not None and self.samples is not None:
-            raise ValueError("--probe-data is for samples of a model, and --samples are given: leave one out")
+        if self.samples is not None and (
+            given := [name for name in OF_MODELS if getattr(self, name) != DEFAULTS[name]]
+        ):
+            option = given[0].replace("_", "-")
+            raise ValueError(f"--{option} is for samples of a model, and --samples are given: leave one out")
+        if self.save_statistics is not None and (is_statistics(self.reference) or is_feature_file(self.reference)):
+            raise ValueError(
+                f"--save-statistics is for a reference of images, got --reference {self.reference}: leave one out"
+            )
 
     @property
     def sampling(self) -> dict[str, Any]:
         """Arguments of `generate` that all settings share."""
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+
+
+DEFAULTS = {each.name: each.default for each in fields(Config)}
 
 
 def measure(config: Config, out: Path) -> Measurement:
@@ -207,7 +221,11 @@ def measure_model(config: Config, out: Path) -> Measurement:
         data={"reference": reference_in_words(config)},
         weights={model.name: model.weights_hash, judge.name: judge.described_weights},
         results=[Result.of(main_first(row)) for row in (*full, *coarse)],
-        warnings=[*warnings_of(config, real), *warnings_of_count(config, model, real)],
+        warnings=[
+            *warnings_of(config, real),
+            *warnings_of_count(config, model, real),
+            *(probe.warnings if probe else ()),
+        ],
         artifacts=artifacts,
         details=details,
     )
@@ -252,6 +270,7 @@ class OwnProbe:
         probe: fitted.
         classes: the model's class of each of the probe's.
         accuracy: on images held back of those it was fitted on.
+        warnings: of images that could not be read.
     """
 
     model: Model
@@ -260,6 +279,7 @@ class OwnProbe:
     probe: LogisticProbe
     classes: np.ndarray
     accuracy: float
+    warnings: tuple[str, ...]
 
     def top_1(self, files: Sequence[Path], labels: np.ndarray, name: str) -> float:
         """Share of the samples that the probe takes for their class."""
@@ -274,8 +294,10 @@ def own_features(model: Model, config: Config, images: Any, name: str, output: s
     encoder = load_encoder(model, contexts=[context], reads=[read], device=config.device)
     about: dict[str, Any] = {"batch_size": config.batch_size, "dtype": "float32", "outputs": [output]}
     store = extract(encoder, images, folder=config.cache, name=name, **about)
-    rows = sharded_rows(store.rows(output))
-    return JudgedSet(Moments.of(rows), rows, labels=store.labels, class_names=store.label_names)
+    readable = np.flatnonzero(store.ok)
+    rows = SelectedRows(sharded_rows(store.rows(output)), readable)
+    about = {"labels": store.labels[readable], "class_names": store.label_names}
+    return JudgedSet(Moments.of(rows), rows, **about, warnings=tuple(unreadable(store)))
 
 
 def own_probe(config: Config, model: Model) -> OwnProbe | None:
@@ -291,11 +313,13 @@ def own_probe(config: Config, model: Model) -> OwnProbe | None:
         raise ValueError(f"--probe-data {config.probe_data} must have the classes of {model.name} by name")
     found = own_features(plain, config, source, f"probe {config.probe_data} {len(source)}", output)
     assert found.features is not None and found.labels is not None
+    if (found.labels < 0).any():
+        raise ValueError(f"{(found.labels < 0).sum()} images of --probe-data {config.probe_data} have no label")
     held = np.arange(len(found.labels)) % 5 == 0
     values = found.features.read(np.arange(len(held)))
     probe = LogisticProbe(seed=config.seed).fit(values[~held], found.labels[~held])
     accuracy = float((probe.predict(values[held]) == found.labels[held]).mean())
-    return OwnProbe(plain, config, output, probe, known, accuracy)
+    return OwnProbe(plain, config, output, probe, known, accuracy, found.warnings)
 
 
 @dataclass(frozen=True, eq=False)

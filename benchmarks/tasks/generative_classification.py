@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import load_encoder
+from benchmarks.options import Read
 from benchmarks.result import Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
@@ -30,6 +31,7 @@ from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
 from randar_features.cli.parse import Count
 from randar_features.models.base import ImageTransformer
+from randar_features.sequence import Context
 from randar_features.store.files import read_object
 from randar_features.training.objective import evaluation_orders
 
@@ -63,10 +65,10 @@ class Config(LabelledData):
     model: str = "randar-tiny"
     images: Count | None = 1000
     shortlist: Count | None = 10
-    orders: tuple[int, ...] = (1, 2, 5, 10, 20)  # type: ignore[assignment]  # several here, one elsewhere
+    orders: tuple[Count, ...] = (1, 2, 5, 10, 20)
     labels: Literal["equal", "any"] = "equal"
-    context: str | None = None  # type: ignore[assignment]  # one here, several elsewhere
-    read: str = "image"  # type: ignore[assignment]
+    context: Context | None = None
+    read: Read = "image"
     layer: int | None = None
 
     def __post_init__(self) -> None:
@@ -214,6 +216,8 @@ def image_tokens(model: Model, config: Config, rows: np.ndarray) -> Tensor:
 def measure(config: Config, out: Path) -> Measurement:
     """Writes predictions and what was computed to `out`."""
     model = load_model(config.model, config.device)
+    if names := open_data(config.data, config.train_split, model.image_size, config.reading).label_names:
+        check_classes(model, names, np.empty(0))  # before features are computed
     probe, features, candidate = fitted_probe(model, config)
     check_classes(model, features.label_names, features.train.labels)
     places = np.random.default_rng(config.seed).permutation(len(candidate.evaluation))

@@ -8,23 +8,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmarks.encoders import Encoder, extract, load_encoder, unreadable
+from benchmarks.encoders import Encoder, extract, unreadable
 from benchmarks.encoders.stored import StoredEncoder
-from benchmarks.options import EncoderOptions
+from benchmarks.options import FeatureOptions
 from benchmarks.result import data_hash
 from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import stratified_rows
 from probes.pooling import pool
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
 from randar_features.cli.parse import Count, option
-from randar_features.features.store import FeatureStore, is_store
-from randar_features.precision import name_of
+from randar_features.features.store import FeatureStore
 
 HELD_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledData(EncoderOptions):
+class LabelledData(FeatureOptions):
     """Options of every benchmark that trains on some labelled images and is evaluated on others.
 
     Attributes:
@@ -56,23 +55,11 @@ class LabelledData(EncoderOptions):
                 f"images to train on and to evaluate on must differ, got the split {self.train_split!r} twice: leave "
                 "--evaluation-split out, and images of the training split are held back"
             )
-
-    def encoders(self) -> Iterator[Encoder]:
-        """Those that are named, each loaded when its turn comes; of a store of features, what they were made by.
-
-        Raises:
-            ValueError: splits are named, or another number format, for a store, which has its own.
-        """
-        if not is_store(self.data):
-            yield from (load_encoder(name, **self.loading) for name in self.encoder)
-            return
-        stored = StoredEncoder(FeatureStore(self.data))
-        if self.train_split is not None or self.evaluation_split is not None:
-            raise ValueError(f"{self.data} is a store of features and has no splits: leave them out")
-        computed = name_of(stored.dtype)
-        if self.dtype != computed:
-            raise ValueError(f"the features in {self.data} were computed in {computed}: state --dtype {computed}")
-        yield stored
+        if self.evaluation_split is not None and self.evaluation_images is not None:
+            raise ValueError(
+                f"--evaluation-images {self.evaluation_images} holds back images of the training split, and "
+                f"--evaluation-split {self.evaluation_split} names others: leave one of them out"
+            )
 
     def data_parts(self) -> dict[str, str]:
         """The data's hash, and which images of it: equal where the same images were used."""
@@ -96,6 +83,10 @@ class Split:
 
     rows: np.ndarray
     labels: np.ndarray
+
+    def same(self, other: "Split") -> bool:
+        """Whether the other one is of the same images, with the same labels."""
+        return np.array_equal(self.rows, other.rows) and np.array_equal(self.labels, other.labels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets import open_data
-from benchmarks.encoders import extract, load_encoder
+from benchmarks.encoders import extract, load_encoder, unreadable
 from benchmarks.options import ComputeOptions
 from benchmarks.report.figures import image_grid
 from benchmarks.result import Result, data_hash
@@ -26,6 +26,7 @@ from benchmarks.tasks.duplicate_pairs import (
     concerned,
     find,
 )
+from randar_features.cli.parse import Count
 from randar_features.data import ImageSource
 from randar_features.features.store import FeatureStore
 from randar_features.store.files import write_json
@@ -57,7 +58,7 @@ class Config(ComputeOptions):
     similarity: float = SIMILARITY
     correlation: float = CORRELATION
     aligned: float = ALIGNED
-    neighbours: int = NEIGHBOURS
+    neighbours: Count = NEIGHBOURS
 
 
 def measure(config: Config, out: Path) -> Measurement:
@@ -85,7 +86,7 @@ def measure(config: Config, out: Path) -> Measurement:
         data={"indexed": f"{content} {splits[0]}", "looked up": f"{content} {splits[1]}"},
         weights={encoder.name: encoder.described_weights},
         results=[Result.of(row)],
-        warnings=[RECALL],
+        warnings=[RECALL, *unreadable(store, other)],
         artifacts=artifacts,
     )
 
@@ -94,7 +95,7 @@ def summary(
     pairs: Sequence[Pair], other: FeatureStore, details: dict[str, Any], output: str, *, within: bool
 ) -> dict[str, Any]:
     """The row of the result; `within`: the pairs are of one split."""
-    affected = concerned(pairs, within=within)
+    affected, readable = concerned(pairs, within=within), int(other.ok.sum())
     return {
         "encoder": other.manifest["encoder"],
         "output": output,
@@ -102,11 +103,11 @@ def summary(
         "pooling": other.manifest["pooling"],
         "normalization": "standardized",
         "resolution": other.manifest["image_size"],
-        "share_with_near_duplicate": len(affected) / len(other),
+        "share_with_near_duplicate": len(affected) / max(1, readable),
         "with_near_duplicate": len(affected),
         "with_identical": len(concerned([pair for pair in pairs if pair.identical], within=within)),
         "pairs": len(pairs),
-        "looked_up": len(other),
+        "looked_up": readable,
     }
 
 

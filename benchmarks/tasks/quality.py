@@ -20,7 +20,6 @@ from randar_features import load_model
 from randar_features.cli.parse import Count
 from randar_features.data import open_images
 from randar_features.data.images import readable_batches
-from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.training.image_quality import reconstruction_quality
 from randar_features.training.objective import evaluation_orders
 
@@ -48,7 +47,7 @@ class Config(ImageTaskOptions):
 def measure(config: Config, out: Path) -> Measurement:
     """One result: nats per token with the class and with the null class, and how well images are reconstructed."""
     model = load_model(config.model, config.device)
-    pixels, labels = read_images(config.data, image_size=model.image_size, split=config.split, reading=config.reading)
+    pixels, labels, warnings = read_images(config, model.image_size)
     picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
     tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
     with_class, null_class = image_losses(model.transformer, tokens, labels, config.orders)
@@ -68,22 +67,27 @@ def measure(config: Config, out: Path) -> Measurement:
         weights={model.name: model.weights_hash},
         interval="percentile bootstrap over images",
         results=[Result.of(entries)],
+        warnings=warnings,
     )
 
 
-def read_images(
-    data: str, *, image_size: int, split: str | None, reading: Reading = DEFAULT_READING
-) -> tuple[Tensor, Tensor]:
-    """All images (n, 3, S, S) in [0, 1] that can be read, and their labels (n,); ValueError if one has no label."""
+def read_images(config: Config, image_size: int) -> tuple[Tensor, Tensor, list[str]]:
+    """All images (n, 3, S, S) in [0, 1] that can be read, their labels (n,), and a warning of the others.
+
+    ValueError if one has no label.
+    """
     pixels: list[Tensor] = []
     labels: list[int] = []
-    source, options = open_images(data, split=split).read_with(reading), {"image_size": image_size, "batch_size": 256}
-    for batch, batch_labels in readable_batches(source, description="reading", **options):
+    source, size = open_images(config.data, split=config.split).read_with(config.reading), {"image_size": image_size}
+    for batch, batch_labels in readable_batches(source, description="reading", batch_size=256, **size):
         pixels.append(batch)
         labels += batch_labels
     if min(labels) < 0:
-        raise ValueError(f"{labels.count(-1)} of {len(labels)} images of {data} have no label: the likelihood needs it")
-    return torch.cat(pixels), torch.tensor(labels)
+        unknown = f"{labels.count(-1)} of {len(labels)} images of {config.data} have no label"
+        raise ValueError(f"{unknown}: the likelihood needs it")
+    missing = (source.length or len(labels)) - len(labels)
+    warnings = [f"{missing} images could not be read"] if missing else []
+    return torch.cat(pixels), torch.tensor(labels), warnings
 
 
 run = Task("quality", Config, measure)

@@ -29,6 +29,7 @@ from probes.rows import TensorRows
 from randar_features import Model, encode_tokens, load_model
 from randar_features.cli.parse import Count
 from randar_features.data.images import readable_batches
+from randar_features.features import model_specs
 from randar_features.precision import autocast
 
 BASE = "mean"
@@ -145,7 +146,7 @@ def scored(readout: Readout, axes: dict[str, Any], split: Sequence[np.ndarray], 
 def measure(config: Config, out: Path) -> Measurement:
     """A result each way to read and probe."""
     model = load_model(config.model, config.device)
-    layer = model.recommended_layers[0] if config.layer is None else config.layer
+    layer = model_specs(model, layers=config.layer)[0].layer  # before images are read: the model may not have it
     tokens, labels, warnings = read_tokens(model, config)
     evaluated = stratified_rows(labels, config.evaluation_images, config.seed, leave=1)
     split = np.setdiff1d(np.arange(len(labels)), evaluated), evaluated

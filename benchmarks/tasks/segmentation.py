@@ -91,7 +91,7 @@ class Config(EncoderOptions):
     data: str
     head: Literal["linear", "knn", "logistic"] = "linear"
     labels: str | None = None
-    num_classes: int | None = None
+    num_classes: Count | None = None
     ignore_index: int | None = None
     train_split: str = "train"
     evaluation_split: str | None = None
@@ -104,8 +104,8 @@ class Config(EncoderOptions):
     blend: Literal["features", "probabilities"] = "features"
     resized: bool = False
     duplicates: bool = True
-    iterations: int = 1000
-    max_patches: int | None = 50_000
+    iterations: Count = 1000
+    max_patches: Count | None = 50_000
 
 
 @dataclass(frozen=True)

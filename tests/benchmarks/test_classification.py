@@ -139,7 +139,7 @@ def test_near_duplicates_between_held_back_and_training_rows_are_warned_of(tmp_p
 
 def test_one_split_cannot_be_both(folder: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="must differ, got the split 'train' twice"):
-        config(folder, tmp_path, train_split="train", evaluation_split="train")
+        config(folder, tmp_path, train_split="train", evaluation_split="train", evaluation_images=None)
 
 
 def test_few_shot_probes_can_do_without_standardisation(folder: Path, tmp_path: Path):
@@ -204,7 +204,12 @@ def test_splits_of_other_classes_are_refused(folder: Path, tmp_path: Path):
         for name in names:
             (tmp_path / "images" / split / name).mkdir(parents=True)
             (tmp_path / "images" / split / name / "0.png").write_bytes((folder / "blue/00.png").read_bytes())
-    splits = {"train_split": "train", "evaluation_split": "validation", "encoder": ("histogram",)}
+    splits = {
+        "train_split": "train",
+        "evaluation_split": "validation",
+        "evaluation_images": None,
+        "encoder": ("histogram",),
+    }
     with pytest.raises(ValueError, match=r"are \['a', 'b', 'c'\], those of validation are \['a', 'c'\]"):
         classification.run(config(tmp_path / "images", tmp_path, **splits), tmp_path)
 
@@ -212,7 +217,13 @@ def test_splits_of_other_classes_are_refused(folder: Path, tmp_path: Path):
 def test_two_splits_are_trained_and_evaluated_on(tmp_path: Path):
     write_classes(tmp_path / "images/train", per_class=10, seed=0)
     write_classes(tmp_path / "images/validation", per_class=3, seed=1)
-    splits = {"train_split": "train", "evaluation_split": "validation", "encoder": ("histogram",), "train_images": 18}
+    splits = {
+        "train_split": "train",
+        "evaluation_split": "validation",
+        "evaluation_images": None,
+        "encoder": ("histogram",),
+        "train_images": 18,
+    }
     classification.run(config(tmp_path / "images", tmp_path, **splits), tmp_path / "out")
     report = read_result(tmp_path / "out")
     assert report["card"]["data"]["evaluation"].endswith(" validation")

@@ -204,8 +204,11 @@ def test_classes_of_samples_are_told_by_a_probe_of_the_models_own_features(tmp_p
     files = [tmp_path / "data" / f"class {label}" / "1.png" for label in (0, 1, 2)]
     assert probe.top_1(files, np.array([1, 2, 0]), "three") == 1
     assert probe.top_1(files, np.array([0, 1, 2]), "three") == 0
-    (row,) = generation.measure(config, tmp_path).results
-    assert 0 <= row["top-1 own probe"] <= 1
+    (tmp_path / "data" / "class 0" / "10.png").write_bytes(b"no image")
+    found = generation.measure(config, tmp_path)
+    assert 0 <= found.results[0]["top-1 own probe"] <= 1
+    assert any(warning.startswith("1 of 31 images could not be read: row ") for warning in found.warnings)
+    (tmp_path / "data" / "class 0" / "10.png").unlink()
     (tmp_path / "data" / "class 0").rename(tmp_path / "data" / "lamp")
     with pytest.raises(ValueError, match="by name"):
         generation.own_probe(config, load_model(str(folder), device="cpu"))
@@ -286,11 +289,14 @@ def test_options_that_contradict_each_other():
         ({"coarse_images": 9, "images": 8}, "--coarse-images 9"),
         ({"guidance": ("1:2",)}, "--guidance"),
         ({"samples": "folder", "probe_data": "x"}, "--probe-data"),
+        ({"samples": "folder", "guidance": ("2",)}, "--guidance"),
+        ({"samples": "folder", "npz": True}, "--npz"),
+        ({"reference": "a.npy", "samples": "b.npy", "save_statistics": Path("c.npz")}, "--save-statistics"),
         ({"labels": "sorted"}, "labels"),
         ({"k": 0}, "at least 1"),
     ]:
         with pytest.raises(ValueError, match=named):
-            Config(reference="real", **wrong)  # type: ignore[arg-type]
+            Config(**{"reference": "real", **wrong})  # type: ignore[arg-type]
 
 
 # Classes

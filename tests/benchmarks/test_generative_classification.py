@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,14 @@ def test_a_model_of_one_order_is_asked_in_it(tmp_path: Path, monkeypatch: pytest
     report = run(tmp_path, tmp_path / "out", "--shortlist", "3", monkeypatch=monkeypatch)
     assert [row["orders"] for row in report["results"]][:1] == [1] and len(report["results"]) == 2
     assert report["card"]["protocol"].endswith("the order that the model was trained in")
+
+
+def test_other_classes_are_refused_before_features_are_computed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "model")
+    write_classes(tmp_path / "images", per_class=2, seed=0)
+    (tmp_path / "images/blue").rename(tmp_path / "images/other")
+    shutil.copytree(tmp_path / "images/other", tmp_path / "images/blue")
+    options = {"data": str(tmp_path / "images"), "model": str(tmp_path / "model"), "cache": str(tmp_path / "cache")}
+    with pytest.raises(ValueError, match="trained on 3 classes, the data has 4 classes"):
+        generative.run(Config(**options), tmp_path / "out")
+    assert not (tmp_path / "cache").exists()

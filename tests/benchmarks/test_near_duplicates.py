@@ -82,6 +82,7 @@ def test_thresholds_decide(tmp_path: Path, planted: dict[int, tuple[int, str]]) 
 def test_pairs_within_a_split_come_once(tmp_path: Path) -> None:
     paths = write_classes(tmp_path / "data", per_class=5, seed=0)
     paths[12].write_bytes(paths[1].read_bytes())
+    paths[7].write_bytes(b"no image")
     path = near_duplicates.run(
         Config(data=str(tmp_path / "data"), encoder="pixels", cache=str(tmp_path / "cache")), tmp_path / "out"
     )
@@ -89,7 +90,8 @@ def test_pairs_within_a_split_come_once(tmp_path: Path) -> None:
     assert (pair["row"], pair["other"], pair["identical"]) == (1, 12, True)
     result = read_result(path)
     (row,) = result["results"]
-    assert row["share_with_near_duplicate"] == 2 / 15  # both are one of the other
+    assert row["share_with_near_duplicate"] == 2 / 14  # both are one of the other
+    assert row["looked_up"] == 14 and "1 of 15 images could not be read: row 7" in result["card"]["warnings"][1]
     assert (row["with_near_duplicate"], row["with_identical"], row["pairs"]) == (2, 2, 1)
     assert "cosine of standardised features ≥ 0.6" in result["card"]["protocol"]
     with Image.open(tmp_path / "out/pairs.png") as shown:

@@ -19,10 +19,13 @@ def test_figures_equal_those_by_hand(tmp_path: Path):
         (folder / str(label)).mkdir(parents=True)
         pixels = rng.integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / str(label) / "0.png")
+    (folder / "1/bad.png").write_bytes(b"no image")
     model = load_model(write_folder(tmp_path / "model"), device="cpu")
-    result = measure(Config(model=str(tmp_path / "model"), data=str(folder), images=3, orders=2), tmp_path).results[0]
+    found = measure(Config(model=str(tmp_path / "model"), data=str(folder), images=3, orders=2), tmp_path)
+    result = found.results[0]
+    assert found.warnings == ["1 images could not be read"]
 
-    files = sorted(folder.rglob("*.png"))
+    files = sorted(folder.rglob("0.png"))
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255 for file in files])
     tokens = model.tokenizer.encode(images)
     error = (model.tokenizer.decode(tokens) - images).square().mean((1, 2, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,8 @@ def test_all_are_in_one_table_with_their_cost(config: Config, tmp_path: Path, mo
     assert found.results[4]["settings"].startswith("4 queries")
     assert all({"sequences", "transformer_seconds", "accuracy", "tuning"} <= {*row.metrics} for row in found.results)
     assert len(run_differences(found)) == 5
+
+
+def test_a_layer_that_the_model_lacks_is_refused_before_images_are_read(config: Config, tmp_path: Path):
+    with pytest.raises((ValueError, IndexError), match="99"):
+        task.measure(replace(config, layer=99, data=str(tmp_path / "nothing")), tmp_path)

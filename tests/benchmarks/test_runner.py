@@ -18,6 +18,7 @@ from benchmarks.run import TASKS, Measurement, Task, find_task, main
 from benchmarks.suite import Settings
 from benchmarks.tasks.classification import Config as Classification
 from benchmarks.tasks.classification_probes import interval_over_draws
+from benchmarks.tasks.correspondence import Config as Correspondence
 from randar_features.cli.parse import parse
 
 ROOT = Path(benchmarks.__file__).parent
@@ -131,6 +132,23 @@ def test_other_intervals_are_not_comparable(tmp_path: Path):
 def test_bad_options_are_refused_before_any_work(option: str, value: Any):
     with pytest.raises(ValueError, match=option.replace("_", ".")):
         Classification(data="nowhere", **{option: value})
+
+
+def test_options_that_would_have_no_effect_are_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(ValueError, match=r"--evaluation-images 9 .*--evaluation-split test"):
+        Classification(data="x", evaluation_images=9, evaluation_split="test")
+    for wrong in ({"data": "spair", "split": "val"}, {"data": "digits", "split": "trn"}, {"data": "spair", "size": 9}):
+        with pytest.raises(ValueError, match=f"--{[*wrong][1]}"):
+            Correspondence(**wrong)  # type: ignore[arg-type]
+    for option in ("--encoder", "--outputs"):
+        assert main("generative_classification", ["--data", "x", option, "pixels"]) == 2
+        assert f"no option '{option}'" in capsys.readouterr().err
+
+
+def test_an_output_that_no_encoder_has_is_told(tmp_path: Path):
+    row = {**NO_AXES, "encoder": "tiny", "output": "b", "accuracy": 0.5}
+    card = run(tmp_path, Options(encoder=("a", "b"), outputs=("b", "misspelt")), results=[Result.of(row)])["card"]
+    assert card["warnings"] == ["no encoder has the output misspelt"]
 
 
 @pytest.mark.parametrize("old", ["max", "train", "evaluation"])
