@@ -51,6 +51,12 @@ class Task:
     gallery_rows: np.ndarray
     tuning: Task | None = None
 
+    @property
+    def scored(self) -> np.ndarray:
+        """Which queries have another image of their class in the gallery, bool (Q,): others cannot be scored."""
+        of_class = np.bincount(self.gallery_labels, minlength=int(self.query_labels.max()) + 1)
+        return of_class[self.query_labels] > (self.own >= 0)
+
     def transformed(self, fitted: Transform | None) -> Task:
         """With vectors as they are to be compared, but for their length; fitted: to the gallery; None: as they are."""
         if fitted is None:
@@ -101,15 +107,17 @@ def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, coun
             tuning=tuning,
         )
 
-    return part(chosen, part(tuned, None) if len(tuned) else None)
+    task = part(chosen, part(tuned, None) if len(tuned) else None)
+    if not task.scored.any():
+        raise NoTaskError(f"none of {count} queries of {queries.folder} has another image of its class to find")
+    return task
 
 
 def tuning_score(task: Task | None, fitted: Transform | None) -> float | None:
     """mAP of the tuning queries; None where there are none, or none has another image of its class."""
-    if task is None:
+    if task is None or not task.scored.any():
         return None
-    precisions = exact_scores(task.transformed(fitted))[2]
-    return float(np.nanmean(precisions)) if np.isfinite(precisions).any() else None
+    return float(np.nanmean(exact_scores(task.transformed(fitted))[2]))
 
 
 def chosen_way(task: Task) -> tuple[Transform | None, dict[str, Any]]:
@@ -129,14 +137,18 @@ def chosen_way(task: Task) -> tuple[Transform | None, dict[str, Any]]:
 
 
 def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Metrics over the whole ranking, each query's first neighbours (Q, ≤ DEPTH), and average precisions (Q,)."""
+    """Metrics over the whole ranking, each query's first neighbours (Q, ≤ DEPTH), and average precisions (Q,).
+
+    These are NaN where the query cannot be scored.
+    """
     precisions, ranks, first = [], [], []
     for start in range(0, len(task.queries), RANKED_AT_ONCE):
         part = slice(start, start + RANKED_AT_ONCE)
         ids = rank_all(task.queries[part], task.gallery, task.own[part]).ids
         queried = (ids, task.query_labels[part], task.gallery_labels, task.own[part])
-        precisions.append(average_precisions(*queried))
-        ranks.append(first_ranks(*queried))
+        scorable, unknown = task.scored[part].any(), np.full(len(ids), np.nan)
+        precisions.append(average_precisions(*queried) if scorable else unknown)
+        ranks.append(first_ranks(*queried) if scorable else unknown)
         first.append(ids[:, :DEPTH])
     scored = scores(np.concatenate(ranks), np.concatenate(precisions))
     return scored, np.concatenate(first), np.concatenate(precisions)

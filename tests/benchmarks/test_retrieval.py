@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.result import open_run, read_result
 from benchmarks.run import main
-from benchmarks.tasks import retrieval
+from benchmarks.tasks import retrieval, retrieval_task
 from benchmarks.tasks.retrieval import Config
 from benchmarks.tasks.retrieval_task import NoTaskError, exact_scores, make_task
 from probes import mean_average_precision, mean_rank, recall_at_k, search
@@ -56,6 +56,24 @@ def test_leave_one_out_is_scored_by_hand_written_metrics(data: Path, tmp_path: P
     picture = result["artifacts"].pop("differences") and next(iter(result["artifacts"].values()))
     with Image.open(tmp_path / "out" / picture) as shown:
         assert shown.format == "PNG"
+
+
+def test_an_image_that_is_alone_in_its_class_is_not_scored(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "train/alone").mkdir()
+    (data / "train/alone/0.png").write_bytes((data / "train/red/00.png").read_bytes())
+    monkeypatch.setattr(retrieval_task, "RANKED_AT_ONCE", 1)
+    options = {"encoder": ("pixels", "histogram"), "pooling": ("mean",)}
+    for seed in range(3):  # among the queries of one of them
+        result = read_result(retrieval.run(config(data, seed=seed, **options), tmp_path / str(seed)))
+        assert all(0 < row["mean_average_precision"] < 1 for row in result["results"])
+        warned = ["1 of 20 queries have no other image of their class, and are not scored"]
+        assert result["card"]["warnings"] in ([], warned)
+        if result["card"]["warnings"]:
+            break
+    else:
+        pytest.fail("no seed draws it")
 
 
 def test_queries_of_another_split_and_indexes(data: Path, tmp_path: Path) -> None:
