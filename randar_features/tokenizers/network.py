@@ -90,11 +90,13 @@ class TiledCodebook(Codebook):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) latents to (B, h·w) int64 tokens, raster order."""
-        own, codebooks = self.own(latents), self._codebooks(latents)
-        tokens = torch.empty_like(own[:, 0], dtype=torch.int64)
+        own = self.own(latents).permute(0, 2, 3, 1)
+        tokens = torch.empty_like(own[..., 0], dtype=torch.int64)
         for number, codes in enumerate(self.scale(self.embedding.weight, dim=-1).chunk(self.number)):
-            found = nearest_code(own.permute(0, 2, 3, 1)[:, codebooks == number].flatten(0, 1), codes)
-            tokens[:, codebooks == number] = found.view(len(own), -1) + number * len(codes)
+            row, column = divmod(number, self.tile)
+            place = slice(None), slice(row, None, self.tile), slice(column, None, self.tile)
+            found = nearest_code(own[place].flatten(0, 2), codes)
+            tokens[place] = found.view(tokens[place].shape) + number * len(codes)
         return tokens.flatten(1)
 
     def lookup(self, tokens: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from randar_features.hub.weights import build_empty, check_state_dict
 from randar_features.tokenizers import NetworkTokenizer
@@ -133,6 +134,12 @@ def test_each_place_of_a_tile_has_its_own_codes_and_channels() -> None:
         .repeat_interleave(2, 1)
         .T.unflatten(1, (3, 2))[None],
     )
+
+
+def test_a_graph_can_hold_a_tiled_codebook() -> None:
+    with FakeTensorMode():  # raises where a shape depends on numbers, as torch.export does
+        codebook = TiledCodebook(vocab_size=8, code_dim=8, tile=2)
+        assert codebook.nearest(torch.zeros(2, 8, 3, 5)).shape == (2, 15)
 
 
 def test_one_codebook_is_a_tile_of_one() -> None:
