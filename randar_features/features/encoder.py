@@ -102,7 +102,10 @@ class ImageEncoder(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features (B, G·G, D) → mean over locations (B, D), and unless `pre_logits` the classifier on it."""
         pooled = x.mean(dim=1)
-        return pooled if pre_logits else self.head(pooled)
+        if pre_logits:
+            return pooled
+        # Features are float32 always, and `.to(torch.bfloat16)` converts the classifier.
+        return self.head(pooled.to(self.head.weight.dtype) if isinstance(self.head, nn.Linear) else pooled)
 
     def get_classifier(self) -> nn.Module:
         """The classifier; `nn.Identity` without one."""

@@ -48,6 +48,12 @@ def test_the_head_is_none_or_linear_on_the_mean(encoder: ImageEncoder, images: t
         encoder.reset_classifier(3, "max")
 
 
+def test_the_classifier_follows_the_weights_into_another_format(encoder: ImageEncoder, images: torch.Tensor):
+    encoder.reset_classifier(3)
+    assert encoder(images).dtype == torch.float32
+    assert encoder.to(torch.bfloat16)(images).dtype == torch.bfloat16
+
+
 def test_it_compiles_to_one_graph(encoder: ImageEncoder, images: torch.Tensor):
     torch.compiler.reset()
     compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")  # what "eager" does, and more
