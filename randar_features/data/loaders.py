@@ -68,7 +68,7 @@ def repeats_images(loader: DataLoader[Any]) -> str | None:
 
 
 def _split_batch(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, (tuple, list)) and not (batch and _is_image_batch(batch[0])):
+    if isinstance(batch, (tuple, list)) and (_are_items(batch) or not _is_image_batch(batch[0])):
         yield from batch
         return
     images, labels = image_and_label(batch)
@@ -89,6 +89,14 @@ def _is_item(value: Any) -> bool:
         return len(value) == 1 or not all(isinstance(each, type(value[0])) and _is_image(each) for each in value)
     image, _ = image_and_label(value)
     return isinstance(image, Mapping) or _is_image(image)
+
+
+def _are_items(batch: tuple[Any, ...] | list[Any]) -> bool:
+    """Whether a batch is of items (image, label); a file without an image's ending may be the name of a class."""
+    return all(
+        isinstance(each, (tuple, list)) and _is_item(each) and (not isinstance(each[0], str) or _is_path(each[0]))
+        for each in batch
+    )
 
 
 def _is_image_batch(value: Any) -> bool:

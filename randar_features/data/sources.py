@@ -116,7 +116,12 @@ def open_images(
     """
     reading = Reading(value_range, max_pixels)
     if isinstance(images, ImageSource):
-        return images if reading == Reading() else images.read_with(reading)
+        if split is not None:
+            raise ValueError(f"split='{split}' needs data with splits, got an ImageSource, which is opened already")
+        own = images.reading  # what is not stated stays
+        limit = own.max_pixels if max_pixels == MAX_PIXELS else max_pixels
+        reading = Reading(reading.value_range or own.value_range, limit)
+        return images if reading == own else images.read_with(reading)
     source = _open(_listed(images), split)
     source.reading, source.root = reading, root_of(images, split)
     account = source.account

@@ -206,6 +206,34 @@ def test_loaders_may_collate_pillow_images(collate: Any) -> None:
     _expect(_read(DataLoader(dataset, batch_size=2, collate_fn=collate)), LABELS)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("collate", [list, lambda items: tuple(zip(*items, strict=True))], ids=["items", "columns"])
+@pytest.mark.parametrize("kind", ["pillow", "tensor", "file"])
+def test_loaders_may_collate_images_with_names_of_classes(
+    tmp_path: Path, kind: str, collate: Any, batch_size: int
+) -> None:
+    pictures = [Image.fromarray(picture) for picture in PICTURES]
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+    images = {"pillow": pictures, "tensor": PIXELS, "file": [str(tmp_path / f"{n}.png") for n in range(5)]}[kind]
+    dataset = _Pictures(lambda i: (images[i], ("dog", "cat")[i % 2]))
+    dataset.classes = ["cat", "dog"]  # type: ignore[attr-defined]
+    _expect(_read(DataLoader(dataset, batch_size=batch_size, collate_fn=collate)), (1, 0, 1, 0, 1))
+
+
+def test_loaders_may_collate_items_of_an_image_alone() -> None:
+    _expect(_read(DataLoader(TensorDataset(PIXELS), batch_size=2, collate_fn=list)))
+
+
+def test_a_source_that_is_opened_again_keeps_what_is_not_stated() -> None:
+    source = open_images(list(PIXELS), value_range=(0, 4095), max_pixels=64)
+    again = [open_images(source, **stated).reading for stated in ({}, {"max_pixels": 65}, {"value_range": (0, 1)})]
+    assert [one.value_range for one in again] == [(0, 4095), (0, 4095), (0, 1)]
+    assert [one.max_pixels for one in again] == [64, 65, 64]
+    with pytest.raises(ValueError, match="split='train'"):
+        open_images(source, split="train")
+
+
 def test_loaders_that_drop_or_sample_tell_their_length() -> None:
     dataset = _Pictures(lambda i: PIXELS[i])
     assert len(open_images(DataLoader(dataset, batch_size=2, drop_last=True))) == 4
