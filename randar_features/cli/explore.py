@@ -22,7 +22,8 @@ class ExploreOptions(DeviceOptions, Reading):
         folder: images, or a folder that `randar index` or `randar extract` wrote.
         model: for images, the model; none: randar-tiny. For an index or a table, where its model is now, if it has
             moved.
-        spec: the feature that images are compared by, such as reverse/image/2; none: as the model recommends.
+        spec: of images or a table, the feature that they are compared by, such as reverse/image/2; none: as the model
+            recommends, or the table's first.
         data: the images of an index or a table, if they have no files of their own (Parquet).
         split: split of the images.
         most: largest number of images to take from a folder, evenly spread; for more, index them first.

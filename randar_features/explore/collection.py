@@ -13,7 +13,7 @@ from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.generation.classes import short_name
 from randar_features.hub import Model, load_model
-from randar_features.retrieval import Hits, Index, build_index, open_index
+from randar_features.retrieval import Index, build_index, open_index
 from randar_features.retrieval.encoders import encoder_of
 
 
@@ -77,12 +77,14 @@ class Collection:
         names = self.index.label_names
         return f"image {number}" + ("" if label < 0 else f", {short_name(names[label]) if names else label}")
 
-    def neighbours(self, image: Image.Image, number: int | None, k: int) -> Hits:
-        """The `k` images most like one: of the collection, then its `number`, or any other."""
-        k = max(1, min(k, len(self.index) - 1))
+    def neighbours(self, image: Image.Image, number: int | None, k: int) -> list[dict[str, Any]]:
+        """The `k` images most like one, as `Hits.to_dicts` has them: of the collection, then its `number`, or any."""
+        k = min(k, len(self.index) - (number is not None))
+        if k < 1:
+            return []  # it is the only one
         if number is not None:
-            return self.index.search_own([number], k)
-        return self.index.search([image], k, encoder=self.encoder, max_pixels=self.reading.max_pixels)
+            return self.index.search_own([number], k).to_dicts()
+        return self.index.search([image], k, encoder=self.encoder, max_pixels=self.reading.max_pixels).to_dicts()
 
 
 def open_collection(
@@ -117,8 +119,15 @@ def open_collection(
     Raises:
         FileNotFoundError, ValueError: nothing is there that can be explored.
     """
+    is_index = (Path(folder) / "manifest.json").is_file() and not is_store(folder)
+    if not is_index and not is_store(folder) and data is not None:
+        raise ValueError(f"data={data!r} is of an index or a table, and {folder} holds images: leave it out")
+    if is_index and spec is not None:
+        raise ValueError(
+            f"spec={spec!r} is for images or a table, and {folder} is an index of one feature: leave it out"
+        )
     source = None if data is None else open_images(data, split=split)
-    if (Path(folder) / "manifest.json").is_file() and not is_store(folder):
+    if is_index:
         return Collection(open_index(folder), source, model=model, device=device, reading=reading)
     if is_store(folder):
         table = FeatureStore(folder)

@@ -119,7 +119,7 @@ class Explorer:
 
     def _near(self, image: Image.Image, number: int | None, k: int) -> list[tuple[Captioned, float]]:
         """The nearest images that can be read, best first, and their cosines."""
-        hits = {hit["id"]: hit["score"] for hit in self.collection.neighbours(image, number, int(k)).to_dicts()}
+        hits = {hit["id"]: hit["score"] for hit in self.collection.neighbours(image, number, int(k))}
         found = self.collection.pictures(list(hits), self.side)
         named = {one: Captioned(picture, self.collection.caption(one)) for one, picture in found.items()}
         return [(named[one], cosine) for one, cosine in hits.items() if one in named]

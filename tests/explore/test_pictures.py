@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,11 +108,25 @@ def test_a_folder_a_table_and_an_index_have_the_same_neighbours(
     found = []
     for folder in ("table", "index"):
         opened = open_collection(str(tmp_path / folder), tmp_path / "scratch", model=small_model, progress=False)
-        found.append([hit["id"] for hit in opened.neighbours(opened.pictures([2], 64)[2], 2, 4).to_dicts()])
+        found.append([hit["id"] for hit in opened.neighbours(opened.pictures([2], 64)[2], 2, 4)])
         assert opened.spec == collection.spec and len(opened) == len(collection)
     own = collection.neighbours(collection.pictures([2], 64)[2], 2, 4)
-    assert found == [own.ids[0].tolist()] * 2
+    assert found == [[hit["id"] for hit in own]] * 2
     assert collection.caption(2) == "image 2, china"
+    with pytest.raises(ValueError, match="spec='single/image/0'"):
+        open_collection(str(tmp_path / "index"), tmp_path / "scratch", model=small_model, spec="single/image/0")
+    with pytest.raises(ValueError, match="data="):
+        open_collection(str(photos), tmp_path / "scratch", model=small_model, data=str(photos))
+
+
+def test_a_collection_is_searched_whole_however_small(small_model: rf.Model, tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    picture = Image.effect_noise((20, 20), 90).convert("RGB")
+    for count in (1, 2):
+        picture.save(tmp_path / f"photos/{count}.png")
+        options: dict[str, Any] = {"model": small_model, "progress": False}
+        collection = open_collection(str(tmp_path / "photos"), tmp_path / str(count), **options)
+        assert [len(collection.neighbours(picture, number, 5)) for number in (None, 0)] == [count, count - 1]
 
 
 def test_only_some_of_many_images(photos: Path, small_model: rf.Model, tmp_path: Path):
