@@ -17,9 +17,9 @@ from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, open_images
 from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.features import FeatureSpec, encode, model_specs
+from randar_features.features import FeatureSpec, encode
 from randar_features.features.extract import own_batch_size
-from randar_features.features.spec import check_numbers
+from randar_features.features.spec import check_numbers, model_spec
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype
 
@@ -138,9 +138,8 @@ class RandARFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
             if self.layer is not None or parts != _NO_PARTS:
                 raise ValueError(f"spec={str(self.spec)!r} says it all: leave out layer and {', '.join(_NO_PARTS)}")
             given = FeatureSpec.parse(self.spec)
-            parts = given.details()
-            return model_specs(model, layers=parts.pop("layer"), **parts)[0]
-        return model_specs(model, layers=None if self.layer is None else [self.layer], **parts)[0]
+            return model_spec(model, **given.details())
+        return model_spec(model, layer=self.layer, **parts)
 
     def _vectors(self, model: Model, spec: FeatureSpec, batch: ImageBatch, first: int) -> Vectors:
         """(b, D) of the batch that begins with image `first`; NaN for the images that cannot be read."""

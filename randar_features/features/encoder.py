@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from randar_features import sequence
 from randar_features.features.encode import encode_specs
-from randar_features.features.spec import FeatureSpec, has_several, model_specs
+from randar_features.features.spec import FeatureSpec, has_several, model_spec, model_specs
 from randar_features.hub import Model, load_model
 from randar_features.models.base import Indices
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in
@@ -55,8 +55,7 @@ class ImageEncoder(nn.Module):
         self.dtype = check_dtype(dtype)
         loaded = load_model(model)
         # Unknown names and numbers are refused now, not at the first image.
-        layers = None if layer is None else [as_index("layer", layer)]
-        self.spec = model_specs(loaded, layers=layers, context=context, read=read, orders=orders, seed=seed)[0]
+        self.spec = model_spec(loaded, layer=layer, context=context, read=read, orders=orders, seed=seed)
         loaded = loaded if dtype is None else loaded.fitted(dtype)[0]
         self.tokenizer, self.transformer = loaded.tokenizer, loaded.transformer
         config = self.transformer.config

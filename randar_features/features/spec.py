@@ -160,12 +160,27 @@ def model_specs(
     if orders is not None:
         transformer.several_orders(orders, seed)  # of a fixed order there is one alone
         shared |= {"orders": operator.index(orders), "seed": operator.index(seed), "combine": combine}
+    if not isinstance(layers, str) and has_several(layers):
+        layers = list(layers)  # an iterator is empty after the first read
     specs = [
         FeatureSpec(own_context, own_read, layer, **shared)
         for own_context, own_read in _pairs(transformer, context, read)
         for layer in _layers_of(transformer, layers, own_read, recommended)
     ]
     return list(dict.fromkeys(specs))
+
+
+def model_spec(model: Model, *, layer: int | None, context: str | None, read: str, **settings: Any) -> FeatureSpec:
+    """The one feature that these settings of `model_specs` name; without a layer that of the first recommended one.
+
+    Raises:
+        ValueError, IndexError, TypeError: what the model does not have, or several where there is one.
+    """
+    for name, given in (("context", context), ("read", read)):
+        if not isinstance(given, str | None):
+            raise TypeError(f"{name} must be one name, got {given!r}")
+    layers = None if layer is None else as_index("layer", layer)
+    return model_specs(model, layers=layers, context=context, read=read, **settings)[0]
 
 
 def _pairs(

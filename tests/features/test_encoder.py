@@ -188,6 +188,7 @@ def test_encoder_refuses_what_does_not_fit(encoder: RandAREncoder, small_model):
         ({"context": "twice"}, ValueError),
         ({"orders": 0}, ValueError),
         ({"layer": [1, 2]}, TypeError),
+        ({"context": ["reverse", "single"]}, TypeError),
         ({"layer": 3}, IndexError),
         ({"dtype": torch.float64}, ValueError),
     ):

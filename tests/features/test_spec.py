@@ -60,6 +60,11 @@ def test_layer_indices(layers: Any, expected: list[int]):
     assert resolve_layers(layers, 6, default=[2]) == expected
 
 
+def test_layers_of_an_iterator_are_of_every_context(small_model: Model):
+    specs = model_specs(small_model, layers=iter([0, 1]), context=["single", "reverse"])
+    assert [str(spec) for spec in specs] == ["single/image/0", "single/image/1", "reverse/image/0", "reverse/image/1"]
+
+
 def test_layers_out_of_range_are_refused():
     with pytest.raises(IndexError, match=r"layer 6 is out of range: the model has 6 layers, 0 … 5 or -6 … -1"):
         resolve_layers([0, 6], 6, default=[2])
