@@ -251,9 +251,9 @@ def _folder_pairs(images: Path, masks: Path) -> tuple[list[str], list[tuple[Path
     stems = sorted(found[0].keys() | found[1].keys())
     items = [(found[0].get(stem), found[1].get(stem)) for stem in stems]
     if not any(image and mask for image, mask in items):
+        first, second = (f"{next(iter(names))} …" if names else "none" for names in found)
         raise ValueError(
-            f"no image in '{images}' has a mask in '{masks}': pairs have one name, but there are "
-            f"{next(iter(found[0]))} … and {next(iter(found[1]))} …"
+            f"no image in '{images}' has a mask in '{masks}': pairs have one name, but there are {first} and {second}"
         )
     account.images = len(items)
     account.tell()

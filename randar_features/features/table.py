@@ -131,13 +131,16 @@ class FeatureTable:
         """Vectors (m, D) and labels (m,) of the images that could be read and have a label, for a scikit-learn model.
 
         Raises:
-            ValueError: no image has a label, or the table lacks the spec.
+            ValueError: no image that could be read has a label, or the table lacks the spec.
         """
-        name = self._name(spec)
-        if self.labels is None:
-            raise ValueError("no image has a label: take folders of classes, or a data set with labels")
-        chosen = (self.ok & (self.labels >= 0)).numpy()
-        return _mean(self._take(name, chosen)).numpy(), self.labels.numpy()[chosen]
+        name, labels = self._name(spec), self._labels()
+        chosen = self.ok.numpy() & (labels >= 0)
+        if not chosen.any():
+            raise ValueError(
+                f"none of {int(self.ok.sum())} images that could be read has a label: take folders of classes, or a "
+                "data set with labels"
+            )
+        return _mean(self._take(name, chosen)).numpy(), labels[chosen]
 
     def to_pandas(self) -> "pd.DataFrame":
         """A data frame, a row for each image: path, label, status, and for each spec an array (D,) or (G, G, D)."""

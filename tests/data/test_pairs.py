@@ -152,6 +152,10 @@ def test_what_holds_no_pairs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "b.png")
     with pytest.raises(ValueError, match=r"no image in .* has a mask .* there are a … and b …"):
         open_pairs(tmp_path)
+    (tmp_path / "images" / "a.png").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"no image in .* has a mask .* there are none and b …"):
+        open_pairs(tmp_path)
+    (tmp_path / "a.png").rename(tmp_path / "images" / "a.png")
     (tmp_path / "masks" / "b.png").rename(tmp_path / "masks" / "a.png")
     Image.new("RGB", (8, 6)).save(tmp_path / "images" / "a.jpg")
     with pytest.raises(ValueError, match=r"two files for one name in .*: a\.jpg and a\.png"):

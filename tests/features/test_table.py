@@ -65,8 +65,12 @@ def test_labelled_images_train_a_model_of_scikit_learn(folder: Path, small_model
         assert vectors.shape == (5, 32) and labels.tolist() == [0, 0, 1, 1, 1]
         assert LogisticRegression(C=1e6, max_iter=1000).fit(vectors, labels).score(vectors, labels) == 1
     table = extract_features(torch.rand(2, 3, 16, 16), small_model, progress=False)
-    with pytest.raises(ValueError, match="no image has a label"):
+    with pytest.raises(ValueError, match="has a label"):
         table.labelled(table.specs[0])
+    with pytest.warns(UserWarning, match=r"gone\.png"):
+        lost = extract_features([("gone.png", 1), (np.zeros((9, 9, 3), np.uint8), None)], small_model, progress=False)
+    with pytest.raises(ValueError, match="has a label"):
+        lost.labelled(lost.specs[0])
 
 
 def test_a_spec_that_is_not_there_is_named(folder: Path, small_model: Model):
