@@ -162,7 +162,8 @@ def encoder_words(run: Run, encoder: Any) -> str:
 def paper_table(results: pd.DataFrame) -> pd.DataFrame:
     """The best variant of each encoder, by tuning images: a line each encoder, a column each run and probe.
 
-    Runs of one protocol on the same data share a column, which is called by the first of them.
+    Runs of one protocol on the same data share a column, which is called by the first of them; another number
+    that a later one of them has of the same encoder stands in a column of its own.
 
     Args:
         results: of `load_results`.
@@ -174,6 +175,9 @@ def paper_table(results: pd.DataFrame) -> pd.DataFrame:
     best = results[results["best_of_encoder"] & results["value"].notna()]
     words = best.reindex(columns=["run", "probe", "settings"]).astype(object).fillna("")
     words["run"] = words.groupby([best["protocol"], best["data"], best["metric"]])["run"].transform("first")
+    places = words.assign(encoder=best["encoder"], metric=best["metric"])
+    other = places.duplicated() & ~places.assign(value=best["value"]).duplicated()
+    words["run"] = words["run"].where(~other, best["run"])
     several = words.groupby(["run", "probe"])["settings"].transform("nunique") > 1
     parts = [words["run"], words["probe"], words["settings"].where(several, "")]
     named = pd.Series([", ".join(filter(None, each)) for each in zip(*parts, strict=True)], best.index)
