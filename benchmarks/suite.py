@@ -54,7 +54,7 @@ class Settings(EncoderOptions):
         preset: demo: few images of the built-in data, and samples of the model; other options override it.
         probe: heads of classification.
         pooling: how maps become vectors, for classification.
-        single_layers: leave out the concatenation of all layers in classification.
+        single_layers: leave out the concatenation of all layers.
         head: head of segmentation.
         max_images: read only this many labelled images of each split, the first ones; None: all.
         iterations: iterations of segmentation's linear head.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.encoders.base import Encoder
+from benchmarks.encoders.base import Encoder, all_layers
 from benchmarks.encoders.extract import add_to_store, extract, unreadable
 from benchmarks.encoders.feature_file import PREFIX, FeatureFile
 from benchmarks.encoders.generators import GeneratorEncoder, TokenizerEncoder, untrained
@@ -78,4 +78,4 @@ def _load(name: str | Model, device: torch.device | str | None, **outputs: Any) 
     return GeneratorEncoder(model, device=device, **outputs)
 
 
-__all__ = ["DEFAULT_MODEL", "Encoder", "add_to_store", "extract", "load_encoder", "unreadable"]
+__all__ = ["DEFAULT_MODEL", "Encoder", "add_to_store", "all_layers", "extract", "load_encoder", "unreadable"]

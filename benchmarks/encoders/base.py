@@ -137,4 +137,20 @@ class Encoder(ABC):
         check_range(images)
 
 
+def all_layers(axes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The outputs of each context and read that has several layers, by the name "reverse/image/all".
+
+    axes: layer, context, read and orders of each output. Outputs without a layer are left out.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for output, own in axes.items():
+        if own["layer"] is not None:
+            groups.setdefault(tuple(str(own[name]) for name in ("context", "read", "orders")), []).append(output)
+    return {
+        "/".join([*(part for part in kind[:2] if part != "None"), "all"]): members
+        for kind, members in sorted(groups.items())
+        if len(members) > 1
+    }
+
+
 NO_DETAILS: dict[str, Any] = {"layer": None, "context": None, "read": None, "norm": False, "orders": None}

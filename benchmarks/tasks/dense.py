@@ -129,17 +129,18 @@ class DenseFeatures:
         self.store, self.tiles = store, tiles
         self._canvases = [tiles.layout.canvas(*size) for size in sizes]
 
-    def of(self, output: str) -> Lazily:
-        """Maps (h, w, D) float32 of one output."""
-        return Lazily(lambda image: self._map(output, image), len(self._canvases))
+    def of(self, *outputs: str) -> Lazily:
+        """Maps (h, w, D) float32 of one output, or of several with one grid, concatenated along D."""
+        return Lazily(lambda image: self._map(outputs, image), len(self._canvases))
 
-    def tiles_of(self, output: str, image: int) -> tuple[np.ndarray, list[tuple[int, int]], tuple[int, int]]:
+    def tiles_of(self, outputs: Sequence[str], image: int) -> tuple[np.ndarray, list[tuple[int, int]], tuple[int, int]]:
         """Maps (n, G, G, D) of an image's tiles, where they lie, and the canvas's height and width, in its pixels."""
         rows = np.arange(self.tiles.first[image], self.tiles.first[image + 1])
-        return self.store.array(output, rows), self.tiles.positions[image], self._canvases[image]
+        maps = np.concatenate([self.store.array(output, rows) for output in outputs], -1)
+        return maps, self.tiles.positions[image], self._canvases[image]
 
-    def _map(self, output: str, image: int) -> np.ndarray:
-        maps, positions, canvas = self.tiles_of(output, image)
+    def _map(self, outputs: Sequence[str], image: int) -> np.ndarray:
+        maps, positions, canvas = self.tiles_of(outputs, image)
         if len(maps) == 1:
             return maps[0]
         patch = self.tiles.layout.size // maps.shape[1]

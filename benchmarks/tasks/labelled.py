@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from benchmarks.encoders import Encoder, extract, unreadable
+from benchmarks.encoders import Encoder, all_layers, extract, unreadable
 from benchmarks.encoders.stored import StoredEncoder
 from benchmarks.options import FeatureOptions
 from benchmarks.result import data_hash
@@ -239,20 +238,12 @@ def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
 
 def _all_layers(singles: Sequence[Candidate]) -> Iterator[Candidate]:
     """All layers of each context and read, concatenated."""
-
-    def kind(candidate: Candidate) -> tuple[str, ...]:
-        return tuple(str(candidate.axes[name]) for name in ("context", "read", "orders"))
-
-    layered = [candidate for candidate in singles if candidate.axes["layer"] is not None]
-    for _, members in groupby(sorted(layered, key=kind), kind):
-        group = list(members)
-        if len(group) > 1:
-            axes = group[0].axes
-            named = [str(axes[name]) for name in ("context", "read") if axes[name] is not None]
-            layers = [member.axes["layer"] for member in group]
-            joined = axes | {"output": "/".join([*named, "all"]), "layer": layers}
-            parts = [member.train for member in group], [member.evaluation for member in group]
-            yield Candidate(joined, *(JoinedRows(part) for part in parts))
+    by_name = {candidate.axes["output"]: candidate for candidate in singles}
+    for name, outputs in all_layers({output: each.axes for output, each in by_name.items()}).items():
+        group = [by_name[output] for output in outputs]
+        joined = group[0].axes | {"output": name, "layer": [member.axes["layer"] for member in group]}
+        parts = [member.train for member in group], [member.evaluation for member in group]
+        yield Candidate(joined, *(JoinedRows(part) for part in parts))
 
 
 def in_memory(rows: Rows) -> torch.Tensor:

@@ -9,7 +9,7 @@ input as overlapping tiles.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import differences_of
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import Labels, Scenes, labels_of
-from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders import Encoder, all_layers, load_encoder
 from benchmarks.options import EncoderOptions
 from benchmarks.report.overlays import Overlays
 from benchmarks.result import Result, data_hash
@@ -86,6 +86,7 @@ class Config(EncoderOptions):
         duplicates: search near-duplicates of evaluation images among the training images, and warn of them.
         iterations: iterations of the linear head.
         max_patches: largest number of training patches for kNN and logistic regression, drawn at random; None: all.
+        single_layers: leave out the concatenation of all layers.
     """
 
     data: str
@@ -106,6 +107,7 @@ class Config(EncoderOptions):
     duplicates: bool = True
     iterations: Count = 1000
     max_patches: Count | None = 50_000
+    single_layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def evaluate(
     task: SegmentationData,
     show: Callable[[str, float, Callable[[int], np.ndarray]], None] | None = None,
 ) -> list[Scored]:
-    """One result for each output of the encoder.
+    """One result for each output of the encoder, and for all layers of one context and read that have the same grid.
 
     show: called with the encoder's name, tuning mIoU and a function from the number of an evaluation image to its
     predicted classes (H, W).
@@ -192,14 +194,18 @@ def evaluate(
         for part, scenes in (("train", task.train), ("evaluation", task.evaluation))
     )
     results = []
-    for output in tqdm(grids, desc=f"{encoder.name} {config.head}", unit="head"):
+    for name, outputs in tqdm(
+        heads_of(encoder, grids, config).items(), desc=f"{encoder.name} {config.head}", unit="head"
+    ):
         start = time.perf_counter()
-        head = make_head(task).fit(train.of(output), task.train.masks)
-        counts, small = count(head, evaluation, output, task)
+        head = make_head(task).fit(train.of(*outputs), task.train.masks)
+        counts, small = count(head, evaluation, outputs, task)
+        layers = [encoder.outputs[output]["layer"] for output in outputs]
         row = {
             "encoder": encoder.name,
-            "output": output,
-            **encoder.outputs[output],
+            "output": name,
+            **encoder.outputs[outputs[0]],
+            "layer": layers[0] if len(layers) == 1 else layers,
             "resolution": f"{layout}, {config.blend} blended" if config.resolution else str(layout),
             **segmentation_scores(counts, block=block_of(task), seed=config.seed),
             **({"miou_resized": mean_iou(small.sum(0))} if config.resized else {}),
@@ -207,13 +213,13 @@ def evaluate(
             "validation": head.validation_miou,
             "chosen": chosen_options(head),
             **({"converged": head.converged[head.C]} if isinstance(head, LogisticSegmenter) else {}),
-            "grid": f"{grids[output]}x{grids[output]}",
+            "grid": f"{grids[outputs[0]]}x{grids[outputs[0]]}",
             "seconds": round(time.perf_counter() - start, 1),
             "warnings": head.warnings,
         }
         results.append(Scored(Result.of(row), intersections_and_unions(counts)))
         if show is not None:
-            predict = _predictor(head, evaluation, output, task)
+            predict = _predictor(head, evaluation, outputs, task)
             show(encoder.name, head.validation_miou, predict)
     return results
 
@@ -232,8 +238,15 @@ def interval_words(task: SegmentationData) -> str:
     return f"percentile bootstrap over blocks of {block} consecutive evaluation images"
 
 
+def heads_of(encoder: Encoder, grids: Mapping[str, int], config: Config) -> dict[str, list[str]]:
+    """The outputs that each head reads, by the name of its row; `grids`: the side of each output's grid."""
+    together = {} if config.single_layers else all_layers({output: encoder.axes(output) for output in grids})
+    alike = {name: outputs for name, outputs in together.items() if len({grids[each] for each in outputs}) == 1}
+    return {output: [output] for output in grids} | alike
+
+
 def count(
-    head: Segmenter, features: DenseFeatures, output: str, task: SegmentationData
+    head: Segmenter, features: DenseFeatures, outputs: Sequence[str], task: SegmentationData
 ) -> tuple[np.ndarray, np.ndarray]:
     """`segmentation_counts` (n, C, C) of the evaluation images at the size of their masks, and at that of the canvas.
 
@@ -242,7 +255,7 @@ def count(
     native, small = [], []
     options = task.num_classes, task.labels.ignore_index
     for number in range(len(task.evaluation)):
-        mask, scores = task.evaluation.masks[number], scores_of(head, features, output, number, task.config)
+        mask, scores = task.evaluation.masks[number], scores_of(head, features, outputs, number, task.config)
         native.append(segmentation_counts(segment(scores, mask.shape), mask, *options))
         if task.config.resized:
             size = features.tiles.layout.canvas(*mask.shape)
@@ -250,19 +263,19 @@ def count(
     return np.stack(native), np.array(small)
 
 
-def scores_of(head: Segmenter, features: DenseFeatures, output: str, number: int, config: Config) -> Tensor:
+def scores_of(head: Segmenter, features: DenseFeatures, outputs: Sequence[str], number: int, config: Config) -> Tensor:
     """Scores (h, w, C) of an image: of its blended features, or its tiles' probabilities blended at their pixels."""
     if config.blend == "features":
-        return head.scores(features.of(output)[number])
-    maps, positions, canvas = features.tiles_of(output, number)
+        return head.scores(features.of(*outputs)[number])
+    maps, positions, canvas = features.tiles_of(outputs, number)
     return blended_probabilities(head, maps, positions, canvas, features.tiles.layout.size)
 
 
 def _predictor(
-    head: Segmenter, features: DenseFeatures, output: str, task: SegmentationData
+    head: Segmenter, features: DenseFeatures, outputs: Sequence[str], task: SegmentationData
 ) -> Callable[[int], np.ndarray]:
     def predict(number: int) -> np.ndarray:
-        return segment(scores_of(head, features, output, number, task.config), task.evaluation.sizes[number])
+        return segment(scores_of(head, features, outputs, number, task.config), task.evaluation.sizes[number])
 
     return predict
 

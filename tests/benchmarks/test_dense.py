@@ -85,7 +85,9 @@ def test_images_of_several_sizes_keep_apart_and_are_computed_once(tmp_path: Path
     for number, image in enumerate(images):
         alone = features_of([image], tmp_path / f"{number}", resolution=16)
         np.testing.assert_array_equal(both.of("fine")[number], alone.of("fine")[0])
-    maps, positions, canvas = both.tiles_of("fine", 2)
+    side_by_side = np.concatenate([both.of("fine")[2], both.of("fine")[2]], -1)
+    np.testing.assert_array_equal(both.of("fine", "fine")[2], side_by_side)
+    maps, positions, canvas = both.tiles_of(["fine"], 2)
     assert canvas == (48, 16) and positions == [(0, 0), (8, 0), (16, 0), (24, 0), (32, 0)] and len(maps) == 5
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 
 from benchmarks.datasets.scenes import LABELS, Labels, Scenes, labels_of
+from benchmarks.encoders.base import NO_DETAILS
 from benchmarks.report.overlays import class_colours, overlay, segmentations
 from benchmarks.tasks import segmentation
 from benchmarks.tasks.dense import blended_probabilities
-from benchmarks.tasks.segmentation import Config, evaluate, load_task, run
+from benchmarks.tasks.segmentation import Config, evaluate, heads_of, load_task, run
 from probes import LinearSegmenter, segment
 from randar_features import Model
 from randar_features.features.tiling import tile_positions
@@ -122,15 +124,42 @@ def test_classes_of_few_images_are_warned_of(tmp_path: Path) -> None:
 def test_every_output_of_a_generator_has_a_row_and_its_weights_stay(tmp_path: Path, small_model: Model) -> None:
     write_scenes(tmp_path / "scenes", bad=False)
     before = {name: value.clone() for name, value in small_model.transformer.state_dict().items()}
-    options: dict[str, Any] = {"encoder": ("small",), "outputs": None, "resolution": None, "iterations": 5}
+    options: dict[str, Any] = {"encoder": ("small",), "outputs": None, "resolution": None, "iterations": 2}
     result = json.loads(run(config(tmp_path, **options), tmp_path / "out").read_text())
     outputs = [row["output"] for row in result["results"]]
-    assert len(outputs) == 6 and "reverse/image/2" in outputs
+    assert len(outputs) == 6 + 2 and "reverse/image/2" in outputs
+    layers = {row["output"]: row["layer"] for row in result["results"] if isinstance(row["layer"], list)}
+    assert layers == {"reverse/image/all": [0, 1, 2], "reverse/instruction/all": [0, 1, 2]}
     assert {row["context"] for row in result["results"]} == {"reverse"}
     assert json.loads((tmp_path / "out" / "differences.json").read_text()) == []  # of one context
     assert result["card"]["weights"] == {small_model.name: small_model.weights_hash}
     for name, value in small_model.transformer.state_dict().items():
         torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+
+
+class Layers(Means):
+    """Three layers: patches, coarser ones, and the patches moved to the side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs = {name: NO_DETAILS | {"layer": n} for n, name in enumerate(("fine", "coarse", "moved"))}
+
+    def _encode(self, images: torch.Tensor, outputs: list[str]) -> dict[str, torch.Tensor]:
+        found = super()._encode(images, ["fine", "coarse"])
+        return found | {"moved": found["fine"].roll(1, 2)}
+
+
+def test_all_layers_of_one_grid_have_a_head_together(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", bad=False, count=8)
+    options: dict[str, Any] = {"resolution": None, "iterations": 3}
+    task = load_task(config(tmp_path, outputs=("fine", "moved"), **options))
+    rows = {row["output"]: row for row in (each.row.to_json() for each in evaluate(Layers(), task))}
+    assert {name: row["layer"] for name, row in rows.items()} == {"fine": 0, "moved": 2, "all": [0, 2]}
+    assert rows["all"]["grid"] == "4x4" and rows["all"]["miou"] != rows["fine"]["miou"]
+    grids = Layers().grids()
+    assert heads_of(Layers(), grids, task.config) == {name: [name] for name in grids}, "two grids"
+    alone = replace(task.config, single_layers=True)
+    assert list(heads_of(Layers(), {"fine": 4, "moved": 4}, alone)) == ["fine", "moved"]
 
 
 def test_native_and_resized_scores_differ_where_details_are_lost(tmp_path: Path) -> None:
