@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .account import Account
 from .decoding import read_picture
-from .items import parse_item
+from .items import image_and_label, parse_item
 from .layout import IMAGE_FOLDERS, MASK_FOLDERS, find_splits, wrong_split
 from .listing import list_images
 from .masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
@@ -207,7 +207,7 @@ def open_pairs(
 def _image_and_mask(item: Any) -> tuple[Any, Any, str | None]:
     """The two of an item, each as it came or as the bytes of a file, and the image's file."""
     if isinstance(item, Mapping):
-        image, mask = item["image"], next((item[name] for name in MASK_COLUMNS if name in item), None)
+        image, mask = image_and_label(item)[0], next((item[name] for name in MASK_COLUMNS if name in item), None)
     elif hasattr(item, "image") and hasattr(item, "mask"):
         image, mask = item.image, item.mask
     else:

@@ -148,6 +148,9 @@ def test_what_holds_no_pairs_is_refused(tmp_path: Path) -> None:
         open_pairs([])
     with pytest.raises(ImageError, match=r"row 0: a mask must be integers \(H, W\), got float64 \(6, 8\)"):
         open_pairs([(image_and_mask(0)[0], np.zeros((6, 8)))])[0]
+    with pytest.raises(ImageError, match=r"row 0: an item has no image: got \['photo', 'mask'\]"):
+        open_pairs([{"photo": image_and_mask(0)[0], "mask": image_and_mask(0)[1]}])[0]
+    assert open_pairs([{"img": image_and_mask(0)[0], "mask": image_and_mask(0)[1]}])[0].path == "row 0"
     write_folder(tmp_path, ["a"])
     (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "b.png")
     with pytest.raises(ValueError, match=r"no image in .* has a mask .* there are a … and b …"):
