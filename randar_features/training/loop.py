@@ -22,7 +22,8 @@ from randar_features.training.log import Log, Progress
 # Sections of a configuration that may differ when a run is continued: they change no result, or rounding alone.
 FREE_SECTIONS = ("loop", "hardware")
 NUMBER_FORMAT = "mixed_precision"
-UNTOLD = "data.content: 'absent'"  # checkpoints of tokenizers and networks once did not tell which images they saw
+# Checkpoints once did not tell which images a tokenizer or a network saw, and from which weights a transformer began.
+UNTOLD = ("data.content: 'absent'", "data.initial: 'absent'")
 MODEL = "model"
 # In the folder of a model whose training was stopped early: how far it came.
 UNFINISHED_MARK = "unfinished.json"

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from randar_features import sequence
 from randar_features.data.ahead import sent
 from randar_features.data.token_store import TokenStore
-from randar_features.hub.weights import build_empty, check_state_dict, read_state_dict
+from randar_features.hub.weights import build_empty, check_state_dict, file_hash, read_state_dict
 from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, RandAR
 from randar_features.precision import autocast
 from randar_features.tokenizers.folder import tokenizer_hash
@@ -69,6 +69,7 @@ class RandARTrainer:
     ) -> None:
         self.config, self.train, self.validation = config, train, validation
         self.preview, self.teacher, self.probe = preview, teacher, probe
+        self.initial: str | None = None
         _check_same_kind(train, validation)
         _check_tokenizer(train)
         self.model_config = model_config(config, train)
@@ -99,7 +100,7 @@ class RandARTrainer:
         self.skipped_steps = 0
 
     def _build(self) -> ImageTransformer:
-        """The model with its first weights, on the device."""
+        """The model with its first weights, on the device; `initial` is the hash of the file that holds them."""
         model = ARCHITECTURES[model_type(self.config)][0](self.model_config)
         model.trained_order = self.config.order
         model.initialize(torch.Generator().manual_seed(self.config.seed))
@@ -108,6 +109,7 @@ class RandARTrainer:
             state = read_state_dict(path)
             check_state_dict(state, {name: tuple(value.shape) for name, value in model.state_dict().items()}, path)
             model.load_state_dict(state)
+            self.initial = file_hash(path)[:16]
         return model.to(self.device)
 
     def _with_heads(self) -> TrainingPass | None:
@@ -274,13 +276,15 @@ class RandARTrainer:
         )
 
     def settings(self) -> dict[str, Any]:
-        """The configuration, and which tokens are trained on."""
+        """The configuration, and which tokens and first weights are trained on."""
         data = {
             "tokenizer": self.train.manifest["tokenizer"],
             "images": len(self.train),
             "views": self.train.num_crops,
             "content": self.train.content,
         }
+        if self.initial is not None:
+            data["initial"] = self.initial
         if self.teacher is not None and self.config.auxiliary.alignment.weight:
             data["teacher"] = self.teacher.about
         return recorded(self.config, self.dtype) | {"data": data}

@@ -157,6 +157,20 @@ def test_half_precision_is_chosen_by_the_hardware_or_by_name(tmp_path: Path):
     assert {value.dtype for value in half.model.state_dict().values()} == {torch.float32}
 
 
+def test_a_run_does_not_go_on_from_other_first_weights(tmp_path: Path):
+    first, run_folder = tmp_path / "first", tmp_path / "run"
+    first.mkdir()
+
+    def begin(seed: int) -> RandARTrainer:
+        save_file(small_trainer(tmp_path / "tokens", seed=seed).model.state_dict(), first / "model.safetensors")
+        return small_trainer(tmp_path / "tokens", initial=str(first), total_steps=4)
+
+    run(begin(seed=5), run_folder, CONFIG)
+    assert run(begin(seed=5), run_folder, CONFIG)
+    with pytest.raises(ValueError, match=r"data\.initial: "):
+        run(begin(seed=6), run_folder, CONFIG)
+
+
 def test_previews_see_the_averaged_model(tmp_path: Path):
     shown: list[Any] = []
 
