@@ -7,18 +7,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, all_layers, extract, unreadable
 from benchmarks.encoders.stored import StoredEncoder
 from benchmarks.options import FeatureOptions
 from benchmarks.result import data_hash
 from benchmarks.tasks.duplicate_pairs import Part, between
-from probes import stratified_rows
+from probes import stratified_holdout, stratified_rows
 from probes.pooling import pool
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
 from randar_features.cli.parse import Count, option
 from randar_features.features.store import FeatureStore
 
 HELD_SHARE = 0.2
+ONE_EACH = "a probe needs one each"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +169,37 @@ def labelled_features(
         store = encoder.features(outputs, pooling)
         train, evaluation = choose_rows(store, None, options)
         return LabelledFeatures(encoder, store, store, train, evaluation, pooling, options.on_disk)
+    check_labels(options, encoder.image_size)
     about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_images": options.max_images}
-    stores = [
-        extract(encoder, options.data, split=split, **about)
-        for split in dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))
-    ]
+    stores = [extract(encoder, options.data, split=split, **about) for split in splits_of(options)]
     train, evaluation = choose_rows(stores[0], stores[-1] if options.evaluation_split is not None else None, options)
     return LabelledFeatures(encoder, stores[0], stores[-1], train, evaluation, pooling, options.on_disk)
+
+
+def splits_of(options: LabelledData) -> list[str | None]:
+    """The splits that are read, that to train on first."""
+    return [*dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))]
+
+
+def check_labels(options: LabelledData, image_size: int) -> None:
+    """ValueError where the labels allow no probe, as far as they are known before images are decoded.
+
+    All images count as readable here; `choose_rows` decides once it is known which are.
+    """
+    sources = [open_data(options.data, name, image_size, options.reading) for name in splits_of(options)]
+    _check_same_classes([source.label_names for source in sources], options)
+    splits = []
+    for source in sources:
+        if source.labels is None and not source.streamed:
+            first = next(source.items(), None)
+            if first is not None and (first.image, first.path) != (None, None) and first.label is None:
+                raise ValueError(f"the first of {len(source)} images of {options.data} has no label: {ONE_EACH}")
+        if source.labels is None:
+            return
+        labels = source.labels[: options.max_images]
+        splits.append(Split(np.arange(len(labels)), labels))
+    train, _ = choose(splits[0], None if options.evaluation_split is None else splits[1], options)
+    stratified_holdout(train.labels, seed=options.seed)  # every head chooses its options on such images
 
 
 def choose_rows(store: FeatureStore, other: FeatureStore | None, options: LabelledData) -> tuple[Split, Split]:
@@ -181,27 +207,33 @@ def choose_rows(store: FeatureStore, other: FeatureStore | None, options: Labell
 
     Images that could not be read are left out.
     """
-    train = _labelled(store, options.data)
-    if other is None:
-        train, evaluation = hold_out(train, options)
-    else:
-        evaluation = _labelled(other, options.data)
-        if store.label_names != other.label_names:
+    _check_same_classes([each.label_names for each in (store, other) if each is not None], options)
+    return choose(_readable(store), None if other is None else _readable(other), options)
+
+
+def choose(train: Split, evaluation: Split | None, options: LabelledData) -> tuple[Split, Split]:
+    """Of images that can be read, those to train on and to evaluate on; None: those are held back from the former."""
+    for split in (train, evaluation):
+        if split is not None and (split.labels < 0).any():
             raise ValueError(
-                f"the classes of {options.train_split} are {store.label_names}, those of {options.evaluation_split} "
-                f"are {other.label_names}: the same label would mean different things"
+                f"{(split.labels < 0).sum()} of {len(split.labels)} images of {options.data} have no label: {ONE_EACH}"
             )
+    if evaluation is None:
+        train, evaluation = hold_out(train, options)
     return fewer(train, options.train_images, options.seed), evaluation
 
 
-def _labelled(store: FeatureStore, data: str) -> Split:
-    rows = np.flatnonzero(store.ok)
-    labels = store.labels[rows]
-    if (labels < 0).any():
+def _check_same_classes(names: Sequence[list[str] | None], options: LabelledData) -> None:
+    if names[0] != names[-1]:
         raise ValueError(
-            f"{(labels < 0).sum()} of {len(labels)} images of {data} have no label: a probe needs one each"
+            f"the classes of {options.train_split} are {names[0]}, those of {options.evaluation_split} "
+            f"are {names[-1]}: the same label would mean different things"
         )
-    return Split(rows, labels)
+
+
+def _readable(store: FeatureStore) -> Split:
+    rows = np.flatnonzero(store.ok)
+    return Split(rows, store.labels[rows])
 
 
 def fewer(split: Split, count: int | None, seed: int) -> Split:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.encoders import extract, load_encoder
 from benchmarks.report.write import depth_curves
@@ -163,7 +164,7 @@ def test_unusable_data_is_refused(folder: Path, tmp_path: Path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain/a.png").write_bytes((folder / "blue/00.png").read_bytes())
     options = {"encoder": ("histogram",)}
-    with pytest.raises(ValueError, match=r"1 of 1 images of .*plain have no label"):
+    with pytest.raises(ValueError, match=r"the first of 1 images of .*plain has no label"):
         classification.run(config(tmp_path / "plain", tmp_path, **options), tmp_path)
     with pytest.raises(ValueError, match="72 images cannot hold back 72"):
         classification.run(config(folder, tmp_path, evaluation_images=72, **options), tmp_path)
@@ -259,3 +260,17 @@ def test_rows_are_chosen_by_the_labels_alone(folder: Path, tmp_path: Path):
         found.append(choose_rows(store, None, options))
     for first, second in zip(*found, strict=True):
         np.testing.assert_array_equal(first.rows, second.rows)
+
+
+@pytest.mark.parametrize(("classes", "told"), [((), "no label"), (("red", "blue"), "of each class of 4 is not one")])
+def test_labels_that_allow_no_probe_are_refused_before_features_are_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: tuple[str, ...], told: str
+):
+    monkeypatch.setattr("benchmarks.tasks.labelled.extract", lambda *_, **__: pytest.fail("computed"))
+    for name in classes or (".",):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
+    options = config(tmp_path / "images", tmp_path, encoder=("pixels",), evaluation_images=2)
+    with pytest.raises(ValueError, match=told):
+        classification.measure(options, tmp_path / "out")
