@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .classifier import TunedProbe, sorted_rates, warm_up_cosine
 from .grids import RATE_LIMITS, end_warnings, settle
 from .inputs import class_indices
-from .linear import shuffled_batches
+from .linear import BatchNormalizer, shuffled_batches
 from .metrics import accuracy
 from .rows import Features, Rows, TokenRows, as_rows
 from .splits import TuningSplit
@@ -118,6 +118,10 @@ class AttentiveProbe(TunedProbe):
         self.buffer_rows, self.device = buffer_rows, device
 
     @property
+    def _at_once(self) -> int:
+        return self.batch_size
+
+    @property
     def _parts(self) -> int:
         """Into how many parts, each with its own attention, the values are divided."""
         return self.num_heads if self.num_queries is None else self.num_queries
@@ -141,7 +145,7 @@ class AttentiveProbe(TunedProbe):
             raise ValueError(f"{name} must divide the width {width} of the features, got {self._parts}")
         self.classes, targets = class_indices(split.labels)
         self._device = torch.device(self.device or split.features.read(np.arange(1)).device)
-        self._normalizer = nn.BatchNorm1d(self._layers * width, eps=1e-6, affine=False).to(self._device)
+        self._normalizer = BatchNormalizer(self._layers * width).to(self._device)
         self.validation_accuracy, self.validation_accuracies = -1.0, {}
         normalizer = copy.deepcopy(self._normalizer)
 
@@ -212,4 +216,4 @@ class AttentiveProbe(TunedProbe):
 
     @torch.no_grad()
     def _logits(self, features: Tensor) -> Tensor:
-        return torch.cat([self._through(part, [self.head])[0] for part in features.split(self.batch_size)])
+        return self._through(features, [self.head])[0]

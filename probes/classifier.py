@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from .inputs import Labels
-from .rows import Features, Rows, as_rows
+from .rows import BLOCK_ROWS, Features, Rows, as_rows
 from .splits import TuningSplit, tuning_split
 
 
@@ -81,6 +81,11 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
         return self
 
     @property
+    def _at_once(self) -> int:
+        """How many rows are read and predicted at a time."""
+        return BLOCK_ROWS
+
+    @property
     def classes_(self) -> np.ndarray:
         """`classes`, as scikit-learn calls them."""
         return self.classes
@@ -89,7 +94,7 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
         """Class probabilities (n, C), columns in the order of `classes`."""
         require_fitted(self)
         rows = self._rows(features, width=self.n_features_in_)
-        return torch.cat([self._logits(block).softmax(1).cpu() for _, block in rows.blocks()]).numpy()
+        return torch.cat([self._logits(block).softmax(1).cpu() for _, block in rows.blocks(self._at_once)]).numpy()
 
     def predict(self, features: Features) -> np.ndarray:
         """Most probable label of each row, int64 (n,)."""

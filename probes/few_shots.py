@@ -71,6 +71,8 @@ def few_shot(
     train_labels = label_vector(labels, len(train))
     truth = label_vector(evaluation_labels, len(evaluation), "evaluation_labels")
     pool, tuning = stratified_holdout(train_labels, tuning_fraction, seed)
+    for count in shots:  # too many are refused before any probe is fitted
+        few_shot_rows(train_labels[pool], count)
     held = SelectedRows(train, tuning), train_labels[tuning]
     for count in shots:
         probes = []

@@ -34,9 +34,9 @@ def float_tensor(values: Array, name: str, shape: str, ndim: int, width: int | N
 
 
 def share(values: np.ndarray, name: str) -> Tensor:
-    """A tensor of the array's memory, or of a copy where its strides are negative; TypeError for objects."""
-    if any(stride < 0 for stride in values.strides):
-        values = values.copy()
+    """A tensor of the array's memory, or of a copy where PyTorch cannot share it; TypeError for objects."""
+    if any(stride < 0 for stride in values.strides) or not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="), order="C")
     with warnings.catch_warnings():  # read-only arrays (memory maps) are only ever read here
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         try:

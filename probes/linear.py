@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .classifier import TunedProbe, require_fitted, sorted_rates
 from .grids import RATE_LIMITS, end_warnings, settle
@@ -203,10 +204,23 @@ class Normalizer(nn.Module):
         return (rows if self.standardizer is None else self.standardizer.apply(rows)).float()
 
 
+class BatchNormalizer(nn.BatchNorm1d):
+    """ "batch" of `NORMALIZATIONS`: MAE's. A batch of one row, the rest of an epoch, takes the running statistics."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6, affine=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(b, D) → (b, D)."""
+        if len(rows) > 1:
+            return super().forward(rows)
+        return F.batch_norm(rows, self.running_mean, self.running_var, eps=self.eps)
+
+
 def new_normalizer(normalization: str, rows: Rows) -> nn.Module:
     """The layer for one of `NORMALIZATIONS`, for vectors such as `rows` (n, D)."""
     if normalization == "batch":
-        return nn.BatchNorm1d(rows.shape[-1], eps=1e-6, affine=False)
+        return BatchNormalizer(rows.shape[-1])
     return Normalizer(Standardizer().fit(rows) if normalization == "standardize" else None)
 
 

@@ -37,7 +37,7 @@ def patch_labels(mask: np.ndarray, grid: tuple[int, int], num_classes: int, igno
         raise ValueError(f"a mask of {mask.shape} has not a pixel for each cell of a grid of {grid}")
     rows, columns = ((2 * np.arange(n) + 1) * cells // (2 * n) for n, cells in zip(mask.shape, grid, strict=True))
     cells = rows[:, None] * grid[1] + columns
-    values = np.where(mask == ignore_index, num_classes, mask)
+    values = np.where(mask == ignore_index, num_classes, mask.astype(np.int64))  # uint8 ends below some num_classes
     counts = np.bincount((cells * (num_classes + 1) + values).ravel(), minlength=grid[0] * grid[1] * (num_classes + 1))
     labels = counts.reshape(*grid, num_classes + 1).argmax(2)
     return np.where(labels == num_classes, ignore_index, labels)

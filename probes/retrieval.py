@@ -68,8 +68,9 @@ def rank_all(queries: Array, gallery: Array, exclude: Labels | None = None) -> N
     own = row_ids(exclude, "exclude", len(query_rows), len(gallery_rows))
     if (own >= 0).any() and (own < 0).any():
         raise ValueError("exclude must name a row for every query or for none: rankings are of one length")
-    unit = F.normalize(query_rows.double(), dim=1)
-    blocks = (F.normalize(block.double(), dim=1) for block in gallery_rows.split(_DOUBLE_ROWS))
+    shortest = torch.finfo(torch.float64).tiny  # rows of any length are comparable, as in `search`
+    unit = F.normalize(query_rows.double(), dim=1, eps=shortest)
+    blocks = (F.normalize(block.double(), dim=1, eps=shortest) for block in gallery_rows.split(_DOUBLE_ROWS))
     cosines = torch.cat([(unit @ block.T).float() for block in blocks], dim=1)
     if (own >= 0).any():
         cosines[torch.arange(len(own)), torch.from_numpy(own)] = -torch.inf

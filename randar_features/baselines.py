@@ -129,12 +129,12 @@ def parse_network(name: str) -> NetworkName:
         raise ValueError(f"{name}: expected timm:NAME=FILE, or timm:NAME{RANDOM} for random weights")
     pixels = int(size) if at else None
     if head in PACKAGES:
-        path = Path(file) if given else None
+        path = Path(file).expanduser() if given else None
         return NetworkName(PACKAGES[head].architecture, pixels, path, random, None if given or random else head)
     if not head.startswith("timm:"):
         near = difflib.get_close_matches(head, PACKAGES, 3) or [*PACKAGES]
         raise ValueError(f"no network {name!r}: expected timm:NAME, or one of {', '.join(near)}")
-    return NetworkName(head.removeprefix("timm:"), pixels, Path(file) if given else None, random)
+    return NetworkName(head.removeprefix("timm:"), pixels, Path(file).expanduser() if given else None, random)
 
 
 def load_network(name: str, device: torch.device | str = "cpu", *, classifier: bool = False) -> Network:
@@ -231,7 +231,7 @@ def _build(parsed: NetworkName, file: Path | None, classifier: bool) -> Any:
         return module
     if parsed.random:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
+            torch.default_generator.manual_seed(SEED)  # torch.manual_seed would set those of GPUs too
             return _create(parsed, pretrained=False, num_classes=classes)
     _check_reachable(parsed.architecture)
     try:

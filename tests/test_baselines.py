@@ -111,6 +111,14 @@ def test_random_weights_are_those_of_a_seed():
     assert all(torch.equal(a, b) for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True))
 
 
+def test_random_weights_leave_the_random_numbers_of_all_devices_alone(monkeypatch: pytest.MonkeyPatch):
+    seeded: list[int] = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    load_network("timm:test_resnet?random")
+    assert torch.equal(torch.get_rng_state(), before) and not seeded
+
+
 def test_offline_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

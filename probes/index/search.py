@@ -160,6 +160,12 @@ class VectorIndex:
         rows = normalize(feature_matrix(queries, "queries", self.settings.dim), self._transform)
         return self._best(rows.cpu(), k, exclude, Effort(nprobe, efSearch, candidates))
 
+    def check_search(self, k: int | None, **effort: int | None) -> None:
+        """TypeError or ValueError for a `k` or an option that `search` would refuse, before the queries are made."""
+        Effort(**effort).check(self.settings.kind)
+        if k is not None:
+            _check_k(k, len(self))
+
     def search_rows(self, rows: Labels, k: int, **effort: int | None) -> Neighbours:
         """The `k` rows most similar to each of the index's own `rows` (Q,), without itself; options as in `search`."""
         own = row_ids(rows, "rows", len(rows), self.rows)
@@ -187,11 +193,15 @@ class VectorIndex:
         effort.check(self.settings.kind)
         own = self._places(row_ids(exclude, "exclude", len(unit), self.rows))
         available = len(self) - int((own >= 0).any())
-        if not 1 <= whole_number(k, "k") <= available:
-            raise ValueError(f"k must lie within 1 … {available}, the rows that can be found, got {k}")
+        _check_k(k, available)
         gallery = _Candidates(self._index, self._mapped, self.settings, effort)
         places, similarities = best_rows(unit, gallery, torch.from_numpy(own), k)
         return Neighbours(self._ids[places], similarities)
+
+
+def _check_k(k: int, available: int) -> None:
+    if not 1 <= whole_number(k, "k") <= available:
+        raise ValueError(f"k must lie within 1 … {available}, the rows that can be found, got {k}")
 
 
 class Effort(NamedTuple):

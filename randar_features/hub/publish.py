@@ -39,11 +39,11 @@ def push_to_hub(
     """
     from huggingface_hub import HfApi
 
-    write_card(folder, repository)
+    card = write_card(folder, repository)
     api = HfApi(token=token)
     address = api.create_repo(repository, private=private, exist_ok=True)
     api.upload_folder(
-        repo_id=repository, folder_path=Path(folder), allow_patterns=list(UPLOADED), commit_message=message
+        repo_id=repository, folder_path=card.parent, allow_patterns=list(UPLOADED), commit_message=message
     )
     return str(address)
 
@@ -53,7 +53,8 @@ def write_card(folder: str | os.PathLike[str], repository: str) -> Path:
     match = HUB_NAME.fullmatch(repository)
     if match is None or match["revision"]:
         raise ValueError(f"{repository!r} is no repository of the Hub, expected 'owner/name'")
-    folder, path = Path(folder), Path(folder) / CARD
+    folder = Path(folder).expanduser()
+    path = folder / CARD
     model = load_model(folder, device="cpu")
     if not path.exists():
         with written_whole(path) as file:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probes import Neighbours
 from probes.index import IndexSettings, VectorIndex
+from probes.inputs import Array
 from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.ranges import Reading
 from randar_features.features.store import FeatureStore
@@ -220,10 +221,10 @@ class Index:
         """
         effort = {"nprobe": nprobe, "efSearch": efSearch, "candidates": candidates}
         if is_vectors(queries):
-            vectors = torch.as_tensor(queries)
-            vectors = vectors[None] if vectors.ndim == 1 else vectors
-            paths: list[str | None] = [None] * len(vectors)
-            return self._hits(vectors, paths, [OK] * len(paths), exclude, k, effort)
+            given = queries[None] if queries.ndim == 1 else queries
+            paths: list[str | None] = [None] * len(given)
+            return self._hits(given, paths, [OK] * len(paths), exclude, k, effort)
+        self.vectors.check_search(k, **effort)
         if encoder is not None:
             check_encoder(self.vectors, encoder)
         elif self._encoder is None or model is not None or device is not None:
@@ -282,7 +283,7 @@ class Index:
 
     def _hits(
         self,
-        vectors: Tensor,
+        vectors: Array,
         paths: list[str | None],
         status: list[str],
         exclude: Sequence[int] | np.ndarray | None,
@@ -296,7 +297,7 @@ class Index:
         readable = np.array([reason == OK for reason in status])
         if readable.all():
             return self._told(self.vectors.search(vectors, k, own, **effort), paths, own, status)
-        part = self.vectors.search(vectors[torch.from_numpy(readable)], k, own[readable], **effort)
+        part = self.vectors.search(vectors[readable], k, own[readable], **effort)
         ids, scores = np.full((len(vectors), k), -1), np.full((len(vectors), k), np.nan, np.float32)
         ids[readable], scores[readable] = part.ids, part.similarities
         return self._told(Neighbours(ids, scores), paths, own, status)

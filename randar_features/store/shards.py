@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ class Shard:
 
         self.verify()
         with self._reading():
-            batch = pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch(0)
+            batch = pa.ipc.open_file(pa.memory_map(os.fsencode(self.path))).get_batch(0)
             batch.validate(full=True)  # what points outside of the file would crash
             names = batch.schema.names
         if batch.num_rows != len(self.rows) or names[: len(_FIXED)] != list(_FIXED) or len(set(names)) < len(names):

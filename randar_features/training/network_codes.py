@@ -66,7 +66,7 @@ def fit_network_tokenizer(
         raise ValueError(f"{network} does not take pixels in [-1, 1], which a tokenizer's network must")
     sizes = {"network": loaded.architecture, **sizes}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would set those of GPUs too
         tokenizer = NetworkTokenizer(**sizes)
     encoder = tokenizer.encoder
     if len(shares) != len(encoder.widths):

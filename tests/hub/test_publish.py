@@ -99,6 +99,16 @@ def test_the_code_of_the_card_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert names["features"].maps.shape[0] == 1 and names["images"].shape == (2, 3, 16, 16)
 
 
+def test_a_folder_below_home(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert write_card(f"~/{folder.name}", "me/model") == folder / "README.md"
+    push_to_hub(f"~/{folder.name}", "me/model")
+    assert (hub.folder / "config.json").exists()
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_card_that_is_there_stays(hub: Hub, folder: Path) -> None:
     (folder / "README.md").write_text("by hand")
     push_to_hub(folder, "someone/mine")

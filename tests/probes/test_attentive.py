@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from probes import AttentiveProbe, LogisticProbe
 from probes.attentive import AttentiveHead
 from probes.classifier import warm_up_cosine
-from probes.rows import sharded_rows
+from probes.rows import TensorRows, sharded_rows
 
 WIDTH, HEADS, CLASSES = 12, 3, 4
 
@@ -175,3 +175,18 @@ def test_other_layers_than_in_fit_are_refused() -> None:
     probe = AttentiveProbe(num_heads=HEADS, epochs=1, learning_rates=(1e-3,)).fit(features, labels)
     with pytest.raises(ValueError, match="3 layers as in fit"):
         probe.predict(features[:, 0])
+
+
+class Counted(TensorRows):
+    """Rows that remember how many are read at a time."""
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        self.most = max(getattr(self, "most", 0), len(rows))
+        return super().read(rows)
+
+
+def test_no_more_images_are_in_memory_than_a_batch() -> None:
+    probe = AttentiveProbe(num_heads=HEADS, learning_rates=(1e-3,), epochs=1, batch_size=64).fit(*TRAIN, *VALIDATION)
+    counted = Counted(torch.from_numpy(VALIDATION[0]))
+    np.testing.assert_array_equal(probe.predict(counted), probe.predict(VALIDATION[0]))
+    assert counted.most == 64

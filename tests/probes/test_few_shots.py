@@ -62,3 +62,9 @@ def test_the_same_seed_gives_the_same_draws() -> None:
 def test_too_few_rows_of_a_class_are_an_error() -> None:
     with pytest.raises(ValueError, match="the rows of class"):
         list(few_shot(*TRAIN, *EVALUATION, shots=(200,)))
+
+
+def test_too_many_shots_are_refused_before_any_probe_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probes.few_shots.LogisticProbe", None)
+    with pytest.raises(ValueError, match="1000"):
+        next(few_shot(*TRAIN, *EVALUATION, shots=(1, 1000)))

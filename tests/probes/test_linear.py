@@ -102,3 +102,10 @@ def test_cuda_equals_cpu() -> None:
     )
     assert cuda.weight.is_cuda
     torch.testing.assert_close(cuda.weight.cpu(), cpu.weight, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [33, 34])
+def test_batch_normalization_takes_a_last_batch_of_one_row(rows: int) -> None:
+    probe = LinearProbe(normalization="batch", epochs=5, batch_size=32, learning_rates=(0.1, 1.0))
+    probe.fit(TRAIN[0][:rows], TRAIN[1][:rows], *VALIDATION)
+    assert probe.validation_accuracy > 0.5

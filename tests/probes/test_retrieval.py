@@ -127,6 +127,20 @@ def test_the_whole_ranking_equals_search(monkeypatch: pytest.MonkeyPatch) -> Non
         rank_all(gallery[:2], gallery, [0, -1])
 
 
+def test_lengths_do_not_matter() -> None:
+    rows = random_rows(20, 8, 0)
+    for scale in (1e-25, 1e-20, 1e15):
+        scaled = rows * np.float32(scale)
+        np.testing.assert_allclose(rank_all(scaled, rows).similarities, rank_all(rows, rows).similarities, atol=1e-6)
+        np.testing.assert_allclose(search(scaled, rows, 20).similarities, rank_all(rows, rows).similarities, atol=1e-6)
+
+
+def test_arrays_that_pytorch_does_not_share() -> None:
+    rows = random_rows(20, 8, 0)
+    for given in (rows[::-1][::-1], rows.astype(">f4"), np.asfortranarray(rows)):
+        np.testing.assert_array_equal(search(given, rows, 5).ids, search(rows, rows, 5).ids)
+
+
 @pytest.mark.cuda
 def test_cuda_equals_cpu() -> None:
     gallery, queries = np.round(2 * random_rows(3000, 16, 0)), random_rows(100, 16, 1)

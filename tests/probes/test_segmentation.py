@@ -221,6 +221,11 @@ def test_pixels_belong_to_the_cell_with_their_middle() -> None:
         patch_labels(mask, (2, 2), 2)
 
 
+def test_ignored_patches_stay_ignored_where_the_masks_format_ends_below_the_classes() -> None:
+    mask = np.array([[255, 7], [255, 7]], np.uint8)
+    assert patch_labels(mask, (1, 2), 300).tolist() == [[255, 7]]
+
+
 def test_patches_are_gathered_in_order_and_drawn_by_seed() -> None:
     maps, masks = scenes(3)
     masks[1][:6, :12] = 255

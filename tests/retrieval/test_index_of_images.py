@@ -382,3 +382,24 @@ def test_options_of_images_are_refused_for_tables(folder: Path) -> None:
 def test_sizes_that_would_have_no_effect_are_refused(folder: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"got 4 for (flat|hnsw|auto)"):
         rf.build_index(folder / "images", folder / "other", **options)
+
+
+def test_vectors_in_any_memory_are_searched(folder: Path) -> None:
+    index = build(folder)
+    vectors = index.vectors.vectors(range(2)).numpy()
+    expected = index.search(vectors, k=3).ids
+    np.testing.assert_array_equal(index.search(vectors[::-1], k=3).ids, expected[::-1])
+    vectors.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(index.search(vectors, k=3).ids, expected)
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"k": 100}, {"k": 2.0}, {"nprobe": 4}, {"efSearch": 0}])
+def test_bad_searches_are_refused_before_the_queries_are_encoded(
+    folder: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = build(folder)
+    monkeypatch.setattr("randar_features.retrieval.search.encode", None)
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        index.search(folder / "images/cat/0.png", **options)

@@ -89,7 +89,7 @@ class TrainingPass(nn.Module):
         sizes, weights = transformer.config, plan.weights
         heads: dict[str, nn.Module] = {}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would set those of GPUs too
             if "alignment_loss" in weights:
                 assert channels is not None  # the trainer sees to it
                 heads["alignment_loss"] = Alignment(sizes.dim, channels, sizes.grid, plan.reads)
