@@ -64,7 +64,11 @@ class SearchOptions(DeviceOptions, Reading):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.images is None) == (self.numbers is None):
-            raise ValueError("give --images or --numbers, one of them")
+            raise ValueError("give --images or --rows, one of them")
+        if self.numbers is not None and self.encoder is not None:
+            raise ValueError(f"--model {self.encoder} is for --images: --rows has its vectors in the index")
+        if self.grid is None and (self.data is not None or self.split is not None):
+            raise ValueError("--data and --split are for the pictures of --grid: give it too, or leave them out")
 
 
 def search(options: SearchOptions) -> None:
