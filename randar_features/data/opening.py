@@ -144,7 +144,7 @@ def _binary(image: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
     if isinstance(image, bytes):
         yield io.BytesIO(image)
         return
-    mode = os.stat(image).st_mode
+    mode = os.stat(os.fspath(image)).st_mode  # a number, such as a label in the place of a mask, is no open file
     if not stat.S_ISREG(mode):  # a pipe would be waited for, a device read without end
         raise ImageError("it is a folder" if stat.S_ISDIR(mode) else "it is no regular file")
     with open(image, "rb") as file:

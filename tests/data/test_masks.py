@@ -160,3 +160,15 @@ def test_dark_images_of_pairs_are_counted(tmp_path: Path) -> None:
     pairs = open_pairs([(Image.fromarray(image), np.zeros((4, 4), np.uint8))] * 3)
     with pytest.warns(UserWarning, match=r"3 of 3 images .*row 0.* nearly black"):
         list(pairs.readable([]))
+
+
+def test_a_number_in_the_place_of_a_mask_closes_no_open_file(tmp_path: Path) -> None:
+    """Python takes a number for an open file, such as 1 for the log that stdout is sent to, and closes it."""
+    with (tmp_path / "log").open("w") as file:
+        with pytest.raises(TypeError, match="not int"):
+            load_mask(file.fileno())  # type: ignore[arg-type]
+        pairs = open_pairs([{"image": np.zeros((4, 4, 3), np.uint8), "label": file.fileno()}])
+        with pytest.raises(ImageError, match="not int"):
+            _ = pairs[0]
+        file.write("still open")
+    assert (tmp_path / "log").read_text() == "still open"
