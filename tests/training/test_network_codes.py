@@ -105,7 +105,7 @@ def test_its_decoder_trains_and_its_tokens_stay(fitted: tuple[NetworkTokenizer, 
     trainer = small_tokenizer_trainer(tmp_path / "pixels", **options)
     before = trainer.evaluate()["validation_psnr"]
     assert run(trainer, tmp_path / "run", CONFIG)
-    assert trainer.evaluate()["validation_psnr"] > before + 1
+    assert trainer.evaluate()["validation_psnr"] > before + 0.5
     polished, _ = load_tokenizer(tmp_path / "run/model", device="cpu")
     images = random_images(count=40)
     tokens = tokenizer.encode(images)
