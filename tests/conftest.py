@@ -25,7 +25,12 @@ def pytest_configure() -> None:
     gc.disable()  # while the tests are imported
 
 
+LONG = ("test_cluster.py", "test_wheel.py", "test_page.py", "test_full_size_model")
+"""Tests that take longest. They run first: at the end one process would wait for the other."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
     if torch.cuda.is_available():
         return
     for item in items:
