@@ -130,7 +130,7 @@ class StoredFeatures:
         return [place for place in found if place is not None]
 
     def _check_order(self, named: Sequence[str | None], root: Path | None) -> None:
-        """ValueError where paths, of which some come twice, are in another order than those of the images."""
+        """ValueError where some paths come twice, and the order is not that of the images."""
         for place, (own, path) in enumerate(zip(self.paths or (), named, strict=False)):
             if path not in (None, own) and os.path.realpath(own) != os.path.realpath(str(absolute(path, root))):
                 raise ValueError(
