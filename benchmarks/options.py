@@ -99,7 +99,7 @@ class FeatureOptions(ComputeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(FeatureOptions):
-    """Which features of which encoders are measured.
+    """The encoders, and the features of each that are measured.
 
     Attributes:
         encoder: names, see `benchmarks.encoders.load_encoder`: randar-tiny, a model's folder, pixels, histogram, codes,

@@ -19,7 +19,14 @@ from benchmarks.encoders.stored import StoredEncoder
 from benchmarks.options import EncoderOptions, check_names
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
-from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, Split, labelled_features
+from benchmarks.tasks.labelled import (
+    Candidate,
+    LabelledData,
+    LabelledFeatures,
+    Split,
+    check_labels,
+    labelled_features,
+)
 from probes import paired_interval
 from probes.pooling import POOLINGS
 from randar_features.cli.parse import option
@@ -118,6 +125,8 @@ def maps_of(encoder: Encoder, config: Config, found: Sequence[Scored]) -> list[C
 
 def measure(config: Config, out: Path) -> Measurement:
     """Every encoder; predictions and curves over depth are written to `out`."""
+    if not is_store(config.data):
+        check_labels(config)
     scored: list[Scored] = []
     weights: dict[str, str] = {}
     warnings: list[str] = []

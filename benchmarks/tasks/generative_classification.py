@@ -25,7 +25,7 @@ from benchmarks.encoders import load_encoder
 from benchmarks.options import Read
 from benchmarks.result import Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, labelled_features
+from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, check_labels, labelled_features
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
@@ -218,6 +218,7 @@ def measure(config: Config, out: Path) -> Measurement:
     model = load_model(config.model, config.device)
     if names := open_data(config.data, config.train_split, model.image_size, config.reading).label_names:
         check_classes(model, names, np.empty(0))  # before features are computed
+    check_labels(config)
     probe, features, candidate = fitted_probe(model, config)
     check_classes(model, features.label_names, features.train.labels)
     places = np.random.default_rng(config.seed).permutation(len(candidate.evaluation))

@@ -21,6 +21,7 @@ from randar_features.features.store import FeatureStore
 
 HELD_SHARE = 0.2
 ONE_EACH = "a probe needs one each"
+ANY_SIZE = 64  # pixels; labels do not depend on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,6 @@ def labelled_features(
         store = encoder.features(outputs, pooling)
         train, evaluation = choose_rows(store, None, options)
         return LabelledFeatures(encoder, store, store, train, evaluation, pooling, options.on_disk)
-    check_labels(options, encoder.image_size)
     about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_images": options.max_images}
     stores = [extract(encoder, options.data, split=split, **about) for split in splits_of(options)]
     train, evaluation = choose_rows(stores[0], stores[-1] if options.evaluation_split is not None else None, options)
@@ -181,12 +181,12 @@ def splits_of(options: LabelledData) -> list[str | None]:
     return [*dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))]
 
 
-def check_labels(options: LabelledData, image_size: int) -> None:
+def check_labels(options: LabelledData) -> None:
     """ValueError where the labels allow no probe, as far as they are known before images are decoded.
 
     All images count as readable here; `choose_rows` decides once it is known which are.
     """
-    sources = [open_data(options.data, name, image_size, options.reading) for name in splits_of(options)]
+    sources = [open_data(options.data, name, ANY_SIZE, options.reading) for name in splits_of(options)]
     _check_same_classes([source.label_names for source in sources], options)
     splits = []
     for source in sources:
