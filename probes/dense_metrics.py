@@ -198,6 +198,8 @@ def _hits(
 
 
 def _pairs_of_floats(values: Array, name: str) -> np.ndarray:
+    if isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.integer):  # as `match_points` gives them
+        values = values.astype(np.float64)
     array = float_tensor(values, name, "(n, 2)", 2).cpu().double().numpy()
     if array.shape[1] != 2:
         raise ValueError(f"{name} must have shape (n, 2), got {array.shape}")

@@ -107,7 +107,7 @@ class _PatchSegmenter:
 
     def _split(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         check_pairs(maps, masks, self.num_classes, self.ignore_index)
-        return tuning_images(len(maps), self.validation_fraction, self.seed)
+        return tuning_images(masks, self.validation_fraction, self.seed, self.ignore_index)
 
     def _patches(self, maps: Sequence[Array], masks: Sequence[np.ndarray], images: np.ndarray) -> Patches:
         return gather_patches(

@@ -63,11 +63,24 @@ def count_scores(
     return np.stack(counts)
 
 
-def tuning_images(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images to fit and images to choose options on: whole ones, since patches of one image are alike."""
+def tuning_images(
+    masks: Sequence[np.ndarray], fraction: float, seed: int, ignore_index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images to fit and images to choose options on: whole ones, since patches of one image are alike.
+
+    Raises ValueError where there are too few of them, or all pixels of either part are ignored.
+    """
+    count = len(masks)
     if count * fraction <= 0.5:
         raise ValueError(f"{fraction:.0%} of {count} images is not one to choose options on: more images are needed")
-    return stratified_holdout(np.zeros(count, np.int64), fraction, seed)
+    parts = stratified_holdout(np.zeros(count, np.int64), fraction, seed)
+    for purpose, part in zip(("fit", "choose options on"), parts, strict=True):
+        if not any((masks[i] != ignore_index).any() for i in part):
+            raise ValueError(
+                f"the {len(part)} of {count} images to {purpose} have only ignored pixels ({ignore_index}): leave such "
+                "images out, or give another seed"
+            )
+    return parts
 
 
 def check_pairs(maps: Sequence[Array], masks: Sequence[np.ndarray], num_classes: int, ignore_index: int) -> None:
@@ -148,7 +161,7 @@ class LinearSegmenter:
         Raises on other shapes and values, and on too few images to hold one out.
         """
         check_pairs(maps, masks, self.num_classes, self.ignore_index)
-        kept, held = tuning_images(len(maps), self.validation_fraction, self.seed)
+        kept, held = tuning_images(masks, self.validation_fraction, self.seed, self.ignore_index)
         self.validation_miou = -1.0
 
         def score(rates: list[float]) -> dict[float, float]:

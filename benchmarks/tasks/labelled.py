@@ -171,12 +171,12 @@ def labelled_features(
         train, evaluation = choose_rows(store, None, options)
         return LabelledFeatures(encoder, store, store, train, evaluation, pooling, options.on_disk)
     about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_images": options.max_images}
-    stores = [extract(encoder, options.data, split=split, **about) for split in splits_of(options)]
+    stores = [extract(encoder, options.data, split=split, **about) for split in splits_read(options)]
     train, evaluation = choose_rows(stores[0], stores[-1] if options.evaluation_split is not None else None, options)
     return LabelledFeatures(encoder, stores[0], stores[-1], train, evaluation, pooling, options.on_disk)
 
 
-def splits_of(options: LabelledData) -> list[str | None]:
+def splits_read(options: LabelledData) -> list[str | None]:
     """The splits that are read, that to train on first."""
     return [*dict.fromkeys((options.train_split, options.evaluation_split or options.train_split))]
 
@@ -186,7 +186,7 @@ def check_labels(options: LabelledData) -> None:
 
     All images count as readable here; `choose_rows` decides once it is known which are.
     """
-    sources = [open_data(options.data, name, ANY_SIZE, options.reading) for name in splits_of(options)]
+    sources = [open_data(options.data, name, ANY_SIZE, options.reading) for name in splits_read(options)]
     _check_same_classes([source.label_names for source in sources], options)
     splits = []
     for source in sources:

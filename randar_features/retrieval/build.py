@@ -63,7 +63,7 @@ def build_index(
         folder: of the index; created if needed. FOLDER/features keeps those of images: only new ones are encoded.
         spec: the feature, such as "reverse/image/2"; None: the only one of a table, or what the model recommends.
         kind: "flat" (exact), "hnsw" or "ivfpq"; None: by the number of images, see `probes.index.choose_settings`.
-        model: for images: a name, a folder, or a loaded model.
+        model: for images: a name, a folder, or a loaded model. Without effect on a table, which has its features.
         pooling: how maps become vectors, one of `probes.pooling.POOLINGS`.
         normalization: what is done to vectors before cosines: "unit", "standardized" or "whitened" (with
             `components=`), with the statistics of the indexed images; "auto": whichever classifies a part of the
@@ -75,7 +75,8 @@ def build_index(
         threads, checkpoint_rows: as in `probes.index.build_index`.
         seed: seed of all random choices.
         sizes: `components`, `M`, `efConstruction`, `nlist`, `code_bytes`, `training_rows`, `block_rows`, in faiss's
-            words, as `probes.index.choose_settings` takes them.
+            words, as `probes.index.choose_settings` takes them. Where the number of images chooses the kind, a size of
+            another kind has no effect.
 
     Raises:
         ValueError, TypeError: unknown choices or sizes, before any image is encoded; maps or specs that do not fit.

@@ -157,6 +157,14 @@ def test_pck_by_hand_in_all_four_variants() -> None:
     }
 
 
+def test_pck_takes_whole_pixels() -> None:
+    """`match_points` gives int64: distances 3 and 1, thresholds 2 (box) and 4 (image)."""
+    target = np.array([[4, 4], [8, 1]])
+    sizes = {"box_sizes": np.array([[20, 10]]), "image_sizes": np.array([[40, 30]])}
+    found = pck(target + np.array([[0, 3], [1, 0]]), target, [0, 0], **sizes)
+    assert (found["box_per_point"], found["image_per_point"]) == (0.5, 1)
+
+
 def test_bad_points_are_refused() -> None:
     points, sizes = np.zeros((3, 2)), np.ones((1, 2))
     with pytest.raises(ValueError, match=r"one shape, got \(3, 2\) and \(2, 2\)"):

@@ -243,6 +243,15 @@ def test_patches_are_gathered_in_order_and_drawn_by_seed() -> None:
     assert len(some.labels) == 10
 
 
+def test_images_to_fit_or_choose_on_without_labelled_pixels_are_refused(make: Callable[..., Any]) -> None:
+    """One image of ten has labels: either the images to fit or those to choose on have none."""
+    maps, masks = scenes(10)
+    for mask in masks[1:]:
+        mask[:] = 255
+    with pytest.raises(ValueError, match="only ignored pixels"):
+        make().fit(maps, masks)
+
+
 @pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
 def test_nearest_by_distance_are_exact_in_tight_clusters(spread: float) -> None:
     generator = np.random.default_rng(0)

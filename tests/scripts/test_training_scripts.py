@@ -25,9 +25,11 @@ from PIL import Image
 from benchmarks.result import read_result
 from randar_features import generate, load_model, load_tokenizer
 from randar_features.cli.parse import UNFINISHED
+from randar_features.data import open_images
 from randar_features.data.token_store import TokenStore
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.checkpoint import newest_checkpoint
+from randar_features.training.teacher_maps import TeacherMaps
 from tests.kill.__main__ import Count, compare
 from tests.kill.__main__ import main as kill_script
 from tests.kill.jobs import Job
@@ -130,6 +132,21 @@ def test_objectives_are_compared(done: Path, tmp_path: Path):
     assert (plain["variant"], both["variant"]) == ("plain", "alignment_self_distillation_twice")
     assert 0 <= plain["ridge_reverse_image"] <= 100 and plain["validation_loss"] > 0
     assert {"alignment_loss", "self_distillation_loss"} <= both.keys() - plain.keys()
+
+
+def test_latents_of_the_tokens_own_tokenizer_are_a_teacher(done: Path, tmp_path: Path):
+    """Shifted, rotated and scaled by one number, so that cells keep the angles between them."""
+    call(
+        "teacher_maps", "--tokens", done / "tokens", "--data", done / "data", "--network", "latents", "--out", tmp_path
+    )
+    maps = TeacherMaps(tmp_path, TokenStore(done / "tokens/train"))
+    tokenizer, size = load_tokenizer(done / "tokens/tokenizer", "cpu")
+    assert maps.about["network"] == "latents" and maps.about["weights"] == tokenizer_hash(tokenizer)
+    [batch] = open_images(done / "data", split="train").batches(size, 6)
+    latents = tokenizer.latents(batch.pixels).permute(0, 2, 3, 1).flatten(0, 2).double()
+    written = maps.batch(torch.arange(6), torch.zeros(6, dtype=torch.long)).flatten(0, 2).double()
+    cosines = [values @ values.T / (values @ values.T).norm() for values in (latents - latents.mean(0), written)]
+    assert torch.allclose(*cosines, atol=1e-3)
 
 
 def test_both_bundled_models_are_trained_in_a_given_time(done: Path, tmp_path: Path):
