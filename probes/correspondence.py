@@ -64,7 +64,7 @@ def _cosines(
     if source.shape[2] != target.shape[2]:
         raise ValueError(f"maps must share D, got {tuple(source.shape)} and {tuple(target.shape)}")
     pixels = _whole_pixels(points, source_size).to(source.device)
-    source, target = source.float(), target.float()
+    source, target = _moderate(source), _moderate(target)
     vertical, horizontal = (matrix.float() for matrix in _interpolations(source, source_size))
     shown = torch.einsum("kh,kw,hwd->kd", vertical[pixels[:, 1]], horizontal[pixels[:, 0]], source)
     vectors = F.normalize(shown, dim=1)
@@ -73,6 +73,12 @@ def _cosines(
     for block in vectors.split(max(1, _BLOCK_VALUES // lengths.numel())):
         products = torch.einsum("hwd,kd->khw", target, block)
         yield vertical.float() @ products @ horizontal.float().T / lengths
+
+
+def _moderate(features: Tensor) -> Tensor:
+    """As float32, divided by a power of 2, which changes no cosine, so that squares neither overflow nor vanish."""
+    _, exponent = torch.frexp(features.abs().max().double())
+    return torch.ldexp(features.double(), -exponent).float()
 
 
 def positional_basis(maps: Array, components: int) -> Tensor:

@@ -114,8 +114,10 @@ def miou_difference(
 
 
 def _mious(sums: np.ndarray, count: int) -> np.ndarray:
-    """mIoU (r, count) of `count` segmentations from their parts in a row (r, count · 2 · C)."""
-    return np.nanmean(_ious(sums.reshape(len(sums), count, 2, -1)), axis=-1)
+    """mIoU (r, count) of `count` segmentations from their parts in a row (r, count · 2 · C); NaN: nothing counts."""
+    ious = _ious(sums.reshape(len(sums), count, 2, -1))
+    present = np.isfinite(ious).sum(-1)
+    return np.divide(np.nansum(ious, -1), present, out=np.full(present.shape, np.nan), where=present > 0)
 
 
 ALPHAS = (0.1, 0.05, 0.01)

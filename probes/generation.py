@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inputs import require_finite
+from .inputs import at_least_float32, require_finite
 from .rows import Features, Rows, as_rows
 
 NEGATIVE = 1e-5
@@ -281,25 +281,37 @@ def kernel_distance(real: Features, fake: Features) -> float:
     below 0 by about the variance of the kernel over n.
     """
     sets = _pair(real, fake)
-    within = [(_kernel_sum(rows, rows) - _kernel_diagonal(rows)) / (len(rows) * (len(rows) - 1)) for rows in sets]
-    distance = sum(within) - 2 * _kernel_sum(*sets) / (len(sets[0]) * len(sets[1]))
+    middle = next(sets[0].blocks())[1].double().mean(0)
+    within = [
+        (_kernel_sum(rows, rows, middle) - _kernel_diagonal(rows)) / (len(rows) * (len(rows) - 1)) for rows in sets
+    ]
+    distance = sum(within) - 2 * _kernel_sum(*sets, middle) / (len(sets[0]) * len(sets[1]))
     if not np.isfinite(distance):
         raise ValueError("the kernel distance overflows: the features are too large for the cube of their products")
     return float(distance)
 
 
-def _kernel_sum(left: Rows, right: Rows) -> float:
-    """Of all pairs."""
+def _kernel_sum(left: Rows, right: Rows, middle: Tensor) -> float:
+    """Of all pairs. x·y of features far from 0 is put together from products about their middle, which lose less."""
     total = 0.0
     for _, values in left.blocks(COMPARED):
+        apart, along = _about(values, middle)
         for _, others in right.blocks(COMPARED):
-            products = _wide(values) @ _wide(others).to(values.device, _wide(values).dtype).T
-            total += (products.double() / values.shape[1] + 1).pow(3).sum().item()
+            other_apart, other_along = (part.to(along.device) for part in _about(others, middle))
+            products = (apart @ other_apart.to(apart).T).double().add_(along[:, None])
+            products.add_(other_along + middle.square().sum().to(along)).div_(len(middle)).add_(1)
+            total += products.square().mul_(products).sum().item()
     return total
 
 
+def _about(block: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+    """Features less their middle (b, D), in their format, float32 at least, and their products with it (b,)."""
+    apart = block.double() - middle.to(block.device)
+    return apart.to(at_least_float32(block[:0]).dtype), apart @ middle.to(block.device)
+
+
 def _kernel_diagonal(rows: Rows) -> float:
-    squares = (_wide(block).double().square().mean(1) for _, block in rows.blocks())
+    squares = (block.double().square().mean(1) for _, block in rows.blocks())
     return sum((each + 1).pow(3).sum().item() for each in squares)
 
 
@@ -372,7 +384,3 @@ def _as_floats(features: Features) -> Features:
 def _check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _wide(block: Tensor) -> Tensor:
-    return block if block.dtype == torch.float64 else block.float()

@@ -83,8 +83,10 @@ paired_bootstrap = paired_interval
 def difference_from(difference: float, resampled: np.ndarray, confidence: float = 0.95) -> Difference:
     """A difference with what its resamples (r,) say of it.
 
+    Resamples of NaN, in which nothing counts, say nothing.
     p-value: 2 · (1 + fewer of the resamples ≤ 0 and ≥ 0) / (1 + r), at most 1 (Davison and Hinkley 1997, 4.2).
     """
+    resampled = resampled[~np.isnan(resampled)]
     tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
     p_value = min(1.0, 2 * (1 + tail) / (1 + len(resampled)))
     return Difference(difference, _percentiles(resampled, confidence), float((resampled <= 0).mean()), p_value)

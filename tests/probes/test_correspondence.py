@@ -45,6 +45,14 @@ def test_equals_the_published_procedure() -> None:
     np.testing.assert_array_equal(found, as_published(source, target, points, (47, 33), (39, 60)))
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-14, 1e25, 1e200])
+def test_the_size_of_features_does_not_matter(size: float) -> None:
+    source, target = (random_map(4, 4, 8, seed).astype(np.float64) for seed in (0, 1))
+    points, sizes = np.array([[3.0, 5.0], [12.0, 9.0]]), {"source_size": (16, 16), "target_size": (16, 16)}
+    found = match_points(size * source, size * target, points, **sizes)
+    np.testing.assert_array_equal(found, match_points(source, target, points, **sizes))
+
+
 def test_a_shifted_copy_gives_the_exact_shift() -> None:
     """The target is the source moved 2 tokens right and 1 up: 16 and -8 pixels, at 8 pixels a token."""
     source = random_map(8, 8, 32, 0)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
@@ -149,8 +147,13 @@ def test_pairs_without_points_are_left_out() -> None:
 
 def test_a_mask_that_is_ignored_everywhere_leaves_an_interval() -> None:
     counts = np.stack([[[3, 1], [0, 4]], [[2, 2], [1, 3]], np.zeros((2, 2), int)])
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of resamples of the last mask alone
-        scores = segmentation_scores(counts)
+    scores = segmentation_scores(counts)
     low, high = scores["interval"]
     assert low < scores["miou"] < high
+
+
+def test_resamples_of_ignored_masks_alone_do_not_count_for_either() -> None:
+    worse, better = np.zeros((2, 4, 2, 2), int)
+    worse[0], better[0] = [[3, 1], [0, 4]], [[4, 0], [0, 4]]
+    difference = miou_difference(*(intersections_and_unions(counts) for counts in (worse, better)))
+    assert difference.worse == 1 and difference.interval == (difference.difference,) * 2

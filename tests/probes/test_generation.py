@@ -182,6 +182,12 @@ def test_kernel_distance_is_unbiased():
     assert min(draws) < 0 < max(draws) and np.std(draws) / math.sqrt(len(draws)) < 0.1
 
 
+def test_kernel_distance_of_float32_features_far_from_zero():
+    real, fake = (gaussian(30, 8, seed).astype(np.float32) + 1000 for seed in (0, 1))
+    exact = kernel_distance(real.astype(np.float64), fake.astype(np.float64))
+    assert kernel_distance(real, fake) == pytest.approx(exact, rel=1e-4)
+
+
 # Inception score
 
 
