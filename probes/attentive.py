@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import TunedProbe, sorted_rates, warm_up_cosine
+from .classifier import TunedProbe, warm_up_cosine
 from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import class_indices
+from .inputs import check_counts, class_indices, sorted_grid
 from .linear import BatchNormalizer, shuffled_batches
 from .metrics import accuracy
 from .rows import Features, Rows, TokenRows, as_rows
@@ -107,12 +107,11 @@ class AttentiveProbe(TunedProbe):
         device: torch.device | str | None = None,
     ) -> None:
         """`buffer_rows` and `device` as in `JointLinearProbe`."""
-        if min(num_heads, epochs, batch_size) < 1:
-            raise ValueError(f"num_heads, epochs and batch_size must be ≥ 1, got {num_heads}, {epochs}, {batch_size}")
-        if num_queries is not None and num_queries < 1:
-            raise ValueError(f"num_queries must be ≥ 1, or None for one query of several heads, got {num_queries}")
+        check_counts(num_heads=num_heads, epochs=epochs, batch_size=batch_size)
+        if num_queries is not None:
+            check_counts(num_queries=num_queries)
         super().__init__(validation_fraction=validation_fraction, seed=seed)
-        sorted_rates(learning_rates)  # refuses bad ones
+        sorted_grid(learning_rates, "learning_rates")  # refuses bad ones
         self.num_heads, self.num_queries, self.learning_rates = num_heads, num_queries, learning_rates
         self.weight_decay, self.epochs, self.batch_size = weight_decay, epochs, batch_size
         self.buffer_rows, self.device = buffer_rows, device
@@ -155,7 +154,7 @@ class AttentiveProbe(TunedProbe):
             heads = self._train(split.features, torch.from_numpy(targets), sorted(rates))
             return self._choose(heads, sorted(rates), split.validation_features, split.validation_labels)
 
-        scores = score(list(sorted_rates(self.learning_rates)))
+        scores = score(list(sorted_grid(self.learning_rates, "learning_rates")))
         settle(scores, score, RATE_LIMITS)
         self.validation_accuracies = dict(sorted(scores.items()))
         self.warnings = end_warnings("learning rate", scores, self.learning_rate)

@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -24,13 +23,6 @@ def require_fitted(probe: object, attribute: str = "classes", call: str = "fit(f
     """UnfittedProbeError if `fit` has not given the probe this attribute."""
     if not hasattr(probe, attribute):
         raise UnfittedProbeError(f"the {type(probe).__name__} has not been fitted: call {call} first")
-
-
-def sorted_rates(learning_rates: Sequence[float]) -> tuple[float, ...]:
-    """The learning rates, ascending, each once; ValueError unless there is one and all are > 0."""
-    if not len(learning_rates) or not all(rate > 0 for rate in learning_rates):
-        raise ValueError(f"learning_rates must be at least one value, all > 0, got {tuple(learning_rates)}")
-    return tuple(sorted(set(learning_rates)))
 
 
 def warm_up_cosine(done: int, iterations: int, warm_up: int) -> float:

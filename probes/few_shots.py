@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .inputs import Labels, label_vector
+from .inputs import Labels, check_counts, label_vector
 from .logistic import C_GRID, LogisticProbe
 from .metrics import accuracy
 from .rows import Features, SelectedRows, as_rows
@@ -63,8 +63,7 @@ def few_shot(
 
     Raises ValueError if a class has too few rows, and as `LogisticProbe.fit` does.
     """
-    if seeds < 1:
-        raise ValueError(f"expected at least 1 draw of rows (seeds), got {seeds}")
+    check_counts(seeds=seeds)
     train = as_rows(features, "features", "(n, D)", 2)
     width = train.shape[1]
     evaluation = as_rows(evaluation_features, "evaluation_features", f"(n, {width})", 2, width)

@@ -73,6 +73,20 @@ def whole_number(value: object, name: str) -> int:
     raise TypeError(f"{name} must be an integer, got {value!r}")
 
 
+def check_counts(**counts: object) -> None:
+    """TypeError for the first of these options that is no integer, ValueError for one below 1."""
+    for name, value in counts.items():
+        if whole_number(value, name) < 1:
+            raise ValueError(f"{name} must be ≥ 1, got {value}")
+
+
+def sorted_grid(values: Sequence[float], name: str) -> tuple[float, ...]:
+    """The values to try, ascending, each once; ValueError unless there is one and all are > 0."""
+    if np.ndim(values) != 1 or not len(values) or not all(value > 0 for value in values):
+        raise ValueError(f"{name} must hold at least one value, all > 0, got {values!r}")
+    return tuple(sorted(set(values)))
+
+
 def integer_vector(values: Labels, name: str, count: int | None = None) -> np.ndarray:
     """A vector of integers as int64 (n,). Raises when it holds anything else or has not `count` entries."""
     if isinstance(values, Tensor):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .inputs import Array, Labels, float_tensor, integer_vector
+from .inputs import Array, Labels, check_counts, float_tensor, integer_vector, whole_number
 
 DRAWN_AT_ONCE = 1 << 20  # places, which bounds memory
 
@@ -134,6 +134,7 @@ def resampled_sums(
     rows: Array, resamples: int, seed: int, *, groups: Labels | None = None, block: int | None = None
 ) -> np.ndarray:
     """Column sums (resamples, k), float64, of each resample of `rows` (n, k), drawn as in `bootstrap_interval`."""
+    check_counts(resamples=resamples)
     sample = float_tensor(rows, "rows", "(n, k)", 2).cpu().double().numpy()
     if groups is None and block is None:
         generator = np.random.default_rng(seed)
@@ -160,7 +161,7 @@ def _draws(count: int, groups: Labels | None, block: int | None, resamples: int,
             chosen = generator.integers(len(members), size=len(members))
             yield np.concatenate([members[group] for group in chosen])[None]
         return
-    if block is not None and not 1 <= block <= count // 2:
+    if block is not None and not 1 <= whole_number(block, "block") <= count // 2:
         raise ValueError(f"block must lie within 1 … {count // 2}, half of the {count} values, got {block}")
     at_once = max(1, DRAWN_AT_ONCE // count)  # one by one would be slower, the draws are the same
     for start in range(0, resamples, at_once):
@@ -185,8 +186,9 @@ def _values(values: Array, name: str) -> np.ndarray:
 
 
 def _check_bootstrap(confidence: float, resamples: int) -> None:
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(f"confidence must lie in (0, 1) and resamples ≥ 1, got {confidence}, {resamples}")
+    check_counts(resamples=resamples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
 
 
 def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:

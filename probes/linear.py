@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import TunedProbe, require_fitted, sorted_rates
+from .classifier import TunedProbe, require_fitted
 from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import Labels, class_indices
+from .inputs import Labels, check_counts, class_indices, sorted_grid
 from .metrics import accuracy
 from .rows import Features, Rows, as_rows
 from .splits import TuningSplit, tuning_split
@@ -71,13 +71,12 @@ class JointLinearProbe:
             disk; None shuffles all rows and reads batch by batch, for features in memory.
         device: where the heads are; default where the features are.
         """
-        if epochs < 1 or batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be ≥ 1, got {epochs} and {batch_size}")
+        check_counts(epochs=epochs, batch_size=batch_size)
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
         if buffer_rows is not None and (buffer_rows < batch_size or buffer_rows % batch_size):
             raise ValueError(f"buffer_rows must be a multiple of batch_size {batch_size}, got {buffer_rows}")
-        self.learning_rates = sorted_rates(learning_rates)
+        self.learning_rates = sorted_grid(learning_rates, "learning_rates")
         self.epochs, self.batch_size, self.momentum = epochs, batch_size, momentum
         self.normalization, self.buffer_rows = normalization, buffer_rows
         self.validation_fraction, self.seed, self.device = validation_fraction, seed, device

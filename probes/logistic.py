@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from .classifier import TunedProbe
 from .grids import C_LIMITS, end_warnings, settle
-from .inputs import class_indices
+from .inputs import check_counts, class_indices, sorted_grid
 from .metrics import accuracy
 from .rows import Rows, StackedRows
 from .softmax_regression import SoftmaxRegression, Solution
@@ -55,10 +55,8 @@ class LogisticProbe(TunedProbe):
         device: torch.device | str | None = None,
     ) -> None:
         """`tolerance` as in `SoftmaxRegression.solve`; `device`: default where the features are."""
-        if not len(C_grid) or not all(strength > 0 for strength in C_grid):
-            raise ValueError(f"C_grid must hold at least one value, all > 0, got {tuple(C_grid)}")
-        if patience < 1:
-            raise ValueError(f"patience must be ≥ 1, got {patience}")
+        sorted_grid(C_grid, "C_grid")  # refuses bad ones
+        check_counts(patience=patience, max_iterations=max_iterations)
         super().__init__(validation_fraction=validation_fraction, seed=seed)
         self.C_grid = C_grid
         self.patience, self.refit, self.standardize = patience, refit, standardize
@@ -102,7 +100,7 @@ class LogisticProbe(TunedProbe):
             return {strength: tried(strength, ends[max(ends) if up else min(ends)])[0] for strength in strengths}
 
         solution = problem.start()
-        for strength in sorted(set(self.C_grid)):
+        for strength in sorted_grid(self.C_grid, "C_grid"):
             best = self.validation_accuracy
             score, loss = tried(strength, solution)
             solution = ends[strength]

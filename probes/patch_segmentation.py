@@ -13,10 +13,10 @@ from torch import Tensor
 from .classifier import require_fitted
 from .dense_metrics import mean_iou
 from .grids import C_LIMITS, end_warnings, settle
-from .inputs import Array, at_least_float32, float_tensor
+from .inputs import Array, at_least_float32, check_counts, float_tensor, sorted_grid, whole_number
 from .logistic import LogisticProbe
 from .retrieval import ExactGallery, best_rows, normalized
-from .segmentation import IGNORE, check_pairs, count_scores, tuning_images
+from .segmentation import IGNORE, check_classes, check_pairs, count_scores, tuning_images
 
 K_GRID = (1, 3, 10, 30)
 DISTANCES = ("cosine", "euclidean")
@@ -99,11 +99,8 @@ class _PatchSegmenter:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2 or (self.max_patches or 1) < 1:
-            raise ValueError(
-                "expected num_classes of at least 2 and max_patches of at least 1 or None, got "
-                f"{self.num_classes} and {self.max_patches}"
-            )
+        check_classes(self.num_classes)
+        check_counts(max_patches=1 if self.max_patches is None else self.max_patches)
 
     def _split(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         check_pairs(maps, masks, self.num_classes, self.ignore_index)
@@ -141,12 +138,9 @@ class KNNSegmenter(_PatchSegmenter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.k_grid = tuple(sorted(set(self.k_grid)))
-        wrong = not self.distances or not set(self.distances) <= set(DISTANCES)
-        if not self.k_grid or self.k_grid[0] < 1 or wrong:
-            raise ValueError(
-                f"expected k of at least 1 and distances among {DISTANCES}, got {self.k_grid} and {self.distances}"
-            )
+        self.k_grid = tuple(whole_number(k, "k") for k in sorted_grid(self.k_grid, "k_grid"))
+        if not self.distances or not set(self.distances) <= set(DISTANCES):
+            raise ValueError(f"expected distances among {DISTANCES}, got {self.distances!r}")
 
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> KNNSegmenter:
         """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""
@@ -249,6 +243,10 @@ class LogisticSegmenter(_PatchSegmenter):
 
     C_grid: Sequence[float] = C_GRID
     max_iterations: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        LogisticProbe(C_grid=self.C_grid, max_iterations=self.max_iterations)  # refuses bad ones
 
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> LogisticSegmenter:
         """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""

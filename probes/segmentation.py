@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import require_fitted, sorted_rates, warm_up_cosine
+from .classifier import require_fitted, warm_up_cosine
 from .dense_metrics import mean_iou, segmentation_counts
 from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import Array, at_least_float32, float_tensor
+from .inputs import Array, at_least_float32, check_counts, float_tensor, sorted_grid, whole_number
 from .splits import stratified_holdout
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -83,6 +83,12 @@ def tuning_images(
     return parts
 
 
+def check_classes(num_classes: int) -> None:
+    """Raise unless it is an integer of at least 2."""
+    if whole_number(num_classes, "num_classes") < 2:
+        raise ValueError(f"num_classes must be ≥ 2, got {num_classes}")
+
+
 def check_pairs(maps: Sequence[Array], masks: Sequence[np.ndarray], num_classes: int, ignore_index: int) -> None:
     """Raise unless there are as many maps (h, w, D) as masks (H, W), of one D, whose values are classes or ignored."""
     if len(maps) != len(masks) or not len(maps):
@@ -142,13 +148,10 @@ class LinearSegmenter:
         device: torch.device | str = "cpu",
     ) -> None:
         """`device`: where the heads are trained."""
-        if min(iterations, batch_size, num_classes - 1, pixels or 1) < 1:
-            raise ValueError(
-                "expected iterations, batch_size and pixels of at least 1 and num_classes of at least 2, got "
-                f"{iterations}, {batch_size}, {pixels} and {num_classes}"
-            )
+        check_counts(iterations=iterations, batch_size=batch_size, pixels=1 if pixels is None else pixels)
+        check_classes(num_classes)
         self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.learning_rates = sorted_rates(learning_rates)
+        self.learning_rates = sorted_grid(learning_rates, "learning_rates")
         self.iterations, self.batch_size, self.pixels = iterations, batch_size, pixels
         self.weight_decay = weight_decay
         self.validation_fraction = validation_fraction

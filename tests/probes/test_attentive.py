@@ -129,7 +129,7 @@ def test_bad_requests_are_refused() -> None:
         AttentiveProbe(num_heads=5).fit(*TRAIN)
     with pytest.raises(ValueError, match=r"shape \(n, T, D\).*\(600, 12\)"):
         AttentiveProbe().fit(TRAIN[0][:, 0, 0], TRAIN[1])
-    with pytest.raises(ValueError, match="got 12, 0, 256"):
+    with pytest.raises(ValueError, match="epochs must be ≥ 1, got 0"):
         AttentiveProbe(epochs=0)
     with pytest.raises(RuntimeError, match="AttentiveProbe has not been fitted"):
         AttentiveProbe().predict(TRAIN[0])

@@ -121,6 +121,10 @@ def test_impossible_groups_and_blocks_are_refused() -> None:
         bootstrap_interval(VALUES, groups=np.zeros(40, int))
     with pytest.raises(ValueError, match=r"\(40,\)"):
         bootstrap_interval(VALUES, groups=np.zeros(39, int))
+    with pytest.raises(TypeError, match=r"block.*2\.5"):
+        bootstrap_interval(VALUES, block=2.5)
+    with pytest.raises(ValueError, match="resamples must be ≥ 1, got 0"):
+        bootstrap_of_sums(VALUES[:, None], lambda sums: sums[:, 0], resamples=0)
 
 
 def test_a_two_sided_p_value_by_hand() -> None:

@@ -167,6 +167,8 @@ def test_grid_must_be_positive() -> None:
         LogisticProbe(C_grid=(0.0, 1.0))
     with pytest.raises(ValueError, match="at least one value"):
         LogisticProbe(C_grid=())
+    with pytest.raises(ValueError, match="max_iterations must be ≥ 1, got 0"):
+        LogisticProbe(max_iterations=0)
 
 
 @pytest.mark.parametrize("precision", [np.float32, np.float64])

@@ -296,6 +296,18 @@ def test_k_and_distance_are_those_of_the_best_validation_miou() -> None:
         KNNSegmenter(2, k_grid=(30,), validation_fraction=0.7).fit(maps, masks)
 
 
+def test_options_that_cannot_be_are_refused_before_any_fit() -> None:
+    for make, named in (
+        (lambda: KNNSegmenter(2, k_grid=(1, 2.5)), "2.5"),
+        (lambda: KNNSegmenter(2, distances=("manhattan",)), "manhattan"),
+        (lambda: LogisticSegmenter(2, C_grid=()), "C_grid"),
+        (lambda: LinearSegmenter(2.5), "num_classes"),
+        (lambda: LinearSegmenter(2, pixels=0), "pixels"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=named):
+            make()
+
+
 def test_classes_without_patches_can_be_scored_but_do_not_win() -> None:
     maps, masks = scenes()
     segmenter = LogisticSegmenter(5, C_grid=(1.0,)).fit(maps, masks)
