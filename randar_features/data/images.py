@@ -6,7 +6,7 @@ import operator
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -92,6 +92,7 @@ class ImageSource:
     ) -> None:
         self._items = items
         self.reading, self.root = reading, root
+        self._picked: Callable[[UndecodedImage], bool] | None = None
         self.streamed = streamed
         self.length = length
         self.label_names = None if label_names is None else list(label_names)
@@ -127,7 +128,10 @@ class ImageSource:
         decode = _Decode(image_size, self.label_names, self.reading)
         if self.streamed:
             ranges = [range(sys.maxsize)] if rows is None else cast(Iterable[range], rows)
-            return self._told(_stream(self._items, decode, batch_size, ranges))
+            items, picked = _checked_first(self._items), self._picked
+            if picked is not None:
+                items = (item for item in items if picked(self._undecoded(item)))
+            return self._told(_stream(items, decode, batch_size, ranges))
         runs = [range(len(self))] if rows is None else rows
         # Lazily, since training reads more numbers than fit into memory.
         parts: Any = (run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size))
@@ -164,6 +168,12 @@ class ImageSource:
         """The same images under another range of values and limit of size."""
         source = copy(self)
         source.reading = reading
+        return source
+
+    def picked(self, wanted: Callable[[UndecodedImage], bool]) -> ImageSource:
+        """The images of a stream that are wanted; each is asked about in order, before it is decoded."""
+        source = copy(self)
+        source._picked = wanted
         return source
 
     def files(self) -> list[Path]:
@@ -210,16 +220,23 @@ class ImageSource:
     def items(self) -> Iterator[UndecodedImage]:
         """All images of a source that is no stream, undecoded; what cannot be read is None."""
         for row in range(len(self)):
-            label = None if self.labels is None or self.labels[row] == NO_LABEL else int(self.labels[row])
             try:
-                image, given, path = parse_item(self._items[row])
+                item = self._items[row]
             except Exception:  # a data set of somebody else may raise anything for one bad image
-                yield UndecodedImage(None, label, None, UNREADABLE)
-                continue
-            label = _label(given, self.label_names)[0] if self.labels is None else label
-            is_file = isinstance(image, (str, os.PathLike))
-            digest = UNREADABLE if is_file or image is None else hash_image(image)
-            yield UndecodedImage(image if is_file else None, label, path, digest)
+                item = None
+            found = self._undecoded(item)
+            if self.labels is not None:
+                found = found._replace(label=None if self.labels[row] == NO_LABEL else int(self.labels[row]))
+            yield found
+
+    def _undecoded(self, item: Any) -> UndecodedImage:
+        try:
+            image, given, path = parse_item(item)
+        except Exception:  # as in `items`
+            return UndecodedImage(None, None, None, UNREADABLE)
+        is_file = isinstance(image, (str, os.PathLike))
+        digest = UNREADABLE if is_file or image is None else hash_image(image)
+        return UndecodedImage(image if is_file else None, _label(given, self.label_names)[0], path, digest)
 
 
 def readable_batches(
@@ -347,10 +364,10 @@ def _collate(decodings: Sequence[_Decoding]) -> _Decodings:
     )
 
 
-def _stream(items: Iterable[Any], decode: _Decode, batch_size: int, runs: Iterable[range]) -> Iterator[_Decodings]:
-    remaining, position = _checked_first(items), 0
+def _stream(items: Iterator[Any], decode: _Decode, batch_size: int, runs: Iterable[range]) -> Iterator[_Decodings]:
+    position = 0
     for run in runs:
-        wanted = islice(remaining, run.start - position, run.stop - position)
+        wanted = islice(items, run.start - position, run.stop - position)
         position = run.start
         while decodings := [decode(item) for item in islice(wanted, batch_size)]:
             yield _collate(decodings)

@@ -3,17 +3,18 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from randar_features.data.ahead import ahead
-from randar_features.data.images import ImageBatch, ImageSource
+from randar_features.data.images import ImageBatch, ImageSource, UndecodedImage
 from randar_features.data.profile import note, part
 from randar_features.data.shards import root_of
-from randar_features.store.identity import UNREADABLE, hash_files, remember_files
+from randar_features.store.identity import UNREADABLE, hash_files, hash_image, remember_files
 from randar_features.store.records import Block, Record
 
 Encode = Callable[[ImageBatch], Any]
@@ -86,6 +87,18 @@ class StoredImages:
                 records = list(map(self._record, batch.paths, batch.labels, batch.hashes, batch.files))
                 yield Block(values, records, batch.status)
         remember_files(fresh, began)
+
+    def picked(self, wanted: Callable[[Record], bool]) -> Self:
+        """See `store.records.Stream`."""
+
+        def chosen(item: UndecodedImage) -> bool:
+            is_file = item.image is not None
+            digest = hash_image(item.image) if is_file else item.hash
+            return wanted(self._record(item.path, item.label, digest, is_file))
+
+        images = copy(self)
+        images.source = self.source.picked(chosen)
+        return images
 
     def _record(self, path: str | None, label: int | None, digest: str, is_file: bool) -> Record:
         return Record(self._from_root(path, is_file), -1 if label is None else label, digest)

@@ -77,7 +77,8 @@ def extract_features(
         out: a folder: write the table there, for any number of images in bounded memory. If an extraction was killed,
             call it again to continue. Under torchrun each process makes its own shards. None: keep it in memory.
         append: add images that the table in `out` does not have yet: images are told apart by path, content and label.
-            Changed images are read again and moved ones renamed, with a warning that names them.
+            Changed images are read again and moved ones renamed, with a warning that names them. Of a stream the
+            images are added whose content and label the table does not have.
         retry: with `out`, read the images again that could not be read.
         store_dtype: "float32" or "float16", format of the features in `out`.
         shard_rows: images in one file of `out`, which must fit into memory; None: 1024, or as many as make 64 MiB.

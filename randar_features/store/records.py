@@ -1,10 +1,10 @@
 """What a store knows of each image: where it came from, its class, and the hash of its content."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
@@ -66,6 +66,13 @@ class Source(Protocol):
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         """The images of those numbers, in order; no block reaches from one run into the next."""
+
+
+class Stream(Source, Protocol):
+    """A source whose `streamed` is true."""
+
+    def picked(self, wanted: Callable[[Record], bool]) -> Self:
+        """The images alone that are wanted, numbered anew: each is asked about in order, and before it is decoded."""
 
 
 def absolute(path: str | None, root: Path | None) -> str | None:

@@ -6,12 +6,12 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -29,8 +29,8 @@ from randar_features.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from randar_features.store.plan import Plan, abandon, make_plan, new_part, same_image
-from randar_features.store.records import OK, Block, Record, Source
+from randar_features.store.plan import Comparison, Plan, abandon, make_plan, new_part, same_image
+from randar_features.store.records import OK, Block, Record, Source, Stream
 from randar_features.store.shards import PIECE, SHARD, Shard, find_shards, write_shard
 from randar_features.store.store import Store
 
@@ -171,14 +171,14 @@ class StoreWriter:
         known = plan.images is not None or plan.part["rows"] is not None
         total = sum(map(len, self._missing(plan))) if known else None
         pieces = self._pieces(plan, source)
-        held = self._first_record(plan, pieces) if source.streamed else None
-        if total == 0 and held is None:
+        comparison = Comparison(self.folder, plan, pieces, total == 0) if source.streamed else None
+        if comparison is not None:
+            source = cast(Stream, source).picked(comparison.wants)
+        elif total == 0:
             return
         pending: deque[OpenShard] = deque()
-        check: Iterable[Sequence[int]] = [] if held is None else [range(1)]
-        blocks = source.read(chain(check, self._runs(plan, source, pieces, pending)))
-        if held is not None:
-            self._check_first(plan, held, next(blocks, None))
+        runs = iter([range(1)]) if total == 0 else self._runs(plan, source, pieces, pending)
+        blocks = source.read(runs)
         with tqdm(total=total, desc=self.progress, unit="image", disable=self.progress is None) as bar:
             for block in blocks:
                 self._write_full(pending)  # of images that were all there in parts or in another store
@@ -191,6 +191,8 @@ class StoreWriter:
                 if not self._in_time():
                     return
         self._write_full(pending)
+        if comparison is not None and (pending or total == 0):
+            comparison.end()
         if pending:  # the end of a stream
             if pending[0].done:
                 pending[0].write()
@@ -270,21 +272,6 @@ class StoreWriter:
                 shard.path.unlink(missing_ok=True)
             plan.shards[number] = new
 
-    @staticmethod
-    def _first_record(plan: Plan, pieces: Sequence[Shard]) -> Record | None:
-        """The record of the first image of the part, if it is there."""
-        for shard in (*plan.shards, *pieces):
-            if plan.first in shard.rows:
-                return shard.records[plan.first - shard.rows.start]
-        return None
-
-    def _check_first(self, plan: Plan, held: Record, block: Block | None) -> None:
-        if block is None or block.records[0].hash != held.hash:
-            raise ValueError(
-                f"{self.folder} was made of other images: row {plan.first} ({held.path or 'no path'}) has other pixels "
-                "now. Give another folder, remove that one to make it again, or abandon what was not finished"
-            )
-
     # The end
 
     def _limit(self) -> int | None:
@@ -300,9 +287,11 @@ class StoreWriter:
             whole = sum(len(shard.rows) for shard in known) == stop - part["first"]
             short = bool(known) and len(known[-1].rows) < self.shard_rows
             if whole and (short or stop == limit):
-                if stop == part["first"]:
-                    raise ValueError("there was no image to read")
                 part["rows"] = stop - part["first"]
+                if not stop:
+                    raise ValueError("there was no image to read")
+                if not part["rows"]:  # a stream without new images
+                    manifest["parts"].pop()
                 write_manifest(self.folder, manifest)
         if missing_rows(manifest, shards):
             return False

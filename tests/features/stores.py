@@ -83,7 +83,7 @@ def flip(path: Path, position: int) -> None:
 
 
 class Stream(IterableDataset[Any]):
-    def __init__(self, images: np.ndarray) -> None:
+    def __init__(self, images: Any) -> None:
         self.images = images
 
     def __iter__(self) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import FeatureStore
 from randar_features.features import store as feature_store
+from randar_features.store.plan import OtherImagesError
 from randar_features.store.shards import find_shards
 from tests.features.stores import (
     Interrupted,
@@ -75,9 +76,33 @@ def test_as_many_other_images_are_appended(tmp_path: Path):
         write(part, tmp_path, append=True)
     store = FeatureStore(tmp_path)
     np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+
+
+def test_a_stream_appends_the_images_that_are_not_there(tmp_path: Path):
+    images = pictures(12)
+    write(images[:3], tmp_path)
+    write(Stream(images[:5]), tmp_path, append=True)
+    with pytest.raises(Interrupted):
+        write(Stream(images), tmp_path, append=True, encode=interrupted_after(2))
     for _ in range(2):
-        write(Stream(images), tmp_path, append=True)
-    assert len(FeatureStore(tmp_path)) == 24
+        store = write(Stream(images), tmp_path, append=True)
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    assert [part["rows"] for part in store.manifest["parts"]] == [3, 2, 7]
+    write(Stream(images[5:]), tmp_path, encode=interrupted_after(0))
+
+
+def test_a_stream_is_compared_with_all_that_the_store_has(tmp_path: Path):
+    images, changed = pictures(8), pictures(8)
+    changed[4] = 255 - changed[4]
+    write(Stream(images), tmp_path)
+    labelled = [(image, int(number == 5)) for number, image in enumerate(images)]
+    for others, message in ((images[:7], "7"), (pictures(9), "8"), (changed, "row 4"), (labelled, "row 0")):
+        with pytest.raises(OtherImagesError, match=message):
+            write(Stream(others), tmp_path, encode=interrupted_after(0))
+    write(Stream(images), tmp_path, encode=interrupted_after(0))
+    find_shards(tmp_path)[-1].path.unlink()
+    with pytest.raises(OtherImagesError, match="row 4"):
+        write(Stream(changed), tmp_path)
 
 
 def test_appending_other_classes_is_refused(tmp_path: Path):
