@@ -315,12 +315,13 @@ def _kernel_diagonal(rows: Rows) -> float:
     return sum((each + 1).pow(3).sum().item() for each in squares)
 
 
-def inception_score(probabilities: Features, splits: int = 10) -> tuple[float, float]:
+def inception_score(probabilities: Features, splits: int = 10, *, size: int | None = None) -> tuple[float, float]:
     """exp of the mean of KL(p(y|x) ‖ p(y)), with p(y) the mean of a part: mean and deviation over parts.
 
     Args:
         probabilities: (n, C) of C classes.
         splits: consecutive parts of equal size, to one sample, in the order given: what order that is matters.
+        size: samples of each part, instead of `splits`; the last has those that are left, as in ADM's evaluator.
 
     Returns:
         The mean and the population standard deviation over the parts; the score lies in 1 … C.
@@ -330,11 +331,14 @@ def inception_score(probabilities: Features, splits: int = 10) -> tuple[float, f
     """
     rows = _samples(probabilities, "probabilities")
     _check_count("splits", splits)
-    if splits > len(rows):
+    if size is None and splits > len(rows):
         raise ValueError(f"{len(rows)} samples are too few for {splits} parts: give at most as many")
     for place, block in rows.blocks():
         _check_probabilities(block, place.start)
     bounds = [len(rows) * part // splits for part in range(splits + 1)]
+    if size is not None:
+        _check_count("size", size)
+        bounds = [*range(0, len(rows), size), len(rows)]
     scores = []
     for first, last in pairwise(bounds):
         part = rows.read(np.arange(first, last)).double()

@@ -298,7 +298,7 @@ def score_of(probabilities: Rows, judge: Judge | None, options: JudgeOptions) ->
     if judge is None or not isinstance(judge.network, InceptionEncoder):
         return inception_score(probabilities, min(options.splits, len(probabilities)))
     if options.variant == "adm":
-        return inception_score(probabilities, max(1, len(probabilities) // ADM_SPLIT))
+        return inception_score(probabilities, size=ADM_SPLIT)
     shuffled = np.random.RandomState(FIDELITY_SEED).permutation(len(probabilities))
     return inception_score(SelectedRows(probabilities, shuffled), min(FIDELITY_SPLITS, len(probabilities)))
 

@@ -378,12 +378,13 @@ def test_without_its_weights_inception_says_which_file_goes_where(tmp_path: Path
         InceptionEncoder(f"inception={tmp_path / 'other.pth'}", "adm", 16, "cpu")
 
 
-def test_the_score_of_each_variant():
+def test_the_score_of_each_variant(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(judged_sets, "ADM_SPLIT", 15)
     probabilities = torch.softmax(3 * torch.from_numpy(RNG(0).standard_normal((40, 5))), 1)
     rows = TensorRows(probabilities)
     network = InceptionEncoder.__new__(InceptionEncoder)
     judge: Any = SimpleNamespace(network=network)
-    assert score_of(rows, judge, JudgeOptions(variant="adm")) == inception_score(probabilities, 1)
+    assert score_of(rows, judge, JudgeOptions(variant="adm")) == inception_score(probabilities, size=15)
     shuffled = probabilities[np.random.RandomState(2020).permutation(40)]
     assert score_of(rows, judge, JudgeOptions(variant="torch-fidelity")) == inception_score(shuffled, 10)
     plain: Any = SimpleNamespace(network=None)

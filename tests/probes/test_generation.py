@@ -208,6 +208,8 @@ def test_inception_score_is_of_parts_in_the_order_given():
     assert inception_score(by_class[[0, 4, 1, 5, 2, 6, 3, 7]], splits=2) == pytest.approx((2, 0))
     mixed = np.concatenate([by_class[[0, 4]], by_class[:2]])
     assert inception_score(mixed, splits=2) == pytest.approx((1.5, 0.5))
+    of_three = 6.75 ** (1 / 3)  # two of one class and one of the other; then one alone
+    assert inception_score(mixed, size=3) == pytest.approx(((of_three + 1) / 2, (of_three - 1) / 2))
 
 
 @pytest.mark.parametrize(
