@@ -178,8 +178,10 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTran
             f"known must be boolean of shape ({num_tokens},) or ({batch}, {num_tokens}); "
             f"got {tuple(known.shape)}, {known.dtype}"
         )
-    if transformer.check_tokens(torch.where(known.to(tokens.device), tokens, 0)) != batch:
+    if tokens.dim() == 2 and len(tokens) != batch:
         raise ValueError(f"tokens of {len(tokens)} images for {batch} classes")
+    given = tokens.shape == (batch, num_tokens)  # whatever the others are
+    transformer.check_tokens(tokens.masked_fill(~known.to(tokens.device), 0) if given else tokens)
     known = known.expand(batch, -1).to(transformer.device)
     if known.all(dim=1).any():
         raise ValueError("all tokens of an image are known: nothing is left to generate")

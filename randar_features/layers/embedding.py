@@ -31,9 +31,10 @@ class ClassEmbedding(nn.Module):
 
 def check_classes(classes: Tensor | Sequence[int] | int, batch: int, num_classes: int) -> Tensor:
     """`classes`, one for each image or one for all, as (B,) int64 in 0 … C (C = null class), or ValueError."""
-    if isinstance(classes, str):
-        raise TypeError(f"classes must be {batch} integers, shape ({batch},); got {classes!r}")
-    given = torch.as_tensor(classes)
+    try:
+        given = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError):  # names, or no sequence
+        raise TypeError(f"classes must be {batch} integers, shape ({batch},); got {classes!r}") from None
     given = given.expand(batch) if given.dim() == 0 else given
     if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:
         raise ValueError(f"classes must be {batch} integers, shape ({batch},); got {tuple(given.shape)}, {given.dtype}")

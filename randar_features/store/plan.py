@@ -327,9 +327,9 @@ def _plan_stream(state: _State, source: Source) -> Plan:
     """Go on with the stream that the store is of; its images are compared as they come."""
     parts = state.manifest["parts"]
     part = next((part for part in reversed(parts) if part["stream"]), None)
-    lengths = [len(state.present)] if all(map(state.complete, parts)) else []
-    lengths += [part["rows"] if part is not None and part["rows"] is not None else source.length]
-    if part is None or (source.length is not None and source.length not in lengths):
+    lengths = set() if part is None else {part["rows"], source.length} - {None}
+    whole = source.length == len(state.present) and all(map(state.complete, parts))
+    if part is None or (len(lengths) > 1 and not whole):
         raise OtherImagesError(
             f"{state.folder} was made of other images: {images_in(state.manifest)}, now {source.length or 'a stream'}"
         )

@@ -424,6 +424,14 @@ def test_what_cannot_be_packed_is_refused():
             {"tokens": torch.zeros(3, 16, dtype=torch.int64), "known": torch.arange(16) < 3},
             "tokens of 3 images for 2 classes",
         ),
+        (
+            {"tokens": torch.zeros(2, 4, 4, dtype=torch.int64), "known": torch.arange(16) < 3},
+            r"tokens must be integers of shape \(B, 16\); got \(2, 4, 4\)",
+        ),
+        (
+            {"tokens": torch.ones(2, 16, dtype=torch.bool), "known": torch.arange(16) < 3},
+            r"tokens must be integers of shape \(B, 16\); got \(2, 16\), torch.bool",
+        ),
     ],
 )
 def test_bad_input_is_refused(arguments: dict, message: str):

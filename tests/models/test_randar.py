@@ -180,6 +180,12 @@ def test_bad_input_is_refused(model: RandAR, arguments: dict[str, Any], message:
         model(**{**good, **arguments})
 
 
+@pytest.mark.parametrize("classes", [["lion", "cat"], {"lion": 1}, iter([1, 2])])
+def test_what_holds_no_numbers_of_classes_is_refused(model: RandAR, classes: Any):
+    with pytest.raises(TypeError, match="classes must be 2 integers, .*got .*(lion|iterator)"):
+        model(torch.zeros(2, 16, dtype=torch.long), classes=classes)
+
+
 @pytest.mark.parametrize("order", [torch.arange(15), torch.arange(16.0), torch.zeros(1, 1, 16, dtype=torch.long)])
 def test_orders_on_an_accelerator_are_checked_without_their_values(model: RandAR, order: torch.Tensor):
     with pytest.raises(ValueError, match="an order must hold 16 integers"):

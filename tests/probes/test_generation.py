@@ -202,6 +202,17 @@ def test_inception_score_of_hand_made_distributions():
     assert inception_score(halves, splits=1) == pytest.approx((by_hand, 0))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_inception_score_of_probabilities_in_half_precision(dtype: torch.dtype):
+    given = torch.rand(50, 7, generator=torch.Generator().manual_seed(0)).softmax(1).to(dtype)
+    assert (given.double().sum(1) - 1).abs().max() > (1e-3 if dtype == torch.bfloat16 else 0)
+    assert inception_score(given) == pytest.approx(
+        inception_score(given.double() / given.double().sum(1, keepdim=True)), rel=1e-3
+    )
+    with pytest.raises(ValueError, match="add up to"):
+        inception_score(given * 0.99)
+
+
 def test_inception_score_is_of_parts_in_the_order_given():
     by_class = np.repeat(np.eye(2), 4, axis=0)
     assert inception_score(by_class, splits=2) == pytest.approx((1, 0))
