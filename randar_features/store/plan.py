@@ -140,8 +140,10 @@ def make_plan(
         retry: images that could not be read are read again.
 
     Raises:
-        ValueError: the store is of other images, which are named, or of other classes.
+        ValueError: the store is of other images, which are named, or of other classes; or a stream is to be retried.
     """
+    if retry and source.streamed:
+        raise ValueError("retry is for images that can be read in any order, got a stream: make its store anew")
     state = _State(folder, manifest, intact_shards(folder))
     if append:
         _take_classes(folder, manifest, source.label_names, state)
