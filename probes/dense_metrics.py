@@ -185,6 +185,8 @@ def _hits(
     predicted: Array, target: Array, pairs: Labels, sizes: Mapping[str, Array], alpha: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By threshold basis: correct points and all points, float64 each, of every pair that has any."""
+    if not alpha > 0:
+        raise ValueError(f"alpha must be above 0, got {alpha}")
     points, truth = (_pairs_of_floats(v, n) for v, n in ((predicted, "predicted"), (target, "target")))
     if points.shape != truth.shape:
         raise ValueError(f"predicted and target must have one shape, got {points.shape} and {truth.shape}")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .inputs import Array, Labels, float_tensor, label_vector, row_ids
+from .inputs import Array, Labels, float_tensor, label_vector, row_ids, whole_number
 
 
 def accuracy(predictions: Labels, labels: Labels) -> float:
@@ -36,7 +36,7 @@ def top_k_accuracy(scores: Array, labels: Labels, k: int = 1) -> float:
     table = float_tensor(scores, "scores", "(n, C)", 2).cpu().double().numpy()
     labels = label_vector(labels, len(table))
     num_classes = table.shape[1]
-    if labels.max() >= num_classes or not 1 <= k <= num_classes:
+    if labels.max() >= num_classes or not 1 <= whole_number(k, "k") <= num_classes:
         raise ValueError(
             f"labels must be below {num_classes} and k within 1 … {num_classes} for scores of shape"
             f" {table.shape}, got a label {labels.max()} and k = {k}"
@@ -67,7 +67,7 @@ def recall_at_k(
     id, wherever it stands. Queries that have nothing relevant in the gallery are left out of the mean.
     """
     relevant, counts = _relevance(neighbours, query_labels, gallery_labels, exclude)
-    if not 1 <= k <= relevant.shape[1]:
+    if not 1 <= whole_number(k, "k") <= relevant.shape[1]:
         raise ValueError(f"k must lie within 1 … {relevant.shape[1]}, the neighbours of a query, got {k}")
     return float(relevant[counts > 0, :k].any(1).mean())
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .inputs import Labels, label_vector
+from .inputs import Labels, label_vector, whole_number
 from .rows import Rows, SelectedRows
 
 
@@ -49,7 +49,7 @@ def stratified_rows(labels: Labels, count: int, seed: int = 0, *, leave: int = 0
     labels = label_vector(labels, len(labels))
     classes, sizes = np.unique(labels, return_counts=True)
     most = np.maximum(sizes - leave, 0)
-    if not 1 <= count <= most.sum():
+    if not 1 <= whole_number(count, "count") <= most.sum():
         raise ValueError(f"count must lie within 1 … {most.sum()}, for {leave} of each class are left, got {count}")
     shares = count * sizes / len(labels)
     numbers = np.minimum(shares.astype(int), most)
@@ -72,7 +72,7 @@ def few_shot_rows(labels: Labels, shots: int, seed: int = 0) -> np.ndarray:
     """
     labels = label_vector(labels, len(labels))
     classes, counts = np.unique(labels, return_counts=True)
-    if not 1 <= shots <= counts.min():
+    if not 1 <= whole_number(shots, "shots") <= counts.min():
         raise ValueError(
             f"shots must lie within 1 … {counts.min()}, the rows of class {classes[counts.argmin()]}, got {shots}"
         )

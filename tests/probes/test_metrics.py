@@ -63,6 +63,8 @@ def test_bad_classification_input_is_refused() -> None:
         confusion_matrix([0, 1], [0, 2], 2)
     with pytest.raises(ValueError, match=r"k within 1 … 3 .* got a label 2 and k = 4"):
         top_k_accuracy(np.zeros((1, 3)), [2], 4)
+    with pytest.raises(TypeError, match=r"k must be an integer, got 1\.5"):
+        top_k_accuracy(np.zeros((1, 3)), [2], 1.5)
     with pytest.raises(ValueError, match="row 0 of 1 holds NaN"):
         top_k_accuracy(np.array([[np.nan, 0]]), [0])
 
@@ -132,6 +134,8 @@ def test_bad_neighbours_are_refused() -> None:
         recall_at_k(NEIGHBOURS, [0, 0, 0], [0, 1, 1], 1)
     with pytest.raises(ValueError, match=r"k must lie within 1 … 4.*got 5"):
         recall_at_k(NEIGHBOURS, [0, 0, 0], GALLERY_LABELS, 5)
+    with pytest.raises(TypeError, match="k must be an integer, got True"):
+        recall_at_k(NEIGHBOURS, [0, 0, 0], GALLERY_LABELS, True)
     with pytest.raises(ValueError, match=r"integers \(Q, K\).*float64"):
         recall_at_k(NEIGHBOURS * 1.0, [0, 0, 0], GALLERY_LABELS, 1)
 
@@ -173,3 +177,6 @@ def test_bad_points_are_refused() -> None:
         pck(points, points, [0, 0, 1], box_sizes=sizes, image_sizes=sizes)
     with pytest.raises(ValueError, match=r"predicted must have shape \(n, 2\), got \(3, 3\)"):
         pck(np.zeros((3, 3)), points, [0, 0, 0], box_sizes=sizes, image_sizes=sizes)
+    for alpha in (0.0, np.nan):
+        with pytest.raises(ValueError, match="alpha must be above 0"):
+            pck(points, points, [0, 0, 0], box_sizes=sizes, image_sizes=sizes, alpha=alpha)

@@ -73,6 +73,8 @@ def test_more_shots_than_a_class_has_is_an_error() -> None:
         few_shot_rows([1, 1, 1, 7, 7], 3)
     with pytest.raises(ValueError, match="got 0"):
         few_shot_rows([1, 1, 7, 7], 0)
+    with pytest.raises(TypeError, match=r"shots must be an integer, got 1\.5"):
+        few_shot_rows([1, 1, 7, 7], 1.5)
 
 
 def test_stratified_rows_are_exactly_as_many_and_shared_by_largest_remainders() -> None:
