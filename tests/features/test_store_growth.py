@@ -100,7 +100,7 @@ def test_a_stream_is_compared_with_all_that_the_store_has(tmp_path: Path):
         with pytest.raises(OtherImagesError, match=message):
             write(Stream(others), tmp_path, encode=interrupted_after(0))
     write(Stream(images), tmp_path, encode=interrupted_after(0))
-    with pytest.raises(ValueError, match="retry .* stream"):
+    with pytest.raises(ValueError, match=r"retry .* stream"):
         write(Stream(images), tmp_path, retry=True)
     find_shards(tmp_path)[-1].path.unlink()
     with pytest.raises(OtherImagesError, match="row 4"):

@@ -182,7 +182,7 @@ def test_bad_input_is_refused(model: RandAR, arguments: dict[str, Any], message:
 
 @pytest.mark.parametrize("classes", [["lion", "cat"], {"lion": 1}, iter([1, 2])])
 def test_what_holds_no_numbers_of_classes_is_refused(model: RandAR, classes: Any):
-    with pytest.raises(TypeError, match="classes must be 2 integers, .*got .*(lion|iterator)"):
+    with pytest.raises(TypeError, match=r"classes must be 2 integers, .*got .*(lion|iterator)"):
         model(torch.zeros(2, 16, dtype=torch.long), classes=classes)
 
 
