@@ -15,6 +15,7 @@ _QUERY_ROWS = 1024
 _GALLERY_ROWS = 16384
 _DOUBLE_ROWS = 4096
 _SPARE = 16
+_ROUNDED = 2.0**12  # added and taken off, it rounds float64 to multiples of 2⁻⁴⁰
 _SHORTEST = 1e-12  # shorter rows are made longer before their squares are summed
 _CANDIDATE_VALUES = 2**24
 
@@ -59,9 +60,10 @@ def search(
 def rank_all(queries: Array, gallery: Array, exclude: Labels | None = None) -> Neighbours:
     """The whole `gallery` (n, D), ranked for each row of `queries` (Q, D): what average precision needs.
 
-    As `search` for every row there is, at the cost of one matrix product in float64: cosines, rounded to float32,
-    descending, equal ones by lowest id. `exclude` (Q,): a row to leave out of each ranking, which are then n − 1
-    long, so it is for all queries or none. All (Q, n) is held in memory: ask for some queries at a time.
+    As `search` for every row there is, at the cost of one matrix product in float64: cosines, rounded to 1e-12, so that
+    how their sums were rounded decides nothing, and to float32; descending, equal ones by lowest id.
+    `exclude` (Q,): a row to leave out of each ranking, which are then n − 1 long, so it is for all queries or none.
+    All (Q, n) is held in memory: ask for some queries at a time.
     """
     gallery_rows = feature_matrix(gallery, "gallery")
     query_rows = feature_matrix(queries, "queries", gallery_rows.shape[1])
@@ -71,7 +73,7 @@ def rank_all(queries: Array, gallery: Array, exclude: Labels | None = None) -> N
     shortest = torch.finfo(torch.float64).tiny  # rows of any length are comparable, as in `search`
     unit = F.normalize(query_rows.double(), dim=1, eps=shortest)
     blocks = (F.normalize(block.double(), dim=1, eps=shortest) for block in gallery_rows.split(_DOUBLE_ROWS))
-    cosines = torch.cat([(unit @ block.T).float() for block in blocks], dim=1)
+    cosines = torch.cat([(unit @ block.T).add_(_ROUNDED).sub_(_ROUNDED).float() for block in blocks], dim=1)
     if (own >= 0).any():
         cosines[torch.arange(len(own)), torch.from_numpy(own)] = -torch.inf
     similarities, ids = cosines.sort(dim=1, descending=True, stable=True)

@@ -56,6 +56,16 @@ def test_duplicates_rank_by_lowest_row() -> None:
     np.testing.assert_array_equal(ids, np.arange(7)[:, None] + 7 * np.arange(4))
 
 
+def test_whole_rankings_do_not_depend_on_how_many_queries_are_given_at_once() -> None:
+    """Small integers of both signs: many cosines are equal, and many 0 but for the rounding of their sums."""
+    generator = np.random.default_rng(0)
+    gallery, queries = (generator.integers(-2, 3, (rows, 12)).astype(np.float32) for rows in (200, 20))
+    ids = rank_all(queries, gallery).ids
+    np.testing.assert_array_equal(ids, np.concatenate([rank_all(query[None], gallery).ids for query in queries]))
+    orthogonal = [row[(gallery @ query == 0)[row]] for row, query in zip(ids, queries, strict=True)]
+    assert all((np.diff(row) > 0).all() for row in orthogonal)
+
+
 def test_identical_features_come_back_in_row_order() -> None:
     gallery = np.ones((200, 5), np.float32)
     ids, similarities = search(gallery[:3], gallery, 30, exclude=[0, 5, -1])
