@@ -11,7 +11,8 @@ from benchmarks.result import AXES, Result, Run
 from randar_features.store.records import printable
 
 NO_SHARES = re.compile(
-    r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup|guidance|density)(_|$)|FID|^s?FD|KID|^KD|^IS"
+    r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup|guidance|density|gib|[gt]?flops?|days|epochs|floor|"
+    r"mse|ssim|norm|ratio|similarity)(_|$)|FID|^s?FD|KID|^KD|^IS"
 )
 LABELS_WORDS = "trained with ImageNet's labels"
 MISSING = "–"

@@ -110,15 +110,25 @@ def test_numbers() -> None:
     named = {"build_seconds": False, "mean_rank": False, "recall_at_1": True, "box_per_point@0.1": True}
     assert {name: is_share(name, [0.5]) for name in named} == named
     assert not is_share("gain", [0.5, 1.5]) and is_share("gain", [0.5, None])
-    distances = (
+    no_shares = (
         "FID (ADM)",
         "sFID (ADM)",
         "FD-EfficientNet-Lite0@64",
         "KD-EfficientNet-Lite0@64",
         "guidance",
         "density",
+        "weights_gib",
+        "gpu_days",
+        "epochs",
+        "tflop_per_image",
+        "straightforward_gflops_per_image",
+        "floor_by_memory",
+        "tokenizer_mse",
+        "gradient_norm",
+        "ratio",
+        "least_cosine_similarity",
     )
-    assert not any(is_share(name, [0.5]) for name in distances)
+    assert not any(is_share(name, [0.5]) for name in no_shares)
 
 
 def test_a_number_that_is_none_is_not_the_best(tmp_path: Path) -> None:
