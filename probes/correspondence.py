@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from .inputs import Array, float_tensor
 
 _BLOCK_VALUES = 2**24
+_EQUAL = 1e-6  # cosines that differ by less are equal: as much comes of the rounding of float32
 
 
 def match_points(
@@ -24,8 +25,8 @@ def match_points(
 
     Both maps are up-sampled bilinearly (half-pixel centres, no aligned corners) to their image's size; the
     source vector is read at the nearest whole pixel; the answer is the arg-max of the cosine over all
-    target pixels, the first in raster order of equals (DIFT, `eval_spair.py`). Bilinear weights act on the
-    dot products instead of the vectors, which is the same sum and needs no up-sampled source or target.
+    target pixels, of those equal to 1e-6 the first in raster order (DIFT, `eval_spair.py`). Bilinear weights act
+    on the dot products instead of the vectors, which is the same sum and needs no up-sampled source or target.
 
     source_map (h, w, D), target_map (h', w', D): features on a grid. points (K, 2): x and y in pixels of the
     source image, (0, 0) the centre of its first pixel. source_size, target_size: (height, width) in pixels.
@@ -35,7 +36,7 @@ def match_points(
     """
     width = target_size[1]
     cosines = _cosines(source_map, target_map, points, source_size, target_size)
-    found = torch.cat([block.flatten(1).argmax(1) for block in cosines])
+    found = torch.cat([_first_largest(block.flatten(1)) for block in cosines])
     return torch.stack([found % width, found // width], 1).cpu().numpy()
 
 
@@ -73,6 +74,11 @@ def _cosines(
     for block in vectors.split(max(1, _BLOCK_VALUES // lengths.numel())):
         products = torch.einsum("hwd,kd->khw", target, block)
         yield vertical.float() @ products @ horizontal.float().T / lengths
+
+
+def _first_largest(values: Tensor) -> Tensor:
+    """Place of the first of the largest in each row (n, m): (n,)."""
+    return (values > values.amax(1, keepdim=True) - _EQUAL).byte().argmax(1)
 
 
 def _moderate(features: Tensor) -> Tensor:

@@ -53,6 +53,14 @@ def test_the_size_of_features_does_not_matter(size: float) -> None:
     np.testing.assert_array_equal(found, match_points(source, target, points, **sizes))
 
 
+def test_of_equal_tokens_the_first_is_found_however_many_points_are_given() -> None:
+    token = random_map(1, 1, 192, 0)
+    target, source = np.tile(token, (7, 5, 1)), random_map(2, 2, 192, 1)
+    for points in (np.zeros((1, 2)), np.array([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])):
+        found = match_points(source, target, points, source_size=(2, 2), target_size=(37, 23))
+        assert not found.any()
+
+
 def test_a_shifted_copy_gives_the_exact_shift() -> None:
     """The target is the source moved 2 tokens right and 1 up: 16 and -8 pixels, at 8 pixels a token."""
     source = random_map(8, 8, 32, 0)
