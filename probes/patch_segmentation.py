@@ -198,8 +198,7 @@ class _PatchGallery:
     def __init__(self, patches: Patches, distance: str) -> None:
         self.width, self.labels, self.distance = patches.rows.shape[1], patches.labels, distance
         if distance == "euclidean":
-            self.centre = patches.rows.double().mean(0)
-            self.rows = patches.rows.double() - self.centre
+            self.rows = patches.rows.double()
         else:
             self.by_cosine = ExactGallery(normalized(patches.rows), patches.rows.device, normal=True)
 
@@ -207,7 +206,7 @@ class _PatchGallery:
         """Labels (h, w, k) of the patches nearest to each token of a map (h, w, D), nearest first."""
         queries = _tokens(features, self.width)
         if self.distance == "euclidean":
-            ids = nearest_by_distance(queries.double() - self.centre, self.rows, k).numpy()
+            ids = nearest_by_distance(queries.double(), self.rows, k).numpy()
         else:
             ids = best_rows(queries, self.by_cosine, torch.full((len(queries),), -1), k).ids
         return self.labels[ids].reshape(*features.shape[:2], k)

@@ -296,6 +296,17 @@ def test_k_and_distance_are_those_of_the_best_validation_miou() -> None:
         KNNSegmenter(2, k_grid=(30,), validation_fraction=0.7).fit(maps, masks)
 
 
+def test_of_patches_at_one_distance_the_first_is_nearest() -> None:
+    """Small whole numbers, whose distances are exact; each patch is a class of its own, which names it."""
+    generator = np.random.default_rng(0)
+    maps = list(generator.integers(-2, 3, (10, 4, 4, 5)).astype(np.float32))
+    masks = list(np.arange(160).reshape(10, 4, 4))
+    segmenter = KNNSegmenter(160, k_grid=(1,), distances=("euclidean",), ignore_index=-1).fit(maps, masks)
+    query = generator.integers(-2, 3, (6, 6, 5)).astype(np.float32)
+    squares = np.square(np.stack(maps).reshape(-1, 5) - query[:, :, None]).sum(-1)
+    np.testing.assert_array_equal(segmenter.scores(query).argmax(2), squares.argmin(2))
+
+
 def test_options_that_cannot_be_are_refused_before_any_fit() -> None:
     for make, named in (
         (lambda: KNNSegmenter(2, k_grid=(1, 2.5)), "2.5"),
