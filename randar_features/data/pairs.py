@@ -280,9 +280,12 @@ def _parquet_pairs(path: Path, split: str | None) -> ParquetTable:
         splits = find_splits([each.name for each in path.iterdir() if each.is_dir()]) if path.is_dir() else []
         if splits:
             raise ValueError(wrong_split(str(path), splits, split))
+        asked, folders = "", "'images' and 'masks'"
+        if split is not None:
+            asked = f" of a split {split!r}"
+            folders = f"'{split}/images' and '{split}/masks', or 'images/{split}' and 'masks/{split}',"
         raise ValueError(
-            f"'{path}' holds no pairs{'' if split is None else f' of a split {split!r}'}: expected folders 'images' "
-            "and 'masks' with files of one name, or Parquet files"
+            f"'{path}' holds no pairs{asked}: expected folders {folders} with files of one name, or Parquet files"
         )
     names = list(parquet_features(files[0]))
     mask = next((name for name in MASK_COLUMNS if name in names), None)
