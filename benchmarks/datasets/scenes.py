@@ -1,6 +1,7 @@
 """Images with masks as a segmentation benchmark needs them: readable ones alone, their classes known."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,12 @@ class Scenes:
             row: (pair.mask.shape, pair.path)
             for row, pair in tqdm(pairs.readable(self.unreadable, rows), total=len(rows), desc=f"reading {split}")
         }
+        if self.unreadable:
+            reason = self.unreadable[0]["reason"]
+            warnings.warn(
+                f"{len(self.unreadable)} of {len(rows)} pairs of {split} are left out; the first: {reason}",
+                stacklevel=2,
+            )
         self._pairs, self._rows = pairs, list(found)
         self.sizes: list[tuple[int, int]] = [(shape[0], shape[1]) for shape, _ in found.values()]
         self.paths = [path for _, path in found.values()]

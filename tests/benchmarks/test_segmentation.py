@@ -217,7 +217,8 @@ def test_equal_tiles_blend_to_what_each_says() -> None:
 def test_scenes_leave_out_what_cannot_be_read_and_draw_by_seed(tmp_path: Path) -> None:
     write_scenes(tmp_path)
     labels = Labels(("a", "b", "c"), 9)
-    whole = Scenes(str(tmp_path), "train", labels, size=64, count=None, seed=0)
+    with pytest.warns(UserWarning, match=r"1 of 14 pairs of train are left out; .*03\.png"):
+        whole = Scenes(str(tmp_path), "train", labels, size=64, count=None, seed=0)
     assert len(whole) == 13 and whole.unreadable[0]["row"] == 3
     assert Path(whole.paths[3]).name == "04.png"
     np.testing.assert_array_equal(whole.masks[3], np.array(Image.open(tmp_path / "train" / "masks" / "04.png")))

@@ -63,7 +63,9 @@ def test_splits_of_a_folder(tmp_path: Path, form: str) -> None:
         write_folder(tmp_path, ["a", "b"], "images/val", "annotations/val")
         write_folder(tmp_path, ["a"], "images/train", "annotations/train")
     check(open_pairs(tmp_path, split="val"), 2)
-    with pytest.raises(ValueError, match=r"no split 'test' in|holds no pairs of a split 'test': expected .* 'test/images'"):
+    with pytest.raises(
+        ValueError, match=r"no split 'test' in|holds no pairs of a split 'test': expected .* 'test/images'"
+    ):
         open_pairs(tmp_path, split="test")
 
 
