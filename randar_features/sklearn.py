@@ -15,13 +15,13 @@ from sklearn.utils import Tags
 
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, open_images
-from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.features import FeatureSpec, encode
 from randar_features.features.extract import own_batch_size
 from randar_features.features.spec import check_numbers, model_spec
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype
+from randar_features.store.records import OK
 
 ON_ERROR = ("raise", "nan")
 MODELS_KEPT = 2

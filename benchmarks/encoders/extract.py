@@ -20,7 +20,7 @@ from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.features.store import Content, FeatureStore, read_manifest, write_store
 from randar_features.precision import name_of
 from randar_features.store.manifest import MANIFEST
-from randar_features.store.plan import OtherImagesError
+from randar_features.store.state import OtherImagesError
 
 
 def extract(

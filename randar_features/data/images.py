@@ -21,17 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from randar_features.store.identity import UNREADABLE, hash_image
+from randar_features.store.records import NO_LABEL, OK
 
 from .account import Account
 from .decoding import check_image, read_pixels
 from .items import parse_item
-from .labels import NO_LABEL, LabelError, one_label, quoted
+from .labels import LabelError, one_label, quoted
 from .opening import ImageError
 from .paths import one_line
 from .profile import note
 from .ranges import DEFAULT_READING, Reading
-
-OK = "ok"
 
 
 @dataclass(frozen=True)

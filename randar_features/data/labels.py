@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from randar_features.store.records import NO_LABEL
+
 from .account import Account
 from .opening import printable
 
-NO_LABEL = -1
-"""How files of labels write "none", as `datasets` does."""
 LABEL_NAMES = ("label", "labels", "fine_label")
 """Columns and keys that are labels by their name, the first that is there."""
 OTHER_LABEL_NAMES = (

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from randar_features.data.images import OK, ImageBatch
+from randar_features.data.images import ImageBatch
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of
 from randar_features.store.identity import hash_bytes
-from randar_features.store.plan import OtherImagesError
+from randar_features.store.records import OK
+from randar_features.store.state import OtherImagesError
 from randar_features.store.store import Store, remove_store
 from randar_features.store.writer import StoreWriter
 

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, ImageSource, open_images
 from randar_features.data.ahead import ahead, fetched
-from randar_features.data.images import OK
 from randar_features.data.labels import match_classes
 from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of as name_of_images
@@ -25,6 +24,7 @@ from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of
 from randar_features.sequence import as_index
+from randar_features.store.records import OK
 
 _POSITIONS_PER_BATCH = 32768  # sequence positions that one forward pass handles where batch_size is None
 

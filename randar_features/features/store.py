@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from randar_features.data.ahead import fetched
-from randar_features.data.images import OK, ImageBatch, ImageSource
+from randar_features.data.images import ImageBatch, ImageSource
 from randar_features.data.profile import ALL, part
 from randar_features.data.stored_images import StoredImages
 from randar_features.store.files import path_to_write
 from randar_features.store.manifest import MANIFEST, check_format
 from randar_features.store.manifest import read_manifest as read_any_manifest
-from randar_features.store.records import Source
+from randar_features.store.records import OK, Source
 from randar_features.store.store import Rows, Store, positive
 from randar_features.store.writer import StoreWriter, abandon_store, rank_and_ranks
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from randar_features import sequence
-from randar_features.data.images import OK
 from randar_features.features.spec import FeatureSpec
 from randar_features.features.store import FeatureStore
 from randar_features.store.files import folder_written_whole, path_to_write, written_whole
 from randar_features.store.identity import UNREADABLE, hash_bytes
-from randar_features.store.records import Block, Record, escape
+from randar_features.store.records import OK, Block, Record, escape
 from randar_features.store.writer import StoreWriter
 
 if TYPE_CHECKING:

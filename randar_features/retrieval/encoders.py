@@ -9,13 +9,13 @@ from torch import Tensor
 from probes.index import VectorIndex
 from probes.pooling import pool
 from randar_features.data import open_images
-from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.features import FeatureSpec
 from randar_features.features import encode as encode_images
 from randar_features.hub import Model, load_model
 from randar_features.precision import format_of, parse_format
 from randar_features.retrieval.tables import described
+from randar_features.store.records import OK
 
 
 class Encoder(Protocol):

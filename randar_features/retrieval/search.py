@@ -24,10 +24,9 @@ from randar_features.hub import Model
 from randar_features.retrieval.encoders import Encoder, check_encoder, encode, encoder_of
 from randar_features.retrieval.tables import hashes, store_state
 from randar_features.store.identity import UNREADABLE
-from randar_features.store.records import escape
+from randar_features.store.records import OK, escape
 
 K = 10
-OK = "ok"
 
 
 @dataclass(frozen=True, eq=False)

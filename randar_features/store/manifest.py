@@ -8,6 +8,7 @@ from typing import Any
 
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_bytes
+from randar_features.store.records import Source
 from randar_features.store.shards import Shard
 
 MANIFEST = "manifest.json"
@@ -113,6 +114,29 @@ def images_in(manifest: Manifest) -> str:
     for part in manifest["parts"]:
         counts[part["data"]] += part["rows"] or 0
     return ", ".join(f"{rows or 'a stream'} of {data}" for data, rows in counts.items())
+
+
+def root_of(manifest: Manifest, row: int) -> Path | None:
+    """The root of the data that a row belongs to."""
+    part = next(part for part in reversed(manifest["parts"]) if part["first"] <= row)
+    return None if part["root"] is None else Path(part["root"])
+
+
+def rows_of(part: Mapping[str, Any]) -> range:
+    """The rows of a part; none while its length is not known."""
+    return range(part["first"], part["first"] + (part["rows"] or 0))
+
+
+def layout(part: Mapping[str, Any], shard_rows: int) -> list[range]:
+    """The rows of each shard of a part."""
+    rows = rows_of(part)
+    return [rows[start : start + shard_rows] for start in range(0, len(rows), shard_rows)]
+
+
+def new_part(source: Source, data: str, first: int) -> dict[str, Any]:
+    """The entry of a source in a manifest's parts."""
+    root = None if source.root is None else str(source.root)
+    return {"data": data, "root": root, "stream": source.streamed, "first": first, "rows": source.length}
 
 
 def check_content(folder: Path, manifest: Manifest, content: Mapping[str, Any]) -> None:

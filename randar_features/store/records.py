@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote_to_bytes
 import numpy as np
 
 OK = "ok"
+NO_LABEL = -1  # as `datasets` writes it
 _ESCAPED = "bytes:"
 
 
@@ -78,6 +79,11 @@ class Stream(Source, Protocol):
 def absolute(path: str | None, root: Path | None) -> str | None:
     """The path of a record, from its root."""
     return path if path is None or root is None else os.path.join(root, path)
+
+
+def within(path: str, root: Path | None) -> str:
+    """The path from the root on, if it lies there."""
+    return path.removeprefix(os.path.join(root, "")) if root is not None else path
 
 
 def escape(text: str) -> str:

@@ -26,13 +26,16 @@ from randar_features.store.manifest import (
     check_foreign,
     check_format,
     missing_rows,
+    new_part,
     read_manifest,
     write_manifest,
 )
-from randar_features.store.plan import Comparison, Plan, abandon, make_plan, new_part, same_image
+from randar_features.store.plan import abandon, make_plan
 from randar_features.store.records import OK, Block, Record, Source, Stream
 from randar_features.store.shards import PIECE, SHARD, Shard, find_shards, write_shard
+from randar_features.store.state import Plan, same_image
 from randar_features.store.store import Store
+from randar_features.store.streams import Comparison
 
 POLL = 0.2
 FLUSH_SECONDS = 5.0  # of work that a kill can cost

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from randar_features.baselines import load_network
 from randar_features.data import ImageSource, open_images
-from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.store.records import OK
 from randar_features.tokenizers import ImageTokenizer, NetworkTokenizer
 from randar_features.tokenizers.folder import write_tokenizer
 

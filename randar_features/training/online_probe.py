@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from randar_features.data import open_images
-from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import load_tokenizer
 from randar_features.models import ImageTransformer, middle_layer
+from randar_features.store.records import OK
 from randar_features.tokenizers import ImageTokenizer
 
 Encode = Callable[..., Mapping[tuple[str, str], Tensor]]

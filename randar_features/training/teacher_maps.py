@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from randar_features.data import ImageBatch, ImageSource, open_images
-from randar_features.data.images import OK
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.stored_images import StoredImages, name_of
 from randar_features.data.token_store import CROPS, CROPS_ENTRY, TokenStore
 from randar_features.store.files import written_whole
+from randar_features.store.records import OK
 from randar_features.store.store import Store
 from randar_features.store.writer import StoreWriter
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from randar_features.data.ahead import sent
-from randar_features.data.images import OK, ImageBatch
+from randar_features.data.images import ImageBatch
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of
@@ -22,6 +22,7 @@ from randar_features.data.token_store import (
     TokenStore,
     fill_token_store,
 )
+from randar_features.store.records import OK
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.tokenizers.folder import tokenizer_hash
 

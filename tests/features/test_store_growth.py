@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import FeatureStore
 from randar_features.features import store as feature_store
-from randar_features.store.plan import OtherImagesError
 from randar_features.store.shards import find_shards
+from randar_features.store.state import OtherImagesError
 from tests.features.stores import (
     Interrupted,
     Stream,
