@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inputs import at_least_float32, require_finite
+from .inputs import at_least_float32, check_counts, require_finite
 from .rows import Features, Rows, as_rows
 
 NEGATIVE = 1e-5
@@ -189,7 +189,7 @@ def _manifold(
     real: Features, fake: Features, k: int, *, of_real: bool = False, of_fake: bool = False
 ) -> tuple[float, float, float, float]:
     """The four scores; those that need balls that are not wanted come out as 0."""
-    _check_count("k", k)
+    check_counts(k=k)
     sets = _pair(real, fake)
     for each, name in zip(sets, ("real", "fake"), strict=True):
         if len(each) <= k:
@@ -330,14 +330,13 @@ def inception_score(probabilities: Features, splits: int = 10, *, size: int | No
         ValueError: see the module; or probabilities are negative, do not add up to 1, or are fewer than `splits`.
     """
     rows = _samples(probabilities, "probabilities")
-    _check_count("splits", splits)
+    check_counts(splits=splits, size=1 if size is None else size)
     if size is None and splits > len(rows):
         raise ValueError(f"{len(rows)} samples are too few for {splits} parts: give at most as many")
     for place, block in rows.blocks():
         _check_probabilities(block, place.start)
     bounds = [len(rows) * part // splits for part in range(splits + 1)]
     if size is not None:
-        _check_count("size", size)
         bounds = [*range(0, len(rows), size), len(rows)]
     scores = []
     for first, last in pairwise(bounds):
@@ -384,8 +383,3 @@ def _as_floats(features: Features) -> Features:
     if isinstance(features, Tensor) and features.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
         return features.double()
     return features
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.data.ahead import sent
 from randar_features.data.profile import part
-from randar_features.features.spec import FeatureSpec, model_specs, resolve_layers
+from randar_features.features.spec import FeatureSpec, check_specs, model_specs, resolve_layers
 from randar_features.hub import Model
 from randar_features.layers import Positions, continued_mask
 from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
@@ -41,9 +41,10 @@ def encode(
         Maps (B, G, G, D) float32 by spec, on the model's device, in the order of `specs`.
 
     Raises:
-        TypeError, ValueError: images, specs or classes that do not fit the model.
+        TypeError, ValueError, IndexError: images, specs or classes that do not fit the model.
     """
     parsed = [FeatureSpec.parse(spec) for spec in specs]
+    check_specs(model.transformer, parsed)
     model, own = model.fitted(dtype)
     with computing_in(own, model.device, model.dtype):
         with part("tokenize", len(images), model.device):

@@ -170,6 +170,15 @@ def model_specs(
     return list(dict.fromkeys(specs))
 
 
+def check_specs(transformer: ImageTransformer, specs: Iterable[FeatureSpec]) -> None:
+    """ValueError or IndexError for the first of these features that the model does not have."""
+    for spec in specs:
+        _layers_of(transformer, spec.layer, spec.read, ())
+        transformer.check_context(spec.context, spec.read)
+        if spec.orders is not None:
+            transformer.several_orders(spec.orders, spec.seed)
+
+
 def model_spec(model: Model, *, layer: int | None, context: str | None, read: str, **settings: Any) -> FeatureSpec:
     """The one feature that these settings of `model_specs` name; without a layer that of the first recommended one.
 

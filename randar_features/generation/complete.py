@@ -40,8 +40,12 @@ def complete(
     tokens: Tensor | None = None,
     known: Tensor | None = None,
     cache: KVCache | None = None,
+    dtype: DType = None,
 ) -> Decoded:
-    """`generate` on checked input. Images with the same number of known tokens run together."""
+    """`generate` on checked input. Images with the same number of known tokens run together.
+
+    Orders, schedules and steps are checked before weights are packed in another number format.
+    """
     batch, num_tokens = len(classes), transformer.config.num_tokens
     classes, guidance = without_class(classes, guidance, transformer.config.num_classes)
     if tokens is None or known is None:
@@ -50,25 +54,26 @@ def complete(
     tokens = tokens.to(classes.device, torch.int64)
     order = own_order(order, transformer, known)
     counts = known.sum(dim=1).tolist()
-    cache = cache or new_cache(transformer, guidance.branches * max(map(counts.count, counts)))
+    recipe = recipe_of(transformer)
+    schedules = {count: recipe.schedule(schedule, num_tokens, count, steps) for count in sorted(set(counts))}
     result = Decoded(torch.empty_like(tokens), torch.empty_like(tokens))
-    for count in sorted(set(counts)):
-        index = torch.tensor([i for i, own in enumerate(counts) if own == count], device=classes.device)
-        counted = recipe_of(transformer).schedule(schedule, num_tokens, count, steps)
-        locations = arrange(order, seeds, index, counted, known[index])
-        task = DecodingTask(
-            classes=classes[index],
-            order=locations,
-            known=tokens[index].gather(1, locations[:, :count]),
-            schedule=counted,
-            guidance=guidance,
-            sampling=sampling,
-            seeds=substream(seeds[index], Stream.TOKENS),
-            rotary=transformer.rotary,
-            by_confidence=isinstance(order, str) and order == "confidence",
-        )
-        with evaluating(transformer), computing_in(None, classes.device):
-            result.tokens[index], result.order[index] = draw(transformer, task, cache)
+    with in_format(transformer, dtype) as model, evaluating(model), computing_in(None, classes.device):
+        cache = cache or new_cache(model, guidance.branches * max(map(counts.count, counts)))
+        for count, counted in schedules.items():
+            index = torch.tensor([i for i, own in enumerate(counts) if own == count], device=classes.device)
+            locations = arrange(order, seeds, index, counted, known[index])
+            task = DecodingTask(
+                classes=classes[index],
+                order=locations,
+                known=tokens[index].gather(1, locations[:, :count]),
+                schedule=counted,
+                guidance=guidance,
+                sampling=sampling,
+                seeds=substream(seeds[index], Stream.TOKENS),
+                rotary=model.rotary,
+                by_confidence=isinstance(order, str) and order == "confidence",
+            )
+            result.tokens[index], result.order[index] = draw(model, task, cache)
     return result
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from randar_features.generation.classes import ClassesLike, resolve
-from randar_features.generation.complete import as_classes, as_known, complete, in_format
+from randar_features.generation.complete import as_classes, as_known, complete
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import Sampling, SeedLike, image_seeds
 from randar_features.generation.schedule import check_steps
@@ -100,9 +100,8 @@ def generate(
         raise ValueError(f"scale must be 1 or 2, got {scale}")
     classes = as_classes(indices, resolved)
     steps, known = check_steps(steps, resolved.config.num_tokens), as_known(tokens, known, resolved, len(classes))
-    with in_format(resolved, dtype) as model:
-        return complete(
-            model, classes, seeds=image_seeds(generator, len(classes), classes.device), steps=steps, schedule=schedule,
-            guidance=recipe_of(model).guide(guidance), order=order, sampling=sampling, tokens=tokens, known=known,
-            cache=cache,
-        ).tokens  # fmt: skip
+    return complete(
+        resolved, classes, seeds=image_seeds(generator, len(classes), classes.device), steps=steps, schedule=schedule,
+        guidance=recipe_of(resolved).guide(guidance), order=order, sampling=sampling, tokens=tokens, known=known,
+        cache=cache, dtype=dtype,
+    ).tokens  # fmt: skip

@@ -79,7 +79,7 @@ def upscale_tokens(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     order = check_order(order, 4 * num_tokens, len(classes), resolved.trained_order)
     recipe = recipe_of(resolved)
-    by_class = recipe.guide(guidance)
+    by_class, spatial = recipe.guide(guidance), as_scale(spatial_guidance)
     counts = decoding_schedule(4 * num_tokens, steps or recipe.recommended_steps(4 * num_tokens), num_tokens)
     locations = fine_orders(order, seeds, counts, num_tokens)
     coarse = coarse_orders(locations, num_tokens)
@@ -96,7 +96,7 @@ def upscale_tokens(
             order=locations,
             known=tokens.to(classes.device, torch.int64).gather(1, coarse),
             schedule=counts,
-            guidance=replace(by_class, spatial=as_scale(spatial_guidance)),
+            guidance=replace(by_class, spatial=spatial),
             sampling=sampling,
             seeds=substream(seeds, Stream.FINE_TOKENS),
             rotary=fine_rotary(model),

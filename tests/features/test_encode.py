@@ -70,3 +70,18 @@ def test_images_are_tokenized_once(small_model: Model, monkeypatch: pytest.Monke
     tokens, last = tokenize(images), FeatureSpec("reverse", "instruction", 2)
     expected = encode_tokens(small_model.transformer, tokens, [0, 2], layers=2, read="instruction")[:, 0]
     torch.testing.assert_close(maps[last], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "named"),
+    [
+        ("reverse/image/3", IndexError, "layer 3.* 3 layers"),
+        ("single/query/1", ValueError, "read.*'query'"),
+    ],
+)
+def test_a_feature_that_the_model_lacks_is_refused_before_work(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch, spec: str, error: type[Exception], named: str
+):
+    monkeypatch.setattr(small_model.tokenizer, "encode", lambda pixels: pytest.fail("images were tokenized"))
+    with pytest.raises(error, match=named):
+        encode(small_model, torch.rand(1, 3, 16, 16), ["single/image/0", spec])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from randar_features import generate, inpaint, load_model, log_likelihood, precision, upscale_tokens
-from randar_features.generation import new_cache
+from randar_features.generation import complete, new_cache
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale
@@ -87,6 +87,15 @@ def test_every_way_of_generating_takes_a_format(small_model):
     mask[:8] = True
     redrawn = inpaint(small_model, images, mask, [1], generator=0, dtype="bfloat16")
     assert torch.equal(redrawn[:, :, 8:], images[:, :, 8:])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"order": "diagonal"}, {"schedule": "linear"}, {"guidance": (1, 2, 3)}, {"scale": 2, "order": "diagonal"}]
+)
+def test_bad_settings_are_refused_before_weights_are_packed(wrong: dict, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(complete, "pack_weights", lambda *given: pytest.fail("the weights were packed"))
+    with pytest.raises(ValueError, match=next(reversed(wrong))):
+        generate(golden_randar(), [1], dtype="bfloat16", **wrong)
 
 
 @pytest.mark.cuda

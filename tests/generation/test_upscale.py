@@ -119,6 +119,7 @@ def test_a_held_cache_serves_both_images():
         ({"steps": 0}, "steps must lie in 1 … 64"),
         ({"steps": 65}, "got 65"),
         ({"spatial_drop": 1.5}, r"spatial_drop must be a share in \[0, 1\], got 1.5"),
+        ({"spatial_guidance": (1, 2, 3)}, r"guidance .*\(1, 2, 3\)"),
         ({"order": torch.arange(16)}, "an order must hold 64 integers"),
         ({"tokens": torch.zeros(3, 16, dtype=torch.int64)}, "3 small images for 2 classes"),
         ({"classes": [10, 11]}, "got 10 … 11"),
