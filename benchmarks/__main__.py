@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks.run import TASKS
-from randar_features.cli import parse
+from randar_features.cli.run import subcommands
 
 OTHERS = {
     "suite": ("benchmarks.suite", "run every task on every data set, and write a report"),
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m bench
     commands |= {name: partial(_other, name) for name in OTHERS}
     about = "Benchmarks of features, of generation and of speed."
     texts = {name: words for name, (_, words) in {**TASKS, **OTHERS}.items()}
-    return parse.subcommands(commands, arguments, program=program, about=about, texts=texts)
+    return subcommands(commands, arguments, program=program, about=about, texts=texts)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from benchmarks.encoders.base import Encoder
 from randar_features.cli.options import DType
-from randar_features.cli.parse import Count, Natural, Seed, check_ranges, option
+from randar_features.cli.parse import option
 from randar_features.data.ranges import Reading
-from randar_features.options import element, without_none
+from randar_features.options import Count, Natural, Seed, check_ranges, element, without_none
 from randar_features.sequence import Context
 
 Read = Literal["image", "instruction", "query", "leave_one_out"]

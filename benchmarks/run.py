@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.comparisons import run_markdown
 from benchmarks.result import Result, card, open_run, write_result
-from randar_features.cli import parse
+from randar_features.cli.run import run as run_command
 from randar_features.hub import choose_device
 from randar_features.store.files import write_json
 
@@ -171,7 +171,7 @@ def main(name: str, arguments: Sequence[str] | None = None, program: str | None 
     """Read the options of a task, run it, and return the exit status."""
     task = find_task(name)
     program = program or f"python -m benchmarks.{name}"
-    return parse.run(task.command, task.options, arguments, program=program)
+    return run_command(task.command, task.options, arguments, program=program)
 
 
 def run_as_command(name: str) -> None:

@@ -22,10 +22,11 @@ from benchmarks.options import EncoderOptions
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from randar_features.baselines import is_installed, is_network
-from randar_features.cli import parse
-from randar_features.cli.parse import Count, option
+from randar_features.cli.parse import option
+from randar_features.cli.run import run as run_command
 from randar_features.data import open_images, open_pairs
 from randar_features.data.pairs import ImageMask
+from randar_features.options import Count
 
 EVALUATION_SPLITS = ("validation", "val", "test")
 BUILT_IN = {PHOTO_DIGITS: {"labels", "masks"}, "digits": {"points"}, "photographs": {"points"}}
@@ -266,7 +267,7 @@ def command(settings: Settings) -> None:
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.suite") -> int:
     """Read the options, run, and return the exit status."""
-    return parse.run(command, Settings, arguments, program=program, also=(RuntimeError,))
+    return run_command(command, Settings, arguments, program=program, also=(RuntimeError,))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import torch
 
-from randar_features.cli.parse import Positive, read_options, run
+from randar_features.cli.parse import read_options
+from randar_features.cli.run import run
 from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
+from randar_features.options import Positive
 from randar_features.store.files import read_json, write_json
 from randar_features.training.bundle import assemble_model
 from randar_features.training.recipe import TrainingConfig

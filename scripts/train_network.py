@@ -6,7 +6,8 @@ scripts/network_tokenizer.py --network RUN/model --data IMAGES --out FOLDER`.
 
 from dataclasses import dataclass
 
-from randar_features.cli.parse import UNFINISHED, part, run
+from randar_features.cli.parse import part
+from randar_features.cli.run import UNFINISHED, run
 from randar_features.cli.training import RunOptions, train
 from randar_features.data.pixels import cache_pixels
 from randar_features.data.ranges import Reading

@@ -12,10 +12,12 @@ from typing import Any
 
 from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task
-from randar_features.cli.parse import Count, nearest, read_options, run
+from randar_features.cli.parse import read_options
+from randar_features.cli.run import run
 from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
+from randar_features.options import Count, nearest
 from randar_features.training.log import EVERY_LINE
 from randar_features.training.online_probe import OnlineProbe
 from randar_features.training.recipe import TrainingConfig

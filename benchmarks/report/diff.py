@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.result import AXES, RESULT_FILE, Card, Result, Run, find_runs, open_run
-from randar_features.cli import parse
 from randar_features.cli.parse import positional
+from randar_features.cli.run import run as run_command
 from randar_features.store.records import printable
 
 DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")
@@ -161,7 +161,7 @@ def command(config: Config) -> int:
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.diff") -> int:
     """Read the options, compare, and return the exit status."""
-    return parse.run(command, Config, arguments, program=program)
+    return run_command(command, Config, arguments, program=program)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from benchmarks.report.tables import (
 )
 from benchmarks.result import AXES, Result, Run, command_line, find_runs
 from probes import confusion_matrix
-from randar_features.cli import parse
 from randar_features.cli.parse import positional
+from randar_features.cli.run import run as run_command
 from randar_features.data.paths import reading
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
@@ -244,4 +244,4 @@ def command(config: Config) -> None:
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.report") -> int:
     """Read the options, write, and return the exit status."""
-    return parse.run(command, Config, arguments, program=program)
+    return run_command(command, Config, arguments, program=program)

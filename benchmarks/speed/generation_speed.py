@@ -24,11 +24,12 @@ from benchmarks.reference.published_loop import published_generate
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import generate, pack_weights
-from randar_features.cli.parse import Count, option
+from randar_features.cli.parse import option
 from randar_features.generation import compile_steps, new_cache
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.layers import KVCache
 from randar_features.models import RandAR, RandARConfig
+from randar_features.options import Count
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak, seconds
 

@@ -26,9 +26,9 @@ from benchmarks.speed import index_speed, probe_speed
 from benchmarks.speed.index_speed import apart
 from probes.index import in_words, process_memory
 from randar_features import encode_tokens
-from randar_features.cli.parse import Count
 from randar_features.features.store import FeatureStore
 from randar_features.models import RandAR, RandARConfig
+from randar_features.options import Count
 from randar_features.store.records import OK, Block, Record
 from randar_features.store.writer import StoreWriter
 

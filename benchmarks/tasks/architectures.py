@@ -20,9 +20,10 @@ from benchmarks.suite import known_labels, splits_of
 from benchmarks.tasks import classification, segmentation
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
-from randar_features.cli.parse import Count, option
+from randar_features.cli.parse import option
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
+from randar_features.options import Count
 from randar_features.store.files import read_object
 from randar_features.tokenizers.folder import tokenizer_hash
 

@@ -24,7 +24,7 @@ from probes import (
 )
 from probes.few_shots import SHOTS
 from probes.transforms import AUTO
-from randar_features.cli.parse import Count
+from randar_features.options import Count
 
 Entries = dict[str, Any]
 """What is known of a result so far, see `Result.of`."""

@@ -31,7 +31,7 @@ from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
-from randar_features.cli.parse import Count, Natural
+from randar_features.options import Count, Natural
 
 LOG = logging.getLogger(__name__)
 DIGITS, PHOTOGRAPHS = "digits", "photographs"

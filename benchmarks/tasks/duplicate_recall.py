@@ -21,9 +21,9 @@ from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.duplicate_pairs import Pair, find, middle_output
 from probes import bootstrap_interval
-from randar_features.cli.parse import Count
 from randar_features.data import open_images
 from randar_features.features.store import FeatureStore
+from randar_features.options import Count
 
 OTHERS = "other images"
 Change = Callable[[Image.Image], Image.Image]

@@ -57,8 +57,9 @@ from probes.rows import SelectedRows, sharded_rows
 from randar_features import Model, load_model
 from randar_features.cli.decoding import Order, load_for_decoding
 from randar_features.cli.options import WeightsDType
-from randar_features.cli.parse import Count, Natural, NonNegative, Share, option
+from randar_features.cli.parse import option
 from randar_features.generation.recipe import recipe_of
+from randar_features.options import Count, Natural, NonNegative, Share
 
 COARSE, FULL = "coarse", "full"
 VALIDATION = ("validation", "val", "test")

@@ -29,8 +29,8 @@ from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures,
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
-from randar_features.cli.parse import Count
 from randar_features.models.base import ImageTransformer
+from randar_features.options import Count
 from randar_features.sequence import Context
 from randar_features.store.files import read_object
 from randar_features.training.objective import evaluation_orders

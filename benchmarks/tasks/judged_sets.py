@@ -26,11 +26,11 @@ from benchmarks.result import data_hash
 from probes.generation import Moments, frechet_distance, inception_score, kernel_distance, manifold_scores
 from probes.rows import DiskRows, Rows, SelectedRows, sharded_rows
 from randar_features import Model
-from randar_features.cli.parse import Count, Natural
 from randar_features.data import ImageSource
 from randar_features.data.decoding import open_picture
 from randar_features.data.paths import reading
 from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.options import Count, Natural
 from randar_features.precision import name_of
 from randar_features.store.files import written_whole
 

@@ -16,8 +16,9 @@ from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import stratified_holdout, stratified_rows
 from probes.pooling import pool
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
-from randar_features.cli.parse import Count, option
+from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore
+from randar_features.options import Count
 
 HELD_SHARE = 0.2
 ONE_EACH = "a probe needs one each"

@@ -23,8 +23,8 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.samples import to_arrays
 from probes import align_colours
 from randar_features import Model
-from randar_features.cli.parse import Count
 from randar_features.data.images import readable_batches
+from randar_features.options import Count
 
 PHOTOGRAPHS = "photographs"
 

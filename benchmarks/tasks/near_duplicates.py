@@ -26,9 +26,9 @@ from benchmarks.tasks.duplicate_pairs import (
     concerned,
     find,
 )
-from randar_features.cli.parse import Count
 from randar_features.data import ImageSource
 from randar_features.features.store import FeatureStore
+from randar_features.options import Count
 from randar_features.store.files import write_json
 
 SHOWN = 12

@@ -17,9 +17,9 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.generator_measures import image_losses
 from probes import bootstrap_interval
 from randar_features import load_model
-from randar_features.cli.parse import Count
 from randar_features.data import open_images
 from randar_features.data.images import readable_batches
+from randar_features.options import Count
 from randar_features.training.image_quality import reconstruction_quality
 from randar_features.training.objective import evaluation_orders
 

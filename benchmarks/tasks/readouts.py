@@ -27,9 +27,9 @@ from probes import paired_interval, stratified_rows
 from probes.pooling import pool
 from probes.rows import TensorRows
 from randar_features import Model, encode_tokens, load_model
-from randar_features.cli.parse import Count
 from randar_features.data.images import readable_batches
 from randar_features.features import model_specs
+from randar_features.options import Count
 from randar_features.precision import autocast
 
 BASE = "mean"

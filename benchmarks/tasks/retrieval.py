@@ -35,8 +35,9 @@ from probes import paired_interval
 from probes.index.settings import CODES, KINDS, NORMALIZATIONS
 from probes.pooling import POOLINGS
 from probes.transforms import AUTO, fitted_transform
-from randar_features.cli.parse import Count, option
+from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore
+from randar_features.options import Count
 
 INTERVAL = "percentile bootstrap over queries"
 SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64

@@ -13,8 +13,8 @@ from benchmarks.report.figures import image_grid
 from benchmarks.result import NO_AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import Model, generate, inpaint, load_model, outpaint
-from randar_features.cli.parse import Count, Seed
 from randar_features.data import PhotoDigits
+from randar_features.options import Count, Seed
 
 MASKED = 0.5
 

@@ -47,7 +47,7 @@ from probes import (
     segmentation_scores,
 )
 from probes.segmentation import Segmenter, resize_mask
-from randar_features.cli.parse import Count
+from randar_features.options import Count
 
 SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
 COMPARED_SIZE = 64  # pixels at which near-duplicates are looked for

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from randar_features.cli.decoding import Order, load_for_decoding
 from randar_features.cli.options import ModelOptions
-from randar_features.cli.parse import Seed, option, run
+from randar_features.cli.parse import option
+from randar_features.cli.run import run
 from randar_features.generation.animation import check_ending, order_frames, save_animation
 from randar_features.generation.classes import find_class
 from randar_features.generation.complete import known_orders
+from randar_features.options import Seed
 
 
 @dataclass(frozen=True, kw_only=True)

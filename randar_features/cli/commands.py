@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Sequence
 from functools import partial
 
-from randar_features.cli.parse import subcommands
+from randar_features.cli.run import subcommands
 
 ABOUT = "Features, search, generation, editing and training with autoregressive image models."
 TEXTS = {

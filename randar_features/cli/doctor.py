@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from probes.index import in_words
-from randar_features.cli.parse import run
+from randar_features.cli.run import run
 from randar_features.hub.files import HubFile
 from randar_features.hub.registry import list_models
 from randar_features.precision import fastest_dtype, name_of

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from randar_features.cli.options import DeviceOptions, DType, fields_of
-from randar_features.cli.parse import Count, positional, run
+from randar_features.cli.parse import positional
+from randar_features.cli.run import run
 from randar_features.data.ranges import Reading
+from randar_features.options import Count
 
 
 @dataclass(frozen=True, kw_only=True)

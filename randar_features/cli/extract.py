@@ -17,8 +17,10 @@ from randar_features.cli.options import (
     fields_of,
     one_or_several,
 )
-from randar_features.cli.parse import Count, Seed, Share, positional, run
+from randar_features.cli.parse import positional
+from randar_features.cli.run import run
 from randar_features.data.profile import watching
+from randar_features.options import Count, Seed, Share
 from randar_features.sequence import Context
 from randar_features.store.records import printable
 

@@ -14,12 +14,13 @@ from randar_features.cli.decoding import (
     settings_of,
     wait_for_all,
 )
-from randar_features.cli.parse import Count, run
+from randar_features.cli.run import run
 from randar_features.data import labelled_sheet, load_image, to_tensor
 from randar_features.generation.classes import find_classes
 from randar_features.generation.gallery import Wanted, fill_gallery, save_sheet
 from randar_features.hub import Model, load_model
 from randar_features.hub.registry import find_source
+from randar_features.options import Count
 from randar_features.store.writer import rank_and_ranks
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from randar_features.cli.parse import Count, Natural
 from randar_features.data.ranges import Reading
+from randar_features.options import Count, Natural
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 WeightsDType = Literal["float32", "bfloat16", "float16"]

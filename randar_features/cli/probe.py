@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from randar_features.cli.index import recommended_output
 from randar_features.cli.options import DeviceOptions, DType, ImageOptions, fields_of
-from randar_features.cli.parse import Count, Seed, option, positional, run
+from randar_features.cli.parse import option, positional
+from randar_features.cli.run import run
 from randar_features.features.store import FeatureStore, is_store
+from randar_features.options import Count, Seed
 from randar_features.precision import name_of
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from randar_features.cli.parse import positional, run
+from randar_features.cli.parse import positional
+from randar_features.cli.run import run
 from randar_features.hub.publish import push_to_hub, write_card
 
 

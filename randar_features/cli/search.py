@@ -11,10 +11,12 @@ from PIL import Image
 
 from randar_features import open_index
 from randar_features.cli.options import DeviceOptions, one_or_several
-from randar_features.cli.parse import Count, Natural, option, positional, run
+from randar_features.cli.parse import option, positional
+from randar_features.cli.run import run
 from randar_features.data import labelled_sheet, open_images, to_tensor
 from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.ranges import Reading
+from randar_features.options import Count, Natural
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_json
 from randar_features.store.records import printable

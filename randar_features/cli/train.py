@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from randar_features.cli.parse import Count, Positive, Seed, option, positional, run
+from randar_features.cli.parse import option, positional
+from randar_features.cli.run import run
 from randar_features.cli.tokenize import keep_tokenizer
 from randar_features.cli.train_transformer import previews
 from randar_features.cli.training import RunOptions, train
@@ -26,6 +27,7 @@ from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
+from randar_features.options import Count, Positive, Seed
 from randar_features.store.files import written_whole
 from randar_features.training.loop import LoopConfig
 from randar_features.training.recipe import TrainingConfig

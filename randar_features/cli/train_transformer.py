@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from randar_features.cli.parse import Count, part
+from randar_features.cli.parse import part
 from randar_features.cli.training import RunOptions, run_stage, train
 from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.generation.preview import sample_preview, spread_classes
 from randar_features.hub import load_tokenizer
+from randar_features.options import Count
 from randar_features.training.online_probe import OnlineProbe
 from randar_features.training.recipe import TrainingConfig
 from randar_features.training.teacher_maps import TeacherMaps

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from randar_features.cli.options import TimeLimit
-from randar_features.cli.parse import UNFINISHED, Options, as_option, run
+from randar_features.cli.parse import Options, as_option
+from randar_features.cli.run import UNFINISHED, run
 from randar_features.training.distributed import keep_freed_memory
 from randar_features.training.loop import Trainer
 from randar_features.training.loop import run as run_training

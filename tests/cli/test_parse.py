@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import logging
-import signal
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,19 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from randar_features.cli.extract import ExtractOptions
-from randar_features.cli.parse import (
-    UNFINISHED,
-    Count,
-    OptionError,
-    Seed,
-    option,
-    parse,
-    plain_log,
-    positional,
-    read_options,
-    run,
-    subcommands,
-)
+from randar_features.cli.parse import OptionError, option, parse, positional, read_options
+from randar_features.cli.run import run
+from randar_features.options import Count, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,89 +201,8 @@ def test_help_names_the_file_that_sets_a_default(capsys: pytest.CaptureFixture[s
     assert "default: 7, from" in shown
 
 
-def run_with(action: Any) -> int:
-    return run(action, Intervals, [])
-
-
-def test_the_status_is_what_the_command_returns():
-    assert run_with(lambda options: None) == 0
-    assert run_with(lambda options: 3) == 3
-
-
-@pytest.mark.parametrize(
-    "error",
-    [ValueError("three\nat least"), FileNotFoundError("no data"), MemoryError("needs 9 GB"), SystemExit("no data")],
-)
-def test_an_error_for_the_user_is_one_line(error: BaseException, capsys: pytest.CaptureFixture[str]):
-    def fail(options: Intervals) -> None:
-        raise error
-
-    assert run_with(fail) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err == f"error: {' '.join(str(error).split())}\n"
-
-
-def test_a_fault_of_the_program_is_a_traceback():
-    def fail(options: Intervals) -> None:
-        raise KeyError("a")
-
-    with pytest.raises(KeyError):
-        run_with(fail)
-
-
 @pytest.mark.parametrize("words", [["--out", ""], ["--out="]])
 def test_an_empty_path_is_not_the_working_directory(words: list[str]):
     """`--out "$UNSET"` would write there."""
     with pytest.raises(OptionError, match="--out: an empty path"):
         parse(ExtractOptions, ["photos", *words])
-
-
-def test_what_is_not_finished_says_so(capsys: pytest.CaptureFixture[str]):
-    assert run_with(lambda options: UNFINISHED) == 75
-    assert "run the command again" in capsys.readouterr().out
-
-
-def test_log_and_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]):
-    def speak(options: Intervals) -> None:
-        logging.getLogger("randar_features.store").info("3 images")
-        logging.getLogger("somebody").info("unheard")
-        warnings.warn("a class\nis missing", stacklevel=1)
-
-    assert run_with(speak) == 0
-    assert capsys.readouterr().err == "3 images\nwarning: a class is missing\n"
-    assert logging.getLogger("randar_features").level == logging.NOTSET
-
-
-def test_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist may ignore it
-    try:
-        assert run_with(lambda options: signal.raise_signal(signal.SIGINT)) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr() == ("", "interrupted\n")
-
-
-def test_subcommands(capsys: pytest.CaptureFixture[str]):
-    commands = {"count": lambda arguments: len(arguments), "search": lambda arguments: 0}
-    names: dict[str, Any] = {"program": "randar", "about": "A toolkit.", "texts": {"count": "count things"}}
-    assert subcommands(commands, ["count", "a", "b"], **names) == 2
-    assert subcommands(commands, ["--help"], **names) == 0
-    assert "count   count things" in capsys.readouterr().out
-    assert subcommands(commands, ["cuont"], **names) == 2
-    assert "did you mean count?" in capsys.readouterr().err
-
-
-def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]):
-    def draw(options: Intervals) -> None:
-        raise ModuleNotFoundError("No module named 'matplotlib.axes'", name="matplotlib.axes")
-
-    assert run(draw, Intervals, []) == 2
-    assert "pip install 'randar-features[benchmarks]'" in capsys.readouterr().err
-
-
-def test_a_message_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with plain_log():
-        for text in ("opened 3 images", "opened 3 images", "step 1"):
-            logging.getLogger("randar_features.test").info(text)
-    assert capsys.readouterr().err.splitlines() == ["opened 3 images", "step 1"]

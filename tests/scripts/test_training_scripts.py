@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.result import read_result
 from randar_features import generate, load_model, load_tokenizer
-from randar_features.cli.parse import UNFINISHED
+from randar_features.cli.run import UNFINISHED
 from randar_features.data import open_images
 from randar_features.data.token_store import TokenStore
 from randar_features.tokenizers.folder import tokenizer_hash
