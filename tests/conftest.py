@@ -5,15 +5,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from randar_features import Model, load_model
-from tests.small_models import write_folder
+if TYPE_CHECKING:  # what takes seconds to import is not for the process that only shares the tests out
+    from randar_features import Model
 
 
 def pytest_configure() -> None:
@@ -21,6 +18,8 @@ def pytest_configure() -> None:
     if wanted := os.environ.get("RANDAR_TEST_FORMAT"):
         if wanted not in ("bfloat16", "float32"):
             raise pytest.UsageError(f"RANDAR_TEST_FORMAT={wanted}: expected bfloat16 or float32")
+        import torch
+
         torch.cpu.get_capabilities = lambda: {"amx_bf16": wanted == "bfloat16"}
     gc.disable()  # while the tests are imported
 
@@ -30,6 +29,8 @@ LONG = ("test_cluster.py", "test_wheel.py", "test_page.py", "test_full_size_mode
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
     if torch.cuda.is_available():
         return
@@ -57,6 +58,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Three blocks on 4×4 tokens of 16×16 pixels."""
+    from randar_features import load_model
+    from tests.small_models import write_folder
+
     return load_model(write_folder(tmp_path_factory.mktemp("small_model")), device="cpu")
 
 
@@ -76,6 +80,9 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder `photos/` that README and the examples speak of, with 20 small pictures in two classes."""
+    import numpy as np
+    from PIL import Image
+
     generator = np.random.default_rng(0)
     for label in ("cat", "dog"):
         (tmp_path / "photos" / label).mkdir(parents=True)

@@ -14,12 +14,12 @@ from randar_features.tokenizers import ImageTokenizer
 from tests.tokenizers.small import BUILDERS, random_images, small_llamagen, small_maskgit
 
 
-@pytest.fixture(params=list(BUILDERS))
+@pytest.fixture(scope="module", params=list(BUILDERS))
 def build(request: pytest.FixtureRequest) -> Callable[..., ImageTokenizer]:
     return BUILDERS[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokenizer(build: Callable[..., ImageTokenizer]) -> ImageTokenizer:
     return build()
 
