@@ -44,22 +44,27 @@ def load_photograph(name: str, short_side: int, multiple: int) -> Tensor:
     return to_tensor(ImageOps.fit(photograph(name), size, Image.Resampling.LANCZOS))
 
 
-def feature_colours(photographs: Sequence[Tensor], encoder: Encoder, output: str) -> list[np.ndarray]:
+def feature_colours(
+    photographs: Sequence[Tensor], encoder: Encoder, outputs: Sequence[str]
+) -> dict[str, list[np.ndarray]]:
     """First three principal components of the features of photographs of one size, in one basis: (h, w, 3) each.
 
-    Tiles of the encoder's size overlap. Sides must be multiples of the encoder's patch.
+    By output. Tiles of the encoder's size overlap. Sides must be multiples of the encoder's patch.
 
     Raises:
-        ValueError: the output has no map, or sides that do not fit.
+        ValueError: an output has no map, or sides that do not fit.
     """
-    size = encoder.image_size
-    grid = encoder.grid_sides([output])[output]
-    if grid == 1:
-        raise ValueError(f"{output} of {encoder.name} is one vector an image: a picture needs a map")
+    size, grids = encoder.image_size, encoder.grids(outputs)
+    found: dict[str, list[np.ndarray]] = {}
+    for grid in sorted(set(grids.values())):
+        alike = [output for output in outputs if grids[output] == grid]
+        sizes = {"size": size, "patch": size // grid, "stride": usual_stride(size, size // grid)}
 
-    def encode(batch: Tensor) -> Tensor:
-        return encoder.encode(batch, [output])[output].cpu()
+        def encode(tiles: Tensor, alike: list[str] = alike) -> Tensor:
+            return torch.cat(list(encoder.encode(tiles, alike).values()), dim=-1).cpu()
 
-    sizes = {"size": size, "patch": size // grid, "stride": usual_stride(size, size // grid)}
-    maps = [tiled_maps(encode, photograph, **sizes) for photograph in photographs]
-    return list(pca_colours(torch.stack(maps)))
+        maps = torch.stack([tiled_maps(encode, photograph, **sizes) for photograph in photographs])
+        tile = photographs[0][None, :, :size, :size]
+        widths = [each.shape[-1] for each in encoder.encode(tile, alike).values()]
+        found |= {name: list(pca_colours(own)) for name, own in zip(alike, maps.split(widths, -1), strict=True)}
+    return {output: found[output] for output in outputs}

@@ -65,7 +65,8 @@ def measure(config: Config, out: Path) -> Measurement:
     encoder = load_encoder(config.encoder, device=config.device, dtype=config.dtype)
     outputs = list(config.outputs or recommended_outputs(encoder))
     pictures = read_pictures(config, config.scale * encoder.image_size)
-    colours = [feature_colours(list(pictures), encoder, output) for output in outputs]
+    by_output = feature_colours(list(pictures), encoder, outputs)
+    colours = [by_output[output] for output in outputs]
     aligned = [align_colours(own, colours[-1]) for own in colours[:-1]] + colours[-1:]
     columns = [to_arrays(pictures), *aligned]
     rows = list(zip(*columns, strict=True))

@@ -39,7 +39,7 @@ def halves(left: float, right: float) -> Tensor:
 
 
 def test_equal_features_have_equal_colours_across_pictures() -> None:
-    first, second = feature_colours([halves(0.1, 0.9), halves(0.9, 0.5)], PatchMeans(), "patches")
+    first, second = feature_colours([halves(0.1, 0.9), halves(0.9, 0.5)], PatchMeans(), ["patches"])["patches"]
     assert first.shape == (8, 8, 3)
     assert np.allclose(first[:, :4], first[0, 0], atol=1e-6)
     assert np.allclose(first[:, 4:], second[:, :4], atol=1e-6)
@@ -47,9 +47,30 @@ def test_equal_features_have_equal_colours_across_pictures() -> None:
     assert np.allclose([first[0, 0], second[0, 7], first[0, 7]], [[0, 0.5, 0.5], [0.5] * 3, [1, 0.5, 0.5]], atol=1e-3)
 
 
+class SeveralGrids(Encoder):
+    """Two maps on a 4×4 grid, of three channels and of twelve, and one on an 8×8 grid."""
+
+    def __init__(self) -> None:
+        super().__init__(name="grids", image_size=SIZE, weights="none", outputs={"a": {}, "fine": {}, "b": {}})
+
+    def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
+        fine = F.avg_pool2d(images, 2)
+        maps = {"a": F.avg_pool2d(images, 4), "fine": fine, "b": F.pixel_unshuffle(fine, 2)}
+        return {name: each.permute(0, 2, 3, 1) for name, each in maps.items()}
+
+
+def test_outputs_are_drawn_as_each_alone() -> None:
+    pictures = list(torch.rand(2, 3, 2 * SIZE, 3 * SIZE, generator=torch.Generator().manual_seed(0)))
+    together = feature_colours(pictures, SeveralGrids(), ["b", "fine", "a"])
+    assert list(together) == ["b", "fine", "a"]
+    for output, own in together.items():
+        alone = feature_colours(pictures, SeveralGrids(), [output])[output]
+        assert all(np.array_equal(*pair) for pair in zip(own, alone, strict=True))
+
+
 def test_one_vector_an_image_is_no_picture() -> None:
-    with pytest.raises(ValueError, match="image of means is one vector an image"):
-        feature_colours([halves(0.1, 0.9)], PatchMeans(), "image")
+    with pytest.raises(ValueError, match="no map of features in image"):
+        feature_colours([halves(0.1, 0.9)], PatchMeans(), ["patches", "image"])
 
 
 def test_masks_are_not_taken_for_images(tmp_path: Path) -> None:
