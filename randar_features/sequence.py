@@ -51,7 +51,7 @@ def group_order(num_tokens: int, device: torch.device | str | None = None) -> Te
 
 def random_orders(batch: int, num_tokens: int, generator: torch.Generator) -> Tensor:
     """One uniformly drawn order for each image, (B, N) int64, on the generator's device."""
-    noise = torch.rand(batch, num_tokens, generator=generator, device=generator.device)
+    noise = torch.rand(batch, num_tokens, generator=generator, device=generator.device, dtype=torch.float32)
     return noise.argsort(dim=1)
 
 

@@ -19,6 +19,7 @@ from randar_features import (
     upscale_tokens,
 )
 from randar_features.hub import choose_device
+from randar_features.layers.rope import fine_grid_rotary_table
 from randar_features.precision import (
     autocast,
     check_dtype,
@@ -55,6 +56,31 @@ def test_the_fastest_format_follows_the_processor_and_the_default_does_not(
     assert torch.equal(
         ImageEncoder(small_model, dtype="auto")(images), ImageEncoder(small_model, dtype=expected)(images)
     )
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_numbers_do_not_depend_on_the_default_format_of_torch(
+    small_model: Model, images: torch.Tensor, default: torch.dtype
+):
+    def numbers() -> list[Any]:
+        tokens = small_model.tokenizer.encode(images)
+        with pytest.warns(UserWarning, match="could not be read"):
+            features = extract_features([*images, "missing.png"], small_model, orders=3, pool="mean", progress=False)
+        return [
+            features.pooled()[:2],
+            log_likelihood(small_model, tokens, orders=2),
+            upscale_tokens(small_model, [1], steps=6, generator=0),
+            fine_grid_rotary_table(4, 16),
+        ]
+
+    expected = numbers()
+    torch.set_default_dtype(default)
+    try:
+        found = numbers()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [one.dtype for one in found] == [torch.float32, torch.float32, torch.int64, torch.float32]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_formats_are_given_by_name_or_as_torch_has_them(small_model: Model):

@@ -352,7 +352,7 @@ def _label(given: Any, names: Sequence[str] | None) -> tuple[int | None, tuple[s
 
 
 def _failed(error: Exception, image_size: int, label: int | None = None, path: str | None = None) -> _Decoding:
-    return _Decoding(torch.zeros(3, image_size, image_size), label, path, one_line(error))
+    return _Decoding(torch.zeros(3, image_size, image_size, dtype=torch.float32), label, path, one_line(error))
 
 
 def _collate(decodings: Sequence[_Decoding]) -> _Decodings:

@@ -54,7 +54,7 @@ def log_likelihood(
     tokens = tokens.to(model.device, torch.int64)
     numbers = as_classes(indices, model, batch)
     several = as_orders(orders, model, batch, seed).to(tokens.device)
-    total = torch.zeros(batch, num_tokens, device=tokens.device)
+    total = torch.zeros(batch, num_tokens, dtype=torch.float32, device=tokens.device)
     computing = compute_dtype(dtype, model.device, model.dtype)
     if dtype is not None:
         check_packed(model, computing)

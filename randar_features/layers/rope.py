@@ -41,7 +41,7 @@ def fine_grid_rotary_table(side: int, head_dim: int, base: float = 10000.0, ntk_
     """
     frequencies = axial_frequencies(head_dim, base)
     extrapolated = torch.outer(torch.arange(2 * side).float(), frequencies[:ntk_boundary])
-    interpolated = torch.outer(torch.linspace(0, side - 1, 2 * side), frequencies[ntk_boundary:])
+    interpolated = torch.outer(torch.linspace(0, side - 1, 2 * side, dtype=torch.float32), frequencies[ntk_boundary:])
     angles = torch.cat([extrapolated, interpolated], dim=1)
     return rotary_table(angles, angles)
 

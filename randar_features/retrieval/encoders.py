@@ -123,11 +123,11 @@ def encode(
         files += batch.files
         if readable:
             vectors = pool(encoder.encode(batch.pixels[readable], [name])[name], pooling).float().cpu()
-            whole = torch.full((len(batch.status), vectors.shape[1]), torch.nan)
+            whole = vectors.new_full((len(batch.status), vectors.shape[1]), torch.nan)
             whole[readable] = vectors
             found.append(whole)
         else:
-            found.append(torch.full((len(batch.status), 1), torch.nan))
+            found.append(torch.full((len(batch.status), 1), torch.nan, dtype=torch.float32))
     width = max((part.shape[1] for part in found), default=1)
     parts = [part if part.shape[1] == width else part.expand(-1, width) for part in found]
     return Encoded(torch.cat(parts), paths, status, content, files)
