@@ -48,6 +48,8 @@ class FeatureSpec:
             raise ValueError(f"read must be the name of a kind of tokens, such as image; got {self.read!r}")
         if as_index("layer", self.layer) < 0:
             raise ValueError(f"the layer of a spec is counted from 0, got {self.layer}")
+        if not isinstance(self.norm, bool):
+            raise TypeError(f"norm must be True or False, got {self.norm!r}")
         check_orders(self.orders, self.seed, self.combine)
         if self.orders is None and (self.seed, self.combine) != (0, "mean"):
             raise ValueError(
@@ -154,8 +156,6 @@ def model_specs(
     transformer = model.transformer if isinstance(model, Model) else model
     recommended = model.recommended_layers if isinstance(model, Model) else ()
     check_orders(orders, seed, combine)
-    if not isinstance(norm, bool):
-        raise TypeError(f"norm must be True or False, got {norm!r}")
     shared: dict[str, Any] = {"norm": norm}
     if orders is not None:
         transformer.several_orders(orders, seed)  # of a fixed order there is one alone

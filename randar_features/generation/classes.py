@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor
@@ -56,7 +56,7 @@ def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
     names, count = getattr(model, "classes", None), transformer.config.num_classes
     if isinstance(classes, str):
         return transformer, find_class(classes, names, count)
-    if isinstance(classes, Iterable) and not isinstance(classes, Tensor):
+    if isinstance(classes, Iterable) and not isinstance(classes, Tensor | Set | Mapping):  # these have no order
         classes = [find_class(one, names, count) if isinstance(one, str) else one for one in classes]
     return transformer, classes
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -64,6 +66,12 @@ def test_a_model_takes_the_names_of_its_classes():
         generate(model, "cat")
     with pytest.raises(ValueError, match="a transformer knows its classes by number"):
         generate(model.transformer, ["goldfish"])
+
+
+@pytest.mark.parametrize("classes", [{1, 2}, {1: 0}])
+def test_classes_without_an_order_are_refused(small_model: Model, classes: Any):
+    with pytest.raises(ValueError, match="one integer an image; got {1"):
+        generate(small_model, classes)
 
 
 def test_classes_without_names_have_none(small_model: Model):
