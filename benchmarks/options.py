@@ -117,6 +117,11 @@ class EncoderOptions(FeatureOptions):
     read: tuple[Read, ...] | None = option("--reads", default=None)
     orders: Count | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if twice := [name for name in self.encoder if self.encoder.count(name) > 1]:
+            raise ValueError(f"--encoder must name each encoder once, got {twice[0]} {len(twice)} times")
+
     @property
     def loading(self) -> dict[str, Any]:
         """Arguments of `load_encoder`."""

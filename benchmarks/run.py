@@ -19,7 +19,7 @@ from benchmarks.comparisons import run_markdown
 from benchmarks.result import Result, card, open_run, write_result
 from randar_features.cli.run import run as run_command
 from randar_features.hub import choose_device
-from randar_features.store.files import write_json
+from randar_features.store.files import make_folder, write_json
 
 TABLE_FILE, CSV_FILE, DIFFERENCES_FILE = "result.md", "results.csv", "differences.json"
 
@@ -101,7 +101,7 @@ class Task:
     def __call__(self, options: Any, out: Path) -> Path:
         """Measure, and write `out`/result.json, whose path it gives, with the card and the tables beside it."""
         out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         start = time.perf_counter()
         found = self.measure(options, out)
         return self.write(options, out, found, time.perf_counter() - start)

@@ -88,7 +88,7 @@ class Settings(EncoderOptions):
     pairs: Count | None = None
     duplicates: bool = True
     hold_out: Literal["stratified", "last"] = "stratified"
-    resolution: int | None = None
+    resolution: Count | None = None
     samples: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
 

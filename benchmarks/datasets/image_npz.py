@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from randar_features.data.paths import reading
-from randar_features.store.files import written_whole
+from randar_features.store.files import make_folder, written_whole
 
 IMAGES = "arr_0"
 
@@ -62,7 +62,7 @@ def _mapped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> ND
 
 
 def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     target = folder / f"{path.stem}-{member.CRC:08x}.npy"
     if not target.exists():
         with archive.open(member) as source, written_whole(target) as file:

@@ -24,14 +24,14 @@ class ModuleEncoder(Encoder):
     The module takes images (B, 3, S, S), in [0, 1] unless the transform, a function of a batch, scales them, and gives
     vectors (B, D), tokens (B, G·G, D) or maps (B, D, G, G), or a mapping of names to these.
 
-    ImportError, AttributeError: there is no such function. TypeError, ValueError: it makes something else.
+    ImportError, ValueError: there is no such function, or it makes something else.
     """
 
     def __init__(self, name: str, device: torch.device | str | None = None) -> None:
         made: Any = _function(name)()
         parts = made if isinstance(made, tuple) else (made,)
         if not isinstance(parts[0], nn.Module) or len(parts) > 3:
-            raise TypeError(
+            raise ValueError(
                 f"{name} must return a torch.nn.Module, alone or with image size and transform, got {made!r}"
             )
         self.module = parts[0].eval().requires_grad_(False).to(choose_device(device))
@@ -63,13 +63,15 @@ def _function(name: str) -> Callable[[], Any]:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # a command that was installed does not look there by itself
     try:
-        found: Callable[[], Any] = getattr(importlib.import_module(module), function)
+        found: Callable[[], Any] | None = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # it is there, and imports something that is not
         raise ModuleNotFoundError(
             f"{name}: there is no module {error.name!r} in {here} or on the Python path (PYTHONPATH)", name=error.name
         ) from error
+    if not callable(found):
+        raise ValueError(f"{name}: the module {module} has no function {function!r}")
     return found
 
 

@@ -30,6 +30,7 @@ from probes import confusion_matrix
 from randar_features.cli.parse import positional
 from randar_features.cli.run import run as run_command
 from randar_features.data.paths import reading
+from randar_features.store.files import make_folder
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
 MOST_CLASSES = 100_000  # more are damage: a square of them fits no memory
@@ -208,9 +209,14 @@ def markdown(runs: Sequence[Run], title: str) -> str:
 
 
 def write_report(folders: Sequence[Path], out: Path, title: str = "Results") -> Path:
-    """Write `out` (HTML) and, beside it, the same in Markdown, results.csv and the table of a paper in LaTeX."""
+    """Write `out` (HTML) and, beside it, the same in Markdown, results.csv and the table of a paper in LaTeX.
+
+    ValueError: the name of `out` ends in something else.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):  # Markdown and LaTeX lie beside it under the same name
+        raise ValueError(f"the page is HTML: expected a name that ends in .html, got {out}")
     runs = find_runs(folders)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     frame = pd.concat([run.frame() for run in runs], ignore_index=True)
     files = {out: html(runs, title), out.with_suffix(".md"): markdown(runs, title)}
     files[out.parent / "results.csv"] = frame.to_csv(index=False)

@@ -33,6 +33,7 @@ from probes.index import (
     predict_memory,
     process_memory,
 )
+from randar_features.options import Count, Natural, Positive, Seed
 
 GIGABYTE = 10**9
 QUERIES, CENTRES = 1 << 40, 1 << 41  # seeds beside those of the blocks, which are their first rows
@@ -60,19 +61,19 @@ class Config(RunOptions):
         seed: seed of vectors, queries and indexes.
     """
 
-    count: int = 1_000_000
-    dim: int = 256
-    centres: int = 2000
-    intrinsic: int = 32
-    queries: int = 1000
-    one_by_one: int = 100
-    k: int = 10
+    count: Count = 1_000_000
+    dim: Count = 256
+    centres: Count = 2000
+    intrinsic: Count = 32
+    queries: Count = 1000
+    one_by_one: Count = 100
+    k: Count = 10
     kind: tuple[str, ...] = ("ivfpq", "flat")
-    probes: tuple[int, ...] = (0,)
-    memory_limit: float = 4.0
-    threads: int = 2
-    construction: int = 64
-    seed: int = 0
+    probes: tuple[Natural, ...] = (0,)
+    memory_limit: Positive = 4.0
+    threads: Count = 2
+    construction: Count = 64
+    seed: Seed = 0
 
 
 class Source:

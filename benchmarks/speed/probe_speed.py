@@ -21,6 +21,7 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.index_speed import GIGABYTE, apart
 from probes import JointLinearProbe, KNNProbe, LogisticProbe, few_shot
 from probes.index import in_words, process_memory
+from randar_features.options import Count, Positive, Seed
 
 MADE_AT_ONCE = 4096
 
@@ -43,17 +44,17 @@ class Config(RunOptions):
         seed: seed of vectors and probes.
     """
 
-    count: int = 50_000
-    queries: int = 10_000
-    dim: int = 1024
-    intrinsic: int = 128
-    classes: int = 100
-    spread: float = 3.0
+    count: Count = 50_000
+    queries: Count = 10_000
+    dim: Count = 1024
+    intrinsic: Count = 128
+    classes: Count = 100
+    spread: Positive = 3.0
     probe: tuple[Literal["knn", "logistic", "linear", "few-shot"], ...] = ("knn", "logistic", "linear", "few-shot")
-    epochs: int = 10
-    memory_limit: float = 4.0
-    threads: int = 2
-    seed: int = 0
+    epochs: Count = 10
+    memory_limit: Positive = 4.0
+    threads: Count = 2
+    seed: Seed = 0
 
 
 def labelled_rows(config: Config, count: int, part: int) -> tuple[torch.Tensor, np.ndarray]:

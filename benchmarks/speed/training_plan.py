@@ -23,6 +23,7 @@ from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty
 from randar_features.layers.cross_entropy import CHUNK_BYTES
 from randar_features.models import ARCHITECTURES
+from randar_features.options import Count, Positive
 from randar_features.precision import autocast
 from randar_features.training.flops import PEAKS, data_sheet_peak, training_flops
 from randar_features.training.objective import next_token_loss
@@ -47,21 +48,23 @@ class Config(RunOptions):
 
     recipe: str
     overrides: tuple[str, ...] = positional(())
-    gpus: int = 8
+    gpus: Count = 8
     gpu: str = "H100"
-    mfu: float = 0.4
-    vocab_size: int = 16384
-    num_tokens: int = 256
-    num_classes: int = 1000
-    images: int = 1_281_167
+    mfu: Positive = 0.4
+    vocab_size: Count = 16384
+    num_tokens: Count = 256
+    num_classes: Count = 1000
+    images: Count = 1_281_167
 
 
 def plan(config: Config, recipe: TrainingConfig) -> dict[str, float]:
     """Parameters, GiB of each GPU by what they hold, TFLOP an image, days, epochs.
 
     Raises:
-        ValueError: a GPU of unknown peak, or a batch that does not divide among the GPUs.
+        ValueError: a GPU of unknown peak, more than the peak, or a batch that does not divide among the GPUs.
     """
+    if config.mfu > 1:
+        raise ValueError(f"mfu is a share of the peak, above 0 and at most 1; got {config.mfu}")
     peak = data_sheet_peak(config.gpu)
     if peak is None:
         raise ValueError(f"the peak of a {config.gpu!r} is not known, only of {', '.join(PEAKS)}")

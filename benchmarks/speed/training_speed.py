@@ -33,6 +33,7 @@ from benchmarks.speed.throughput import SIZES
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
+from randar_features.options import Count
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak
 from randar_features.training.distributed import HardwareConfig, keep_freed_memory
@@ -61,10 +62,10 @@ class Config(RunOptions):
     """
 
     model: str = "randar-l"
-    layers: int | None = None
-    batch_size: int | None = None
-    micro_batch_size: int | None = None
-    repeats: int = 3
+    layers: Count | None = None
+    batch_size: Count | None = None
+    micro_batch_size: Count | None = None
+    repeats: Count = 3
     compile: bool = False
     gradient_checkpointing: bool = False
     published_dtype: str | None = None

@@ -23,7 +23,7 @@ from randar_features import Model, load_model
 from randar_features.cli.parse import option
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
-from randar_features.options import Count
+from randar_features.options import Count, Seed
 from randar_features.store.files import read_object
 from randar_features.tokenizers.folder import tokenizer_hash
 
@@ -66,18 +66,18 @@ class Config(RunOptions):
     classification: str
     segmentation: str
     split: str = "validation"
-    loss_images: int = 1000
-    loss_orders: int = 4
-    max_images: int = option("--max-rows", default=8000)
+    loss_images: Count = 1000
+    loss_orders: Count = 4
+    max_images: Count = option("--max-rows", default=8000)
     evaluation_images: Count = option("--evaluation-rows", default=2000)
     hold_out: Literal["stratified", "last"] = "last"
     head: Literal["linear", "knn", "logistic"] = "knn"
-    train_masks: int | None = None
-    evaluation_masks: int | None = None
-    resolution: int | None = None
-    batch: int = 16
-    repeats: int = 3
-    seed: int = 0
+    train_masks: Count | None = None
+    evaluation_masks: Count | None = None
+    resolution: Count | None = None
+    batch: Count = 16
+    repeats: Count = 3
+    seed: Seed = 0
     cache: str = "runs/features"
     work: str = "runs/architectures"
 

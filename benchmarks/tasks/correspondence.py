@@ -66,8 +66,8 @@ class Config(EncoderOptions):
     points: Count = 20
     split: str = "test"
     size: Count | None = None
-    resolution: int | None = None
-    stride: int | None = None
+    resolution: Count | None = None
+    stride: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,6 +17,7 @@ from randar_features.data.token_store import TokenStore
 from randar_features.generation.recipe import recipe_of
 from randar_features.generation.schedule import ONE_BY_ONE, group_schedule
 from randar_features.models import ImageTransformer
+from randar_features.options import Count, Seed
 from randar_features.timing import seconds
 from randar_features.training.objective import evaluation_orders
 
@@ -37,9 +38,9 @@ class LossConfig(RunOptions):
 
     model: str
     tokens: str
-    images: int = 1000
-    orders: int = 4
-    seed: int = 0
+    images: Count = 1000
+    orders: Count = 4
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,9 @@ class SpeedConfig(RunOptions):
     """
 
     models: tuple[str, ...]
-    batch: int = 16
-    repeats: int = 3
-    seed: int = 0
+    batch: Count = 16
+    repeats: Count = 3
+    seed: Seed = 0
 
 
 def image_losses(

@@ -253,7 +253,7 @@ def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
     count = len(split.rows)
     held = options.evaluation_images or round(HELD_SHARE * count)
     if not 0 < held < count:
-        raise ValueError(f"{count} images cannot hold back {held} for evaluation: set --evaluation-images")
+        raise ValueError(f"{count} readable images cannot hold back {held} for evaluation: set --evaluation-images")
     if options.hold_out == "stratified":
         evaluated = stratified_rows(split.labels, held, options.seed, leave=1)
         chosen = np.setdiff1d(np.arange(count), evaluated), evaluated

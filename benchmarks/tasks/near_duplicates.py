@@ -28,7 +28,7 @@ from benchmarks.tasks.duplicate_pairs import (
 )
 from randar_features.data import ImageSource
 from randar_features.features.store import FeatureStore
-from randar_features.options import Count
+from randar_features.options import Count, Share
 from randar_features.store.files import write_json
 
 SHOWN = 12
@@ -55,9 +55,9 @@ class Config(ComputeOptions):
     other: str | None = None
     encoder: str = "randar-tiny"
     output: str | None = None
-    similarity: float = SIMILARITY
-    correlation: float = CORRELATION
-    aligned: float = ALIGNED
+    similarity: Share = SIMILARITY
+    correlation: Share = CORRELATION
+    aligned: Share = ALIGNED
     neighbours: Count = NEIGHBOURS
 
 

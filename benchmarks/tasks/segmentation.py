@@ -100,8 +100,8 @@ class Config(EncoderOptions):
     evaluation_images: Count | None = None
     block: Count | None = None
     size: Count = 64
-    resolution: int | None = None
-    stride: int | None = None
+    resolution: Count | None = None
+    stride: Count | None = None
     blend: Literal["features", "probabilities"] = "features"
     resized: bool = False
     duplicates: bool = True

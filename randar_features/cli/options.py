@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from randar_features.data.ranges import Reading
-from randar_features.options import Count, Natural
+from randar_features.options import Count, Natural, NonNegative
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 WeightsDType = Literal["float32", "bfloat16", "float16"]
@@ -59,7 +59,7 @@ class TimeLimit:
         max_minutes: stop after this many minutes at the next step or shard, with exit status 75; none: no limit.
     """
 
-    max_minutes: float | None = None
+    max_minutes: NonNegative | None = None
 
     def deadline(self) -> float | None:
         """`time.monotonic` when the time is up, counted from now; None: no limit."""

@@ -255,7 +255,7 @@ def _shown(value: Any) -> str:
 def _read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file, whose errors name the file."""
     if not file.is_file():
-        raise OptionError(f"--config: there is no file {file}")
+        raise OptionError(f"there is no file {file}, expected YAML with options")
     try:
         text = file.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):

@@ -18,7 +18,7 @@ from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.ranges import Reading
 from randar_features.options import Count, Natural
 from randar_features.retrieval import Hits, Index
-from randar_features.store.files import write_json
+from randar_features.store.files import make_folder, write_json, written_whole
 from randar_features.store.records import printable
 
 PICTURE = 128  # pixels that each picture is read at
@@ -98,8 +98,8 @@ def search(options: SearchOptions) -> None:
     if options.csv:
         write_csv(options.csv, results)
     if options.grid:
-        options.grid.parent.mkdir(parents=True, exist_ok=True)
-        grid(results, options, hits.ids.shape[1]).save(options.grid, "PNG")
+        with written_whole(options.grid) as file:
+            grid(results, options, hits.ids.shape[1]).save(file, "PNG")
 
 
 def described(index: Index, hits: Hits) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ def print_table(results: list[dict[str, Any]]) -> None:
 
 def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
     """A line for each image that was found. Names that are not UTF-8 stay the bytes that they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["query", "query_row", "rank", "similarity", "row", "label", "path"])

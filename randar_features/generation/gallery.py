@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from randar_features.data.paths import reading
 from randar_features.generation.generate import generate
 from randar_features.hub import Model
-from randar_features.store.files import written_whole
+from randar_features.store.files import make_folder, written_whole
 
 SETTINGS_KEY = "randar_features"  # of the PNG text chunk that holds the settings as JSON
 
@@ -59,7 +59,7 @@ def fill_gallery(
     def about(one: Wanted) -> dict[str, Any]:
         return describe(model, one, {**settings, **(notes or {})})
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     missing = [one for one in wanted if overwrite or not is_done(folder / one.filename, about(one))]
     if len(missing) < len(wanted):
         yield len(wanted) - len(missing)

@@ -166,7 +166,7 @@ def test_unusable_data_is_refused(folder: Path, tmp_path: Path):
     options = {"encoder": ("histogram",)}
     with pytest.raises(ValueError, match=r"the first of 1 images of .*plain has no label"):
         classification.run(config(tmp_path / "plain", tmp_path, **options), tmp_path)
-    with pytest.raises(ValueError, match="72 images cannot hold back 72"):
+    with pytest.raises(ValueError, match="72 readable images cannot hold back 72"):
         classification.run(config(folder, tmp_path, evaluation_images=72, **options), tmp_path)
     with pytest.raises(ValueError, match=r"the last 24 images hold none of 2 classes, \[0, 1\]"):
         classification.run(config(folder, tmp_path, evaluation_images=24, hold_out="last", **options), tmp_path)

@@ -388,8 +388,10 @@ def test_a_module_of_the_users():
     maps = encoder.encode(images)["features"]
     assert maps.shape == (2, 2, 2, 3) and encoder.weights == weights_hash(Means())
     torch.testing.assert_close(maps[1, 0, 1], 2 * images[1, :, :4, 4:].mean((1, 2)))
-    with pytest.raises(TypeError, match="make_names must return a torch"):
+    with pytest.raises(ValueError, match="make_names must return a torch"):
         load_encoder("tests.benchmarks.test_encoders:make_names")
+    with pytest.raises(ValueError, match="no function 'make_nothing'"):
+        load_encoder("tests.benchmarks.test_encoders:make_nothing")
 
 
 def test_a_function_of_a_file_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

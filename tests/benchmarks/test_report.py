@@ -185,6 +185,14 @@ def test_a_picture_that_was_not_kept_is_left_out(folder: Path, tmp_path: Path) -
     assert "neighbours" not in text and "75.0 %" in text
 
 
+def test_a_report_takes_the_place_of_no_other_kind_of_file(folder: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "photo.png"
+    picture.write_bytes(b"pixels")
+    with pytest.raises(ValueError, match=r"\.html, got .*photo\.png"):
+        report.write_report([folder], picture)
+    assert picture.read_bytes() == b"pixels"
+
+
 def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_path: Path) -> None:
     out = report.write_report([folder], tmp_path / "out" / "report.html", "All & more")
     text = out.read_text()

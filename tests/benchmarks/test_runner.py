@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from benchmarks.tasks.classification import Config as Classification
 from benchmarks.tasks.classification_probes import interval_over_draws
 from benchmarks.tasks.correspondence import Config as Correspondence
 from randar_features.cli.parse import parse
+from randar_features.options import range_words
 
 ROOT = Path(benchmarks.__file__).parent
 
@@ -45,6 +47,27 @@ def test_every_measurement_is_a_task_of_the_runner(name: str):
     task = find_task(name)
     assert task.name == name and issubclass(task.options, RunOptions)
     assert main(name, ["--help"]) == 0
+
+
+CHECKED_ELSEWHERE = {"steps", "layer", "layers", "ignore_index", "guidance", "value_range", "max_pixels"}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_number_states_its_range(name: str):
+    hints = get_type_hints(find_task(name).options, include_extras=True)
+    bare = {field for field, hint in hints.items() if {int, float} & set(kinds(hint)) and not range_words(hint)}
+    assert bare <= CHECKED_ELSEWHERE
+
+
+def kinds(hint: Any) -> Iterator[Any]:
+    yield hint
+    for one in () if get_origin(hint) is Literal else get_args(hint):
+        yield from kinds(one)
+
+
+def test_an_encoder_is_named_once():
+    with pytest.raises(ValueError, match="pixels 2 times"):
+        Classification(data="x", encoder=("pixels", "codes", "pixels"))
 
 
 def test_no_module_writes_results_but_the_runner():

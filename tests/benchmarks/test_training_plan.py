@@ -90,7 +90,12 @@ def test_sharded_and_muon_states_by_hand():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"gpu": "Voodoo"}, "peak of a 'Voodoo' is not known"), ({"gpus": 3}, "a batch of 64 in parts of 21 does not")],
+    [
+        ({"gpu": "Voodoo"}, "peak of a 'Voodoo' is not known"),
+        ({"gpus": 3}, "a batch of 64 in parts of 21 does not"),
+        ({"gpus": 0}, "gpus = 0"),
+        ({"mfu": 40.0}, "share of the peak.*40"),
+    ],
 )
 def test_plans_that_cannot_be_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):

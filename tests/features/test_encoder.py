@@ -179,7 +179,7 @@ def test_encoder_refuses_what_does_not_fit(encoder: RandAREncoder, small_model):
         encoder([1])
     with pytest.raises(ValueError, match="output_fmt must be one of NCHW, NLC; got 'NHWC'"):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), output_fmt="NHWC")
-    with pytest.raises(TypeError, match="norm.*'no'"):
+    with pytest.raises(TypeError, match=r"norm.*'no'"):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), norm="no")
     with pytest.raises(IndexError, match="the last 9 layers"):
         encoder.forward_intermediates(torch.rand(1, 3, side, side), indices=9)

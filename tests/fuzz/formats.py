@@ -572,7 +572,7 @@ def make_results(folder: Path) -> None:
 def read_report(folder: Path) -> Any:
     from benchmarks.report.write import write_report
 
-    out = write_report([folder], folder.parent / "report")
+    out = write_report([folder], folder.parent / "report.html")
     return [path.read_text() for path in sorted(out.parent.iterdir()) if path.suffix in (".html", ".md")]
 
 

@@ -70,7 +70,7 @@ def test_a_model_takes_the_names_of_its_classes():
 
 @pytest.mark.parametrize("classes", [{1, 2}, {1: 0}])
 def test_classes_without_an_order_are_refused(small_model: Model, classes: Any):
-    with pytest.raises(ValueError, match="one integer an image; got {1"):
+    with pytest.raises(ValueError, match=r"one integer an image; got {1"):
         generate(small_model, classes)
 
 

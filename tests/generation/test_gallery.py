@@ -78,6 +78,12 @@ def test_the_same_weights_under_another_name_are_the_same_model(model: Model, tm
         list(fill_gallery(replace(model, weights_hash="other"), WANTED[:1], tmp_path, SETTINGS))
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(model: Model, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="file is a file, expected a folder"):
+        next(fill_gallery(model, WANTED, tmp_path / "file", SETTINGS))
+
+
 def test_a_foreign_picture_is_not_overwritten(model: Model, tmp_path: Path):
     Image.new("RGB", (4, 4)).save(tmp_path / WANTED[0].filename)
     assert read_settings(tmp_path / WANTED[0].filename) is None
