@@ -23,18 +23,19 @@ from randar_features.cli.train_transformer import previews
 from randar_features.cli.training import RunOptions, train
 from randar_features.data import open_images
 from randar_features.data.images import ImageSource
+from randar_features.data.layout import find_splits, split_role
 from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
 from randar_features.options import Count, Positive, Seed
 from randar_features.store.files import written_whole
+from randar_features.store.records import printable
 from randar_features.training.loop import LoopConfig
 from randar_features.training.recipe import TrainingConfig
 from randar_features.training.tokenizing import tokenize
-from randar_features.training.trainer import RandARTrainer
+from randar_features.training.trainer import RandARTrainer, check_same_classes
 
-VALIDATION_SPLITS = ("validation", "val", "test")
 CLASS_TABLE = "cls_embedding.embedding_table.weight"
 
 
@@ -84,6 +85,8 @@ def train_folder(options: TrainOptions) -> int:
     print(
         f"{options.data}: {len(tokens)} images to train on, {len(validation)} to validate, {tokens.num_classes} classes"
     )
+    if unreadable := [*tokens.unreadable, *validation.unreadable]:
+        print(f"images left out, as they cannot be read: {len(unreadable)} ({printable(unreadable[0]['reason'])})")
     initial = None if options.fresh else adapted(base, tokens, options.out / "initial")
     config = training_config(options, base, initial)
     return train(RandARTrainer(config, tokens, validation, previews(tokens)), options, deadline)
@@ -103,9 +106,13 @@ def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenS
 
 def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
     """The images to train on and to validate: the splits of the folder, else a share of all is held back."""
-    found = [name for name in VALIDATION_SPLITS if (Path(options.data) / name).is_dir()]
-    if (Path(options.data) / "train").is_dir() and found:
-        training, validation = (open_images(options.data, split=split) for split in ("train", found[0]))
+    folder = Path(options.data)
+    names = find_splits([path.name for path in folder.iterdir() if path.is_dir()]) if folder.is_dir() else []
+    by_role = {split_role(name): name for name in names}
+    held_back = by_role.get("validation") or by_role.get("test")
+    if "train" in by_role and held_back:
+        training, validation = (open_images(options.data, split=split) for split in (by_role["train"], held_back))
+        check_same_classes(training.label_names, validation.label_names)
         return training.read_with(options.reading), validation.read_with(options.reading)
     source = open_images(options.data).read_with(options.reading)
     if source.streamed or len(source) < 2:

@@ -1,10 +1,9 @@
 """Training of RandAR and its sisters on image tokens: next-token prediction, a fresh order for each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from reprlib import repr
 from typing import Any
 
 import torch
@@ -352,13 +351,19 @@ def _check_same_kind(train: TokenStore, validation: TokenStore) -> None:
             f"training images have {train.num_tokens} tokens, validation images {validation.num_tokens}: "
             "make both at one image size"
         )
-    names = [store.manifest["label_names"] for store in (train, validation)]
-    # Published codes have no names.
-    if (all(names) and names[0] != names[1]) or train.num_classes < validation.num_classes:
-        classes = [
-            f"{store.num_classes} classes ({repr(own)})" for store, own in zip((train, validation), names, strict=True)
-        ]
+    check_same_classes(train.manifest["label_names"], validation.manifest["label_names"])
+    if train.num_classes < validation.num_classes:
         raise ValueError(
-            f"training images are of {classes[0]}, validation images of {classes[1]}: their labels would not mean "
-            "the same; give both splits the same class folders, a validation image of each class at least"
+            f"training images are of {train.num_classes} classes, validation images of "
+            f"{validation.num_classes} classes: train on images of all classes"
+        )
+
+
+def check_same_classes(train: Sequence[str] | None, validation: Sequence[str] | None) -> None:
+    """ValueError if the classes of both have names, and others; published codes have none."""
+    if train and validation and list(train) != list(validation):
+        raise ValueError(
+            f"training images are of {len(train)} classes ({train!r}), validation images of {len(validation)} classes "
+            f"({validation!r}): their labels would not mean the same; give both splits the same class folders, a "
+            "validation image of each class at least"
         )

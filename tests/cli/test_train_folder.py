@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,24 @@ def test_one_image_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     base = write_folder(tmp_path / "base")
     assert main(["train", str(tmp_path / "data"), "--from", str(base), "--out", str(tmp_path / "run")]) == 2
     assert "at least two images" in capsys.readouterr().err
+
+
+def test_splits_of_other_classes_are_refused_before_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("train/cat", "train/dog", "valid/dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "data" / name / "one.png")
+    base, out = write_folder(tmp_path / "base"), tmp_path / "run"
+    assert main(["train", str(tmp_path / "data"), "--from", str(base), "--out", str(out)]) == 2
+    assert "['cat', 'dog']" in capsys.readouterr().err
+    assert not (out / "tokens/train").exists()
+
+
+def test_images_that_cannot_be_read_are_named(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(digits, tmp_path / "data")
+    bad = min((tmp_path / "data").rglob("*.png"))
+    bad.write_bytes(b"no picture")
+    base = write_folder(tmp_path / "base")
+    arguments = ["--from", str(base), "--out", str(tmp_path / "run"), "--steps", "1", "--batch-size", "2"]
+    assert main(["train", str(tmp_path / "data"), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "cannot be read: 1 " in said and str(bad) in said
