@@ -193,15 +193,16 @@ class VectorIndex:
         effort.check(self.settings.kind)
         own = self._places(row_ids(exclude, "exclude", len(unit), self.rows))
         available = len(self) - int((own >= 0).any())
-        _check_k(k, available)
+        k = _check_k(k, available)
         gallery = _Candidates(self._index, self._mapped, self.settings, effort)
         places, similarities = best_rows(unit, gallery, torch.from_numpy(own), k)
         return Neighbours(self._ids[places], similarities)
 
 
-def _check_k(k: int, available: int) -> None:
-    if not 1 <= whole_number(k, "k") <= available:
+def _check_k(k: int, available: int) -> int:
+    if not 1 <= (k := whole_number(k, "k")) <= available:
         raise ValueError(f"k must lie within 1 … {available}, the rows that can be found, got {k}")
+    return k
 
 
 class Effort(NamedTuple):
@@ -227,11 +228,11 @@ class _Candidates:
 
     def __init__(self, index: FaissIndex, mapped: np.memmap | None, settings: IndexSettings, effort: Effort) -> None:
         self.index, self.mapped, self.kind = index, mapped, settings.kind
-        self.nprobe = min(settings.nlist, effort.nprobe or max(8, settings.nlist // 32))
+        self.nprobe = min(settings.nlist, int(effort.nprobe or max(8, settings.nlist // 32)))
         self.count = index.ntotal
         self.estimates = settings.kind == "ivfpq"
         least = {"flat": 0, "hnsw": effort.efSearch or 128, "ivfpq": effort.candidates or 200}
-        self.least_candidates = least[settings.kind]
+        self.least_candidates = int(least[settings.kind])
 
     def unit(self, ids: Tensor) -> Tensor:
         return stored_vectors(self.index, self.mapped, ids.numpy())

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,9 @@ def build_index(
             another process is building there.
         IndexMemoryError: the index would take more memory than there is.
     """
-    check_options(kind, normalization, pooling, sizes | {"seed": seed})
-    limits: dict[str, Any] = {"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows}
-    check_numbers(limits)
+    check_options(kind, normalization, pooling, sizes)
+    sizes = whole_numbers(sizes | {"seed": seed})
+    limits = whole_numbers({"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows})
     folder = path_to_write(folder)
     tables = _tables(data)
     if tables is None:
@@ -98,8 +99,8 @@ def build_index(
         raise ValueError("split and value_range are for images, and data are tables of features: leave them out")
     vectors = as_vectors(tables, spec, pooling)
     if normalization == AUTO:
-        normalization, sizes["components"] = _best_normalization(folder, vectors, seed)
-    settings = choose_settings(len(vectors), vectors.dim, kind=kind, normalization=normalization, seed=seed, **sizes)
+        normalization, sizes["components"] = _best_normalization(folder, vectors, sizes["seed"])
+    settings = choose_settings(len(vectors), vectors.dim, kind=kind, normalization=normalization, **sizes)
     build_vectors(
         vectors.blocks,
         len(vectors),
@@ -130,15 +131,15 @@ def check_options(kind: str | None, normalization: str, pooling: str, sizes: dic
     for name, own in KIND_OF.items():
         if sizes.get(name) is not None and kind not in (None, AUTO, own):
             raise ValueError(f"{name} is for an index of kind {own}, got {sizes[name]} for {kind}: leave it out")
-    check_numbers(sizes)
 
 
-def check_numbers(numbers: Mapping[str, Any]) -> None:
-    """ValueError for the first that is no whole number, or too small for what its name says."""
+def whole_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers as Python's; ValueError for the first that is not whole, or too small for what its name says."""
     for name, value in numbers.items():
-        least = LEAST.get(name, 1)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        least, whole = LEAST.get(name, 1), isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least):
             raise ValueError(f"{name} must be a whole number from {least} on, or None, got {value!r}")
+    return {name: value if value is None else int(value) for name, value in numbers.items()}
 
 
 def _tables(data: Any) -> list[Table] | None:

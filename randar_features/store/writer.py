@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 import warnings
@@ -136,7 +137,7 @@ class StoreWriter:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        return {**self.content, "shard_rows": self.shard_rows}
+        return {**self.content, "shard_rows": operator.index(self.shard_rows)}
 
     def _plan(self, source: Source) -> Plan:
         if self._begun():

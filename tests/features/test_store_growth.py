@@ -154,7 +154,7 @@ def test_large_rows_make_short_shards(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(feature_store, "SHARD_BYTES", 10**6)
     assert len(write(pictures(9), tmp_path, shard_rows=None)) == 9
     with pytest.raises(ValueError, match=f"its shard_rows is {rows}, now 3"):
-        write(pictures(9), tmp_path, shard_rows=3)
+        write(pictures(9), tmp_path, shard_rows=np.int64(3))
     store = write(pictures(9), tmp_path / "large", shard_rows=None, batch_size=batch_size)
     assert len(store.shards) == 1 and store.manifest["shard_rows"] in (1024, 1020)
 

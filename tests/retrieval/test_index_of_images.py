@@ -384,6 +384,12 @@ def test_sizes_that_would_have_no_effect_are_refused(folder: Path, options: dict
         rf.build_index(folder / "images", folder / "other", **options)
 
 
+def test_integers_of_numpy_are_numbers(folder: Path) -> None:
+    one = np.int64(1)
+    index = build(folder, kind="hnsw", M=2 * one, seed=one, threads=one)
+    assert index.settings.M == 2 and len(rf.open_index(folder / "index")) == 9
+
+
 def test_vectors_in_any_memory_are_searched(folder: Path) -> None:
     index = build(folder)
     vectors = index.vectors.vectors(range(2)).numpy()

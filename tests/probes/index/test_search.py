@@ -37,7 +37,8 @@ def test_more_effort_finds_everything(tmp_path: Path, kind: str) -> None:
     rows, queries = clusters(), clusters(50, seed=1)
     index = build(tmp_path, rows, kind)
     most = {"flat": {}, "hnsw": {"efSearch": 1000}, "ivfpq": {"nprobe": 16, "candidates": 1000}}
-    found = index.search(queries, 5, **most[kind])
+    effort = {name: np.int64(value) for name, value in most[kind].items()}  # as a sweep over an array gives them
+    found = index.search(queries, np.int64(5), **effort)
     # Rows kept in half precision change places where they are a ten thousandth apart.
     assert share_found(found.ids, search(queries, rows, 5).ids) >= (0.98 if kind == "ivfpq" else 1)
 
