@@ -51,6 +51,7 @@ from .tables import (
     list_parquet,
     load_named_table,
     load_saved_table,
+    only_class_names,
     prepare_table,
     table_labels,
 )
@@ -309,7 +310,10 @@ def _open_table(table: Any, split: str | None, account: Account) -> ImageSource:
     streamed = not hasattr(table, "__len__")
     transformed = getattr(table, "format", {}).get("type") == "custom"
     if table.features is None or transformed:
-        return _streamed(table, None, table, account) if streamed else _indexed(table, account)
+        names = only_class_names(table.features or {})
+        if not streamed:
+            return _indexed(table, account, Labels(None, names))
+        return ImageSource(table, length=None, streamed=True, label_names=names, account=account)
     columns = find_columns(table.features, account)
     prepared = prepare_table(table, columns, label=streamed)
     if streamed:

@@ -80,6 +80,12 @@ def _class_names(feature: Any) -> list[str] | None:
     return None if names is None else list(names)
 
 
+def only_class_names(features: Mapping[str, Any]) -> list[str] | None:
+    """The names of the classes, where one column alone has classes."""
+    several = [_class_names(feature) for feature in features.values() if _kind(feature) == "ClassLabel"]
+    return several[0] if len(several) == 1 else None
+
+
 def arrow_labels(column: Any, names: Sequence[str] | None, account: Account) -> Labels:
     """The labels in an Arrow column; see `read_labels`."""
     import pyarrow.types

@@ -486,9 +486,10 @@ def test_table_with_a_transform_of_its_own(files: _Files) -> None:
     def halve(rows: dict[str, Any]) -> dict[str, Any]:
         return {"image": [np.asarray(photo) // 2 for photo in rows["photo"]], "label": rows["fine_label"]}
 
-    batch = _read(files.table.with_transform(halve))
+    source = open_images(files.table.with_transform(halve))
+    batch = _read(source)
     assert torch.equal(batch.pixels, torch.from_numpy(PICTURES // 2).permute(0, 3, 1, 2) / 255)
-    assert batch.labels == LABELS
+    assert batch.labels == LABELS and source.label_names == ["cat", "dog", "owl"]
 
 
 def test_bad_images_of_a_table_keep_their_rows(files: _Files) -> None:
