@@ -34,10 +34,10 @@ class AttentiveHead(nn.Module):
         bound = 1 / math.sqrt(width)
 
         def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+            return nn.Parameter(torch.empty(shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator))
 
         self.key, self.value = uniform(width, width), uniform(width, width)
-        self.query = nn.Parameter(torch.empty(width).normal_(0, 0.02, generator=generator))
+        self.query = nn.Parameter(torch.empty(width, dtype=torch.float32).normal_(0, 0.02, generator=generator))
         self.output = uniform(num_classes, width)
         self.num_heads = num_heads
 
@@ -64,7 +64,9 @@ class EfficientHead(AttentiveHead):
         """Weights as AIM's, and queries (M, D) from N(0, 0.02²) in place of one query and the keys."""
         super().__init__(width, num_queries, num_classes, generator)
         del self.key
-        self.query = nn.Parameter(torch.empty(num_queries, width).normal_(0, 0.02, generator=generator))
+        self.query = nn.Parameter(
+            torch.empty(num_queries, width, dtype=torch.float32).normal_(0, 0.02, generator=generator)
+        )
 
     def queries(self) -> Tensor:
         """What each query looks for: (M, D)."""

@@ -150,7 +150,7 @@ class JointLinearProbe:
 
     def _new_heads(self, rows: Rows, learning_rates: Sequence[float] | None = None) -> Heads:
         sample = rows.read(np.arange(1))
-        start = torch.empty(rows.shape[1], 1, len(self.classes))
+        start = torch.empty(rows.shape[1], 1, len(self.classes), dtype=torch.float32)
         start.normal_(0, 0.01, generator=torch.Generator().manual_seed(self.seed))
         device = torch.device(self.device or sample.device)
         rates = self.learning_rates if learning_rates is None else learning_rates
@@ -207,7 +207,7 @@ class BatchNormalizer(nn.BatchNorm1d):
     """ "batch" of `NORMALIZATIONS`: MAE's. A batch of one row, the rest of an epoch, takes the running statistics."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6, affine=False)
+        super().__init__(width, eps=1e-6, affine=False, dtype=torch.float32)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(b, D) → (b, D)."""
@@ -236,9 +236,9 @@ class Heads:
         """`start`: (D, 1, C), the weights of every head before the first step."""
         self.learning_rates, self.momentum = learning_rates, momentum
         self.normalizer = normalizer.to(start.device)
-        self.rates = torch.tensor(learning_rates, device=start.device)[:, None]
+        self.rates = torch.tensor(learning_rates, dtype=torch.float32, device=start.device)[:, None]
         self.weights = start.repeat(1, len(learning_rates), 1)
-        self.biases = torch.zeros(self.weights.shape[1:], device=start.device)
+        self.biases = torch.zeros(self.weights.shape[1:], dtype=torch.float32, device=start.device)
         self.speeds = torch.zeros_like(self.weights), torch.zeros_like(self.biases)
 
     def step(self, features: Tensor, targets: Tensor, factor: float) -> None:

@@ -179,8 +179,8 @@ class KNNSegmenter(_PatchSegmenter):
 
     def _votes(self, neighbours: np.ndarray, k: int) -> Tensor:
         voters = torch.from_numpy(neighbours[..., :k])
-        votes = torch.zeros(*voters.shape[:2], self.num_classes)
-        return votes.scatter_add_(2, voters, torch.full(voters.shape, 1 / k))
+        votes = torch.zeros(*voters.shape[:2], self.num_classes, dtype=torch.float32)
+        return votes.scatter_add_(2, voters, torch.full(voters.shape, 1 / k, dtype=torch.float32))
 
     def scores(self, features: Array) -> Tensor:
         """Share of the votes (h, w, C)."""
@@ -281,7 +281,7 @@ class LogisticSegmenter(_PatchSegmenter):
         require_fitted(self, "_probe", "fit(maps, masks)")
         rows = _tokens(features, self._width)
         probabilities = torch.from_numpy(self._probe.predict_proba(rows)).float()
-        scores = torch.full((len(probabilities), self.num_classes), _LEAST)
+        scores = torch.full((len(probabilities), self.num_classes), _LEAST, dtype=torch.float32)
         scores[:, torch.from_numpy(self._probe.classes)] = probabilities.clamp(min=_LEAST)
         return scores.log().unflatten(0, tuple(features.shape[:2]))
 

@@ -136,7 +136,7 @@ class ExactGallery:
 
     def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """As `Gallery.nearest`."""
-        values = torch.empty(len(queries), 0, device=self.device)
+        values = torch.empty(len(queries), 0, dtype=torch.float32, device=self.device)
         ids = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
         for start in range(0, len(self.rows), _GALLERY_ROWS):
             block = self._normalized(self.rows[start : start + _GALLERY_ROWS])
@@ -165,7 +165,7 @@ class _Finder:
 
     def find(self, k: int) -> tuple[Tensor, Tensor]:
         ids = torch.empty(len(self.queries), k, dtype=torch.int64)
-        similarities = torch.empty(len(self.queries), k)
+        similarities = torch.empty(len(self.queries), k, dtype=torch.float32)
         pending, width = torch.arange(len(self.queries)), k
         while len(pending):
             width = 4 * width if width > k else max(k + _SPARE, self.gallery.least_candidates)

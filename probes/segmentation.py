@@ -215,7 +215,7 @@ class LinearSegmenter:
             torch.arange(count) if self.pixels is None else torch.randint(count, (self.pixels,), generator=generator)
         )
         labels = torch.from_numpy(mask.reshape(-1)[drawn.numpy()].astype(np.int64))
-        centres = torch.stack([drawn % width + 0.5, drawn // width + 0.5], 1)
+        centres = torch.stack([drawn % width, drawn // width], 1).float() + 0.5
         return centres / torch.tensor([width, height]) * 2 - 1, labels
 
     def _loss(self, heads: _Heads, batch: Sequence[tuple[Array, Tensor, Tensor]]) -> Tensor:
@@ -274,10 +274,12 @@ class _Heads(nn.Module):
 
     def __init__(self, width: int, num_classes: int, count: int, generator: torch.Generator) -> None:
         super().__init__()
-        start = torch.empty(num_classes, width).normal_(0, 0.01, generator=generator)
-        self.norm = nn.BatchNorm1d(width, affine=False)
+        start = torch.empty(num_classes, width, dtype=torch.float32).normal_(0, 0.01, generator=generator)
+        self.norm = nn.BatchNorm1d(width, affine=False, dtype=torch.float32)
         self.weights = nn.ParameterList([nn.Parameter(start.clone()) for _ in range(count)])
-        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(num_classes)) for _ in range(count)])
+        self.biases = nn.ParameterList(
+            [nn.Parameter(torch.zeros(num_classes, dtype=torch.float32)) for _ in range(count)]
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits = F.linear(self.norm(tokens), torch.cat(list(self.weights)), torch.cat(list(self.biases)))

@@ -68,6 +68,17 @@ def test_the_same_seed_gives_the_same_result(make: Callable[[], Any]) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+def test_numbers_do_not_depend_on_the_default_format_of_torch(make: Callable[[], Any]) -> None:
+    features, labels = clusters()
+    expected = probabilities(make().fit(features, labels), features)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = probabilities(make().fit(features, labels), features)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_torch_and_numpy_and_read_only_and_strided_inputs_agree(make: Callable[[], Any]) -> None:
     features, labels = clusters()
     read_only = features.copy()
