@@ -159,7 +159,7 @@ def same_image(held: Record, given: Record) -> bool:
 
 
 def matches(held: Present, record: Record, lenient: bool) -> bool:
-    """As `same_image`; `lenient`: an image that could not be read may have become any other."""
+    """Whether a row holds this image; with `lenient`, a row whose image could not be read takes any."""
     return (lenient and not held.readable) or same_image(held.record, record)
 
 

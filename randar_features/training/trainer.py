@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from reprlib import repr
 from typing import Any
 
 import torch
@@ -363,7 +364,7 @@ def check_same_classes(train: Sequence[str] | None, validation: Sequence[str] | 
     """ValueError if the classes of both have names, and others; published codes have none."""
     if train and validation and list(train) != list(validation):
         raise ValueError(
-            f"training images are of {len(train)} classes ({train!r}), validation images of {len(validation)} classes "
-            f"({validation!r}): their labels would not mean the same; give both splits the same class folders, a "
-            "validation image of each class at least"
+            f"training images are of {len(train)} classes ({repr(train)}), validation images of {len(validation)} "
+            f"classes ({repr(validation)}): their labels would not mean the same; give both splits the same class "
+            "folders, a validation image of each class at least"
         )
