@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -210,19 +210,19 @@ def from_arrow(batch: pa.RecordBatch) -> Block:
 
 
 def find_shards(folder: Path, kind: str = SHARD) -> list[Shard]:
-    """The shards (or parts of shards) in a folder, by their first row.
+    """The shards (or parts of shards) in a folder, by their first row; of two files of a shard the newer one."""
+    return find_newest(folder, kind)[0]
 
-    Where a kill left the old file of a shard that was made again, the newer file counts.
+
+def find_newest(folder: Path, kind: str = SHARD) -> tuple[list[Shard], list[Path]]:
+    """The shards in a folder by their first row, and the old files of those that were made again before a kill.
+
+    The folder is read once, so that a shard that another process writes meanwhile is not taken for an old file.
     """
-    paths = (path for path in folder.glob(f"{kind}-*.arrow") if _NAME.fullmatch(path.name))
+    paths = [path for path in folder.glob(f"{kind}-*.arrow") if _NAME.fullmatch(path.name)]
     by_row = {shard.rows.start: shard for shard in map(Shard, sorted(paths, key=_age))}
-    return [by_row[row] for row in sorted(by_row)]
-
-
-def superseded(folder: Path, shards: Iterable[Shard]) -> list[Path]:
-    """Files of shards in the folder that are none of these."""
-    current = {shard.path for shard in shards}
-    return [path for path in folder.glob(f"{SHARD}-*.arrow") if _NAME.fullmatch(path.name) and path not in current]
+    current = {shard.path for shard in by_row.values()}
+    return [by_row[row] for row in sorted(by_row)], [path for path in paths if path not in current]
 
 
 def _age(path: Path) -> tuple[int, str]:

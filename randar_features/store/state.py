@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from randar_features.store.identity import UNREADABLE
 from randar_features.store.manifest import Manifest, layout, root_of, rows_of
 from randar_features.store.records import OK, Record, absolute, printable, within
-from randar_features.store.shards import Shard, find_shards, superseded
+from randar_features.store.shards import Shard, find_newest
 
 _SHOWN = 3
 
@@ -138,8 +138,8 @@ class Plan:
 def intact_shards(folder: Path) -> list[Shard]:
     """The shards that are whole, each read once; others are named in a warning and removed."""
     intact = []
-    shards = find_shards(folder)
-    for path in superseded(folder, shards):
+    shards, old = find_newest(folder)
+    for path in old:
         path.unlink(missing_ok=True)
     for shard in shards:
         try:

@@ -175,11 +175,12 @@ def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         assert len(write(images, tmp_path / "shared", encode=counted)) == 14
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in (1, 0)]
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in (1, 0)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
+    assert not any(thread.is_alive() for thread in threads), "a process waits for a shard that is not there"
     assert {rank: sum(rows) for rank, rows in made.items()} == {0: 8, 1: 6}
     assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
 
