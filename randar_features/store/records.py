@@ -103,4 +103,4 @@ def unescape(text: str) -> str:
 def printable(text: str | bytes | os.PathLike[str]) -> str:
     """Text for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
     text = os.fsdecode(text)
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -19,14 +19,14 @@ from tests.benchmarks.image_folders import write_classes
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("classes")
-    write_classes(folder, per_class=12, seed=0)
-    return Config(data=str(folder), images=36, evaluation_images=9, orders=(1, 2), queries=(1, 4), epochs=2)
+    write_classes(folder, per_class=8, seed=0)
+    return Config(data=str(folder), images=24, evaluation_images=6, orders=(1, 2), queries=(1, 4), epochs=2)
 
 
 def test_each_way_is_what_its_name_says(config: Config):
     model = rf.load_model("randar-tiny", device="cpu")
     tokens, labels, warnings = read_tokens(model, config)
-    assert (len(tokens), len(labels), warnings) == (36, 36, [])
+    assert (len(tokens), len(labels), warnings) == (24, 24, [])
     found = {way.name: way for way in readouts(model, tokens, 2, config)}
     first = rf.encode_tokens(model.transformer, tokens, layers=2, context="single").flatten(1, 3)
     torch.testing.assert_close(found["first showing, tokens at 25 to 50 %"].features, first[:, 16:32].mean(1))

@@ -21,6 +21,14 @@ from randar_features import Model
 from randar_features.explore.collection import open_collection
 
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
+CALM = """
+const draw = window.requestAnimationFrame.bind(window)
+window.requestAnimationFrame = then => setTimeout(() => draw(then), 150)
+window.cancelAnimationFrame = number => clearTimeout(number)
+const still = "<style>* { animation: none !important; transition: none !important }</style>"
+addEventListener("DOMContentLoaded", () => document.head.insertAdjacentHTML("beforeend", still))
+"""
+"""Few frames and nothing that moves: without a GPU the editor's canvas, drawn in every frame, takes a core."""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,7 @@ def shown(page: Any, where: str, count: int) -> list[str]:
 def test_each_tab_does_its_work(address: str, browser: Any, photos: Path):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(PATIENCE)
+    page.add_init_script(CALM)
     hosts: set[str] = set()
     page.on("request", lambda request: hosts.add(request.url.split("/")[2] if "//" in request.url else ""))
     page.goto(address)
