@@ -121,6 +121,10 @@ class ImageEncoder(nn.Module):
         if num_classes:
             self.head = nn.Linear(self.num_features, num_classes, device=weight.device)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether the gradients are computed with less memory, in more time; they are the same."""
+        self.transformer.set_grad_checkpointing(enable)
+
     def forward_intermediates(
         self,
         x: Tensor,

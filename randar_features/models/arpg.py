@@ -185,10 +185,10 @@ class ARPG(ImageTransformer):
 
     @override
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
-        order = self.check_order(order, len(tokens))
+        order = self.check_order(order, tokens.shape[0])
         x, rotary = self.embed(tokens, classes, order)
         memory = self.content(x[:, :-1], rotary[:, :-1])  # the last token is nobody's past
-        x, rotary = self.queries(order, len(tokens))
+        x, rotary = self.queries(order, tokens.shape[0])
         return self.answer(x, rotary, "causal", memory)
 
     @override
@@ -196,7 +196,7 @@ class ARPG(ImageTransformer):
         self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
     ) -> FeaturePass:
         (read,) = reads
-        order = self.check_order(order, len(tokens))
+        order = self.check_order(order, tokens.shape[0])
         layers, num_tokens = self.layers_of(read), self.config.num_tokens
         if read == "image":
             x, rotary = self.embed(tokens, classes, order, context)
@@ -212,7 +212,7 @@ class ARPG(ImageTransformer):
             forward, backward = (self.content(*self.embed(tokens, classes, one)) for one in (order, order.flip(1)))
             pairs = zip(forward, backward, strict=True)
             memory = Memory(*(torch.cat([a, b[:, :, 1:].flip(2)], dim=2) for a, b in pairs))
-        x, rotary = self.queries(order, len(tokens))
+        x, rotary = self.queries(order, tokens.shape[0])
         positions = slice(0, num_tokens)
         return FeaturePass(
             x=x, rotary=rotary, mask=mask, layers=layers, positions={read: positions}, order=order, memory=memory

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from randar_features import sequence
 from randar_features.layers import Block, ClassEmbedding, Mask, Memory, Positions, RMSNorm, TransformerConfig
@@ -126,6 +128,13 @@ class ImageTransformer(nn.Module):
                 nn.init.ones_(parameter)
         nn.init.zeros_(self.output_layer.get_parameter("weight"))
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep the inputs of the blocks alone, and compute the blocks again for the gradients (arXiv 1604.06174)."""
+        for block in self.blocks:
+            vars(block).pop("forward", None)
+            if enable:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
     def forward(
         self,
         tokens: Tensor,
@@ -170,7 +179,7 @@ class ImageTransformer(nn.Module):
         order = self.check_order(order, self.check_tokens(tokens))
         tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
         image = sequence.shown(self.token_dropout(self.code_embedding(tokens)), context)
-        return self.cls_embedding(classes, len(tokens))[:, None], image, sequence.shown(order, context)
+        return self.cls_embedding(classes, tokens.shape[0])[:, None], image, sequence.shown(order, context)
 
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
         """What `logits` is given of a teacher-forced pass, (B, N, D); the arguments as in `forward`."""

@@ -52,5 +52,5 @@ class LlamaGen(ImageTransformer):
             mask="causal",
             layers=range(self.config.num_layers),
             positions={"image": slice(length - self.config.num_tokens, length)},
-            order=sequence.read_order(self.check_order(order, len(tokens)), context),
+            order=sequence.read_order(self.check_order(order, tokens.shape[0]), context),
         )

@@ -60,7 +60,7 @@ class PAR(ImageTransformer):
         context: str = "single",
     ) -> tuple[Tensor, Tensor]:
         first, image, order = self._shown(tokens, classes, order, context)
-        x = sequence.with_specials(first, image, self.special_tokens.expand(len(image), -1, -1))
+        x = sequence.with_specials(first, image, self.special_tokens.expand(image.shape[0], -1, -1))
         nowhere = torch.full_like(order[:, : GROUP - 1], -1)
         return x, self.rotary[sequence.with_specials(nowhere[:, :1], order, nowhere) + 1]
 
@@ -91,5 +91,5 @@ class PAR(ImageTransformer):
             mask=sequence.group_mask(length, self.device),
             layers=range(self.config.num_layers),
             positions={"image": positions},
-            order=sequence.read_order(self.check_order(order, len(tokens)), context),
+            order=sequence.read_order(self.check_order(order, tokens.shape[0]), context),
         )

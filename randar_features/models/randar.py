@@ -58,7 +58,7 @@ class RandAR(ImageTransformer):
         context: str = "single",
     ) -> tuple[Tensor, Tensor]:
         first, image, order = self._shown(tokens, classes, order, context)
-        x = sequence.with_instructions(first, image, self.instructions()[order].expand(len(image), -1, -1))
+        x = sequence.with_instructions(first, image, self.instructions()[order].expand(image.shape[0], -1, -1))
         nowhere = torch.full_like(order[:, :1], -1)
         return x, self.rotary[sequence.with_instructions(nowhere, order, order) + 1]
 
@@ -83,5 +83,5 @@ class RandAR(ImageTransformer):
             mask="causal",
             layers=range(self.config.num_layers),
             positions={read: sequence.read_positions(self.config.num_tokens, context, read) for read in reads},
-            order=sequence.read_order(self.check_order(order, len(tokens)), context),
+            order=sequence.read_order(self.check_order(order, tokens.shape[0]), context),
         )

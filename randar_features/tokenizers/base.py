@@ -232,7 +232,7 @@ class ImageTokenizer(nn.Module):
 
     def _check_images(self, images: Tensor) -> None:
         self._check_channels(images)
-        if not len(images):
+        if not images.shape[0]:
             raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, 3, H, W) with at least one image")
         height, width = images.shape[2:]
         factor = self.downsampling

@@ -85,7 +85,7 @@ class TiledCodebook(Codebook):
     def own(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) latents to the channels that each location compares, (B, C/k², h, w), of unit length."""
         parts = latents.unflatten(1, (self.number, -1))
-        index = self._codebooks(latents).expand(len(latents), 1, parts.shape[2], -1, -1)
+        index = self._codebooks(latents).expand(latents.shape[0], 1, parts.shape[2], -1, -1)
         return self.scale(parts.gather(1, index)[:, 0], dim=1)
 
     def nearest(self, latents: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.checkpoint import checkpoint
 
 from randar_features.models import ImageTransformer
 from randar_features.options import Count, check_ranges
@@ -97,12 +95,6 @@ def micro_batches(
         )
     numbers = range(process, batch_size // size, processes)
     return [(number, slice(number * size, (number + 1) * size)) for number in numbers]
-
-
-def recompute_blocks(model: ImageTransformer) -> None:
-    """Gradient checkpointing of each block (Chen et al., arXiv 1604.06174)."""
-    for block in model.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def shard(model: ImageTransformer, accelerator: Accelerator, dtype: torch.dtype) -> ImageTransformer:

@@ -26,7 +26,6 @@ from randar_features.training.distributed import (
     make_accelerator,
     micro_batches,
     placed_like,
-    recompute_blocks,
     shard,
     without_sync,
 )
@@ -133,7 +132,7 @@ class RandARTrainer:
         """`model` as the hardware is to compute it; its parameters may be others after that."""
         hardware = self.config.hardware
         if hardware.gradient_checkpointing:
-            recompute_blocks(model)
+            model.set_grad_checkpointing()
         if hardware.compile:
             for block in model.blocks:
                 block.compile()

@@ -63,6 +63,25 @@ def test_it_compiles_to_one_graph(encoder: ImageEncoder, images: torch.Tensor):
     torch.testing.assert_close(compiled(images), encoder(images))
 
 
-def test_it_exports(encoder: ImageEncoder, images: torch.Tensor):
-    program = torch.export.export(encoder, (images,))
-    torch.testing.assert_close(program.module()(images.flip(0)), encoder(images.flip(0)))
+def test_it_exports_for_any_number_of_images(encoder: ImageEncoder, images: torch.Tensor):
+    program = torch.export.export(encoder, (images,), dynamic_shapes=({0: torch.export.Dim("batch", max=8)},)).module()
+    more = torch.cat([images.flip(0), images[:1]])
+    torch.testing.assert_close(program(more), encoder(more))
+
+
+def test_gradient_checkpointing_computes_blocks_again_and_changes_no_gradient(
+    encoder: ImageEncoder, images: torch.Tensor
+):
+    encoder = copy.deepcopy(encoder).requires_grad_(True)
+    times: list[int] = []
+    encoder.transformer.blocks[0].parts()[0].register_forward_hook(lambda *_: times.append(1))
+    gradients = []
+    for enable, expected in ((False, 1), (True, 2), (True, 2), (False, 1)):
+        encoder.set_grad_checkpointing(enable)
+        trained = copy.deepcopy(encoder)
+        times.clear()
+        trained.forward_features(images).square().mean().backward()
+        assert len(times) == expected
+        gradients.append([weight.grad for weight in trained.transformer.parameters() if weight.grad is not None])
+        torch.testing.assert_close(gradients[-1], gradients[0], rtol=0, atol=0)
+    assert gradients[0]
