@@ -87,14 +87,14 @@ def subcommands(
         texts: a line of help for each command.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
-        width = max(map(len, commands))
-        lines = [f"  {name:{width}s}  {texts.get(name, '')}".rstrip() for name in commands]
-        print(f"usage: {program} COMMAND …\n\n{about}\n\ncommands:\n" + "\n".join(lines))
-        print(f"\n{program} COMMAND --help lists the options of a command")
-        return 0
 
     def action() -> int:
+        if not given or given[0] in ("-h", "--help"):
+            width = max(map(len, commands))
+            lines = [f"  {name:{width}s}  {texts.get(name, '')}".rstrip() for name in commands]
+            print(f"usage: {program} COMMAND …\n\n{about}\n\ncommands:\n" + "\n".join(lines))
+            print(f"\n{program} COMMAND --help lists the options of a command")
+            return 0
         if given[0] not in commands:
             raise OptionError(f"{program} has no command {given[0]!r}; {nearest(given[0], list(commands))}")
         return commands[given[0]](given[1:])
@@ -108,12 +108,12 @@ def ended(action: Callable[[], int | None], also: tuple[type[Exception], ...] = 
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding cannot
             stream.reconfigure(errors="backslashreplace")
     try:
-        return action() or 0
+        with _written_out():
+            return action() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `randar … | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except SystemExit as end:
         if not isinstance(end.code, str):
@@ -126,6 +126,20 @@ def ended(action: Callable[[], int | None], also: tuple[type[Exception], ...] = 
         message = printable(" ".join(str(error).split())) or type(error).__name__
         print(f"error: {message}{_remedy(error, message)}", file=sys.stderr)
     return 2
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """Standard output is written at the end of the block; what cannot be is dropped, as Python would try it again."""
+    try:
+        yield
+    finally:
+        try:
+            if sys.stdout is not None:  # it may be closed
+                sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 @contextmanager

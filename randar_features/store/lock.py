@@ -14,7 +14,7 @@ from randar_features.store.files import make_folder, read_json, remove_leftovers
 LOCK = ".lock"
 
 
-class FolderLockedError(RuntimeError):
+class FolderLockedError(OSError):
     """Another process writes to the folder."""
 
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import io
 import logging
+import os
 import signal
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from randar_features.cli.run import UNFINISHED, plain_log, run, subcommands
+from randar_features.store.lock import FolderLockedError, locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,41 @@ def test_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]):
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_a_pipe_that_nobody_reads_ends_a_command_quietly(monkeypatch: pytest.MonkeyPatch):
+    """Small output stays in the buffer until the end, so that the pipe is found broken only there."""
+    for command in (
+        lambda: run_with(lambda options: print("3 images")),
+        lambda: subcommands({"count": len}, ["--help"], program="randar", about="", texts={}),
+    ):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with io.TextIOWrapper(io.FileIO(writing, "w")) as out:
+            monkeypatch.setattr("sys.stdout", out)
+            assert command() == 1
+            out.flush()  # as Python does at its end
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+def test_output_to_a_full_disk_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with Path("/dev/full").open("w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert run_with(lambda options: print("3 images")) == 2
+        out.flush()
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_locked_folder_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def write(options: Steps) -> None:
+        with locked(tmp_path), pytest.raises(FolderLockedError) as refused, locked(tmp_path):
+            pass
+        raise refused.value
+
+    assert run_with(write) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path} is being written by process")
 
 
 def test_subcommands(capsys: pytest.CaptureFixture[str]):
