@@ -14,6 +14,7 @@ from randar_features.generation.recipe import recipe_of
 from randar_features.generation.recording import draw, new_cache
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import Scale
+from randar_features.generation.stepping import stepper_of
 from randar_features.layers import KVCache, check_classes, pack_weights, packed_format, product_dtype
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted, name_of
@@ -52,13 +53,13 @@ def complete(
         tokens = torch.zeros(batch, num_tokens, dtype=torch.int64, device=classes.device)
         known = torch.zeros_like(tokens, dtype=torch.bool)
     tokens = tokens.to(classes.device, torch.int64)
-    order = own_order(order, transformer, known)
     counts = known.sum(dim=1).tolist()
-    recipe = recipe_of(transformer)
-    schedules = {count: recipe.schedule(schedule, num_tokens, count, steps) for count in sorted(set(counts))}
+    order, schedules = plan(transformer, known, order, schedule, steps)
+    sequences = guidance.branches * max(map(counts.count, counts))
+    check_cache(cache, transformer, sequences, num_tokens, dtype)
     result = Decoded(torch.empty_like(tokens), torch.empty_like(tokens))
     with in_format(transformer, dtype) as model, evaluating(model), computing_in(None, classes.device):
-        cache = cache or new_cache(model, guidance.branches * max(map(counts.count, counts)))
+        cache = new_cache(model, sequences) if cache is None else cache
         for count, counted in schedules.items():
             index = torch.tensor([i for i, own in enumerate(counts) if own == count], device=classes.device)
             locations = arrange(order, seeds, index, counted, known[index])
@@ -75,6 +76,15 @@ def complete(
             )
             result.tokens[index], result.order[index] = draw(model, task, cache)
     return result
+
+
+def plan(
+    transformer: ImageTransformer, known: Tensor, order: str | Tensor | None, schedule: str | None, steps: int | None
+) -> tuple[str | Tensor, dict[int, list[int]]]:
+    """The order, and the tokens of each step for each number of `known` tokens (B, N); ValueError if there is none."""
+    order, recipe, num_tokens = own_order(order, transformer, known), recipe_of(transformer), known.shape[1]
+    counts = sorted(set(known.sum(dim=1).tolist()))
+    return order, {count: recipe.schedule(schedule, num_tokens, count, steps) for count in counts}
 
 
 def without_class(classes: Tensor, guidance: Guidance, null: int) -> tuple[Tensor, Guidance]:
@@ -216,6 +226,31 @@ def check_packed(transformer: nn.Module, stated: torch.dtype) -> torch.dtype | N
     return packed
 
 
+def stated_format(transformer: ImageTransformer, dtype: DType) -> torch.dtype | None:
+    """The format that `dtype` states, None if it states none; ValueError if the model cannot decode in it."""
+    if check_dtype(dtype) is None:
+        return None
+    own = compute_dtype(dtype, transformer.device, product_dtype(transformer))
+    check_packed(transformer, own)
+    return own
+
+
+def check_cache(
+    cache: KVCache | None, transformer: ImageTransformer, sequences: int, num_tokens: int, dtype: DType
+) -> None:
+    """TypeError unless it is a key-value cache or None, ValueError unless that many sequences of N tokens fit it.
+
+    What a model that is packed for the call alone needs is known after that: `Stepper` refuses such a cache.
+    """
+    if cache is not None and not isinstance(cache, KVCache):
+        raise TypeError(
+            f"cache must be a key-value cache, as generation.new_cache makes it, or None; got {type(cache).__name__}"
+        )
+    if cache is not None and stated_format(transformer, dtype) in (None, packed_format(transformer)):
+        shape = stepper_of(transformer).cache_shape(transformer, sequences, num_tokens)
+        cache.require(shape, product_dtype(transformer), transformer.device)
+
+
 @contextmanager
 def in_format(transformer: ImageTransformer, dtype: DType) -> Iterator[ImageTransformer]:
     """The transformer to decode with in a number format.
@@ -231,13 +266,11 @@ def in_format(transformer: ImageTransformer, dtype: DType) -> Iterator[ImageTran
     Raises:
         ValueError: the weights are packed in another format than this.
     """
-    dtype = check_dtype(dtype)
-    if dtype is None:
+    own, held = stated_format(transformer, dtype), product_dtype(transformer)
+    if own is None:
         yield transformer
         return
-    held = product_dtype(transformer)
-    own = compute_dtype(dtype, transformer.device, held)
-    if check_packed(transformer, own) is None and own != held:
+    if packed_format(transformer) is None and own != held:
         transformer = fitted(transformer, own, held)
         transformer = transformer if own == torch.float32 else pack_weights(transformer, own)
     with computing_in(torch.float32, transformer.device):  # packed layers need no autocast

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from randar_features.generation.classes import ClassesLike, resolve
 from randar_features.generation.complete import as_classes
-from randar_features.generation.generate import DecodingSettings, generate
+from randar_features.generation.generate import DecodingSettings, check_settings, generate
 from randar_features.generation.recipe import GuidanceLike
 from randar_features.generation.sampling import SeedLike, Stream, image_seeds, substream
 from randar_features.hub import Model
@@ -95,18 +95,13 @@ def redraw(
 ) -> Tensor:
     """Images (B, 3, S, S) decoded with the tokens under the mask (B, S, S) drawn anew, on the images' device."""
     transformer, numbers = resolve(model, classes)
-    tokens = model.tokenizer.encode(filled(images, mask)).to(transformer.device)
     patch = model.image_size // transformer.config.grid
-    touched = F.max_pool2d(mask[:, None].float(), patch).flatten(1) > 0
-    drawn = generate(
-        transformer,
-        as_classes(numbers, transformer, len(images)),
-        generator=generator,
-        guidance=1.0 if classes is None else guidance,
-        tokens=tokens,
-        known=~touched.to(transformer.device),
-        **settings,
-    )
+    known = (F.max_pool2d(mask[:, None].float(), patch).flatten(1) == 0).to(transformer.device)
+    indices, seeds = as_classes(numbers, transformer, len(images)), image_seeds(generator, len(images))
+    guidance = 1.0 if classes is None else guidance
+    check_settings(transformer, indices, known, guidance, **settings)
+    tokens = model.tokenizer.encode(filled(images, mask)).to(transformer.device)
+    drawn = generate(transformer, indices, generator=seeds, guidance=guidance, tokens=tokens, known=known, **settings)
     return model.tokenizer.decode(drawn).to(images.device, images.dtype)
 
 

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from randar_features.generation.classes import ClassesLike, resolve
-from randar_features.generation.complete import as_classes, as_known, complete
+from randar_features.generation.complete import (
+    as_classes,
+    as_known,
+    check_cache,
+    complete,
+    plan,
+    stated_format,
+    without_class,
+)
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import Sampling, SeedLike, image_seeds
 from randar_features.generation.schedule import check_steps
@@ -28,6 +36,30 @@ class DecodingSettings(TypedDict, total=False):
     top_p: float
     cache: KVCache | None
     dtype: DType
+
+
+def check_settings(
+    transformer: ImageTransformer,
+    classes: Tensor,
+    known: Tensor,
+    guidance: GuidanceLike,
+    *,
+    steps: int | None = None,
+    schedule: str | None = None,
+    order: str | Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    cache: KVCache | None = None,
+    dtype: DType = None,
+) -> None:
+    """The errors of `generate` for settings that do not go with these classes (B,) and known tokens (B, N)."""
+    Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    num_tokens, together = known.shape[1], known.sum(dim=1).unique(return_counts=True)[1].max()
+    plan(transformer, known, order, schedule, check_steps(steps, num_tokens))
+    stated_format(transformer, dtype)
+    _, guide = without_class(classes, recipe_of(transformer).guide(guidance), transformer.config.num_classes)
+    check_cache(cache, transformer, guide.branches * int(together), num_tokens, dtype)
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ class Stepper:
         self.transformer, self.rotary = transformer, rotary
         shape = self.cache_shape(transformer, len(classes), len(rotary) - 1)
         self.dtype = product_dtype(transformer)
-        self.cache = cache or KVCache(shape, self.dtype, transformer.device)
+        self.cache = KVCache(shape, self.dtype, transformer.device) if cache is None else cache
         self.cache.require(shape, self.dtype, transformer.device)
         self.first = transformer.cls_embedding(classes, len(classes))[:, None]
         self.start = 0

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from randar_features import sequence
 from randar_features.generation.classes import ClassesLike, resolve
-from randar_features.generation.complete import arrange, as_classes, check_order, complete, evaluating, in_format
+from randar_features.generation.complete import (
+    arrange,
+    as_classes,
+    check_cache,
+    check_order,
+    complete,
+    evaluating,
+    in_format,
+)
 from randar_features.generation.decode import DecodingTask
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.recording import draw
@@ -80,6 +88,8 @@ def upscale_tokens(
     order = check_order(order, 4 * num_tokens, len(classes), resolved.trained_order)
     recipe = recipe_of(resolved)
     by_class, spatial = recipe.guide(guidance), as_scale(spatial_guidance)
+    guide = replace(by_class, spatial=spatial)
+    check_cache(cache, resolved, guide.branches * len(classes), 4 * num_tokens, dtype)
     counts = decoding_schedule(4 * num_tokens, steps or recipe.recommended_steps(4 * num_tokens), num_tokens)
     locations = fine_orders(order, seeds, counts, num_tokens)
     coarse = coarse_orders(locations, num_tokens)
@@ -96,7 +106,7 @@ def upscale_tokens(
             order=locations,
             known=tokens.to(classes.device, torch.int64).gather(1, coarse),
             schedule=counts,
-            guidance=replace(by_class, spatial=spatial),
+            guidance=guide,
             sampling=sampling,
             seeds=substream(seeds, Stream.FINE_TOKENS),
             rotary=fine_rotary(model),

@@ -241,6 +241,13 @@ def test_a_held_cache_gives_the_same_and_may_be_larger():
         assert torch.equal(fresh, generate(MODEL, classes, generator=3, cache=cache))
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("given", ["cache", 0, [], torch.zeros(3)])
+def test_what_is_no_cache_is_refused(given: object, scale: int):
+    with pytest.raises(TypeError, match=rf"cache must be .*new_cache.* got {type(given).__name__}"):
+        generate(MODEL, CLASSES, cache=given, scale=scale)  # type: ignore[arg-type]
+
+
 def test_a_cache_too_small_is_refused():
     message = "holds 3 sequences of 33 tokens; needed are 6 of 33"
     with pytest.raises(ValueError, match=message):

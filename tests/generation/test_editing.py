@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from randar_features import Model, inpaint, outpaint
-from randar_features.generation import editing
+from randar_features.generation import editing, new_cache
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.editing import fullest_window, window_starts
 
@@ -190,6 +190,46 @@ def test_bad_masks_are_refused(small_model: Model, mask: Tensor, message: str):
 def test_bad_input_is_refused(small_model: Model, given: Tensor, arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         inpaint(small_model, given, box(0, 4, 0, 4), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"order": "sideways"}, "order"),
+        ({"order": [0, 1, 2]}, "order"),
+        ({"schedule": "linear"}, "schedule"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 17}, "steps"),
+        ({"temperature": 0}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"guidance": (1, 2, 3), "classes": 1}, "guidance"),
+        ({"generator": [1, 2, 3]}, "seeds"),
+        ({"classes": [1, 2, 3]}, "classes"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"cache": "cache"}, "cache"),
+        ({"cache": False}, "cache"),
+    ],
+)
+def test_settings_are_refused_before_images_are_tokenized(
+    small_model: Model, settings: dict, named: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(small_model.tokenizer, "encode", lambda *given: pytest.fail("the images were tokenized"))
+    with pytest.raises((TypeError, ValueError), match=named):
+        inpaint(small_model, images(), box(0, 4, 0, 4), **settings)
+    with pytest.raises((TypeError, ValueError), match=named):
+        outpaint(small_model, images(), 4, **settings)
+
+
+def test_a_cache_of_enough_sequences_serves_redrawing(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+    masks = torch.stack([box(0, 4, 0, 4), box(0, 16, 0, 8)])  # of other numbers of tokens: one image at a time
+    for guidance, sequences in ((0, 1), (1.0, 1), (3.0, 2)):
+        cache, settings = new_cache(small_model.transformer, sequences), {"guidance": guidance, "generator": 0}
+        held = inpaint(small_model, images(), masks, classes=1, cache=cache, **settings)
+        assert torch.equal(held, inpaint(small_model, images(), masks, classes=1, **settings))
+    monkeypatch.setattr(small_model.tokenizer, "encode", lambda *given: pytest.fail("the images were tokenized"))
+    with pytest.raises(ValueError, match="cache holds 2 sequences"):
+        inpaint(small_model, images(), box(0, 4, 0, 4), classes=1, cache=cache)
 
 
 @pytest.mark.parametrize("given", ["photo.png", Image.new("RGB", (16, 16)), np.zeros((1, 3, 16, 16), np.float32)])
