@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMED = ("encoder", "probe", "settings", "pooling", "read", "layer", "components")
+KIND = ("encoder", "probe", "settings", "pooling")
 Compare = Callable[[int, int], Difference]
 """Numbers of two results → the difference of their scores, the first less the second."""
 
@@ -54,16 +55,14 @@ def context_differences(rows: Sequence[Result], compare: Compare) -> list[dict[s
     found = []
     for members in groups.values():
         for second, first in combinations([context for context in sequence.CONTEXTS if context in members], 2):
-            about = {name: rows[members[first]].get(name) for name in NAMED}
-            about = {name: value for name, value in about.items() if value is not None}
             difference = compare(members[first], members[second])
-            found.append(about | _entry(first, second, difference, planned=False))
+            found.append(_stated(rows[members[first]], NAMED) | _entry(first, second, difference, planned=False))
     return found
 
 
 def planned_differences(rows: Sequence[Result], compare: Compare) -> Iterator[dict[str, Any]]:
     """`reverse` against the best without it, and against the best `repeat`; each side by its tuning score."""
-    for kind, members in _grouped(rows, ("encoder", "probe", "settings", "pooling")).items():
+    for shared, members in _grouped(rows, KIND):
         reverse = best_of(rows, [m for m in members if rows[m].get("context") == "reverse"])
         without = [m for m in members if rows[m].get("context") not in (None, "reverse")]
         repeat = [m for m in without if rows[m].get("context") == "repeat"]
@@ -71,23 +70,18 @@ def planned_differences(rows: Sequence[Result], compare: Compare) -> Iterator[di
             other = best_of(rows, others)
             if reverse is not None and other is not None:
                 named = _words(rows[reverse]), f"{words}: {_words(rows[other])}"
-                entry = _entry(*named, compare(reverse, other), planned=True)
-                yield {name: value for name, value in zip(KIND, kind, strict=True) if value is not None} | entry
-
-
-KIND = ("encoder", "probe", "settings", "pooling")
+                yield shared | _entry(*named, compare(reverse, other), planned=True)
 
 
 def encoder_differences(rows: Sequence[Result], compare: Compare) -> list[dict[str, Any]]:
     """For each two encoders their variants of the best tuning scores, by the same probe and settings."""
     found = []
-    for (probe, settings), members in _grouped(rows, ("probe", "settings")).items():
+    for shared, members in _grouped(rows, ("probe", "settings")):
         names = list(dict.fromkeys(rows[member].get("encoder") for member in members))
         best = {name: best_of(rows, [m for m in members if rows[m].get("encoder") == name]) for name in names}
         for first, second in combinations([n for n in names if n is not None and best[n] is not None], 2):
             one, other = best[first], best[second]
             assert one is not None and other is not None
-            shared = {name: value for name, value in (("probe", probe), ("settings", settings)) if value is not None}
             words = f"{first}, {_words(rows[one])}", f"{second}, {_words(rows[other])}"
             found.append(shared | _entry(*words, compare(one, other), planned=False))
     return found
@@ -99,11 +93,16 @@ def best_of(rows: Sequence[Result], members: Sequence[int]) -> int | None:
     return max(known, key=lambda member: rows[member].tuning or 0.0) if known else None
 
 
-def _grouped(rows: Sequence[Result], names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
+def _grouped(rows: Sequence[Result], names: Sequence[str]) -> list[tuple[dict[str, Any], list[int]]]:
+    """The numbers of results that are alike in these names, after what they share."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(tuple(row.get(name) for name in names), []).append(number)
-    return groups
+    return [(_stated(rows[members[0]], names), members) for members in groups.values()]
+
+
+def _stated(row: Result, names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name in names if (value := row.get(name)) is not None}
 
 
 def _words(row: Result) -> str:

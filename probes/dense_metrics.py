@@ -142,14 +142,7 @@ def pck(
     a point belongs to. box_sizes, image_sizes: (P, 2) width and height in pixels, in either order.
     Returns box_per_point, box_per_image, image_per_point, image_per_image.
     """
-    found = _hits(predicted, target, pairs, {"box": box_sizes, "image": image_sizes}, alpha)
-    result: dict[str, float] = {}
-    for name, (hits, points) in found.items():
-        result |= {
-            f"{name}_per_point": float(hits.sum() / points.sum()),
-            f"{name}_per_image": float((hits / points).mean()),
-        }
-    return result
+    return _shares(_hits(predicted, target, pairs, {"box": box_sizes, "image": image_sizes}, alpha))
 
 
 def pck_table(
@@ -171,14 +164,22 @@ def pck_table(
     intervals: dict[str, list[float]] = {}
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     for alpha in alphas:
-        scores = pck(predicted, target, pairs, box_sizes=box_sizes, image_sizes=image_sizes, alpha=alpha)
-        values |= {f"{name}@{alpha:g}": score for name, score in scores.items()}
         found = _hits(predicted, target, pairs, {"box": box_sizes, "image": image_sizes}, alpha)
+        values |= {f"{name}@{alpha:g}": score for name, score in _shares(found).items()}
         for name, (hits, points) in found.items():
             by_point = bootstrap_of_sums(np.stack([hits, points], 1), lambda sums: sums[:, 0] / sums[:, 1], **options)
             intervals[f"{name}_per_point@{alpha:g}"] = list(by_point)
             intervals[f"{name}_per_image@{alpha:g}"] = list(bootstrap_interval(hits / points, **options))
     return values, intervals
+
+
+def _shares(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """`pck` of what `_hits` gives."""
+    result: dict[str, float] = {}
+    for name, (hits, points) in found.items():
+        result[f"{name}_per_point"] = float(hits.sum() / points.sum())
+        result[f"{name}_per_image"] = float((hits / points).mean())
+    return result
 
 
 def _hits(

@@ -14,6 +14,7 @@ from benchmarks.report.figures import CHARACTER, FONT, GAP, LINE, enlarge, make_
 
 OPACITY = 0.6
 SHADES = np.array([[1, 1], [1, 0.5], [0.45, 1]])  # saturation and value of bright, dark and pale colours
+HEIGHT = 180  # pixels of a picture
 SHOWN = 4  # images of a set
 
 
@@ -45,7 +46,6 @@ def segmentations(
     names: Sequence[str],
     *,
     ignore_index: int,
-    height: int = 180,
 ) -> bytes:
     """PNG: a row an image, with columns image, truth and prediction, and a legend of the classes that occur.
 
@@ -56,7 +56,7 @@ def segmentations(
     for image, truth, prediction in zip(images, truths, predictions, strict=True):
         shown = np.where(truth == ignore_index, ignore_index, prediction)
         pictures = [image, overlay(image, truth, colours), overlay(image, shown, colours)]
-        rows.append([enlarge(picture, height) for picture in pictures])
+        rows.append([enlarge(picture, HEIGHT) for picture in pictures])
     present = sorted(
         {int(value) for mask in (*truths, *predictions) for value in np.unique(mask)} & {*range(len(names))}
     )

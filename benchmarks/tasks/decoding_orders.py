@@ -42,7 +42,7 @@ class Score:
 
 
 @torch.no_grad()
-def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, steps: int, seed: int = 0) -> Tensor:
+def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, steps: int) -> Tensor:
     """Log-likelihood of each token (B, N) in nats, raster order, decoded in `steps` steps; null class."""
     batch, num_tokens = tokens.shape
     if order is None or model.transformer.fixed_order:
@@ -52,7 +52,7 @@ def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, 
     nothing = torch.zeros(batch, num_tokens, dtype=torch.bool, device=tokens.device)
     task = DecodingTask(
         classes=torch.full_like(every, model.transformer.config.num_classes),
-        order=arrange(order, every + seed, every, schedule, nothing),
+        order=arrange(order, every, every, schedule, nothing),
         known=tokens[:, :0],
         schedule=schedule,
         guidance=Guidance(scale=Scale(1, 1)),

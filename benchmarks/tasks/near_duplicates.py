@@ -77,7 +77,7 @@ def measure(config: Config, out: Path) -> Measurement:
         (out / "pairs.png").write_bytes(picture(pairs, images, other_images, encoder.image_size))
         artifacts["Near-duplicates, the least alike first (↔: mirrored)"] = "pairs.png"
     content = data_hash(config.data)
-    row = summary(pairs, other, encoder.outputs[output], output, within=splits[0] == splits[1])
+    row = summary(pairs, other, {"output": output, **encoder.axes(output)}, within=splits[0] == splits[1])
     return Measurement(
         protocol=f"Near-duplicates, {config.neighbours} candidates by cosine of standardised features ≥ "
         f"{config.similarity}, correlation of detail at {COMPARED_SIDE}×{COMPARED_SIDE} ≥ {config.correlation}, or "
@@ -91,15 +91,12 @@ def measure(config: Config, out: Path) -> Measurement:
     )
 
 
-def summary(
-    pairs: Sequence[Pair], other: FeatureStore, details: dict[str, Any], output: str, *, within: bool
-) -> dict[str, Any]:
+def summary(pairs: Sequence[Pair], other: FeatureStore, axes: dict[str, Any], *, within: bool) -> dict[str, Any]:
     """The row of the result; `within`: the pairs are of one split."""
     affected, readable = concerned(pairs, within=within), int(other.ok.sum())
     return {
         "encoder": other.manifest["encoder"],
-        "output": output,
-        **{name: details[name] for name in ("layer", "context", "read", "orders")},
+        **axes,
         "pooling": other.manifest["pooling"],
         "normalization": "standardized",
         "resolution": other.manifest["image_size"],
