@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from benchmarks.encoders.base import Encoder
-from randar_features.cli.options import DType
+from randar_features.cli.options import DType, StoreDType
 from randar_features.cli.parse import option
 from randar_features.data.ranges import Reading
 from randar_features.options import Count, Natural, Seed, check_ranges, element, without_none
 from randar_features.sequence import Context
 
 Read = Literal["image", "instruction", "query", "leave_one_out"]
+Head = Literal["linear", "knn", "logistic"]
+HoldOut = Literal["stratified", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class FeatureOptions(ComputeOptions):
     """
 
     num_workers: Natural = 0
-    store_dtype: Literal["float16", "float32"] = "float16"
+    store_dtype: StoreDType = "float16"
 
     @property
     def store(self) -> dict[str, Any]:

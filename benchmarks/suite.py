@@ -18,10 +18,11 @@ from benchmarks.datasets.scenes import LABELS
 from benchmarks.encoders import load_encoder
 from benchmarks.encoders.extract import file_name
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import EncoderOptions
+from benchmarks.options import EncoderOptions, Head, HoldOut
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from randar_features.baselines import is_installed, is_network
+from randar_features.cli.options import Probe
 from randar_features.cli.parse import option
 from randar_features.cli.run import run as run_command
 from randar_features.data import open_images, open_pairs
@@ -73,12 +74,10 @@ class Settings(EncoderOptions):
     data: tuple[str, ...] = ()
     preset: Literal["demo"] | None = None
     encoder: tuple[str, ...] = option("--encoders", default=DEFAULT_ENCODERS)
-    probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = option(
-        "--probes", default=("logistic", "knn")
-    )
+    probe: tuple[Probe, ...] = option("--probes", default=("logistic", "knn"))
     pooling: tuple[str, ...] = ("mean",)
     single_layers: bool = False
-    head: tuple[Literal["linear", "knn", "logistic"], ...] = option("--heads", default=("linear", "knn"))
+    head: tuple[Head, ...] = option("--heads", default=("linear", "knn"))
     iterations: Count = 1000
     max_images: Count | None = option("--max-rows", default=None)
     train_images: Count | None = option("--train-rows", default=None)
@@ -87,7 +86,7 @@ class Settings(EncoderOptions):
     evaluation_masks: Count | None = None
     pairs: Count | None = None
     duplicates: bool = True
-    hold_out: Literal["stratified", "last"] = "stratified"
+    hold_out: HoldOut = "stratified"
     resolution: Count | None = None
     samples: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()

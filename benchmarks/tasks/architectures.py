@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import RunOptions
+from benchmarks.options import Head, HoldOut, RunOptions
 from benchmarks.result import Result, read_result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.suite import known_labels, splits_of
@@ -70,8 +70,8 @@ class Config(RunOptions):
     loss_orders: Count = 4
     max_images: Count = option("--max-rows", default=8000)
     evaluation_images: Count = option("--evaluation-rows", default=2000)
-    hold_out: Literal["stratified", "last"] = "last"
-    head: Literal["linear", "knn", "logistic"] = "knn"
+    hold_out: HoldOut = "last"
+    head: Head = "knn"
     train_masks: Count | None = None
     evaluation_masks: Count | None = None
     resolution: Count | None = None

@@ -8,7 +8,6 @@ are a split of the data, or held back from it. The same images serve every encod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -29,6 +28,7 @@ from benchmarks.tasks.labelled import (
 )
 from probes import paired_interval
 from probes.pooling import POOLINGS
+from randar_features.cli.options import Probe
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.precision import name_of
@@ -59,9 +59,7 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
     encoder: tuple[str, ...] = option("--encoders", default=("pixels", "codes", "randar-tiny"))
     pooling: tuple[str, ...] = ("mean",)
     single_layers: bool = False
-    probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = option(
-        "--probes", default=("logistic",)
-    )
+    probe: tuple[Probe, ...] = option("--probes", default=("logistic",))
     attentive_outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from probes import (
 )
 from probes.few_shots import SHOTS
 from probes.transforms import AUTO
+from randar_features.cli.options import Normalization
 from randar_features.options import Count
 
 Entries = dict[str, Any]
@@ -31,6 +32,7 @@ Entries = dict[str, Any]
 NEIGHBOURS = (10, 20, 100, 200)
 HEADLINE_K = 20
 TOP = 5
+RESAMPLES = 1000
 TUNING = 0.1
 
 
@@ -51,7 +53,7 @@ class ProbeOptions:
     """
 
     normalization: Literal["standardize", "none", "batch"] = "standardize"
-    knn_normalization: tuple[Literal["unit", "standardized", "whitened", "auto"], ...] = ("unit",)
+    knn_normalization: tuple[Normalization, ...] = ("unit",)
     epochs: Count = 30
     head_batch_size: Count = 256
     buffer_rows: Count = 65536
@@ -186,12 +188,12 @@ def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
         start = time.perf_counter()
 
 
-def interval_over_draws(hits: np.ndarray, seed: int, resamples: int = 1000) -> tuple[float, float]:
+def interval_over_draws(hits: np.ndarray, seed: int) -> tuple[float, float]:
     """95 % interval of the mean of hits (draws, m): draws and evaluation images are both resampled."""
     generator, (draws, count) = np.random.default_rng(seed), hits.shape
-    chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=resamples) / draws
+    chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES) / draws
     means = chosen @ hits.astype(np.float64)
-    images = generator.integers(count, size=(resamples, count))
+    images = generator.integers(count, size=(RESAMPLES, count))
     low, high = np.quantile(np.take_along_axis(means, images, 1).mean(1), [0.025, 0.975])
     return float(low), float(high)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch
 from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, all_layers, extract, unreadable
 from benchmarks.encoders.stored import StoredEncoder
-from benchmarks.options import FeatureOptions
+from benchmarks.options import FeatureOptions, HoldOut
 from benchmarks.result import data_hash
 from benchmarks.tasks.duplicate_pairs import Part, between
 from probes import stratified_holdout, stratified_rows
@@ -45,7 +45,7 @@ class LabelledData(FeatureOptions):
     train_split: str | None = None
     evaluation_split: str | None = None
     evaluation_images: Count | None = option("--evaluation-rows", default=None)
-    hold_out: Literal["stratified", "last"] = "stratified"
+    hold_out: HoldOut = "stratified"
     train_images: Count | None = option("--train-rows", default=None)
     max_images: Count | None = option("--max-rows", default=None)
     duplicates: bool = True

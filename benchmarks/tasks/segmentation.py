@@ -22,7 +22,7 @@ from benchmarks.comparisons import differences_of
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import Labels, Scenes, labels_of
 from benchmarks.encoders import Encoder, all_layers, load_encoder
-from benchmarks.options import EncoderOptions
+from benchmarks.options import EncoderOptions, Head
 from benchmarks.report.overlays import Overlays
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -90,7 +90,7 @@ class Config(EncoderOptions):
     """
 
     data: str
-    head: Literal["linear", "knn", "logistic"] = "linear"
+    head: Head = "linear"
     labels: str | None = None
     num_classes: Count | None = None
     ignore_index: int | None = None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from probes.index import in_words, process_memory
 from randar_features import build_index
-from randar_features.cli.options import DeviceOptions, ImageOptions, one_or_several
+from randar_features.cli.options import DeviceOptions, ImageOptions, Normalization, VectorPooling, one_or_several
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
 from randar_features.data.stored_images import check_apart
@@ -56,11 +56,11 @@ class IndexOptions(DeviceOptions, ImageOptions):
     out: Path
     encoder: str | None = option("--model", default=None)
     orders: Count | None = None
-    pooling: Literal["mean", "1x1+2x2", "mean+deviation", "max", "flat"] = "mean"
+    pooling: VectorPooling = "mean"
     features: Path | None = None
     spec: str | None = None
     kind: Literal["auto", "flat", "hnsw", "ivfpq"] = "auto"
-    normalization: Literal["unit", "standardized", "whitened", "auto"] = "unit"
+    normalization: Normalization = "unit"
     memory_limit: str | None = None
     threads: Count = 1
     checkpoint_rows: Count | None = None

@@ -12,6 +12,9 @@ DType = Literal["float32", "bfloat16", "float16", "auto"]
 WeightsDType = Literal["float32", "bfloat16", "float16"]
 StoreDType = Literal["float16", "float32"]
 Pooling = Literal["mean", "none"]
+VectorPooling = Literal["mean", "1x1+2x2", "mean+deviation", "max", "flat"]
+Normalization = Literal["unit", "standardized", "whitened", "auto"]
+Probe = Literal["logistic", "linear", "knn", "few-shot", "attentive"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from randar_features.cli.index import recommended_output
-from randar_features.cli.options import DeviceOptions, DType, ImageOptions, fields_of
+from randar_features.cli.options import DeviceOptions, DType, ImageOptions, Probe, VectorPooling, fields_of
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
 from randar_features.features.store import FeatureStore, is_store
@@ -51,8 +51,8 @@ class ProbeOptions(DeviceOptions, ImageOptions):
     out: Path = Path("runs/probe")
     encoder: str | None = option("--model", default=None)
     spec: tuple[str, ...] | None = None
-    probe: tuple[Literal["logistic", "linear", "knn", "few-shot", "attentive"], ...] = ("logistic",)
-    pooling: Literal["mean", "1x1+2x2", "mean+deviation", "max", "flat"] = "mean"
+    probe: tuple[Probe, ...] = ("logistic",)
+    pooling: VectorPooling = "mean"
     evaluation_split: str | None = None
     evaluation_images: Count | None = None
     duplicates: bool = True
