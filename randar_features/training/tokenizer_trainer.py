@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,18 +36,6 @@ SHOWN = 16  # images in a picture of reconstructions, and as many reconstruction
 
 
 Pixels = PixelCache | PixelSource
-
-
-class _Losses(NamedTuple):
-    """The terms of one step; `reconstruction` is weighted, `total` what is minimised."""
-
-    total: Tensor
-    reconstruction: Tensor
-    commitment: Tensor
-    perceptual: Tensor | None
-    alignment: Tensor | None
-    adversarial: Tensor | None
-    adversarial_weight: Tensor | None
 
 
 class TokenizerTrainer:
@@ -137,9 +125,9 @@ class TokenizerTrainer:
         with autocast(self.device, self.dtype):
             output = self._forward(images, step, generator)
             losses = self._losses(output, images, step)
-        norm = self.learner.update(losses.total, multiplier)
+        norm = self.learner.update(losses["loss"], multiplier)
         figures = self._figures(losses, norm, output)
-        if self.adversary is not None and losses.adversarial is not None:
+        if self.adversary is not None and "adversarial" in losses:
             with autocast(self.device, self.dtype):
                 real, fake = self.model.to_raw_range(images), output.reconstruction.detach()
                 figures |= self._reduced(self.adversary.learn(real, fake, multiplier))
@@ -179,45 +167,37 @@ class TokenizerTrainer:
         reconstruction = self.model.decoder(self.model.post_quant_conv(noisy)).float()
         return TokenizerOutput(reconstruction, latents, latents, tokens)
 
-    def _losses(self, output: TokenizerOutput, images: Tensor, step: int) -> _Losses:
+    def _losses(self, output: TokenizerOutput, images: Tensor, step: int) -> dict[str, Tensor]:
+        """The terms of one step by name: `loss` is minimised, `reconstruction` is weighted."""
         config, target = self.config, self.model.to_raw_range(images)
         difference = weigh_chroma(output.reconstruction - target, config.chroma_weight)
         reconstruction = config.l1_weight * difference.abs().mean() + config.l2_weight * difference.square().mean()
-        commitment = F.mse_loss(output.latents, output.quantized.detach())
-        total, likeness = reconstruction, reconstruction
-        perceptual = alignment = adversarial = weight = None
+        terms = {"reconstruction": reconstruction}
+        terms["commitment"] = F.mse_loss(output.latents, output.quantized.detach())
+        total = likeness = reconstruction
         with torch.no_grad():
             shown = None if self.teacher is None else self.teacher(target)
         if self.perceptual is not None:
             seen = self.perceptual.maps(target) if shown is None else shown
-            perceptual = self.perceptual.between(self.perceptual.maps(output.reconstruction), seen).mean()
-            total = likeness = reconstruction + config.perceptual_weight * perceptual
+            terms["perceptual"] = self.perceptual.between(self.perceptual.maps(output.reconstruction), seen).mean()
+            total = likeness = reconstruction + config.perceptual_weight * terms["perceptual"]
         if self.alignment is not None and shown is not None:
             codes = {"codes": output.quantized.flatten(2).transpose(1, 2)}
             maps = alignment_target(shown[-1].permute(0, 2, 3, 1), output.quantized.shape[-1], REMOVED_MEAN)
-            alignment = self.alignment(codes, maps)
-            total = total + config.alignment_weight * alignment
+            terms["alignment"] = self.alignment(codes, maps)
+            total = total + config.alignment_weight * terms["alignment"]
         if config.train == "all":
-            total = total + config.commitment * commitment
+            total = total + config.commitment * terms["commitment"]
         if self.adversary is not None and step >= config.adversarial_start:
             last_layer = self.model.decoder.conv_out.weight
             adversarial, weight = self.adversary.term(output.reconstruction, likeness, last_layer)
+            terms |= {"adversarial": adversarial, "adversarial_weight": weight}
             total = total + weight * adversarial
-        return _Losses(total, reconstruction, commitment, perceptual, alignment, adversarial, weight)
+        return {"loss": total, **terms}
 
-    def _figures(self, losses: _Losses, norm: Tensor, output: TokenizerOutput) -> dict[str, float]:
-        terms = {
-            "loss": losses.total,
-            "reconstruction": losses.reconstruction,
-            "commitment": losses.commitment,
-            "perceptual": losses.perceptual,
-            "alignment": losses.alignment,
-            "adversarial": losses.adversarial,
-            "adversarial_weight": losses.adversarial_weight,
-        }
-        figures = self._reduced({name: value for name, value in terms.items() if value is not None})
+    def _figures(self, losses: dict[str, Tensor], norm: Tensor, output: TokenizerOutput) -> dict[str, float]:
         codes = float(self.accelerator.gather(output.tokens).unique().numel())
-        return figures | {"gradient_norm": norm.item(), "codes_in_batch": codes}
+        return self._reduced(losses) | {"gradient_norm": norm.item(), "codes_in_batch": codes}
 
     def _reduced(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """Means over the processes, with one wait for the device."""
