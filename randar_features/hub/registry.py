@@ -7,13 +7,12 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 
 from randar_features.hub.files import HubFile, WeightsFile, download
 from randar_features.hub.published import ALIASES, PARAMETERS, PUBLISHED, ModelSource
-from randar_features.store.files import read_json
+from randar_features.store.files import read_json, read_object
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("randar-tiny", "randar-tiny-aligned")
@@ -98,7 +97,7 @@ def hub_source(repository: str, revision: str = "main") -> ModelSource:
         classes = read_classes(download(HubFile(repository, "classes.json", revision=commit)).path)
     except FileNotFoundError:
         classes = None  # not every model's classes have names
-    return ModelSource(name, _read_config(config.path), files, classes, of_user=True)
+    return ModelSource(name, read_object(config.path), files, classes, of_user=True)
 
 
 def folder_source(folder: Path, name: str | None = None) -> ModelSource:
@@ -113,14 +112,7 @@ def folder_source(folder: Path, name: str | None = None) -> ModelSource:
         return _published_in(folder)
     files = {part: WeightsFile(folder / file) for part, file in FOLDER_FILES.items()}
     names = read_classes(folder / "classes.json") if (folder / "classes.json").exists() else None
-    return ModelSource(name or str(folder), _read_config(path), files, names, of_user=name is None)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds a {type(config).__name__}, expected an object with named entries")
-    return config
+    return ModelSource(name or str(folder), read_object(path), files, names, of_user=name is None)
 
 
 def _published_in(folder: Path) -> ModelSource:

@@ -115,10 +115,10 @@ def encode_json(content: Any) -> bytes:
 def read_object(path: Path, *names: str) -> dict[str, Any]:
     """A JSON file that holds an object with these entries, and maybe others; ValueError that names the file if not."""
     content = read_json(path)
-    missing = [name for name in names if not isinstance(content, dict) or name not in content]
-    if missing or not isinstance(content, dict):
-        lacks = f": it lacks {', '.join(missing)}" if missing else ""
-        raise ValueError(f"{path} is damaged or another file{lacks}, expected an object with named entries")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object with named entries")
+    if missing := [name for name in names if name not in content]:
+        raise ValueError(f"{path} is damaged or another file: it lacks {', '.join(missing)}")
     return content
 
 
