@@ -132,7 +132,7 @@ def spread_order(num_tokens: int, steps: Sequence[int], known: Tensor | None = N
 
 def known_first(order: Tensor, known: Tensor) -> Tensor:
     """Move the known locations, boolean (B, N) raster, to the front; both parts of (B, N) keep their order."""
-    unknown = ~_take(known, order)
+    unknown = ~to_order(known, order)
     return order.gather(1, unknown.byte().argsort(dim=1, stable=True))
 
 
@@ -171,18 +171,14 @@ def invert(order: Tensor) -> Tensor:
 
 def to_order(values: Tensor, order: Tensor) -> Tensor:
     """Raster values (B, N, …) put into the order (B or 1, N)."""
-    return _take(values, order)
+    if order.shape[0] == 1:
+        return values[:, order[0]]
+    return values[torch.arange(values.shape[0], device=values.device)[:, None], order]
 
 
 def to_raster(values: Tensor, order: Tensor) -> Tensor:
     """Values in the order (B, N, …) put back into raster; the inverse of `to_order`."""
-    return _take(values, invert(order))
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    if index.shape[0] == 1:
-        return values[:, index[0]]
-    return values[torch.arange(values.shape[0], device=values.device)[:, None], index]
+    return to_order(values, invert(order))
 
 
 def second_copy(values: Tensor, context: str) -> Tensor | None:

@@ -16,7 +16,7 @@ from randar_features.cli.decoding import (
 )
 from randar_features.cli.run import run
 from randar_features.data import labelled_sheet, load_image, to_tensor
-from randar_features.generation.classes import find_classes
+from randar_features.generation.classes import find_class
 from randar_features.generation.gallery import Wanted, fill_gallery, save_sheet
 from randar_features.hub import Model, load_model
 from randar_features.hub.registry import find_source
@@ -78,7 +78,7 @@ def generate(options: GenerateOptions) -> None:
 def wanted_images(options: GenerateOptions, model: Model) -> list[Wanted]:
     """A class and a seed for each image."""
     names, number = model.classes, model.transformer.config.num_classes
-    classes = find_classes(options.classes, names, number) if options.classes else range(min(8, number))
+    classes = [find_class(one, names, number) for one in options.classes or ()] or range(min(8, number))
     return [Wanted(index, seed) for index in classes for seed in seed_range(options.seeds)]
 
 

@@ -61,8 +61,8 @@ def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
     return transformer, classes
 
 
-def find_classes(wanted: Sequence[str], names: Sequence[str] | None, num_classes: int) -> list[int]:
-    """Class indices from names and indices; a name may be one of several that commas separate.
+def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> int:
+    """A class index from a name or an index; a name may be one of several that commas separate.
 
     A number that names a class means that name, such as that of a numbered folder, and no index.
 
@@ -70,11 +70,6 @@ def find_classes(wanted: Sequence[str], names: Sequence[str] | None, num_classes
         ValueError: an index outside the classes, or a name that is unknown or not the name of one class alone;
             the message suggests names that have a word or a kind in common.
     """
-    return [find_class(one, names, num_classes) for one in wanted]
-
-
-def find_class(wanted: str, names: Sequence[str] | None, num_classes: int) -> int:
-    """One class index from a name or an index, as `find_classes`."""
     synonyms = [spellings_of(name) for name in names or ()]
     found = [index for index, several in enumerate(synonyms) if wanted.strip().lower() in several]
     if len(found) == 1:

@@ -16,11 +16,6 @@ class ClassEmbedding(nn.Module):
         self.num_classes = num_classes
         self.embedding_table = nn.Embedding(num_classes + 1, dim)
 
-    @property
-    def null_class(self) -> int:
-        """Index of the null class: C."""
-        return self.num_classes
-
     def forward(self, classes: Tensor | Sequence[int] | int | None, batch: int) -> Tensor:
         """Class indices (B,) or one for all, C = null class, None = null class for all → (B, D)."""
         if classes is None:
