@@ -117,10 +117,5 @@ def translated(rows: Tensor, together: Tensor) -> Tensor:
     return found.mean(0) + (found - found.mean(0)) * (rows.std() / found.std())
 
 
-def main() -> int:
-    """The command line."""
-    return run(grow, GrowOptions)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(grow, GrowOptions))

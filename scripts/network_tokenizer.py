@@ -57,10 +57,5 @@ def fit(options: NetworkTokenizerOptions) -> None:
     print(f"{options.out}: done; now train its decoder")
 
 
-def main() -> int:
-    """The command line."""
-    return run(fit, NetworkTokenizerOptions)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(fit, NetworkTokenizerOptions))

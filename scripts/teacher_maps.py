@@ -91,10 +91,5 @@ def load_teacher(options: TeacherOptions, store: TokenStore) -> tuple[Network, d
     return maps, about, network.image_size
 
 
-def main() -> int:
-    """The command line."""
-    return run(write, TeacherOptions)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(write, TeacherOptions))

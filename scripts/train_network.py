@@ -42,10 +42,5 @@ def train_network(options: NetworkOptions) -> int:
     return train(NetworkTrainer(config, stores[0], stores[1]), options, deadline)
 
 
-def main() -> int:
-    """The command line."""
-    return run(train_network, NetworkOptions)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(train_network, NetworkOptions))
