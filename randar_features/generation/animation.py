@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from randar_features import sequence
 from randar_features.data import labelled_sheet
 from randar_features.generation.complete import as_classes, complete
-from randar_features.generation.recipe import GuidanceLike, recipe_of
+from randar_features.generation.recipe import recipe_of
 from randar_features.generation.sampling import Sampling, image_seeds
 from randar_features.generation.schedule import check_steps
 from randar_features.hub import Model
@@ -28,7 +28,6 @@ def decoding_frames(
     seed: int,
     order: str | Tensor | None = None,
     steps: int | None = None,
-    guidance: GuidanceLike = None,
 ) -> Tensor:
     """The image of a class and a seed as it is after each step: (steps, 3, S, S) float in [0, 1].
 
@@ -43,7 +42,7 @@ def decoding_frames(
         classes,
         seeds=image_seeds(torch.tensor([seed]), 1, classes.device),
         steps=steps,
-        guidance=recipe.guide(guidance),
+        guidance=recipe.guide(None),
         order=order,
         sampling=Sampling(),
     )
