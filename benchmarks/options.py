@@ -131,7 +131,7 @@ class EncoderOptions(FeatureOptions):
         return about | {"device": self.device, "dtype": self.dtype}
 
     def chosen(self, encoder: Encoder) -> list[str] | None:
-        """Those of `outputs` that an encoder has; None, all, where it has none of them, unless it is the only one.
+        """The outputs to measure that an encoder has; None, all, if it has none of them and is not the only one.
 
         Raises:
             ValueError: the only encoder lacks one of them.

@@ -61,7 +61,7 @@ Card = dict[str, Any]
 """A card as JSON has it, see `card`."""
 
 LARGEST = 2**63
-"""Of the whole numbers in a row."""
+"""The largest whole number that a row may hold."""
 
 RESERVED = ("interval", "chosen", "warnings")
 TUNED = ("tuning", "validation")
@@ -92,7 +92,7 @@ class Result:
 
     @classmethod
     def of(cls, entries: Mapping[str, Any]) -> Result:
-        """From entries as the result file has them: axes by their names, numbers are metrics, words settings."""
+        """A result from entries as the file has them: axes by their names, numbers are metrics, words settings."""
         found = {name: value for name, value in plain(entries).items() if name not in RESERVED}
         numbers = {n: v for n, v in found.items() if n not in AXES and _is_number(v)}
         words = {n: v for n, v in found.items() if n not in AXES and isinstance(v, str)}
@@ -356,7 +356,7 @@ class Run:
         return path if path.is_file() else None
 
     def best(self, rows: Sequence[Result] | None = None) -> Result:
-        """Of `rows` (None: all) the one with the best score on tuning images, or, without these, of the main metric.
+        """The row with the best score on tuning images, or, without these, of the main metric; `rows` None: all.
 
         Of distances, losses and times the lowest is best.
         """

@@ -82,7 +82,7 @@ def _first_largest(values: Tensor) -> Tensor:
 
 
 def _moderate(features: Tensor) -> Tensor:
-    """As float32, divided by a power of 2, which changes no cosine, so that squares neither overflow nor vanish."""
+    """The features as float32, divided by a power of 2: no cosine changes, and squares neither overflow nor vanish."""
     _, exponent = torch.frexp(features.abs().max().double())
     return torch.ldexp(features.double(), -exponent).float()
 

@@ -185,7 +185,7 @@ def _shares(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, flo
 def _hits(
     predicted: Array, target: Array, pairs: Labels, sizes: Mapping[str, Array], alpha: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By threshold basis: correct points and all points, float64 each, of every pair that has any."""
+    """Correct points and all points of every pair that has any, float64 (pairs,) each, by threshold basis."""
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}")
     points, truth = (_pairs_of_floats(v, n) for v, n in ((predicted, "predicted"), (target, "target")))

@@ -32,7 +32,7 @@ class FewShotScores:
 
     @property
     def mean(self) -> float:
-        """Of the accuracies."""
+        """The mean of the accuracies."""
         return float(self.accuracies.mean())
 
     @property

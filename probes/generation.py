@@ -64,7 +64,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Features, name: str = "features") -> Moments:
-        """Of features (n, D), read once, in blocks."""
+        """The moments of features (n, D), which are read once, in blocks."""
         rows = _samples(features, name)
         parts = (cls._of_block(block) for _, block in rows.blocks())
         moments = next(parts)
@@ -81,7 +81,7 @@ class Moments:
             return cls(len(values), mean, values.T @ values / max(1, len(values) - 1))
 
     def __add__(self, other: Moments) -> Moments:
-        """Of the two sets together (Chan et al. 1979); ValueError where a number of samples is not known."""
+        """The moments of both sets together (Chan et al. 1979); ValueError where a number of samples is not known."""
         if self.count is None or other.count is None:
             raise ValueError("moments of an unknown number of samples cannot be put together with others")
         if self.mean.shape != other.mean.shape:
@@ -173,7 +173,7 @@ def recall(real: Features, fake: Features, k: int = 3) -> float:
 
 
 def density(real: Features, fake: Features, k: int = 3) -> float:
-    """In how many balls around real features a fake one lies in the mean, over k: 1 for equal sets, no upper bound.
+    """The mean number of balls around real features that a fake one lies in, over k: 1 for equal sets, no upper bound.
 
     What lies on a ball is outside, as in the authors' code, which uses k = 5.
     """
@@ -292,7 +292,7 @@ def kernel_distance(real: Features, fake: Features) -> float:
 
 
 def _kernel_sum(left: Rows, right: Rows, middle: Tensor) -> float:
-    """Of all pairs. x·y of features far from 0 is put together from products about their middle, which lose less."""
+    """The sum over all pairs; products x·y are formed about the middle, as features far from 0 would lose digits."""
     total = 0.0
     for _, values in left.blocks(COMPARED):
         apart, along = _about(values, middle)

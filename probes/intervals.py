@@ -42,7 +42,7 @@ def bootstrap_interval(
 
 
 class Difference(NamedTuple):
-    """Of the means of two scores on the same images, the first less the second."""
+    """The difference of the means of two scores on the same images, the first less the second."""
 
     difference: float
     interval: tuple[float, float]

@@ -118,7 +118,7 @@ class _PatchSegmenter:
         )
 
     def _miou(self, scores: Sequence[Tensor], masks: Sequence[np.ndarray]) -> float:
-        """Of token scores (h, w, C) of some images."""
+        """The mIoU of token scores (h, w, C) of some images."""
         return mean_iou(count_scores(scores, masks, self.num_classes, self.ignore_index).sum(0))
 
 

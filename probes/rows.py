@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from .inputs import Array, float_tensor, require_finite, share
 
@@ -58,12 +59,12 @@ class TensorRows(Rows):
         self.tensor = tensor
         self.shape = tuple(tensor.shape)
 
+    @override
     def read(self, rows: np.ndarray) -> Tensor:
-        """As `Rows.read`."""
         return self.tensor[torch.from_numpy(rows).to(self.tensor.device)]
 
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[slice, Tensor]]:
-        """As `Rows.blocks`, without copies."""
+        """All rows in order, `size` at a time, each block after its place; views of the tensor."""
         for start in range(0, len(self), size):
             place = slice(start, min(start + size, len(self)))
             yield place, self.tensor[place]
@@ -79,8 +80,8 @@ class DiskRows(Rows):
         self.array, self.first = array, first
         self.shape = array.shape
 
+    @override
     def read(self, rows: np.ndarray) -> Tensor:
-        """As `Rows.read`."""
         found = share(self.array[rows], "features")
         require_finite(found, "features", rows + self.first)
         return found
@@ -94,8 +95,8 @@ class TokenRows(Rows):
         count, *grid, channels = maps.shape
         self.shape = (count, math.prod(grid), channels)
 
+    @override
     def read(self, rows: np.ndarray) -> Tensor:
-        """As `Rows.read`."""
         return self.maps.read(rows).flatten(1, -2)
 
 
@@ -107,8 +108,8 @@ class StackedRows(Rows):
         self.parts, self.ends = list(parts), np.cumsum([len(part) for part in parts])
         self.shape = (int(self.ends[-1]), *parts[0].shape[1:])
 
+    @override
     def read(self, rows: np.ndarray) -> Tensor:
-        """As `Rows.read`."""
         order = np.argsort(rows, kind="stable")
         bounds = np.searchsorted(rows[order], [0, *self.ends])
         starts = [0, *self.ends[:-1]]
@@ -134,8 +135,8 @@ class SelectedRows(Rows):
         self.rows, self.chosen = rows, chosen
         self.shape = (len(chosen), *rows.shape[1:])
 
+    @override
     def read(self, rows: np.ndarray) -> Tensor:
-        """As `Rows.read`."""
         return self.rows.read(self.chosen[rows])
 
 
@@ -147,8 +148,8 @@ class JoinedRows(Rows):
         self.parts = list(parts)
         self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
 
+    @override
     def read(self, rows: np.ndarray) -> Tensor:
-        """As `Rows.read`."""
         return torch.cat([part.read(rows) for part in self.parts], -1)
 
 

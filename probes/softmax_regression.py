@@ -15,7 +15,7 @@ from .rows import BLOCK_ROWS, Rows
 from .transforms import Standardizer
 
 LARGEST_BASIS = 4096
-"""Of more features and more rows than this, principal axes would take longer than they save."""
+"""With more features and more rows than this, principal axes would take longer than they save."""
 
 PRECISE_BELOW = 0.05
 """Mean loss below which shares are computed in float64."""

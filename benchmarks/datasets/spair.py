@@ -32,7 +32,7 @@ class _Images:
         self.sizes: list[tuple[int, int]] = []
 
     def number(self, category: str, name: str) -> int:
-        """Of an image, which is opened to learn its size when it is first met."""
+        """The number of an image, which is opened to learn its size when it is first met."""
         path = confined(f"{category}/{name}", self.folder / IMAGES)
         if path not in self.numbers:
             with reading(path, "a picture"), open_picture(path) as image:

@@ -211,7 +211,7 @@ class FeatureSource:
         self.features, self.outputs, self.pooling = features, list(content.outputs), content.pooling
 
     def records(self) -> list[Record]:
-        """Of all images."""
+        """The records of all images."""
         return self._records
 
     def shard_rows(self) -> int:

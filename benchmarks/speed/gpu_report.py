@@ -261,7 +261,7 @@ def page(progress: Path, config: Config) -> Measurement:
 
 
 def _beside_published(entry: dict[str, Any], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """With the speed in units of the fastest published way's of as many images and steps."""
+    """The entry, and how many times faster it is than the fastest published way of as many images and steps."""
     same = [
         other["images_per_second"]
         for other in entries

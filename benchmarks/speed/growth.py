@@ -105,7 +105,7 @@ def write_images(count: int, config: Config, folder: Path) -> dict[str, float]:
 
 
 def build_index(count: int, config: Config, folder: Path, kind: str) -> dict[str, float]:
-    """Of vectors that are made on the way."""
+    """What building an index takes, of vectors that are made on the way."""
     own = index_speed.Config(count=count, dim=config.dim, intrinsic=16, threads=1)
     return used(lambda: index_speed.build(own, kind, folder))
 
@@ -119,7 +119,7 @@ def fit_probe(count: int, config: Config, folder: Path, probe: str) -> dict[str,
 
 
 def features(count: int, config: Config, folder: Path, axis: str) -> dict[str, float]:
-    """Of one image, shown twice, in the last layer."""
+    """What the features of one image take, shown twice, in the last layer."""
     sizes = {"num_tokens": 256, "num_layers": 8} | {axis: count}
     model = RandAR(RandARConfig(num_heads=4, dim=config.width, vocab_size=1024, num_classes=10, **sizes)).eval()
     tokens = torch.zeros(1, sizes["num_tokens"], dtype=torch.long)

@@ -19,7 +19,7 @@ from randar_features.models import RandAR, RandARConfig
 
 
 def features_and_generation(sizes: dict[str, int], steps: int) -> dict[str, Callable[[], object]]:
-    """Of a model of these sizes with random weights."""
+    """The two works on a model of these sizes with random weights."""
     model = RandAR(RandARConfig(**sizes)).eval().requires_grad_(False)
     model.initialize(torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.output.weight, std=0.02, generator=torch.Generator().manual_seed(1))

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.options import RunOptions
 from benchmarks.reference.published_training import PublishedTraining
@@ -71,7 +72,7 @@ class Config(RunOptions):
     published_dtype: str | None = None
 
     def resolved(self) -> Config:
-        """With a number in the place of each None that stands for one; ValueError for what cannot be."""
+        """The options with a number in the place of each None that stands for one; ValueError for what cannot be."""
         if self.model not in SIZES:
             raise ValueError(f"model is {self.model!r}, expected one of {', '.join(SIZES)}")
         if self.published_dtype not in (None, "float32", "bfloat16"):
@@ -97,7 +98,7 @@ class Config(RunOptions):
 
 
 class RandomTokens(TokenStore):
-    """As many random tokens as a few steps take, in memory."""
+    """Random tokens in memory, enough for a few steps."""
 
     def __init__(self, count: int, num_tokens: int, vocab_size: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -111,7 +112,7 @@ class RandomTokens(TokenStore):
 
     @property
     def content(self) -> str:
-        """Of no store."""
+        """A name, since there is no store."""
         return "random"
 
     @property
@@ -124,8 +125,8 @@ class RandomTokens(TokenStore):
         """N."""
         return self.tokens.shape[2]
 
+    @override
     def batch(self, indices: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """As `TokenStore.batch`."""
         return self.tokens[indices, crops], self.labels[indices]
 
 

@@ -69,7 +69,7 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
             raise ValueError("--normalization batch is for --probe linear: use standardize or none")
 
     def encoders(self) -> Iterator[Encoder]:
-        """Those that are named, each loaded when its turn comes; of a store of features, what they were made by.
+        """The encoders that are named, each loaded when its turn comes; for a store of features, the one that made it.
 
         Raises:
             ValueError: splits are named, or another number format, for a store, which has its own.

@@ -74,7 +74,7 @@ class Training:
 
     @property
     def standardize(self) -> bool:
-        """Of the logistic and the few-shot probe, which have no other normalization."""
+        """Whether the logistic and the few-shot probe standardise, the one normalization that they have."""
         return self.options.normalization == "standardize"
 
     @property

@@ -175,7 +175,7 @@ class Matched:
     points: list[np.ndarray]
 
     def shares(self, data: PairSet) -> np.ndarray:
-        """Of the points of each pair, those found within a tenth of the box's longer side: float64 (pairs,)."""
+        """The share of each pair's points found within a tenth of the box's longer side: float64 (pairs,)."""
         return np.array([is_right(own, pair).mean() for own, pair in zip(self.points, data.pairs, strict=True)])
 
     def __str__(self) -> str:
@@ -217,7 +217,7 @@ def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSe
 
 
 def _removable(components: Sequence[int], output: str, places: int) -> list[int]:
-    """Those that leave something of a map: it has no more directions than places. Others are named in the log."""
+    """The numbers of directions below that of a map's places, so that something is left; the log names the others."""
     left = [count for count in components if count < places]
     if dropped := [count for count in components if count not in left]:
         LOG.warning("%s has %d places: no result with %s directions removed", output, places, dropped)

@@ -27,7 +27,7 @@ from randar_features.options import Count
 
 
 class Score:
-    """In the place of sampling: takes the true tokens, and keeps their log-likelihood."""
+    """A `Chooser` that draws nothing: it takes the true tokens, and keeps their log-likelihood."""
 
     def __init__(self, tokens: Tensor) -> None:
         self.tokens = tokens

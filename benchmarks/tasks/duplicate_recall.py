@@ -52,7 +52,7 @@ def turned(image: Image.Image, degrees: float) -> Image.Image:
 
 
 def compressed(image: Image.Image) -> Image.Image:
-    """As JPEG of quality 60."""
+    """The image after it was saved as JPEG of quality 60."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=60)
     return Image.open(buffer).convert("RGB")

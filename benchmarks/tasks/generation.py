@@ -162,7 +162,7 @@ def measure(config: Config, out: Path) -> Measurement:
 
 
 def measure_features(config: Config) -> Measurement:
-    """Of two files of features; which network made them is not known."""
+    """One result for two files of features; which network made them is not known."""
     assert config.samples is not None
     fake = read_feature_set(config.samples)
     given = is_statistics(config.reference)
@@ -178,7 +178,7 @@ def measure_features(config: Config) -> Measurement:
 
 
 def measure_images(config: Config) -> Measurement:
-    """Of images that were made elsewhere."""
+    """One result for images that were made elsewhere."""
     assert config.samples is not None
     source = open_set(config.samples, config.samples_split, config.images, config.cache, config.reading)
     judge = config.judge(config.resolution or size_of(source, config.samples))
@@ -197,7 +197,7 @@ def measure_images(config: Config) -> Measurement:
 
 
 def measure_model(config: Config, out: Path) -> Measurement:
-    """Of every setting, or first of all on few samples and then of the best."""
+    """A result for every setting; in a search, all settings on few samples, then the best on all."""
     model, _ = load_for_decoding(config.model, config.device, config.weights_dtype)
     judge = config.judge(config.resolution or model.image_size)
     settings = list(settings_of(config, model))
@@ -342,7 +342,7 @@ class Study:
         return draw(model, setting, classes, self.folder(setting), **about), classes
 
     def folder(self, setting: Setting) -> Path:
-        """Of the samples of a setting, of all labels and counts."""
+        """Where the samples of a setting lie, whatever their labels and number."""
         sampling = "".join(f"_{name}-{value:g}" for name, value in self.config.sampling.items())
         home = Path(self.config.cache) / "samples" / f"{Path(self.model.name).name}-{self.model.weights_hash[:12]}"
         home = home if self.config.weights_dtype == "float32" else home / self.config.weights_dtype
@@ -457,7 +457,7 @@ def warnings_of(config: Config, real: JudgedSet, fake: JudgedSet | None = None) 
 
 
 def warnings_of_count(config: Config, model: Model, real: JudgedSet) -> list[str]:
-    """Of too few samples, and of classes with more samples than others."""
+    """Warnings: too few samples, or classes with more samples than others."""
     found = few(config.images, len(real.moments.mean))
     if config.coarse_images is not None:
         found.append(f"coarse results are of {config.coarse_images} samples: compare them among each other only")

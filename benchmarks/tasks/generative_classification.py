@@ -256,7 +256,7 @@ def measure(config: Config, out: Path) -> Measurement:
 
 
 def protocol(config: Config, output: str, *, one_order: bool) -> str:
-    """In words; `output`: what the probe was trained on. one_order: the model was trained in no other."""
+    """The protocol in words; output: what the probe was trained on; one_order: the model knows one order only."""
     among = "all classes"
     if config.shortlist is not None:
         among = f"{config.shortlist} classes shortlisted by a logistic probe of {output}"

@@ -119,12 +119,12 @@ def steps_for(transformer: ImageTransformer, length: int) -> int | None:
 
 
 def step_counts(num_tokens: int) -> dict[str, int]:
-    """In how many steps models are compared: one token each, and as many as PAR's groups need."""
+    """The numbers of steps at which models are compared: one token a step, and as many steps as PAR needs."""
     return {"single": num_tokens, "parallel": len(group_schedule(num_tokens))}
 
 
 def images_per_second(model: Model, steps: int, config: SpeedConfig) -> float:
-    """Of drawing the tokens of a batch, with the guidance and the schedule published with the model."""
+    """Images whose tokens are drawn in a second, with the guidance and the schedule published with the model."""
     generator = torch.Generator().manual_seed(config.seed)
     classes = torch.randint(model.transformer.config.num_classes, (config.batch,), generator=generator)
 

@@ -213,7 +213,7 @@ def choose_rows(store: FeatureStore, other: FeatureStore | None, options: Labell
 
 
 def choose(train: Split, evaluation: Split | None, options: LabelledData) -> tuple[Split, Split]:
-    """Of images that can be read, those to train on and to evaluate on; None: those are held back from the former."""
+    """The images to train on and to evaluate on; `evaluation` None: some of `train` are held back."""
     for split in (train, evaluation):
         if split is not None and (split.labels < 0).any():
             raise ValueError(

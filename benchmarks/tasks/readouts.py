@@ -74,7 +74,7 @@ class Readout(NamedTuple):
     sequences: int
     """Times that an image is shown to the transformer; two showings are one sequence."""
     seconds: float
-    """Of the transformer, an image."""
+    """What the transformer takes for an image."""
     orders: int | None = None
 
 

@@ -169,7 +169,7 @@ def possible_kinds(config: Config, vectors: int) -> list[str]:
 
 
 def protocol(config: Config) -> str:
-    """In words."""
+    """The protocol in words."""
     among = (
         "leave-one-out, the query excluded by its id" if config.query_split is None else "queries from another split"
     )

@@ -58,7 +58,7 @@ class Task:
         return of_class[self.query_labels] > (self.own >= 0)
 
     def transformed(self, fitted: Transform | None) -> Task:
-        """With vectors as they are to be compared, but for their length; fitted: to the gallery; None: as they are."""
+        """The task with its vectors after a transform that was fitted to the gallery; None: as they are."""
         if fitted is None:
             return self
         queries, gallery = (fitted.transform(rows).numpy() for rows in (self.queries, self.gallery))

@@ -328,7 +328,7 @@ def data_parts(task: SegmentationData) -> dict[str, str]:
 
 
 def warnings_of(task: SegmentationData) -> list[str]:
-    """Of pairs that were left out, of classes too rare for an interval, and of near-duplicates."""
+    """Warnings: pairs that were left out, classes too rare for an interval, near-duplicates."""
     found = []
     for part, scenes in (("train", task.train), ("evaluation", task.evaluation)):
         named = "; ".join(entry["reason"] for entry in scenes.unreadable[:3])

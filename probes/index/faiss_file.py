@@ -154,7 +154,7 @@ class _Layout:
             self.skip(size, code_bytes + 8)
 
     def _list_sizes(self, lists: int) -> list[int]:
-        """Of all lists, which are written whole ("full") or as pairs of number and size ("sprs")."""
+        """The sizes of all lists, which are written whole ("full") or as pairs of number and size ("sprs")."""
         form = self.name()
         (count,) = self.take("Q")
         if count * 8 > self.size or (form, count) not in (("full", lists), ("sprs", count & ~1)):

@@ -88,7 +88,7 @@ class VectorIndex:
         self._mapped = mapped_vectors(self.folder, count if "vectors" in records else 0, self.settings.width)
 
     def _path(self, kind: str) -> Path:
-        """Of one of the files that the manifest must name."""
+        """The path of a file that the manifest must name."""
         if kind not in self.manifest["files"]:
             raise self._unlike(f"no {kind}", f"one of {self.settings.normalization} {self.settings.kind}")
         return self.folder / self.manifest["files"][kind]["name"]

@@ -62,7 +62,7 @@ def stored_vectors(index: FaissIndex, mapped: np.ndarray | None, ids: np.ndarray
 
 
 def feature_differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """In what two descriptions of features differ, in words; what only tells which images they are of is no matter."""
+    """How two descriptions of features differ, in words; entries that only tell the images are passed over."""
     names = [name for name in {**there, **given} if name not in ABOUT]
     return [
         f"{name} {there.get(name)!r}, not {given.get(name)!r}" for name in names if there.get(name) != given.get(name)

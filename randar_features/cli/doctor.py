@@ -77,7 +77,7 @@ def devices() -> Iterator[str]:
 
 
 def memory() -> Iterator[str]:
-    """Of the machine, and of each GPU."""
+    """Memory of the machine, and of each GPU."""
     machine = psutil.virtual_memory()
     yield f"{in_words(machine.available)} of {in_words(machine.total)} available"
     for number in range(torch.cuda.device_count()):

@@ -81,7 +81,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Those of the index that were given."""
+        """The sizes of the index that were given."""
         return {name: value for name in SIZES if (value := getattr(self, name)) is not None}
 
 
@@ -150,7 +150,7 @@ def extracted(options: IndexOptions, data: Any) -> FeatureStore:
 
 
 def recommended_output(encoder: Any) -> str:
-    """Of a model, image tokens at its recommended layer and context; of others the pooled or the last features."""
+    """A model's image tokens at its recommended layer and context; another encoder's pooled or last features."""
     from benchmarks.encoders.generators import GeneratorEncoder
 
     if isinstance(encoder, GeneratorEncoder):

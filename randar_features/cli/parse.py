@@ -150,7 +150,7 @@ class _Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the command line has it."""
+        """The option as the command line has it."""
         return self.key if self.field.metadata.get("positional") else f"--{self.key.replace('_', '-')}"
 
     @property

@@ -116,7 +116,7 @@ def specs_of(options: ProbeOptions, encoder: str, stored: FeatureStore | None) -
 
 
 def pooling_of(options: ProbeOptions, stored: FeatureStore | None) -> str:
-    """As stated; of a store of vectors, as they were pooled."""
+    """The pooling that is stated; for a store of vectors, the one that made them."""
     held = None if stored is None else stored.manifest["pooling"]
     return options.pooling if held is None or options.pooling != "mean" else str(held)
 

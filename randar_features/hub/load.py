@@ -307,7 +307,7 @@ def _within(value: Any, lowest: int, highest: int) -> bool:
 
 
 def _hash_of(source: ModelSource, files: Sequence[WeightsFile]) -> str:
-    """Of the files, and of the sizes in the user's config.json: equal weights give other numbers with other heads."""
+    """Hash of the files, and of the sizes in a user's config.json: equal weights in other heads compute otherwise."""
     digests = [file_hash(file.path) for file in files]
     if source.of_user:
         digests.append(json.dumps({part: source.config.get(part) for part in source.files}, sort_keys=True))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 1 << 25, "cuda": 1 << 28}
-"""Of float32 logits at once: few enough for a cache, enough that the products stay fast."""
+"""Bytes of float32 logits at once: few enough for a cache, enough that the products stay fast."""
 
 
 def linear_cross_entropy(states: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None) -> Tensor:

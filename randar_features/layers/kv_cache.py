@@ -14,7 +14,7 @@ class CacheShape(NamedTuple):
     layers: int
     sequences: int
     heads: int
-    """Of keys and values, Hkv."""
+    """Heads of keys and values, Hkv."""
     length: int
     """Tokens of a sequence, at most."""
     head_dim: int

@@ -87,7 +87,7 @@ class ImageTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Number format of the weights."""
         return self.code_embedding.weight.dtype
 
     @property

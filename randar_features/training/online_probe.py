@@ -82,7 +82,7 @@ class OnlineProbe:
 
     @classmethod
     def of_store(cls, store: TokenStore, encode: Encode, images: Any, **options: Any) -> Self:
-        """With the tokenizer that lies beside the training tokens; ValueError if there is none."""
+        """A probe with the tokenizer that lies beside the training tokens; ValueError if there is none."""
         if store.tokenizer is None:
             raise ValueError(f"the probe needs the tokenizer that made the tokens: {store.folder.parent} holds none")
         tokenizer, image_size = load_tokenizer(store.tokenizer)

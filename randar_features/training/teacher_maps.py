@@ -153,7 +153,7 @@ def _basis(
     batch_size: int,
     made_of: str,
 ) -> _Basis:
-    """Of the file at `path`, or of `SAMPLED` images spread over all, and then written there.
+    """The basis in the file at `path`; without one, that of `SAMPLED` images spread over all, which is written there.
 
     ValueError if the file is of something else than `made_of` says.
     """

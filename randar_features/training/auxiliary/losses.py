@@ -29,7 +29,7 @@ class Plan:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of each loss by its name in the log; 1 for next-token prediction."""
+        """The weight of each loss by its name in the log; 1 for next-token prediction."""
         config = self.config
         given = {
             "alignment_loss": config.alignment.weight,

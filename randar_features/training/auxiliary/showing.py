@@ -18,7 +18,7 @@ class Shown(NamedTuple):
     states: Tensor | None
     """(B, N, D) in the first copy's order: what `ImageTransformer.logits` predicts its tokens from."""
     features: dict[int, Features]
-    """By block: the residual stream after it at the last copy's tokens."""
+    """The residual stream after each block, by its number, at the last copy's tokens."""
 
 
 def show(
