@@ -12,6 +12,7 @@ import filelock
 from randar_features.store.files import make_folder, read_json, remove_leftovers, write_json
 
 LOCK = ".lock"
+_MOMENT = 0.2  # seconds, in which another process may look whether the lock is held
 
 
 class FolderLockedError(OSError):
@@ -19,13 +20,13 @@ class FolderLockedError(OSError):
 
 
 @contextmanager
-def locked(folder: Path, *, rank: int = 0, patience: float = 0) -> Iterator[None]:
+def locked(folder: Path, *, rank: int | None = None, patience: float = 0) -> Iterator[None]:
     """Hold the lock of a folder; it is free again when the block or the process ends, however that ends.
 
     Args:
         folder: made if it is not there. Its lock is the empty file `.lock`, which stays; readers need no lock.
         rank: of this process among those that share one job; each rank has a lock of its own, so that the processes
-            of one job go together and those of two jobs do not.
+            of one job go together and those of two jobs do not. None: it is alone, and no rank may be there.
         patience: seconds to wait for another process to end; none: it is refused at once.
 
     Raises:
@@ -33,22 +34,55 @@ def locked(folder: Path, *, rank: int = 0, patience: float = 0) -> Iterator[None
         OSError: the folder cannot be written to.
     """
     make_folder(folder)
-    path = folder / (LOCK if rank == 0 else f"{LOCK}-{rank}")
-    owner = path.with_name(f"{path.name}-owner")
-    lock = filelock.FileLock(path, timeout=patience, thread_local=False)
+    path = _path(folder, rank or 0)
+    owner = _owner(path)
+    lock = filelock.FileLock(path, timeout=max(patience, _MOMENT), thread_local=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise FolderLockedError(
-            f"{folder} is being written by {_name(owner)}: wait until it ends, or give another folder"
-        ) from error
+        raise _refusal(folder, path) from error
     try:
+        if rank is None and (held := next(filter(_is_held, _paths_of_ranks(folder)), None)) is not None:
+            raise _refusal(folder, held)
         remove_leftovers(folder, f"{owner.name}.*")  # of a process that was killed while it wrote its name
         write_json(owner, {"process": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]})
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def is_locked(folder: Path, ranks: int) -> bool:
+    """Whether one of the first `ranks` processes of a job holds its lock now."""
+    return any(_is_held(_path(folder, rank)) for rank in range(ranks))
+
+
+def _path(folder: Path, rank: int) -> Path:
+    return folder / (LOCK if rank == 0 else f"{LOCK}-{rank}")
+
+
+def _paths_of_ranks(folder: Path) -> list[Path]:
+    return [path for path in folder.glob(f"{LOCK}-*") if path.name.removeprefix(f"{LOCK}-").isdecimal()]
+
+
+def _owner(path: Path) -> Path:
+    return path.with_name(f"{path.name}-owner")
+
+
+def _is_held(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with filelock.FileLock(path, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def _refusal(folder: Path, path: Path) -> FolderLockedError:
+    return FolderLockedError(
+        f"{folder} is being written by {_name(_owner(path))}: wait until it ends, or give another folder"
+    )
 
 
 def _name(owner: Path) -> str:

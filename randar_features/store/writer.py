@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -18,7 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from randar_features.store.files import remove_leftovers
-from randar_features.store.lock import locked
+from randar_features.store.lock import is_locked, locked
 from randar_features.store.manifest import (
     FORMAT,
     MANIFEST,
@@ -40,7 +41,7 @@ from randar_features.store.streams import Comparison
 
 POLL = 0.2
 FLUSH_SECONDS = 5.0  # of work that a kill can cost
-PATIENCE = 60.0  # seconds that the other processes of a job wait for the manifest
+PATIENCE = 600.0  # seconds without a new shard, after which a process looks whether another one is at work
 _END = "end-"  # and a row: no image is there or later, as a process that reads a stream has found
 _EMPTY = Record(None, -1, "")
 
@@ -101,7 +102,7 @@ class StoreWriter:
         check_foreign(self.folder)
         if self._begun():
             check_content(self.folder, self._manifest(), self._settings)
-        with locked(self.folder, rank=self.rank, patience=self.patience):
+        with self._locked():
             if self.world_size == 1:
                 remove_leftovers(self.folder)
             plan = self._plan(source)
@@ -116,15 +117,32 @@ class StoreWriter:
 
         FolderLockedError: another process writes to it.
         """
-        with locked(self.folder, rank=self.rank, patience=self.patience):
+        with self._locked():
             for path in (*self.folder.glob(f"{SHARD}-*.arrow"), *_remains(self.folder)):
                 path.unlink(missing_ok=True)
             (self.folder / MANIFEST).unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """Until the other processes have made their shards."""
-        while missing_rows(self._manifest(), find_shards(self.folder)):
+        """Until the other processes have made their shards.
+
+        TimeoutError: there are rows that none has made, and no process is at work any more.
+        """
+        before, since = None, time.monotonic()
+        while missing := missing_rows(self._manifest(), find_shards(self.folder)):
+            if missing != before:
+                before, since = missing, time.monotonic()
+            elif time.monotonic() - since >= PATIENCE:
+                if not is_locked(self.folder, self.world_size):
+                    raise TimeoutError(
+                        f"{self.folder} lacks the rows {missing[0].start} to {missing[0].stop - 1}, and none of the "
+                        f"{self.world_size} processes is at work: see why one ended or never began, and start all "
+                        "again, which goes on there"
+                    )
+                since = time.monotonic()
             time.sleep(POLL)
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.folder, rank=None if self.world_size == 1 else self.rank, patience=self.patience)
 
     # What is to be done
 

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import FeatureStore
 from randar_features.features import store as feature_store
+from randar_features.store import writer
+from randar_features.store.lock import locked
 from randar_features.store.shards import find_shards
 from randar_features.store.state import OtherImagesError
 from tests.features.stores import (
@@ -157,6 +159,25 @@ def test_large_rows_make_short_shards(tmp_path: Path, monkeypatch: pytest.Monkey
         write(pictures(9), tmp_path, shard_rows=np.int64(3))
     store = write(pictures(9), tmp_path / "large", shard_rows=None, batch_size=batch_size)
     assert len(store.shards) == 1 and store.manifest["shard_rows"] in (1024, 1020)
+
+
+def test_a_process_does_not_wait_for_others_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(writer, "PATIENCE", 0.05)
+    monkeypatch.setattr(writer, "POLL", 0.01)
+    images = pictures(4)
+    with locked(tmp_path, rank=0):  # as if it had begun
+        waiting = threading.Thread(target=pytest.raises, args=(TimeoutError, write, images, tmp_path), daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join(60)
+    assert not waiting.is_alive()
+    with pytest.raises(TimeoutError, match="rows 0 to 2"):
+        write(images, tmp_path)
+    monkeypatch.setenv("RANK", "0")
+    assert len(write(images, tmp_path)) == 4
 
 
 def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
