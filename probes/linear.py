@@ -93,6 +93,9 @@ class JointLinearProbe:
         Raises on wrong shapes, NaN or infinity, labels that are no class, or a single class.
         """
         held = validation_features or {}
+        for each in (features, held):
+            if not isinstance(each, Mapping):
+                raise TypeError(f"features must be a mapping of names to (n, D) arrays, got {type(each).__name__}")
         if not features or (held and set(held) != set(features)):
             raise ValueError(f"features are of the outputs {list(features)}, validation_features of {list(held)}")
         options: dict[str, Any] = {"fraction": self.validation_fraction, "seed": self.seed}

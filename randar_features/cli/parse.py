@@ -339,6 +339,9 @@ def _one_line(message: str, settings: list[_Setting]) -> str:
         return _unknown(found[1].partition("=")[0], [setting.name for setting in settings])
     if found := re.match(r"Option '([^']+)' is not accepted", message):
         return _unknown(found[1], [setting.key for setting in settings])
+    if found := re.match(r"the following arguments are required: (.*)", message):
+        missing = (by_key[key] for key in found[1].split(", "))
+        return "needed: " + ", ".join(f"{setting.name} ({in_words(setting.hint)})" for setting in missing)
     return " ".join(message.split())
 
 

@@ -142,10 +142,13 @@ def new_part(source: Source, data: str, first: int) -> dict[str, Any]:
 def check_content(folder: Path, manifest: Manifest, content: Mapping[str, Any]) -> None:
     """ValueError if the store's values are not what `content` says."""
     for name, value in json.loads(json.dumps(dict(content))).items():
-        if manifest.get(name) != value:
+        held = manifest.get(name)
+        if held != value:
+            if isinstance(held, dict) and isinstance(value, dict) and list(held) != list(value):
+                held, value = list(held), list(value)
             raise ValueError(
-                f"{folder} holds other {manifest['kind']}: its {name} is {_short(manifest.get(name))}, "
-                f"now {_short(value)}. Give another folder, or remove that one to make it again"
+                f"{folder} holds other {manifest['kind']}: its {name} is {_short(held)}, now {_short(value)}. "
+                "Give another folder, or remove that one to make it again"
             )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +70,25 @@ def refused(text: str) -> str:
         given(text)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Write something.
+
+    Attributes:
+        data: where the images are.
+        out_dir: where the result goes.
+    """
+
+    data: Path = positional()
+    out_dir: Path
+
+
+def test_what_is_missing_is_named_as_the_command_line_spells_it():
+    for words, named in (([], "data (path), --out-dir (path)"), (["x"], "--out-dir (path)")):
+        with pytest.raises(OptionError, match=re.escape(named)):
+            parse(Written, words)
 
 
 def test_defaults_are_those_of_the_dataclass():

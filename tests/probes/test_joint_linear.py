@@ -115,6 +115,8 @@ def test_bad_requests_are_refused() -> None:
         JointLinearProbe(buffer_rows=300)
     with pytest.raises(ValueError, match=r"labels must have shape \(899,\)"):
         probe().fit({"a": TRAIN["noise"], "b": TRAIN["noise"][:-1]}, LABELS)
+    with pytest.raises(TypeError, match="mapping of names"):
+        probe().fit(TRAIN["noise"], LABELS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"outputs \['a'\], validation_features of \['b'\]"):
         probe().fit({"a": TRAIN["noise"]}, LABELS, {"b": TRAIN["noise"]}, LABELS)
     with pytest.raises(RuntimeError, match="JointLinearProbe has not been fitted"):
