@@ -54,10 +54,16 @@ class Append:
                     parts[-1].update(new_part(self.source, self.data, parts[-1]["first"]))
                 parts[-1]["rows"] = len(images)
                 state.fit()
-                return Plan(state.manifest, state.shards, parts[-1]["first"], images)
+                # A kill may have come before the other parts' images that changed were read again.
+                redo, renamed, _ = self._changes([row for row in state.present if row not in held], retry)
+                return Plan(state.manifest, state.shards, parts[-1]["first"], images, redo=redo, renamed=renamed)
             state.close()
             state.fit()
-        return self._grow(retry)
+        redo, renamed, new = self._changes(list(state.present), retry)
+        first = sum(part["rows"] for part in parts)
+        if new:
+            parts.append(new_part(self.source, self.data, first) | {"rows": len(new)})
+        return Plan(state.manifest, state.shards, first, new, redo=redo, renamed=renamed)
 
     def _fits(self, part: Mapping[str, Any], images: Sequence[int], held: Mapping[int, Present]) -> bool:
         """Whether the existing rows of a part are of these images, in order."""
@@ -83,9 +89,10 @@ class Append:
             )
         return Plan(self.state.manifest, self.state.shards, part["first"], images)
 
-    def _grow(self, retry: bool) -> Plan:
+    def _changes(self, among: Sequence[int], retry: bool) -> tuple[dict[int, int], dict[int, Record], list[int]]:
+        """Of the rows `among`: `redo` and `renamed` of the plan; and the numbers of images that none of them has."""
         state = self.state
-        known = _Known(state, list(state.present))
+        known = _Known(state, among)
         rows = known.find(self.records, self.paths)
         claimed = {row for row in rows if row is not None}
         gone = {row for row in known.files if row not in claimed and known.gone(row)}
@@ -105,10 +112,7 @@ class Append:
                     path=None if path is None else within(path, root_of(state.manifest, row))
                 )
         self._report(redo, renamed, gone, labelled)
-        first = sum(part["rows"] for part in state.manifest["parts"])
-        if new:
-            state.manifest["parts"].append(new_part(self.source, self.data, first) | {"rows": len(new)})
-        return Plan(state.manifest, state.shards, first, new, redo=redo, renamed=renamed)
+        return redo, renamed, new
 
     def _report(
         self, redo: Mapping[int, int], renamed: Mapping[int, Record], gone: set[int], labelled: Sequence[int]

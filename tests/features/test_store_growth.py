@@ -161,6 +161,31 @@ def test_large_rows_make_short_shards(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(store.shards) == 1 and store.manifest["shard_rows"] in (1024, 1020)
 
 
+@pytest.mark.filterwarnings("ignore:images of")
+def test_an_append_reads_what_changed_after_a_kill_and_after_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    images = pictures(8)
+    data = save(images, tmp_path / "images")
+    for name in ("killed", "shared"):
+        write(data, tmp_path / name)
+    images = np.concatenate([pictures(8, seed=1)[:1], images[1:], pictures(4, seed=2)])
+    save(images, data)
+    with pytest.raises(Interrupted):
+        write(data, tmp_path / "killed", append=True, encode=interrupted_after(0))
+    store = write(data, tmp_path / "killed", append=True)
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    monkeypatch.setattr(writer, "PATIENCE", 0)
+    monkeypatch.setattr(writer, "POLL", 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(TimeoutError):
+        write(data, tmp_path / "shared", append=True)
+    monkeypatch.setenv("RANK", "0")
+    assert len(write(data, tmp_path / "shared", append=True)) == 12
+    assert contents(tmp_path / "shared") == contents(tmp_path / "killed")
+
+
 def test_a_process_does_not_wait_for_others_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
