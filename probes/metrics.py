@@ -89,8 +89,16 @@ def mean_average_precision(
 def average_precisions(
     neighbours: np.ndarray, query_labels: Labels, gallery_labels: Labels, exclude: Labels | None = None
 ) -> np.ndarray:
-    """The AP of each query, float64 (Q,), NaN for those left out; `mean_average_precision` is their mean."""
+    """The AP of each query, float64 (Q,), NaN for those left out; `mean_average_precision` is their mean.
+
+    Raises:
+        ValueError: a row of the gallery is twice among the neighbours of a query.
+    """
     relevant, counts = _relevance(neighbours, query_labels, gallery_labels, exclude)
+    ranked = np.sort(neighbours, axis=1)
+    if len(twice := np.argwhere(ranked[:, 1:] == ranked[:, :-1])):
+        query, place = twice[0]
+        raise ValueError(f"row {ranked[query, place]} is more than once among the neighbours of query {query}")
     precision = relevant.cumsum(1) / np.arange(1, relevant.shape[1] + 1)
     found = (precision * relevant).sum(1)
     return np.divide(found, counts, out=np.full(len(counts), np.nan), where=counts > 0)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probes import average_precisions, first_ranks, mean_rank, neighbour_recall, recall_at_k
+from probes import (
+    average_precisions,
+    first_ranks,
+    mean_average_precision,
+    mean_rank,
+    neighbour_recall,
+    recall_at_k,
+)
 
 NEIGHBOURS = np.array([[0, 1, 2, 3], [2, 1, 3, 0], [1, 2, 3, 0], [0, 1, 2, 3]])
 GALLERY_LABELS = np.array([0, 1, 1, 0])
@@ -18,6 +25,14 @@ def test_ranks_and_precisions_by_hand() -> None:
     assert mean_rank(NEIGHBOURS, LABELS, GALLERY_LABELS) == pytest.approx(5 / 3)
     expected = [(1 + 2 / 4) / 2, 1, (1 / 3 + 2 / 4) / 2, np.nan]
     np.testing.assert_allclose(average_precisions(NEIGHBOURS, LABELS, GALLERY_LABELS), expected)
+
+
+def test_a_neighbour_that_is_there_twice_is_refused() -> None:
+    """It would be found twice: an AP of 2."""
+    with pytest.raises(ValueError, match=r"row 3 .* query 1"):
+        average_precisions(np.array([[0, 1], [3, 3]]), [0, 0], [0, 1, 1, 2])
+    with pytest.raises(ValueError, match=r"row 0 .* query 0"):
+        mean_average_precision(np.array([[0, 1, 0]]), [0], [0, 1, 1])
 
 
 def test_a_query_is_left_out_and_what_is_not_found_counts_as_one_more() -> None:
