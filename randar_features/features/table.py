@@ -153,7 +153,14 @@ class FeatureTable:
 
         Maps (G, G, D) are flattened; their shape, the class names and `details` are in the file's metadata, as JSON
         under "randar_features". Paths that are not UTF-8 are escaped, see `store.records.escape`.
+
+        Raises:
+            ValueError: the name does not end in .parquet, by which every reader knows such a file.
         """
+        if path_to_write(path).suffix != ".parquet":
+            raise ValueError(
+                f"a Parquet file is named ….parquet, got {str(path)!r}; for a CSV file see to_pandas().to_csv"
+            )
         import pyarrow as pa
         import pyarrow.parquet as pq
 

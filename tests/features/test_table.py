@@ -99,6 +99,13 @@ def test_as_pandas_and_parquet_have_it(folder: Path, small_model: Model, tmp_pat
     assert read["status"].to_pylist() == table.status and read["label"].to_pylist() == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("name", ["table.csv", "table", "table.parquet.gz"])
+def test_a_parquet_file_has_its_name(folder: Path, small_model: Model, tmp_path: Path, name: str):
+    with pytest.raises(ValueError, match=rf"\.parquet.*{name}"):
+        extract(folder, small_model).to_parquet(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_as_zarr_has_it(folder: Path, small_model: Model, tmp_path: Path):
     zarr = pytest.importorskip("zarr")
     table = extract(folder, small_model)
