@@ -6,8 +6,9 @@ import pytest
 
 from randar_features import FeatureSpec, Model
 from randar_features.features import model_specs
-from randar_features.features.spec import resolve_layers
+from randar_features.features.spec import check_specs, resolve_layers
 from tests.golden.models import golden_model
+from tests.small_models import small_transformer
 
 SPECS = {
     "reverse/image/2": FeatureSpec("reverse", "image", 2),
@@ -63,6 +64,19 @@ def test_layer_indices(layers: Any, expected: list[int]):
 def test_layers_of_an_iterator_are_of_every_context(small_model: Model):
     specs = model_specs(small_model, layers=iter([0, 1]), context=["single", "reverse"])
     assert [str(spec) for spec in specs] == ["single/image/0", "single/image/1", "reverse/image/0", "reverse/image/1"]
+
+
+def test_orders_are_drawn_only_to_be_used(small_model: Model, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(type(small_model.transformer), "several_orders", lambda *given: pytest.fail("drawn"))
+    check_specs(small_model.transformer, [FeatureSpec.parse("reverse/image/1/orders=4")])
+
+
+@pytest.mark.parametrize("architecture", ["llamagen", "par"])
+def test_a_model_of_one_order_has_no_others(architecture: str):
+    model = small_transformer(architecture=architecture)
+    check_specs(model, [FeatureSpec.parse("repeat/image/1/orders=1")])
+    with pytest.raises(ValueError, match="4 orders"):
+        check_specs(model, [FeatureSpec.parse("repeat/image/1/orders=4")])
 
 
 def test_layers_out_of_range_are_refused():
