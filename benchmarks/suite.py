@@ -26,10 +26,10 @@ from randar_features.cli.options import Probe
 from randar_features.cli.parse import option
 from randar_features.cli.run import run as run_command
 from randar_features.data import open_images, open_pairs
+from randar_features.data.layout import EVALUATION_SPLITS
 from randar_features.data.pairs import ImageMask
 from randar_features.options import Count
 
-EVALUATION_SPLITS = ("validation", "val", "test")
 BUILT_IN = {PHOTO_DIGITS: {"labels", "masks"}, "digits": {"points"}, "photographs": {"points"}}
 
 

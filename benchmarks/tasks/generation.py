@@ -58,11 +58,11 @@ from randar_features import Model, load_model
 from randar_features.cli.decoding import Order, load_for_decoding
 from randar_features.cli.options import WeightsDType
 from randar_features.cli.parse import option
+from randar_features.data.layout import split_role
 from randar_features.generation.recipe import recipe_of
 from randar_features.options import Count, Natural, NonNegative, Share
 
 COARSE, FULL = "coarse", "full"
-VALIDATION = ("validation", "val", "test")
 TOP_1 = "top-1"
 OF_MODELS = (
     "model", "coarse_images", "labels", "guidance", "guidance_schedule", "steps", "order", "temperature", "top_k",
@@ -446,7 +446,7 @@ def reference_in_words(config: Config) -> str:
 def warnings_of(config: Config, real: JudgedSet, fake: JudgedSet | None = None) -> list[str]:
     """What a reader must know of the sets."""
     found = [*real.warnings, *(fake.warnings if fake is not None else ())]
-    if config.reference_split in VALIDATION:
+    if split_role(config.reference_split or "") in ("validation", "test"):
         found.append(
             f"the reference is the {config.reference_split} split: published numbers are against the training set, "
             "and are not comparable"

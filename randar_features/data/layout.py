@@ -16,6 +16,8 @@ SPLIT_ROLES = {
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 """Names of splits, with what each is for."""
+EVALUATION_SPLITS = tuple(name for name, role in SPLIT_ROLES.items() if role != "train")
+"""Names of splits that models are not trained on, those for validation first."""
 SPLIT_NAME = re.compile(rf"({'|'.join(SPLIT_ROLES)})([-_ ]?(set|split|images?|imgs?|data|\d+))?", re.IGNORECASE)
 IMAGE_FOLDERS = ("images", "image")
 MASK_FOLDERS = ("masks", "mask", "annotations", "labels")

@@ -51,6 +51,8 @@ def test_splits(data: dict[str, str]) -> None:
     assert suite.splits_of(data["whole"]) == (None, None)
     assert suite.splits_of(data["masks"]) == ("train", "validation")
     assert suite.splits_of("photo-digits") == ("train", "test")
+    (Path(data["split"]) / "validation").rename(Path(data["split"]) / "valid")
+    assert suite.splits_of(data["split"]) == ("train", "valid")
 
 
 def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
