@@ -15,9 +15,9 @@ from randar_features.generation.recording import draw, new_cache
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import Scale
 from randar_features.generation.stepping import stepper_of
-from randar_features.layers import KVCache, check_classes, pack_weights, packed_format, product_dtype
+from randar_features.layers import KVCache, check_classes, check_packed, pack_weights, packed_format, product_dtype
 from randar_features.models import ImageTransformer
-from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted, name_of
+from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted
 
 FIXED_ORDERS = {
     "raster": sequence.raster_order,
@@ -213,17 +213,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def check_packed(transformer: nn.Module, stated: torch.dtype) -> torch.dtype | None:
-    """`packed_format`; ValueError if it is another than the stated one."""
-    packed = packed_format(transformer)
-    if packed is not None and packed != stated:
-        raise ValueError(
-            f"{name_of(stated)} was stated, but the weights are packed in {name_of(packed)}: give the transformer that "
-            "they were packed from, or leave the format out (None)"
-        )
-    return packed
 
 
 def stated_format(transformer: ImageTransformer, dtype: DType) -> torch.dtype | None:

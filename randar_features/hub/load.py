@@ -15,6 +15,7 @@ from randar_features.hub.files import WeightsFile
 from randar_features.hub.published import ModelSource
 from randar_features.hub.registry import find_source, imagenet_classes
 from randar_features.hub.weights import build_empty, file_hash, load_weights
+from randar_features.layers import check_packed, product_dtype
 from randar_features.models import ARCHITECTURES, ImageTransformer, middle_layer
 from randar_features.precision import DType, can_compute, compute_dtype, weights_dtype
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer, NetworkTokenizer
@@ -104,9 +105,12 @@ class Model:
     def fitted(self, dtype: DType = None) -> tuple[Self, torch.dtype]:
         """A model that can compute in `dtype`, and that number format; see `precision`.
 
-        The model is this one if its weights are in `dtype` or in float32, else a copy in float32.
+        The model is this one if its weights are in `dtype` or in float32, else a copy in float32. One whose
+        transformer is packed (`pack_weights`) computes in the format of that; ValueError if another is stated.
         """
-        own = compute_dtype(dtype, self.device, self.dtype)
+        own = compute_dtype(dtype, self.device, product_dtype(self.transformer))
+        if dtype is not None:
+            check_packed(self.transformer, own)
         return (self if can_compute(own, self.dtype) else self.to(dtype=torch.float32)), own
 
     def __repr__(self) -> str:

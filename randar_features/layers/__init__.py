@@ -14,7 +14,7 @@ from randar_features.layers.block import Block, FeedForward, PreNormBlock, RMSNo
 from randar_features.layers.config import TransformerConfig
 from randar_features.layers.embedding import ClassEmbedding, check_classes
 from randar_features.layers.kv_cache import CacheShape, KVCache
-from randar_features.layers.packed_linear import PackedLinear, pack_weights, packed_format, product_dtype
+from randar_features.layers.packed_linear import PackedLinear, check_packed, pack_weights, packed_format, product_dtype
 
 __all__ = [
     "Attention",
@@ -33,6 +33,7 @@ __all__ = [
     "TransformerConfig",
     "attend",
     "check_classes",
+    "check_packed",
     "continued_mask",
     "merged_heads",
     "pack_weights",

@@ -96,3 +96,14 @@ def product_dtype(model: nn.Module) -> torch.dtype:
 def packed_format(model: nn.Module) -> torch.dtype | None:
     """The format that `pack_weights` packed a model in; None if it did not make it."""
     return next((layer.format for layer in model.modules() if isinstance(layer, PackedLinear)), None)
+
+
+def check_packed(model: nn.Module, stated: torch.dtype) -> None:
+    """ValueError if the weights of a model are packed in another format than the stated one."""
+    packed = packed_format(model)
+    if packed is not None and packed != stated:
+        stated_name, packed_name = (str(one).removeprefix("torch.") for one in (stated, packed))
+        raise ValueError(
+            f"{stated_name} was stated, but the weights are packed in {packed_name}: give the transformer that "
+            "they were packed from, or leave the format out (None)"
+        )

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from randar_features import generate, inpaint, load_model, log_likelihood, precision, upscale_tokens
+from randar_features import (
+    ImageEncoder,
+    Model,
+    extract_features,
+    generate,
+    inpaint,
+    load_model,
+    log_likelihood,
+    precision,
+    upscale_tokens,
+)
 from randar_features.generation import complete, new_cache
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling
@@ -87,6 +99,19 @@ def test_every_way_of_generating_takes_a_format(small_model):
     mask[:8] = True
     redrawn = inpaint(small_model, images, mask, [1], generator=0, dtype="bfloat16")
     assert torch.equal(redrawn[:, :, 8:], images[:, :, 8:])
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_features_of_packed_weights_are_in_their_format_alone(small_model: Model, stored: str):
+    packed = replace(small_model, transformer=pack_weights(small_model.transformer, stored))
+    pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    table = extract_features(pixels, packed, progress=False)
+    assert table.details["dtype"] == stored
+    assert torch.equal(table.maps, extract_features(pixels, packed, dtype=stored, progress=False).maps)
+    with pytest.raises(ValueError, match=f"float16 was stated, but the weights are packed in {stored}"):
+        extract_features(pixels, packed, dtype="float16", progress=False)
+    with pytest.raises(ValueError, match=f"float16 was stated, but the weights are packed in {stored}"):
+        ImageEncoder(packed, dtype="float16")
 
 
 @pytest.mark.parametrize(
