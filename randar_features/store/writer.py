@@ -8,18 +8,19 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import filelock
 import numpy as np
 from tqdm.auto import tqdm
 
 from randar_features.store.files import remove_leftovers
-from randar_features.store.lock import is_locked, locked
+from randar_features.store.lock import LOCK, is_locked, locked
 from randar_features.store.manifest import (
     FORMAT,
     MANIFEST,
@@ -105,12 +106,14 @@ class StoreWriter:
         with self._locked():
             if self.world_size == 1:
                 remove_leftovers(self.folder)
-            plan = self._plan(source)
-            if self.rank == 0:
-                self._redo(plan, source)
+            with self._turn():
+                plan = self._plan(source)
+                if self.rank == 0:
+                    self._redo(plan, source)
             if self._in_time():
                 self._make(plan, source)
-            return self._finish(plan)
+            with self._turn():
+                return self._finish(plan)
 
     def clear(self) -> None:
         """Remove the store's own files, and nothing else.
@@ -143,6 +146,10 @@ class StoreWriter:
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.folder, rank=None if self.world_size == 1 else self.rank, patience=self.patience)
+
+    def _turn(self) -> AbstractContextManager[object]:
+        """Processes that share the work look at manifest and shards, and change them by that, one after the other."""
+        return filelock.FileLock(self.folder / f"{LOCK}-turn") if self.world_size > 1 else nullcontext()
 
     # What is to be done
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,44 @@ def test_a_process_does_not_wait_for_others_that_have_ended(tmp_path: Path, monk
         write(images, tmp_path)
     monkeypatch.setenv("RANK", "0")
     assert len(write(images, tmp_path)) == 4
+
+
+def test_a_process_that_plans_sees_the_store_as_another_one_found_or_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 appends, and reads a changed image again, while rank 1 has read the manifest and not yet the shards."""
+    images = pictures(6)
+    data, folder = save(images, tmp_path / "images"), tmp_path / "store"
+    write(data, folder)
+    images = np.concatenate([pictures(6, seed=1)[:1], images[1:], pictures(6, seed=2)])
+    save(images, data)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("randar_features.store.writer.os.environ", PerThread(os.environ))
+    monkeypatch.setattr(writer, "PATIENCE", 5.0)
+    lengths: list[int] = []
+
+    def run(rank: int) -> None:
+        PerThread.rank.value = str(rank)
+        lengths.append(len(write(data, folder, append=True)))
+
+    other = threading.Thread(target=run, args=(0,), daemon=True)
+    plan = writer.make_plan
+
+    def meanwhile(*given: Any, **options: Any) -> Any:
+        if not other.ident:
+            other.start()
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end and not list(folder.glob("rows-000000006-*")):
+                time.sleep(0.01)
+        return plan(*given, **options)
+
+    monkeypatch.setattr(writer, "make_plan", meanwhile)
+    run(1)
+    other.join(60)
+    assert lengths == [12, 12]
+    store = FeatureStore(folder)
+    assert [part["rows"] for part in store.manifest["parts"]] == [6, 6]
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
 
 
 def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
