@@ -1,8 +1,13 @@
 """The data that benchmarks are run on, by name or as it comes."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from randar_features.data import ImageSource, PhotoDigits, open_images
+from randar_features.data.images import readable_batches
 from randar_features.data.ranges import DEFAULT_READING, Reading
 
 PHOTO_DIGITS = "photo-digits"
@@ -24,3 +29,22 @@ def open_data(data: Any, split: str | None, image_size: int, reading: Reading = 
     if data == PHOTO_DIGITS:
         return open_images(PhotoDigits(split or "train", size=image_size))
     return open_images(data, split=split).read_with(reading)
+
+
+def read_labelled(
+    source: ImageSource, data: str, keep: Callable[[Tensor], Tensor], image_size: int, batch_size: int
+) -> tuple[Tensor, Tensor, list[str]]:
+    """What `keep` makes of the images (b, 3, S, S) that can be read, their labels (n,), and a warning of the others.
+
+    ValueError if one has no label; `data` is named in it.
+    """
+    kept: list[Tensor] = []
+    labels: list[int] = []
+    options = {"image_size": image_size, "batch_size": batch_size}
+    for pixels, of_batch in readable_batches(source, description="reading", **options):
+        kept.append(keep(pixels))
+        labels += of_batch
+    if min(labels) < 0:
+        raise ValueError(f"{labels.count(-1)} of {len(labels)} images of {data} have no label: each needs one")
+    missing = (source.length or len(labels)) - len(labels)
+    return torch.cat(kept), torch.tensor(labels), [f"{missing} images could not be read"] if missing else []

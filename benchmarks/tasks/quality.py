@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from benchmarks.datasets import read_labelled
 from benchmarks.options import ImageTaskOptions
 from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -18,7 +18,6 @@ from benchmarks.tasks.generator_measures import image_losses
 from probes import bootstrap_interval
 from randar_features import load_model
 from randar_features.data import open_images
-from randar_features.data.images import readable_batches
 from randar_features.options import Count
 from randar_features.training.image_quality import reconstruction_quality
 from randar_features.training.objective import evaluation_orders
@@ -47,7 +46,8 @@ class Config(ImageTaskOptions):
 def measure(config: Config, out: Path) -> Measurement:
     """One result: nats per token with the class and with the null class, and how well images are reconstructed."""
     model = load_model(config.model, config.device)
-    pixels, labels, warnings = read_images(config, model.image_size)
+    source = open_images(config.data, split=config.split).read_with(config.reading)
+    pixels, labels, warnings = read_labelled(source, config.data, lambda batch: batch, model.image_size, 256)
     picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
     tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
     with_class, null_class = image_losses(model.transformer, tokens, labels, config.orders)
@@ -69,25 +69,6 @@ def measure(config: Config, out: Path) -> Measurement:
         results=[Result.of(entries)],
         warnings=warnings,
     )
-
-
-def read_images(config: Config, image_size: int) -> tuple[Tensor, Tensor, list[str]]:
-    """All images (n, 3, S, S) in [0, 1] that can be read, their labels (n,), and a warning of the others.
-
-    ValueError if one has no label.
-    """
-    pixels: list[Tensor] = []
-    labels: list[int] = []
-    source, size = open_images(config.data, split=config.split).read_with(config.reading), {"image_size": image_size}
-    for batch, batch_labels in readable_batches(source, description="reading", batch_size=256, **size):
-        pixels.append(batch)
-        labels += batch_labels
-    if min(labels) < 0:
-        unknown = f"{labels.count(-1)} of {len(labels)} images of {config.data} have no label"
-        raise ValueError(f"{unknown}: the likelihood needs it")
-    missing = (source.length or len(labels)) - len(labels)
-    warnings = [f"{missing} images could not be read"] if missing else []
-    return torch.cat(pixels), torch.tensor(labels), warnings
 
 
 run = Task("quality", Config, measure)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.comparisons import corrected
-from benchmarks.datasets import open_data
+from benchmarks.datasets import open_data, read_labelled
 from benchmarks.options import ComputeOptions
 from benchmarks.result import data_hash, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
@@ -27,7 +27,6 @@ from probes import paired_interval, stratified_rows
 from probes.pooling import pool
 from probes.rows import TensorRows
 from randar_features import Model, encode_tokens, load_model
-from randar_features.data.images import readable_batches
 from randar_features.features import model_specs
 from randar_features.options import Count
 from randar_features.precision import autocast
@@ -84,17 +83,12 @@ def read_tokens(model: Model, config: Config) -> tuple[Tensor, np.ndarray, list[
     ValueError where an image has no label.
     """
     source = open_data(config.data, config.split, model.image_size, config.reading).first(config.images)
-    tokens: list[Tensor] = []
-    labels: list[int] = []
-    options: dict[str, Any] = {"image_size": model.image_size, "batch_size": config.batch_size}
-    for pixels, of_batch in readable_batches(source, description="tokens", **options):
-        tokens.append(model.tokenizer.encode(pixels.to(model.device)))
-        labels += of_batch
-    if min(labels) < 0:
-        raise ValueError(f"{labels.count(-1)} of {len(labels)} images of {config.data} have no label")
-    missing = min(config.images, source.length or len(labels)) - len(labels)
-    warnings = [f"{missing} images could not be read"] if missing else []
-    return torch.cat(tokens), np.array(labels), warnings
+
+    def encode(pixels: Tensor) -> Tensor:
+        return model.tokenizer.encode(pixels.to(model.device))
+
+    tokens, labels, warnings = read_labelled(source, config.data, encode, model.image_size, config.batch_size)
+    return tokens, labels.numpy(), warnings
 
 
 def readouts(model: Model, tokens: Tensor, layer: int, config: Config) -> Iterator[Readout]:
