@@ -78,16 +78,8 @@ def fit_network_tokenizer(
     source = open_images(images, split=split).read_with(reading)
     sampled = min(sampled, len(source))
     pixels = partial(spread_images, source, sampled, image_size, batch_size)
-    cells = torch.cat([_cells(tokenizer.encoder(tokenizer.to_raw_range(images))) for images in pixels()])
-    codebooks = tokenizer.quantize.number
-    weight, bias = projection(cells.split(encoder.widths, dim=1), shares, tokenizer.code_dim, codebooks)
-    tokenizer.quant_conv.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
-    _round(tokenizer)
-    latents = F.linear(cells, tokenizer.quant_conv.weight[:, :, 0, 0], tokenizer.quant_conv.bias)
-    parts = [F.normalize(part, dim=1) for part in latents.chunk(codebooks, dim=1)]
-    codes = torch.cat([clusters(part.contiguous(), tokenizer.vocab_size // codebooks, seed) for part in parts])
-    tokenizer.quantize.embedding.weight.copy_(codes)
-    _round(tokenizer)
+    cells = torch.cat([_cells(encoder(tokenizer.to_raw_range(batch))) for batch in pixels()])
+    _fit_codes(tokenizer, cells, shares, seed)
     if decoder is not None:
         take_decoder(tokenizer, decoder, pixels())
         _round(tokenizer)
@@ -101,6 +93,20 @@ def fit_network_tokenizer(
     }  # fmt: skip
     write_tokenizer(folder, {name: value.half() for name, value in tokenizer.state_dict().items()}, about)
     return tokenizer.eval()
+
+
+def _fit_codes(tokenizer: NetworkTokenizer, cells: Tensor, shares: Sequence[float], seed: int) -> None:
+    """Fit the projection, then the codebooks, to cells (n, C) that the network saw."""
+    codebooks = tokenizer.quantize.number
+    parts = cells.split(tokenizer.encoder.widths, dim=1)
+    weight, bias = projection(parts, shares, tokenizer.code_dim, codebooks)
+    tokenizer.quant_conv.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
+    _round(tokenizer)
+    latents = F.linear(cells, tokenizer.quant_conv.weight[:, :, 0, 0], tokenizer.quant_conv.bias)
+    each = [F.normalize(part, dim=1).contiguous() for part in latents.chunk(codebooks, dim=1)]
+    codes = torch.cat([clusters(part, tokenizer.vocab_size // codebooks, seed) for part in each])
+    tokenizer.quantize.embedding.weight.copy_(codes)
+    _round(tokenizer)
 
 
 def spread_images(source: ImageSource, number: int, image_size: int, batch_size: int) -> Iterator[Tensor]:
