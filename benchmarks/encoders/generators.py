@@ -66,11 +66,8 @@ class TokenizerEncoder(Encoder):
     in front of the codebook.
     """
 
-    def __init__(self, name: str, model: str | Model, device: torch.device | str | None = None) -> None:
-        if isinstance(model, Model):
-            self.tokenizer, image_size = model.tokenizer, model.image_size
-        else:
-            self.tokenizer, image_size = load_tokenizer(model, device=device)
+    def __init__(self, name: str, model: str, device: torch.device | str | None = None) -> None:
+        self.tokenizer, image_size = load_tokenizer(model, device=device)
         outputs = ("latents",) if name.startswith("latents") else ("vectors", "histogram")
         super().__init__(
             name=name,

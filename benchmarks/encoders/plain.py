@@ -17,8 +17,8 @@ BINS = 8
 class PixelsEncoder(Encoder):
     """The image at 32×32 as one vector, and its patches of 8×8 pixels on their grid."""
 
-    def __init__(self, image_size: int = IMAGE_SIZE) -> None:
-        super().__init__(name="pixels", image_size=image_size, weights="none", outputs={"32x32": {}, "patches": {}})
+    def __init__(self) -> None:
+        super().__init__(name="pixels", image_size=IMAGE_SIZE, weights="none", outputs={"32x32": {}, "patches": {}})
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         small = F.adaptive_avg_pool2d(images, PIXEL_SIDE).flatten(1)

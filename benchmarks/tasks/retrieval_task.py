@@ -78,8 +78,6 @@ def make_task(gallery: FeatureStore, queries: FeatureStore, output: str, *, coun
     Raises:
         NoTaskError: fewer than two labelled images, or other classes in the queries' split.
     """
-    if count < 1:
-        raise ValueError(f"--queries must be at least 1, got {count}")
     if gallery.label_names != queries.label_names:
         raise NoTaskError(f"the classes of {gallery.folder} and {queries.folder} are not the same")
     kept, queried = (np.flatnonzero(store.ok & (store.labels >= 0)) for store in (gallery, queries))
