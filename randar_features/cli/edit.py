@@ -168,12 +168,9 @@ def edit(
             save_png(path, to_image(drawn), about)
     wait_for_all(ranks)
     if rank == 0:
-        versions = {f"seed {seed}": to_tensor(load_image(path)) for seed, path in paths.items()}
         overview = options.out / f"{name}_strip.png"
-        save_sheet(overview, strip(pixels, versions), options.overwrite)
-        for path in paths.values():
-            print(path)
-        print(f"{overview}: the image and its versions")
+        save_sheet(overview, strip(pixels, paths), options.overwrite)
+        print(*paths.values(), f"{overview}: the image and its versions", sep="\n")
 
 
 def mask_of(options: InpaintOptions, square: int, size: tuple[int, int]) -> Tensor:
@@ -215,13 +212,14 @@ def fingerprint(path: Path) -> str:
     return f"{path.name} {file_hash(path)[:16]}"
 
 
-def strip(pixels: Tensor, versions: dict[str, Tensor]) -> Image.Image:
-    """The image, on grey of the versions' size, and the versions side by side, under their names."""
-    shown = torch.full_like(next(iter(versions.values())), 0.5)
+def strip(pixels: Tensor, paths: dict[int, Path]) -> Image.Image:
+    """The image, on grey of the versions' size, and the versions in files side by side, under their seeds."""
+    versions = [to_tensor(load_image(path)) for path in paths.values()]
+    shown = torch.full_like(versions[0], 0.5)
     top, left = ((a - b) // 2 for a, b in zip(shown.shape[1:], pixels.shape[1:], strict=True))
     shown[:, top : top + pixels.shape[1], left : left + pixels.shape[2]] = pixels
-    labels = ["image", *versions]
-    return labelled_sheet([shown, *versions.values()], len(labels), column_labels=labels)
+    labels = ["image", *(f"seed {seed}" for seed in paths)]
+    return labelled_sheet([shown, *versions], len(labels), column_labels=labels)
 
 
 EDITS = {
