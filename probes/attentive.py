@@ -109,18 +109,13 @@ class AttentiveProbe(TunedProbe):
         device: torch.device | str | None = None,
     ) -> None:
         """`buffer_rows` and `device` as in `JointLinearProbe`."""
-        check_counts(num_heads=num_heads, epochs=epochs, batch_size=batch_size)
-        if num_queries is not None:
-            check_counts(num_queries=num_queries)
+        check_counts(num_heads=num_heads, num_queries=1 if num_queries is None else num_queries)
+        check_counts(epochs=epochs, batch_size=batch_size)
         super().__init__(validation_fraction=validation_fraction, seed=seed)
         sorted_grid(learning_rates, "learning_rates")  # refuses bad ones
         self.num_heads, self.num_queries, self.learning_rates = num_heads, num_queries, learning_rates
         self.weight_decay, self.epochs, self.batch_size = weight_decay, epochs, batch_size
         self.buffer_rows, self.device = buffer_rows, device
-
-    @property
-    def _at_once(self) -> int:
-        return self.batch_size
 
     @property
     def _parts(self) -> int:
@@ -145,6 +140,7 @@ class AttentiveProbe(TunedProbe):
             name = "num_heads" if self.num_queries is None else "num_queries"
             raise ValueError(f"{name} must divide the width {width} of the features, got {self._parts}")
         self.classes, targets = class_indices(split.labels)
+        self._at_once = self.batch_size
         self._device = torch.device(self.device or split.features.read(np.arange(1)).device)
         self._normalizer = BatchNormalizer(self._layers * width).to(self._device)
         self.validation_accuracy, self.validation_accuracies = -1.0, {}

@@ -48,6 +48,9 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
     warnings: list[str]
     n_features_in_: int
 
+    _at_once = BLOCK_ROWS
+    """How many rows are read and predicted at a time."""
+
     def __init__(self, *, validation_fraction: float = 0.1, seed: int = 0) -> None:
         self.validation_fraction = validation_fraction
         self.seed = seed
@@ -71,11 +74,6 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
         options: dict[str, Any] = {"fraction": self.validation_fraction, "seed": self.seed}
         self._fit(tuning_split(train, labels, held, validation_labels, **options))
         return self
-
-    @property
-    def _at_once(self) -> int:
-        """How many rows are read and predicted at a time."""
-        return BLOCK_ROWS
 
     @property
     def classes_(self) -> np.ndarray:

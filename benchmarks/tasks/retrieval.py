@@ -102,7 +102,6 @@ def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
 
 def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore, FeatureStore]:
     """Features of what is searched and of the queries, which are one if there is no split of queries."""
-
     about: dict[str, Any] = {**config.store, "outputs": config.chosen(encoder), "pooling": pooling}
 
     def of(split: str | None) -> FeatureStore:

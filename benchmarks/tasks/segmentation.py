@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,8 +220,7 @@ def evaluate(
         }
         results.append(Scored(Result.of(row), intersections_and_unions(counts)))
         if show is not None:
-            predict = _predictor(head, evaluation, outputs, task)
-            show(encoder.name, head.validation_miou, predict)
+            show(encoder.name, head.validation_miou, partial(_predicted, head, evaluation, outputs, task))
     return results
 
 
@@ -271,13 +271,10 @@ def scores_of(head: Segmenter, features: DenseFeatures, outputs: Sequence[str], 
     return blended_probabilities(head, maps, positions, canvas, features.tiles.layout.size)
 
 
-def _predictor(
-    head: Segmenter, features: DenseFeatures, outputs: Sequence[str], task: SegmentationData
-) -> Callable[[int], np.ndarray]:
-    def predict(number: int) -> np.ndarray:
-        return segment(scores_of(head, features, outputs, number, task.config), task.evaluation.sizes[number])
-
-    return predict
+def _predicted(
+    head: Segmenter, features: DenseFeatures, outputs: Sequence[str], task: SegmentationData, number: int
+) -> np.ndarray:
+    return segment(scores_of(head, features, outputs, number, task.config), task.evaluation.sizes[number])
 
 
 def _cache_name(config: Config, scenes: Scenes, part: str) -> str:

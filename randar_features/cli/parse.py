@@ -49,9 +49,9 @@ class OptionError(ValueError):
     """An option, or a line of a YAML file, that cannot be taken."""
 
 
-def positional(default: Any = dataclasses.MISSING, *, metavar: str | None = None) -> Any:
+def positional(default: Any = dataclasses.MISSING) -> Any:
     """A field that the command line takes by its place, not by its name."""
-    return dataclasses.field(default=default, metadata={"positional": True, "metavar": metavar})
+    return dataclasses.field(default=default, metadata={"positional": True})
 
 
 def option(*names: str, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
