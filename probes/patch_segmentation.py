@@ -34,7 +34,7 @@ def patch_labels(mask: np.ndarray, grid: tuple[int, int], num_classes: int, igno
     the cell in which its middle lies. Raises where the mask (H, W) has fewer pixels than the grid has cells.
     """
     if mask.shape[0] < grid[0] or mask.shape[1] < grid[1]:
-        raise ValueError(f"a mask of {mask.shape} has not a pixel for each cell of a grid of {grid}")
+        raise ValueError(f"a mask of {mask.shape} must have a pixel for each cell of the grid {grid}")
     rows, columns = ((2 * np.arange(n) + 1) * cells // (2 * n) for n, cells in zip(mask.shape, grid, strict=True))
     cells = rows[:, None] * grid[1] + columns
     values = np.where(mask == ignore_index, num_classes, mask.astype(np.int64))  # uint8 ends below some num_classes

@@ -72,7 +72,7 @@ def tuning_images(
     """
     count = len(masks)
     if count * fraction <= 0.5:
-        raise ValueError(f"{fraction:.0%} of {count} images is not one to choose options on: more images are needed")
+        raise ValueError(f"{fraction:.0%} of {count} images leave none to choose options on: give more images")
     parts = stratified_holdout(np.zeros(count, np.int64), fraction, seed)
     for purpose, part in zip(("fit", "choose options on"), parts, strict=True):
         if not any((masks[i] != ignore_index).any() for i in part):

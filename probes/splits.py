@@ -34,7 +34,7 @@ def stratified_holdout(labels: Labels, fraction: float = 0.1, seed: int = 0) -> 
     held_out = np.sort(np.concatenate(held))
     if len(held_out) == 0:
         raise ValueError(
-            f"{fraction:.0%} of each class of {len(labels)} is not one to choose options on: give more to train on, "
+            f"{fraction:.0%} of each class of {len(labels)} leave none to choose options on: give more to train on, "
             "a larger fraction, or a validation set"
         )
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out

@@ -187,8 +187,9 @@ class _Builder:
         if "index" not in names or (self.settings.normalization != "unit") != ("normalization" in names):
             raise files.IndexFilesError(f"{self.folder} lacks a file that its manifest must name: remove the folder")
         self.index: FaissIndex = read_faiss(names["index"], self.settings.kind, self.settings.width)
-        if self.index.ntotal != self.rows - len(self.left_out):
-            raise files.IndexFilesError(f"{names['index']} holds {self.index.ntotal} vectors, its manifest says others")
+        if self.index.ntotal != (count := self.rows - len(self.left_out)):
+            held = f"{names['index']} holds {self.index.ntotal} vectors"
+            raise files.IndexFilesError(f"{held}, its manifest says {count}: remove the folder")
         if "normalization" in names:
             self.transform = load_transform(names["normalization"], self.settings)
 
