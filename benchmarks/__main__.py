@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks.run import TASKS
+from benchmarks.run import main as run_task
 from randar_features.cli.run import subcommands
 
 OTHERS = {
@@ -16,12 +17,6 @@ OTHERS = {
 }
 
 
-def _task(name: str, program: str, arguments: Sequence[str]) -> int:
-    from benchmarks.run import main as run_task
-
-    return run_task(name, arguments, f"{program} {name}")
-
-
 def _other(name: str, arguments: Sequence[str]) -> int:
     status: int = importlib.import_module(OTHERS[name][0]).main(arguments)
     return status
@@ -29,7 +24,9 @@ def _other(name: str, arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks") -> int:
     """Call the task or the command that the first argument names, and return its exit status."""
-    commands: dict[str, Callable[[Sequence[str]], int]] = {name: partial(_task, name, program) for name in TASKS}
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        name: partial(run_task, name, program=f"{program} {name}") for name in TASKS
+    }
     commands |= {name: partial(_other, name) for name in OTHERS}
     about = "Benchmarks of features, of generation and of speed."
     texts = {name: words for name, (_, words) in {**TASKS, **OTHERS}.items()}

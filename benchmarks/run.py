@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,18 +146,15 @@ class Task:
 
 def warnings_of(results: Sequence[Result]) -> list[str]:
     """The warnings that results carry, each once, with how many carry it."""
-    found: dict[str, int] = {}
-    for result in results:
-        for warning in result.warnings:
-            found[warning] = found.get(warning, 0) + 1
+    found = Counter(warning for result in results for warning in result.warnings)
     return [f"{warning} ({count} of {len(results)} results)" for warning, count in found.items()]
 
 
 def unmeasured(options: Any, found: Measurement) -> list[str]:
     """A warning of outputs that the options name and no result is of, as if they were misspelt."""
     measured = {result.get("output") for result in found.results}
-    asked = [*(getattr(options, "outputs", None) or ()), *(getattr(options, "attentive_outputs", None) or ())]
-    missing = [name for name in asked if name not in measured]
+    named = [*(getattr(options, "outputs", None) or ()), *(getattr(options, "attentive_outputs", None) or ())]
+    missing = [name for name in named if name not in measured]
     return [f"no encoder has the output {', '.join(missing)}"] if missing and measured else []
 
 

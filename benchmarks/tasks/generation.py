@@ -268,7 +268,8 @@ class OwnProbe:
     """A logistic probe of a model's own features.
 
     Attributes:
-        encode: files to features, by a name for the cache.
+        model, output: whose features, and which of them.
+        config: how images are read, and where features are kept.
         probe: fitted.
         classes: the model's class of each of the probe's.
         accuracy: on images held back of those it was fitted on.

@@ -32,10 +32,13 @@ class NetworkTrainingConfig:
         architecture: a name of timm.
         stage: the deepest stage that is trained, as timm counts them; a linear classifier sees its mean.
         image_size: pixels a side of the images.
-        small_size: pixels a side of the crops at first, and `small_share` the share of the steps with them.
+        small_size: pixels a side of the crops in the first steps.
+        small_share: share of the steps with such crops.
         total_steps: training steps until the run is done.
         batch_size: images in a step.
-        learning_rate: the highest, after the warm-up; stochastic gradient descent with Nesterov's `momentum`.
+        learning_rate: the highest, after the warm-up, of stochastic gradient descent.
+        momentum: of Nesterov's kind.
+        warmup_steps: steps in which the learning rate rises.
         weight_decay: of matrices and filters.
         label_smoothing: share of the target that all classes have alike.
         seed: of every random choice.
