@@ -131,8 +131,10 @@ class Config(JudgeOptions):
         if is_feature_file(self.samples) != is_feature_file(self.reference) and not (
             is_feature_file(self.samples) and is_statistics(self.reference)
         ):
-            given = f"got --samples {self.samples} and --reference {self.reference}"
-            raise ValueError(f"a file of features is compared with a file of features, or both are images; {given}")
+            raise ValueError(
+                "a file of features is compared with a file of features, or both are images; "
+                f"got --samples {self.samples} and --reference {self.reference}"
+            )
         if self.coarse_images is not None and self.coarse_images > self.images:
             raise ValueError(f"--coarse-images {self.coarse_images} is more than --images {self.images}")
         if self.samples is not None and (
