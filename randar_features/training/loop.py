@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather
 from torch import Tensor
 
 from randar_features.options import Count, check_ranges, differences
@@ -129,7 +129,7 @@ def run(
 
     Raises:
         ValueError: the checkpoint to continue from is of other settings (the message names them), and
-            `allow_changes` is off or cannot help.
+            `allow_changes` is off or cannot help; or the processes find checkpoints of different steps.
         FloatingPointError: a figure of a step is not finite.
         FolderLockedError: another training writes to `folder`.
     """
@@ -198,6 +198,7 @@ def _is_over(deadline: float | None) -> bool:
 def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
     """Take up the newest checkpoint; the number of steps done."""
     saved = newest_checkpoint(checkpoints)
+    _check_same_step(0 if saved is None else saved.step, checkpoints)
     if saved is None:
         return 0
     other = f"{saved.folder} is of another configuration than the one given"
@@ -216,6 +217,17 @@ def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
         reason = " ".join(str(error).split()[:24])
         raise ValueError(f"{other}: continue with that one, or start in another folder ({reason} …)") from error
     return saved.step
+
+
+def _check_same_step(step: int, checkpoints: Path) -> None:
+    """ValueError if another process continues from another step, as where its machine has a folder of its own."""
+    state = PartialState()
+    steps = gather(torch.tensor([step], device=state.device)).tolist() if state.num_processes > 1 else [step]
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the newest checkpoints that the processes find in {checkpoints} are of steps {steps} (0: none): give a "
+            "folder that all machines share"
+        )
 
 
 def _decisive(settings: Mapping[str, Any]) -> dict[str, Any]:

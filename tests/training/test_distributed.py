@@ -73,7 +73,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_together(folder: Path, environment: dict[str, str]) -> None:
-    """One of two processes: three trainings, one after the other."""
+    """One of two processes: three trainings, one after the other, and one of which they find other checkpoints."""
     os.environ.update(environment)
     torch.set_num_threads(1)
     store = TokenStore(folder / "tokens")
@@ -81,6 +81,9 @@ def train_together(folder: Path, environment: dict[str, str]) -> None:
         trainer = RandARTrainer(small_config(**options), store, store)
         assert trainer.accelerator.num_processes == 2
         run(trainer, folder / name, CONFIG, max_seconds=1e6)  # on which all must agree
+    own = folder / ("replicas" if trainer.accelerator.is_main_process else "empty")
+    with pytest.raises(ValueError, match=r"steps \[8, 0\]"):
+        run(RandARTrainer(small_config(**RECIPE), store, store), own, CONFIG)
     tokenizer = small_tokenizer_trainer(folder / "pixels", **TOKENIZER)
     assert tokenizer.accelerator.num_processes == 2
     run(tokenizer, folder / "tokenizer", CONFIG)
