@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -71,8 +71,8 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
         held = validation_features
         if held is not None:
             held = self._rows(held, "validation_features", train.shape[-1])
-        options: dict[str, Any] = {"fraction": self.validation_fraction, "seed": self.seed}
-        self._fit(tuning_split(train, labels, held, validation_labels, **options))
+        fraction, seed = self.validation_fraction, self.seed
+        self._fit(tuning_split(train, labels, held, validation_labels, fraction=fraction, seed=seed))
         return self
 
     @property

@@ -40,8 +40,8 @@ def read_labelled(
     """
     kept: list[Tensor] = []
     labels: list[int] = []
-    options = {"image_size": image_size, "batch_size": batch_size}
-    for pixels, of_batch in readable_batches(source, description="reading", **options):
+    batches = readable_batches(source, image_size=image_size, batch_size=batch_size, description="reading")
+    for pixels, of_batch in batches:
         kept.append(keep(pixels))
         labels += of_batch
     if min(labels) < 0:

@@ -7,7 +7,6 @@ order is good where it costs little. Needs no sampling and no classifier.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,9 +112,8 @@ def measure(config: Config, out: Path) -> Measurement:
 def tokens_of(model: Model, data: str, count: int, reading: Reading = DEFAULT_READING) -> Tensor:
     """(B, N) tokens of the first images that can be read."""
     source = open_data(data, "test" if data == PHOTO_DIGITS else None, model.image_size, reading)
-    options: dict[str, Any] = {"image_size": model.image_size, "batch_size": 32, "description": "tokens"}
     found: list[Tensor] = []
-    for pixels, _ in readable_batches(source, **options):
+    for pixels, _ in readable_batches(source, image_size=model.image_size, batch_size=32, description="tokens"):
         found.append(model.tokenizer.encode(pixels.to(model.device)))
         if sum(map(len, found)) >= count:
             break

@@ -357,8 +357,7 @@ class Study:
         files, classes = self.samples(setting, count)
         name = f"{self.folder(setting).name}-{self.config.labels}-{self.config.seed}-{count}"
         name = name if self.config.weights_dtype == "float32" else f"{name}-{self.config.weights_dtype}"
-        about: dict[str, Any] = {"labels": classes, "class_names": self.model.classes}
-        fake = judged(self.judge, files, self.config, name, **about)
+        fake = judged(self.judge, files, self.config, name, labels=classes, class_names=self.model.classes)
         row: dict[str, Any] = {"orders": setting.order, "stage": stage, "steps": setting.length(self.model.transformer)}
         row |= {"guidance": setting.scale, "images": count, **measured(self.real, fake, self.judge, self.config)}
         if self.probe is not None:

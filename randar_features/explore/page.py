@@ -109,8 +109,7 @@ class Explorer:
             raise ValueError("click a point of the image first")
         [spec] = self._specs([context], [read], [layer])
         others = [near for near, _ in self._near(image, number, k)]
-        settings: dict[str, Any] = {"detail": DETAILS[detail], "dtype": self.dtype}
-        return pictures.point_pictures(self.model, image, point, others, spec, **settings)
+        return pictures.point_pictures(self.model, image, point, others, spec, detail=DETAILS[detail], dtype=self.dtype)
 
     def neighbours(self, path: str | None, number: int | None, k: int) -> list[Captioned]:
         """The tab of nearest images."""
@@ -154,8 +153,8 @@ class Explorer:
 
     def surprisal(self, path: str | None, class_index: int, orders: int) -> list[Captioned]:
         """The tab of surprisal."""
-        settings: dict[str, Any] = {"orders": int(orders), "dtype": self.dtype}
-        return pictures.surprisal_pictures(self.model, self.opened(path), chosen(class_index), **settings)
+        image, of_class = self.opened(path), chosen(class_index)
+        return pictures.surprisal_pictures(self.model, image, of_class, orders=int(orders), dtype=self.dtype)
 
     def _specs(self, contexts: Sequence[str], reads: Sequence[str], layers: Sequence[int]) -> list[FeatureSpec]:
         if not (contexts and reads and layers):

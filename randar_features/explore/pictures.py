@@ -118,8 +118,8 @@ def point_pictures(
     images = [image, *(other.picture for other in others)]
     captions = ["the point", *(other.caption for other in others)]
     maps = [feature_maps(model, one, [spec], detail=detail, dtype=dtype)[str(spec)] for one in images]
-    size = {"source_size": (side, side), "target_size": (side, side)}
-    found = [similarity_maps(maps[0], target, places, **size)[0] for target in maps]
+    size = (side, side)
+    found = [similarity_maps(maps[0], target, places, source_size=size, target_size=size)[0] for target in maps]
     low, shown = min(float(found[0].min()), 0.999), []
     for number, (one, cosines, caption) in enumerate(zip(images, found, captions, strict=True)):
         row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)

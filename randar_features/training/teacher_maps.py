@@ -109,8 +109,7 @@ def write_teacher_maps(
     def values(batch: ImageBatch) -> dict[str, np.ndarray]:
         return {MAPS: basis.reduce(network(batch.pixels).float().cpu()).numpy()}
 
-    options: dict[str, Any] = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
-    stored = StoredImages(source, values, **options)
+    stored = StoredImages(source, values, image_size=image_size, batch_size=batch_size, num_workers=num_workers)
     records = stored.records()
     if [records[row].label for row in rows] != store.labels.tolist():
         raise ValueError(f"the labels of the images are not those of {store.folder}")
