@@ -34,10 +34,14 @@ class AttentiveHead(nn.Module):
         bound = 1 / math.sqrt(width)
 
         def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator))
+            return nn.Parameter(
+                torch.empty(shape, dtype=torch.float32, device="cpu").uniform_(-bound, bound, generator=generator)
+            )
 
         self.key, self.value = uniform(width, width), uniform(width, width)
-        self.query = nn.Parameter(torch.empty(width, dtype=torch.float32).normal_(0, 0.02, generator=generator))
+        self.query = nn.Parameter(
+            torch.empty(width, dtype=torch.float32, device="cpu").normal_(0, 0.02, generator=generator)
+        )
         self.output = uniform(num_classes, width)
         self.num_heads = num_heads
 
@@ -65,7 +69,7 @@ class EfficientHead(AttentiveHead):
         super().__init__(width, num_queries, num_classes, generator)
         del self.key
         self.query = nn.Parameter(
-            torch.empty(num_queries, width, dtype=torch.float32).normal_(0, 0.02, generator=generator)
+            torch.empty(num_queries, width, dtype=torch.float32, device="cpu").normal_(0, 0.02, generator=generator)
         )
 
     def queries(self) -> Tensor:

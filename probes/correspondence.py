@@ -108,7 +108,7 @@ def positional_basis(maps: Array, components: int) -> Tensor:
 
 def remove_basis(maps: Array, basis: Tensor) -> Tensor:
     """Features (…, D), float32, less what lies along the rows of an orthonormal `basis` (k, D)."""
-    features = torch.as_tensor(maps).float()
+    features = (maps if isinstance(maps, Tensor) else torch.from_numpy(maps)).float()
     if features.shape[-1] != basis.shape[1]:
         raise ValueError(f"the basis is one of {basis.shape[1]} features, the maps have {features.shape[-1]}")
     own = basis.to(features)
@@ -135,7 +135,7 @@ def _interpolations(features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def _interpolation(inputs: int, outputs: int) -> Tensor:
-    identity = torch.eye(inputs, dtype=torch.float64)[None]
+    identity = torch.eye(inputs, dtype=torch.float64, device="cpu")[None]
     return F.interpolate(identity, size=outputs, mode="linear", align_corners=False)[0].T
 
 

@@ -198,7 +198,10 @@ def _manifold(
     around_real, around_fake = (
         _radii(one, k) if wanted else None for one, wanted in zip(points, (of_real, of_fake), strict=True)
     )
-    precise, recalled = torch.zeros(len(sets[1]), dtype=torch.bool), torch.zeros(len(sets[0]), dtype=torch.bool)
+    precise, recalled = (
+        torch.zeros(len(sets[1]), dtype=torch.bool, device="cpu"),
+        torch.zeros(len(sets[0]), dtype=torch.bool, device="cpu"),
+    )
     covered, visits = recalled.clone(), 0
     for rows, columns, squared, tie in _squared_distances(points[1], points[0]):
         if around_real is not None:
@@ -262,7 +265,7 @@ def _squared_distances(left: _Points, right: _Points) -> Iterator[tuple[slice, s
 
 def _radii(points: _Points, k: int) -> Tensor:
     """Squared distance of each feature to its k-th nearest other of the set, (n,)."""
-    nearest = torch.full((len(points.rows), k), torch.inf, dtype=points.dtype)
+    nearest = torch.full((len(points.rows), k), torch.inf, dtype=points.dtype, device="cpu")
     for rows, columns, squared, _ in _squared_distances(points, points):
         sides = [(rows, squared), (columns, squared.T)]
         if rows == columns:

@@ -122,7 +122,7 @@ class KNNProbe:
         relative = (similarities - similarities[:, :1]).astype(np.float64)
         weights = torch.from_numpy(np.exp(relative / self.temperature))
         classes = torch.from_numpy(voters)
-        table = torch.zeros(len(voters), len(self.classes), dtype=torch.float64)
+        table = torch.zeros(len(voters), len(self.classes), dtype=torch.float64, device="cpu")
         votes, counted = {}, 0
         for k in self.k:
             table.scatter_add_(1, classes[:, counted:k], weights[:, counted:k])

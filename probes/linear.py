@@ -153,7 +153,7 @@ class JointLinearProbe:
 
     def _new_heads(self, rows: Rows, learning_rates: Sequence[float] | None = None) -> Heads:
         sample = rows.read(np.arange(1))
-        start = torch.empty(rows.shape[1], 1, len(self.classes), dtype=torch.float32)
+        start = torch.empty(rows.shape[1], 1, len(self.classes), dtype=torch.float32, device="cpu")
         start.normal_(0, 0.01, generator=torch.Generator().manual_seed(self.seed))
         device = torch.device(self.device or sample.device)
         rates = self.learning_rates if learning_rates is None else learning_rates
@@ -183,14 +183,14 @@ def shuffled_batches(
     """
     count = len(next(iter(sources.values())))
     if buffer_rows is None:
-        for rows in torch.randperm(count, generator=generator).split(batch_size):
+        for rows in torch.randperm(count, generator=generator, device="cpu").split(batch_size):
             yield rows, {name: source.read(rows.numpy()) for name, source in sources.items()}
         return
-    chunks = torch.arange(count).split(CHUNK_ROWS)
-    order = torch.cat([chunks[int(place)] for place in torch.randperm(len(chunks), generator=generator)])
+    chunks = torch.arange(count, device="cpu").split(CHUNK_ROWS)
+    order = torch.cat([chunks[int(place)] for place in torch.randperm(len(chunks), generator=generator, device="cpu")])
     for held in order.split(buffer_rows):
         buffers = {name: source.read(held.numpy()) for name, source in sources.items()}
-        for places in torch.randperm(len(held), generator=generator).split(batch_size):
+        for places in torch.randperm(len(held), generator=generator, device="cpu").split(batch_size):
             yield held[places], {name: rows[places.to(rows.device)] for name, rows in buffers.items()}
 
 
@@ -210,7 +210,7 @@ class BatchNormalizer(nn.BatchNorm1d):
     """ "batch" of `NORMALIZATIONS`: MAE's. A batch of one row, the rest of an epoch, takes the running statistics."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6, affine=False, dtype=torch.float32)
+        super().__init__(width, eps=1e-6, affine=False, dtype=torch.float32, device="cpu")
 
     def forward(self, rows: Tensor) -> Tensor:
         """(b, D) → (b, D)."""

@@ -179,8 +179,8 @@ class KNNSegmenter(_PatchSegmenter):
 
     def _votes(self, neighbours: np.ndarray, k: int) -> Tensor:
         voters = torch.from_numpy(neighbours[..., :k])
-        votes = torch.zeros(*voters.shape[:2], self.num_classes, dtype=torch.float32)
-        return votes.scatter_add_(2, voters, torch.full(voters.shape, 1 / k, dtype=torch.float32))
+        votes = torch.zeros(*voters.shape[:2], self.num_classes, dtype=torch.float32, device="cpu")
+        return votes.scatter_add_(2, voters, torch.full(voters.shape, 1 / k, dtype=torch.float32, device="cpu"))
 
     def scores(self, features: Array) -> Tensor:
         """Share of the votes (h, w, C)."""
@@ -208,7 +208,7 @@ class _PatchGallery:
         if self.distance == "euclidean":
             ids = nearest_by_distance(queries.double(), self.rows, k).numpy()
         else:
-            ids = best_rows(queries, self.by_cosine, torch.full((len(queries),), -1), k).ids
+            ids = best_rows(queries, self.by_cosine, torch.full((len(queries),), -1, device="cpu"), k).ids
         return self.labels[ids].reshape(*features.shape[:2], k)
 
 
@@ -281,7 +281,7 @@ class LogisticSegmenter(_PatchSegmenter):
         require_fitted(self, "_probe", "fit(maps, masks)")
         rows = _tokens(features, self._width)
         probabilities = torch.from_numpy(self._probe.predict_proba(rows)).float()
-        scores = torch.full((len(probabilities), self.num_classes), _LEAST, dtype=torch.float32)
+        scores = torch.full((len(probabilities), self.num_classes), _LEAST, dtype=torch.float32, device="cpu")
         scores[:, torch.from_numpy(self._probe.classes)] = probabilities.clamp(min=_LEAST)
         return scores.log().unflatten(0, tuple(features.shape[:2]))
 

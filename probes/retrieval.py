@@ -75,7 +75,7 @@ def rank_all(queries: Array, gallery: Array, exclude: Labels | None = None) -> N
     blocks = (F.normalize(block.double(), dim=1, eps=shortest) for block in gallery_rows.split(_DOUBLE_ROWS))
     cosines = torch.cat([(unit @ block.T).add_(_ROUNDED).sub_(_ROUNDED).float() for block in blocks], dim=1)
     if (own >= 0).any():
-        cosines[torch.arange(len(own)), torch.from_numpy(own)] = -torch.inf
+        cosines[torch.arange(len(own), device="cpu"), torch.from_numpy(own)] = -torch.inf
     similarities, ids = cosines.sort(dim=1, descending=True, stable=True)
     length = len(gallery_rows) - int((own >= 0).any())
     return Neighbours(ids[:, :length].cpu().numpy(), similarities[:, :length].cpu().numpy())
@@ -164,9 +164,9 @@ class _Finder:
     own: Tensor
 
     def find(self, k: int) -> tuple[Tensor, Tensor]:
-        ids = torch.empty(len(self.queries), k, dtype=torch.int64)
-        similarities = torch.empty(len(self.queries), k, dtype=torch.float32)
-        pending, width = torch.arange(len(self.queries)), k
+        ids = torch.empty(len(self.queries), k, dtype=torch.int64, device="cpu")
+        similarities = torch.empty(len(self.queries), k, dtype=torch.float32, device="cpu")
+        pending, width = torch.arange(len(self.queries), device="cpu"), k
         while len(pending):
             width = 4 * width if width > k else max(k + _SPARE, self.gallery.least_candidates)
             width = min(width, self.gallery.count)
@@ -192,7 +192,7 @@ class _Finder:
     def _beyond_doubt(self, values: Tensor, k: int) -> Tensor:
         """Whether no other row can tie with the first k of the candidates, bool (q,)."""
         if values.shape[1] == self.gallery.count:
-            return torch.ones(len(values), dtype=torch.bool)
+            return torch.ones(len(values), dtype=torch.bool, device="cpu")
         return values[:, k - 1] - values[:, -1] > self._tolerance
 
     def _ranked(self, rows: Tensor, values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

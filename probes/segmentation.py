@@ -200,7 +200,7 @@ class LinearSegmenter:
         """Images of each iteration: all of them once in random order, then again; short batches are left out."""
         size, done = min(self.batch_size, len(images)), 0
         while True:
-            order = images[torch.randperm(len(images), generator=generator).numpy()].tolist()
+            order = images[torch.randperm(len(images), generator=generator, device="cpu").numpy()].tolist()
             for start in range(0, len(order) - size + 1, size):
                 if done == self.iterations:
                     return
@@ -212,15 +212,17 @@ class LinearSegmenter:
         height, width = mask.shape
         count = height * width
         drawn = (
-            torch.arange(count) if self.pixels is None else torch.randint(count, (self.pixels,), generator=generator)
+            torch.arange(count, device="cpu")
+            if self.pixels is None
+            else torch.randint(count, (self.pixels,), generator=generator, device="cpu")
         )
         labels = torch.from_numpy(mask.reshape(-1)[drawn.numpy()].astype(np.int64))
         centres = torch.stack([drawn % width, drawn // width], 1).float() + 0.5
-        return centres / torch.tensor([width, height]) * 2 - 1, labels
+        return centres / torch.tensor([width, height], device="cpu") * 2 - 1, labels
 
     def _loss(self, heads: _Heads, batch: Sequence[tuple[Array, Tensor, Tensor]]) -> Tensor:
         """Sum over the heads of each one's mean cross-entropy over the pixels that count."""
-        grids = [torch.as_tensor(features).to(self.device, torch.float32) for features, _, _ in batch]
+        grids = [torch.as_tensor(features, dtype=torch.float32, device=self.device) for features, _, _ in batch]
         logits = heads(torch.cat([grid.flatten(0, 1) for grid in grids]))  # (tokens, R, C)
         sampled = []
         parts = logits.split([grid.shape[0] * grid.shape[1] for grid in grids])
@@ -274,11 +276,11 @@ class _Heads(nn.Module):
 
     def __init__(self, width: int, num_classes: int, count: int, generator: torch.Generator) -> None:
         super().__init__()
-        start = torch.empty(num_classes, width, dtype=torch.float32).normal_(0, 0.01, generator=generator)
-        self.norm = nn.BatchNorm1d(width, affine=False, dtype=torch.float32)
+        start = torch.empty(num_classes, width, dtype=torch.float32, device="cpu").normal_(0, 0.01, generator=generator)
+        self.norm = nn.BatchNorm1d(width, affine=False, dtype=torch.float32, device="cpu")
         self.weights = nn.ParameterList([nn.Parameter(start.clone()) for _ in range(count)])
         self.biases = nn.ParameterList(
-            [nn.Parameter(torch.zeros(num_classes, dtype=torch.float32)) for _ in range(count)]
+            [nn.Parameter(torch.zeros(num_classes, dtype=torch.float32, device="cpu")) for _ in range(count)]
         )
 
     def forward(self, tokens: Tensor) -> Tensor:

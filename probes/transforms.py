@@ -52,7 +52,11 @@ class Standardizer(FittedTransform):
 
         One pass over blocks, whose moments are merged (Chan, Golub and LeVeque 1983).
         """
-        count, mean, variance = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        count, mean, variance = (
+            0,
+            torch.zeros((), dtype=torch.float64, device="cpu"),
+            torch.zeros((), dtype=torch.float64, device="cpu"),
+        )
         for _, block in as_rows(features, "features", "(n, D)", 2).blocks():
             own_variance, own_mean = (part.cpu() for part in torch.var_mean(block.double(), 0, correction=0))
             count += len(block)
@@ -101,11 +105,11 @@ class Whitener(FittedTransform):
         """
         rows = as_rows(features, "features", "(n, D)", 2)
         count, width = rows.shape
-        mean = torch.zeros(width, dtype=torch.float64)
+        mean = torch.zeros(width, dtype=torch.float64, device="cpu")
         for _, block in rows.blocks():
             mean += block.double().sum(0).cpu()
         self.mean = mean / count
-        gram = torch.zeros(width, width, dtype=torch.float64)
+        gram = torch.zeros(width, width, dtype=torch.float64, device="cpu")
         for _, block in rows.blocks():
             centred = block.double().cpu() - self.mean
             gram += centred.T @ centred

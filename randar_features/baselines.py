@@ -156,7 +156,7 @@ def load_network(name: str, device: torch.device | str = "cpu", *, classifier: b
     source = _package_file(parsed.package) if parsed.package else parsed.file
     module = _build(parsed, source, classifier)
     data = resolve_model_data_config(module)
-    mean, std = (torch.tensor(data[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(data[key], device="cpu").view(3, 1, 1) for key in ("mean", "std"))
     given = weights_hash(module) if source is None else file_hash(source)[:16]
     return Network(
         name=name,
@@ -188,8 +188,8 @@ def _own_network(folder: Path, device: torch.device | str) -> Network:
         architecture=about["architecture"],
         module=module.eval().requires_grad_(False).to(device),
         image_size=about["image_size"],
-        mean=torch.full((3, 1, 1), 0.5),
-        std=torch.full((3, 1, 1), 0.5),
+        mean=torch.full((3, 1, 1), 0.5, device="cpu"),
+        std=torch.full((3, 1, 1), 0.5, device="cpu"),
         weights=file_hash(file)[:16],
         supervision=OWN_LABELS,
     )

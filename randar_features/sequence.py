@@ -35,12 +35,12 @@ def grid_side(num_tokens: int) -> int:
     return side
 
 
-def raster_order(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
+def raster_order(num_tokens: int, device: torch.device | str = "cpu") -> Tensor:
     """Row by row, left to right: (1, N) int64."""
     return torch.arange(num_tokens, device=device)[None]
 
 
-def group_order(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
+def group_order(num_tokens: int, device: torch.device | str = "cpu") -> Tensor:
     """PAR's order: the tokens at the same place of the four quadrants, place after place; (1, N) int64."""
     half, odd = divmod(grid_side(num_tokens), 2)
     if odd:
@@ -71,7 +71,7 @@ def antithetic_orders(count: int, num_tokens: int, seed: int = 0) -> Tensor:
 
 def spiral_order(num_tokens: int) -> Tensor:
     """From the centre outwards, turn by turn, ending at the upper left corner: (1, N) int64."""
-    rest, turns = torch.arange(num_tokens).view(grid_side(num_tokens), -1), []
+    rest, turns = torch.arange(num_tokens, device="cpu").view(grid_side(num_tokens), -1), []
     while rest.numel():
         turns.append(rest[0])
         rest = rest[1:].rot90()
@@ -80,7 +80,7 @@ def spiral_order(num_tokens: int) -> Tensor:
 
 def centre_out_order(num_tokens: int) -> Tensor:
     """By distance from the grid's centre, equals in raster order: (1, N) int64."""
-    offsets = 2 * torch.arange(grid_side(num_tokens)) - grid_side(num_tokens) + 1
+    offsets = 2 * torch.arange(grid_side(num_tokens), device="cpu") - grid_side(num_tokens) + 1
     distance = (offsets[:, None] ** 2 + offsets[None] ** 2).flatten()
     return distance.argsort(stable=True)[None]
 
@@ -92,8 +92,8 @@ def hierarchical_order(num_tokens: int) -> Tensor:
     first N/4 locations are those of even row and column.
     """
     side = grid_side(num_tokens)
-    rows, columns = torch.arange(side)[:, None], torch.arange(side)[None]
-    rank = torch.zeros(side, side, dtype=torch.int64)
+    rows, columns = torch.arange(side, device="cpu")[:, None], torch.arange(side, device="cpu")[None]
+    rank = torch.zeros(side, side, dtype=torch.int64, device="cpu")
     for bit in range(max(side - 1, 1).bit_length()):
         rank = 4 * rank + 2 * (((rows ^ columns) >> bit) & 1) + ((rows >> bit) & 1)
     return rank.flatten().argsort()[None]
@@ -113,9 +113,9 @@ def spread_order(num_tokens: int, steps: Sequence[int], known: Tensor | None = N
         known: (N,) boolean, the locations that are known; they stand first, in raster order.
     """
     side = grid_side(num_tokens)
-    points = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
+    points = torch.cartesian_prod(torch.arange(side, device="cpu"), torch.arange(side, device="cpu")).double()
     nearness = torch.exp(-torch.cdist(points, points).square() / 2)
-    closed = torch.zeros(num_tokens, dtype=torch.bool) if known is None else known.cpu().clone()
+    closed = torch.zeros(num_tokens, dtype=torch.bool, device="cpu") if known is None else known.cpu().clone()
     order = closed.nonzero().flatten().tolist()
     # The slight pull to the centre decides where nothing is known, and between equals.
     score = nearness[closed].sum(0) - 1e-6 * (points - (side - 1) / 2).square().sum(1)
@@ -127,13 +127,18 @@ def spread_order(num_tokens: int, steps: Sequence[int], known: Tensor | None = N
             closed[chosen[-1]] = True
         score = score + nearness[chosen].sum(0)
         order += chosen
-    return torch.tensor(order)[None]
+    return torch.tensor(order, device="cpu")[None]
 
 
 def known_first(order: Tensor, known: Tensor) -> Tensor:
     """Move the known locations, boolean (B, N) raster, to the front; both parts of (B, N) keep their order."""
     unknown = ~to_order(known, order)
     return order.gather(1, unknown.byte().argsort(dim=1, stable=True))
+
+
+def as_tensor(values: object) -> Tensor:
+    """A tensor where it is; what becomes one on the CPU, whatever torch's default device. Errors as `torch.tensor`."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
 
 
 def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
@@ -152,7 +157,7 @@ def check_order_shape(order: Tensor | Sequence[int], num_tokens: int, batch: int
     """`check_order` of shape and dtype alone; the values are not looked at."""
     if isinstance(order, str):
         raise TypeError(f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N); got {order!r}")
-    order = torch.as_tensor(order)
+    order = as_tensor(order)
     order = order[None] if order.dim() == 1 else order
     if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point() or order.dtype == torch.bool:
         raise ValueError(
@@ -221,7 +226,7 @@ def with_specials(first: Tensor, tokens: Tensor, specials: Tensor, before: int =
     return torch.cat([first, tokens[:, :missing], specials, tokens[:, missing:]], dim=1)
 
 
-def group_mask(length: int, device: torch.device | str | None = None) -> Tensor:
+def group_mask(length: int, device: torch.device | str = "cpu") -> Tensor:
     """Whether position p of PAR's sequence sees q: q ≤ p, or p ≥ 4 and both in one group of four. (L, L) boolean."""
     positions = torch.arange(length, device=device)
     groups = positions // GROUP
@@ -229,7 +234,7 @@ def group_mask(length: int, device: torch.device | str | None = None) -> Tensor:
     return (positions <= positions[:, None]) | same
 
 
-def leave_one_out_mask(num_tokens: int, device: torch.device | str | None = None) -> Tensor:
+def leave_one_out_mask(num_tokens: int, device: torch.device | str = "cpu") -> Tensor:
     """What query i sees of an image shown in both directions, [class, x1 … xN] [x1 … xN]: (N, 1 + 2N) boolean.
 
     A token of the first part has seen the tokens before it, one of the second part those after it. Query i sees the

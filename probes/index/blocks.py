@@ -37,7 +37,7 @@ def sample_rows(blocks: Blocks, count: int, settings: IndexSettings) -> Tensor:
     """
     generator = np.random.default_rng(settings.seed)
     wanted = np.sort(generator.choice(count, min(count, settings.training_rows), replace=False))
-    sample, filled = torch.empty(len(wanted), settings.dim, dtype=torch.float32), 0
+    sample, filled = torch.empty(len(wanted), settings.dim, dtype=torch.float32, device="cpu"), 0
     for start, block in rebatched(blocks, 0, count, settings):
         first, last = np.searchsorted(wanted, [start, start + len(block)])
         rows, _ = usable_rows(block[wanted[first:last] - start])

@@ -164,7 +164,7 @@ def edit(
     for seed, path in tqdm(list(paths.items())[rank::ranks], unit="image", disable=rank > 0):
         about = {**notes, **settings, "class": index, "seed": seed}
         if options.overwrite or not is_done(path, about):
-            drawn = draw(model, pixels, index, {**settings, "generator": torch.tensor([seed])})
+            drawn = draw(model, pixels, index, {**settings, "generator": torch.tensor([seed], device="cpu")})
             save_png(path, to_image(drawn), about)
     wait_for_all(ranks)
     if rank == 0:
@@ -186,7 +186,7 @@ def mask_of(options: InpaintOptions, square: int, size: tuple[int, int]) -> Tens
         raise ValueError(
             f"--box must lie in the image of {width}×{height} pixels, LEFT TOP RIGHT BOTTOM; got {options.box}"
         )
-    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask = torch.zeros(height, width, dtype=torch.bool, device="cpu")
     mask[top:bottom, left:right] = True
     return mask
 

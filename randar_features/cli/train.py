@@ -139,7 +139,7 @@ def class_table(table: Tensor, names: Sequence[str] | None, tokens: TokenStore) 
     known: Mapping[str, int] = {name: index for index, name in enumerate(names or ())}
     wanted = tokens.manifest["label_names"] or [None] * tokens.num_classes
     rows = [known.get(name, len(table) - 1) for name in wanted]
-    return table[torch.tensor([*rows, len(table) - 1])].clone()
+    return table[torch.tensor([*rows, len(table) - 1], device="cpu")].clone()
 
 
 def training_config(options: TrainOptions, base: Model, initial: Path | None) -> TrainingConfig:

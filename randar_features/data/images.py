@@ -141,7 +141,8 @@ class ImageSource:
             collate_fn=_collate,
             generator=torch.Generator(),  # else the loader draws from the global one
         )
-        return self._told(iter(loader))
+        with torch.device("cpu"):  # where the loader draws the seed of its processes
+            return self._told(iter(loader))
 
     def pictures(self, numbers: Iterable[int], size: int) -> dict[int, NDArray[np.uint8]]:
         """The middle squares of some images by number, (size, size, 3); those that cannot be read are left out."""
@@ -352,7 +353,9 @@ def _label(given: Any, names: Sequence[str] | None) -> tuple[int | None, tuple[s
 
 
 def _failed(error: Exception, image_size: int, label: int | None = None, path: str | None = None) -> _Decoding:
-    return _Decoding(torch.zeros(3, image_size, image_size, dtype=torch.float32), label, path, one_line(error))
+    return _Decoding(
+        torch.zeros(3, image_size, image_size, dtype=torch.float32, device="cpu"), label, path, one_line(error)
+    )
 
 
 def _collate(decodings: Sequence[_Decoding]) -> _Decodings:

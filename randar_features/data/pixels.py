@@ -193,4 +193,4 @@ class PixelSource:
                 self.unreadable.add(status)
                 logger.warning("passing over an unreadable image, %s: %s", path, status)
         chosen = [index if status == OK else good[index % len(good)] for index, status in enumerate(batch.status)]
-        return batch.pixels[torch.tensor(chosen)]
+        return batch.pixels[torch.tensor(chosen, device="cpu")]

@@ -87,7 +87,7 @@ def contact_sheet(images: Sequence[Tensor], columns: int, gap: int = 2) -> Tenso
     """Images ``(3, H, W)`` of one size side by side, row by row, on white: ``(3, H', W')``."""
     channels, height, width = images[0].shape
     rows = math.ceil(len(images) / columns)
-    sheet = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    sheet = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap, device="cpu")
     for number, image in enumerate(images):
         top, left = number // columns * (height + gap), number % columns * (width + gap)
         sheet[:, top : top + height, left : left + width] = image

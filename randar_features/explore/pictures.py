@@ -169,7 +169,7 @@ def inpainted(
     """
     pixels = to_tensor(square(image, model.image_size))[None].to(model.device)
     covered = resized_mask(torch.from_numpy(mask)[None], model.image_size).to(model.device)
-    drawn = inpaint(model, pixels, covered, class_index, generator=torch.tensor([seed]))
+    drawn = inpaint(model, pixels, covered, class_index, generator=torch.tensor([seed], device="cpu"))
     return _drawn(model, drawn)
 
 
@@ -183,7 +183,9 @@ def outpainted(
     """
     pixels = to_tensor(square(image, model.image_size))[None].to(model.device)
     left, top, right, bottom = map(int, padding)
-    drawn = outpaint(model, pixels, (left, top, right, bottom), class_index, generator=torch.tensor([seed]))
+    drawn = outpaint(
+        model, pixels, (left, top, right, bottom), class_index, generator=torch.tensor([seed], device="cpu")
+    )
     return _drawn(model, drawn)
 
 

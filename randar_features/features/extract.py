@@ -375,7 +375,7 @@ class _Rows:
         return FeatureTable(
             torch.cat(self.parts) if self.array is None else self.array[: len(self.status)],
             specs,
-            labels=torch.tensor(self.labels) if any(label >= 0 for label in self.labels) else None,
+            labels=torch.tensor(self.labels, device="cpu") if any(label >= 0 for label in self.labels) else None,
             paths=self.paths,
             status=self.status,
             label_names=label_names,

@@ -191,7 +191,7 @@ class EncodedImages(StoredImages):
 
     def shard_rows(self) -> int:
         """Images that make a file of 1024, or of 64 MiB if that is less."""
-        values = self.values(torch.zeros(1, 3, self.image_size, self.image_size))
+        values = self.values(torch.zeros(1, 3, self.image_size, self.image_size, device="cpu"))
         size = sum(value.numel() for value in values.values()) * np.dtype(self.dtype).itemsize
         fitting = min(SHARD_ROWS, max(1, SHARD_BYTES // size))
         return fitting - fitting % self.batch_size or fitting

@@ -107,7 +107,7 @@ class FeatureTable:
     @property
     def ok(self) -> Tensor:
         """(n,) bool: the images that could be read."""
-        return torch.tensor([status == OK for status in self.status], dtype=torch.bool)
+        return torch.tensor([status == OK for status in self.status], dtype=torch.bool, device="cpu")
 
     @property
     def maps(self) -> Tensor | None:

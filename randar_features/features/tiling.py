@@ -31,7 +31,7 @@ def tile_positions(height: int, width: int, size: int, stride: int) -> list[tupl
 
 def hat_window(size: int) -> Tensor:
     """Weights (size, size) that fall linearly from the middle to the edges, which are 1: tiles fade into each other."""
-    ramp = torch.arange(1, size + 1)
+    ramp = torch.arange(1, size + 1, device="cpu")
     ramp = torch.minimum(ramp, ramp.flip(0)).float()
     return ramp[:, None] * ramp[None, :]
 

@@ -40,7 +40,7 @@ def decoding_frames(
     decoded = complete(
         model.transformer,
         classes,
-        seeds=image_seeds(torch.tensor([seed]), 1, classes.device),
+        seeds=image_seeds(torch.tensor([seed], device="cpu"), 1, classes.device),
         steps=steps,
         guidance=recipe.guide(None),
         order=order,
@@ -52,12 +52,12 @@ def decoding_frames(
 
 def reveal(image: Tensor, order: Tensor, schedule: Sequence[int]) -> Tensor:
     """An image (3, S, S) whose tokens appear in an order (N,), step by step: (steps, 3, S, S)."""
-    shown_at = torch.repeat_interleave(torch.arange(len(schedule)), torch.tensor(schedule))
+    shown_at = torch.repeat_interleave(torch.arange(len(schedule), device="cpu"), torch.tensor(schedule, device="cpu"))
     step_of = torch.empty_like(order).scatter_(0, order, shown_at)
     side = sequence.grid_side(len(order))
     size = image.shape[-1] // side
     step_of = step_of.view(side, side).repeat_interleave(size, 0).repeat_interleave(size, 1)
-    frames = torch.arange(len(schedule))[:, None, None]
+    frames = torch.arange(len(schedule), device="cpu")[:, None, None]
     return torch.where((step_of <= frames)[:, None], image, OPEN)
 
 

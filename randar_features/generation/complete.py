@@ -112,7 +112,7 @@ def arrange(order: str | Tensor, seeds: Tensor, index: Tensor, schedule: Sequenc
 @lru_cache(maxsize=256)
 def spread_order(schedule: tuple[int, ...], known: tuple[bool, ...]) -> Tensor:
     """`sequence.spread_order`, computed once for each schedule and known region."""
-    return sequence.spread_order(len(known), schedule, torch.tensor(known))
+    return sequence.spread_order(len(known), schedule, torch.tensor(known, device="cpu"))
 
 
 def own_order(order: str | Tensor | None, transformer: ImageTransformer, known: Tensor) -> str | Tensor:
@@ -166,7 +166,7 @@ def as_classes(
             "which knows their names, or numbers"
         )
     try:
-        given = torch.as_tensor(classes).cpu()
+        given = sequence.as_tensor(classes).cpu()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"classes must be one integer an image; got {classes!r}") from None
     given = given[None] if given.dim() == 0 else given

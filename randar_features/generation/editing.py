@@ -15,6 +15,7 @@ from randar_features.generation.generate import DecodingSettings, check_settings
 from randar_features.generation.recipe import GuidanceLike
 from randar_features.generation.sampling import SeedLike, Stream, image_seeds, substream
 from randar_features.hub import Model
+from randar_features.sequence import as_tensor
 
 
 @torch.no_grad()
@@ -261,7 +262,7 @@ def check_images(images: Tensor) -> None:
 def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
     """`mask` as (B, H, W) boolean; TypeError or ValueError if it is none of this height and width, or empty or full."""
     try:
-        given = torch.as_tensor(mask)
+        given = as_tensor(mask)
     except (TypeError, RuntimeError, ValueError):
         raise TypeError(
             f"the mask must be a boolean tensor (H, W), True where to draw anew; got {type(mask).__name__}. Of a "

@@ -66,7 +66,7 @@ def fill_gallery(
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         classes = [one.class_index for one in batch]
-        seeds = torch.tensor([one.seed for one in batch])
+        seeds = torch.tensor([one.seed for one in batch], device="cpu")
         tokens = generate(model.transformer, classes, generator=seeds, **settings)
         pixels = model.tokenizer.to_uint8(model.tokenizer.decode(tokens)).cpu().numpy()
         for one, image in zip(batch, pixels, strict=True):

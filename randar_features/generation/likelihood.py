@@ -62,7 +62,7 @@ def log_likelihood(
     model = fitted(model, computing, model.dtype)
     with evaluating(model), computing_in(computing, model.device, model.dtype):
         for order in several:  # (1 or B, N)
-            for part in torch.arange(batch).split(int(batch_size)):
+            for part in torch.arange(batch, device="cpu").split(int(batch_size)):
                 own = order if len(order) == 1 else order[part]
                 total[part] += one_order(model, tokens[part], numbers[part], own)
     return total / len(several)
@@ -84,7 +84,7 @@ def as_orders(orders: int | Tensor | Sequence[int], transformer: ImageTransforme
         return transformer.own_order()[None] if transformer.trained_order == "raster" else several
     if orders is None or isinstance(orders, str):
         raise ValueError(f"orders must be a number of orders, or permutations of the locations; got {orders!r}")
-    orders = torch.as_tensor(orders)
+    orders = sequence.as_tensor(orders)
     if orders.dim() == 3 and orders.shape[1] in (1, batch):
         return sequence.check_order(orders.flatten(0, 1), num_tokens).unflatten(0, orders.shape[:2])
     if orders.dim() == 3:

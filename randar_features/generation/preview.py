@@ -30,7 +30,7 @@ def sample_preview(
         seed: of the first image; the others' count up from it.
         batch_size: images at once, which the images do not depend on.
     """
-    seeds = torch.arange(seed, seed + len(classes))
+    seeds = torch.arange(seed, seed + len(classes), device="cpu")
 
     @torch.no_grad()
     def preview(transformer: nn.Module) -> Tensor:

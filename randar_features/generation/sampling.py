@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from randar_features.sequence import check_seed
+from randar_features.sequence import as_tensor, check_seed
 
 SeedLike = torch.Generator | int | Tensor | Sequence[int] | None
 
@@ -38,7 +38,7 @@ class Stream(IntEnum):
     WINDOW = 6  # and all above: one a window of an outpainting
 
 
-def image_seeds(generator: SeedLike, batch: int, device: torch.device | str | None = None) -> Tensor:
+def image_seeds(generator: SeedLike, batch: int, device: torch.device | str = "cpu") -> Tensor:
     """A seed for each image, (B,) int64.
 
     Args:
@@ -63,7 +63,7 @@ def _own_seeds(seeds: Tensor | Sequence[int], batch: int) -> Tensor:
         several = list(seeds) if isinstance(seeds, Iterable) else [seeds]
         seeds = [check_seed(seed, 2**63) if isinstance(seed, Integral) else seed for seed in several]
     try:
-        given = torch.as_tensor(seeds)
+        given = as_tensor(seeds)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"seeds must be {batch} integers, one an image; got {seeds!r}") from None
     if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:

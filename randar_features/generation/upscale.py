@@ -133,7 +133,7 @@ def check_upscaling(transformer: ImageTransformer, spatial_drop: float, schedule
 def fine_orders(order: str | Tensor, seeds: Tensor, schedule: Sequence[int], num_tokens: int) -> Tensor:
     """Orders over the fine grid, the N locations of even row and column first: (B, 4N)."""
     side = 2 * sequence.grid_side(num_tokens)
-    even = torch.zeros(side, side, dtype=torch.bool)
+    even = torch.zeros(side, side, dtype=torch.bool, device="cpu")
     even[::2, ::2] = True
     known = even.flatten().to(seeds.device).expand(len(seeds), -1)
     every = torch.arange(len(seeds), device=seeds.device)

@@ -167,7 +167,8 @@ def untrained_model(name: Name) -> Model:
     Errors as for `load_model`.
     """
     source = find_source(name)
-    transformer, tokenizer = _build(source, "transformer", fresh=True), _build(source, "tokenizer", fresh=True)
+    with torch.device("cpu"):
+        transformer, tokenizer = _build(source, "transformer", fresh=True), _build(source, "tokenizer", fresh=True)
     transformer.initialize()
     for module in (transformer, tokenizer):
         module.requires_grad_(False).eval()

@@ -58,7 +58,7 @@ def load_weights(
     state = read_state_dict(path, key)
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     absent = [name for name in OPTIONAL if name in expected and name not in state]
-    state |= {name: torch.zeros(expected[name]) for name in absent}
+    state |= {name: torch.zeros(expected[name], device="cpu") for name in absent}
     check_state_dict(state, expected, path)
     check_values(state, path)
     # Copies, since the file is mapped into memory and could be written over while the model is in use.
@@ -82,7 +82,11 @@ def build_empty(build: Callable[[], Module], most: int | None = None) -> Module:
     Raises:
         ValueError: it holds more than `most`; raised as soon as they are reserved, not after the whole is built.
     """
-    with torch.random.fork_rng(devices=[]), _NoInitialValues(most):  # timm's networks draw values all the same
+    with (
+        torch.device("cpu"),
+        torch.random.fork_rng(devices=[]),
+        _NoInitialValues(most),
+    ):  # timm's networks draw values all the same
         return build()
 
 

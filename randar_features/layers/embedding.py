@@ -27,7 +27,7 @@ class ClassEmbedding(nn.Module):
 def check_classes(classes: Tensor | Sequence[int] | int, batch: int, num_classes: int) -> Tensor:
     """`classes`, one for each image or one for all, as (B,) int64 in 0 … C (C = null class), or ValueError."""
     try:
-        given = torch.as_tensor(classes)
+        given = sequence.as_tensor(classes)
     except (TypeError, ValueError, RuntimeError):  # names, or no sequence
         raise TypeError(f"classes must be {batch} integers, shape ({batch},); got {classes!r}") from None
     given = given.expand(batch) if given.dim() == 0 else given

@@ -28,7 +28,7 @@ class KVCache:
     """
 
     def __init__(
-        self, shape: CacheShape, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+        self, shape: CacheShape, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> None:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)

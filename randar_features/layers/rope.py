@@ -9,7 +9,7 @@ def axial_frequencies(head_dim: int, base: float = 10000.0) -> Tensor:
     if head_dim % 4:
         raise ValueError(f"the width of a head must divide by 4 for two-dimensional rotation, got {head_dim}")
     half = head_dim // 2
-    return 1.0 / base ** (torch.arange(0, half, 2)[: half // 2].float() / half)
+    return 1.0 / base ** (torch.arange(0, half, 2, device="cpu")[: half // 2].float() / half)
 
 
 def rotary_table(row_angles: Tensor, column_angles: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def rotary_table(row_angles: Tensor, column_angles: Tensor) -> Tensor:
 
 def grid_rotary_table(side: int, head_dim: int, base: float = 10000.0) -> Tensor:
     """`rotary_table` of the plain G×G grid: angle = coordinate · ω_k."""
-    angles = torch.outer(torch.arange(side).float(), axial_frequencies(head_dim, base))
+    angles = torch.outer(torch.arange(side, device="cpu").float(), axial_frequencies(head_dim, base))
     return rotary_table(angles, angles)
 
 
@@ -40,8 +40,10 @@ def fine_grid_rotary_table(side: int, head_dim: int, base: float = 10000.0, ntk_
     see 2G positions spread evenly over 0 … G−1 (interpolated).
     """
     frequencies = axial_frequencies(head_dim, base)
-    extrapolated = torch.outer(torch.arange(2 * side).float(), frequencies[:ntk_boundary])
-    interpolated = torch.outer(torch.linspace(0, side - 1, 2 * side, dtype=torch.float32), frequencies[ntk_boundary:])
+    extrapolated = torch.outer(torch.arange(2 * side, device="cpu").float(), frequencies[:ntk_boundary])
+    interpolated = torch.outer(
+        torch.linspace(0, side - 1, 2 * side, dtype=torch.float32, device="cpu"), frequencies[ntk_boundary:]
+    )
     angles = torch.cat([extrapolated, interpolated], dim=1)
     return rotary_table(angles, angles)
 

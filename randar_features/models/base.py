@@ -69,7 +69,7 @@ class ImageTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.token_dropout = nn.Dropout(config.token_dropout)
-        self.register_buffer("rotary", _angles(config), persistent=False)
+        self.register_buffer("rotary", _angles(config).to(torch.get_default_device()), persistent=False)
 
     def _make_layers(self) -> None:
         """The parts that are found by name, as LlamaGen has them."""

@@ -127,7 +127,7 @@ def encode(
             whole[readable] = vectors
             found.append(whole)
         else:
-            found.append(torch.full((len(batch.status), 1), torch.nan, dtype=torch.float32))
+            found.append(torch.full((len(batch.status), 1), torch.nan, dtype=torch.float32, device="cpu"))
     width = max((part.shape[1] for part in found), default=1)
     parts = [part if part.shape[1] == width else part.expand(-1, width) for part in found]
     return Encoded(torch.cat(parts), paths, status, content, files)

@@ -20,7 +20,7 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
 
 def batch_indices(step: int, *, batch_size: int, size: int, seed: int) -> Tensor:
     """Indices (batch_size,) of step `step`: epochs of freshly shuffled data, one after the other."""
-    positions = torch.arange(step * batch_size, (step + 1) * batch_size)
+    positions = torch.arange(step * batch_size, (step + 1) * batch_size, device="cpu")
     epochs = positions // size
     parts = [_epoch(seed, int(epoch), size)[positions[epochs == epoch] % size] for epoch in epochs.unique()]
     return torch.cat(parts)
@@ -28,12 +28,12 @@ def batch_indices(step: int, *, batch_size: int, size: int, seed: int) -> Tensor
 
 @lru_cache(maxsize=2)
 def _epoch(seed: int, epoch: int, size: int) -> Tensor:
-    return torch.randperm(size, generator=step_generator(seed, -1 - epoch))
+    return torch.randperm(size, generator=step_generator(seed, -1 - epoch), device="cpu")
 
 
 def spread(size: int, count: int) -> Tensor:
     """Indices (min(count, size),) of images evenly spread through `size`, so that all classes of sorted data count."""
-    return torch.linspace(0, size - 1, min(count, size)).long()
+    return torch.linspace(0, size - 1, min(count, size), device="cpu").long()
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def draw(
     """The draws of step `step`; `generator` is the step's, on the CPU, and is advanced."""
     return Draws(
         indices=batch_indices(step, batch_size=batch_size, size=size, seed=seed),
-        crops=torch.randint(crops, (batch_size,), generator=generator),
-        dropped=torch.rand(batch_size, generator=generator) < class_dropout,
-        dropout_seed=int(torch.randint(2**62, (), generator=generator)),
+        crops=torch.randint(crops, (batch_size,), generator=generator, device="cpu"),
+        dropped=torch.rand(batch_size, generator=generator, device="cpu") < class_dropout,
+        dropout_seed=int(torch.randint(2**62, (), generator=generator, device="cpu")),
     )

@@ -36,7 +36,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
 @torch.no_grad()
 def reconstruction_quality(model: ImageTokenizer, images: Tensor, batch_size: int = 128) -> dict[str, float]:
     """Figures of images (n, 3, S, S) in [0, 1] and of what their tokens decode to; see `quality_figures`."""
-    sums = sum((quality_sums(model, batch) for batch in images.split(batch_size)), torch.zeros(()))
+    sums = sum((quality_sums(model, batch) for batch in images.split(batch_size)), torch.zeros((), device="cpu"))
     return quality_figures(sums)
 
 

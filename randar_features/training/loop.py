@@ -190,7 +190,7 @@ def _is_over(deadline: float | None) -> bool:
     """Whether the main process's time is up: all must stop at the same step."""
     if deadline is None:
         return False
-    over = torch.tensor(float(time.monotonic() >= deadline))
+    over = torch.tensor(float(time.monotonic() >= deadline), device="cpu")
     state = PartialState()
     return bool(broadcast(over.to(state.device)) if state.num_processes > 1 else over)
 

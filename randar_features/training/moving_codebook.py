@@ -37,7 +37,7 @@ class MovingCodebook:
         used = self.counts > 0
         weight[used] = F.normalize(means[used], dim=-1)
         dead = (self.counts < self.revive_below * self.counts.mean()).nonzero().flatten()
-        chosen = torch.randperm(len(vectors), generator=generator)[: len(dead)].to(vectors.device)
+        chosen = torch.randperm(len(vectors), generator=generator, device="cpu")[: len(dead)].to(vectors.device)
         self.weight[dead[: len(chosen)]] = vectors[chosen]
         self.counts[dead[: len(chosen)]] = self.counts.mean()
 

@@ -62,7 +62,7 @@ def fit_network_tokenizer(
             `decoder` has other sizes.
     """
     loaded = load_network(network)
-    if not torch.allclose(torch.stack([loaded.mean, loaded.std]), torch.tensor(0.5)):
+    if not torch.allclose(torch.stack([loaded.mean, loaded.std]), torch.tensor(0.5, device="cpu")):
         raise ValueError(f"{network} does not take pixels in [-1, 1], which a tokenizer's network must")
     sizes = {"network": loaded.architecture, **sizes}
     with torch.random.fork_rng(devices=[]):
@@ -175,7 +175,7 @@ def projection(parts: Sequence[Tensor], shares: Sequence[float], dim: int, codeb
     colors = min(COLORS, len(values[-1]))
     own = dim // codebooks - colors  # components of the network in each codebook
     largest = torch.cat(values[:-1]).argsort(descending=True)[: codebooks * own].sort().values
-    last = torch.arange(len(offset) - colors, len(offset))
+    last = torch.arange(len(offset) - colors, len(offset), device="cpu")
     chosen = torch.cat([torch.cat([largest[number::codebooks], last]) for number in range(codebooks)])
     return joined[:, chosen].T.float(), -offset[chosen].float()
 

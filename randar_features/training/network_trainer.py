@@ -125,7 +125,7 @@ class NetworkTrainer:
         """`validation_accuracy`, from 0 to 1."""
         self.model.eval()
         right = 0
-        for rows in torch.arange(len(self.validation)).split(256):
+        for rows in torch.arange(len(self.validation), device="cpu").split(256):
             pixels = self.validation.images(rows).contiguous(memory_format=torch.channels_last)
             right += int((self.model(pixels * 2 - 1).argmax(1) == self.validation.labels[rows]).sum())
         return {"validation_accuracy": right / len(self.validation)}
@@ -167,16 +167,16 @@ def augmented(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """
 
     def drawn(low: float, high: float) -> Tensor:
-        return torch.rand(len(pixels), generator=generator) * (high - low) + low
+        return torch.rand(len(pixels), generator=generator, device="cpu") * (high - low) + low
 
     area, aspect = drawn(*AREA), drawn(-ASPECT, ASPECT).exp()
     width, height = ((area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1))
-    window = torch.zeros(len(pixels), 2, 3)
+    window = torch.zeros(len(pixels), 2, 3, device="cpu")
     window[:, 0, 0] = torch.where(drawn(0, 1) < 0.5, width, -width)
     window[:, 1, 1] = height
     window[:, 0, 2], window[:, 1, 2] = (1 - width) * drawn(-1, 1), (1 - height) * drawn(-1, 1)
-    if torch.rand((), generator=generator) < COARSE_SHARE:
-        side = int(torch.randint(*COARSE, (), generator=generator))
+    if torch.rand((), generator=generator, device="cpu") < COARSE_SHARE:
+        side = int(torch.randint(*COARSE, (), generator=generator, device="cpu"))
         pixels = F.interpolate(pixels, size=(side, side), mode="area")
     grid = F.affine_grid(window, [len(pixels), 3, size, size], align_corners=False)
     pixels = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)

@@ -35,7 +35,7 @@ def validation_losses(
 ) -> tuple[float, float]:
     """Nats per token with the classes and with the null class, summed over images (B, N) and orders (K, N)."""
     with_class = without = 0.0
-    for rows in torch.arange(len(tokens)).split(batch_size) if len(tokens) else ():
+    for rows in torch.arange(len(tokens), device="cpu").split(batch_size) if len(tokens) else ():
         for order in orders.to(tokens.device):
             shown = tokens[rows]
             with_class += next_token_loss(model, shown, classes[rows], order[None]).item() * len(rows)

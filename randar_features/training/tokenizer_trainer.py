@@ -144,7 +144,7 @@ class TokenizerTrainer:
             self.batches = self.train.stream(map(self._indices, steps))
         self.next_step = step + 1
         images = sent(next(self.batches), self.device)
-        mirrored = torch.rand(self.config.batch_size, generator=generator) < 0.5
+        mirrored = torch.rand(self.config.batch_size, generator=generator, device="cpu") < 0.5
         return mirror(images, mirrored[self.rows].to(self.device)).contiguous(memory_format=torch.channels_last)
 
     def _indices(self, step: int) -> Tensor:
@@ -162,7 +162,7 @@ class TokenizerTrainer:
     def _continuous(self, images: Tensor, generator: torch.Generator) -> TokenizerOutput:
         """A pass with noise in the place of quantisation: it makes the latents use the whole sphere."""
         latents, _, tokens = self.model.quantize(self.model.latents(images))
-        noise = torch.randn((self.config.batch_size, *latents.shape[1:]), generator=generator)
+        noise = torch.randn((self.config.batch_size, *latents.shape[1:]), generator=generator, device="cpu")
         noisy = F.normalize(latents + noise[self.rows].to(self.device) * self.config.continuous_noise, dim=1)
         reconstruction = self.model.decoder(self.model.post_quant_conv(noisy)).float()
         return TokenizerOutput(reconstruction, latents, latents, tokens)
