@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,16 @@ class Task:
     def __call__(self, options: Any, out: Path) -> Path:
         """Measure, and write `out`/result.json, whose path it gives, with the card and the tables beside it."""
         out = Path(out)
+        is_new = not out.exists()
         make_folder(out)
         start = time.perf_counter()
-        found = self.measure(options, out)
+        try:
+            found = self.measure(options, out)
+        except BaseException:
+            if is_new:
+                with suppress(OSError):  # it holds something
+                    out.rmdir()
+            raise
         return self.write(options, out, found, time.perf_counter() - start)
 
     def write(self, options: Any, out: Path, found: Measurement, seconds: float) -> Path:

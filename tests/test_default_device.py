@@ -16,6 +16,7 @@ import randar_features as rf
 from probes import generation as metrics
 from randar_features.generation.complete import ORDERS
 from tests.small_models import write_folder
+from tests.training.small import random_images, small_tokenizer_trainer, small_trainer
 
 PIXELS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.arange(32).view(2, 16)
@@ -119,3 +120,11 @@ def test_loading_extraction_and_search(small_model: rf.Model, tmp_path: Path):
 def test_a_module_of_ones_own_is_made_where_torch_says(small_model: rf.Model):
     with torch.device("meta"):
         assert type(small_model.transformer)(small_model.transformer.config).device.type == "meta"
+
+
+@pytest.mark.parametrize("make", [small_trainer, small_tokenizer_trainer])
+def test_training(make: Callable[..., Any], tmp_path: Path):
+    given = (random_images(),) if make is small_tokenizer_trainer else ()
+    expected = make(tmp_path / "expected", *given).train_step(0)
+    with torch.device("meta"):
+        assert make(tmp_path / "found", *given).train_step(0) == expected

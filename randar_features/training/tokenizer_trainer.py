@@ -60,7 +60,9 @@ class TokenizerTrainer:
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
         [(_, self.rows)] = micro_batches(config.batch_size, None, processes, process)
         torch.manual_seed(config.seed)
-        self.model = build_tokenizer(config).to(self.device).to(memory_format=torch.channels_last)
+        with torch.device("cpu"):
+            model = build_tokenizer(config)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.teacher = NetworkMaps(load_network(config.teacher, self.device)) if config.teacher else None
         self.alignment = self._build_alignment()
         trained = self.model if self.alignment is None else nn.ModuleList([self.model, self.alignment])
@@ -102,7 +104,9 @@ class TokenizerTrainer:
         size = self.config.image_size
         channels = self.teacher(torch.zeros(1, 3, size, size, device=self.device))[-1].shape[1]
         grid = size // self.model.downsampling
-        return Alignment(self.model.code_dim, channels, grid, ["codes"]).to(self.device)
+        with torch.device("cpu"):
+            alignment = Alignment(self.model.code_dim, channels, grid, ["codes"])
+        return alignment.to(self.device)
 
     def _build_adversary(self) -> Adversary | None:
         config = self.config
@@ -110,7 +114,9 @@ class TokenizerTrainer:
             return None
         generator = torch.Generator().manual_seed(config.seed)
         sizes = typed(PatchDiscriminator, config.discriminator, "discriminator")
-        discriminator = PatchDiscriminator(**(sizes | {"generator": generator})).to(self.device)
+        with torch.device("cpu"):
+            discriminator = PatchDiscriminator(**(sizes | {"generator": generator}))
+        discriminator = discriminator.to(self.device)
         rate = config.discriminator_learning_rate
         learner = self._learner(discriminator, config.learning_rate if rate is None else rate)
         return Adversary(learner, weight=config.adversarial_weight, adaptive=config.adversarial_adaptive)

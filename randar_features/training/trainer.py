@@ -100,7 +100,8 @@ class RandARTrainer:
 
     def _build(self) -> ImageTransformer:
         """The model with its first weights, on the device; `initial` is the hash of the file that holds them."""
-        model = ARCHITECTURES[model_type(self.config)][0](self.model_config)
+        with torch.device("cpu"):
+            model = ARCHITECTURES[model_type(self.config)][0](self.model_config)
         model.trained_order = self.config.order
         model.initialize(torch.Generator().manual_seed(self.config.seed))
         if self.config.initial is not None:

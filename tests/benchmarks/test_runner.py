@@ -42,6 +42,21 @@ def run(out: Path, options: Options | None = None, **changes: Any) -> dict[str, 
     return read_result(Task("knn", Options, lambda *_: found(**changes))(options or Options(), out))
 
 
+def test_a_refusal_leaves_no_empty_folder(tmp_path: Path) -> None:
+    def refuse(options: Options, out: Path) -> Measurement:
+        raise ValueError("no such data")
+
+    def write_and_refuse(options: Options, out: Path) -> Measurement:
+        (out / "picture.png").touch()
+        return refuse(options, out)
+
+    (tmp_path / "own").mkdir()
+    for name, measure in (("new", refuse), ("own", refuse), ("half", write_and_refuse)):
+        with pytest.raises(ValueError, match="no such data"):
+            Task("knn", Options, measure)(Options(), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "own"]
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_measurement_is_a_task_of_the_runner(name: str):
     task = find_task(name)
