@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from randar_features.cli.training import RunOptions, train
 from randar_features.data import open_images
 from randar_features.data.images import ImageSource
 from randar_features.data.layout import find_splits, split_role
+from randar_features.data.pixels import PATIENCE
 from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import Model, load_model
@@ -98,8 +99,9 @@ def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenS
     keep_tokenizer(options.base, base.tokenizer, base.image_size, folder / "tokenizer", write=True)
     stores = []
     for name, source in zip(("train", "validation"), splits(options), strict=True):
-        store = tokenize(base.tokenizer, source, folder / name, image_size=base.image_size, reading=options.reading)
-        assert store is not None  # one process, no deadline
+        how: dict[str, Any] = {"image_size": base.image_size, "reading": options.reading, "patience": PATIENCE}
+        store = tokenize(base.tokenizer, source, folder / name, **how)
+        assert store is not None  # one process at a time makes all, without a deadline
         stores.append(store)
     return stores[0], stores[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from PIL import Image
 
 from randar_features import generate, load_model
 from randar_features.cli.commands import main
+from randar_features.cli.train import TrainOptions, token_stores
 from randar_features.data.photo_digits import PhotoDigits
 from randar_features.data.token_store import TokenStore
+from randar_features.store.lock import locked
 from tests.small_models import IMAGE_SIZE, write_folder
 from tests.training.small import read_log
 
@@ -44,6 +47,16 @@ def test_two_steps_make_a_model_of_the_classes_of_the_folder(digits: Path, tmp_p
     assert model.classes == names
     tokens = generate(model.transformer, torch.tensor([0]), steps=2, generator=torch.Generator().manual_seed(0))
     assert model.tokenizer.decode(tokens).shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def test_one_of_the_processes_that_train_tokenizes_while_the_others_wait(digits: Path, tmp_path: Path) -> None:
+    options = TrainOptions(data=str(digits), out=tmp_path / "run")
+    base = load_model(write_folder(tmp_path / "base"), device="cpu")
+    with ThreadPoolExecutor() as pool:
+        with locked(options.out / "tokens/train"):
+            stores = pool.submit(token_stores, options, base)
+            assert not wait([stores], timeout=0.5).done, "it was refused"
+        assert [len(store) for store in stores.result(60)] == [11, 1]
 
 
 def test_one_image_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
