@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from randar_features.store.records import printable
 from .account import Account
 from .items import IMAGE_NAMES, first_name
 from .labels import NONE, Labels, find_label_column, read_labels
+from .layout import find_splits
 from .paths import check_file, confined, head_of, reading
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -45,6 +47,7 @@ def read_list(path: Path, account: Account) -> FileList:
             f"{printable(path)} has no column of paths: got {columns}, expected a first line with one of "
             f"{', '.join(PATH_NAMES[:4])}"
         )
+    _warn_of_splits(path, table)
     label_name = find_label_column([name for name in table.column_names if name != path_name], account, path.name)
     with reading(path, "a list of images"):
         spaced = path_name.startswith(" ")  # "label, path": so are the cells below
@@ -54,6 +57,20 @@ def read_list(path: Path, account: Account) -> FileList:
         labels = table[label_name].to_pylist()  # without the space that follows a comma in some files
         stripped = [label.strip() if isinstance(label, str | bytes) else label for label in labels]
         return FileList(paths, stripped, label_name)
+
+
+def _warn_of_splits(path: Path, table: Any) -> None:
+    """Say that a column "split" chooses nothing: a list is opened whole, as `datasets` opens it."""
+    for name in table.column_names:
+        if name.strip().lower() in ("split", "subset"):
+            values = {value.strip() for value in table[name].to_pylist() if isinstance(value, str)}
+            splits = find_splits(sorted(values))
+            if len(splits) > 1:
+                warnings.warn(
+                    f"{printable(path)} has the column '{printable(name)}' ({', '.join(splits)}), which is not read: "
+                    "the images of all splits are opened; for one split write a list of its images, or a folder",
+                    stacklevel=2,
+                )
 
 
 def _text(value: Any, spaced: bool) -> str | None:

@@ -204,6 +204,25 @@ def test_metadata_of_a_folder(tmp_path: Path, content: str, message: str | None)
             open_images(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "list.csv", "metadata.jsonl"])
+def test_a_column_of_splits_that_is_not_read_is_told(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "a.png", "b.png")
+    rows = [("a.png", "dog", "train"), ("b.png", "cat", "test")]
+    text = "".join(
+        f'{{"file_name": "{path}", "label": "{label}", "Split": "{split}"}}\n' for path, label, split in rows
+    )
+    if name.endswith(".csv"):
+        text = "file_name,label,Split\n" + "".join(",".join(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(text)
+    with pytest.warns(UserWarning, match=rf"{name}.*'Split' \(test, train\)"):
+        source = open_images(tmp_path / name if name == "list.csv" else tmp_path)
+    assert len(source) == 2 and source.label_names == ["cat", "dog"]
+    (tmp_path / name).write_text(text.replace("train", "banana").replace("test", "pea"))  # no splits
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_images(tmp_path / name if name == "list.csv" else tmp_path)
+
+
 def test_lists_of_files(tmp_path: Path) -> None:
     write(tmp_path, "a.png", "b.png")
     (tmp_path / "list.csv").write_text(f"path,target\nb.png,3\n{tmp_path}/a.png,1\n,2\ngone.png,2\n")
