@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -55,7 +55,7 @@ class Shard:
         """Read the whole file once; ValueError that names it if a byte differs from what was written."""
         digest = xxhash.xxh3_64()
         try:
-            with self.path.open("rb") as file:
+            with self._open() as file:
                 while block := file.read(_READ_BYTES):
                     digest.update(block)
         except OSError as error:
@@ -67,7 +67,7 @@ class Shard:
     def check_ends(self) -> None:
         """ValueError that names the file if it does not begin and end as a whole one does."""
         try:
-            with self.path.open("rb") as file:
+            with self._open() as file:
                 begin = file.read(len(_MAGIC))
                 file.seek(-len(_MAGIC), 2)
                 if begin == file.read() == _MAGIC:
@@ -76,6 +76,15 @@ class Shard:
         except OSError as error:
             reason = str(error)
         raise ValueError(f"{self.path} is torn ({reason}). {AGAIN}")
+
+    def _open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{self.path} is gone: open the store again, if another process has brought it up to date; else run "
+                "the command that made it again"
+            ) from error
 
     @cached_property
     def batch(self) -> pa.RecordBatch:

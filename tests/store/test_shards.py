@@ -39,3 +39,11 @@ def test_a_shard_that_another_process_writes_meanwhile_stays(tmp_path: Path, mon
     (found,) = intact_shards(tmp_path)
     assert found.path == new.path
     assert [shard.rows.start for shard in find_shards(tmp_path)] == [0, 2] and not old.path.exists()
+
+
+def test_a_shard_that_another_process_has_made_again_is_not_called_damaged(tmp_path: Path) -> None:
+    shard = write_rows(tmp_path, 0, np.zeros((2, 3)))
+    shard.path.unlink()
+    for read in (shard.check_ends, shard.verify):
+        with pytest.raises(ValueError, match=f"{shard.path} is gone.* open the store again"):
+            read()
