@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ def load_encoder(
     return encoder
 
 
+def load_encoders(names: Sequence[str], **loading: Any) -> Iterator[Encoder]:
+    """Each encoder when its turn comes, as `load_encoder` gives it.
+
+    All are loaded before the first is given, so that one that cannot be loaded is refused before any work; one at a
+    time, since they may not go into memory together.
+    """
+    for name in names[1:]:
+        load_encoder(name, **loading)
+    for name in names:
+        yield load_encoder(name, **loading)
+
+
 def _load(name: str | Model, device: torch.device | str | None, **outputs: Any) -> Encoder:
     if isinstance(name, Model):
         return GeneratorEncoder(name, device=device, **outputs)
@@ -78,4 +90,13 @@ def _load(name: str | Model, device: torch.device | str | None, **outputs: Any) 
     return GeneratorEncoder(model, device=device, **outputs)
 
 
-__all__ = ["DEFAULT_MODEL", "Encoder", "add_to_store", "all_layers", "extract", "load_encoder", "unreadable"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Encoder",
+    "add_to_store",
+    "all_layers",
+    "extract",
+    "load_encoder",
+    "load_encoders",
+    "unreadable",
+]

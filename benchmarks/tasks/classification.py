@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.comparisons import differences_of
-from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders import Encoder, load_encoders
 from benchmarks.encoders.stored import StoredEncoder
 from benchmarks.options import EncoderOptions, check_names
 from benchmarks.run import Measurement, Task, run_as_command
@@ -75,7 +75,7 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
             ValueError: splits are named, or another number format, for a store, which has its own.
         """
         if not is_store(self.data):
-            yield from (load_encoder(name, **self.loading) for name in self.encoder)
+            yield from load_encoders(self.encoder, **self.loading)
             return
         stored = StoredEncoder(FeatureStore(self.data))
         if self.train_split is not None or self.evaluation_split is not None:

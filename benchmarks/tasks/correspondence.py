@@ -23,7 +23,7 @@ from benchmarks.comparisons import differences_of
 from benchmarks.datasets import point_pairs
 from benchmarks.datasets.point_pairs import PairSet
 from benchmarks.datasets.spair import load_spair
-from benchmarks.encoders import Encoder, load_encoder
+from benchmarks.encoders import Encoder, load_encoders
 from benchmarks.encoders.extract import file_name
 from benchmarks.options import EncoderOptions
 from benchmarks.report.match_pictures import is_right, match_lines
@@ -243,8 +243,7 @@ def measure(config: Config, out: Path) -> Measurement:
     validation = load_pairs(config, "validation", config.validation_pairs)
     matched = [Matched(baseline(test, validation, config.seed), same_place(test))]
     best, weights = [], {SAME_PLACE: "none"}
-    for name in config.encoder:
-        encoder = load_encoder(name, **config.loading)
+    for encoder in load_encoders(config.encoder, **config.loading):
         found = evaluate(encoder, config, test, validation)
         matched += found
         best.append(max(found, key=lambda each: each.row["validation"]))

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.comparisons import best_of, differences_of
 from benchmarks.datasets import open_data
-from benchmarks.encoders import Encoder, extract, load_encoder, unreadable
+from benchmarks.encoders import Encoder, extract, load_encoders, unreadable
 from benchmarks.encoders.extract import file_name
 from benchmarks.options import EncoderOptions, check_names
 from benchmarks.report.figures import RIGHT, WRONG, image_grid
@@ -120,8 +120,7 @@ def measure(config: Config, out: Path) -> Measurement:
     artifacts: dict[str, str] = {}
     warnings: list[str] = []
     shown: tuple[np.ndarray, np.ndarray] | None = None
-    for name in config.encoder:
-        encoder = load_encoder(name, **config.loading)
+    for encoder in load_encoders(config.encoder, **config.loading):
         weights[encoder.name] = encoder.described_weights
         own = list(evaluate(encoder, config))
         best = own[best_of([each.row for each in own], range(len(own))) or 0]

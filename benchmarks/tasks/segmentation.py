@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import differences_of
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import Labels, Scenes, labels_of
-from benchmarks.encoders import Encoder, all_layers, load_encoder
+from benchmarks.encoders import Encoder, all_layers, load_encoders
 from benchmarks.options import EncoderOptions, Head
 from benchmarks.report.overlays import Overlays
 from benchmarks.result import Result, data_hash
@@ -289,8 +289,7 @@ def measure(config: Config, out: Path) -> Measurement:
     overlays = Overlays(task.evaluation, task.labels, out, config.head)
     scored: list[Scored] = []
     weights: dict[str, str] = {}
-    for name in config.encoder:
-        encoder = load_encoder(name, **config.loading)
+    for encoder in load_encoders(config.encoder, **config.loading):
         scored += evaluate(encoder, task, overlays)
         weights[encoder.name] = encoder.described_weights
     rows = [each.row for each in scored]

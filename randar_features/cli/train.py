@@ -30,7 +30,7 @@ from randar_features.data.token_store import TokenStore
 from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
 from randar_features.options import Count, Positive, Seed
-from randar_features.store.files import written_whole
+from randar_features.store.files import write_json, written_whole
 from randar_features.store.records import printable
 from randar_features.training.loop import LoopConfig
 from randar_features.training.recipe import TrainingConfig
@@ -125,7 +125,7 @@ def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
 
 
 def adapted(base: Model, tokens: TokenStore, folder: Path) -> Path:
-    """A folder with the transformer's weights, fitted to the classes of the tokens.
+    """A folder with the transformer's weights, fitted to the classes of the tokens, and what is recommended for it.
 
     A class that the model has by name keeps its vector; the others begin at that of the null class.
     """
@@ -133,6 +133,8 @@ def adapted(base: Model, tokens: TokenStore, folder: Path) -> Path:
     state[CLASS_TABLE] = class_table(state[CLASS_TABLE], base.classes, tokens)
     with written_whole(folder / "model.safetensors") as file:
         file.write(save({name: value.cpu().contiguous() for name, value in state.items()}))
+    recommended = {"layers": base.recommended_layers, "steps": base.transformer.recommended_steps}
+    write_json(folder / "config.json", {"recommended": recommended})
     return folder
 
 
@@ -153,6 +155,7 @@ def training_config(options: TrainOptions, base: Model, initial: Path | None) ->
     rate = options.learning_rate or (5e-4 if initial else 2e-3)
     return TrainingConfig(
         model={"type": kind, **sizes},
+        order="raster" if base.transformer.trained_order == "raster" else "random",
         initial=None if initial is None else str(initial),
         total_steps=options.steps,
         batch_size=options.batch_size,

@@ -17,6 +17,7 @@ from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty, check_state_dict, file_hash, read_state_dict
 from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, RandAR
 from randar_features.precision import autocast
+from randar_features.store.files import read_object
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.auxiliary.losses import NEXT_TOKEN, Targets, TrainingPass, make_plan
 from randar_features.training.batches import Draws, draw, spread, step_generator
@@ -325,6 +326,8 @@ class RandARTrainer:
             config["teacher"] = self.teacher.about
         if self.train.manifest["tokenizer"] is not None:
             config["tokenizer_hash"] = self.train.manifest["tokenizer"]
+        if self.config.initial is not None and (about := Path(self.config.initial) / "config.json").is_file():
+            config |= {name: value for name, value in read_object(about).items() if name == "recommended"}
         export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks.datasets.photographs import PHOTOGRAPHS
 from benchmarks.datasets.point_pairs import PairSet, PointPair
-from benchmarks.encoders import Encoder
+from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.tasks import correspondence
 from benchmarks.tasks.correspondence import Config, content_free, run, same_place, scores, stacked
 from probes import pck, positional_basis, remove_basis
@@ -44,7 +44,7 @@ def few_images_without_content(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def landmarks(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     encoder = Landmarks()
-    monkeypatch.setattr(correspondence, "load_encoder", lambda name, **options: encoder)
+    monkeypatch.setattr(correspondence, "load_encoders", lambda names, **_: [encoder])
     return encoder
 
 
@@ -111,8 +111,9 @@ def test_no_more_directions_are_removed_than_a_map_has_places(caplog: pytest.Log
 def test_built_in_pairs_with_a_generator(
     tmp_path: Path, data: str, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = correspondence.load_encoder
-    monkeypatch.setattr(correspondence, "load_encoder", lambda name, **options: load(small_model, **options))
+    monkeypatch.setattr(
+        correspondence, "load_encoders", lambda names, **options: [load_encoder(small_model, **options)]
+    )
     given = config(
         tmp_path, data=data, size=32, points=4, context=("single", "reverse"), read=("image",), components=(0, 2)
     )
@@ -165,7 +166,7 @@ def test_the_same_place_is_scaled_to_the_target() -> None:
 
 
 def test_content_free_images_are_random_codes_or_noise(small_model: Model) -> None:
-    generator = correspondence.load_encoder(small_model, contexts=["reverse"], reads=["image"])
+    generator = load_encoder(small_model, contexts=["reverse"], reads=["image"])
     for encoder, output, side in ((generator, "reverse/image/1", 4), (Landmarks(), "spots", 32)):
         maps = content_free(encoder, [output], 0)[output]
         assert maps.shape[:3] == (8, side, side)

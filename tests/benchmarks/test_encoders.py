@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.datasets import open_data
-from benchmarks.encoders import Encoder, extract, generators, load_encoder
+from benchmarks.encoders import Encoder, extract, generators, load_encoder, load_encoders
 from probes.pooling import POOLINGS, pool
 from randar_features import Model, encode_tokens
 from randar_features.data import PhotoDigits
@@ -249,6 +249,12 @@ def test_timm_takes_the_size_that_is_asked_for(name: str, grid: int):
 def test_timm_sizes_that_cannot_be(name: str, message: str):
     with pytest.raises(ValueError, match=message):
         load_encoder(name)
+
+
+def test_all_encoders_are_loaded_before_the_first_is_given():
+    assert [encoder.name for encoder in load_encoders(["pixels", "histogram"])] == ["pixels", "histogram"]
+    with pytest.raises(ValueError, match="histograms"):
+        next(load_encoders(["pixels", "histograms"]))
 
 
 def test_names_that_are_none(small_model: Model):

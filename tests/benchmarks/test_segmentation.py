@@ -12,6 +12,7 @@ from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 
 from benchmarks.datasets.scenes import LABELS, Labels, Scenes, labels_of
+from benchmarks.encoders import load_encoder
 from benchmarks.encoders.base import NO_DETAILS
 from benchmarks.report.overlays import class_colours, overlay, segmentations
 from benchmarks.tasks import segmentation
@@ -45,8 +46,8 @@ def write_scenes(folder: Path, count: int = 14, size: tuple[int, int] = (48, 64)
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch, small_model: Model) -> None:
-    encoders = {"means": Means(), "small": segmentation.load_encoder(small_model, contexts=["reverse"])}
-    monkeypatch.setattr(segmentation, "load_encoder", lambda name, **options: encoders[name])
+    encoders = {"means": Means(), "small": load_encoder(small_model, contexts=["reverse"])}
+    monkeypatch.setattr(segmentation, "load_encoders", lambda names, **_: map(encoders.get, names))
 
 
 def config(tmp_path: Path, **options: Any) -> Config:

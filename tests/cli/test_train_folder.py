@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -37,6 +38,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_steps_make_a_model_of_the_classes_of_the_folder(digits: Path, tmp_path: Path):
     base, out = write_folder(tmp_path / "base"), tmp_path / "run"
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(
+        json.dumps(config | {"recommended": {"layers": [1, 0], "steps": 5}, "training": {"order": "raster"}})
+    )
     arguments = ["--from", str(base), "--out", str(out), "--steps", "2", "--batch-size", "4", "--validation", "0.25"]
     assert main(["train", str(digits), *arguments]) == 0
     assert read_log(out)[-1]["step"] == 2
@@ -45,6 +50,8 @@ def test_two_steps_make_a_model_of_the_classes_of_the_folder(digits: Path, tmp_p
     names = sorted(path.name for path in digits.iterdir())
     model = load_model(out / "model", device="cpu")
     assert model.classes == names
+    assert (model.recommended_layers, model.recommended_steps) == ([1, 0], 5)
+    assert model.transformer.trained_order == "raster"
     tokens = generate(model.transformer, torch.tensor([0]), steps=2, generator=torch.Generator().manual_seed(0))
     assert model.tokenizer.decode(tokens).shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
 
