@@ -84,7 +84,7 @@ class Network:
     Attributes:
         name: as it was given; of a folder, timm's name.
         architecture: timm's name.
-        module: in evaluation mode; `forward_features(x)` and `forward_intermediates(x)` as timm has them.
+        module: an `nn.Module` in evaluation mode, with `forward_features` and `forward_intermediates` as timm has them.
         image_size: S, pixels a side that it takes.
         mean, std: (3, 1, 1), of pixels in [0, 1].
         weights: 16 hexadecimal digits of the weights' hash, or "random (seed 0)".
@@ -93,7 +93,7 @@ class Network:
 
     name: str
     architecture: str
-    module: nn.Module
+    module: Any
     image_size: int
     mean: Tensor
     std: Tensor

@@ -27,7 +27,7 @@ class TimmEncoder(Encoder):
     def __init__(self, name: str, device: torch.device | str | None = None, *, classifier: bool = False) -> None:
         self.network = load_network(name, choose_device(device), classifier=classifier)
         self.model = self.network.module
-        last = len(self.model.feature_info) - 1  # type: ignore[arg-type]
+        last = len(self.model.feature_info) - 1
         layers = {f"layer {index}": {"layer": index, "read": "patch"} for index in range(last + 1)}
         outputs = {**layers, POOLED: {"layer": last, "read": "pooled", "norm": True}}
         super().__init__(
@@ -42,7 +42,7 @@ class TimmEncoder(Encoder):
 
     def _check_size(self) -> None:
         """ValueError if the model cannot take images of its size."""
-        patch = self.model.feature_info[0]["reduction"] if is_fixed(self.model) else 1  # type: ignore[index]
+        patch = self.model.feature_info[0]["reduction"] if is_fixed(self.model) else 1
         if self.image_size % patch:
             raise ValueError(
                 f"{self.name}: patches of {patch} pixels do not fill {self.image_size}: give a multiple of {patch}"
@@ -50,7 +50,7 @@ class TimmEncoder(Encoder):
         try:
             self.encode(torch.zeros(1, 3, self.image_size, self.image_size))
         except (RuntimeError, AssertionError) as error:
-            own = self.model.default_cfg["input_size"][-1]  # type: ignore[index]
+            own = self.model.default_cfg["input_size"][-1]
             raise ValueError(
                 f"{self.name}: the model takes no {self.image_size} pixels; its own size is {own}"
             ) from error
@@ -60,15 +60,13 @@ class TimmEncoder(Encoder):
         vectors = {POOLED, PROBABILITIES}
         layers = sorted({self.outputs[name]["layer"] for name in outputs if name not in vectors})
         if vectors & {*outputs}:
-            final, maps = model.forward_intermediates(scaled, indices=layers or [0])  # type: ignore[operator]
-            pooled = {POOLED: model.forward_head(final, pre_logits=True)[:, None, None]}  # type: ignore[operator]
+            final, maps = model.forward_intermediates(scaled, indices=layers or [0])
+            pooled = {POOLED: model.forward_head(final, pre_logits=True)[:, None, None]}
             if PROBABILITIES in outputs:
-                logits = model.forward_head(final)[:, None, None]  # type: ignore[operator]
+                logits = model.forward_head(final)[:, None, None]
                 pooled[PROBABILITIES] = logits.float().softmax(-1)
         else:
-            maps = model.forward_intermediates(  # type: ignore[operator]
-                scaled, indices=layers, intermediates_only=True
-            )
+            maps = model.forward_intermediates(scaled, indices=layers, intermediates_only=True)
             pooled = {}
         return pooled | {
             f"layer {layer}": image_map.permute(0, 2, 3, 1) for layer, image_map in zip(layers, maps, strict=False)

@@ -81,10 +81,10 @@ def parts(config: Config, model: Model, folder: Path) -> dict[str, Callable[[Pat
     calls = -(-config.images // len(batch))
     dim = len(specs) * model.transformer.config.dim
 
-    options = {"batch_size": config.batch_size, "num_workers": config.num_workers, "dtype": config.dtype}
+    options: Any = {"batch_size": config.batch_size, "num_workers": config.num_workers, "dtype": config.dtype}
 
     def whole(out: Path) -> None:
-        extract_to_store(folder, out, model, progress=False, **options)  # type: ignore[arg-type]
+        extract_to_store(folder, out, model, progress=False, **options)
 
     def decode(out: Path) -> None:
         for _ in source.batches(model.image_size, config.batch_size, config.num_workers):

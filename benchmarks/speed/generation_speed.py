@@ -9,7 +9,7 @@ measured peak, whichever is more.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def measure(config: Config, out: Path) -> Measurement:
         machine["peak_flops"][str(dtype)] = matrix_peak(dtype=dtype, device=config.device)
     for steps in (config.steps, SINGLE):
         for way in every:
-            taken = seconds(lambda way=way, steps=steps: way.run(steps), config.repeats, config.device)  # type: ignore[misc]
+            taken = seconds(partial(way.run, steps), config.repeats, config.device)
             rows.append(result(way, steps, taken, model, batch, machine))
             tqdm.write(f"{way.name}, {rows[-1]['steps']} steps: {taken:.2f} s")
     return Measurement(

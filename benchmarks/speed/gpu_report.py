@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -113,7 +114,7 @@ def feature_jobs(config: Config) -> Iterator[Job]:
             model = throughput.random_model(size, device, compile_blocks=compiled)
             for batch in config.batch_size[: 1 if compiled else None]:
                 label = {"model": size, "batch_size": batch, "blocks": "compiled" if compiled else "as they are"}
-                yield label, lambda model=model, batch=batch: _features(model, batch, config, dtype, peak)  # type: ignore[misc]
+                yield label, partial(_features, model, batch, config, dtype, peak)
 
 
 def _features(model: Any, batch: int, config: Config, dtype: torch.dtype, peak: float) -> dict[str, Any]:
@@ -141,15 +142,11 @@ def generation_jobs(config: Config) -> Iterator[Job]:
             for steps in config.steps:
                 label = {"model": config.model[0], "batch_size": batch, "steps": steps, "way": way.name}
                 repeats = 1 if "published" in way.name else config.repeats
-                yield (
-                    label,
-                    lambda way=way, steps=steps, batch=batch, repeats=repeats: _drawn(  # type: ignore[misc]
-                        seconds(lambda: way.run(steps), repeats, device), batch
-                    ),
-                )
+                yield label, partial(_drawn, partial(way.run, steps), batch, repeats, device)
 
 
-def _drawn(taken: float, batch: int) -> dict[str, Any]:
+def _drawn(run: Callable[[], object], batch: int, repeats: int, device: str) -> dict[str, Any]:
+    taken = seconds(run, repeats, device)
     return {"seconds": taken, "images_per_second": batch / taken}
 
 
@@ -162,7 +159,7 @@ def training_jobs(config: Config) -> Iterator[Job]:
             own = training_speed.Config(
                 model=config.model[0], batch_size=batch, repeats=config.repeats, compile=compiled
             ).resolved()
-            yield label, lambda way=way, own=own: _trained(way, own)  # type: ignore[misc]
+            yield label, partial(_trained, way, own)
 
 
 def _trained(way: str, config: training_speed.Config) -> dict[str, Any]:

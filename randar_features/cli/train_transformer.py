@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from randar_features.cli.parse import part
 from randar_features.cli.training import RunOptions, run_stage, train
@@ -15,6 +15,7 @@ from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.generation.preview import sample_preview, spread_classes
 from randar_features.hub import load_tokenizer
+from randar_features.models import ImageTransformer
 from randar_features.options import Count
 from randar_features.training.online_probe import OnlineProbe
 from randar_features.training.recipe import TrainingConfig
@@ -68,7 +69,7 @@ def train_transformer(options: TransformerOptions) -> int:
     return train(RandARTrainer(config, tokens, validation, preview, teacher, probe), options, deadline)
 
 
-def previews(store: TokenStore) -> Callable[[nn.Module], Tensor] | None:
+def previews(store: TokenStore) -> Callable[[ImageTransformer], Tensor] | None:
     """Samples of classes that are spread over all, one of them of the null class; None without a tokenizer."""
     if store.tokenizer is None:
         return None

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from randar_features.generation.generate import generate
+from randar_features.models import ImageTransformer
 from randar_features.tokenizers import ImageTokenizer
 
 
@@ -17,7 +18,7 @@ def sample_preview(
     guidance: float | tuple[float, float] = (1.0, 4.0),
     seed: int = 0,
     batch_size: int = 32,
-) -> Callable[[nn.Module], Tensor]:
+) -> Callable[[ImageTransformer], Tensor]:
     """A function from a transformer to images (n, 3, S, S) in [0, 1] on the CPU, one for each class.
 
     The seeds are always the same, so that differences between two previews are the training's. The global
@@ -33,19 +34,12 @@ def sample_preview(
     seeds = torch.arange(seed, seed + len(classes), device="cpu")
 
     @torch.no_grad()
-    def preview(transformer: nn.Module) -> Tensor:
-        device = next(transformer.parameters()).device
-        tokenizer.to(device)
+    def preview(transformer: ImageTransformer) -> Tensor:
+        tokenizer.to(transformer.device)
         images = []
         for start in range(0, len(classes), batch_size):
             rows = slice(start, start + batch_size)
-            tokens = generate(
-                transformer,  # type: ignore[arg-type]
-                classes[rows],
-                steps=steps,
-                guidance=guidance,
-                generator=seeds[rows],
-            )
+            tokens = generate(transformer, classes[rows], steps=steps, guidance=guidance, generator=seeds[rows])
             images.append(tokenizer.decode(tokens).float().cpu())
         return torch.cat(images)
 

@@ -63,7 +63,7 @@ class RandARTrainer:
         config: TrainingConfig,
         train: TokenStore,
         validation: TokenStore,
-        preview: Callable[[nn.Module], Tensor] | None = None,
+        preview: Callable[[ImageTransformer], Tensor] | None = None,
         teacher: TeacherMaps | None = None,
         probe: Callable[[ImageTransformer], dict[str, float]] | None = None,
     ) -> None:
