@@ -64,6 +64,32 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(write_folder(tmp_path_factory.mktemp("small_model")), device="cpu")
 
 
+@pytest.fixture(autouse=True)
+def _small_model_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that changes the model which it shares with the others fails itself, not one that comes after it."""
+    model = request.getfixturevalue("small_model") if "small_model" in request.fixturenames else None
+    if not hasattr(model, "optional_tokenizer"):  # some files have a small model of their own
+        yield
+        return
+    before = _state(model)
+    yield
+    assert _state(model) == before, f"{request.node.nodeid} changed small_model, which other tests share: take a copy"
+
+
+def _state(model: Model) -> dict[str, tuple[object, ...]]:
+    """What changes where weights are written over, exchanged or unfrozen, or a module goes into training mode."""
+    state: dict[str, tuple[object, ...]] = {}
+    for part in (model.transformer, model.optional_tokenizer):
+        assert part is not None
+        kind = type(part).__name__
+        state |= {f"{kind}.{name}": (module.training,) for name, module in part.named_modules()}
+        state |= {
+            f"{kind}.{name}, weights": (weights.data_ptr(), weights._version, weights.dtype, weights.requires_grad)
+            for name, weights in part.named_parameters()
+        }
+    return state
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium; without one the tests of pages are skipped. It holds an event loop, so not for a session."""
