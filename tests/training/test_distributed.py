@@ -73,7 +73,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_together(folder: Path, environment: dict[str, str]) -> None:
-    """One of two processes: three trainings, one after the other, and one of which they find other checkpoints."""
+    """The work of one of two processes: trainings one after the other, and one that is refused."""
     os.environ.update(environment)
     torch.set_num_threads(1)
     store = TokenStore(folder / "tokens")
