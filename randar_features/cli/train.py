@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -99,8 +99,14 @@ def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenS
     keep_tokenizer(options.base, base.tokenizer, base.image_size, folder / "tokenizer", write=True)
     stores = []
     for name, source in zip(("train", "validation"), splits(options), strict=True):
-        how: dict[str, Any] = {"image_size": base.image_size, "reading": options.reading, "patience": PATIENCE}
-        store = tokenize(base.tokenizer, source, folder / name, **how)
+        store = tokenize(
+            base.tokenizer,
+            source,
+            folder / name,
+            image_size=base.image_size,
+            reading=options.reading,
+            patience=PATIENCE,
+        )
         assert store is not None  # one process at a time makes all, without a deadline
         stores.append(store)
     return stores[0], stores[1]

@@ -57,6 +57,11 @@ def is_locked(folder: Path, ranks: int) -> bool:
     return any(_is_held(_path(folder, rank)) for rank in range(ranks))
 
 
+def turn(folder: Path) -> filelock.BaseFileLock:
+    """A lock in which the processes of one job do, one after the other, what they must not do at once."""
+    return filelock.FileLock(folder / f"{LOCK}-turn")
+
+
 def _path(folder: Path, rank: int) -> Path:
     return folder / (LOCK if rank == 0 else f"{LOCK}-{rank}")
 

@@ -15,12 +15,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
-import filelock
 import numpy as np
 from tqdm.auto import tqdm
 
 from randar_features.store.files import remove_leftovers
-from randar_features.store.lock import LOCK, is_locked, locked
+from randar_features.store.lock import is_locked, locked, turn
 from randar_features.store.manifest import (
     FORMAT,
     MANIFEST,
@@ -149,7 +148,7 @@ class StoreWriter:
 
     def _turn(self) -> AbstractContextManager[object]:
         """Processes that share the work look at manifest and shards, and change them by that, one after the other."""
-        return filelock.FileLock(self.folder / f"{LOCK}-turn") if self.world_size > 1 else nullcontext()
+        return turn(self.folder) if self.world_size > 1 else nullcontext()
 
     # What is to be done
 
