@@ -4,6 +4,7 @@ It listens on this machine alone, serves no file but the pictures that it draws,
 """
 
 import functools
+import hashlib
 import html
 import logging
 import socket
@@ -28,6 +29,7 @@ from randar_features.generation.animation import order_frames, save_animation
 from randar_features.generation.classes import short_name
 from randar_features.generation.complete import known_orders
 from randar_features.precision import DType
+from randar_features.store.files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ STYLE = """
 .gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto !important; }
 .caption-label { white-space: normal !important; max-width: 100% !important; }
 #animation img { width: 100%; }
+#message { position: sticky; top: 8px; z-index: 1; color: #b91c1c; font-weight: 600; }
 #thumbnails .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
 #thumbnails .caption-label { font-size: 10px !important; padding: 0 4px !important; }
 """
@@ -96,7 +99,7 @@ class Explorer:
         self,
         path: str | None,
         number: int | None,
-        point: tuple[float, float] | None,
+        point: tuple[float, float],
         context: str,
         read: str,
         layer: int,
@@ -105,8 +108,6 @@ class Explorer:
     ) -> list[Captioned]:
         """The tab of points: the similarity map, and matches in the nearest images."""
         image = self.opened(path)
-        if point is None:
-            raise ValueError("click a point of the image first")
         [spec] = self._specs([context], [read], [layer])
         others = [near for near, _ in self._near(image, number, k)]
         return pictures.point_pictures(self.model, image, point, others, spec, detail=DETAILS[detail], dtype=self.dtype)
@@ -175,24 +176,24 @@ def chosen(class_index: int) -> int | None:
     return None if class_index == NO_CLASS else int(class_index)
 
 
-def told(work: Callable[..., Any]) -> Callable[..., Any]:
-    """An error of `work` is one line on the page; one call at a time computes."""
+def filed(value: Any, folder: Path) -> Any:
+    """`value` with every picture in it as a file of `folder`, named by its pixels and written whole.
 
-    @functools.wraps(work)
-    def explained(*arguments: Any) -> Any:
-        try:
-            with COMPUTING:
-                return work(*arguments)
-        except Exception as error:
-            if not isinstance(error, ValueError | OSError | IndexError | MemoryError):
-                logger.exception("the page met a fault of this program")
-            message = " ".join(str(error).split()) or type(error).__name__
-            raise gr.Error(html.escape(message), title="", print_exception=False) from error
-
-    return explained
-
-
-COMPUTING = threading.Lock()
+    gradio writes a picture in place, and does so again for the next component that shows the same one, while the
+    browser or another button reads it.
+    """
+    if isinstance(value, Image.Image):
+        pixels = hashlib.sha256(f"{value.mode} {value.size}".encode() + value.tobytes())
+        path = folder / f"{pixels.hexdigest()}.png"
+        if not path.is_file():
+            with written_whole(path) as file:
+                value.save(file, "png")
+        return str(path)
+    if isinstance(value, dict):
+        return {name: filed(part, folder) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [filed(part, folder) for part in value]
+    return value
 
 
 class Page:
@@ -200,12 +201,14 @@ class Page:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.transformer = explorer, explorer.model.transformer
+        self.computing = threading.Lock()
         self.own = FeatureSpec.parse(explorer.collection.spec)
         title = f"{explorer.model.name}: {len(explorer.collection)} images"
         with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as self.blocks:
             gr.Markdown(f"### {html.escape(title)}")
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
+                    self.message = gr.HTML(elem_id="message")
                     self._choice()
                 with gr.Column(scale=3, min_width=500), gr.Tabs():
                     self._maps()
@@ -214,6 +217,34 @@ class Page:
                     self._edit()
                     self._order()
                     self._surprisal()
+
+    def _on(
+        self,
+        event: Callable[..., Any],
+        work: Callable[..., Any],
+        inputs: gr.components.Component | list[gr.components.Component],
+        outputs: list[gr.components.Component],
+    ) -> None:
+        """At `event`, `work` makes what `outputs` show of what `inputs` hold, a tuple for several of them.
+
+        One call at a time computes. An error is a line on the page. No event waits in gradio's queue: it sends all
+        answers through one stream, which closes after the last one that it knows of and loses that of a click
+        meanwhile.
+        """
+
+        @functools.wraps(work)
+        def answer(*arguments: Any) -> list[Any]:
+            try:
+                with self.computing:
+                    made = filed(work(*arguments), self.explorer.scratch)
+            except Exception as error:
+                if not isinstance(error, ValueError | OSError | IndexError | MemoryError):
+                    logger.exception("the page met a fault of this program")
+                message = " ".join(str(error).split()) or type(error).__name__
+                return [*[gr.skip()] * len(outputs), html.escape(message)]
+            return [*(made if len(outputs) > 1 else [made]), ""]
+
+        event(answer, inputs, [*outputs, self.message], queue=False, show_progress_on=outputs)
 
     def _choice(self) -> None:
         """The image that all tabs are about: one of the collection, or one that is dropped."""
@@ -230,7 +261,7 @@ class Page:
         )
         self.number, shown = gr.State(None), gr.State(0)
         gallery = gr.Gallery(
-            explorer.thumbnails(0),
+            filed(explorer.thumbnails(0), explorer.scratch),
             label=f"{count} images",
             columns=3,
             height=420,
@@ -242,14 +273,14 @@ class Page:
         )
         last = max(0, (count - 1) // THUMBNAILS * THUMBNAILS)
         first = gr.Slider(0, last or 1, 0, step=THUMBNAILS, label="Show images from number", visible=last > 0)
-        first.release(told(lambda value: (explorer.thumbnails(value), int(value))), first, [gallery, shown])
+        self._on(first.release, lambda value: (explorer.thumbnails(value), int(value)), first, [gallery, shown])
 
         def pick(start: int, event: gr.SelectData) -> tuple[Image.Image, int]:
             return explorer.pick(start + event.index), start + event.index
 
-        gallery.select(told(pick), shown, [self.image, self.number])
+        self._on(gallery.select, pick, shown, [self.image, self.number])
         for event in (self.image.upload, self.image.clear):
-            event(lambda: None, None, self.number)
+            self._on(event, lambda: None, [], [self.number])
 
     def _spec(self) -> list[gr.components.Component]:
         """Choice of one feature: context, read, layer and detail."""
@@ -292,7 +323,7 @@ class Page:
                 detail = self._detail()
             button = gr.Button("Draw maps", variant="primary", elem_id="draw-maps")
             shown = results("maps", columns=4)
-            button.click(told(self.explorer.maps), [self.image, contexts, reads, layers, detail], shown)
+            self._on(button.click, self.explorer.maps, [self.image, contexts, reads, layers, detail], [shown])
 
     def _points(self) -> None:
         explorer = self.explorer
@@ -300,18 +331,16 @@ class Page:
             gr.Markdown("Click a point: bright places are like it, in this image and in its nearest ones.")
             spec = self._spec()
             k = gr.Slider(1, 12, 5, step=1, label="Other images")
-            point = gr.State(None)
             with gr.Row():
                 clicked = gr.Image(label="Click here", interactive=False, format="png", buttons=[], elem_id="click")
                 with gr.Column(scale=3):
                     shown = results("points", columns=3)
 
-            def click(event: gr.SelectData) -> tuple[float, float]:
-                return event.index[0], event.index[1]
+            def points(event: gr.SelectData, path: str | None, number: int | None, *feature: Any) -> list[Captioned]:
+                return explorer.points(path, number, (event.index[0], event.index[1]), *feature)
 
-            inputs = [self.image, self.number, point, *spec, k]
-            clicked.select(click, None, point).then(told(explorer.points), inputs, shown)
-            self.image.change(told(self._square), self.image, clicked).then(lambda: None, None, point)
+            self._on(clicked.select, points, [self.image, self.number, *spec, k], [shown])
+            self._on(self.image.change, self._square, self.image, [clicked])
 
     def _square(self, path: str | None) -> Image.Image | None:
         return None if path is None else pictures.square(self.explorer.opened(path), self.explorer.side)
@@ -322,7 +351,7 @@ class Page:
             k = gr.Slider(1, 48, 12, step=1, label="How many")
             button = gr.Button("Find", variant="primary", elem_id="find")
             shown = results("neighbours", columns=4)
-            button.click(told(self.explorer.neighbours), [self.image, self.number, k], shown)
+            self._on(button.click, self.explorer.neighbours, [self.image, self.number, k], [shown])
 
     def _edit(self) -> None:
         explorer, half = self.explorer, self.explorer.model.image_size // 2
@@ -353,13 +382,13 @@ class Page:
                     ]
                     outside = gr.Button("Draw beyond the edges", elem_id="outpaint")
             shown = results("edited", columns=2)
-            inside.click(told(explorer.inpaint), [self.image, editor, of_class, seed], shown)
-            outside.click(told(explorer.outpaint), [self.image, *sides, of_class, seed], shown)
+            self._on(inside.click, explorer.inpaint, [self.image, editor, of_class, seed], [shown])
+            self._on(outside.click, explorer.outpaint, [self.image, *sides, of_class, seed], [shown])
 
             def canvas(path: str | None) -> dict[str, Any] | None:
                 return None if path is None else {"background": self._square(path), "layers": [], "composite": None}
 
-            self.image.change(told(canvas), self.image, editor)
+            self._on(self.image.change, canvas, self.image, [editor])
 
     def _order(self) -> None:
         orders = [order or ONLY_ORDER for order in known_orders(self.transformer)]
@@ -370,7 +399,7 @@ class Page:
             chosen_orders = gr.CheckboxGroup(orders, value=orders[:4], label="Orders")
             button = gr.Button("Animate", variant="primary", elem_id="animate")
             shown = gr.Image(label="Animation", interactive=False, type="filepath", buttons=[], elem_id="animation")
-            button.click(told(self.explorer.animate), [of_class, chosen_orders, seed], shown)
+            self._on(button.click, self.explorer.animate, [of_class, chosen_orders, seed], [shown])
 
     def _surprisal(self) -> None:
         fixed = self.transformer.fixed_order
@@ -381,7 +410,7 @@ class Page:
                 orders = gr.Slider(1, 1 if fixed else 16, 1 if fixed else 4, step=1, label="Mean over random orders")
             button = gr.Button("Draw surprisal", variant="primary", elem_id="draw-surprisal")
             shown = results("surprisals", columns=3)
-            button.click(told(self.explorer.surprisal), [self.image, of_class, orders], shown)
+            self._on(button.click, self.explorer.surprisal, [self.image, of_class, orders], [shown])
 
 
 def results(name: str, columns: int) -> gr.Gallery:

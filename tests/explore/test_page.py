@@ -19,6 +19,7 @@ from PIL import Image
 
 from randar_features import Model
 from randar_features.explore.collection import open_collection
+from randar_features.explore.pictures import Captioned
 
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
 CALM = """
@@ -82,14 +83,16 @@ def test_each_tab_does_its_work(address: str, browser: Any, photos: Path):
     assert "flower" in shown(page, "neighbours-shown", 12)[0]  # of a picture that is dropped too
 
     page.get_by_role("tab", name="Maps").click()
+    dropped = page.locator("#image img").get_attribute("src")
     page.locator("#thumbnails button img").nth(3).click()
-    page.locator("#image img").wait_for()
+    page.wait_for_function(f"document.querySelector('#image img')?.getAttribute('src') != '{dropped}'")
     page.click("#draw-maps")
     captions = shown(page, "maps-shown", 4)
     assert captions[0] == "image" and [one.split("/")[0] for one in captions[1:]] == ["single", "repeat", "reverse"]
     keep(page, "maps")
 
     page.get_by_role("tab", name="Points").click()
+    page.wait_for_function("document.querySelector('#click img')?.src == document.querySelector('#image img').src")
     page.locator("#click img").click(position={"x": 60, "y": 60})
     captions = shown(page, "points-shown", 6)
     assert captions[0] == "the point" and all("cosine" in one for one in captions[1:])
@@ -148,3 +151,17 @@ def test_another_name_of_this_machine_is_refused(address: str):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
     assert refused.value.code == 400
+
+
+def test_a_picture_that_is_shown_twice_is_written_once(tmp_path: Path):
+    """gradio would write it anew for the next component, while another button reads it."""
+    pytest.importorskip("gradio")
+    from randar_features.explore.page import filed
+
+    picture, other = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (4, 16), "red")
+    first, number = filed((picture, 3), tmp_path)
+    written = os.stat(first)
+    again = filed({"background": picture.copy(), "layers": [], "composite": None}, tmp_path)
+    assert again == {"background": first, "layers": [], "composite": None} and number == 3
+    assert os.stat(first) == written and Image.open(first).tobytes() == picture.tobytes()
+    assert filed([Captioned(other, "other")], tmp_path)[0][0] != first
