@@ -85,7 +85,7 @@ def test_each_tab_does_its_work(address: str, browser: Any, photos: Path):
     page.get_by_role("tab", name="Maps").click()
     dropped = page.locator("#image img").get_attribute("src")
     page.locator("#thumbnails button img").nth(3).click()
-    page.wait_for_function(f"document.querySelector('#image img')?.getAttribute('src') != '{dropped}'")
+    page.wait_for_selector(f"#image img:not([src='{dropped}'])")
     page.click("#draw-maps")
     captions = shown(page, "maps-shown", 4)
     assert captions[0] == "image" and [one.split("/")[0] for one in captions[1:]] == ["single", "repeat", "reverse"]
