@@ -158,10 +158,10 @@ def _check_array(array: np.ndarray) -> None:
         )
     grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     if not (grey or (array.ndim == 3 and array.shape[2] == 3)) or array.size == 0:
-        raise ValueError(
-            f"expected a uint8 array (H, W, 3), or grey (H, W), got shape {array.shape}: "
-            "for other channels, pass a Pillow image, which is converted"
-        )
+        remedy = "for other channels, pass a Pillow image, which is converted"
+        if array.ndim == 3 and array.shape[0] in (1, 3):
+            remedy = "channels come last, as np.moveaxis(array, -3, -1) puts them"
+        raise ValueError(f"expected a uint8 array (H, W, 3), or grey (H, W), got shape {array.shape}: {remedy}")
 
 
 def _check_tensor(pixels: Tensor) -> None:

@@ -101,7 +101,12 @@ def one_label(value: Any, names: Sequence[str] | None = None) -> int | None:
         return None
     if isinstance(value, str):
         if names is None or value not in names:
-            known = "there are no class names to look it up in" if names is None else "it is none of the class names"
+            known = "it is none of the class names"
+            if names is None:
+                known = (
+                    "there are no class names to look it up in: give numbers, or name the classes "
+                    "(by a column of type datasets.ClassLabel, or by `classes` of a torch data set)"
+                )
             raise LabelError(f"a label is text, and {known}")
         return list(names).index(value)
     label = _whole_number(value)

@@ -394,7 +394,8 @@ def test_later_tensors_out_of_range_are_bad_rows() -> None:
         (PIXELS[0].to_sparse(), TypeError, "expected a dense tensor of pixels, got torch.sparse_coo"),
         ("~/pictures", FileNotFoundError, "expanduser"),
         (PIXELS[0, 0], ValueError, r"got shape \(8, 8\)"),
-        (PICTURES[..., :2], ValueError, r"got shape \(8, 8, 2\)"),
+        (PICTURES[..., :2], ValueError, r"got shape \(8, 8, 2\).* Pillow"),
+        (PICTURES.transpose(0, 3, 1, 2), ValueError, r"got shape \(3, 8, 8\): channels come last"),
         (PICTURES / 255, TypeError, "got float64"),
         ([PICTURES[0], PICTURES[1] / 255], TypeError, "got float64"),
         ([PICTURES[0], None], TypeError, "NoneType"),
@@ -475,6 +476,12 @@ def test_tables_of_datasets(files: _Files, num_workers: int) -> None:
         _expect(batch, LABELS)
         assert batch.paths == [f"{i}.png" for i in range(5)]
         assert source.label_names == ["cat", "dog", "owl"]
+
+
+def test_text_in_a_stream_is_dropped_with_a_word_on_how_to_name_classes(files: _Files) -> None:
+    stream = files.table.remove_columns("fine_label").rename_column("id", "label").to_iterable_dataset()
+    with pytest.warns(UserWarning, match=r"labels dropped: .*text.*datasets\.ClassLabel.*\('a'\)"):
+        _expect(_read(open_images(stream)))
 
 
 def test_a_column_of_images(files: _Files) -> None:
