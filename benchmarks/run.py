@@ -7,6 +7,7 @@ same options, weights and data is not measured again, see `benchmarks.jobs`.
 """
 
 import importlib
+import logging
 import os
 import sys
 import time
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparisons import run_markdown
-from benchmarks.result import Result, card, open_run, write_result
+from benchmarks.result import RESULT_FILE, Result, card, open_run, write_result
 from randar_features.cli.run import run as run_command
 from randar_features.hub import choose_device
 from randar_features.store.files import make_folder, write_json
+
+logger = logging.getLogger(__name__)
 
 TABLE_FILE, CSV_FILE, DIFFERENCES_FILE = "result.md", "results.csv", "differences.json"
 
@@ -105,6 +108,8 @@ class Task:
         out = Path(out)
         is_new = not out.exists()
         make_folder(out)
+        if (out / RESULT_FILE).exists():
+            logger.info("the result in %s will be replaced", out)
         start = time.perf_counter()
         try:
             found = self.measure(options, out)

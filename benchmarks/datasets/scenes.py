@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.tasks.dense import Lazily
+from probes.segmentation import check_classes
 from randar_features.data import PhotoDigits, open_pairs
 from randar_features.data.ranges import DEFAULT_READING, Reading
 
@@ -99,12 +100,13 @@ def labels_of(name: str | None, num_classes: int | None, ignore_index: int | Non
     """The classes of `LABELS` by name, or `num_classes` without names.
 
     Raises:
-        ValueError: neither a name nor a number was given, or the name is unknown.
+        ValueError: neither a name nor a number was given, the name is unknown, or the number is below 2.
     """
     if name is not None:
         if name not in LABELS:
-            raise ValueError(f"unknown labels {name!r}: expected one of {', '.join(LABELS)}, or give num_classes")
+            raise ValueError(f"unknown labels {name!r}: expected one of {', '.join(LABELS)}, or give --num-classes")
         return LABELS[name]
     if num_classes is None:
-        raise ValueError(f"how many classes have the masks? Give num_classes, or labels, one of {', '.join(LABELS)}")
+        raise ValueError(f"give --num-classes of the masks, or --labels, one of {', '.join(LABELS)}")
+    check_classes(num_classes)
     return Labels(tuple(map(str, range(num_classes))), IGNORE if ignore_index is None else ignore_index)

@@ -57,6 +57,18 @@ def test_a_refusal_leaves_no_empty_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "own"]
 
 
+def test_an_earlier_result_is_named_before_it_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def interrupt(options: Options, out: Path) -> Measurement:
+        raise KeyboardInterrupt
+
+    with caplog.at_level("INFO", "benchmarks"):
+        run(tmp_path)
+        assert not caplog.messages
+        with pytest.raises(KeyboardInterrupt):
+            Task("knn", Options, interrupt)(Options(), tmp_path)
+    assert str(tmp_path) in caplog.text and read_result(tmp_path)["results"]
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_measurement_is_a_task_of_the_runner(name: str):
     task = find_task(name)

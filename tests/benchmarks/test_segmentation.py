@@ -231,8 +231,10 @@ def test_labels_by_name_or_number() -> None:
     assert labels_of("camvid", None, None).ignore_index == 11 and len(LABELS["camvid"].names) == 11
     assert len(LABELS["voc"].names) == 21
     assert labels_of(None, 4, 7) == Labels(("0", "1", "2", "3"), 7)
-    with pytest.raises(ValueError, match="how many classes have the masks"):
+    with pytest.raises(ValueError, match=r"--num-classes .*--labels"):
         labels_of(None, None, None)
+    with pytest.raises(ValueError, match="num_classes must be ≥ 2, got 1"):
+        labels_of(None, 1, None)
     with pytest.raises(ValueError, match="unknown labels 'ade'"):
         labels_of("ade", None, None)
 
