@@ -1,12 +1,15 @@
 """How a command runs: it gets its options, its log is plain, and an error for the user is one line.
 
-Exit status: 0, 2 for an error, `UNFINISHED` where a time limit ended it, `INTERRUPTED` after Ctrl-C.
+Exit status: 0, 2 for an error, `UNFINISHED` where a time limit ended it, `INTERRUPTED` after Ctrl-C, `TERMINATED` after
+SIGTERM.
 """
 
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +38,9 @@ UNFINISHED = 75
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
+TERMINATED = 143
+"""Exit status after SIGTERM, which schedulers send, as shells have it."""
+
 
 def run(
     command: Callable[[Options], int | None],
@@ -48,7 +54,7 @@ def run(
     """Read the options, call the command with them, and return the exit status.
 
     A bad option, and an error of `EXPLAINED` or `also`, is one line "error: …" and status 2; in Python's development
-    mode (`python -X dev`) it is a traceback. Ctrl-C is one line and status 130.
+    mode (`python -X dev`) it is a traceback. Ctrl-C is one line and status 130, SIGTERM one line and status 143.
 
     Args:
         command: takes the options, and returns its exit status; None is 0.
@@ -103,12 +109,12 @@ def subcommands(
 
 
 def ended(action: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) -> int:
-    """The exit status of an action; an error for the user is one line and status 2, Ctrl-C one line and status 130."""
+    """The exit status of an action; an error for the user, Ctrl-C and SIGTERM are one line each, see `run`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding cannot
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _written_out():
+        with _written_out(), _terminable():
             return action() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -116,6 +122,8 @@ def ended(action: Callable[[], int | None], also: tuple[type[Exception], ...] = 
     except BrokenPipeError:  # `randar … | head`: nobody reads on
         return 1
     except SystemExit as end:
+        if end.code == TERMINATED:
+            print("terminated", file=sys.stderr)
         if not isinstance(end.code, str):
             return int(end.code or 0)
         print(f"error: {end.code}", file=sys.stderr)
@@ -140,6 +148,24 @@ def _written_out() -> Iterator[None]:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it, SIGTERM ends the block as an exception does: locks are released, temporary files removed."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler and torchrun both send one
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

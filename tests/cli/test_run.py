@@ -73,13 +73,24 @@ def test_log_and_warnings_are_one_line_each(capsys: pytest.CaptureFixture[str]):
     assert logging.getLogger("randar_features").level == logging.NOTSET
 
 
-def test_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist may ignore it
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_a_command_in_order(
+    number: int, status: int, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def write(options: Steps) -> None:
+        with locked(tmp_path):
+            signal.raise_signal(number)
+
+    before = signal.signal(number, signal.default_int_handler)  # a worker of pytest-xdist may ignore Ctrl-C
     try:
-        assert run_with(lambda options: signal.raise_signal(signal.SIGINT)) == 130
+        assert subcommands({"count": lambda _: run_with(write)}, ["count"], program="", about="", texts={}) == status
+        assert signal.getsignal(number) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr() == ("", "interrupted\n")
+        signal.signal(number, before)
+    assert capsys.readouterr() == ("", f"{word}\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"], "not the name of the process"
 
 
 def test_a_pipe_that_nobody_reads_ends_a_command_quietly(monkeypatch: pytest.MonkeyPatch):
