@@ -40,11 +40,13 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest: dict[str, Any] = read_manifest(self.folder, self.kind, self.made_by)
-        self.shards = find_shards(self.folder)
+        rows = expected_rows(self.manifest)
+        # Those after the rows are of an append that began after the manifest was read.
+        self.shards = [shard for shard in find_shards(self.folder) if rows is None or shard.rows.start < rows]
         if missing := missing_rows(self.manifest, self.shards):
             runs = ", ".join(f"{run.start} to {run.stop - 1}" for run in missing[:3])
             raise ValueError(
-                f"{self.folder} lacks the rows {runs} of {expected_rows(self.manifest) or 'a stream'}: run "
+                f"{self.folder} lacks the rows {runs} of {rows or 'a stream'}: run "
                 f"{self.made_by} again, which goes on there"
             )
         for shard in self.shards:

@@ -107,8 +107,7 @@ class StoreWriter:
                 remove_leftovers(self.folder)
             with self._turn():
                 plan = self._plan(source)
-                if self.rank == 0:
-                    self._redo(plan, source)
+                self._redo(plan, source)
             if self._in_time():
                 self._make(plan, source)
             with self._turn():
@@ -284,7 +283,10 @@ class StoreWriter:
         return all(same_image(a, b) for a, b in zip(held, given, strict=True))
 
     def _redo(self, plan: Plan, source: Source) -> None:
-        """Write the shards again whose images changed or moved, and remove the old files."""
+        """Write the shards again whose images changed or moved, and remove the old files.
+
+        Of processes that share the work the first one to come does it; the others find nothing changed.
+        """
         for number, shard in enumerate(plan.shards):
             again = [row for row in shard.rows if row in plan.redo]
             if not again and not any(row in plan.renamed for row in shard.rows):

@@ -187,6 +187,35 @@ def test_an_append_reads_what_changed_after_a_kill_and_after_another_process(
     assert contents(tmp_path / "shared") == contents(tmp_path / "killed")
 
 
+@pytest.mark.filterwarnings("ignore:images of")
+@pytest.mark.parametrize("first", ["0", "1"])
+def test_the_first_of_several_processes_reads_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    images = pictures(4)
+    data = save(images, tmp_path / "images")
+    write(data, tmp_path / "store")
+    images[1] = pictures(1, seed=1)
+    save(images, data)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", first)
+    store = write(data, tmp_path / "store", append=True)
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+    monkeypatch.setenv("RANK", "1" if first == "0" else "0")
+    write(data, tmp_path / "store", append=True, encode=interrupted_after(0))
+
+
+def test_a_reader_of_a_manifest_from_before_an_append_sees_the_old_rows(tmp_path: Path) -> None:
+    images = pictures(9)
+    write(images[:4], tmp_path)
+    before = (tmp_path / "manifest.json").read_bytes()
+    write(images[4:], tmp_path, append=True)
+    next(tmp_path.glob("rows-000000004-*")).unlink()  # a slower process is still at it
+    (tmp_path / "manifest.json").write_bytes(before)
+    store = FeatureStore(tmp_path)
+    np.testing.assert_array_equal(store.array("corner"), expected(images[:4])["corner"])
+
+
 def test_a_process_does_not_wait_for_others_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
