@@ -100,6 +100,22 @@ class FeatureOptions(ComputeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """What the numbers in masks mean.
+
+    Attributes:
+        labels: camvid, photo-digits or voc: their classes and the value to ignore; or a JSON file with the names of the
+            classes from 0 on; None: as num_classes says.
+        num_classes: number of classes if there are no labels.
+        ignore_index: value of pixels to ignore, unless labels state it; None: 255.
+    """
+
+    labels: str | None = None
+    num_classes: Count | None = None
+    ignore_index: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderOptions(FeatureOptions):
     """The encoders, and the features of each that are measured.
 

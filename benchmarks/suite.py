@@ -18,7 +18,7 @@ from benchmarks.datasets.scenes import LABELS
 from benchmarks.encoders import load_encoder
 from benchmarks.encoders.extract import file_name
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import EncoderOptions, Head, HoldOut
+from benchmarks.options import EncoderOptions, Head, HoldOut, MaskOptions
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from randar_features.baselines import is_installed, is_network
@@ -47,12 +47,12 @@ DEFAULT_ENCODERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(EncoderOptions):
+class Settings(EncoderOptions, MaskOptions):
     """Run every benchmark on every data set, and write a report.
 
     Attributes:
         data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
-            built in.
+            built in. Masks in a folder whose name has "camvid" or "voc" in it have the classes of that data set.
         preset: demo: few images of the built-in data, and samples of the model; other options override it.
         probe: heads of classification.
         pooling: how maps become vectors, for classification.
@@ -164,6 +164,13 @@ def known_labels(data: str) -> str | None:
     return next((known for known in LABELS if known in Path(data).name.lower()), None)
 
 
+def mask_classes(data: str, options: MaskOptions) -> dict[str, Any]:
+    """What the masks of a data set hold: as its name says, else as the options say."""
+    if known := known_labels(data):
+        return {"labels": known, "num_classes": None, "ignore_index": None}
+    return {each.name: getattr(options, each.name) for each in fields(MaskOptions)}
+
+
 def _first_pair(data: str, *, split: str | None) -> ImageMask:
     return open_pairs(data, split=split)[0]
 
@@ -218,7 +225,7 @@ def _masked(settings: Settings, data: str, name: str) -> Iterator[Job]:
     given: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
     given |= {"train_images": settings.train_masks, "evaluation_images": settings.evaluation_masks}
     for head in settings.head:
-        options = options_of(segmentation.Config, settings, head=head, labels=known_labels(data), **given)
+        options = options_of(segmentation.Config, settings, head=head, **mask_classes(data, settings), **given)
         yield Job(f"{name}/segmentation-{head}", options, segmentation.run)
     if data not in settings.maps:
         yield from _drawn(settings, data, evaluation)

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.tasks.dense import Lazily
 from probes.segmentation import check_classes
 from randar_features.data import PhotoDigits, open_pairs
 from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.hub.registry import read_classes
 
 IGNORE = 255
 
@@ -97,16 +99,27 @@ class Scenes:
 
 
 def labels_of(name: str | None, num_classes: int | None, ignore_index: int | None) -> Labels:
-    """The classes of `LABELS` by name, or `num_classes` without names.
+    """The classes of `LABELS` by name, those named in a JSON file, or `num_classes` without names.
 
     Raises:
-        ValueError: neither a name nor a number was given, the name is unknown, or the number is below 2.
+        FileNotFoundError: no such JSON file.
+        ValueError: neither a name nor a number was given, the name is unknown, there are fewer than two classes, or
+            what is given contradicts itself.
     """
-    if name is not None:
-        if name not in LABELS:
-            raise ValueError(f"unknown labels {name!r}: expected one of {', '.join(LABELS)}, or give --num-classes")
-        return LABELS[name]
-    if num_classes is None:
-        raise ValueError(f"give --num-classes of the masks, or --labels, one of {', '.join(LABELS)}")
-    check_classes(num_classes)
-    return Labels(tuple(map(str, range(num_classes))), IGNORE if ignore_index is None else ignore_index)
+    known = ", ".join(LABELS)
+    if name is None and num_classes is None:
+        raise ValueError(f"give --num-classes of the masks, or --labels: {known}, or a JSON file of names")
+    if name in LABELS:
+        labels = LABELS[name]
+        if num_classes is not None or ignore_index not in (None, labels.ignore_index):
+            raise ValueError(
+                f"--labels {name} state {len(labels.names)} classes and that {labels.ignore_index} is ignored, got "
+                f"--num-classes {num_classes} and --ignore-index {ignore_index} besides: leave them out"
+            )
+        return labels
+    if name is not None and not name.endswith(".json"):
+        raise ValueError(f"unknown labels {name!r}: expected {known}, or a JSON file of names, or give --num-classes")
+    names = map(str, range(num_classes or 0)) if name is None else read_classes(Path(name), num_classes)
+    labels = Labels(tuple(names), IGNORE if ignore_index is None else ignore_index)
+    check_classes(len(labels.names))
+    return labels

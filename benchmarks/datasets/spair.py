@@ -6,6 +6,7 @@
 Min et al. (2019), arXiv:1908.10543.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,15 @@ def _read_pair(file: Path, images: _Images) -> PointPair:
     points, targets = (np.asarray(about[name], dtype=np.float64) for name in ("src_kps", "trg_kps"))
     if points.shape != targets.shape or points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"expected as many points (x, y) in both images, got {points.shape} and {targets.shape}")
+    left, top, right, bottom = (float(side) for side in about["trg_bndbox"])
+    if not (math.isfinite(right - left + bottom - top) and left < right and top < bottom):
+        raise ValueError(f"trg_bndbox must be left, top, right, bottom, got {about['trg_bndbox']}")
     for name, own, number in (("src_kps", points, source), ("trg_kps", targets, target)):
         height, width = images.sizes[number]
         if (
-            own.min() < 0
+            not own.min() >= 0  # nor NaN
             or (own > (width, height)).any()
             or (name == "src_kps" and (own + 0.5 >= (width, height)).any())
         ):
             raise ValueError(f"{name} holds a point outside its image, {width}x{height} pixels")
-    left, top, right, bottom = (float(side) for side in about["trg_bndbox"])
     return PointPair(source, target, points, targets, (right - left, bottom - top), category)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import Head, HoldOut, RunOptions
+from benchmarks.options import Head, HoldOut, MaskOptions, RunOptions
 from benchmarks.result import Result, read_result
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.suite import known_labels, splits_of
+from benchmarks.suite import mask_classes, splits_of
 from benchmarks.tasks import classification, segmentation
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
@@ -38,7 +38,7 @@ View = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(RunOptions, MaskOptions):
     """RandAR, LlamaGen, PAR and ARPG, each trained by the same recipe, in one table.
 
     Attributes:
@@ -189,7 +189,7 @@ def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segment
         data=config.segmentation,
         train_split=train or "train",
         evaluation_split=evaluation,
-        labels=known_labels(config.segmentation),
+        **mask_classes(config.segmentation, config),
         train_images=config.train_masks,
         evaluation_images=config.evaluation_masks,
         resolution=config.resolution,
@@ -224,6 +224,7 @@ def rows_of(name: str, results: Results, speed: Mapping[str, Any]) -> list[dict[
 def measure(config: Config, out: Path) -> Measurement:
     """Measure what is not there yet."""
     folders = folders_of(config)
+    mask_options("", (), config)  # refuses masks of unknown classes before any work
     models = {name: load_model(folder) for name, folder in folders.items()}
     check_matched(models, folders, TokenStore(Path(config.tokens) / config.split))
     weights = {name: model.weights_hash for name, model in models.items()}

@@ -29,7 +29,7 @@ from benchmarks.options import EncoderOptions
 from benchmarks.report.match_pictures import is_right, match_lines
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.dense import DenseFeatures, Layout, dense_features
+from benchmarks.tasks.dense import DenseFeatures, Layout, check_tiling, dense_features
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
 from randar_features.options import Count, Natural
 
@@ -71,7 +71,10 @@ class Config(EncoderOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_tiling(self.resolution, self.stride)
         made = self.data.partition(":")[0] in SIZES
+        if self.data.startswith(f"{DIGITS}:"):
+            raise ValueError(f"--data {self.data}: digits are built in, without a folder; expected {DIGITS}")
         if self.split == "val":
             raise ValueError("--split val holds the pairs that choose the best output: evaluate on test or trn")
         if made and self.split != "test":

@@ -22,6 +22,12 @@ from randar_features.features.tiling import blend, tile_positions, usual_stride
 KEPT_BYTES = 2**31
 
 
+def check_tiling(resolution: int | None, stride: int | None) -> None:
+    """ValueError for a stride without tiles."""
+    if resolution is None and stride is not None:
+        raise ValueError(f"--stride {stride} is from tile to tile: give --resolution, or leave it out")
+
+
 class Lazily(Sequence[np.ndarray]):
     """Arrays that are made when they are read, and kept while all together take at most `kept_bytes`."""
 

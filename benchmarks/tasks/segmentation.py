@@ -23,7 +23,7 @@ from benchmarks.comparisons import differences_of
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import Labels, Scenes, labels_of
 from benchmarks.encoders import Encoder, all_layers, load_encoders
-from benchmarks.options import EncoderOptions, Head
+from benchmarks.options import EncoderOptions, Head, MaskOptions
 from benchmarks.report.overlays import Overlays
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -32,6 +32,7 @@ from benchmarks.tasks.dense import (
     Layout,
     Tiles,
     blended_probabilities,
+    check_tiling,
     dense_features,
     file_name,
 )
@@ -47,9 +48,10 @@ from probes import (
     segmentation_counts,
     segmentation_scores,
 )
-from probes.segmentation import Segmenter, resize_mask
+from probes.segmentation import Segmenter, resize_mask, tuning_images
 from randar_features.options import Count
 
+TUNING_SHARE = 0.1  # of the training images
 SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
 COMPARED_SIZE = 64  # pixels at which near-duplicates are looked for
 CLIP = "camvid"
@@ -64,15 +66,12 @@ NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "sta
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(EncoderOptions):
+class Config(EncoderOptions, MaskOptions):
     """Segmentation from frozen maps: a head learns the class of every pixel.
 
     Attributes:
         data: "photo-digits", a folder with images/ and masks/, or Parquet files.
         head: linear (batch normalisation and a 1×1 convolution), knn or logistic (both on patches).
-        labels: camvid, photo-digits or voc: their classes and the value to ignore; None: as num_classes says.
-        num_classes: number of classes if there are no labels.
-        ignore_index: value of pixels to ignore if there are no labels; None: 255.
         train_split: split to train on.
         evaluation_split: split to evaluate on; None: "test" of photo-digits, else "validation".
         train_images, evaluation_images: largest number of images, a seeded random choice; None: all.
@@ -92,9 +91,6 @@ class Config(EncoderOptions):
 
     data: str
     head: Head = "linear"
-    labels: str | None = None
-    num_classes: Count | None = None
-    ignore_index: int | None = None
     train_split: str = "train"
     evaluation_split: str | None = None
     train_images: Count | None = None
@@ -109,6 +105,19 @@ class Config(EncoderOptions):
     iterations: Count = 1000
     max_patches: Count | None = 50_000
     single_layers: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_tiling(self.resolution, self.stride)
+        if self.resolution is None and self.blend != "features":
+            raise ValueError(f"--blend {self.blend} is for tiles that overlap: give --resolution, or leave it out")
+        _ = self.classes
+
+    @property
+    def classes(self) -> Labels:
+        """Names of the classes, and the value to ignore."""
+        labels = PHOTO_DIGITS if self.data == PHOTO_DIGITS and self.labels is None else self.labels
+        return labels_of(labels, self.num_classes, self.ignore_index)
 
 
 @dataclass(frozen=True)
@@ -127,19 +136,17 @@ class SegmentationData:
 
 
 def load_task(config: Config) -> SegmentationData:
-    """Read both splits once, to know which pairs can be read."""
-    digits = config.data == PHOTO_DIGITS
-    labels = labels_of(config.labels or (PHOTO_DIGITS if digits else None), config.num_classes, config.ignore_index)
-    splits = {
-        config.train_split: config.train_images,
-        config.evaluation_split or ("test" if digits else "validation"): config.evaluation_images,
-    }
+    """Read both splits once, to know which pairs can be read, and that enough are left to choose options on."""
+    labels = config.classes
+    evaluated = config.evaluation_split or ("test" if config.data == PHOTO_DIGITS else "validation")
+    splits = {config.train_split: config.train_images, evaluated: config.evaluation_images}
     if len(splits) < 2:
         raise ValueError(
             f"images to train on and to evaluate on must differ, got the split {config.train_split!r} twice"
         )
     options: dict[str, Any] = {"size": config.size, "seed": config.seed, "reading": config.reading}
     train, evaluation = (Scenes(config.data, name, labels, count=n, **options) for name, n in splits.items())
+    tuning_images(train.masks, TUNING_SHARE, config.seed, labels.ignore_index)
     return SegmentationData(config, labels, train, evaluation)
 
 
@@ -147,6 +154,7 @@ def make_head(task: SegmentationData) -> Segmenter:
     """The head that the configuration names, not fitted."""
     config = task.config
     options: dict[str, Any] = {"ignore_index": task.labels.ignore_index, "seed": config.seed}
+    options["validation_fraction"] = TUNING_SHARE
     if config.head == "linear":
         return LinearSegmenter(task.num_classes, iterations=config.iterations, **options)
     if config.head == "knn":

@@ -38,6 +38,7 @@ class Account:
 
     Attributes:
         images: their number; None for a stream that cannot tell.
+        masks: their number; None where images are opened without masks.
         classes: how many classes have a name, or occur among the numbers; None where there are no labels.
         unlabelled: images without a label where others have one; None where that is known only after reading.
         passed_over: reason → files that were not taken as images.
@@ -47,6 +48,7 @@ class Account:
     """
 
     images: int | None = None
+    masks: int | None = None
     classes: int | None = None
     unlabelled: int | None = None
     passed_over: dict[str, Named] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Account:
     def __str__(self) -> str:
         images = "a stream of images" if self.images is None else f"{self.images} images"
         classes = "without labels" if self.classes is None else f"of {self.classes} classes"
+        classes = classes if self.masks is None else f"and {self.masks} masks"
         unlabelled = f", {self.unlabelled} without a label" if self.unlabelled else ""
         return ". ".join([f"{images} {classes}{unlabelled}", *self.notes, *self.losses(hidden=True)])
 

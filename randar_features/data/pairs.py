@@ -73,7 +73,8 @@ class ImageMasks:
         """Number and pair of all of `rows` (None: all) that can be read; others are appended as row, path, reason.
 
         Raises:
-            ValueError: not one can be read; or of two classes all masks hold 0 and 255, which is to be ignored.
+            ValueError: not one can be read; or all pixels of all masks are to be ignored; or of two classes all masks
+                hold 0 and 255, which is to be ignored.
 
         Warns:
             UserWarning: classes were declared that no mask holds; images are nearly black.
@@ -143,6 +144,8 @@ class PairRules:
         """See that the values of `count` masks leave something to tell apart, and warn of classes that never occur."""
         if self.num_classes is None:
             return
+        if values <= {self.ignore_index}:
+            raise ValueError(f"all pixels of all {count} masks are {self.ignore_index}, which is to be ignored")
         if self.num_classes == 2 and self.ignore_index == WHITE and values == {0, WHITE}:
             raise ValueError(
                 f"all of {count} masks hold 0 and {WHITE} alone, and {WHITE} is to be ignored: nothing is left to "
@@ -255,7 +258,7 @@ def _folder_pairs(images: Path, masks: Path) -> tuple[list[str], list[tuple[Path
         raise ValueError(
             f"no image in '{images}' has a mask in '{masks}': pairs have one name, but there are {first} and {second}"
         )
-    account.images = len(items)
+    account.images, account.masks = (sum(file is not None for file in files) for files in zip(*items, strict=True))
     account.tell()
     names = [str(image or images / f"{stem}.*") for stem, (image, _) in zip(stems, items, strict=True)]
     return names, items

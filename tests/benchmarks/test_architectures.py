@@ -122,6 +122,13 @@ def test_figures_of_a_row_are_those_of_the_benchmarks(folder: Path, result: dict
         assert row["parameters"] == sum(p.numel() for p in small_transformer(0, row["encoder"]).parameters())
 
 
+def test_masks_of_unknown_classes_are_refused_before_any_work(folder: Path, tmp_path: Path):
+    given = {"segmentation": str(write_scenes(tmp_path / "scenes", count=1, bad=False)), "work": str(tmp_path / "work")}
+    with pytest.raises(ValueError, match="give --num-classes of the masks"):
+        run(config_of(folder, **given), tmp_path / "out")
+    assert not (tmp_path / "work").exists()
+
+
 def test_the_layer_is_chosen_by_tuning():
     def row(layer: int | list[int], tuning: float, accuracy: float, probe: str = "logistic", read: str = "image"):
         axes = {"context": "single", "read": read, "layer": layer, "probe": probe}

@@ -140,6 +140,13 @@ def test_built_in_pairs_with_a_generator(
     assert any("box is the whole image" in warning for warning in warnings) == (data == "photographs")
 
 
+def test_options_that_would_change_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="digits are built in"):
+        config(tmp_path, data="digits:photos/")
+    with pytest.raises(ValueError, match=r"--stride 8 .* give --resolution"):
+        config(tmp_path, data="digits", stride=8)
+
+
 def test_scores_by_hand() -> None:
     """Points off by 1 and 5 pixels of a box of 20, image of 100: 0.1 asks for 2 and for 10 pixels."""
     pairs = [

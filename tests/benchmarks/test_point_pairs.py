@@ -166,6 +166,8 @@ def test_bad_annotations_are_named_and_cost_no_other(tmp_path: Path) -> None:
     (tmp_path / "PairAnnotation" / "test" / "1e.json").write_text("{}")
     (tmp_path / "JPEGImages" / "cat" / "d.jpg").write_bytes(b"x")
     write_annotation(tmp_path, "1f", "a", "b", src_imname="d.jpg")
+    write_annotation(tmp_path, "1g", "a", "b", trg_bndbox=[28, 3, 2, 19])
+    write_annotation(tmp_path, "1h", "a", "b", trg_kps=[[10, 40], [None, None], [3, 3]])
     data = load_spair(tmp_path)
     assert len(data.pairs) == 2
     reasons = [entry["reason"] for entry in data.unreadable]
@@ -176,8 +178,10 @@ def test_bad_annotations_are_named_and_cost_no_other(tmp_path: Path) -> None:
         "1d.json is not valid JSON",
         "lacks 'category'",
         "not an image",
+        "trg_bndbox must be left, top, right, bottom, got [28, 3, 2, 19]",
+        "trg_kps holds a point outside its image",
     )
-    for reason, words, name in zip(reasons, expected, "abcdef", strict=True):
+    for reason, words, name in zip(reasons, expected, "abcdefgh", strict=True):
         assert words in reason and reason.startswith(f"1{name}.json")
 
 

@@ -104,7 +104,8 @@ def test_what_masks_mean_is_part_of_the_data(tmp_path: Path) -> None:
     parts = [segmentation.data_parts(load_task(config(tmp_path, **given))) for given in ({}, {"num_classes": 10})]
     assert parts[0]["train"].endswith("3 classes, 9 ignored, 14 images (" + parts[0]["train"][-9:])
     assert parts[0] != parts[1]
-    digits = {"data": "photo-digits", "num_classes": None, "train_images": 4, "evaluation_images": 4}
+    digits = {"data": "photo-digits", "num_classes": None, "ignore_index": None}
+    digits |= {"train_images": 6, "evaluation_images": 4}
     sizes = [load_task(config(tmp_path, **digits, size=size)) for size in (16, 24)]
     assert segmentation.data_parts(sizes[0]) != segmentation.data_parts(sizes[1])
     names = {segmentation._cache_name(task.config, task.train, "train") for task in sizes}
@@ -175,8 +176,8 @@ def test_native_and_resized_scores_differ_where_details_are_lost(tmp_path: Path)
 
 
 def test_photo_digits_need_no_files(tmp_path: Path) -> None:
-    given = config(tmp_path, data="photo-digits", num_classes=None, resolution=None, size=16, train_images=20)
-    task = load_task(Config(**{**given.__dict__, "evaluation_images": 6}))
+    given: dict[str, Any] = {"data": "photo-digits", "num_classes": None, "ignore_index": None, "resolution": None}
+    task = load_task(config(tmp_path, **given, size=16, train_images=20, evaluation_images=6))
     assert task.num_classes == 11 and len(task.train) == 20 and len(task.evaluation) == 6
     row = evaluate(Means(), task)[0].row
     assert 0 < row["miou"] < 1
@@ -237,14 +238,34 @@ def test_labels_by_name_or_number() -> None:
         labels_of(None, 1, None)
     with pytest.raises(ValueError, match="unknown labels 'ade'"):
         labels_of("ade", None, None)
+    with pytest.raises(ValueError, match="11 classes and that 11 is ignored, got --num-classes 3"):
+        labels_of("camvid", 3, None)
+    with pytest.raises(ValueError, match="--ignore-index 0"):
+        labels_of("voc", None, 0)
+
+
+def test_labels_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text('["road", "tree"]')
+    assert labels_of(str(path), None, 0) == Labels(("road", "tree"), 0)
+    with pytest.raises(ValueError, match="holds 2 class names, expected 3"):
+        labels_of(str(path), 3, None)
 
 
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="head must be of linear, knn, logistic"):
         config(tmp_path, head="mlp")
+    with pytest.raises(ValueError, match=r"--stride 8 .* give --resolution"):
+        config(tmp_path, resolution=None, stride=8)
+    with pytest.raises(ValueError, match=r"--blend probabilities .* give --resolution"):
+        config(tmp_path, resolution=None, blend="probabilities")
+    with pytest.raises(ValueError, match="give --num-classes of the masks"):
+        config(tmp_path, num_classes=None)
     write_scenes(tmp_path / "scenes")
     with pytest.raises(ValueError, match="the split 'train' twice"):
         load_task(config(tmp_path, evaluation_split="train"))
+    with pytest.raises(ValueError, match="10% of 4 images leave none"):
+        load_task(config(tmp_path, train_images=4, seed=1))
 
 
 def test_overlays_by_hand() -> None:

@@ -57,7 +57,9 @@ def test_splits(data: dict[str, str]) -> None:
 
 def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
     settings = suite.Settings(data=(*data.values(), "digits"), encoder=("pixels", "tiny"), head=("knn",), seed=3)
-    settings = replace(settings, evaluation_images=2)
+    with pytest.raises(ValueError, match="give --num-classes of the masks"):
+        list(suite.jobs(settings))
+    settings = replace(settings, evaluation_images=2, num_classes=2)
     planned = {job.name: job.config for job in suite.jobs(settings)}
     assert list(planned) == [
         "split/classification", "split/retrieval", "whole/classification", "whole/retrieval",
@@ -69,6 +71,8 @@ def test_each_data_set_is_asked_for_what_it_has(data: dict[str, str]) -> None:
     assert planned["whole/classification"].evaluation_images == 2
     assert planned["split/retrieval"].split == "validation"
     assert planned["masks/segmentation-knn"].encoder == ("pixels", "tiny")
+    assert planned["masks/segmentation-knn"].num_classes == 2
+    assert suite.mask_classes("camvid/", settings) == {"labels": "camvid", "num_classes": None, "ignore_index": None}
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,21 @@ def test_bad_pairs_are_named_and_cost_no_other(tmp_path: Path) -> None:
         assert reason in reasons[row] and reasons[row].startswith(unreadable[row - 1]["path"])
 
 
+def test_masks_of_nothing_but_ignored_pixels_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, ["a"])
+    Image.new("L", (8, 6), 255).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(ValueError, match="all pixels of all 1 masks are 255, which is to be ignored"):
+        list(open_pairs(tmp_path, num_classes=4, ignore_index=255).readable([]))
+
+
+def test_opening_counts_images_and_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folder(tmp_path, ["a", "b"])
+    (tmp_path / "masks" / "b.png").unlink()
+    with caplog.at_level("INFO"):
+        open_pairs(tmp_path)
+    assert "2 images and 1 masks" in caplog.text
+
+
 def test_without_one_good_pair_it_says_why(tmp_path: Path) -> None:
     write_folder(tmp_path, ["a"])
     (tmp_path / "masks" / "a.png").write_bytes(b"")
