@@ -15,7 +15,7 @@ from randar_features.hub.files import WeightsFile
 from randar_features.hub.published import ModelSource
 from randar_features.hub.registry import find_source, imagenet_classes
 from randar_features.hub.weights import build_empty, file_hash, load_weights
-from randar_features.layers import check_packed, product_dtype
+from randar_features.layers import check_packed, packed_format, product_dtype
 from randar_features.models import ARCHITECTURES, ImageTransformer, middle_layer
 from randar_features.precision import DType, can_compute, compute_dtype, weights_dtype
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer, NetworkTokenizer
@@ -93,11 +93,19 @@ class Model:
         return self.transformer.dtype
 
     def to(self, device: Device | None = None, dtype: torch.dtype | str | None = None) -> Self:
-        """A copy on another device or in another format; the model itself if it is already there. None: no change."""
+        """A copy on another device or in another format; the model itself if it is already there. None: no change.
+
+        ValueError: the weights are packed (`pack_weights`), so that they cannot change.
+        """
         target = self.device if device is None else torch.empty(0, device=choose_device(device)).device
         dtype = self.dtype if dtype is None else weights_dtype(dtype)
         if (target, dtype) == (self.device, self.dtype):
             return self
+        if (packed := packed_format(self.transformer)) is not None:
+            raise ValueError(
+                f"the weights are packed in {packed} on {self.device}, and stay so: for {dtype} on {target} take the "
+                "model that they were packed from"
+            )
         transformer = copy.deepcopy(self.transformer).to(target, dtype)
         tokenizer = copy.deepcopy(self.optional_tokenizer)
         return replace(self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype))

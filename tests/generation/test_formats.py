@@ -112,6 +112,9 @@ def test_features_of_packed_weights_are_in_their_format_alone(small_model: Model
         extract_features(pixels, packed, dtype="float16", progress=False)
     with pytest.raises(ValueError, match=f"float16 was stated, but the weights are packed in {stored}"):
         ImageEncoder(packed, dtype="float16")
+    assert packed.to("cpu") is packed
+    with pytest.raises(ValueError, match=f"packed in torch.{stored} on cpu.*torch.float16"):
+        packed.to(dtype="float16")
 
 
 @pytest.mark.parametrize(
