@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import benchmarks
 import probes
 import randar_features as rf
 from probes import generation as metrics
@@ -72,6 +74,22 @@ OF_ARRAYS: dict[str, Callable[[], Any]] = {
 }
 
 
+MAKERS = {
+    "arange",
+    "empty",
+    "eye",
+    "full",
+    "linspace",
+    "ones",
+    "rand",
+    "randint",
+    "randn",
+    "randperm",
+    "tensor",
+    "zeros",
+}
+
+
 def numbers(result: Any) -> np.ndarray:
     return result.numpy(force=True) if isinstance(result, torch.Tensor) else np.asarray(result)
 
@@ -128,3 +146,11 @@ def test_training(make: Callable[..., Any], tmp_path: Path):
     expected = make(tmp_path / "expected", *given).train_step(0)
     with torch.device("meta"):
         assert make(tmp_path / "found", *given).train_step(0) == expected
+
+
+@pytest.mark.parametrize("folder", ["datasets", "encoders", "tasks"])
+def test_benchmarks_say_where_each_tensor_is_made(folder: str):
+    for path in (Path(benchmarks.__file__).parent / folder).glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in {f"torch.{name}" for name in MAKERS}:
+                assert "device" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"

@@ -47,4 +47,5 @@ def read_labelled(
     if min(labels) < 0:
         raise ValueError(f"{labels.count(-1)} of {len(labels)} images of {data} have no label: each needs one")
     missing = (source.length or len(labels)) - len(labels)
-    return torch.cat(kept), torch.tensor(labels), [f"{missing} images could not be read"] if missing else []
+    warnings = [f"{missing} images could not be read"] if missing else []
+    return torch.cat(kept), torch.tensor(labels, device="cpu"), warnings

@@ -91,7 +91,7 @@ class Encoder(ABC):
 
     def grid_sides(self, outputs: Sequence[str] | None = None) -> dict[str, int]:
         """G of the maps of each of these outputs, None: all; 1 where there is no grid."""
-        grey = torch.full((1, 3, self.image_size, self.image_size), 0.5)
+        grey = torch.full((1, 3, self.image_size, self.image_size), 0.5, device="cpu")
         return {name: maps.shape[1] for name, maps in self.encode(grey, outputs).items()}
 
     def grids(self, outputs: Sequence[str] | None = None) -> dict[str, int]:

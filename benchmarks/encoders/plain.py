@@ -35,5 +35,6 @@ class HistogramEncoder(Encoder):
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         red, green, blue = (images * BINS).long().clamp(0, BINS - 1).flatten(2).unbind(1)
         bins = (red * BINS + green) * BINS + blue
-        counts = torch.zeros(len(images), BINS**3).scatter_add_(1, bins, torch.ones(bins.shape))
+        ones = torch.ones_like(bins, dtype=torch.float32)
+        counts = torch.zeros(len(images), BINS**3, device="cpu").scatter_add_(1, bins, ones)
         return {"8x8x8": (counts / bins.shape[1])[:, None, None]}

@@ -45,4 +45,4 @@ class StoredEncoder(Encoder):
         """NaN in the shape of what is stored, which tells the grid."""
         shapes = {name: self.store.shape(name) for name in outputs}
         padded = {name: shape if len(shape) == 3 else (1, 1, *shape) for name, shape in shapes.items()}
-        return {name: torch.full((len(images), *shape), torch.nan) for name, shape in padded.items()}
+        return {name: torch.full((len(images), *shape), torch.nan, device="cpu") for name, shape in padded.items()}

@@ -48,7 +48,7 @@ class TimmEncoder(Encoder):
                 f"{self.name}: patches of {patch} pixels do not fill {self.image_size}: give a multiple of {patch}"
             )
         try:
-            self.encode(torch.zeros(1, 3, self.image_size, self.image_size))
+            self.encode(torch.zeros(1, 3, self.image_size, self.image_size, device="cpu"))
         except (RuntimeError, AssertionError) as error:
             own = self.model.default_cfg["input_size"][-1]
             raise ValueError(

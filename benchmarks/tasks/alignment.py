@@ -78,7 +78,7 @@ def _detail(pictures: Tensor) -> Tensor:
 
 def _blurred(pictures: Tensor, sigma: float) -> Tensor:
     radius = round(4 * sigma)
-    kernel = torch.exp(-torch.arange(-radius, radius + 1.0).square() / (2 * sigma**2))
+    kernel = torch.exp(-torch.arange(-radius, radius + 1.0, device="cpu").square() / (2 * sigma**2))
     weights = (kernel / kernel.sum()).repeat(3, 1, 1, 1)
     padded = F.pad(pictures, (radius,) * 4, mode="reflect")
     return F.conv2d(F.conv2d(padded, weights, groups=3), weights.transpose(2, 3), groups=3)
@@ -88,9 +88,9 @@ def _warped(pictures: Tensor, scale: float, degrees: float) -> tuple[Tensor, Ten
     """The pictures enlarged and turned about their centres, and 1 where (1, S, S) they then have pixels."""
     side = pictures.shape[2]
     if (scale, degrees) == (1, 0):
-        return pictures, torch.ones(1, side, side)
+        return pictures, torch.ones(1, side, side, device="cpu")
     cosine, sine = (function(math.radians(degrees)) / scale for function in (math.cos, math.sin))
-    matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]])
+    matrix = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]], device="cpu")
     grid = F.affine_grid(matrix.expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
     warped = F.grid_sample(pictures, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     return warped, (grid[:1].abs() <= 1).all(-1).float()

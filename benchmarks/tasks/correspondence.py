@@ -102,10 +102,10 @@ def content_free(encoder: Encoder, outputs: Sequence[str], seed: int) -> dict[st
     model: Any = getattr(encoder, "model", None)
     if hasattr(model, "tokenizer"):
         config = model.transformer.config
-        codes = torch.randint(config.vocab_size, (PLACELESS, config.num_tokens), generator=generator)
+        codes = torch.randint(config.vocab_size, (PLACELESS, config.num_tokens), generator=generator, device="cpu")
         images = torch.cat([model.tokenizer.decode(part.to(encoder.device)).cpu() for part in codes.split(16)])
     else:
-        images = torch.rand(PLACELESS, 3, encoder.image_size, encoder.image_size, generator=generator)
+        images = torch.rand(PLACELESS, 3, encoder.image_size, encoder.image_size, generator=generator, device="cpu")
     maps = [encoder.encode(part.clamp(0, 1), outputs) for part in images.split(16)]
     return {name: torch.cat([part[name].cpu() for part in maps]) for name in outputs}
 

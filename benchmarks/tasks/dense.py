@@ -108,7 +108,7 @@ class Tiles(Dataset[Tensor]):
         self._load, self.layout = load, layout
         self.positions = [layout.positions(*size) for size in sizes]
         self.first = np.cumsum([0, *(len(own) for own in self.positions)])
-        self._canvas: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._canvas: tuple[int, Tensor] = (-1, torch.empty(0, device="cpu"))
 
     def __len__(self) -> int:
         return int(self.first[-1])

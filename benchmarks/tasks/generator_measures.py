@@ -81,7 +81,7 @@ def image_losses(
 def measure_loss(config: LossConfig, out: Path) -> Measurement:
     """One row: nats per token with the class, an interval over images, and with the null class; and parameters."""
     model, store = load_model(config.model), TokenStore(Path(config.tokens))
-    picked = torch.linspace(0, len(store) - 1, min(config.images, len(store))).long()
+    picked = torch.linspace(0, len(store) - 1, min(config.images, len(store)), device="cpu").long()
     tokens, classes = store.batch(picked, torch.zeros_like(picked))
     of_class, of_null = image_losses(model.transformer, tokens, classes, config.orders)
     row = {
@@ -126,7 +126,7 @@ def step_counts(num_tokens: int) -> dict[str, int]:
 def images_per_second(model: Model, steps: int, config: SpeedConfig) -> float:
     """Images whose tokens are drawn in a second, with the guidance and the schedule published with the model."""
     generator = torch.Generator().manual_seed(config.seed)
-    classes = torch.randint(model.transformer.config.num_classes, (config.batch,), generator=generator)
+    classes = torch.randint(model.transformer.config.num_classes, (config.batch,), generator=generator, device="cpu")
 
     def draw() -> Tensor:
         return generate(model.transformer, classes, steps=steps, generator=config.seed)

@@ -108,7 +108,7 @@ def read_pictures(config: Config, side: int) -> Tensor:
         pixels += batch
         if len(pixels) >= config.among:
             break
-    chosen = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
+    chosen = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels)), device="cpu").long()
     return torch.stack([pixels[int(index)] for index in chosen])
 
 

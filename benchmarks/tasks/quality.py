@@ -48,7 +48,7 @@ def measure(config: Config, out: Path) -> Measurement:
     model = load_model(config.model, config.device)
     source = open_images(config.data, split=config.split).read_with(config.reading)
     pixels, labels, warnings = read_labelled(source, config.data, lambda batch: batch, model.image_size, 256)
-    picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels))).long()
+    picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels)), device="cpu").long()
     tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
     with_class, null_class = image_losses(model.transformer, tokens, labels, config.orders)
     entries = {"nats_per_token": float(with_class.mean()), "interval": bootstrap_interval(with_class)}

@@ -48,7 +48,7 @@ def measure(config: Config, out: Path) -> Measurement:
     """Writes the pictures to `out`."""
     model = load_model(config.model, config.device)
     classes = spread_classes(model.transformer.config.num_classes, config.classes)
-    repeated = torch.tensor(classes).repeat_interleave(config.each)
+    repeated = torch.tensor(classes, device="cpu").repeat_interleave(config.each)
     tokens = generate(model.transformer, repeated, steps=config.steps, generator=config.seed)
     every = to_arrays(model.tokenizer.decode(tokens))
     drawn = [every[start : start + config.each] for start in range(0, len(every), config.each)]
@@ -86,7 +86,7 @@ def class_names(model: Model, classes: Sequence[int]) -> list[str]:
 def inpaint_rows(model: Model, images: Tensor, *, draws: int, seed: int) -> list[list[np.ndarray]]:
     """For each image (3, S, S): itself, itself with the middle half masked, and `draws` ways to fill it."""
     side = model.image_size
-    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask = torch.zeros(side, side, dtype=torch.bool, device="cpu")
     mask[side // 4 : side - side // 4, side // 4 : side - side // 4] = True
     filled = [inpaint(model, images, mask, generator=seed + draw) for draw in range(draws)]
     return _rows(images, images.masked_fill(mask, MASKED), *filled)
