@@ -246,7 +246,7 @@ def test_a_process_that_plans_sees_the_store_as_another_one_found_or_left_it(
     save(images, data)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("randar_features.store.writer.os.environ", PerThread(os.environ))
-    monkeypatch.setattr(writer, "PATIENCE", 5.0)
+    monkeypatch.setattr(writer, "PATIENCE", 60.0)
     lengths: list[int] = []
 
     def run(rank: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import random
 import re
 import runpy
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -71,6 +73,19 @@ def call_with_threads(count: int, command: tuple[str | Path, ...]) -> None:
     """`call` in a process of its own, whose sums are those of another with as many threads."""
     torch.set_num_threads(count)
     call(*map(str, command))
+
+
+def call_and_die(log: Path, lines: int, pause: float, threads: int, command: tuple[str | Path, ...]) -> None:
+    """`call`, killed some seconds after the log has so many lines, from within: a busy machine holds up both alike."""
+
+    def die() -> None:
+        while not (log.exists() and log.read_bytes().count(b"\n") >= lines):
+            time.sleep(0.002)
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=die, daemon=True).start()
+    call_with_threads(threads, command)
 
 
 def picture(seed: int) -> Image.Image:
@@ -290,12 +305,10 @@ def test_kill_9_at_a_random_moment_changes_nothing(tmp_path: Path):
     lines, pause = moment.randint(2, 8), moment.uniform(0, 0.02)
     log = tmp_path / "killed/log.jsonl"
     command = ("train_randar", "--out", tmp_path / "killed", *arguments)
-    process = FRESH.Process(target=call_with_threads, args=(torch.get_num_threads(), command), daemon=True)
+    process = FRESH.Process(
+        target=call_and_die, args=(log, lines, pause, torch.get_num_threads(), command), daemon=True
+    )
     process.start()
-    while process.is_alive() and not (log.exists() and log.read_bytes().count(b"\n") >= lines):
-        time.sleep(0.002)
-    time.sleep(pause)
-    process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert read_log(tmp_path / "killed")[-1]["step"] < 36
