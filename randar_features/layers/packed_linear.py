@@ -9,6 +9,10 @@ from torch.nn import functional as F
 
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 TOKENS = 16  # the layout is chosen for about as many tokens as a guided step feeds
+NOT_SAVED = (
+    "packed weights can be neither copied nor saved: copy or save the model that they were packed from, and call "
+    "pack_weights again"
+)
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
@@ -18,6 +22,7 @@ class PackedLinear(nn.Module):
     The usual kernels of a CPU rearrange a weight at each call, which takes longer than the product where tokens are
     few. There float32, and bfloat16 if the processor multiplies in it, hold the rearranged weight (oneDNN); float16
     is stored so and multiplied in float32 (FBGEMM). Elsewhere the weight is held as it is in that format.
+    It can be neither copied nor saved: a state dict without its weight would look whole.
 
     Attributes:
         format: in which the weight is stored.
@@ -46,6 +51,12 @@ class PackedLinear(nn.Module):
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
         return F.linear(x, self.packed)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(NOT_SAVED)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise TypeError(NOT_SAVED)
+
 
 def _onednn_takes_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -63,7 +74,7 @@ def pack_weights(model: ModuleType, dtype: torch.dtype | str = torch.float32) ->
             and logits in float32.
 
     Raises:
-        TypeError: it is no module.
+        TypeError: it is no module, or is packed already.
         ValueError: the model is not float32 or has biases in linear layers, or `dtype` is none of these.
     """
     if not isinstance(model, nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -124,6 +127,13 @@ def test_bad_settings_are_refused_before_weights_are_packed(wrong: dict, monkeyp
     monkeypatch.setattr(complete, "pack_weights", lambda *given: pytest.fail("the weights were packed"))
     with pytest.raises(ValueError, match=next(reversed(wrong))):
         generate(golden_randar(), [1], dtype="bfloat16", **wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("use", [copy.deepcopy, pickle.dumps, torch.nn.Module.state_dict, pack_weights])
+def test_packed_weights_are_neither_copied_nor_saved(use: Callable[[torch.nn.Module], object], dtype: torch.dtype):
+    with pytest.raises(TypeError, match="packed weights can be neither copied nor saved"):
+        use(pack_weights(golden_randar(), dtype))
 
 
 @pytest.mark.cuda
