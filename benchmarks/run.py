@@ -22,7 +22,7 @@ from benchmarks.comparisons import run_markdown
 from benchmarks.result import RESULT_FILE, Result, card, open_run, write_result
 from randar_features.cli.run import run as run_command
 from randar_features.hub import choose_device
-from randar_features.store.files import make_folder, write_json
+from randar_features.store.files import make_folder, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +141,8 @@ class Task:
         artifacts = {} if found.differences is None else {"differences": DIFFERENCES_FILE}
         path = write_result(out, made, found.results, artifacts={**artifacts, **found.artifacts})
         run = open_run(out)
-        run.frame().to_csv(out / CSV_FILE, index=False, errors="backslashreplace")
-        text = run_markdown(run) + "\n"
-        (out / TABLE_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        for name, text in ((CSV_FILE, run.frame().to_csv(index=False)), (TABLE_FILE, run_markdown(run) + "\n")):
+            write_bytes(out / name, text.encode(errors="backslashreplace"))
         return path
 
     def command(self, options: Any) -> None:

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from benchmarks.datasets.scenes import Labels, Scenes
 from benchmarks.encoders.extract import file_name
 from benchmarks.report.figures import CHARACTER, FONT, GAP, LINE, enlarge, make_canvas, to_png
+from randar_features.store.files import write_bytes
 
 OPACITY = 0.6
 SHADES = np.array([[1, 1], [1, 0.5], [0.45, 1]])  # saturation and value of bright, dark and pale colours
@@ -110,5 +111,5 @@ class Overlays:
             ignore_index=self.labels.ignore_index,
         )
         name = f"overlays-{file_name(encoder)}.png"
-        (self.folder / name).write_bytes(png)
+        write_bytes(self.folder / name, png)
         self.files[f"Segmentation by {encoder} ({self.head})"] = name

@@ -30,7 +30,7 @@ from probes import confusion_matrix
 from randar_features.cli.parse import positional
 from randar_features.cli.run import run as run_command
 from randar_features.data.paths import reading
-from randar_features.store.files import make_folder
+from randar_features.store.files import make_folder, write_bytes
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
 MOST_CLASSES = 100_000  # more are damage: a square of them fits no memory
@@ -223,7 +223,7 @@ def write_report(folders: Sequence[Path], out: Path, title: str = "Results") -> 
     if "best_of_encoder" in frame:
         files[out.with_suffix(".tex")] = paper_table(frame).to_latex(escape=True)
     for file, content in files.items():
-        file.write_text(content, encoding="utf-8", errors="backslashreplace")  # names of files may not be UTF-8
+        write_bytes(file, content.encode(errors="backslashreplace"))  # names of files may not be UTF-8
     return out
 
 

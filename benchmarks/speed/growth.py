@@ -29,6 +29,7 @@ from randar_features import encode_tokens
 from randar_features.features.store import FeatureStore
 from randar_features.models import RandAR, RandARConfig
 from randar_features.options import Count
+from randar_features.store.files import write_bytes
 from randar_features.store.records import OK, Block, Record
 from randar_features.store.writer import StoreWriter
 
@@ -159,7 +160,7 @@ def measure(config: Config, out: Path) -> Measurement:
         name: {of: exponent([e["size"] for e in entries], [e[of] for e in entries]) for of in ("seconds", "bytes")}
         for name, entries in found.items()
     }
-    (out / "growth.png").write_bytes(growth_chart(found, fitted))
+    write_bytes(out / "growth.png", growth_chart(found, fitted))
     return Measurement(
         protocol="processor seconds of one thread, and bytes of memory at the peak beyond those before; exponents are "
         f"fitted to the {FITTED} largest sizes",

@@ -32,6 +32,7 @@ from randar_features.cli.options import Probe
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.precision import name_of
+from randar_features.store.files import written_whole
 
 PROTOCOL = (
     "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
@@ -141,7 +142,8 @@ def measure(config: Config, out: Path) -> Measurement:
     rows, labels = [each.row for each in scored], evaluated.labels
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([each.predictions for each in scored])
-    np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
+    with written_whole(out / PREDICTIONS) as file:
+        np.savez_compressed(file, labels=labels, predictions=predictions, label_names=np.array(names))
     compared = differences_of(
         rows, lambda one, other: paired_interval(scored[one].hits, scored[other].hits, seed=config.seed)
     )

@@ -32,6 +32,7 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import DenseFeatures, Layout, check_tiling, dense_features
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
 from randar_features.options import Count, Natural
+from randar_features.store.files import write_bytes
 
 LOG = logging.getLogger(__name__)
 DIGITS, PHOTOGRAPHS = "digits", "photographs"
@@ -254,7 +255,7 @@ def measure(config: Config, out: Path) -> Measurement:
     rows, shares = [each.row for each in matched], [each.shares(test) for each in matched]
     differences = differences_of(rows, lambda one, other: paired_interval(shares[one], shares[other], seed=config.seed))
     pictured = {each.row["encoder"]: each.points for each in best}
-    (out / "matches.png").write_bytes(match_lines(pictured, test))
+    write_bytes(out / "matches.png", match_lines(pictured, test))
     shown = ", ".join(f"{each.row['encoder']} ({each})" for each in best)
     caption = f"Matched points, green within a tenth of the longer side of the target's box: {shown}"
     return Measurement(

@@ -61,6 +61,7 @@ from randar_features.cli.parse import option
 from randar_features.data.layout import split_role
 from randar_features.generation.recipe import recipe_of
 from randar_features.options import Count, Natural, NonNegative, Share
+from randar_features.store.files import write_bytes
 
 COARSE, FULL = "coarse", "full"
 TOP_1 = "top-1"
@@ -422,7 +423,7 @@ def write_plots(
     files = {}
     for name, (rows, x, y) in plots.items():
         panels = {"": lines_of(rows, x, y)}
-        (out / f"{name}.png").write_bytes(curves(panels, x_label=x.replace("_", " "), y_label=y, shares=False))
+        write_bytes(out / f"{name}.png", curves(panels, x_label=x.replace("_", " "), y_label=y, shares=False))
         files[f"{y} against {x.replace('_', ' ')}"] = f"{name}.png"
     return files
 

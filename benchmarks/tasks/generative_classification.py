@@ -32,7 +32,7 @@ from randar_features import Model, load_model, log_likelihood
 from randar_features.models.base import ImageTransformer
 from randar_features.options import Count
 from randar_features.sequence import Context
-from randar_features.store.files import read_object
+from randar_features.store.files import read_object, written_whole
 from randar_features.training.objective import evaluation_orders
 
 PREDICTIONS = "predictions.npz"
@@ -241,7 +241,8 @@ def measure(config: Config, out: Path) -> Measurement:
     rows = [*results(found, labels, compared, shortlist.numpy(), config.seed), of_probe | about_probe]
     names = features.label_names or [str(label) for label in range(labels.max() + 1)]
     predictions = np.stack([*found.values(), by_probe])
-    np.savez_compressed(out / PREDICTIONS, labels=labels, predictions=predictions, label_names=np.array(names))
+    with written_whole(out / PREDICTIONS) as file:
+        np.savez_compressed(file, labels=labels, predictions=predictions, label_names=np.array(names))
     about = {"resolution": model.image_size, "threshold_basis": None, "selection": config.selection()}
     return Measurement(
         protocol=protocol(config, candidate.axes["output"], one_order=len(orders) < max(config.orders)),

@@ -25,6 +25,7 @@ from probes import align_colours
 from randar_features import Model
 from randar_features.data.images import readable_batches
 from randar_features.options import Count
+from randar_features.store.files import write_bytes
 
 PHOTOGRAPHS = "photographs"
 
@@ -71,7 +72,7 @@ def measure(config: Config, out: Path) -> Measurement:
     columns = [to_arrays(pictures), *aligned]
     rows = list(zip(*columns, strict=True))
     png = figures.image_grid(rows, column_titles=("image", *outputs), height=config.height, smooth=True)
-    (out / config.file).write_bytes(png if config.colours is None else figures.fewer_colours(png, config.colours))
+    write_bytes(out / config.file, png if config.colours is None else figures.fewer_colours(png, config.colours))
     return Measurement(
         protocol="first three principal components of feature maps, as colours",
         axes={**dict.fromkeys(AXES), "encoder": encoder.name, "resolution": pictures.shape[-1]},

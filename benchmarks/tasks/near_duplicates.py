@@ -29,7 +29,7 @@ from benchmarks.tasks.duplicate_pairs import (
 from randar_features.data import ImageSource
 from randar_features.features.store import FeatureStore
 from randar_features.options import Count, Share
-from randar_features.store.files import write_json
+from randar_features.store.files import write_bytes, write_json
 
 SHOWN = 12
 
@@ -74,7 +74,7 @@ def measure(config: Config, out: Path) -> Measurement:
     write_json(out / "pairs.json", [asdict(pair) for pair in pairs])
     artifacts = {"all pairs": "pairs.json"}
     if pairs:
-        (out / "pairs.png").write_bytes(picture(pairs, images, other_images, encoder.image_size))
+        write_bytes(out / "pairs.png", picture(pairs, images, other_images, encoder.image_size))
         artifacts["Near-duplicates, the least alike first (↔: mirrored)"] = "pairs.png"
     content = data_hash(config.data)
     row = summary(pairs, other, {"output": output, **encoder.axes(output)}, within=splits[0] == splits[1])

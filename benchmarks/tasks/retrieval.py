@@ -38,6 +38,7 @@ from probes.transforms import AUTO, fitted_transform
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore
 from randar_features.options import Count
+from randar_features.store.files import write_bytes
 
 INTERVAL = "percentile bootstrap over queries"
 SHOWN, SHOWN_NEIGHBOURS, PICTURE = 8, 8, 64
@@ -215,7 +216,7 @@ def draw(best: Found, name: str, config: Config, out: Path) -> dict[str, str]:
         height=96,
     )
     file = f"neighbours-{file_name(name)}.png"
-    (out / file).write_bytes(png)
+    write_bytes(out / file, png)
     return {f"Nearest by {name}, {best.row['output']} (thick frame: the query's class)": file}
 
 

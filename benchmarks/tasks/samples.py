@@ -15,6 +15,7 @@ from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import Model, generate, inpaint, load_model, outpaint
 from randar_features.data import PhotoDigits
 from randar_features.options import Count, Seed
+from randar_features.store.files import write_bytes
 
 MASKED = 0.5
 
@@ -61,7 +62,7 @@ def measure(config: Config, out: Path) -> Measurement:
     }
     files = {caption: f"{caption.split()[0].lower()}.png" for caption in pictures}
     for caption, png in pictures.items():
-        (out / files[caption]).write_bytes(png)
+        write_bytes(out / files[caption], png)
     return Measurement(
         protocol="samples, inpainting and outpainting, not selected",
         axes={**NO_AXES, "encoder": model.name, "resolution": model.image_size},

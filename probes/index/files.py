@@ -42,12 +42,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file aside, which then takes the place of `path`: whole or not at all."""
+    """Have `write` fill a file aside, which then takes the place of `path`: whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the message names it.
+    """
     aside = path.with_name(path.name + ASIDE)
     aside.unlink(missing_ok=True)  # of a kill, or a link, which would be followed
-    write(aside)
-    _sync(aside)
-    aside.replace(path)
+    try:
+        write(aside)
+        _sync(aside)
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(f"could not write {path} ({error})") from error
     _sync(path.parent)
 
 

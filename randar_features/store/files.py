@@ -100,8 +100,13 @@ def remove_leftovers(folder: Path, pattern: str = "*") -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; names that are not UTF-8 are escaped."""
+    write_bytes(path, encode_json(content))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a small file, whole or not at all; errors as of `written_whole`."""
     with written_whole(path) as file:
-        file.write(encode_json(content))
+        file.write(content)
 
 
 def encode_json(content: Any) -> bytes:

@@ -17,6 +17,7 @@ from benchmarks.report import write as report
 from benchmarks.report.tables import is_share, number, result_table, shared_words
 from benchmarks.result import AXES, card, open_run, write_result
 from probes import confusion_matrix
+from tests.full_disk import full_disk
 
 SHARED = {"resolution": 64, "threshold_basis": None, "selection": "a tenth of train", "normalization": None}
 LABELS = np.array([0, 0, 1, 1])
@@ -203,6 +204,14 @@ def test_the_page_is_whole_and_every_figure_names_its_command(folder: Path, tmp_
     assert len(re.findall(r"<figcaption>.*?<code>python ", text)) == 4
     assert "Warning: weights are random, not trained: tiny." in text
     assert "<title>All &amp; more</title>" in text
+
+
+def test_a_full_disk_leaves_the_page_that_was_there(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("earlier")
+    with full_disk(1000), pytest.raises(OSError, match=r"could not write .*report\.html"):
+        report.write_report([folder], page)
+    assert page.read_text() == "earlier"
 
 
 def test_markdown_has_the_same_tables(folder: Path, tmp_path: Path) -> None:

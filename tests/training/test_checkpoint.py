@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from randar_features.training.checkpoint import (
     save_state,
     whole_checkpoint,
 )
+from tests.full_disk import full_disk
 
 
 def state(step: int) -> dict:
@@ -122,22 +122,10 @@ def test_an_older_format_is_not_begun_anew(tmp_path: Path):
         newest_checkpoint(tmp_path)
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file may grow over 50 kB: the system refuses the write, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_full_disk_leaves_the_previous_one(tmp_path: Path, step: int):
     save(tmp_path, 1)
-    with full_disk(), pytest.raises(OSError, match=r"could not write .*weights-00001.* bytes are free there"):
+    with full_disk(50_000), pytest.raises(OSError, match=r"could not write .*weights-00001.* bytes are free there"):
         save(tmp_path, step)
     assert names(tmp_path) == ["step-00000001"]
     assert newest(tmp_path) == 1

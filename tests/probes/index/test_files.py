@@ -16,6 +16,7 @@ import pytest
 
 from probes.index import KINDS, IndexFilesError, VectorIndex, faiss_file
 from probes.index.files import checksum, file_record, locked
+from tests.full_disk import full_disk
 from tests.probes.index.clusters import build, clusters, small_settings
 
 USERS = ("index-notes.txt", "columns-of-my-table.csv", "vectors-old.bin", "normalization-plan.md", "photo.writing")
@@ -26,6 +27,12 @@ def change_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> N
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest | {"checksum": checksum(manifest)}))
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    with full_disk(10_000), pytest.raises(OSError, match=r"could not write .*index-\d+\.faiss"):
+        build(tmp_path, clusters(500), "flat")
+    assert not list(tmp_path.glob("*.faiss.writing"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
