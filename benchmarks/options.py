@@ -22,7 +22,7 @@ class RunOptions:
     """Options of every task.
 
     Attributes:
-        out: folder of the result; None: runs/ and the name of the task.
+        out: folder of the result; none: runs/ and the name of the task.
     """
 
     out: Path | None = None
@@ -53,7 +53,7 @@ class ImageTaskOptions(RunOptions, Reading):
     """Options of every task that reads images of the user.
 
     Attributes:
-        device: cpu, cuda, cuda:1; None: CUDA if there is one.
+        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
     """
 
     device: str | None = None
@@ -69,7 +69,7 @@ class ComputeOptions(ImageTaskOptions):
 
     Attributes:
         batch_size: images in one forward pass.
-        dtype: number format of the encoders.
+        dtype: number format of the products; auto: the fastest of this machine.
         cache: folder that keeps features.
         seed: seed of all random choices.
     """
@@ -85,8 +85,8 @@ class FeatureOptions(ComputeOptions):
     """How the features of a data set are read and kept.
 
     Attributes:
-        num_workers: processes that decode images.
-        store_dtype: number format in which features are kept.
+        num_workers: processes that decode images; 0: this one.
+        store_dtype: number format of the features on disk.
     """
 
     num_workers: Natural = 0
@@ -105,9 +105,9 @@ class MaskOptions:
 
     Attributes:
         labels: camvid, photo-digits or voc: their classes and the value to ignore; or a JSON file with the names of the
-            classes from 0 on; None: as num_classes says.
-        num_classes: number of classes if there are no labels.
-        ignore_index: value of pixels to ignore, unless labels state it; None: 255.
+            classes from 0 on; none: num_classes counts them.
+        num_classes: number of classes, if labels are not given.
+        ignore_index: value of the pixels to ignore, unless labels state it; none: 255.
     """
 
     labels: str | None = None
@@ -123,10 +123,11 @@ class EncoderOptions(FeatureOptions):
         encoder: names, see `benchmarks.encoders.load_encoder`: randar-tiny, a model's folder, pixels, histogram, codes,
             latents, efficientnet-lite0, timm:NAME, timm:NAME=FILE, timm:hf-hub:OWNER/NAME, MODULE:FACTORY,
             features:FILE (.npy or .parquet).
-        outputs: the outputs to measure; None, or an encoder that has none of them: all outputs of that encoder.
-        context: contexts of generators; None: all that they have.
-        read: reads of generators; None: all that they have.
-        orders: for generators, average over this many seeded random orders; None: the raster order.
+        outputs: features to measure, such as reverse/image/2; none, or an encoder that has none of them: all
+            features of that encoder.
+        context: how images are shown to generators; none: in every way that they have.
+        read: tokens at which features of generators are taken; none: all that they have.
+        orders: for generators, average over this many random orders; none: one raster order.
     """
 
     encoder: tuple[str, ...] = option("--encoders", default=("randar-tiny",))

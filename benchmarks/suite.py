@@ -54,20 +54,23 @@ class Settings(EncoderOptions, MaskOptions):
         data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
             built in. Masks in a folder whose name has "camvid" or "voc" in it have the classes of that data set.
         preset: demo: few images of the built-in data, and samples of the model; other options override it.
-        probe: heads of classification.
-        pooling: how maps become vectors, for classification.
+        probe: probes of classification.
+        pooling: how maps become vectors, for classification, one or several of mean, 1x1+2x2, mean+deviation, max,
+            flat.
         single_layers: leave out the concatenation of all layers.
         head: head of segmentation.
-        max_images: read only this many labelled images of each split, the first ones; None: all.
+        max_images: read only this many labelled images of each split, the first ones; none: all.
         iterations: iterations of segmentation's linear head.
-        train_images: largest number of labelled images to train on, stratified; None: all.
-        evaluation_images: labelled images to hold out if the data have only one split; None: a fifth.
-        train_masks, evaluation_masks: largest number of images with masks to train and to evaluate on; None: all.
-        pairs: number of pairs of images for point matching; None: the default of that task.
+        train_images: largest number of labelled images to train on, in proportion from each class; none: all.
+        evaluation_images: labelled images to hold out if the data have only one split; none: a fifth.
+        train_masks: largest number of images with masks to train on; none: all.
+        evaluation_masks: largest number of images with masks to evaluate on; none: all.
+        pairs: number of pairs of images for point matching; none: the default of that task.
         duplicates: search near-duplicates of the evaluation images in the training images, or in the gallery.
-        hold_out: which images to hold out if the data have only one split.
-        resolution: show images with masks in tiles, at this shorter side in pixels; None: squash them to the input.
-        samples: models, as `load_model` takes them, whose samples are drawn.
+        hold_out: which images to hold out if the data have only one split. stratified: in proportion from each class;
+            last: the last ones.
+        resolution: show images with masks in tiles, at this shorter side in pixels; none: squash them to the input.
+        samples: models whose samples are drawn.
         maps: images whose feature maps are drawn as colours: "photographs" (built in), folders, Parquet files.
     """
 

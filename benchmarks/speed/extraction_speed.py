@@ -40,13 +40,13 @@ class Config(RunOptions):
 
     Attributes:
         images: number of files.
-        model: a name or a folder that `load_model` takes.
+        model: name of a model, a folder that training wrote, or owner/name on the Hub.
         batch_size: images in one forward pass.
-        num_workers: processes that decode.
-        threads: threads of the model; None: PyTorch's default.
-        repeats: runs of the whole and of each part, in turn; the median counts.
-        device: cpu, cuda, cuda:1; None: CUDA if there is one.
-        dtype: number format of the model.
+        num_workers: processes that decode images; 0: this one.
+        threads: threads of the model; none: PyTorch's default.
+        repeats: number of runs of the whole and of each part, in turn; the median counts.
+        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
+        dtype: number format of the products; auto: the fastest of this machine.
     """
 
     images: Count = 256

@@ -36,8 +36,8 @@ class Config(RunOptions):
         count: number of features in each of the two sets.
         dim: width of a feature.
         intrinsic: dimensions in which features vary, apart from a little noise.
-        measure: one or several of statistics, distance (of statistics that are there), precision-recall (with density
-            and coverage, from one pass), kernel.
+        measure: one or several of statistics, distance (of statistics that are computed before), precision-recall
+            (with density and coverage, in one pass), kernel.
         memory_limit: gigabytes that a measure should stay below.
         threads: number of threads.
         seed: seed of the features.

@@ -52,13 +52,16 @@ class Config(RunOptions):
     """Seconds to draw a batch of images, compared with the published loop.
 
     Attributes:
-        layers, heads, dim, vocab_size: sizes of the model, which has random weights.
-        tokens: tokens of an image, N = G².
+        layers: number of blocks of the model, which has random weights.
+        heads: number of attention heads.
+        dim: width of the model.
+        vocab_size: number of codes.
+        tokens: number of tokens of an image, a square number.
         steps: number of decoding steps.
         batch_size: images at once.
         repeats: number of runs after one to warm up; the fastest counts.
-        threads: number of threads; None: PyTorch's default.
-        device: device of the model.
+        threads: number of threads; none: PyTorch's default.
+        device: cpu, cuda, cuda:1.
     """
 
     layers: Count = 24

@@ -53,9 +53,9 @@ class Config(RunOptions):
         part: parts of the report.
         model: sizes of models, with random weights; generation and training take the first.
         batch_size: batch sizes for features, the most important first.
-        generation_batch: batch size for generation.
-        steps: number of decoding steps.
-        training_batch: images in a training step.
+        generation_batch: batch sizes for generation.
+        steps: numbers of decoding steps.
+        training_batch: numbers of images in a training step.
         repeats: number of runs after one to warm up; the fastest counts.
     """
 

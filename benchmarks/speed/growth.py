@@ -45,11 +45,11 @@ class Config(RunOptions):
         images: numbers of images, for work that is linear in them.
         probe_images: numbers of images, for the logistic probe and for HNSW and IVF-PQ indexes.
         dim: width of a vector.
-        queries: queries of the kNN search.
+        queries: number of queries of the kNN search.
         tokens: numbers of tokens of an image, square numbers.
         layers: numbers of blocks.
         width: width of the model; features are taken at its last layer.
-        repeats: runs for features; the fastest counts.
+        repeats: number of runs for features; the fastest counts.
     """
 
     images: tuple[Count, ...] = (1000, 10_000, 100_000, 1_000_000)

@@ -24,12 +24,12 @@ CACHE = "RANDAR_CACHE"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunOptions):
-    """How many files, and how large they are.
+    """Seconds to identify files by their content.
 
     Attributes:
         files: number of files.
         size: bytes of each file.
-        seed: seed of their content.
+        seed: seed of the content of the files.
     """
 
     files: Count = 10_000

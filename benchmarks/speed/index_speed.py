@@ -50,13 +50,13 @@ class Config(RunOptions):
         dim: width of a vector.
         centres: number of random centres around which the vectors lie.
         intrinsic: dimensions in which centres and vectors vary, apart from a little noise.
-        queries: queries in one search; they lie around the same centres.
-        one_by_one: queries that are searched one by one, for the time of a single query.
+        queries: number of queries in one search; they lie around the same centres as the vectors.
+        one_by_one: number of queries that are searched one by one, for the time of a single query.
         k: neighbours to find for each query.
-        kind: indexes: flat, hnsw, ivfpq.
-        probes: for ivfpq, lists to search, one or several numbers; 0: the index's own default.
+        kind: kinds of index, one or several of flat, hnsw, ivfpq.
+        probes: for ivfpq, number of lists to search, one or several numbers; 0: the index's own default.
         memory_limit: gigabytes that building may take; an index that needs more is not built, and the result says so.
-        threads: threads to build and search; with 1, hnsw is the same each time.
+        threads: number of threads; with more than one, an hnsw index differs from run to run.
         construction: for hnsw, candidates for each new vector.
         seed: seed of vectors, queries and indexes.
     """

@@ -32,9 +32,14 @@ class Config(RunOptions):
     Attributes:
         other: folder of the other checkout.
         works: what is measured. A training step has randar-tiny's size and 16 images. Features (2 images, context
-            reverse, last layer) and generation (1 image) use the sizes below.
-        pairs: number of turns of both, after one to warm up.
-        layers, heads, dim, vocab_size, tokens, steps: sizes for features and generation, with random weights.
+            reverse, last layer) and generation (1 image) use the sizes that the other options give.
+        pairs: number of pairs of runs, one of each checkout, after one pair to warm up.
+        layers: number of blocks of the model, which has random weights.
+        heads: number of attention heads.
+        dim: width of the model.
+        vocab_size: number of codes.
+        tokens: number of tokens of an image, a square number.
+        steps: number of decoding steps.
     """
 
     other: Path

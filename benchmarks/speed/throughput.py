@@ -130,11 +130,11 @@ class Config(RunOptions):
     Attributes:
         model: size of the model.
         context: how the image is shown.
-        batch_size: images in one forward pass; None: 64 on CUDA, else 4.
-        plain_batch: batch size of the straightforward implementation; None: the same.
+        batch_size: images in one forward pass; none: 64 on CUDA, else 4.
+        plain_batch: batch size of the straightforward implementation; none: the same.
         repeats: number of runs; the fastest counts.
-        device: cpu, cuda, cuda:1; None: CUDA if there is one.
-        dtype: number format of the model.
+        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
+        dtype: number format of the products; auto: the fastest of this machine.
     """
 
     model: Literal["randar-l", "randar-xl", "randar-tiny"] = "randar-l"

@@ -37,12 +37,14 @@ class Config(RunOptions):
     """Estimated memory and time of a training run.
 
     Attributes:
-        recipe: YAML file of training options.
+        recipe: YAML file of training options, as `randar train transformer --config` takes it.
         overrides: key=value, for example hardware.gradient_checkpointing=true.
         gpus: number of GPUs, over all nodes.
         gpu: name of the GPUs, such as H100, A100 or RTX 4090.
-        mfu: share of the peak that training reaches.
-        vocab_size, num_tokens, num_classes: codes, tokens of an image, and classes.
+        mfu: share of the GPU's peak of products that training reaches.
+        vocab_size: number of codes.
+        num_tokens: number of tokens of an image.
+        num_classes: number of classes.
         images: number of training images, to count epochs.
     """
 

@@ -52,14 +52,14 @@ class Config(RunOptions):
     """Seconds of a training step, compared with the published loop.
 
     Attributes:
-        model: randar-l, randar-xl or randar-tiny.
-        layers: number of blocks, to measure a shallower model; None: as many as the model has.
-        batch_size: images in a step; None: 256 on a GPU, 4 on a CPU.
-        micro_batch_size: images in one forward pass, in both; None: 64 on a GPU, all on a CPU.
+        model: size of the model: randar-l, randar-xl or randar-tiny.
+        layers: number of blocks, to measure a shallower model; none: as many as the model has.
+        batch_size: images in a step; none: 256 on a GPU, 4 on a CPU.
+        micro_batch_size: images in one forward pass, of both programs; none: 64 on a GPU, all on a CPU.
         repeats: number of steps after one to warm up; the fastest counts.
         compile: compile this package's blocks with torch.compile.
-        gradient_checkpointing: use it in this package's blocks.
-        published_dtype: float32 or bfloat16; None: as this package's.
+        gradient_checkpointing: compute this package's blocks again for the gradients, to save memory.
+        published_dtype: number format of the published loop, float32 or bfloat16; none: that of this package.
     """
 
     model: str = "randar-l"

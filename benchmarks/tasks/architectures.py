@@ -44,18 +44,21 @@ class Config(RunOptions, MaskOptions):
     Attributes:
         runs: one or several NAME=FOLDER, each a folder that training wrote, or its model. Runs of one architecture with
             several seeds have names such as randar-0 and randar-1.
-        tokens: of held-out images, as scripts/tokenize_images.py writes them, from the tokenizer of all runs.
+        tokens: tokens of held-out images, by the tokenizer of all runs; a folder that `randar tokenize` wrote.
         classification: labelled images, a folder or Parquet files.
         segmentation: images with masks, a folder or Parquet files.
         split: split of the tokens.
-        loss_images, loss_orders: for the nats per token.
-        max_images: read only this many labelled images of each split, the first ones; 0: all.
+        loss_images: number of images on which nats per token are measured.
+        loss_orders: number of random orders in which they are measured; a model of one order uses that one.
+        max_images: read only this many labelled images of each split, the first ones.
         evaluation_images: labelled images to hold out if the data have no split for evaluation.
-        hold_out: which images to hold out, "last" or "stratified".
-        head: head of segmentation, one of linear, knn, logistic.
-        train_masks, evaluation_masks: largest number of images with masks, a seeded random choice; None: all.
-        resolution: show images with masks in tiles, at this shorter side in pixels; None: squash them to the input.
-        batch, repeats: batch size and repeats for the timing of generation.
+        hold_out: which images to hold out. stratified: in proportion from each class; last: the last ones.
+        head: head of segmentation.
+        train_masks: largest number of images with masks to train on, a seeded random choice; none: all.
+        evaluation_masks: largest number of images with masks to evaluate on, a seeded random choice; none: all.
+        resolution: show images with masks in tiles, at this shorter side in pixels; none: squash them to the input.
+        batch: images at once, when generation is timed.
+        repeats: number of runs, when generation is timed.
         seed: seed of all random choices.
         cache: folder that keeps features.
         work: folder that keeps the results from which the table is made.

@@ -50,11 +50,11 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files; or a store of their
             features, instead of the encoders.
-        pooling: how maps become vectors, one or several of mean, mean+deviation, max, flat.
+        pooling: how maps become vectors, one or several of mean, 1x1+2x2, mean+deviation, max, flat.
         single_layers: leave out the concatenation of all layers.
         probe: one or several of logistic, linear, knn, few-shot, attentive.
-        attentive_outputs: outputs on a grid that the attentive probe is trained on; None: for each encoder the one with
-            the best tuning accuracy by the other probes, or all if there are no other probes.
+        attentive_outputs: features on a grid that the attentive probe is trained on; none: for each encoder the one
+            with the best tuning accuracy by the other probes, or all if there are no other probes.
     """
 
     encoder: tuple[str, ...] = option("--encoders", default=("pixels", "codes", "randar-tiny"))

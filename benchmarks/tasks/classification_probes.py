@@ -41,15 +41,17 @@ class ProbeOptions:
     """How the probes are trained.
 
     Attributes:
-        normalization: of vectors for logistic, few-shot and linear: standardize or none; linear also has batch.
-        knn_normalization: of vectors before the cosines of knn: unit (only length 1), standardized, whitened (all
-            axes), auto (tuning images choose one of these, and the number of axes); several give one result each.
-        epochs, head_batch_size: epochs and batch size of the linear and the attentive probe.
-        buffer_rows: with on_disk, vectors that the linear and the attentive probe hold in memory at a time.
+        normalization: what is done to vectors before logistic, few-shot and linear; batch is for linear alone.
+        knn_normalization: what is done to vectors before the cosines of knn: unit (only length 1), standardized,
+            whitened (all axes), auto (tuning images choose one of these, and the number of axes); several give one
+            result each.
+        epochs: epochs of the linear and the attentive probe.
+        head_batch_size: images in a training step of these two probes.
+        buffer_rows: with --on-disk, vectors that the linear and the attentive probe hold in memory at a time.
         shots: labelled images per class for the few-shot probe.
-        draws: random draws of those images.
-        attentive_queries: number of queries of the attentive probe: 1, AIM's one query of several heads; more,
-            efficient probing; several give one result each.
+        draws: number of random draws of the images of the few-shot probe.
+        attentive_queries: number of queries of the attentive probe; 1: AIM's query of several heads; more: efficient
+            probing; several numbers give one result each.
     """
 
     normalization: Literal["standardize", "none", "batch"] = "standardize"

@@ -49,15 +49,15 @@ class Config(EncoderOptions):
 
     Attributes:
         data: "digits", "photographs", "photographs:FOLDER", or the folder of SPair-71k.
-        components: components of the positional basis to remove from the features, 0 for none; several give one result
-            each.
-        pairs: number of pairs; None: all of SPair-71k, 120 of the others.
-        validation_pairs: number of other pairs, which choose the best output; for SPair-71k pairs of "val".
+        components: number of components of the positional basis to remove from the features; several numbers give one
+            result each.
+        pairs: number of pairs; none: all of SPair-71k, 120 of the others.
+        validation_pairs: number of other pairs, which choose the best feature; for SPair-71k pairs of "val".
         points: points in each pair of digits or photographs.
         split: split of SPair-71k.
-        size: side in pixels of digits (None: 64) and photographs (None: 256).
-        resolution: show images in tiles, at this shorter side in pixels; None: squash them to the input.
-        stride: pixels from tile to tile; None: about 3/8 of the input, an odd number of features.
+        size: side in pixels of digits (none: 64) or photographs (none: 256).
+        resolution: show images in tiles, at this shorter side in pixels; none: squash them to the input.
+        stride: pixels from tile to tile; none: about 3/8 of the input, an odd number of cells of the grid.
     """
 
     data: str

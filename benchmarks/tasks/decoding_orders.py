@@ -69,11 +69,11 @@ class Config(ImageTaskOptions):
     """Nats per token in each order of decoding and number of steps.
 
     Attributes:
-        model: a model as `load_model` takes it.
-        data: a folder of images, or photo-digits: the built-in test images.
+        model: name of a model, a folder that training wrote, or owner/name on the Hub.
+        data: a folder of images, or "photo-digits", the built-in test images.
         images: number of images, the first ones.
-        steps: numbers of steps; None: one token in each step, the recommended number, half and a quarter of it.
-        orders: orders of decoding; None: all that the model knows.
+        steps: numbers of steps; none: one token in each step, the recommended number, half and a quarter of it.
+        orders: orders of decoding; none: all that the model knows.
     """
 
     model: str = "randar-tiny"

@@ -79,25 +79,29 @@ class Config(JudgeOptions):
         reference: a training set, as images (a folder, a data set, an .npz in ADM's form) or as statistics (an .npz
             with mu and sigma); or a file of features (.npy, .parquet) if the samples are one too.
         reference_split: split of the reference.
-        reference_images: largest number of images of the reference, evenly spread; None: all.
-        model: the model that draws the samples, as for `load_model`.
-        samples: measure these instead: a folder, a data set, an .npz in ADM's form, or a file of features.
-        samples_split: split of these samples.
-        images: number of samples; the largest number if samples are given, evenly spread.
+        reference_images: largest number of images of the reference, evenly spread; none: all.
+        model: the model that draws the samples: its name, a folder that training wrote, or owner/name on the Hub.
+        samples: images to measure instead of samples of the model: a folder, a data set, an .npz in ADM's form, or a
+            file of features.
+        samples_split: split of the images of --samples.
+        images: number of samples to draw; with --samples, the largest number to take of them, evenly spread.
         coarse_images: samples of each setting in the first round of a search; the best scales are measured again on all
-            images; None: every setting is measured on all.
+            images; none: every setting is measured on all.
         labels: classes of the samples: balanced, one class after the other; uniform, at random as ADM, LlamaGen and
             RandAR do.
-        guidance: scales: FIRST:LAST:STEP such as 1.0:8.0:0.5, or several; None: the recommended one.
-        guidance_schedule: linear: the scale grows to that value; constant; None: as published with the model.
-        steps: numbers of decoding steps; -1: one token in each step; None: the recommended number.
-        order: orders of the tokens; None: the order of the model's training.
-        temperature, top_k, top_p: options of the sampling, see `randar generate`.
+        guidance: scales: FIRST:LAST:STEP such as 1.0:8.0:0.5, or several scales; none: the recommended one.
+        guidance_schedule: linear: the scale grows to its value; constant: every token has it; none: as published with
+            the model.
+        steps: numbers of decoding steps; -1: one token in each step; none: the recommended number.
+        order: orders of the tokens; none: the order of the model's training.
+        temperature: temperature of the sampling; near 0 it is greedy.
+        top_k: sample among this many of the most likely codes; 0: all; 1: greedy.
+        top_p: sample among the most likely codes with this total probability.
         weights_dtype: number format of the model that draws.
         probe_data: labelled images to fit a probe on the model's own features, which then classifies the samples;
-            None: no probe.
-        probe_split: split of these images.
-        probe_images: largest number of these images, evenly spread.
+            none: no probe.
+        probe_split: split of the images of --probe-data.
+        probe_images: largest number of images of --probe-data, evenly spread.
         npz: write the samples of each full setting as an .npz in ADM's form.
         save_statistics: file for mu and sigma of the reference, for use as a reference later.
     """

@@ -52,14 +52,16 @@ class Config(LabelledData):
     """The generator as classifier, compared with a probe that is fitted with the same labels.
 
     Attributes:
-        model: a model as `load_model` takes it.
-        images: largest number of evaluation images, a seeded random choice; None: all.
-        shortlist: classes to compare for each image, the most likely by the probe; None: all.
+        model: name of a model, a folder that training wrote, or owner/name on the Hub.
+        images: largest number of evaluation images, a seeded random choice; none: all.
+        shortlist: classes to compare for each image, the most likely by the probe; none: all.
         orders: numbers of orders to average over, one result each; all begin with the same orders. A model trained in
             one order uses that one.
         labels: equal: fit the probe on every training image, as the model was, and compare the two; any: fit it on the
             images that --max-images and --train-images choose, and give no difference.
-        context, read, layer: the features that the probe is trained on, mean-pooled; None: as the model recommends.
+        context: context of the features that the probe is trained on; none: as the model recommends.
+        read: tokens at which these features are taken; they are mean-pooled.
+        layer: layer of these features; none: as the model recommends.
     """
 
     model: str = "randar-tiny"

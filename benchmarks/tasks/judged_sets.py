@@ -47,14 +47,14 @@ class JudgeOptions(ComputeOptions):
     Attributes:
         network: inception or inception=FILE (extra fid), or an encoder: efficientnet-lite0 (extra baselines, offline),
             timm:NAME, timm:NAME=FILE, MODULE:FACTORY, a model. Only Inception gives an FID; others give FD-NETWORK.
-        output: output of a network other than Inception; None: its pooled vector, or else its last output.
+        output: feature of a network other than Inception; none: its pooled vector, or else its last feature.
         variant: variant of FID, whose numbers are not comparable: adm (its resize; IS in file order, in parts of 5000;
             sFID), torch-fidelity (the same resize; IS of 10 parts after its shuffle), clean-fid (its resize; no IS).
         k: neighbours for precision, recall, density and coverage.
-        splits: number of parts for the IS of other networks.
-        resolution: side in pixels to which all images are cut before the network gets them; None: the model's side, or
+        splits: number of parts for the IS, for networks other than Inception.
+        resolution: side in pixels to which all images are cut before the network gets them; none: the model's side, or
             that of the first image.
-        num_workers: processes that decode images.
+        num_workers: processes that decode images; 0: this one.
         dtype: number format of the network; Inception is defined in float32.
         cache: folder that keeps features and samples.
         seed: seed of the first sample; image i is drawn with seed + i.

@@ -31,14 +31,14 @@ class LabelledData(FeatureOptions):
 
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
-        train_split: of the data; None where it has one.
-        evaluation_split: of the data; None: images of the training split are held back.
-        evaluation_images: images to hold back; None: a fifth.
-        hold_out: "stratified", a share of each class, or "last".
-        train_images: images to train on at most, a stratified choice; None: all.
-        max_images: images that are read of each split at most, the first ones; None: all.
-        duplicates: look for near-duplicates of evaluation images among those trained on, and warn of them.
-        on_disk: read features as they are needed, where they are larger than memory.
+        train_split: split to train on; none: the data have one split.
+        evaluation_split: split to evaluate on; none: hold out images of the training split.
+        evaluation_images: number of images to hold out; none: a fifth.
+        hold_out: which images to hold out. stratified: in proportion from each class; last: the last ones.
+        train_images: largest number of images to train on, in proportion from each class; none: all.
+        max_images: read only this many images of each split, the first ones; none: all.
+        duplicates: search near-duplicates of evaluation images among the training images, and warn of them.
+        on_disk: read features as they are needed, if they are larger than memory.
     """
 
     data: str

@@ -35,16 +35,16 @@ class Config(ImageTaskOptions):
     """Feature maps as colours.
 
     Attributes:
-        data: "photographs", three that packages ship, or images as `benchmarks.datasets.open_data` takes them.
+        data: "photographs" (three that packages ship), a folder of images, or Parquet files.
         split: split of the data.
-        encoder: name of one encoder, as `load_encoder` takes it.
-        outputs: which of its outputs; None: every context's image tokens at the recommended layer.
-        images: number of images to show, evenly spread over the first `among`.
+        encoder: name of one encoder, see `randar bench classification --help`.
+        outputs: features to draw; none: image tokens of each context at the recommended layer.
+        images: number of images to show, evenly spread over the first AMONG.
         among: number of images that are read.
         height: height of each picture, in pixels.
-        colours: number of colours of the PNG file, for a smaller file; None: all.
-        file: name of the picture.
-        dtype: number format of the encoder.
+        colours: number of colours of the PNG file, for a smaller file; none: all.
+        file: name of the PNG file.
+        dtype: number format of the products; auto: the fastest of this machine.
         scale: side of a picture, relative to the side of the encoder's images; tiles overlap.
     """
 

@@ -41,12 +41,12 @@ class Config(ComputeOptions):
     Attributes:
         data: "photo-digits", a folder, or Parquet files.
         split: the split that is indexed, such as the training images.
-        other: the split whose images are searched for; None: pairs within `split`.
-        encoder: as `load_encoder` takes it.
-        output: output of the encoder; None: the first.
+        other: the split whose images are searched for; none: pairs within --split.
+        encoder: name of one encoder, see `randar bench classification --help`.
+        output: feature of the encoder; none: its first.
         similarity: smallest cosine of standardised features for a pair to be compared.
-        correlation: smallest correlation of detail for a pair to count.
-        aligned: the same if one picture had to be shifted, cropped or turned first.
+        correlation: smallest correlation of detail for a pair to count as near-duplicates.
+        aligned: smallest correlation of detail if one picture had to be shifted, cropped or turned first.
         neighbours: largest number of candidates for each image.
     """
 

@@ -28,7 +28,7 @@ class Config(ImageTaskOptions):
     """Reconstruction by the tokenizer, and likelihood under the transformer.
 
     Attributes:
-        model: a model as `load_model` takes it.
+        model: name of a model, a folder that training wrote, or owner/name on the Hub.
         data: labelled images: a folder of class folders, or Parquet files.
         split: split of the data.
         images: number of images for the likelihood, evenly spread over the data.

@@ -44,9 +44,9 @@ class Config(ComputeOptions):
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
         split: split of the data.
         images: number of images to train and to evaluate on, the first ones.
-        evaluation_images: number of these images to hold out, a stratified choice.
-        model: a model as `load_model` takes it, whose images are shown twice.
-        layer: block counted from 0; None: the first that the model recommends.
+        evaluation_images: number of these images to hold out, in proportion from each class.
+        model: model that can show an image twice: its name, a folder that training wrote, or owner/name on the Hub.
+        layer: block counted from 0; none: the first that the model recommends.
         orders: numbers of random orders to average over; all begin with the same orders.
         queries: numbers of queries of the attentive probe; 1: AIM's query of several heads; more: efficient probing.
         epochs: epochs of the attentive probe.

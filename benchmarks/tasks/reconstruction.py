@@ -34,9 +34,9 @@ class Config(JudgeOptions):
     Attributes:
         data: images; published numbers use ImageNet's 50,000 validation images.
         split: split of the data.
-        images: largest number of images, evenly spread; None: all.
-        model: a model as `load_model` takes it; its tokenizer is measured.
-        reference: statistics of the same images, as save_statistics writes them; None: they are computed.
+        images: largest number of images, evenly spread; none: all.
+        model: model whose tokenizer is measured: its name, a folder that training wrote, or owner/name on the Hub.
+        reference: statistics of the same images, a file that --save-statistics wrote; none: they are computed.
         save_statistics: file for mu and sigma of the images.
     """
 

@@ -52,14 +52,15 @@ class Config(EncoderOptions):
     Attributes:
         data: labelled images: "photo-digits", a folder of class folders, or Parquet files.
         split: the split that is searched.
-        query_split: the split of the queries; None, or the same: each image of `split` among the others.
-        pooling: how maps become vectors, one or several of mean, mean+deviation, max, flat.
-        normalization: of vectors before cosines, by the gallery's statistics: unit (only length 1), standardized,
-            whitened (all axes), auto (other queries than the evaluated ones choose one of these, and the number of
-            axes); several give one result each.
+        query_split: the split of the queries; none, or the same as --split: each of its images is searched among the
+            others.
+        pooling: how maps become vectors, one or several of mean, 1x1+2x2, mean+deviation, max, flat.
+        normalization: what is done to vectors before cosines, by the gallery's statistics: unit (only length 1),
+            standardized, whitened (all axes), auto (other queries than the evaluated ones choose one of these, and
+            the number of axes); several give one result each.
         queries: largest number of queries, a seeded random choice.
         index_kind: indexes to compare with exact search: flat, hnsw, ivfpq (for 256 vectors or more); or "none".
-        max_images: read only this many images of each split, the first ones; None: all.
+        max_images: read only this many images of each split, the first ones; none: all.
         duplicates: search near-duplicates of the queries in the gallery, and warn of them.
     """
 

@@ -25,14 +25,14 @@ class Config(RunOptions):
     """Pictures that a model draws: samples of classes, redrawn regions, extended canvases.
 
     Attributes:
-        model: a model as `load_model` takes it.
-        classes: number of classes, at equal distances.
+        model: name of a model, a folder that training wrote, or owner/name on the Hub.
+        classes: number of classes, evenly spread over those of the model.
         each: number of samples of each class.
-        edited: number of images of photo-digits to fill and extend, besides the two photographs of scikit-learn.
-        draws: number of ways to fill each.
-        steps: number of decoding steps; None: as the model recommends.
-        seed: seed of all draws.
-        device: cpu, cuda, cuda:1; None: CUDA if there is one.
+        edited: number of images of photo-digits to redraw and extend, besides the two photographs of scikit-learn.
+        draws: number of times that each of these images is redrawn and extended.
+        steps: number of decoding steps; none: as the model recommends.
+        seed: seed of all random choices.
+        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
     """
 
     model: str = "randar-tiny"

@@ -73,19 +73,20 @@ class Config(EncoderOptions, MaskOptions):
         data: "photo-digits", a folder with images/ and masks/, or Parquet files.
         head: linear (batch normalisation and a 1×1 convolution), knn or logistic (both on patches).
         train_split: split to train on.
-        evaluation_split: split to evaluate on; None: "test" of photo-digits, else "validation".
-        train_images, evaluation_images: largest number of images, a seeded random choice; None: all.
-        block: consecutive evaluation images that the bootstrap draws together, such as frames of a clip; None: 25 for
+        evaluation_split: split to evaluate on; none: "test" of photo-digits, else "validation".
+        train_images: largest number of images to train on, a seeded random choice; none: all.
+        evaluation_images: largest number of images to evaluate on, a seeded random choice; none: all.
+        block: consecutive evaluation images that the bootstrap draws together, such as frames of a clip; none: 25 for
             camvid, whose evaluation images are one clip, else 1.
         size: side in pixels of the images of photo-digits.
-        resolution: show images in tiles, at this shorter side in pixels; None: squash them to the input.
-        stride: pixels from tile to tile; None: about 3/8 of the input, an odd number of features.
+        resolution: show images in tiles, at this shorter side in pixels; none: squash them to the input.
+        stride: pixels from tile to tile; none: about 3/8 of the input, an odd number of cells of the grid.
         blend: what to blend where tiles overlap: their features, or the probabilities that the head gives for each
             tile. The head is fitted to blended features.
-        resized: also score at the size that the encoder sees.
+        resized: also score at the size in which the encoder sees images.
         duplicates: search near-duplicates of evaluation images among the training images, and warn of them.
         iterations: iterations of the linear head.
-        max_patches: largest number of training patches for kNN and logistic regression, drawn at random; None: all.
+        max_patches: largest number of training patches for kNN and logistic regression, drawn at random; none: all.
         single_layers: leave out the concatenation of all layers.
     """
 

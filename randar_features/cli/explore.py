@@ -22,8 +22,8 @@ class ExploreOptions(DeviceOptions, Reading):
 
     Attributes:
         folder: images, or a folder that `randar index` or `randar extract` wrote.
-        model: for images, the model; none: randar-tiny. For an index or a table, where its model is now, if it has
-            moved.
+        model: for images, the model; none: randar-tiny. For an index or a table, name or folder of its model, if it
+            has moved.
         spec: of images or a table, the feature that they are compared by, such as reverse/image/2; none: as the model
             recommends, or the table's first.
         data: the images of an index or a table, if they have no files of their own (Parquet).

@@ -30,9 +30,9 @@ class ExportOptions:
     Attributes:
         table: folder of a table, as `randar extract` writes it.
         out: file to write, .parquet or .zarr; for a model, the folder.
-        transformer: folder `model` of a transformer's run.
-        tokens: the tokens that it was trained on, a folder with `train` in it.
-        tokenizer: folder `model` of a tokenizer's run; none: the tokenizer in the folder of the tokens.
+        transformer: folder `model` in the run of the transformer.
+        tokens: the tokens that the transformer was trained on, a folder with `train` in it.
+        tokenizer: folder `model` in the run of the tokenizer; none: the tokenizer in the folder of the tokens.
         classes: JSON file of class names, a list or {name: number}; none: those of the tokens.
         layers: blocks recommended for features, from 0; none: the middle block.
         steps: recommended decoding steps; none: as published with such models.

@@ -35,11 +35,11 @@ class IndexOptions(DeviceOptions, ImageOptions):
             timm:hf-hub:OWNER/NAME, MODULE:FACTORY, features:FILE (.npy or .parquet); none: randar-tiny.
         orders: average over this many random orders; none: one raster order.
         pooling: how maps become vectors.
-        features: folder of the features of the images; none: OUT/features.
+        features: folder to keep the features of the images in; none: OUT/features.
         spec: which feature, such as reverse/image/2; none: what the model recommends, or the only one of a store.
         kind: kind of index; auto: chosen by the number of images.
         normalization: what is done to vectors before cosines; auto: chosen by the labels.
-        memory_limit: memory that this process may use, such as 4GB; none: what is available.
+        memory_limit: memory that this process may use, a number with its unit, such as 4GB; none: what is available.
         threads: number of threads; with more than one, an hnsw index differs from run to run.
         checkpoint_rows: images between two checkpoints; none: a tenth of all.
         components: for whitened, number of principal axes; none: half of D.
@@ -47,9 +47,10 @@ class IndexOptions(DeviceOptions, ImageOptions):
         efConstruction: for hnsw, candidates for each new vector; none: 64.
         nlist: for ivfpq, number of lists; none: about 2·√n.
         code_bytes: for ivfpq, bytes of each vector; none: about D/4.
-        training_rows: images in the sample that the index is trained on.
+        training_rows: images in the sample that the index is trained on; none: 65536, or for ivfpq 40 for each list,
+            at least 10240.
         block_rows: images added at once; none: 16384.
-        seed: seed of the sample, the centroids and the graph.
+        seed: seed of the sample, the centroids and the graph; none: 0.
     """
 
     data: tuple[str, ...] = positional()

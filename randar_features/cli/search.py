@@ -33,13 +33,14 @@ class SearchOptions(DeviceOptions, Reading):
 
     Attributes:
         index: folder that `randar index` wrote.
-        images: image files, or a folder.
+        images: image files or a folder, as queries.
         numbers: numbers of images of the index, as queries.
         k: number of images to find for each query; none: 10, or all if there are fewer.
-        nprobe: for ivfpq, lists to search; more lists find more and take longer.
-        efSearch: for hnsw, size of the list of candidates; a longer list finds more and takes longer.
-        candidates: for ivfpq, smallest number of images to compare exactly.
-        encoder: where the index's model is now, if it has moved.
+        nprobe: for ivfpq, number of lists to search, more find more and take longer; none: a 32nd of the lists,
+            at least 8.
+        efSearch: for hnsw, size of the list of candidates, a longer list finds more and takes longer; none: 128.
+        candidates: for ivfpq, smallest number of images to compare exactly; none: 200.
+        encoder: name or folder of the model of the index, if it has moved; none: as the index recorded it.
         json: JSON file for the results.
         csv: CSV file for the results.
         grid: PNG file with the pictures of the queries and of the images found.

@@ -47,12 +47,12 @@ class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
         dataset: name of a data set for `datasets.load_dataset`, NAME or NAME:CONFIGURATION.
         codes: folder or tar of class/file.npy: published tokens to import.
         splits: splits of the data to tokenize; none: train and validation.
-        whole: the data have no splits; treat all of them as this one.
+        whole: for data without splits, name of the split that they all belong to, such as train.
         streaming: read --dataset without downloading it whole.
         crops: two: centre crop and mirror image; ten: corners and centre, and their mirror images.
         crop_range: side of the image that ten crops are cut from, relative to the side of a crop.
         vocab_size: number of codes of the tokenizer, for --codes without --tokenizer.
-        batch_size: images at a time.
+        batch_size: images in one forward pass.
         append: add the images that the store does not have yet, make changed ones again, and name those that are gone.
         shard_size: images in one shard.
         num_workers: processes that decode images; 0: this one.

@@ -34,7 +34,7 @@ class Reading:
     Attributes:
         value_range: LOW HIGH, for pictures of more than 8 bits the values of black and of white, such as 0 4095;
             none: the range of their number type.
-        max_pixels: larger pictures count as unreadable; their pixels are not decoded.
+        max_pixels: largest number of pixels of a picture; larger ones count as unreadable and are not decoded.
 
     Raises:
         ValueError, TypeError: no such range, or a limit below 1.

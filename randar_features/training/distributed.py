@@ -34,9 +34,9 @@ class HardwareConfig:
     """How the devices compute a step. Everything except the number format may change when a run is continued.
 
     Attributes:
-        micro_batch_size: images in memory of one process; None: its share of the batch. Gradients are accumulated
+        micro_batch_size: images in memory of one process; none: its share of the batch. Gradients are accumulated
             until the batch is complete.
-        mixed_precision: "bf16" or "no"; None: bf16 if the hardware has bfloat16 products.
+        mixed_precision: "bf16" or "no"; none: bf16 if the hardware has bfloat16 products.
         gradient_checkpointing: keep only the inputs of the blocks, and compute the blocks again for the gradients.
         compile: compile the blocks with `torch.compile`.
         shard_weights: spread weights, gradients and optimizer over all processes (FSDP2), for a model that does

@@ -38,12 +38,12 @@ class LoopConfig:
     Attributes:
         log_every: steps between two lines of the log.
         evaluate_every: steps between two evaluations on validation images.
-        preview_every: steps between two sheets of samples; None: no sheets.
+        preview_every: steps between two sheets of samples; none: no sheets.
         checkpoint_every: steps between two checkpoints.
         keep_checkpoints: number of newest checkpoints to keep.
-        keep_every: also keep checkpoints whose step is a multiple of this; None: none.
+        keep_every: also keep checkpoints whose step is a multiple of this; none: only the newest.
         checkpoint_file_mb: largest size of a file of a checkpoint, in megabytes; a single tensor may be larger.
-        log_writers: where the log goes besides log.jsonl, such as tensorboard; None: TensorBoard if it is installed.
+        log_writers: where the log goes besides log.jsonl, such as tensorboard; none: TensorBoard if it is installed.
     """
 
     log_every: Count = 50

@@ -23,20 +23,20 @@ class TrainingConfig:
         total_steps: training steps until the run is done.
         batch_size: images in a step, over all processes.
         learning_rate: highest learning rate, after the warm-up.
-        muon_learning_rate: learning rate of Muon, which trains the matrices of the blocks; None: AdamW trains all.
+        muon_learning_rate: learning rate of Muon, which trains the matrices of the blocks; none: AdamW trains all.
         adam_betas: decay of AdamW's means of the gradient and of its square.
         weight_decay: weight decay of AdamW and Muon.
         schedule: shape of the learning rate after the warm-up.
         warmup_steps: steps in which the learning rate rises from 0.
         final_multiplier: share of the highest learning rate at the end of the schedule.
         gradient_clip: largest norm of the gradient; larger gradients are scaled down to it.
-        skip_gradient_norm: skip a step whose gradient has a larger norm; None: skip none.
+        skip_gradient_norm: skip a step whose gradient has a larger norm; none: skip no step.
         skip_after: first step to which `skip_gradient_norm` applies.
         order: "random": as the architecture is trained (for RandAR and ARPG, a new order for each image); or "raster".
         class_dropout: share of images whose class is replaced by the null class.
         ema_decay: decay of the average of the weights, which is evaluated and exported; 0: no average.
         seed: seed of all random choices.
-        initial: folder of a model of the same sizes to start from; None: fresh weights.
+        initial: folder of a model of the same sizes to start from; none: fresh weights.
         auxiliary: losses in addition to next-token prediction, all off by default.
         evaluation_images: number of validation images in an evaluation.
         evaluation_orders: number of orders in which an evaluation shows each image.

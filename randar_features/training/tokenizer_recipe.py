@@ -24,34 +24,38 @@ class TokenizerTrainingConfig:
 
     Attributes:
         network: arguments of `LlamaGenTokenizer`; may be left out with `initial`.
-        initial: folder of a tokenizer to start from; None: new weights.
-        train: "all", or "decoder": improve the reconstructions of a finished tokenizer. Encoder and codebook stay as
-            they are, and so do all tokens.
+        initial: folder of a tokenizer to start from; none: fresh weights.
+        train: all: every part; decoder: only the decoder of a finished tokenizer, for better reconstructions. Its
+            encoder, its codebook and all tokens stay as they are.
         image_size: side of the images in pixels.
         total_steps: training steps until the run is done.
         batch_size: images in a step, over all processes.
-        mixed_precision: "bf16" or "no"; None: bf16 if the hardware has bfloat16 products.
+        mixed_precision: "bf16" or "no"; none: bf16 if the hardware has bfloat16 products.
         learning_rate: highest learning rate, after the warm-up.
         final_multiplier: share of the highest learning rate at the end.
         warmup_steps: steps in which the learning rate rises from 0.
         adam_betas: decay of AdamW's means of the gradient and of its square.
         weight_decay: weight decay of AdamW.
         gradient_clip: largest norm of the gradient; larger gradients are scaled down to it.
-        l1_weight, l2_weight: weights of the mean absolute and of the mean squared difference, of values in [−1, 1].
-        chroma_weight: weight of colour relative to brightness in those differences.
+        l1_weight: weight of the mean absolute difference of pixels, values in [−1, 1].
+        l2_weight: weight of the mean squared difference of pixels, values in [−1, 1].
+        chroma_weight: weight of colour relative to brightness in these two differences.
         commitment: weight of the loss that pulls latents to their codes.
-        perceptual_weight: weight of `PerceptualDistance`, by the maps of `teacher`, or without one by LPIPS's VGG-16.
-        perceptual_vgg, perceptual_linear: files of LPIPS's weights; None: where they usually are.
+        perceptual_weight: weight of the perceptual loss, by the maps of `teacher`, or, without a teacher, by LPIPS's
+            VGG-16.
+        perceptual_vgg: file of the weights of torchvision's VGG-16; none: the one in the cache of torch.hub.
+        perceptual_linear: file of LPIPS's channel weights; none: that of the installed package lpips, or equal weights.
         teacher: a frozen network and its input size, such as `efficientnet-lite0@128`; any of the baselines.
         alignment_weight: weight of the alignment of the codes to the teacher's last map, see `auxiliary.alignment`. It
             makes codes describe the content of an image as well (as in VQ-KD, Peng et al., arXiv 2208.06366).
         adversarial_weight: weight of the adversarial loss; 0: no discriminator.
-        adversarial_start: steps before the adversarial loss and the discriminator's training begin.
-        adversarial_adaptive: whether that weight is in proportion to the gradients, as in VQGAN.
+        adversarial_start: first step with the adversarial loss and with training of the discriminator.
+        adversarial_adaptive: multiply the adversarial weight by the ratio of the gradients, as in VQGAN.
         discriminator: arguments of `PatchDiscriminator`.
-        discriminator_learning_rate: highest learning rate of the discriminator; None: that of the tokenizer.
-        continuous_steps: steps before quantisation starts.
-        continuous_noise: standard deviation of the noise on each coordinate of the unit-length latents in those steps.
+        discriminator_learning_rate: highest learning rate of the discriminator; none: that of the tokenizer.
+        continuous_steps: number of steps before quantisation starts.
+        continuous_noise: standard deviation of the noise on each coordinate of the unit-length latents, before
+            quantisation starts.
         codebook_decay: decay of the moving means that the codes follow.
         revive_below: replace a code if its use is below this share of the mean use.
         ema_decay: decay of the average of the weights, which is evaluated and exported.

@@ -12,7 +12,7 @@ class AlignmentConfig:
 
     Attributes:
         weight: weight of the loss; 0: off. REPA and iREPA use 0.5.
-        layer: the block whose output is aligned; None: the middle one.
+        layer: the block whose output is aligned; none: the middle one.
         removed_mean: share of an image's mean vector to subtract from the teacher's map.
     """
 
@@ -30,8 +30,8 @@ class SelfDistillationConfig:
 
     Attributes:
         weight: weight of the loss; 0: off.
-        student_layer: the block that learns; None: the middle one, or the third from the end if that comes earlier.
-        teacher_layer: the block of the averaged model that teaches; None: the last but one.
+        student_layer: the block that learns; none: the middle one, or the third from the end if that comes earlier.
+        teacher_layer: the block of the averaged model that teaches; none: the last but one.
     """
 
     weight: NonNegative = 0.0
@@ -48,7 +48,7 @@ class ClassHeadConfig:
 
     Attributes:
         weight: weight of the loss; 0: off.
-        layer: the block whose output is pooled; None: the middle one.
+        layer: the block whose output is pooled; none: the middle one.
     """
 
     weight: NonNegative = 0.0
@@ -63,11 +63,11 @@ class AuxiliaryConfig:
     """The losses in addition to next-token prediction, and where they are computed.
 
     Attributes:
-        second_showing: share of the batches in which the image is shown twice, in `context`. There the losses are
-            computed at the second copy, which sees the whole image and gives the features; in the other batches at
-            the only copy. Next-token prediction always uses only the first copy.
+        second_showing: share of the batches in which the image is shown twice, in `context`. In these batches the
+            losses are computed at the second showing, where each token has seen the whole image; in the other batches
+            at the only showing. Next-token prediction always uses the first showing alone.
         context: how the image is shown the second time.
-        reads: the tokens at which the losses are computed; None: all that the model has.
+        reads: the tokens at which the losses are computed; none: all that the model has.
         alignment, self_distillation, class_head: the losses.
     """
 
