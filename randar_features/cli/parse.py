@@ -260,14 +260,27 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise OptionError(f"{file} uses YAML aliases (*name), which are not read: write the values out")
-        values = yaml.safe_load(text) or {}
+        _check_keys(yaml.compose(text, yaml.SafeLoader), file)
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         if isinstance(error, OptionError):
             raise
         raise OptionError(f"{file} is no YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise OptionError(f"{file} holds a {type(values).__name__}, expected options as key: value")
+    if not isinstance(values, dict) or not values:
+        held = f"a {type(values).__name__}" if values else "no options"
+        raise OptionError(f"{file} holds {held}, expected options as key: value")
     return values
+
+
+def _check_keys(node: yaml.Node | None, file: Path) -> None:
+    """OptionError if a mapping has a key twice, of which YAML would take the last without a word."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    keys = [key.value for key, _ in node.value]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise OptionError(f"{file} gives {twice[0]} {keys.count(twice[0])} times: give each option once")
+    for _, value in node.value:
+        _check_keys(value, file)
 
 
 def _check_lists(settings: list[_Setting], defaults: list[tuple[dict[str, Any], Path]]) -> None:

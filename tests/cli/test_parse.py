@@ -188,6 +188,8 @@ def test_a_recipe_is_read_where_no_file_is_named(tmp_path: Path):
         ("a: [1\n", "options.yaml"),
         ("a: &a [1]\nb: *a\n", "alias"),
         ("a: " + "[" * 600, "options.yaml"),
+        ("# pooling: mean\n", "options.yaml holds no options"),
+        ("intervals:\n  log_every: 1\n  log_every: 2\n", "log_every 2 times"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, named: str):
