@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,10 +47,13 @@ OUTPUT = "single/image/1"
 NAME = f"FD-model {OUTPUT}"
 
 
+model_judge = cache(lambda network: load_judge(str(network), IMAGE_SIZE, output=OUTPUT))
+
+
 def features_of(images: np.ndarray, network: Path) -> np.ndarray:
     """What a model makes of images (n, S, S, 3): 32 numbers each."""
     tensors = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
-    return load_judge(str(network), IMAGE_SIZE, output=OUTPUT).encode(tensors)[OUTPUT].mean((1, 2)).numpy()
+    return model_judge(network).encode(tensors)[OUTPUT].mean((1, 2)).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +155,9 @@ def test_an_npz_of_something_else_is_refused(tmp_path: Path, images: np.ndarray)
 # The task
 
 
-def test_a_search_measures_the_best_scales_on_all_samples(tmp_path: Path, model_folder: Path):
+def test_a_search_measures_the_best_scales_on_all_samples(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     real = write_images(tmp_path / "real", 12)
     given = ["--reference", str(tmp_path / "real"), "--model", str(model_folder), "--network", str(model_folder)]
     given += ["--output", OUTPUT, "--cache", str(tmp_path / "cache"), "--guidance", "1:3:2", "--steps", "4", "-1"]
@@ -169,9 +175,9 @@ def test_a_search_measures_the_best_scales_on_all_samples(tmp_path: Path, model_
         with np.load(tmp_path / "out" / f"{row['orders']}_{steps}_{scale}.npz") as file:
             samples, classes = file["arr_0"], file["arr_1"]
         assert classes.tolist() == [0, 1, 2] * 3 and samples.shape == (9, IMAGE_SIZE, IMAGE_SIZE, 3)
-        expected = frechet_distance(features_of(real, model_folder), features_of(samples, model_folder))
-        assert row[NAME] == pytest.approx(expected, rel=1e-4)
-        scores = manifold_scores(features_of(real, model_folder), features_of(samples, model_folder))
+        measured = features_of(real, model_folder), features_of(samples, model_folder)
+        assert row[NAME] == pytest.approx(frechet_distance(*measured), rel=1e-4)
+        scores = manifold_scores(*measured)
         assert [row[name] for name in scores._fields] == pytest.approx(list(scores))
         assert row["seconds_per_image"] > 0 and row["cpu_seconds_per_image"] > 0
     distances = {(row["orders"], row["steps"]): row[NAME] for row in full}
@@ -183,6 +189,7 @@ def test_a_search_measures_the_best_scales_on_all_samples(tmp_path: Path, model_
     assert any("9 samples are few" in warning for warning in card["warnings"]) and "balanced labels" in card["protocol"]
     assert {"distance-guidance.png", "distance-steps.png", "distance-seconds.png"} <= {*result["artifacts"].values()}
     drawn = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.png")}
+    monkeypatch.setattr(generation, "write_plots", lambda *_: {})
     assert len(drawn) == 2 * 9 + 2 * 6 and main("generation", [*given, "--out", str(tmp_path / "again")]) == 0
     assert drawn == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.png")}
     again = read_result(tmp_path / "again")["results"]

@@ -14,22 +14,24 @@ from benchmarks.result import open_run
 from benchmarks.tasks import readouts as task
 from benchmarks.tasks.readouts import BASE, Config, read_tokens, readouts
 from tests.benchmarks.image_folders import write_classes
+from tests.small_models import write_folder
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    folder = tmp_path_factory.mktemp("classes")
-    write_classes(folder, per_class=8, seed=0)
-    return Config(data=str(folder), images=24, evaluation_images=6, orders=(1, 2), queries=(1, 4), epochs=2)
+    folder = tmp_path_factory.mktemp("readouts")
+    write_classes(folder / "classes", per_class=8, seed=0)
+    about = {"model": str(write_folder(folder / "model")), "data": str(folder / "classes")}
+    return Config(**about, layer=2, images=24, evaluation_images=6, orders=(1, 2), queries=(1, 4), epochs=2)
 
 
 def test_each_way_is_what_its_name_says(config: Config):
-    model = rf.load_model("randar-tiny", device="cpu")
+    model = rf.load_model(config.model, device="cpu")
     tokens, labels, warnings = read_tokens(model, config)
     assert (len(tokens), len(labels), warnings) == (24, 24, [])
     found = {way.name: way for way in readouts(model, tokens, 2, config)}
     first = rf.encode_tokens(model.transformer, tokens, layers=2, context="single").flatten(1, 3)
-    torch.testing.assert_close(found["first showing, tokens at 25 to 50 %"].features, first[:, 16:32].mean(1))
+    torch.testing.assert_close(found["first showing, tokens at 25 to 50 %"].features, first[:, 4:8].mean(1))
     joined = found["first and last showing"].features
     torch.testing.assert_close(joined, torch.cat([first.mean(1), found[BASE].features], 1))
     orders = model.transformer.several_orders(2, 0)
