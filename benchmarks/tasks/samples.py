@@ -53,24 +53,32 @@ def measure(config: Config, out: Path) -> Measurement:
     tokens = generate(model.transformer, repeated, steps=config.steps, generator=config.seed)
     every = to_arrays(model.tokenizer.decode(tokens))
     drawn = [every[start : start + config.each] for start in range(0, len(every), config.each)]
-    digits = PhotoDigits("test", size=model.image_size)
-    images = torch.stack([torch.from_numpy(digits[i].image).permute(2, 0, 1) / 255 for i in range(config.edited)])
-    pictures = {
-        "Samples of classes": image_grid(drawn, row_titles=class_names(model, classes)),
-        "Middle drawn anew": image_grid(inpaint_rows(model, images, draws=config.draws, seed=config.seed)),
-        "Extended to twice the width": image_grid(outpaint_rows(model, images, draws=config.draws, seed=config.seed)),
-    }
+    pictures = {"Samples of classes": image_grid(drawn, row_titles=class_names(model, classes))}
+    one_order = model.transformer.fixed_order
+    if not one_order:
+        pictures |= edits(model, config)
     files = {caption: f"{caption.split()[0].lower()}.png" for caption in pictures}
     for caption, png in pictures.items():
         write_bytes(out / files[caption], png)
     return Measurement(
-        protocol="samples, inpainting and outpainting, not selected",
+        protocol="samples, not selected" if one_order else "samples, inpainting and outpainting, not selected",
         axes={**NO_AXES, "encoder": model.name, "resolution": model.image_size},
         data={"images": data_hash("photo-digits")},
         weights={model.name: model.weights_hash},
         results=[],
         artifacts=files,
+        warnings=["the model knows one order only, and draws no parts anew"] if one_order else [],
     )
+
+
+def edits(model: Model, config: Config) -> dict[str, bytes]:
+    """Pictures of photo-digits whose middle is drawn anew, and that are extended."""
+    digits = PhotoDigits("test", size=model.image_size)
+    images = torch.stack([torch.from_numpy(digits[i].image).permute(2, 0, 1) / 255 for i in range(config.edited)])
+    return {
+        "Middle drawn anew": image_grid(inpaint_rows(model, images, draws=config.draws, seed=config.seed)),
+        "Extended to twice the width": image_grid(outpaint_rows(model, images, draws=config.draws, seed=config.seed)),
+    }
 
 
 def spread_classes(num_classes: int, count: int) -> list[int]:

@@ -135,8 +135,11 @@ def adapted(base: Model, tokens: TokenStore, folder: Path) -> Path:
 
     A class that the model has by name keeps its vector; the others begin at that of the null class.
     """
-    state = dict(base.transformer.state_dict())
-    state[CLASS_TABLE] = class_table(state[CLASS_TABLE], base.classes, tokens)
+    state, sizes = dict(base.transformer.state_dict()), base.transformer.config
+    # An ARPG has one table: codes, a query, the classes, and one more.
+    name, first = (CLASS_TABLE, 0) if CLASS_TABLE in state else ("embeddings.weight", sizes.vocab_size + 1)
+    before, table, after = state[name].tensor_split([first, first + sizes.num_classes + 1])
+    state[name] = torch.cat([before, class_table(table, base.classes, tokens), after])
     with written_whole(folder / "model.safetensors") as file:
         file.write(save({name: value.cpu().contiguous() for name, value in state.items()}))
     recommended = {"layers": base.recommended_layers, "steps": base.transformer.recommended_steps}
@@ -149,7 +152,7 @@ def class_table(table: Tensor, names: Sequence[str] | None, tokens: TokenStore) 
     known: Mapping[str, int] = {name: index for index, name in enumerate(names or ())}
     wanted = tokens.manifest["label_names"] or [None] * tokens.num_classes
     rows = [known.get(name, len(table) - 1) for name in wanted]
-    return table[torch.tensor([*rows, len(table) - 1], device="cpu")].clone()
+    return table[torch.tensor([*rows, len(table) - 1], device="cpu")]
 
 
 def training_config(options: TrainOptions, base: Model, initial: Path | None) -> TrainingConfig:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from randar_features import generate, load_model
 from randar_features.cli.commands import main
-from randar_features.cli.train import TrainOptions, token_stores
+from randar_features.cli.train import TrainOptions, adapted, token_stores
 from randar_features.data.photo_digits import PhotoDigits
 from randar_features.data.token_store import TokenStore
+from randar_features.models import ARCHITECTURES
 from randar_features.store.lock import locked
 from tests.small_models import IMAGE_SIZE, write_folder
 from tests.training.small import read_log
@@ -36,8 +41,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_steps_make_a_model_of_the_classes_of_the_folder(digits: Path, tmp_path: Path):
-    base, out = write_folder(tmp_path / "base"), tmp_path / "run"
+@pytest.mark.parametrize("architecture", ["randar", "arpg"])
+def test_two_steps_make_a_model_of_the_classes_of_the_folder(digits: Path, tmp_path: Path, architecture: str):
+    base, out = write_folder(tmp_path / "base", architecture=architecture), tmp_path / "run"
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(
         json.dumps(config | {"recommended": {"layers": [1, 0], "steps": 5}, "training": {"order": "raster"}})
@@ -54,6 +60,19 @@ def test_two_steps_make_a_model_of_the_classes_of_the_folder(digits: Path, tmp_p
     assert model.transformer.trained_order == "raster"
     tokens = generate(model.transformer, torch.tensor([0]), steps=2, generator=torch.Generator().manual_seed(0))
     assert model.tokenizer.decode(tokens).shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_known_classes_keep_their_vectors_and_others_begin_at_the_null_class(tmp_path: Path, architecture: str):
+    base = load_model(write_folder(tmp_path / "base", architecture=architecture), device="cpu")
+    tokens: Any = SimpleNamespace(manifest={"label_names": ["new", "b"]}, num_classes=2)
+    folder = adapted(replace(base, class_names=["a", "b", "c"]), tokens, tmp_path / "initial")
+    sizes = replace(base.transformer.config, num_classes=2)
+    model = ARCHITECTURES[architecture][0](sizes)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    null = base.transformer.config.num_classes
+    expected = base.transformer.cls_embedding(torch.tensor([null, 1, null]), 3)
+    assert torch.equal(model.cls_embedding(torch.tensor([0, 1, 2]), 3), expected)
 
 
 def test_one_of_the_processes_that_train_tokenizes_while_the_others_wait(digits: Path, tmp_path: Path) -> None:
