@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from randar_features.features.store import Content, FeatureStore, read_manifest,
 from randar_features.precision import name_of
 from randar_features.store.manifest import MANIFEST
 from randar_features.store.state import OtherImagesError
+
+LONGEST_NAME = 150  # bytes; a system takes 255, and names of folders have more parts
 
 
 def extract(
@@ -185,5 +188,10 @@ def _named(data: Any, name: str | None, split: str | None, max_images: int | Non
 
 
 def file_name(text: str) -> str:
-    """A text with nothing in it that a path could not hold."""
-    return re.sub(r"[^\w.+@-]+", "-", text).strip("-")
+    """A text with nothing in it that a path could not hold; of a long one the beginning and a hash."""
+    name = re.sub(r"[^\w.+@-]+", "-", text).strip("-")
+    whole = os.fsencode(name)
+    if len(whole) <= LONGEST_NAME:
+        return name
+    beginning = whole[: LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{beginning}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"

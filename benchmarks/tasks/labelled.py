@@ -245,6 +245,12 @@ def fewer(split: Split, count: int | None, seed: int) -> Split:
     return Split(split.rows[chosen], split.labels[chosen])
 
 
+def check_held(held: int, count: int) -> None:
+    """ValueError unless some of `count` images are left where `held` are held out."""
+    if not 0 < held < count:
+        raise ValueError(f"{count} readable images cannot hold back {held} for evaluation: set --evaluation-images")
+
+
 def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
     """Rows to train on and to evaluate on; the latter are the last ones, or a seeded share of each class.
 
@@ -252,8 +258,7 @@ def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
     """
     count = len(split.rows)
     held = options.evaluation_images or round(HELD_SHARE * count)
-    if not 0 < held < count:
-        raise ValueError(f"{count} readable images cannot hold back {held} for evaluation: set --evaluation-images")
+    check_held(held, count)
     if options.hold_out == "stratified":
         evaluated = stratified_rows(split.labels, held, options.seed, leave=1)
         chosen = np.setdiff1d(np.arange(count), evaluated), evaluated

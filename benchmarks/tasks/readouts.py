@@ -22,7 +22,7 @@ from benchmarks.options import ComputeOptions
 from benchmarks.result import data_hash, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
-from benchmarks.tasks.labelled import Candidate
+from benchmarks.tasks.labelled import Candidate, check_held
 from probes import paired_interval, stratified_rows
 from probes.pooling import pool
 from probes.rows import TensorRows
@@ -142,6 +142,7 @@ def measure(config: Config, out: Path) -> Measurement:
     model = load_model(config.model, config.device)
     layer = model_specs(model, layers=config.layer)[0].layer  # before images are read: the model may not have it
     tokens, labels, warnings = read_tokens(model, config)
+    check_held(config.evaluation_images, len(labels))
     evaluated = stratified_rows(labels, config.evaluation_images, config.seed, leave=1)
     split = np.setdiff1d(np.arange(len(labels)), evaluated), evaluated
     training = Training(

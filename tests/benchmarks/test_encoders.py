@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, extract, generators, load_encoder, load_encoders
+from benchmarks.encoders.extract import file_name
 from probes.pooling import POOLINGS, pool
 from randar_features import Model, encode_tokens
 from randar_features.data import PhotoDigits
@@ -429,3 +430,9 @@ def test_an_untrained_transformer_over_the_same_tokens(tmp_path: Path, monkeypat
     images = images_for(trained)
     name = next(iter(trained.outputs))
     assert not torch.equal(trained.encode(images)[name], untrained.encode(images)[name])
+
+
+def test_a_file_takes_the_name_of_any_encoder():
+    assert file_name("timm:resnet18?random@64") == "timm-resnet18-random@64"
+    long = [file_name(f"/scratch/{'名' * 100}/{end}") for end in ("a", "b")]
+    assert len({*long}) == 2 and all(len(name.encode()) <= 150 and "/" not in name for name in long)

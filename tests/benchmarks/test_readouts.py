@@ -56,3 +56,8 @@ def test_all_are_in_one_table_with_their_cost(config: Config, tmp_path: Path, mo
 def test_a_layer_that_the_model_lacks_is_refused_before_images_are_read(config: Config, tmp_path: Path):
     with pytest.raises((ValueError, IndexError), match="99"):
         task.measure(replace(config, layer=99, data=str(tmp_path / "nothing")), tmp_path)
+
+
+def test_too_few_images_to_hold_out_are_told_by_the_option(config: Config, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"24 readable images .* 600 .* --evaluation-images"):
+        task.measure(replace(config, evaluation_images=600), tmp_path)
