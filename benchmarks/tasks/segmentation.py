@@ -196,13 +196,7 @@ def evaluate(
     config = task.config
     grids = encoder.grids(config.chosen(encoder))
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
-    options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
-    train, evaluation = (
-        dense_features(
-            encoder, scenes.image, scenes.sizes, name=_cache_name(config, scenes, part), part=part, **options
-        )
-        for part, scenes in (("train", task.train), ("evaluation", task.evaluation))
-    )
+    train, evaluation = (_features(encoder, task, part, list(grids), layout) for part in ("train", "evaluation"))
     results = []
     for name, outputs in tqdm(
         heads_of(encoder, grids, config).items(), desc=f"{encoder.name} {config.head}", unit="head"
@@ -231,6 +225,14 @@ def evaluate(
         if show is not None:
             show(encoder.name, head.validation_miou, partial(_predicted, head, evaluation, outputs, task))
     return results
+
+
+def _features(
+    encoder: Encoder, task: SegmentationData, part: Literal["train", "evaluation"], outputs: list[str], layout: Layout
+) -> DenseFeatures:
+    config, scenes = task.config, task.train if part == "train" else task.evaluation
+    about: dict[str, Any] = {"part": part, "outputs": outputs, "layout": layout, **config.store}
+    return dense_features(encoder, scenes.image, scenes.sizes, name=_cache_name(config, scenes, part), **about)
 
 
 def block_of(task: SegmentationData) -> int | None:

@@ -50,9 +50,7 @@ class PixelCache:
     def __init__(self, folder: Path) -> None:
         self.store = _Pixels(folder)
         self.unreadable = self.store.unreadable
-        self._rows = np.flatnonzero(self.store.ok)
-        if not len(self._rows):
-            raise ValueError(f"none of {len(self.store)} images could be read; the first: {self.store.status[0]}")
+        self._rows = self.store.readable_rows()
         self.labels = torch.from_numpy(self.store.labels[self._rows])
         self.label_names = self.store.label_names
 

@@ -55,9 +55,7 @@ class TokenStore:
         if type(self.manifest.get("vocab_size")) is not int:
             raise ValueError(f"{folder / MANIFEST} does not say how many codes there are: make the tokens anew")
         self.unreadable = self.store.unreadable
-        self._rows = np.flatnonzero(self.store.ok)
-        if not len(self._rows):
-            raise ValueError(f"none of {len(self.store)} images could be read; the first: {self.store.status[0]}")
+        self._rows = self.store.readable_rows()
         self.labels = torch.from_numpy(self.store.labels[self._rows])
 
     def __len__(self) -> int:

@@ -231,7 +231,7 @@ class Extraction:
         for name, value in (("append", self.append), ("retry", self.retry), ("shard_rows", self.shard_rows)):
             if value:
                 raise ValueError(f"{name}={value} is for a table on disk: give its folder as out")
-        model, computing = self.loaded
+        model, _ = self.loaded
         specs, classes = self.specs(), check_classes(self.classes, model)
         source = self.source(images)
         if isinstance(classes, list):
@@ -256,7 +256,12 @@ class Extraction:
                 bar.update(len(batch.status))
         if isinstance(classes, list):
             _check_count(classes, len(rows.status))
-        details = {
+        return rows.table(specs, source.label_names, self._details(specs, classes, source.reading.value_range))
+
+    def _details(self, specs: Sequence[FeatureSpec], classes: Any, value_range: Any) -> dict[str, Any]:
+        """What the features were computed by."""
+        model, computing = self.loaded
+        return {
             "layers": [spec.layer for spec in specs],
             "context": _one_or_several(spec.context for spec in specs),
             "read": _one_or_several(spec.read for spec in specs),
@@ -266,7 +271,7 @@ class Extraction:
             "seed": self.seed,
             "pool": self.pool,
             "classes": classes,
-            "value_range": source.reading.value_range,
+            "value_range": value_range,
             "dtype": name_of(computing),
             "weights_dtype": name_of(model.dtype),
             "image_size": model.image_size,
@@ -274,7 +279,6 @@ class Extraction:
             "revision": model.revision,
             "weights": model.weights_hash,
         }
-        return rows.table(specs, source.label_names, details)
 
 
 def _one_or_several(names: Iterable[str]) -> str | list[str]:

@@ -136,6 +136,13 @@ class Store:
         """(n,): the images that could be read."""
         return np.array([status == OK for status in self.status])
 
+    def readable_rows(self) -> NDArray[np.int64]:
+        """Rows of the images that could be read; ValueError if there is none."""
+        rows = np.flatnonzero(self.ok)
+        if not len(rows):
+            raise ValueError(f"none of {len(self)} images could be read; the first: {self.status[0]}")
+        return rows
+
     @property
     def unreadable(self) -> list[dict[str, Any]]:
         """Row, path and reason of each image that could not be read."""

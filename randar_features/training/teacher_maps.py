@@ -52,7 +52,7 @@ class TeacherMaps:
         self.about: dict[str, Any] = self.store.manifest["teacher"]
         if store.manifest[CROPS_ENTRY] != CROPS["two"]:
             raise ValueError(f"{store.folder} has the crops {store.manifest[CROPS_ENTRY]}, expected {CROPS['two']}")
-        self._rows = np.flatnonzero(self.store.ok)
+        self._rows = self.store.readable_rows()
         if self.store.manifest["tokens"] != store.content or len(self._rows) != len(store):
             raise ValueError(f"{folder} holds maps of other images than {store.folder}: run {_Maps.made_by} again")
 
