@@ -112,7 +112,9 @@ def name_unreadable(store: FeatureStore, limit: float) -> int:
         print(f"  image {index} ({printable(store.paths[index] or 'no path')}): {printable(store.status[index])}")
     if len(failed) > SHOWN:
         print(f"  and {len(failed) - SHOWN} more: `status` of the store has all")
-    return int(len(failed) > limit * len(store))
+    if beyond := len(failed) > limit * len(store):
+        print(f"They are more than the share of --max-unreadable, {limit:g}: the exit status is 1")
+    return int(beyond)
 
 
 main = partial(run, extract, ExtractOptions, program="randar extract")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from probes.index import in_words, process_memory
 from randar_features import build_index
+from randar_features.cli.extract import name_unreadable
 from randar_features.cli.options import DeviceOptions, ImageOptions, Normalization, VectorPooling, one_or_several
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
@@ -91,8 +92,9 @@ def index(options: IndexOptions) -> None:
     from benchmarks.tasks.feature_index import warn_of_classes
 
     start = time.perf_counter()
+    stores = stores_of(options)
     built = build_index(
-        stores_of(options),
+        stores,
         options.out,
         options.spec,
         options.kind,
@@ -111,6 +113,8 @@ def index(options: IndexOptions) -> None:
     print(f"  {taken:.1f} s, {in_words(process_memory(peak=True))} at its peak, {left_out} images left out")
     sizes = built.vectors.bytes_per_vector
     print(f"  bytes a vector: {sizes['memory']:.0f} in memory, {sizes['disk']:.0f} on disk")
+    for store in stores:
+        name_unreadable(store, limit=1.0)
 
 
 def stores_of(options: IndexOptions) -> list[FeatureStore]:

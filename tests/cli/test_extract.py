@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from randar_features import FeatureStore, Model, extract_features
+from randar_features.cli import index
 from randar_features.cli.extract import main
 from tests.small_models import IMAGE_SIZE, write_folder
 
@@ -72,7 +73,15 @@ def test_too_many_unreadable_images(tmp_path: Path, images: Path, capsys: pytest
     assert run(tmp_path, str(images)) == 1
     out = capsys.readouterr().out
     assert "1 of 5 images could not be read" in out and f"image 3 ({images / '3.png'}): " in out
+    assert "--max-unreadable, 0.01" in out
     assert run(tmp_path, str(images), "--max-unreadable", "0.2") == 0
+    assert "--max-unreadable" not in capsys.readouterr().out
+
+
+def test_an_index_names_the_images_that_it_leaves_out(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture):
+    (images / "3.png").write_bytes(b"no image")
+    assert index.main([str(images), "--encoder", "pixels", "--out", str(tmp_path / "index")]) == 0
+    assert f"image 3 ({images / '3.png'}): cannot read" in capsys.readouterr().out
 
 
 def test_a_profile_says_where_the_time_goes(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]):
