@@ -135,28 +135,21 @@ def measure(config: Config, out: Path) -> Measurement:
         warnings += unreadable(*stores(encoder, config, best.row["pooling"]))
         found += [replace(each, task=None, neighbours=None) for each in own]
     assert shown is not None  # one encoder is named at least
+    if alone := int(np.isnan(found[0].precisions).sum()):
+        warnings.append(f"{alone} of {len(shown[0])} queries have no other image of their class, and are not scored")
+    warnings += duplicates(config, shown[0])
     shared: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "interval": INTERVAL}
-    alone = int(np.isnan(found[0].precisions).sum())
-    warnings += [f"{alone} of {len(shown[0])} queries have no other image of their class, and are not scored"] * (
-        alone > 0
-    )
-    shared |= {"warnings": [*warnings, *duplicates(config, shown[0])]}
+    shared |= {"warnings": warnings}
     if indexed:
         words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
         part = Measurement(protocol=words, results=indexed, **shared)
         Task("retrieval", Config, lambda *_: part)(config, out / "index")
     rows = [each.row for each in found]
     precisions = [each.precisions[np.isfinite(each.precisions)] for each in found]  # of the same queries
-    compared = differences_of(
+    differences = differences_of(
         rows, lambda one, other: paired_interval(precisions[one], precisions[other], seed=config.seed)
     )
-    return Measurement(
-        protocol=protocol(config),
-        results=rows,
-        artifacts=artifacts,
-        differences=compared,
-        **shared,
-    )
+    return Measurement(protocol=protocol(config), results=rows, artifacts=artifacts, differences=differences, **shared)
 
 
 def possible_kinds(config: Config, vectors: int) -> list[str]:

@@ -123,13 +123,13 @@ def test_features_on_disk_give_the_same_but_for_the_order_of_batches(folder: Pat
 
 
 def test_near_duplicates_between_held_back_and_training_rows_are_warned_of(tmp_path: Path):
-    paths = write_classes(tmp_path / "images", per_class=24, seed=3)
+    paths = write_classes(tmp_path / "images", per_class=12, seed=3)
     options = {"encoder": ("pixels",), "probe": ("knn",)}
     found = classification.run(config(tmp_path / "images", tmp_path, **options), tmp_path / "first")
     assert read_result(found)["card"]["warnings"] == []
-    labels = np.repeat(np.arange(3), 24)
-    kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
-    for first, second in ((kept[0], held_out[3]), (kept[40], held_out[5]), (kept[7], kept[8])):
+    labels = np.repeat(np.arange(3), 12)
+    kept, held_out = stratified_holdout(labels, fraction=12 / 36, seed=0)
+    for first, second in ((kept[0], held_out[3]), (kept[9], held_out[5]), (kept[17], kept[18])):
         paths[second].write_bytes(paths[first].read_bytes())
     looking = config(tmp_path / "images", tmp_path / "other", duplicates=True, **options)
     card = read_result(classification.run(looking, tmp_path / "second"))["card"]
