@@ -289,7 +289,8 @@ def _card_fault(about: Any) -> str | None:
     kinds = {"protocol": str, "command": str, "axes": dict, "data": dict, "weights": dict, "machine": dict}
     kinds |= {"warnings": list, "encoding": dict, "config": dict, "interval": str, "task": str}
     for name, kind in kinds.items():
-        if not isinstance(about.get(name, kind()), kind | None):
+        optional = kind | None if name in ("interval", "task") else kind
+        if not isinstance(about.get(name, kind()), optional):
             return f"{name} of its card is {about[name]!r}, expected a {kind.__name__}"
     texts = [*about["warnings"], *about["weights"].values(), *about["data"].values()]
     texts += [about["machine"].get(name) for name in ("commit", "processor")]

@@ -73,6 +73,8 @@ def segmentation_scores(
     Returns `miou`; `interval`, its bootstrap interval over images; `pixel_accuracy`; `class_ious`, a list with
     None for classes that do not occur.
     """
+    if counts.ndim != 3 or not len(counts):
+        raise ValueError(f"counts must have shape (n, C, C) and not be empty, got {counts.shape}")
     total = counts.sum(0)
     ious = class_ious(total)
     parts = intersections_and_unions(counts)

@@ -172,7 +172,12 @@ def paper_table(results: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Texts such as "51.4 (49.4 … 53.8)", shares in per cent; `to_markdown()` and `to_latex(escape=True)` give
         the table of a paper, names with "_" included. Encoders and columns stand in the order of `results`.
+
+    Raises:
+        ValueError: in none of the results was a variant chosen by tuning images.
     """
+    if "best_of_encoder" not in results:
+        raise ValueError("no result has a variant that tuning images chose, as those of classification have")
     best = results[results["best_of_encoder"] & results["value"].notna()]
     words = best.reindex(columns=["run", "probe", "settings"]).astype(object).fillna("")
     words["run"] = words.groupby([best["protocol"], best["data"], best["metric"]])["run"].transform("first")

@@ -103,6 +103,15 @@ class TestWriteResult:
         with pytest.raises(ValueError, match=f"result.json is no result file.*{name} is"):
             read_result(tmp_path)
 
+    @pytest.mark.parametrize("name", ["axes", "warnings", "machine", "config"])
+    def test_a_part_of_the_card_that_is_null_is_refused_by_name(self, tmp_path: Path, name: str) -> None:
+        path = write_result(tmp_path, make_card(), [make_row()])
+        result = json.loads(path.read_text())
+        result["card"][name] = None
+        path.write_text(json.dumps(result))
+        with pytest.raises(ValueError, match=f"{name} of its card is None"):
+            read_result(path)
+
     def test_text_that_is_not_utf8_is_escaped_in_tables(self, tmp_path: Path) -> None:
         run = save(tmp_path / "a\udcff", [make_row(probe="b\udcff", chosen={"c\udcff": 1})])
         frame = run.frame()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 
 from benchmarks.report.tables import Table, cell, markdown, paper_table, points
 
@@ -30,3 +31,8 @@ def test_two_runs_of_one_encoder_are_both_in_the_table_of_a_paper() -> None:
         "a: accuracy": {"tiny": "50.0", "pixels": "20.0"},
         "b: accuracy": {"tiny": "70.0", "pixels": "–"},
     }
+
+
+def test_results_without_a_choice_by_tuning_images_make_no_table_of_a_paper() -> None:
+    with pytest.raises(ValueError, match="tuning images"):
+        paper_table(pd.DataFrame({"encoder": ["tiny"], "value": [0.5]}))

@@ -27,6 +27,9 @@ def test_iou_by_hand() -> None:
     np.testing.assert_allclose(class_ious(counts), [2 / 3, 1 / 3, np.nan, 0])  # 3 was predicted: it occurs
     assert mean_iou(counts) == pytest.approx((2 / 3 + 1 / 3 + 0) / 3)
     assert segmentation_scores(counts[None])["pixel_accuracy"] == 3 / 5
+    for wrong in (counts, counts[None][:0]):
+        with pytest.raises(ValueError, match=r"counts must have shape \(n, C, C\)"):
+            segmentation_scores(wrong)
 
 
 def test_counts_are_summed_over_the_set_before_dividing() -> None:
