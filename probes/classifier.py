@@ -1,4 +1,4 @@
-"""What the probes that choose something on validation rows share."""
+"""What the probes have in common that choose their options on validation rows."""
 
 import math
 from abc import ABC, abstractmethod

@@ -48,7 +48,7 @@ def similarity_maps(
     source_size: tuple[int, int],
     target_size: tuple[int, int],
 ) -> np.ndarray:
-    """How like each source point every pixel of the target image is: cosines, float32 (K, height, width).
+    """Cosine of every pixel of the target image with each source point, float32 (K, height, width).
 
     Arguments, interpolation and errors are those of `match_points`, which takes the largest.
     """
@@ -88,7 +88,7 @@ def _moderate(features: Tensor) -> Tensor:
 
 
 def positional_basis(maps: Array, components: int) -> Tensor:
-    """Directions (components, D), of length 1 and at right angles, in which features say where and not what.
+    """Orthonormal directions (components, D) in which features encode the location rather than the content.
 
     The leading right singular vectors of the features of images without content, averaged over the images, so that
     what they happen to show cancels out (INSID3, of DINOv3's features of noise). Not centred: what all places share
@@ -107,7 +107,7 @@ def positional_basis(maps: Array, components: int) -> Tensor:
 
 
 def remove_basis(maps: Array, basis: Tensor) -> Tensor:
-    """Features (…, D), float32, less what lies along the rows of an orthonormal `basis` (k, D)."""
+    """Features (…, D), float32, without their components along the rows of an orthonormal `basis` (k, D)."""
     features = (maps if isinstance(maps, Tensor) else torch.from_numpy(maps)).float()
     if features.shape[-1] != basis.shape[1]:
         raise ValueError(f"the basis is one of {basis.shape[1]} features, the maps have {features.shape[-1]}")

@@ -97,7 +97,7 @@ def miou_difference(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """mIoU of one segmentation less that of another of the same images, with its paired bootstrap interval.
+    """mIoU of one segmentation − mIoU of another of the same images, with its paired bootstrap interval.
 
     first, second: `intersections_and_unions` (n, 2, C) of each image; images are drawn for both together.
     groups, block: as in `bootstrap_interval`.

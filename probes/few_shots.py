@@ -18,7 +18,7 @@ FEW_SHOT_C_GRID = C_GRID[::2]
 
 @dataclass(frozen=True, eq=False)
 class FewShotScores:
-    """What `shots` rows of each class gave, a draw of rows each seed."""
+    """Accuracies with `shots` rows of each class: one draw of rows for each seed."""
 
     shots: int
     accuracies: np.ndarray

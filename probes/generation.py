@@ -141,7 +141,7 @@ def _root(covariance: np.ndarray, name: str) -> np.ndarray:
 
 
 class ManifoldScores(NamedTuple):
-    """See the functions of these names."""
+    """Precision, recall, density and coverage, each as the function of its name gives it."""
 
     precision: float
     recall: float
@@ -163,12 +163,12 @@ def manifold_scores(real: Features, fake: Features, k: int = 3) -> ManifoldScore
 
 
 def precision(real: Features, fake: Features, k: int = 3) -> float:
-    """Share of the fake features that lie inside, or on, a ball around a real one: how good samples are."""
+    """Share of the fake features that lie inside, or on, a ball around a real one: the quality of samples."""
     return _manifold(real, fake, k, of_real=True)[0]
 
 
 def recall(real: Features, fake: Features, k: int = 3) -> float:
-    """Share of the real features that lie inside, or on, a ball around a fake one: how much samples cover."""
+    """Share of the real features that lie inside, or on, a ball around a fake one: the variety of samples."""
     return _manifold(real, fake, k, of_fake=True)[1]
 
 

@@ -1,4 +1,4 @@
-"""Grids of options that go on where their end is chosen: an end says that the best value may lie beyond it."""
+"""Grids of values of an option, which are extended if the best value lies at their end."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -7,7 +7,7 @@ RATE_LIMITS = (1e-9, 1e3)
 
 
 def beyond(tried: Iterable[float], chosen: float, limits: tuple[float, float], count: int = 3) -> list[float]:
-    """Up to `count` values beyond the end of those tried at which the chosen one is, nearest first; else none.
+    """Up to `count` values beyond that end of the grid that was chosen, nearest first; none if it lies inside.
 
     They go on by the ratio of the two outermost values, as far as `limits`. Of a single value none is beyond: it was
     not chosen.
@@ -26,7 +26,7 @@ def settle(
     limits: tuple[float, float],
     count: int = 3,
 ) -> float:
-    """The value of the best score (at most 1), the lowest of equals, after a grid was widened until it lies within.
+    """The value with the best score (at most 1), the lowest of equals; the grid is extended until it lies inside.
 
     scores: of the values tried, to which those beyond are added. A value beyond must be better, not as good.
     score: scores of more values.
@@ -49,7 +49,7 @@ def settle(
 
 
 def end_warnings(name: str, scores: Mapping[float, float], chosen: float) -> list[str]:
-    """A warning if the chosen value is the end of those tried, by score, so that a better one may lie beyond."""
+    """A warning if the chosen value is the end of the grid, by score, so that a better one may lie beyond."""
     values = sorted(scores)
     if len(values) < 2 or values[0] < chosen < values[-1] or scores[chosen] >= 1:
         return []

@@ -1,4 +1,4 @@
-"""The one owner of confidence intervals: bootstrap over images, groups or blocks, paired differences, many tests."""
+"""Confidence intervals: bootstrap over images, groups or blocks, paired differences, many tests."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +42,7 @@ def bootstrap_interval(
 
 
 class Difference(NamedTuple):
-    """The difference of the means of two scores on the same images, the first less the second."""
+    """The difference of the means of two scores on the same images, the first − the second."""
 
     difference: float
     interval: tuple[float, float]

@@ -1,4 +1,4 @@
-"""The one owner of scores of classification and retrieval."""
+"""Scores of classification and retrieval."""
 
 import numpy as np
 

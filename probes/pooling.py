@@ -1,4 +1,4 @@
-"""Feature maps to one vector an image."""
+"""Feature maps to one vector for each image."""
 
 import torch
 from torch import Tensor

@@ -82,7 +82,7 @@ def rank_all(queries: Array, gallery: Array, exclude: Labels | None = None) -> N
 
 
 class Gallery(Protocol):
-    """Rows to be found: what `best_rows` needs of an array or of an index."""
+    """Rows that can be searched: what `best_rows` needs of an array or of an index."""
 
     @property
     def count(self) -> int:
@@ -131,11 +131,11 @@ class ExactGallery:
 
     @property
     def count(self) -> int:
-        """As `Gallery.count`."""
+        """M, the number of rows."""
         return len(self.rows)
 
     def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """As `Gallery.nearest`."""
+        """Cosines, descending, and rows (q, width) of unit `queries` (q, D); `own` (q,) is left out."""
         values = torch.empty(len(queries), 0, dtype=torch.float32, device=self.device)
         ids = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
         for start in range(0, len(self.rows), _GALLERY_ROWS):
@@ -150,7 +150,7 @@ class ExactGallery:
         return values, ids
 
     def unit(self, ids: Tensor) -> Tensor:
-        """As `Gallery.unit`."""
+        """These rows (n, D), float32, of length 1."""
         return self._normalized(self.rows[ids.to(self.rows.device)])
 
     def _normalized(self, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Softmax regression with an L2 penalty to its minimum: L-BFGS on a preconditioned problem."""
+"""Softmax regression with an L2 penalty, solved to its minimum by L-BFGS on a preconditioned problem."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What is done to feature vectors before a head or cosines, measured on the training images: standardised, whitened."""
+"""Standardisation and whitening of feature vectors before a head or cosines, measured on the training images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Number formats: what a forward pass computes in. The one owner of that policy.
+"""Number formats: in which one a forward pass computes, decided here alone.
 
 Every inference call computes in the format of the model's weights, which is float32 unless `load_model(dtype=…)` says
 otherwise, on every machine: bfloat16 changes the ten nearest neighbours of a quarter of the images of a collection.

@@ -1,4 +1,4 @@
-"""Token orders, their inverse, and the sequences made of them: the one owner of both.
+"""Token orders, their inverse, and the sequences made of them. No other file defines either.
 
 An image of N tokens on a G×G grid is shown in an order π, a permutation of the N raster locations:
 

@@ -1,4 +1,4 @@
-"""Indexes of feature vectors on faiss: built in bounded memory, saved with what they are of, ties by lowest id."""
+"""Indexes of feature vectors on faiss: bounded memory, a record of what the features are, ties by lowest id."""
 
 from ..transforms import NORMALIZATIONS
 from .blocks import Blocks, blocks_of, rebatched

@@ -108,7 +108,7 @@ class VectorIndex:
         return f"VectorIndex({self.settings.kind}, {len(self)} vectors of {self.settings.dim} numbers, {self.folder})"
 
     def check_features(self, features: Mapping[str, Any]) -> None:
-        """IndexFilesError that says in what these features differ from those that the index is of."""
+        """IndexFilesError that names the differences if these are not the features that the index was built from."""
         if differing := feature_differences(self.features, features):
             raise files.IndexFilesError(
                 f"the index {self.folder} is of other features than the queries: {'; '.join(differing)}. "
@@ -140,7 +140,7 @@ class VectorIndex:
         efSearch: int | None = None,
         candidates: int | None = None,
     ) -> Neighbours:
-        """The `k` rows most similar to each of `queries` (Q, D), features as the index was built of.
+        """The `k` rows most similar to each of `queries` (Q, D), features of the kind that the index was built from.
 
         Similarities are cosines with the vectors themselves (ivfpq: in half precision). Equal ones rank by
         lowest id. Of hnsw and ivfpq some of the true neighbours may be missing, but never some of the k.
@@ -206,7 +206,7 @@ def _check_k(k: int, available: int) -> int:
 
 
 class Effort(NamedTuple):
-    """How hard to look, as in `VectorIndex.search`; None: the default."""
+    """The options of `VectorIndex.search` that trade time for recall; None: the default."""
 
     nprobe: int | None = None
     efSearch: int | None = None

@@ -1,4 +1,4 @@
-"""What an index is made of: its kind and sizes, chosen by how many vectors it is for."""
+"""Settings of an index: its kind and sizes, chosen by the number of vectors."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +19,7 @@ LEAST = {"M": 2, "seed": 0}
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
-    """Everything that decides what an index becomes, besides its vectors, in faiss's words. Zero: the kind has none.
+    """All settings of an index, named as in faiss. 0: this kind of index does not have the setting.
 
     Attributes:
         kind: "flat" compares with every vector; "hnsw" walks a graph of neighbours (Malkov and Yashunin 2016);

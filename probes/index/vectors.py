@@ -19,7 +19,7 @@ ABOUT = ("data", "source", "sources", "label_names")  # what may differ between 
 
 
 def normalize(rows: Tensor, transform: Transform | None) -> Tensor:
-    """Vectors (n, D) as the index compares them: standardised or whitened if it is so, float32, of length 1."""
+    """Vectors (n, D) as the index compares them: standardised or whitened as set, float32, of length 1."""
     return normalized(rows if transform is None else transform.apply(rows))
 
 
@@ -62,7 +62,7 @@ def stored_vectors(index: FaissIndex, mapped: np.ndarray | None, ids: np.ndarray
 
 
 def feature_differences(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """How two descriptions of features differ, in words; entries that only tell the images are passed over."""
+    """How two descriptions of features differ, in words; entries about the images are ignored."""
     names = [name for name in {**there, **given} if name not in ABOUT]
     return [
         f"{name} {there.get(name)!r}, not {given.get(name)!r}" for name in names if there.get(name) != given.get(name)

@@ -1,4 +1,4 @@
-"""What `generate` and `edit` share: their settings, the model ready to decode, and the processes of torchrun."""
+"""Common parts of `generate` and `edit`: their settings, the model ready to decode, and the processes of torchrun."""
 
 import datetime
 import os

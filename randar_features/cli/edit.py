@@ -92,7 +92,7 @@ class OutpaintOptions(EditOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleOptions(EditOptions):
-    """Draw an image at twice its resolution, between its own tokens."""
+    """Draw an image at twice its resolution: its own tokens stay, and the tokens between them are drawn."""
 
 
 def inpaint(options: InpaintOptions) -> None:

@@ -1,4 +1,4 @@
-"""`randar probe`: how well classes can be told from features, on images that are held back."""
+"""`randar probe`: how well features tell classes apart, on held-out images."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""`randar search`: the images of an index that are most like others."""
+"""`randar search`: the images of an index that are most similar to given images."""
 
 import csv
 from dataclasses import dataclass, replace

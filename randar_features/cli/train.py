@@ -1,7 +1,7 @@
 """`randar train FOLDER`: a model of your own images in minutes; `randar train STAGE`: a stage of the full recipe.
 
-The tokenizer of a model that is there stays as it is; its transformer is fine-tuned, or trained from fresh weights, on
-the classes of the folder.
+The tokenizer of an existing model stays as it is. Its transformer is fine-tuned on the classes of the folder, or
+trained on them from fresh weights.
 """
 
 import importlib
@@ -113,7 +113,7 @@ def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenS
 
 
 def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
-    """The images to train on and to validate: the splits of the folder, else a share of all is held back."""
+    """The images to train on and to validate: the splits of the folder, else a share of all is held out."""
     folder = Path(options.data)
     names = find_splits([path.name for path in folder.iterdir() if path.is_dir()]) if folder.is_dir() else []
     by_role = {split_role(name): name for name in names}

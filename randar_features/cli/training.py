@@ -1,4 +1,4 @@
-"""What the commands that train share: their options, and the run itself."""
+"""What the commands that train have in common: their options, and the run itself."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The account of what opening a source found: images, classes, files passed over, labels dropped."""
+"""The account of what was found when a source was opened: images, classes, files passed over, labels dropped."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""Work on one batch while the next is read."""
+"""Reads the next batch while one is computed."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""An item of a source taken apart: an image, a tuple ``(image, label, ...)``, or a mapping with an image."""
+"""The parts of an item of a source: an image, a tuple ``(image, label, ...)``, or a mapping with an image."""
 
 import os
 from collections.abc import Collection, Mapping

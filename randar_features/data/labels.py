@@ -1,4 +1,4 @@
-"""Labels in the forms that users have, as numbers of classes: taken where the meaning is sure, else dropped."""
+"""Labels of many forms as numbers of classes. A label whose meaning is not certain is dropped."""
 
 import math
 import operator
@@ -228,7 +228,7 @@ def sort_names(names: Iterable[str]) -> list[str]:
 
 
 def match_classes(names: Sequence[str] | None, model_names: Sequence[str] | None) -> list[int]:
-    """The model's class of each class of the data, told by name alone: a position says nothing.
+    """The model's class for each class of the data, matched by name alone, never by index.
 
     Capitals, and what stands between words, do not count. "golden retriever" is the model's only class whose
     synonyms ("golden retriever, Retriever of gold") name it.

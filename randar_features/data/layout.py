@@ -1,4 +1,4 @@
-"""What the folders of a folder or an archive mean: classes, splits, or a level that says nothing."""
+"""What the folders in a folder or an archive mean: classes, splits, or a level without meaning."""
 
 import re
 from collections.abc import Sequence

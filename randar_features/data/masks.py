@@ -1,4 +1,4 @@
-"""Masks: one class number a pixel, turned as the image is that they belong to."""
+"""Masks: one class number for each pixel, turned as their image is."""
 
 import os
 from typing import Any, Literal

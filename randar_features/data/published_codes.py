@@ -1,4 +1,4 @@
-"""Ready-made image tokens, one `.npy` an image, as RandAR and LlamaGen publish those of ImageNet, into token shards."""
+"""Published image tokens, one `.npy` for each image, as those of RandAR and LlamaGen for ImageNet, to token shards."""
 
 import io
 import re

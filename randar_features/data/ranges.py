@@ -1,4 +1,4 @@
-"""From numbers of more than 8 bits to 8 bits: which value is black and which is white."""
+"""Pictures of more than 8 bits as 8 bits: which value is black, and which is white."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several files that are one source: shards, told by their names, and patterns such as ``{000..003}.tar``."""
+"""Several files that are one source: shards, recognised by their names, and patterns such as ``{000..003}.tar``."""
 
 import glob
 import os

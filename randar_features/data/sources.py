@@ -1,4 +1,4 @@
-"""Everything that users have as "images", opened: paths, folders, archives, tables, arrays, data sets, loaders."""
+"""Opens images in any form: paths, folders, archives, tables, arrays, data sets, loaders."""
 
 import io
 import os

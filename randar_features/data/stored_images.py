@@ -1,4 +1,4 @@
-"""Images of any source as a store takes them: decoded, made into values, and known by their content."""
+"""Images of any source as a store takes them: decoded, made into values, and identified by their content."""
 
 import os
 import time

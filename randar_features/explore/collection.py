@@ -1,4 +1,4 @@
-"""What is explored: a model, images by their number, and the index that knows which are alike."""
+"""What is explored: a model, images by their number, and the index that finds similar images."""
 
 import os
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""What the explorer shows: an image in, pictures out. Nothing here knows of a page.
+"""What the explorer shows: an image in, pictures out. Nothing here depends on the page.
 
-An image is a Pillow image of mode "RGB" and any size; of it the middle square is looked at (`data.adm_center_crop`).
+An image is a Pillow image of mode "RGB" and any size; its middle square is shown (`data.adm_center_crop`).
 """
 
 import math
@@ -101,7 +101,7 @@ def point_pictures(
     detail: int = 1,
     dtype: DType = None,
 ) -> list[Captioned]:
-    """How like one point of an image is every place of it, and of other images: bright is alike.
+    """The similarity of one point to every location of its image and of other images: bright is similar.
 
     Args:
         point: x and y in pixels of the image's square at `side_of` pixels.

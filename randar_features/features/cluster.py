@@ -1,8 +1,8 @@
 """Extraction over a cluster: Ray's workers read and encode the images, this process writes the store.
 
-Ray Data streams blocks of images through one actor a GPU. An actor that dies is started anew, and its images are read
-again; one that ends every process that reads it keeps its place, with that as its reason. The store is written as by a
-single process, so that a run that is killed as a whole goes on.
+Ray Data streams blocks of images through one actor for each GPU. An actor that dies is started anew, and its images are
+read again. An image that ends every process that reads it keeps its place in the store, with this reason. The store is
+written as by a single process, so that a run that is killed as a whole can be continued.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The feature engine: tokens once, the first showing once for all contexts, no block after the deepest layer."""
+"""The feature engine: tokens once, the first showing once for all contexts, and no block after the deepest layer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 

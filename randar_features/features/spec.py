@@ -1,4 +1,4 @@
-"""Which feature: context, read, layer, orders and norm; and which of them a model has."""
+"""A spec names a feature by context, read, layer, orders and norm; which specs a model has."""
 
 import operator
 from collections.abc import Iterable, Sequence

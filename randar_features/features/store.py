@@ -1,4 +1,4 @@
-"""Features on disk: one value an image and output, in a store of `randar_features.store`; filled from images."""
+"""Features on disk: one value for each image and spec, in a store of `randar_features.store`; filled from images."""
 
 import json
 import os

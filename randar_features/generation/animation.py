@@ -1,4 +1,4 @@
-"""How an image comes about: its tokens appear step by step."""
+"""An image as it is drawn: its tokens appear step by step."""
 
 from collections.abc import Sequence
 from pathlib import Path

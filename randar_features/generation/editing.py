@@ -1,4 +1,4 @@
-"""Redraw a part of an image, or draw beyond its edges; what is kept stays equal to the bit."""
+"""Redraw a part of an image, or draw beyond its edges; all other pixels stay exactly the same."""
 
 from collections.abc import Iterable, Sequence
 from itertools import count

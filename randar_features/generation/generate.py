@@ -1,4 +1,4 @@
-"""Tokens from classes, or from some tokens the others."""
+"""Generate tokens from classes, or from known tokens the missing ones."""
 
 from typing import TypedDict
 

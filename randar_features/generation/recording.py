@@ -1,4 +1,4 @@
-"""Decoding on CUDA without a launch a kernel: the loop recorded as a CUDA graph, and the blocks' parts compiled.
+"""Faster decoding on CUDA: the loop recorded as a graph, without a launch for each kernel; parts of blocks compiled.
 
 Everything in the loop but the numbers in its tensors is known before it starts: the tokens of each step, the guidance
 scales, the lengths. So a recording holds all the steps, of static shapes, and is replayed for other classes, orders,

@@ -1,4 +1,4 @@
-"""How many tokens a step, and how strong the guidance: host-side numbers, known before decoding starts."""
+"""The number of tokens in each step, and the guidance scale: numbers on the host, known before decoding starts."""
 
 import math
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def group_schedule(num_tokens: int, known: int = 0) -> list[int]:
 
 
 def recommended_steps(num_tokens: int, share: float = RECOMMENDED_SHARE) -> int:
-    """RandAR's published 88 steps at N = 256, and as many a token at any other N; or another share."""
+    """RandAR's published 88 steps at N = 256, and the same share of N elsewhere; or another share."""
     return max(1, round(num_tokens * share))
 
 

@@ -1,4 +1,4 @@
-"""Files of weights, on this machine or on the Hugging Face Hub, and how one gets from there to here."""
+"""Files of weights on this machine or on the Hugging Face Hub, and their download."""
 
 import socket
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a name, a folder or a repository stands for: a configuration and files of weights."""
+"""From a name, a folder or a repository to a configuration and files of weights."""
 
 import difflib
 import math

@@ -1,4 +1,4 @@
-"""Multi-head attention with rotary positions and grouped queries; what may see what is an argument."""
+"""Multi-head attention with rotary positions and grouped queries; an argument says which positions see which."""
 
 from typing import Literal, NamedTuple
 

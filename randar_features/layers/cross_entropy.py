@@ -1,4 +1,4 @@
-"""Cross-entropy of an output layer, in chunks: float32 logits of the whole batch are never in memory."""
+"""Cross-entropy of an output layer in chunks, so that float32 logits of the whole batch are never in memory."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Linear layers whose weights stand ready in one number format, for decoding: no conversion or layout at each call."""
+"""Linear layers for decoding: their weights are converted to a number format and laid out once, not at each call."""
 
 import copy
 from typing import Any, TypeVar

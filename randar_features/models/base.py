@@ -1,4 +1,4 @@
-"""What the generators share: angles, fresh weights, the names of their parts, and checks of what they are given."""
+"""Common parts of the generators: angles, fresh weights, the names of their parts, and checks of their input."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

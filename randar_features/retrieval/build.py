@@ -1,4 +1,4 @@
-"""Building an index of images, or of a table of features that is there."""
+"""Building an index of images, or of a table of features."""
 
 import inspect
 from collections.abc import Mapping, Sequence

@@ -51,7 +51,7 @@ def encoder_of(
     *,
     device: str | torch.device | None = None,
 ) -> Encoder:
-    """The encoder that an index of a model's features is of, in its number format.
+    """The encoder that made the features of an index, in its number format.
 
     model: where the model is now, if it has moved.
 
@@ -77,7 +77,7 @@ def encoder_of(
 
 
 def check_encoder(index: VectorIndex, encoder: Encoder) -> None:
-    """IndexFilesError that says in what the features of this encoder differ from those that the index is of."""
+    """IndexFilesError that names the differences if this encoder does not give the index's features."""
     about, name = index.features, index.features["output"]
     if name not in encoder.outputs:
         raise ValueError(f"{index.folder} is of {name!r}, and {encoder.name} has {', '.join(encoder.outputs)}")

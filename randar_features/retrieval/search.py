@@ -246,7 +246,7 @@ class Index:
         return self._hits(vectors, paths, status, own, k, effort)
 
     def search_own(self, ids: Sequence[int] | np.ndarray, k: int | None = None, **effort: int | None) -> Hits:
-        """The `k` images most like each of the indexed images `ids` (Q,), without itself; options as in `search`."""
+        """The `k` images most similar to each of the indexed images `ids` (Q,), without itself; options of `search`."""
         own = np.asarray(ids)
         found = self.vectors.search_rows(own, self._k(k, own), **effort)
         return self._told(found, [self.paths[number] for number in own], own, [OK] * len(own))

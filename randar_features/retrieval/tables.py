@@ -1,4 +1,4 @@
-"""What an index is built of: one vector an image, out of tables of features, and what the vectors are."""
+"""What an index is built from: one vector for each image of tables of features, and what the vectors are."""
 
 import hashlib
 import os

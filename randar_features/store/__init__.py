@@ -1,1 +1,1 @@
-"""One store on disk: sharded, checksummed, resumable, locked; it knows its images by their content."""
+"""One store on disk: sharded, checksummed, resumable, locked; it identifies images by their content."""

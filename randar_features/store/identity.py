@@ -1,4 +1,4 @@
-"""What an image is: a hash of its content, which a file keeps when it is renamed and loses when it is overwritten.
+"""The identity of an image is a hash of its content: a renamed file keeps it, an overwritten file gets another.
 
 Hashes of files are kept between runs by size, times and inode, as git keeps them, in `cache_file()`.
 """

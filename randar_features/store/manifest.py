@@ -1,4 +1,4 @@
-"""The manifest of a store: what its values are, the data that they come from, and the number of images."""
+"""The manifest of a store: a description of its values, their data, and the number of images."""
 
 import json
 from collections import Counter

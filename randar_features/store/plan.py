@@ -1,4 +1,4 @@
-"""What a run adds to a store, by what the store has and the images that are given now."""
+"""What a run adds to a store: a comparison of its rows with the images that are given now."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The plan of a run whose images the store, or one of its parts, is of."""
+"""The plan of a run whose images are those of the store, or of one of its parts."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from randar_features.store.state import OtherImagesError, Plan, State, matches, 
 
 
 def plan_same(state: State, source: Source, retry: bool) -> Plan:
-    """The plan if the store, or one of its parts, is of the images given."""
+    """The plan if the given images are those of the store, or of one of its parts."""
     records, manifest = source.records(), state.manifest
     parts = manifest["parts"]
     for first, chosen in [(0, parts), *((part["first"], [part]) for part in parts)]:

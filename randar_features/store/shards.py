@@ -3,7 +3,7 @@
     rows-000000000-0001024-1a2b3c4d5e6f7788.arrow      1024 rows from row 0 on, and the hash of that file
     part-000001024-0000096-….arrow                     the rows of a shard that is not full yet
 
-A file is one record batch: the columns "path", "label", "status" and "hash", and the values, each a fixed-size list
+Each file is one record batch: the columns "path", "label", "status" and "hash", and the values, each a fixed-size list
 whose field says its shape. The Arrow libraries open it as it is: pandas, polars, DuckDB, `datasets`.
 """
 

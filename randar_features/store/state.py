@@ -1,4 +1,4 @@
-"""What a store has before a run, and what the run is to add."""
+"""What a store holds before a run, and what the run adds."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""What the two image tokenizers truly share: the contract, its checks, and the codebook.
+"""What all image tokenizers have in common: the contract, its checks, and the codebook.
 
 Shapes: B batch, N = h·w image tokens in raster order, V codes, C = code_dim numbers a code,
 H x W pixels, h = H / downsampling, w = W / downsampling.
@@ -109,7 +109,7 @@ class Codebook(nn.Module):
 
 
 class ImageTokenizer(nn.Module):
-    """Pixels to discrete tokens and back; the contract that both tokenizers keep.
+    """Pixels to discrete tokens and back; the contract that every tokenizer keeps.
 
     Any H and W that `downsampling` divides will do, also H different from W. Weights may be float32,
     bfloat16 or float16; images are moved to the weights' dtype and device, the codebook search is in

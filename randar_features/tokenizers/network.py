@@ -1,8 +1,8 @@
-"""A VQ tokenizer that looks through a frozen network, as VFMTok does (Zheng et al. 2025, arXiv:2507.08441).
+"""A VQ tokenizer of a frozen network's maps, as VFMTok is (Zheng et al. 2025, arXiv:2507.08441).
 
-Its codes are cells of what a pretrained network sees and of the colours there, so that they tell what is shown; a
-decoder of LlamaGen's kind draws them. Shapes: B batch, C channels, H and W rows and columns of pixels, h = H /
-downsampling and w = W / downsampling those of tokens.
+Its codes are clusters of cells: of the maps of a pretrained network and of the colours there, so that they describe
+what an image shows. A decoder as LlamaGen's makes pixels of them. Shapes: B batch, C channels, H and W rows and columns
+of pixels, h = H / downsampling and w = W / downsampling those of tokens.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What each step sees: a function of the seed and the step, so that resuming needs no state.
+"""The data of each step are a function of the seed and the step, so that resuming needs no state.
 
 Everything is drawn for the whole batch; how processes and micro batches share it changes nothing.
 """

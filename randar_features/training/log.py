@@ -1,4 +1,4 @@
-"""What a run tells: its log, in JSON lines and wherever else it is wanted, and how far it is."""
+"""The log of a run, in JSON lines and for other writers, and its progress."""
 
 import importlib.util
 import json

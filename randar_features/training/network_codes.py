@@ -1,4 +1,4 @@
-"""The codes of a `NetworkTokenizer`: principal components of what its network sees, gathered into clusters."""
+"""The codes of a `NetworkTokenizer`: clusters of the principal components of its network's maps."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial

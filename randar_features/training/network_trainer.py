@@ -1,4 +1,4 @@
-"""A network for a `NetworkTokenizer` to look through: the first stages of a timm network, trained by labels."""
+"""A network for a `NetworkTokenizer`: the first stages of a timm network, trained on labels."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

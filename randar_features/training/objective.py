@@ -1,4 +1,4 @@
-"""What is minimised, and what is measured: next-token prediction over orders."""
+"""The loss of training and of evaluation: next-token prediction over orders."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A probe of the features while the model trains: a run that does not help is seen early."""
+"""A probe of the features during training, which shows early whether a run improves them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Self

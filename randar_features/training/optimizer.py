@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW and Muon, courses of the learning rate (s/W for the first W steps), the average."""
+"""AdamW and Muon, schedules of the learning rate (s/W for the first W steps), and the average of the weights."""
 
 import math
 from collections import defaultdict

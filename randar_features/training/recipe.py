@@ -1,4 +1,4 @@
-"""What a generator's training is given: the model, the recipe, the intervals, the hardware."""
+"""The configuration of a generator's training: the model, the recipe, the intervals, the hardware."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""What a tokenizer's training is given: the network, the recipe, the intervals."""
+"""The configuration of a tokenizer's training: the network, the recipe, the intervals."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

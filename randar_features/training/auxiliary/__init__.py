@@ -1,1 +1,1 @@
-"""Losses beside next-token prediction, off by default; `losses.py` joins them."""
+"""Losses in addition to next-token prediction, off by default; `losses.py` joins them."""

@@ -1,4 +1,4 @@
-"""Options of the losses beside next-token prediction."""
+"""Options of the losses in addition to next-token prediction."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Heads of the losses beside next-token prediction: alignment, self-distillation, a class head."""
+"""Heads of the losses in addition to next-token prediction: alignment, self-distillation, a class head."""
 
 from collections.abc import Sequence
 
