@@ -63,14 +63,14 @@ def config(tmp_path: Path, **options: Any) -> Config:
 )
 def test_colours_are_segmented_by_their_means(tmp_path: Path, head: str, blend: str) -> None:
     write_scenes(tmp_path / "scenes", count=7)
-    path = run(config(tmp_path, head=head, blend=blend, resized=True), tmp_path / "out")
+    path = run(config(tmp_path, head=head, blend=blend, stride=8, resized=True), tmp_path / "out")
     result = json.loads(path.read_text())
     (row,) = result["results"]
     assert next(iter(k for k, v in row.items() if isinstance(v, float))) == "miou"
     assert row["miou"] > 0.8 and row["interval"][0] <= row["miou"] <= row["interval"][1]
     assert row["pixel_accuracy"] > 0.9 and row["validation"] > 0.8 and len(row["class_ious"]) == 3
     assert row["miou_resized"] == row["miou"]  # the canvas has the masks' size
-    assert row["resolution"] == f"shorter side 48, tiles of 16 every 4 pixels, {blend} blended"
+    assert row["resolution"] == f"shorter side 48, tiles of 16 every 8 pixels, {blend} blended"
     assert "6 images" in result["card"]["data"]["train"]
     assert "1 train pairs could not be read" in result["card"]["warnings"][0]
     assert "03.png" in result["card"]["warnings"][0]
