@@ -402,12 +402,13 @@ class Page:
             self._on(button.click, self.explorer.animate, [of_class, chosen_orders, seed], [shown])
 
     def _surprisal(self) -> None:
-        fixed = self.transformer.fixed_order
+        several = not self.transformer.fixed_order
         with gr.Tab("Surprisal", id="surprisal"):
             gr.Markdown("How little the model expected each token, given the tokens before it: bright is surprising.")
             with gr.Row():
                 of_class = self._classes("Class that the model is told")
-                orders = gr.Slider(1, 1 if fixed else 16, 1 if fixed else 4, step=1, label="Mean over random orders")
+                first = 4 if several else 1
+                orders = gr.Slider(1, 16, first, step=1, label="Mean over random orders", visible=several)
             button = gr.Button("Draw surprisal", variant="primary", elem_id="draw-surprisal")
             shown = results("surprisals", columns=3)
             self._on(button.click, self.explorer.surprisal, [self.image, of_class, orders], [shown])

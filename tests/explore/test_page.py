@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from randar_features import Model
+from randar_features import Model, load_model
 from randar_features.explore.collection import open_collection
 from randar_features.explore.pictures import Captioned
+from tests.small_models import write_folder
 
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
 CALM = """
@@ -151,6 +152,17 @@ def test_another_name_of_this_machine_is_refused(address: str):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
     assert refused.value.code == 400
+
+
+@pytest.mark.parametrize("architecture", ["llamagen", "arpg"])
+def test_there_is_a_page_for_every_kind_of_model(photos: Path, tmp_path: Path, architecture: str):
+    pytest.importorskip("gradio")
+    from randar_features.explore.page import Explorer, Page
+
+    model = load_model(write_folder(tmp_path / "model", architecture=architecture), device="cpu")
+    explorer = Explorer(open_collection(str(photos / "china"), tmp_path, model=model, progress=False), tmp_path)
+    Page(explorer)
+    assert explorer.surprisal(str(photos / "china/0.png"), 0, 1)
 
 
 def test_a_picture_that_is_shown_twice_is_written_once(tmp_path: Path):
