@@ -1,6 +1,7 @@
 """A finished model to the Hugging Face Hub, from where `load_model("owner/name")` takes it."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from randar_features.hub.registry import FOLDER_FILES, HUB_NAME
 from randar_features.store.files import read_object, written_whole
 
 CARD = "README.md"
+WEIGHTS = "| weights |"  # in a card that was written here
 UPLOADED = ("config.json", "classes.json", CARD, *FOLDER_FILES.values())
 
 
@@ -49,7 +51,11 @@ def push_to_hub(
 
 
 def write_card(folder: str | os.PathLike[str], repository: str) -> Path:
-    """Load the model in `folder`, and write its README.md if there is none; errors as for `push_to_hub`."""
+    """Load the model in `folder`, and write its README.md if there is none; errors as for `push_to_hub`.
+
+    Warns:
+        UserWarning: README.md is there and is of another repository, or of other weights.
+    """
     match = HUB_NAME.fullmatch(repository)
     if match is None or match["revision"]:
         raise ValueError(f"{repository!r} is no repository of the Hub, expected 'owner/name'")
@@ -59,6 +65,14 @@ def write_card(folder: str | os.PathLike[str], repository: str) -> Path:
     if not path.exists():
         with written_whole(path) as file:
             file.write(model_card(model, read_object(folder / "config.json"), repository).encode())
+        return path
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if repository not in text or (WEIGHTS in text and model.weights_hash not in text):
+        warnings.warn(
+            f"{path} is of another repository or of other weights, not of {repository} with {model.weights_hash}: it "
+            "stays as it is; remove it to have it written anew",
+            stacklevel=3,
+        )
     return path
 
 

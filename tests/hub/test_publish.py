@@ -110,9 +110,19 @@ def test_a_folder_below_home(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_card_that_is_there_stays(hub: Hub, folder: Path) -> None:
-    (folder / "README.md").write_text("by hand")
+    (folder / "README.md").write_text("of someone/mine, by hand")
     push_to_hub(folder, "someone/mine")
-    assert (hub.folder / "README.md").read_text() == "by hand"
+    assert (hub.folder / "README.md").read_text() == "of someone/mine, by hand"
+
+
+def test_a_card_of_another_repository_or_of_other_weights_is_told(folder: Path) -> None:
+    card = write_card(folder, "someone/mine")
+    assert write_card(folder, "someone/mine") == card
+    with pytest.warns(UserWarning, match=r"README\.md is of another repository"):
+        write_card(folder, "someone/other")
+    card.write_text(card.read_text().replace(rf.load_model(folder).weights_hash, "0123456789abcdef"))
+    with pytest.warns(UserWarning, match="or of other weights"):
+        write_card(folder, "someone/mine")
 
 
 def test_a_transformer_alone_can_be_uploaded(hub: Hub, tmp_path: Path) -> None:
