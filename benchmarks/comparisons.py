@@ -1,8 +1,8 @@
 """Whether one variant beats another on the same images: paired differences, and which of them were planned.
 
-Planned: the recommended context `reverse` against what tuning images would choose without it, and against the best
-`repeat`. All others, pairs of contexts and the best variants of two encoders, were looked at because they were there:
-their p-values are corrected by Holm's procedure for how many they are.
+Planned: the recommended context `reverse` against the best other context, and against the best `repeat`, both chosen by
+tuning images. All other comparisons, of pairs of contexts and of the best variants of two encoders, were not planned:
+their p-values are corrected by Holm's procedure for their number.
 """
 
 from collections.abc import Callable, Iterator, Sequence

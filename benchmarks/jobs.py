@@ -1,4 +1,4 @@
-"""Benchmarks of a longer run: one whose result has the same options, weights and data is not measured again."""
+"""Benchmarks of a suite: a result with the same options, weights and data is not measured again."""
 
 import time
 from collections.abc import Callable, Mapping

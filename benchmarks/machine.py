@@ -1,4 +1,4 @@
-"""What a number was measured on, and from which code."""
+"""The machine and the code of a measurement."""
 
 import platform
 import subprocess

@@ -1,7 +1,7 @@
-"""The card that every result carries, and the one format of result files.
+"""The card of every result, and the format of result files.
 
-A number can only be compared with another when everything that changes it is written beside it: the
-protocol, every axis on which it varies, the options, the data, the weights, the machine, the commit and the command.
+Two numbers can be compared only if everything that changes them is recorded with them: the
+protocol, every axis on which they vary, the options, the data, the weights, the machine, the commit and the command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one runner: `randar bench TASK …` and `python -m benchmarks.TASK …`.
+"""The runner of all tasks: `randar bench TASK …` and `python -m benchmarks.TASK …`.
 
 A task is a typed dataclass of options and a function that measures. The runner reads the options, which refuses bad
 ones before any work, calls the function, times it, and writes what every result has: the card (machine, device, number

@@ -1,8 +1,8 @@
 """Every benchmark on every data set: `python -m benchmarks.suite --data cifar10/ camvid/ photo-digits --out runs/all`.
 
-What is measured on a data set follows from what it has: labels (classification, retrieval), masks (segmentation),
-corresponding points (matching). Each benchmark writes a folder of its own, at the end all go into one report. Run the
-same command again to continue: a result of the same options, weights and data is not measured again.
+The data decide what is measured: labels (classification, retrieval), masks (segmentation), corresponding points
+(matching). Each benchmark writes a folder of its own, and one report shows them all. Run the same command again to
+continue: a result with the same options, weights and data is not measured again.
 """
 
 import sys

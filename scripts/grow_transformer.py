@@ -2,9 +2,9 @@
 
 Blocks of a trained model are taken over, repeated ones damped to a tenth, so that they hardly change what passes
 through (as in depth growing, Gong et al. 2019). A code's embedding and its row of the output are random rotations of
-its vector: codes that are alike begin alike. With `--data` the output's row is the mean of the trained rows of those
-codes that the trained model's tokenizer finds in the same cells of images, and the embedding joins both. Train from it:
-`randar train transformer … initial=FOLDER`.
+its vector: similar codes begin with similar vectors. With `--data` the output's row is the mean of the trained rows
+of those codes that the trained model's tokenizer finds in the same cells of images, and the embedding joins both.
+Train from it: `randar train transformer … initial=FOLDER`.
 """
 
 from dataclasses import asdict, dataclass, replace

@@ -1,6 +1,6 @@
-"""A network for a tokenizer to look through: `python scripts/train_network.py --data IMAGES --out RUN`.
+"""A network whose maps a tokenizer uses: `python scripts/train_network.py --data IMAGES --out RUN`.
 
-It sees no weights of others: it learns the classes of the images. Codes are fitted to it next: `python
+It uses no weights of others: it learns the classes of the images. Codes are fitted to its maps next: `python
 scripts/network_tokenizer.py --network RUN/model --data IMAGES --out FOLDER`.
 """
 

@@ -1,4 +1,4 @@
-"""Compare the losses beside next-token prediction: `train_objectives.py --tokens TOKENS --probe IMAGES --out RUNS`.
+"""Compare losses in addition to next-token prediction: `train_objectives.py --tokens TOKENS --probe IMAGES --out RUNS`.
 
 Trains each variant of the recipe, objectives.yaml, into RUNS/NAME, with the same images, seeds and first weights, then
 writes RUNS/result.json with its card: the losses and the probe at the end of each.
@@ -51,7 +51,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectivesOptions(RunOptions):
-    """Compare the losses beside next-token prediction, with equal images, seeds and first weights.
+    """Compare losses in addition to next-token prediction, with equal images, seeds and first weights.
 
     Run it again to continue.
 
@@ -59,7 +59,7 @@ class ObjectivesOptions(RunOptions):
         tokens: folder with `train`, `validation` and `teacher`.
         probe: labelled images, a folder or Parquet files.
         probe_split: split of those images; none: all of them.
-        probe_images: how many of them; a quarter is held back to test.
+        probe_images: number of these images; a quarter is the test set.
         recipe: options of all variants.
         variants: names of some; none: all.
         change: key=value, for all of them, as total_steps=600.

@@ -1,4 +1,4 @@
-"""The data that benchmarks are run on, by name or as it comes."""
+"""The data of benchmarks: built-in data by name, or folders and files."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Images with masks as a segmentation benchmark needs them: readable ones alone, their classes known."""
+"""Images with masks for a segmentation benchmark: only readable ones, with known classes."""
 
 import hashlib
 import warnings

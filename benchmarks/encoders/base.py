@@ -1,4 +1,4 @@
-"""What every encoder offers to the benchmarks: named outputs, each a map of features."""
+"""The interface of encoders in benchmarks: named outputs, each a map of features."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

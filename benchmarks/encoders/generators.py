@@ -1,4 +1,4 @@
-"""RandAR and its sisters, and what their tokenizers alone know."""
+"""RandAR, LlamaGen, PAR and ARPG as encoders, and their tokenizers alone."""
 
 import copy
 from collections.abc import Mapping, Sequence

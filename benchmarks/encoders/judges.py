@@ -1,4 +1,4 @@
-"""Networks that judge generated images: their features, what the measures are called by them, their classes by name."""
+"""Networks that judge generated images: their features, the names of the measures, the names of their classes."""
 
 import re
 from collections.abc import Mapping, Sequence

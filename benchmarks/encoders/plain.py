@@ -1,4 +1,4 @@
-"""Encoders without weights: what a representation has to beat."""
+"""Encoders without weights, as baselines: pixels and histograms."""
 
 from collections.abc import Mapping
 

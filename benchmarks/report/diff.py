@@ -1,8 +1,8 @@
 """Why two numbers are, or are not, comparable: `python -m benchmarks.diff a.json b.json`.
 
-Prints every difference of the two protocol cards and of the rows' axes and settings, and the differences of the
-metrics where a comparison stands. Exit status as of `diff`: 0 where rows can be compared, 1 where none can, 2 for an
-error.
+Prints every difference of the two cards and of the axes and settings of their results, and the differences of the
+metrics where two results are comparable. Exit status: 0 if some results are comparable, 1 if none
+are, 2 for an error.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Pictures of matched points: lines from an image to the places found in another."""
+"""Pictures of matched points: lines from an image to the points found in another."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,7 @@
-"""Pages as one HTML file each: headings, text, tables and pictures, with nothing to fetch from anywhere.
+"""Pages as one HTML file each: headings, text, tables and pictures, without references to other files.
 
-Every helper gives a piece of HTML, `page` puts pieces together with page.html. Plain strings are escaped by jinja2,
-what cannot be printed among them as in messages; only what these helpers made counts as HTML.
+Every helper gives a piece of HTML; `page` puts the pieces together with page.html. Plain strings are escaped by jinja2,
+and characters that cannot be printed as in messages. Only the pieces of these helpers count as HTML.
 """
 
 import base64

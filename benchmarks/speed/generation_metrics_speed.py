@@ -1,7 +1,7 @@
 """Generation measures of many features, timed: `python -m benchmarks generation_metrics_speed --out FOLDER`.
 
 Features are synthetic, in float32 and mapped from disk, as a feature store's. Each measure runs in a process of its
-own, so that the peak memory is its own; pages of the mapped files count as far as they are resident.
+own, so that the peak memory is its own. Pages of the mapped files count if they are in memory.
 """
 
 import tempfile

@@ -1,10 +1,10 @@
-"""Speed of generation beside the published loop: `python -m benchmarks.generation_speed`.
+"""Speed of generation compared with the published loop: `python -m benchmarks.generation_speed`.
 
 Both draw the same number of tokens in the same steps from the same random weights (default: RandAR-L, one
 image, 88 steps, guidance on): the published loop as `published_loop` restates it, in float32, and
-`rf.generate`, as it is and with packed weights, in bfloat16 where the device multiplies in it. Beside each stands
-the floor: what reading the weights and the cache takes at the measured memory bandwidth, and the operations at the
-measured peak, whichever is more.
+`rf.generate`, as it is and with packed weights, in bfloat16 where the device multiplies in it. Each has its
+floor: the time to read the weights and the cache at the measured memory bandwidth, or the time of the operations at
+the measured peak, whichever is longer.
 """
 
 from collections.abc import Callable

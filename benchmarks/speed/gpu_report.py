@@ -1,9 +1,9 @@
-"""What a GPU does, on one page, with nothing left to decide: `make gpu-report`, or `python -m benchmarks gpu_report`.
+"""Tests and speed on a GPU, on one page: `make gpu-report`, or `python -m benchmarks gpu_report`.
 
 The parts, each in a process of its own with a limit of seconds, under 8 minutes together: the tests that need a GPU;
-features; generation beside the published loop; training. What fails or takes too long is reported, and stops no other
-part. Every measurement goes to `progress.jsonl` as it is made, and the page is written after each part. Without a GPU
-the same runs on the processor; choose small sizes there.
+features; generation compared with the published loop; training. What fails or takes too long is reported, and stops no
+other part. Every measurement goes to `progress.jsonl` as it is made, and the page is written after each part. Without a
+GPU the same runs on the processor; choose small sizes there.
 """
 
 import gc

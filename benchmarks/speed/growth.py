@@ -2,8 +2,8 @@
 
 Against the number of images, of synthetic vectors: writing a store, building an index, exact kNN, fitting a probe.
 Against tokens and layers: features of a RandAR with random weights. Each size runs in a process of its own; times are
-processor seconds of one thread, which other programs on the machine disturb little; memory is what the peak has more
-than the process had before.
+processor seconds of one thread, which other programs on the machine disturb little; memory is the peak without what the
+process had before.
 """
 
 import tempfile

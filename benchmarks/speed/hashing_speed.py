@@ -1,4 +1,4 @@
-"""What it costs to know files by their content, the first and the second time: `python -m benchmarks.hashing_speed`.
+"""Seconds to identify files by their content, the first and the second time: `python -m benchmarks.hashing_speed`.
 
 Files of random bytes are written, then hashed as a store does it. The second time their hashes come from the cache of
 `randar_features.store.identity` where size, times and inode are unchanged. The file system has the files in memory

@@ -1,9 +1,9 @@
-"""An index of a million vectors, built and searched: `python -m benchmarks.index_speed --memory-limit 4 --out FILE`.
+"""An index of a million vectors, built and searched: `python -m benchmarks.index_speed --memory-limit 4 --out FOLDER`.
 
 Vectors are synthetic: in clusters, and of far fewer dimensions than numbers, as features of images are. They are made
 block by block and never all in memory. Each index is built in a process of its own and searched in another, so that the
-peak memory of each is its own. Recall is against exact search, done block by block. Beside the peak stands what was
-predicted before building.
+peak memory of each is its own. Recall is against exact search, done block by block. The result has the peak and the
+peak that was predicted before building.
 """
 
 import multiprocessing

@@ -1,7 +1,7 @@
-"""Processor time beside another checkout's: `python -m benchmarks.paired_speed --other CHECKOUT --out OUT`.
+"""Processor time compared with another checkout: `python -m benchmarks.paired_speed --other CHECKOUT --out OUT`.
 
-One process of each checkout takes its turn, A B A B …, on one thread, so that both meet the same machine. What counts
-is the median of the ratios, with its 95 % interval by bootstrap over the pairs.
+One process of each checkout takes its turn, A B A B …, on one thread, so that both meet the same machine. The result is
+the median of the ratios, with its 95 % interval by bootstrap over the pairs.
 """
 
 import json

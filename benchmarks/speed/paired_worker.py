@@ -1,4 +1,4 @@
-"""One process of `benchmarks.speed.paired_speed`: does the works that standard input names, one to a line.
+"""One process of `benchmarks.speed.paired_speed`: does the works that standard input names, one on each line.
 
 It runs with the packages of either checkout, so it uses only public names that older commits have too. The arguments
 are the sizes of the model, as JSON, and the steps of generation. Prints the processor seconds of each work.

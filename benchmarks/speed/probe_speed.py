@@ -1,4 +1,4 @@
-"""Probes on many features, timed: `python -m benchmarks.probe_speed --memory-limit 4 --out FILE`.
+"""Probes on many features, timed: `python -m benchmarks.probe_speed --memory-limit 4 --out FOLDER`.
 
 Features are synthetic and in float16, as a feature store's: classes around centres of their own, in far fewer
 dimensions than numbers, so that these are correlated as those of images are. Each probe runs in a process of its own,

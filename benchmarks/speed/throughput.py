@@ -1,11 +1,11 @@
-"""Speed of feature extraction beside the straightforward way: `python -m benchmarks.throughput`.
+"""Speed of feature extraction compared with a straightforward implementation: `python -m benchmarks.throughput`.
 
 Both encode the same images with the same weights and give the features of the middle layer of a RandAR
 (default: RandAR-L at 256×256, random weights):
 
 - straightforward: float32, one explicit causal mask, attention by matrix products and softmax, rotation on
-  real pairs, every layer, logits computed; what one writes by calling the published model as it is;
-- this package: `encode_tokens`, in the number format that the machine is fast in.
+  real pairs, every layer, logits computed, as one calls the published model;
+- this package: `encode_tokens`, in the fastest number format of the machine.
 """
 
 from dataclasses import dataclass

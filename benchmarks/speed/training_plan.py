@@ -1,8 +1,8 @@
-"""What a training run will take: `python -m benchmarks.training_plan --config randar_l.yaml --gpus 8`.
+"""Estimated time and memory of a training run: `randar bench training_plan --recipe FILE --gpus 8`.
 
-Parameters, memory of each GPU and days, before anything is rented. Weights, gradients, optimizer and average are
-counted; what the forward pass keeps for the backward one is measured on a few tokens and scaled. Days are
-operations over peak times MFU, a guess that `training_speed` or a run's log can replace.
+Parameters, memory of each GPU and days, before you rent anything. Weights, gradients, optimizer and average are
+counted; the memory that the forward pass keeps for the backward pass is measured on a few tokens and scaled. Days are
+operations / (peak · MFU). MFU is a guess, which `training_speed` or the log of a run can replace.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ class Config(RunOptions):
     """Estimated memory and time of a training run.
 
     Attributes:
-        recipe: YAML file of training options, as `randar train transformer --config` takes it.
+        recipe: YAML file of training options, such as randar_features/cli/recipes/randar_l.yaml.
         overrides: key=value, for example hardware.gradient_checkpointing=true.
         gpus: number of GPUs, over all nodes.
         gpu: name of the GPUs, such as H100, A100 or RTX 4090.

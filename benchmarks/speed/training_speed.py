@@ -1,13 +1,13 @@
-"""Speed of a training step beside the published loop: `python -m benchmarks.training_speed`.
+"""Speed of a training step compared with the published loop: `python -m benchmarks.training_speed`.
 
 Both train the same RandAR (default: RandAR-L at 256×256, random weights and tokens), each in a process of its
 own, with float32 weights:
 
-- published: the published step, restated plainly in `benchmarks.published_training`;
+- published: the published step, restated plainly in `benchmarks.reference.published_training`;
 - this package: a step of `RandARTrainer`, as scripts/train_randar.py takes it.
 
-Products are in bfloat16 where the machine is fast in it, else in float32, in both; `--published-dtype bfloat16`
-leaves the published step in bfloat16, as its configuration has it, wherever it runs. On a machine with a GPU,
+Both compute products in bfloat16 on a machine that is fast in it, else in float32. `--published-dtype bfloat16`
+computes the published step in bfloat16, as its configuration does, on every machine. On a machine with a GPU,
 CUDA_VISIBLE_DEVICES= (empty) measures the CPU.
 """
 

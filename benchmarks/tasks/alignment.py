@@ -1,4 +1,4 @@
-"""How alike two small pictures are once one of them is mirrored, shifted, cropped or turned a little.
+"""Similarity of two small pictures after one of them is mirrored, shifted, cropped or turned a little.
 
 `WARPS` of one picture, 90 % crops of either side and rotations by 3 degrees, are shifted over the other; the shift of
 the highest correlation of detail counts, among those that leave most of both pictures, and of their detail, in sight.

@@ -1,9 +1,9 @@
 """Generators of the same size, data and budget in one table: `python -m benchmarks.architectures --runs par=RUN …`.
 
-Of each: parameters, nats per token of held-out images, images a second of generation in matched steps, and what its
-frozen features are good for, in every context and at every read that it has: a linear probe, nearest neighbours,
-segmentation. The layer of each is chosen by the linear probe on tuning images; evaluation images choose nothing. What
-has been measured with the same options and weights is not measured again.
+For each: parameters, nats per token of held-out images, generated images per second with equal numbers of steps, and
+the scores of its frozen features, in every context and read that it has: a linear probe, nearest neighbours,
+segmentation. The linear probe chooses the layer on tuning images; evaluation images choose nothing. A result with the
+same options and weights is not measured again.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
 """Probes of frozen features: `python -m benchmarks.classification --data FOLDER --encoder pixels codes randar-tiny`.
 
 Every output of every encoder (layer, context, read), in every pooling, is classified by each probe. Options
-of the heads are chosen on a tenth of the training images, and each head sees the evaluation images once. They
-are a split of the data, or held back from it. The same images serve every encoder, so that differences are paired.
+of the heads are chosen on a tenth of the training images, and each head sees the evaluation images once. These
+are a split of the data, or held out from it. All encoders get the same images, so that differences are paired.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
 """Point matching with frozen maps: `python -m benchmarks.correspondence --data photographs --encoder randar-tiny`.
 
-For every point of one image, the pixel of another whose feature has the largest cosine to the point's own; both maps
-are up-sampled to their images (DIFT, `eval_spair.py`). PCK is given with the threshold a share of the object's box
-or of the image, and over all points or as the mean over image pairs; intervals are bootstrapped over pairs.
+The match of a point is the pixel of the other image whose feature has the largest cosine with the feature of the
+point; both maps are up-sampled to their images (DIFT, `eval_spair.py`). The threshold of PCK is a share of the
+object's box or of the image; PCK is over all points, or the mean over image pairs. Intervals are over pairs.
 
 Data: "digits" (two placements of one scanned digit) and "photographs" (crops, moved and recoloured; or a folder of
 images, "photographs:FOLDER"), both with exact truth; or the folder of SPair-71k.

@@ -1,8 +1,8 @@
-"""What parallel decoding costs in each order: `python -m benchmarks.decoding_orders`.
+"""Likelihood that parallel decoding costs in each order: `python -m benchmarks.decoding_orders`.
 
-Real images are scored as the decoder would have drawn them: in an order and a number of steps, each token
-given those of the steps before. Tokens of one step do not see each other, so fewer steps cost likelihood; an
-order is good where it costs little. Needs no sampling and no classifier.
+Real images are scored as a decoder draws: in an order and a number of steps, each token given the tokens of the
+steps before. Tokens of one step do not see each other, so fewer steps cost likelihood. An order is good if it costs
+little. This needs no sampling and no classifier.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """Which images of one set are nearly the same as images of another, and the warning that a card gives of them.
 
-Candidates are found by an index of the features of one set: for each image of the other its nearest, if their cosine
-(standardised) reaches a threshold. Each is then checked by pixels: the detail of both pictures at 32×32, what is
-finer than a few pixels, or of one with the mirror image of the other, must agree, as they are or, more closely, after
-one was shifted, cropped or turned (`benchmarks.tasks.alignment`). Brightness, contrast, colour, compression and small
-movements pass; other pictures of the same thing, and two skies or seas, do not. `RECALL` says what is found.
+An index of the features of one set finds the candidates: for each image of the other set its nearest images, if their
+cosine (standardised) reaches a threshold. Pixels then decide: at 32×32, the fine detail of both pictures, or of one and
+the mirror image of the other, must agree. The threshold is higher if one picture is first shifted, cropped or turned
+(`benchmarks.tasks.alignment`). Changes of brightness, contrast, colour and compression and small movements are found;
+other pictures of the same thing, and two skies or seas, are not. `RECALL` states how many are found.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
 """How many near-duplicates are found: `python -m benchmarks.duplicate_recall --data FOLDER --split train`.
 
-Some images of a data set are copied with a change, such as a shift by 1/32 of the width, and looked up among its first
-images. The share that is found is the recall that warnings of near-duplicates state. Images from further on, which are
-looked up too, show how often other pictures are taken for the same.
+Some images of a data set are copied with a change, such as a shift by 1/32 of the width, and searched for among its
+first images. The share that is found is the recall that warnings of near-duplicates state. Later images of the data set
+are searched for too: they show how often another picture is taken for a near-duplicate.
 """
 
 import io

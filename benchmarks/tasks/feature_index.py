@@ -1,4 +1,4 @@
-"""Indexes in benchmarks: any of their encoders encodes the queries."""
+"""Indexes for every encoder of the benchmarks, which also encodes the queries."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is measured of a generator itself: how likely it finds real images, and how fast it draws new ones."""
+"""Measures of a generator itself: the likelihood of real images, and the speed of drawing new ones."""
 
 from dataclasses import dataclass
 from pathlib import Path

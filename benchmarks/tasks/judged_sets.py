@@ -1,4 +1,4 @@
-"""Sets of images as a network sees them, and what is measured between a real and a generated one."""
+"""Features of sets of images by a network, and the measures between a real and a generated set."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Which labelled images a classifier is trained on, and which it is evaluated on; their features by output."""
+"""The labelled images that a classifier is trained on and evaluated on, and their features by output."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 The README's picture: `python -m benchmarks.maps --data photographs --height 160 --colours 256 --file photographs.png
 --out benchmarks/results/figures`.
 
-Places of one colour have like features. Each encoder output is one column: the first three principal components
-over all images shown, with channels exchanged and inverted to be most like the last column's.
+Locations of one colour have similar features. Each column is one output of the encoder: the first three principal
+components over all images shown, with channels exchanged and inverted to be most similar to the last column's.
 """
 
 from dataclasses import dataclass

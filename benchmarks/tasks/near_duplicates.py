@@ -1,7 +1,7 @@
 """Near-duplicates between two splits: `python -m benchmarks.near_duplicates --data FOLDER --split train --other test`.
 
-What counts as one is said in `benchmarks.tasks.duplicate_pairs`. All pairs are written, and a picture of those that
-are least alike.
+`benchmarks.tasks.duplicate_pairs` says what counts as a near-duplicate. All pairs are written, and a picture of the
+least similar pairs.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """How good a model's tokenizer and transformer are: `python -m benchmarks.quality --data FOLDER --split validation`.
 
 Tokenizer: PSNR of the reconstruction, share of the codes in use, entropy of the tokens. Transformer: nats per
-token over several orders, with the class and with the null class, beside that entropy, which a model
-that knows only how frequent each code is would reach. Labels must be those that the model was trained with.
+token over several orders, with the class and with the null class. A model that knows only the frequency of
+each code would reach the entropy. Labels must be those that the model was trained with.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Ways to read one layer of a generator, beside each other: `python -m benchmarks.readouts --data FOLDER --out OUT`.
+"""Ways to read one layer of a generator, compared: `python -m benchmarks.readouts --data FOLDER --out OUT`.
 
 Each way makes vectors, or maps for the attentive probe, out of the same frozen layer: which showing is read and up to
-where, over which cells it is pooled, how many random orders are averaged. Images are tokenized once. Beside each stands
-what it costs: shown sequences, and seconds of the transformer. Paired differences are to the mean over all tokens of
-the last showing.
+which token, over which cells it is pooled, how many random orders are averaged. Images are tokenized once. The result
+has the cost of each way: shown sequences, and seconds of the transformer. Paired differences are from the mean over all
+tokens of the last showing.
 """
 
 import time

@@ -1,7 +1,7 @@
 """How much a tokenizer loses: `randar bench reconstruction --data FOLDER --network inception`, the papers' rFID.
 
-Images go through a model's tokenizer and back, and are compared with themselves. Samples of a generator are measured by
-`generation`, against a training set.
+Images are compared with their reconstructions by a model's tokenizer. `generation` compares samples of a generator with
+a training set.
 """
 
 from dataclasses import dataclass

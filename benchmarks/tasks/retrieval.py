@@ -1,8 +1,8 @@
 """Retrieval by cosine: `python -m benchmarks.retrieval --data FOLDER --split validation --encoder pixels randar-tiny`.
 
-Items of the query's own class are relevant. Without --query-split each image is a query among all others of its
-split, itself excluded by its id. Every output of every encoder is searched exactly; the best of each encoder also
-by indexes, whose results are set against the exact ones in OUT/index.
+Images of the class of the query are relevant. Without --query-split each image is a query, and is searched among all
+others of its split. Every output of every encoder is searched exactly, and the best of each encoder also by indexes;
+OUT/index compares these results with the exact ones.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
 """Segmentation from frozen maps: `python -m benchmarks.segmentation --data camvid/ --labels camvid`.
 
 A head learns the class of every pixel from the feature maps of the training images. Its options are chosen on a
-tenth of those, the evaluation images are touched once by each row. mIoU is that of the whole evaluation set, at the
-masks' own size; its interval is bootstrapped over images. `--resolution` shows images larger than the encoder's
-input as overlapping tiles.
+tenth of these images, and the evaluation images are used once for each result. mIoU is that of the whole evaluation
+set, at the size of the masks; its interval is bootstrapped over images. `--resolution` shows images larger than the
+encoder's input as overlapping tiles.
 """
 
 from __future__ import annotations
