@@ -3,7 +3,8 @@
 The predicted class is the one under which the tokens of an image have the highest log-likelihood, averaged over K
 orders: by Bayes' rule with equal priors, a generator of images is a classifier. Every class, image and order takes a
 pass through the model, so a probe on its features, computed without the class, first shortlists some classes.
-Published: RandAR-L 78.0 %, RandAR-XL 81.3 % on ImageNet with 20 orders; XL 71.2, 76.2, 79.5 and 80.4 % with 1, 2, 5 and 10.
+Published: RandAR-L 78.0 %, RandAR-XL 81.3 % on ImageNet with 20 orders; XL 71.2, 76.2, 79.5 and 80.4 % with
+1, 2, 5 and 10.
 
 Class i of the data must be class i of the model. Run the same command again to continue.
 """
