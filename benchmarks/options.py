@@ -120,8 +120,8 @@ class EncoderOptions(FeatureOptions):
     """The encoders, and the features of each that are measured.
 
     Attributes:
-        encoder: names, see `benchmarks.encoders.load_encoder`: randar-tiny, a model's folder, pixels, histogram, codes,
-            latents, efficientnet-lite0, timm:NAME, timm:NAME=FILE, timm:hf-hub:OWNER/NAME, MODULE:FACTORY,
+        encoder: one or several encoders: name or folder of a model, pixels, histogram, codes, latents, codes:MODEL,
+            latents:MODEL, efficientnet-lite0, timm:NAME, timm:NAME=FILE, timm:hf-hub:OWNER/NAME, MODULE:FACTORY,
             features:FILE (.npy or .parquet).
         outputs: features to measure, such as reverse/image/2; none, or an encoder that has none of them: all
             features of that encoder.

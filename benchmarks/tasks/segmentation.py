@@ -71,7 +71,7 @@ class Config(EncoderOptions, MaskOptions):
 
     Attributes:
         data: "photo-digits", a folder with images/ and masks/, or Parquet files.
-        head: linear (batch normalisation and a 1×1 convolution), knn or logistic (both on patches).
+        head: fitted head: linear (batch normalisation and a 1×1 convolution), knn or logistic (both on patches).
         train_split: split to train on.
         evaluation_split: split to evaluate on; none: "test" of photo-digits, else "validation".
         train_images: largest number of images to train on, a seeded random choice; none: all.

@@ -39,11 +39,11 @@ class TransformerOptions(RunOptions, TrainingConfig, Reading):
       … auxiliary.alignment.weight=0.5                                  aligned to what teacher_maps.py wrote
 
     Attributes:
-        tokens: folder with `train` and `validation`.
+        tokens: folder with `train` and `validation`, as `randar tokenize` writes it.
         teacher: maps for auxiliary.alignment; none: TOKENS/teacher.
         probe: labelled images; each evaluation logs the accuracy of kNN and ridge regression on the features.
-        probe_split: split of those images; none: all of them.
-        probe_images: number of these images; a quarter is the test set.
+        probe_split: split of the images of --probe; none: all of them.
+        probe_images: number of images of --probe; a quarter is the test set.
     """
 
     tokens: Path

@@ -18,8 +18,8 @@ class TrainingConfig:
     """The model, the recipe, the intervals of the loop, and how the hardware computes it.
 
     Attributes:
-        model: `type`, a key of `models.ARCHITECTURES` (randar), and fields of its configuration; vocabulary, tokens
-            and classes come from the data.
+        model: `type`, one of randar, llamagen, par and arpg, and fields of its configuration, such as num_layers;
+            vocabulary, tokens and classes come from the data.
         total_steps: training steps until the run is done.
         batch_size: images in a step, over all processes.
         learning_rate: highest learning rate, after the warm-up.
@@ -32,7 +32,7 @@ class TrainingConfig:
         gradient_clip: largest norm of the gradient; larger gradients are scaled down to it.
         skip_gradient_norm: skip a step whose gradient has a larger norm; none: skip no step.
         skip_after: first step to which `skip_gradient_norm` applies.
-        order: "random": as the architecture is trained (for RandAR and ARPG, a new order for each image); or "raster".
+        order: random: as the architecture is trained, for RandAR and ARPG a new order per image; raster: row by row.
         class_dropout: share of images whose class is replaced by the null class.
         ema_decay: decay of the average of the weights, which is evaluated and exported; 0: no average.
         seed: seed of all random choices.
