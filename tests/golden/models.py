@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from randar_features import sequence
+from randar_features.hub.weights import build_empty
 from randar_features.models import ARCHITECTURES, ImageTransformer, RandAR
 from tests.golden.deterministic_weights import fill_
 
@@ -38,9 +38,7 @@ def golden_model(name: str) -> ImageTransformer:
         num_tokens=published["block_size"],
         num_classes=published["num_classes"],
     )
-    with torch.device("meta"):  # fresh weights would not be used
-        model = build(config)
-    model = model.to_empty(device="cpu").eval()
+    model = build_empty(lambda: build(config)).eval()  # fresh weights would not be used
     fill_(model.state_dict())
     return model.requires_grad_(False)
 
