@@ -154,7 +154,7 @@ def kinds_of(data: str) -> set[str]:
 
 
 def splits_of(data: str) -> tuple[str | None, str | None]:
-    """The split to train on, None: all; and the one to evaluate on, None: images of the former are held back."""
+    """The split to train on, None: all; and the one to evaluate on, None: images of the former are held out."""
     if data == PHOTO_DIGITS:
         return "train", "test"
     opened = _first_pair if "masks" in kinds_of(data) else open_images

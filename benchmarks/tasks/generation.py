@@ -279,7 +279,7 @@ class OwnProbe:
         config: how images are read, and where features are kept.
         probe: fitted.
         classes: the model's class of each of the probe's.
-        accuracy: on images held back of those it was fitted on.
+        accuracy: on images held out from those it was fitted on.
         warnings: of images that could not be read.
     """
 

@@ -30,7 +30,7 @@ class LossConfig(RunOptions):
 
     Attributes:
         model: as `load_model` takes it.
-        tokens: folder of a `TokenStore`, held back from training.
+        tokens: folder of a `TokenStore`, held out from training.
         images: how many, evenly spread through the store, in their first crop.
         orders: antithetic ones, the same for all images; a model of one order is measured in that one.
         seed: of the bootstrap.

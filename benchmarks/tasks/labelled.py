@@ -56,11 +56,11 @@ class LabelledData(FeatureOptions):
         if self.evaluation_split is not None and self.evaluation_split == self.train_split:
             raise ValueError(
                 f"images to train on and to evaluate on must differ, got the split {self.train_split!r} twice: leave "
-                "--evaluation-split out, and images of the training split are held back"
+                "--evaluation-split out, and images of the training split are held out"
             )
         if self.evaluation_split is not None and self.evaluation_images is not None:
             raise ValueError(
-                f"--evaluation-images {self.evaluation_images} holds back images of the training split, and "
+                f"--evaluation-images {self.evaluation_images} holds out images of the training split, and "
                 f"--evaluation-split {self.evaluation_split} names others: leave one of them out"
             )
 
@@ -204,7 +204,7 @@ def check_labels(options: LabelledData) -> None:
 
 
 def choose_rows(store: FeatureStore, other: FeatureStore | None, options: LabelledData) -> tuple[Split, Split]:
-    """Rows to train on, of `store`, and to evaluate on, of `other`, or held back from `store`.
+    """Rows to train on, of `store`, and to evaluate on, of `other`, or held out from `store`.
 
     Images that could not be read are left out.
     """
@@ -213,7 +213,7 @@ def choose_rows(store: FeatureStore, other: FeatureStore | None, options: Labell
 
 
 def choose(train: Split, evaluation: Split | None, options: LabelledData) -> tuple[Split, Split]:
-    """The images to train on and to evaluate on; `evaluation` None: some of `train` are held back."""
+    """The images to train on and to evaluate on; `evaluation` None: some of `train` are held out."""
     for split in (train, evaluation):
         if split is not None and (split.labels < 0).any():
             raise ValueError(
@@ -248,7 +248,7 @@ def fewer(split: Split, count: int | None, seed: int) -> Split:
 def check_held(held: int, count: int) -> None:
     """ValueError unless some of `count` images are left where `held` are held out."""
     if not 0 < held < count:
-        raise ValueError(f"{count} readable images cannot hold back {held} for evaluation: set --evaluation-images")
+        raise ValueError(f"{count} readable images cannot hold out {held} for evaluation: set --evaluation-images")
 
 
 def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:

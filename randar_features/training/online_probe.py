@@ -32,7 +32,7 @@ class OnlineProbe:
     - `rankme_single_image`: RankMe (Garrido et al., arXiv 2210.02885), exp of the entropy of the singular values'
       shares: how many directions the features use.
 
-    A quarter of the images is held back to test. Tokens are made once; labels are never shown to the model.
+    A quarter of the images is held out to test. Tokens are made once; labels are never shown to the model.
 
     Args:
         encode: the feature engine.

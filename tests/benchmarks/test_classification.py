@@ -56,7 +56,7 @@ def test_the_command_reports_what_the_probe_gives(
     assert by_name["reverse/image/all"]["layer"] == [0, 1, 2]
     assert by_name["reverse/image/all"]["dimensions"] == 3 * by_name["reverse/image/1"]["dimensions"]
 
-    # By hand: four rows of each class are held back, the probe never sees them.
+    # By hand: four rows of each class are held out, the probe never sees them.
     vectors, labels = pixels
     kept, held_out = stratified_holdout(labels, fraction=12 / 72, seed=0)
     assert np.bincount(labels[held_out]).tolist() == [4, 4, 4]
@@ -166,7 +166,7 @@ def test_unusable_data_is_refused(folder: Path, tmp_path: Path):
     options = {"encoder": ("histogram",)}
     with pytest.raises(ValueError, match=r"the first of 1 images of .*plain has no label"):
         classification.run(config(tmp_path / "plain", tmp_path, **options), tmp_path)
-    with pytest.raises(ValueError, match="72 readable images cannot hold back 72"):
+    with pytest.raises(ValueError, match="72 readable images cannot hold out 72"):
         classification.run(config(folder, tmp_path, evaluation_images=72, **options), tmp_path)
     with pytest.raises(ValueError, match=r"the last 24 images hold none of 2 classes, \[0, 1\]"):
         classification.run(config(folder, tmp_path, evaluation_images=24, hold_out="last", **options), tmp_path)
