@@ -1,4 +1,4 @@
-"""Estimated time and memory of a training run: `randar bench training_plan --recipe FILE --gpus 8`.
+"""Estimated time and memory of a training run: `randar bench training_plan --recipe randar_l.yaml --gpus 8`.
 
 Parameters, memory of each GPU and days, before you rent anything. Weights, gradients, optimizer and average are
 counted; the memory that the forward pass keeps for the backward pass is measured on a few tokens and scaled. Days are
@@ -19,6 +19,7 @@ from benchmarks.options import RunOptions
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features.cli.parse import positional, read_options
+from randar_features.cli.training import recipe_file
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty
 from randar_features.layers.cross_entropy import CHUNK_BYTES
@@ -37,7 +38,7 @@ class Config(RunOptions):
     """Estimated memory and time of a training run.
 
     Attributes:
-        recipe: YAML file of training options, such as randar_features/cli/recipes/randar_l.yaml.
+        recipe: YAML file of training options, or the name of a shipped one, such as randar_l.yaml.
         overrides: key=value, for example hardware.gradient_checkpointing=true.
         gpus: number of GPUs, over all nodes.
         gpu: name of the GPUs, such as H100, A100 or RTX 4090.
@@ -159,7 +160,7 @@ def keeping(model: nn.Module) -> Iterator[Mapping[int, int]]:
 def measure(config: Config, out: Path) -> Measurement:
     """One result: times and memory, in the units that their names give."""
     peak = (data_sheet_peak(config.gpu) or 0) / 1e12
-    found = plan(config, read_options(TrainingConfig, Path(config.recipe), config.overrides))
+    found = plan(config, read_options(TrainingConfig, recipe_file(config.recipe), config.overrides))
     return Measurement(
         protocol=f"planned, not measured: {config.gpus} × {config.gpu}, {100 * config.mfu:g} % of {peak:g} TFLOP/s "
         "each (bfloat16, data sheet)",

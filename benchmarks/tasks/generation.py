@@ -60,7 +60,7 @@ from randar_features.cli.options import WeightsDType
 from randar_features.cli.parse import option
 from randar_features.data.layout import split_role
 from randar_features.generation.recipe import recipe_of
-from randar_features.options import Count, Natural, NonNegative, Share
+from randar_features.options import Count, Natural, Positive, Share
 from randar_features.store.files import write_bytes
 
 COARSE, FULL = "coarse", "full"
@@ -119,7 +119,7 @@ class Config(JudgeOptions):
     guidance_schedule: GuidanceSchedule | None = None
     steps: tuple[int, ...] | None = None
     order: tuple[Order, ...] | None = option("--orders", default=None)
-    temperature: NonNegative = 1.0
+    temperature: Positive = 1.0
     top_k: Natural = 0
     top_p: Share = 1.0
     weights_dtype: WeightsDType = "float32"

@@ -55,9 +55,13 @@ def run_stage(
 
 def as_options(arguments: Sequence[str]) -> list[str]:
     """The arguments, with `key=value` as `--key=value`, and the name of a shipped recipe as its path."""
-    shipped = {file.name: str(file) for file in RECIPES.glob("*.yaml")}
     words: list[str] = []
     for word in arguments:
-        named = words[-1:] == ["--config"] and not Path(word).exists()
-        words.append(shipped.get(word, word) if named else as_option(word))
+        words.append(str(recipe_file(word)) if words[-1:] == ["--config"] else as_option(word))
     return words
+
+
+def recipe_file(name: str) -> Path:
+    """A file of options, or else the shipped recipe of that name, such as "randar_l.yaml"."""
+    shipped = RECIPES / name
+    return shipped if shipped.is_file() and not Path(name).exists() else Path(name)

@@ -17,7 +17,6 @@ from randar_features.training.recipe import TrainingConfig
 
 MODEL = {"num_layers": 6, "num_heads": 2, "dim": 32, "ffn_multiple_of": 32}
 DATA: dict[str, Any] = {"recipe": "", "vocab_size": 100, "num_tokens": 64, "num_classes": 10}
-RANDAR_L = Path(__file__).parents[2] / "randar_features/cli/recipes/randar_l.yaml"
 
 
 def recipe(*, model: dict[str, Any] | None = None, **options: Any) -> TrainingConfig:
@@ -31,7 +30,7 @@ def sizes(kind: str) -> Any:
 
 def test_parameters_states_and_days_of_the_published_recipe_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(training_plan, "activation_bytes", lambda *_: 2.0**30)
-    arguments = ["--recipe", str(RANDAR_L), "--gpus", "4", "--gpu", "A100", "--mfu", "0.5", "--out", str(tmp_path)]
+    arguments = ["--recipe", "randar_l.yaml", "--gpus", "4", "--gpu", "A100", "--mfu", "0.5", "--out", str(tmp_path)]
     assert main("training_plan", ["hardware.micro_batch_size=64", *arguments]) == 0
     content = read_result(tmp_path)
     assert "4 × A100, 50 % of 312 TFLOP/s each" in content["card"]["protocol"]
