@@ -32,7 +32,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_origin, get_type_hints
 
@@ -79,6 +79,7 @@ def parse(
     own = options.__annotations__  # they come first in the help
     settings = sorted(_settings(options), key=lambda setting: setting.key.partition(".")[0] not in own)
     defaults = [(_read_yaml(file), file) for file in files]
+    _, given = _without_files(given, [file for values, file in defaults if not values])  # jsonargparse refuses them
     _check_lists(settings, defaults)
     parser = _parser(options, settings, program, defaults)
 
@@ -105,8 +106,8 @@ def _error_of(taken: Callable[[list[str]], object], words: list[str]) -> str | N
     return None
 
 
-def _without_files(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """The files that `--config` names, and the other arguments."""
+def _without_files(arguments: list[str], only: Collection[Path] | None = None) -> tuple[list[Path], list[str]]:
+    """The files that `--config` names, all or those of `only`, and the other arguments."""
     files, others, words = [], [], iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
@@ -116,7 +117,10 @@ def _without_files(arguments: list[str]) -> tuple[list[Path], list[str]]:
         file = value if equals else next(words, None)
         if file is None:
             raise OptionError("--config needs the name of a YAML file")
-        files.append(Path(file))
+        if only is None or Path(file) in only:
+            files.append(Path(file))
+        else:
+            others.append(f"--config={file}")
     return files, others
 
 
@@ -253,7 +257,7 @@ def _shown(value: Any) -> str:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, whose errors name the file."""
+    """The mapping in a YAML file, empty where each line is a comment; errors name the file."""
     if not file.is_file():
         raise OptionError(f"there is no file {file}, expected YAML with options")
     try:
@@ -266,10 +270,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         if isinstance(error, OptionError):
             raise
         raise OptionError(f"{file} is no YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not values:
-        held = f"a {type(values).__name__}" if values else "no options"
-        raise OptionError(f"{file} holds {held}, expected options as key: value")
-    return values
+    if not isinstance(values, dict | None):
+        raise OptionError(f"{file} holds a {type(values).__name__}, expected options as key: value")
+    return values or {}
 
 
 def _check_keys(node: yaml.Node | None, file: Path) -> None:

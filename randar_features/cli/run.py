@@ -152,8 +152,12 @@ def _written_out() -> Iterator[None]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Within it, SIGTERM ends the block as an exception does: locks are released, temporary files removed."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    """Within it, SIGTERM ends the block as an exception does: locks are released, temporary files removed.
+
+    A program that calls a command keeps the handler that it has; only the default one is replaced.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()  # which alone may handle signals
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
@@ -161,11 +165,11 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler and torchrun both send one
         sys.exit(TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

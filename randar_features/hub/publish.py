@@ -54,7 +54,7 @@ def write_card(folder: str | os.PathLike[str], repository: str) -> Path:
     """Load the model in `folder`, and write its README.md if there is none; errors as for `push_to_hub`.
 
     Warns:
-        UserWarning: README.md is there and is of another repository, or of other weights.
+        UserWarning: README.md was written here, for another repository or for other weights.
     """
     match = HUB_NAME.fullmatch(repository)
     if match is None or match["revision"]:
@@ -67,7 +67,7 @@ def write_card(folder: str | os.PathLike[str], repository: str) -> Path:
             file.write(model_card(model, read_object(folder / "config.json"), repository).encode())
         return path
     text = path.read_text(encoding="utf-8", errors="replace")
-    if repository not in text or (WEIGHTS in text and model.weights_hash not in text):
+    if WEIGHTS in text and not (repository in text and model.weights_hash in text):
         warnings.warn(
             f"{path} is of another repository or of other weights, not of {repository} with {model.weights_hash}: it "
             "stays as it is; remove it to have it written anew",

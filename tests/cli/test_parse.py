@@ -169,6 +169,16 @@ def test_a_file_gives_options_and_the_command_line_wins(tmp_path: Path):
     assert (changed.layers, changed.rate, changed.model) == ((3,), 1e-3, {"dim": 9, "depth": 1})
 
 
+def test_a_file_whose_lines_are_all_comments_gives_the_defaults(tmp_path: Path):
+    file, other = tmp_path / "options.yaml", tmp_path / "other.yaml"
+    file.write_text("# rate: 2\n")
+    other.write_text("rate: 1\n")
+    assert parse(Options, ["x", "--config", str(file)], recipe=other) == Options(data=Path("x"))
+    assert parse(Options, ["x", "--config", str(other), f"--config={file}"]).rate == 1
+    file.write_text("{}\n")
+    assert read_options(Options, file, ["x"]) == Options(data=Path("x"))
+
+
 def test_a_recipe_is_read_where_no_file_is_named(tmp_path: Path):
     recipe, other = tmp_path / "recipe.yaml", tmp_path / "other.yaml"
     recipe.write_text("seed: 5\nrate: 2\n")
@@ -188,7 +198,7 @@ def test_a_recipe_is_read_where_no_file_is_named(tmp_path: Path):
         ("a: [1\n", "options.yaml"),
         ("a: &a [1]\nb: *a\n", "alias"),
         ("a: " + "[" * 600, "options.yaml"),
-        ("# pooling: mean\n", "options.yaml holds no options"),
+        ("[]\n", "list"),
         ("intervals:\n  log_every: 1\n  log_every: 2\n", "log_every 2 times"),
     ],
 )

@@ -83,14 +83,25 @@ def test_a_signal_ends_a_command_in_order(
         with locked(tmp_path):
             signal.raise_signal(number)
 
-    before = signal.signal(number, signal.default_int_handler)  # a worker of pytest-xdist may ignore Ctrl-C
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # a worker of pytest-xdist may ignore Ctrl-C
     try:
         assert subcommands({"count": lambda _: run_with(write)}, ["count"], program="", about="", texts={}) == status
-        assert signal.getsignal(number) is signal.default_int_handler
+        assert signal.getsignal(number) is usual
     finally:
         signal.signal(number, before)
     assert capsys.readouterr() == ("", f"{word}\n")
     assert [path.name for path in tmp_path.iterdir()] == [".lock"], "not the name of the process"
+
+
+def test_a_program_that_calls_a_command_keeps_its_handler():
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        assert run_with(lambda options: signal.raise_signal(signal.SIGTERM)) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
 
 
 def test_a_pipe_that_nobody_reads_ends_a_command_quietly(monkeypatch: pytest.MonkeyPatch):

@@ -110,9 +110,9 @@ def test_a_folder_below_home(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_card_that_is_there_stays(hub: Hub, folder: Path) -> None:
-    (folder / "README.md").write_text("of someone/mine, by hand")
+    (folder / "README.md").write_text("by hand")
     push_to_hub(folder, "someone/mine")
-    assert (hub.folder / "README.md").read_text() == "of someone/mine, by hand"
+    assert (hub.folder / "README.md").read_text() == "by hand"
 
 
 def test_a_card_of_another_repository_or_of_other_weights_is_told(folder: Path) -> None:
