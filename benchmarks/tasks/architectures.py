@@ -8,7 +8,7 @@ same options and weights is not measured again.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks.jobs import Job, run_once
 from benchmarks.options import Head, HoldOut, MaskOptions, RunOptions
 from benchmarks.result import Result, read_result
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.suite import mask_classes, splits_of
+from benchmarks.suite import known_labels, splits_of
 from benchmarks.tasks import classification, segmentation
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
@@ -46,7 +46,8 @@ class Config(RunOptions, MaskOptions):
             several seeds have names such as randar-0 and randar-1.
         tokens: tokens of held-out images, by the tokenizer of all runs; a folder that `randar tokenize` wrote.
         classification: labelled images, a folder or Parquet files.
-        segmentation: images with masks, a folder or Parquet files.
+        segmentation: images with masks, a folder or Parquet files. If its name has "camvid" or "voc" in it, the classes
+            are those of that data set, unless other options give them.
         split: split of the tokens.
         loss_images: number of images on which nats per token are measured.
         loss_orders: number of random orders in which they are measured; a model of one order uses that one.
@@ -188,11 +189,14 @@ def probe_options(folder: str, config: Config) -> classification.Config:
 def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segmentation.Config:
     """For these outputs of the model in a folder."""
     train, evaluation = splits_of(config.segmentation)
+    classes = {each.name: getattr(config, each.name) for each in fields(MaskOptions)}
+    if config.labels is None and config.num_classes is None:
+        classes["labels"] = known_labels(config.segmentation)
     return segmentation.Config(
         data=config.segmentation,
         train_split=train or "train",
         evaluation_split=evaluation,
-        **mask_classes(config.segmentation, config),
+        **classes,
         train_images=config.train_masks,
         evaluation_images=config.evaluation_masks,
         resolution=config.resolution,

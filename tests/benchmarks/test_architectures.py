@@ -19,6 +19,7 @@ from benchmarks.tasks.architectures import (
     Config,
     best_layers,
     folders_of,
+    mask_options,
     run,
     single_runs,
     training_differences,
@@ -120,6 +121,14 @@ def test_figures_of_a_row_are_those_of_the_benchmarks(folder: Path, result: dict
         (mask,) = [each for each in masks if each["output"] == linear[layer]["output"]]
         assert row["miou"] == mask["miou"]
         assert row["parameters"] == sum(p.numel() for p in small_transformer(0, row["encoder"]).parameters())
+
+
+def test_classes_that_are_given_come_before_those_of_the_name(folder: Path):
+    known, given = (mask_options("", (), config_of(folder, num_classes=count)) for count in (None, 4))
+    assert (known.labels, known.num_classes) == ("camvid", None)
+    assert (given.labels, given.num_classes) == (None, 4)
+    with pytest.raises(ValueError, match="--ignore-index 3"):
+        mask_options("", (), config_of(folder, ignore_index=3))
 
 
 def test_masks_of_unknown_classes_are_refused_before_any_work(folder: Path, tmp_path: Path):
