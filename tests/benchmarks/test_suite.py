@@ -167,17 +167,19 @@ def test_other_weights_are_measured_again(bench: Bench, tmp_path: Path, monkeypa
         assert len(bench.runs) == runs
 
 
-def test_other_data_of_the_same_name_are_measured_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["data", "labels"])
+def test_other_data_of_the_same_name_are_measured_again(name: str, tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class OfData:
-        data: str
+        data: str = "photo-digits"
+        labels: str = "camvid"
         value: int = 1
         fails: bool = False
 
-    bench, file = Bench(), tmp_path / "images.bin"
+    bench, file = Bench(), tmp_path / "content.json"
     for content, runs in ((b"a", 1), (b"a", 1), (b"b", 2)):
         file.write_bytes(content)
-        suite.run_once(suite.Job("a", OfData(str(file)), bench), tmp_path / "out", {})
+        suite.run_once(suite.Job("a", OfData(**{name: str(file)}), bench), tmp_path / "out", {})
         assert len(bench.runs) == runs
 
 
