@@ -44,10 +44,9 @@ def finished(job: Job, folder: Path, weights: Mapping[str, str]) -> bool:
 def description(job: Job, weights: Mapping[str, str]) -> dict[str, Any]:
     """What decides whether a result has to be made again: options, weights, and what the data hold."""
     options = {name: value for name, value in asdict(job.config).items() if name not in UNRELATED}
-    files = [name for name in ("data", "tokens") if name in options]
-    if str(options.get("labels")).endswith(".json"):
-        files.append("labels")
-    data = {name: data_hash(options[name]) for name in files}
+    named = str(options.get("labels")).endswith(".json")  # a file of the names of the classes
+    files = ("data", "tokens", "labels") if named else ("data", "tokens")
+    data = {name: data_hash(options[name]) for name in files if name in options}
     return plain({"config": options, "weights": weights, "data": data})
 
 
