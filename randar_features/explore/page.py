@@ -468,4 +468,15 @@ def serve(page: Page, port: int | None = None, started: Callable[[str], None] = 
     app = application(page)
     with socket.create_server((ADDRESS, port or 0)) as listening:
         started(f"http://{ADDRESS}:{listening.getsockname()[1]}")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """A server that ends while a page is open: uvicorn alone waits for the stream that gradio holds to each page."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then the server."""
+        app: Any = self.config.app
+        for mounted in app.routes:
+            mounted.app.stop_event.set()
+        await super().shutdown(sockets)

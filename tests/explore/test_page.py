@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,3 +179,23 @@ def test_a_picture_that_is_shown_twice_is_written_once(tmp_path: Path):
     assert again == {"background": first, "layers": [], "composite": None} and number == 3
     assert os.stat(first) == written and Image.open(first).tobytes() == picture.tobytes()
     assert filed([Captioned(other, "other")], tmp_path)[0][0] != first
+
+
+def test_an_open_page_does_not_keep_the_server_from_its_end():
+    """Its browser holds a stream, which ends with the server alone."""
+    gradio = pytest.importorskip("gradio")
+    import uvicorn
+
+    from randar_features.explore.page import ADDRESS, Server, application
+
+    page: Any = SimpleNamespace(blocks=gradio.Blocks(analytics_enabled=False))
+    server = Server(uvicorn.Config(application(page), log_level="warning"))
+    with socket.create_server((ADDRESS, 0)) as listening:
+        running = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        running.start()
+        port = listening.getsockname()[1]
+        with urllib.request.urlopen(f"http://{ADDRESS}:{port}/gradio_api/heartbeat/page", timeout=60) as stream:
+            assert stream.readline() == b"data: ALIVE\n"
+            server.should_exit = True
+            running.join(20)
+            assert not running.is_alive()
