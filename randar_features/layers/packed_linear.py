@@ -9,10 +9,7 @@ from torch.nn import functional as F
 
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 TOKENS = 16  # the layout is chosen for about as many tokens as a guided step feeds
-NOT_SAVED = (
-    "packed weights can be neither copied nor saved: copy or save the model that they were packed from, and call "
-    "pack_weights again"
-)
+NOT_SAVED = "packed weights cannot be saved: save the model that they were packed from, and call pack_weights again"
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
@@ -22,7 +19,8 @@ class PackedLinear(nn.Module):
     The usual kernels of a CPU rearrange a weight at each call, which takes longer than the product where tokens are
     few. There float32, and bfloat16 if the processor multiplies in it, hold the rearranged weight (oneDNN); float16
     is stored so and multiplied in float32 (FBGEMM). Elsewhere the weight is held as it is in that format.
-    It can be neither copied nor saved: a state dict without its weight would look whole.
+    It cannot be saved: a state dict without its weight would look whole. A copy of a model shares it, since nothing
+    changes its weight.
 
     Attributes:
         format: in which the weight is stored.
@@ -50,6 +48,9 @@ class PackedLinear(nn.Module):
         if self.onednn:
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
         return F.linear(x, self.packed)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PackedLinear":
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(NOT_SAVED)
@@ -79,6 +80,8 @@ def pack_weights(model: ModuleType, dtype: torch.dtype | str = torch.float32) ->
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"a module is packed, such as model.transformer; got {type(model).__name__}")
+    if (given := packed_format(model)) is not None:
+        raise TypeError(f"the model is packed already, in {given}: give the one that it was packed from")
     tensors = [*model.parameters(), *model.buffers()]
     products = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if products not in FORMATS:
