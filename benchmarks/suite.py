@@ -7,7 +7,7 @@ continue: a result with the same options, weights and data is not measured again
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from randar_features.baselines import is_installed, is_network
 from randar_features.cli.options import Probe
-from randar_features.cli.parse import option
+from randar_features.cli.parse import option, part
 from randar_features.cli.run import run as run_command
 from randar_features.data import open_images, open_pairs
 from randar_features.data.layout import EVALUATION_SPLITS
@@ -171,7 +171,7 @@ def mask_classes(data: str, options: MaskOptions) -> dict[str, Any]:
     """What the masks of a data set hold: as its name says, else as the options say."""
     if known := known_labels(data):
         return {"labels": known, "num_classes": None, "ignore_index": None}
-    return {each.name: getattr(options, each.name) for each in fields(MaskOptions)}
+    return asdict(part(options, MaskOptions))
 
 
 def _first_pair(data: str, *, split: str | None) -> ImageMask:

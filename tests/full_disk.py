@@ -8,7 +8,7 @@ import pytest
 
 @contextmanager
 def full_disk(largest: int) -> Iterator[None]:
-    """No file may grow over so many bytes: the system refuses the write, as on a full disk."""
+    """Limit files to `largest` bytes. The system refuses to write more, as on a full disk."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))

@@ -8,7 +8,7 @@ same options and weights is not measured again.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmarks.suite import known_labels, splits_of
 from benchmarks.tasks import classification, segmentation
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
-from randar_features.cli.parse import option
+from randar_features.cli.parse import option, part
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
 from randar_features.options import Count, Seed
@@ -189,7 +189,7 @@ def probe_options(folder: str, config: Config) -> classification.Config:
 def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segmentation.Config:
     """For these outputs of the model in a folder."""
     train, evaluation = splits_of(config.segmentation)
-    classes = {each.name: getattr(config, each.name) for each in fields(MaskOptions)}
+    classes = asdict(part(config, MaskOptions))
     if config.labels is None and config.num_classes is None:
         classes["labels"] = known_labels(config.segmentation)
     return segmentation.Config(

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.comparisons import differences_of
@@ -25,6 +24,7 @@ from benchmarks.tasks.labelled import (
     Split,
     check_labels,
     labelled_features,
+    save_predictions,
 )
 from probes import paired_interval
 from probes.pooling import POOLINGS
@@ -32,7 +32,6 @@ from randar_features.cli.options import Probe
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.precision import name_of
-from randar_features.store.files import written_whole
 
 PROTOCOL = (
     "classification of frozen features by the probe that each row names: logistic regression, C of 45 values; linear "
@@ -40,7 +39,6 @@ PROTOCOL = (
     "lowest id; few-shot logistic regression; attentive pooling"
 )
 INTERVAL = "percentile bootstrap over evaluation images; of few-shot probes over draws as well"
-PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +137,8 @@ def measure(config: Config, out: Path) -> Measurement:
         scored, weights = scored + found, weights | {encoder.name: encoder.described_weights}
     if evaluated is None or not scored:
         raise ValueError(f"nothing was measured: {', '.join(config.probe)} needs maps on a grid")
-    rows, labels = [each.row for each in scored], evaluated.labels
-    names = features.label_names or [str(label) for label in range(labels.max() + 1)]
-    predictions = np.stack([each.predictions for each in scored])
-    with written_whole(out / PREDICTIONS) as file:
-        np.savez_compressed(file, labels=labels, predictions=predictions, label_names=np.array(names))
+    rows = [each.row for each in scored]
+    artifacts = save_predictions(out, [each.predictions for each in scored], evaluated.labels, features.label_names)
     compared = differences_of(
         rows, lambda one, other: paired_interval(scored[one].hits, scored[other].hits, seed=config.seed)
     )
@@ -155,7 +150,7 @@ def measure(config: Config, out: Path) -> Measurement:
         weights=weights,
         interval=INTERVAL,
         warnings=[*warnings, *features.duplicates(config)],
-        artifacts={"predictions": PREDICTIONS},
+        artifacts=artifacts,
         differences=compared,
     )
 

@@ -26,17 +26,23 @@ from benchmarks.encoders import load_encoder
 from benchmarks.options import Read
 from benchmarks.result import Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.labelled import Candidate, LabelledData, LabelledFeatures, check_labels, labelled_features
+from benchmarks.tasks.labelled import (
+    Candidate,
+    LabelledData,
+    LabelledFeatures,
+    check_labels,
+    labelled_features,
+    save_predictions,
+)
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
 from randar_features.models.base import ImageTransformer
 from randar_features.options import Count
 from randar_features.sequence import Context
-from randar_features.store.files import read_object, written_whole
+from randar_features.store.files import read_object
 from randar_features.training.objective import evaluation_orders
 
-PREDICTIONS = "predictions.npz"
 UNKNOWN_LABELS = (
     "the model does not say on how many labelled images it was trained: it and the probe have seen the same labels "
     "only if these are the {count} images that the probe was fitted on"
@@ -242,10 +248,7 @@ def measure(config: Config, out: Path) -> Measurement:
     about_probe = {"warnings": probe.warnings, "converged": probe.converged[probe.C]}
     of_probe = axes | {"normalization": "standardize", "probe": "logistic"} | _metrics(by_probe, labels, config.seed)
     rows = [*results(found, labels, compared, shortlist.numpy(), config.seed), of_probe | about_probe]
-    names = features.label_names or [str(label) for label in range(labels.max() + 1)]
-    predictions = np.stack([*found.values(), by_probe])
-    with written_whole(out / PREDICTIONS) as file:
-        np.savez_compressed(file, labels=labels, predictions=predictions, label_names=np.array(names))
+    artifacts = save_predictions(out, [*found.values(), by_probe], labels, features.label_names)
     about = {"resolution": model.image_size, "threshold_basis": None, "selection": config.selection()}
     return Measurement(
         protocol=protocol(config, candidate.axes["output"], one_order=len(orders) < max(config.orders)),
@@ -255,7 +258,7 @@ def measure(config: Config, out: Path) -> Measurement:
         warnings=[*warnings_of_labels(seen, fitted), *features.unreadable(), *features.duplicates(config)],
         interval="percentile bootstrap over images",
         results=[Result.of(row) for row in rows],
-        artifacts={"predictions": PREDICTIONS},
+        artifacts=artifacts,
     )
 
 

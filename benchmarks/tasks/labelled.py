@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore
 from randar_features.options import Count
+from randar_features.store.files import written_whole
 
+PREDICTIONS = "predictions.npz"
 HELD_SHARE = 0.2
 ONE_EACH = "a probe needs one each"
 ANY_SIZE = 64  # pixels; labels do not depend on it
@@ -243,6 +246,16 @@ def fewer(split: Split, count: int | None, seed: int) -> Split:
         return split
     chosen = stratified_rows(split.labels, count, seed)
     return Split(split.rows[chosen], split.labels[chosen])
+
+
+def save_predictions(
+    out: Path, predictions: Sequence[np.ndarray], labels: np.ndarray, label_names: list[str] | None
+) -> dict[str, str]:
+    """Write the predicted classes of each result, (results, images), and the true ones; returns the entry of a card."""
+    names = label_names or [str(label) for label in range(labels.max() + 1)]
+    with written_whole(out / PREDICTIONS) as file:
+        np.savez_compressed(file, labels=labels, predictions=np.stack(predictions), label_names=np.array(names))
+    return {"predictions": PREDICTIONS}
 
 
 def check_held(held: int, count: int) -> None:

@@ -276,7 +276,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _check_keys(node: yaml.Node | None, file: Path) -> None:
-    """OptionError if a mapping has a key twice, of which YAML would take the last without a word."""
+    """Raise OptionError if a mapping has a key twice; YAML itself would silently take the last one."""
     if not isinstance(node, yaml.MappingNode):
         return
     keys = [key.value for key, _ in node.value]

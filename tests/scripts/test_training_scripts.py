@@ -76,7 +76,10 @@ def call_with_threads(count: int, command: tuple[str | Path, ...]) -> None:
 
 
 def call_and_die(log: Path, lines: int, pause: float, threads: int, command: tuple[str | Path, ...]) -> None:
-    """`call`, killed some seconds after the log has so many lines, from within: a busy machine holds up both alike."""
+    """Run `call`, and kill this process `pause` seconds after the log has so many lines.
+
+    The process kills itself, so that a busy machine delays the training and the kill alike.
+    """
 
     def die() -> None:
         while not (log.exists() and log.read_bytes().count(b"\n") >= lines):
