@@ -22,10 +22,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The whole recipe of the bundled model; run it again to continue. After MINUTES in all the stage ends at a checkpoint,
-# or after a shard of tokens, with status 75, so that no stage builds on an unfinished one: make says "Error 75", and
-# itself ends with status 2, as for any other error. Each stage says how far it is and when it will end.
-# TOKENS=FOLDER trains on tokens that were made elsewhere, and needs no images. LAYERS and STEPS are what the model
+# A model from fresh weights, as the first randar-tiny was: tokenizer, tokens and transformer. (The card of the bundled
+# randar-tiny has its own recipe, which goes on from that one.) Run it again to continue. After MINUTES in all the stage
+# ends at a checkpoint, or after a shard of tokens, with status 75, so that no stage builds on an unfinished one: make
+# says "Error 75", and itself ends with status 2, as for any other error. Each stage says how far it is and when it will
+# end. TOKENS=FOLDER trains on tokens that were made elsewhere, and needs no images. LAYERS and STEPS are what the model
 # will recommend, RECIPE overrides training options.
 DATA ?= data/tiny_imagenet
 RUN ?= runs/tiny
