@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.reference.published_loop import normed, projected
-from randar_features.layers import Block
+from randar_features.layers.block import Block
 from randar_features.models import RandAR
 
 

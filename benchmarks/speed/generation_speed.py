@@ -27,7 +27,7 @@ from randar_features import generate, pack_weights
 from randar_features.cli.parse import option
 from randar_features.generation import compile_steps, new_cache
 from randar_features.generation.schedule import decoding_schedule
-from randar_features.layers import KVCache
+from randar_features.layers.kv_cache import KVCache
 from randar_features.models import RandAR, RandARConfig
 from randar_features.options import Count
 from randar_features.precision import fastest_dtype, name_of

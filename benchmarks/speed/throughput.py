@@ -22,7 +22,7 @@ from benchmarks.result import NO_AXES, Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import encode_tokens, sequence
 from randar_features.hub import choose_device
-from randar_features.layers import Block
+from randar_features.layers.block import Block
 from randar_features.models import RandAR, RandARConfig, middle_layer
 from randar_features.options import Count
 from randar_features.precision import autocast, name_of

@@ -13,7 +13,7 @@ from randar_features.generation.recipe import recipe_of
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import as_scale
 from randar_features.hub import Model, load_model
-from randar_features.layers import pack_weights
+from randar_features.layers.packed_linear import pack_weights
 from randar_features.models import ImageTransformer
 from randar_features.options import Natural, Positive, Share
 from randar_features.precision import compute_dtype, name_of

@@ -10,7 +10,7 @@ from randar_features.data.ahead import sent
 from randar_features.data.profile import part
 from randar_features.features.spec import FeatureSpec, check_specs, model_specs, resolve_layers
 from randar_features.hub import Model
-from randar_features.layers import Positions, continued_mask
+from randar_features.layers.attention import Positions, continued_mask
 from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
 from randar_features.models.base import Indices
 from randar_features.precision import DType, computing_in
@@ -204,7 +204,7 @@ def _read(
     deepest, x = max(max(own) for own in layers.values()), shown.x
     span, within = _span(shown.positions)
     states: dict[tuple[str, int], Tensor] = {}
-    for layer in range(shown.layers.start, deepest + 1):
+    for layer in range(transformer.layers_of(next(iter(layers))).start, deepest + 1):
         positions = span if layer == deepest else None
         x = transformer.blocks[layer](x, shown.rotary, shown.mask, positions, shown.memory)
         held = x if layer == deepest else x[:, span]

@@ -15,7 +15,9 @@ from randar_features.generation.recording import draw, new_cache
 from randar_features.generation.sampling import Sampling, Stream, random_order, substream
 from randar_features.generation.schedule import Scale
 from randar_features.generation.stepping import stepper_of
-from randar_features.layers import KVCache, check_classes, check_packed, pack_weights, packed_format, product_dtype
+from randar_features.layers.embedding import check_classes
+from randar_features.layers.kv_cache import KVCache
+from randar_features.layers.packed_linear import check_packed, pack_weights, packed_format, product_dtype
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.generation.schedule import Scale
 from randar_features.generation.stepping import stepper_of
-from randar_features.layers import KVCache
+from randar_features.layers.kv_cache import KVCache
 from randar_features.models import ImageTransformer
 
 

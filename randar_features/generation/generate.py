@@ -20,7 +20,7 @@ from randar_features.generation.sampling import Sampling, SeedLike, image_seeds
 from randar_features.generation.schedule import check_steps
 from randar_features.generation.upscale import upscale_tokens
 from randar_features.hub import Model
-from randar_features.layers import KVCache
+from randar_features.layers.kv_cache import KVCache
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType
 

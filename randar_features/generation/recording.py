@@ -15,7 +15,10 @@ from torch import Tensor
 
 from randar_features.generation.decode import Decoded, DecodingTask, decode
 from randar_features.generation.stepping import stepper_of
-from randar_features.layers import CacheShape, KVCache, PreNormBlock, SelfAttention, product_dtype
+from randar_features.layers.attention import SelfAttention
+from randar_features.layers.block import PreNormBlock
+from randar_features.layers.kv_cache import CacheShape, KVCache
+from randar_features.layers.packed_linear import product_dtype
 from randar_features.models import ImageTransformer
 
 MOST = 8  # recordings of a cache: each keeps the memory of its steps

@@ -14,7 +14,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import CacheShape, KVCache, Mask, Memory, continued_mask, product_dtype, run
+from randar_features.layers.attention import Mask, Memory, continued_mask
+from randar_features.layers.block import run
+from randar_features.layers.kv_cache import CacheShape, KVCache
+from randar_features.layers.packed_linear import product_dtype
 from randar_features.models import ARPG, PAR, ImageTransformer, LlamaGen, RandAR
 from randar_features.sequence import GROUP
 

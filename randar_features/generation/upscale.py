@@ -32,7 +32,7 @@ from randar_features.generation.sampling import (
 )
 from randar_features.generation.schedule import as_scale, check_steps, decoding_schedule
 from randar_features.hub import Model
-from randar_features.layers import KVCache
+from randar_features.layers.kv_cache import KVCache
 from randar_features.layers.rope import fine_grid_rotary_table
 from randar_features.models import ImageTransformer, RandAR
 from randar_features.precision import DType, computing_in

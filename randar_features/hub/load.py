@@ -15,7 +15,7 @@ from randar_features.hub.files import WeightsFile
 from randar_features.hub.published import ModelSource
 from randar_features.hub.registry import find_source, imagenet_classes
 from randar_features.hub.weights import build_empty, file_hash, load_weights
-from randar_features.layers import check_packed, packed_format, product_dtype
+from randar_features.layers.packed_linear import check_packed, packed_format, product_dtype
 from randar_features.models import ARCHITECTURES, ImageTransformer, middle_layer
 from randar_features.precision import DType, can_compute, compute_dtype, weights_dtype
 from randar_features.tokenizers import ImageTokenizer, LlamaGenTokenizer, MaskGITTokenizer, NetworkTokenizer

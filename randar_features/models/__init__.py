@@ -1,6 +1,6 @@
 """Generators: architecture only."""
 
-from randar_features.layers import TransformerConfig
+from randar_features.layers.config import TransformerConfig
 from randar_features.models.arpg import ARPG, ARPGConfig
 from randar_features.models.base import FeaturePass, ImageTransformer, middle_layer, token_cross_entropy
 from randar_features.models.llamagen import LlamaGen, LlamaGenConfig

@@ -16,20 +16,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import (
-    FeedForward,
-    Mask,
-    Memory,
-    Positions,
-    PreNormBlock,
-    RMSNorm,
-    SelfAttention,
-    TransformerConfig,
-    attend,
-    check_classes,
-    merged_heads,
-    run,
-)
+from randar_features.layers.attention import Mask, Memory, Positions, SelfAttention, attend, merged_heads
+from randar_features.layers.block import FeedForward, PreNormBlock, RMSNorm, run
+from randar_features.layers.config import TransformerConfig
+from randar_features.layers.embedding import check_classes
 from randar_features.layers.rope import rotate
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
@@ -197,13 +187,11 @@ class ARPG(ImageTransformer):
     ) -> FeaturePass:
         (read,) = reads
         order = self.check_order(order, tokens.shape[0])
-        layers, num_tokens = self.layers_of(read), self.config.num_tokens
+        num_tokens = self.config.num_tokens
         if read == "image":
             x, rotary = self.embed(tokens, classes, order, context)
-            positions, shown = slice(x.shape[1] - num_tokens, x.shape[1]), sequence.read_order(order, context)
-            return FeaturePass(
-                x=x, rotary=rotary, mask="causal", layers=layers, positions={read: positions}, order=shown
-            )
+            positions = slice(x.shape[1] - num_tokens, x.shape[1])
+            return FeaturePass(x, rotary, "causal", {read: positions})
         if read == "query":
             mask, memory = None, self.content(*self.embed(tokens, classes, order))
         else:
@@ -213,7 +201,4 @@ class ARPG(ImageTransformer):
             pairs = zip(forward, backward, strict=True)
             memory = Memory(*(torch.cat([a, b[:, :, 1:].flip(2)], dim=2) for a, b in pairs))
         x, rotary = self.queries(order, tokens.shape[0])
-        positions = slice(0, num_tokens)
-        return FeaturePass(
-            x=x, rotary=rotary, mask=mask, layers=layers, positions={read: positions}, order=order, memory=memory
-        )
+        return FeaturePass(x, rotary, mask, {read: slice(0, num_tokens)}, memory)

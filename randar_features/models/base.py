@@ -1,37 +1,34 @@
 """Common parts of the generators: angles, fresh weights, the names of their parts, and checks of their input."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from randar_features import sequence
-from randar_features.layers import Block, ClassEmbedding, Mask, Memory, Positions, RMSNorm, TransformerConfig
+from randar_features.layers.attention import Mask, Memory, Positions
+from randar_features.layers.block import Block, RMSNorm
+from randar_features.layers.config import TransformerConfig
 from randar_features.layers.cross_entropy import linear_cross_entropy
+from randar_features.layers.embedding import ClassEmbedding
 from randar_features.layers.rope import grid_rotary_table
 
 Indices = Tensor | Sequence[int]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeaturePass:
-    """A pass through some blocks, and where in it the features of image tokens are read."""
+class FeaturePass(NamedTuple):
+    """A pass through the blocks that have a read, and where in it the features of image tokens are read."""
 
     x: Tensor
     """(B, L, D) before the first of the blocks."""
     rotary: Tensor
     """(B or 1, L, d/2, 2)."""
     mask: Mask
-    layers: range
-    """The blocks."""
     positions: Mapping[str, Positions]
-    """The N positions of each read."""
-    order: Tensor
-    """(B or 1, N) the locations of these positions."""
+    """The N positions of each read, in the order of `sequence.read_order`."""
     memory: Memory | None = None
     """What the blocks attend to in place of the sequence itself."""
 
@@ -168,18 +165,23 @@ class ImageTransformer(nn.Module):
         context: str = "single",
     ) -> tuple[Tensor, Tensor]:
         """The sequence's embeddings (B, L, D) and angles (B or 1, L, d/2, 2); the arguments as in `forward`."""
-        first, image, order = self._shown(tokens, classes, order, context)
-        nowhere = torch.full_like(order[:, :1], -1)
-        return torch.cat([first, image], dim=1), self.rotary[torch.cat([nowhere, order], dim=1) + 1]
-
-    def _shown(
-        self, tokens: Tensor, classes: Indices | int | None, order: Indices | None, context: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The class token (B, 1, D), the image tokens (B, M, D) of all showings, and their locations (B or 1, M)."""
         order = self.check_order(order, self.check_tokens(tokens))
         tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
         image = sequence.shown(self.token_dropout(self.code_embedding(tokens)), context)
-        return self.cls_embedding(classes, tokens.shape[0])[:, None], image, sequence.shown(order, context)
+        first = self.cls_embedding(classes, tokens.shape[0])[:, None]
+        x, locations = self.lay_out(first, image, sequence.shown(order, context), torch.full_like(order[:, :1], -1))
+        return x, self.rotary[locations + 1]
+
+    def lay_out(self, first: Tensor, image: Tensor, order: Tensor, nowhere: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole sequence (B, L, D), and the location of each of its tokens (B or 1, L), −1 where it has none.
+
+        Args:
+            first: the class token (B, 1, D).
+            image: the image tokens of all showings (B, M, D).
+            order: their locations (B or 1, M).
+            nowhere: the location of a token that has none, (B or 1, 1).
+        """
+        return torch.cat([first, image], dim=1), torch.cat([nowhere, order], dim=1)
 
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
         """What `logits` is given of a teacher-forced pass, (B, N, D); the arguments as in `forward`."""

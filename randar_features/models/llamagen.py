@@ -12,8 +12,8 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
-from randar_features import sequence
-from randar_features.layers import TransformerConfig, run
+from randar_features.layers.block import run
+from randar_features.layers.config import TransformerConfig
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
@@ -46,11 +46,4 @@ class LlamaGen(ImageTransformer):
     ) -> FeaturePass:
         x, rotary = self.embed(tokens, classes, order, context)
         length = x.shape[1]
-        return FeaturePass(
-            x=x,
-            rotary=rotary,
-            mask="causal",
-            layers=range(self.config.num_layers),
-            positions={"image": slice(length - self.config.num_tokens, length)},
-            order=sequence.read_order(self.check_order(order, tokens.shape[0]), context),
-        )
+        return FeaturePass(x, rotary, "causal", {"image": slice(length - self.config.num_tokens, length)})

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import Positions, TransformerConfig, run
+from randar_features.layers.attention import Positions
+from randar_features.layers.block import run
+from randar_features.layers.config import TransformerConfig
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 from randar_features.sequence import GROUP
 
@@ -52,17 +54,9 @@ class PAR(ImageTransformer):
         return sequence.group_order(self.config.num_tokens, self.device)
 
     @override
-    def embed(
-        self,
-        tokens: Tensor,
-        classes: Indices | int | None = None,
-        order: Indices | None = None,
-        context: str = "single",
-    ) -> tuple[Tensor, Tensor]:
-        first, image, order = self._shown(tokens, classes, order, context)
+    def lay_out(self, first: Tensor, image: Tensor, order: Tensor, nowhere: Tensor) -> tuple[Tensor, Tensor]:
         x = sequence.with_specials(first, image, self.special_tokens.expand(image.shape[0], -1, -1))
-        nowhere = torch.full_like(order[:, : GROUP - 1], -1)
-        return x, self.rotary[sequence.with_specials(nowhere[:, :1], order, nowhere) + 1]
+        return x, sequence.with_specials(nowhere, order, nowhere.expand(-1, GROUP - 1))
 
     @override
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
@@ -85,11 +79,4 @@ class PAR(ImageTransformer):
         if context == "single":  # the special tokens are left out
             every = torch.arange(length, device=self.device)
             positions = torch.cat([every[1 : 1 + GROUP], every[2 * GROUP :]])
-        return FeaturePass(
-            x=x,
-            rotary=rotary,
-            mask=sequence.group_mask(length, self.device),
-            layers=range(self.config.num_layers),
-            positions={"image": positions},
-            order=sequence.read_order(self.check_order(order, tokens.shape[0]), context),
-        )
+        return FeaturePass(x, rotary, sequence.group_mask(length, self.device), {"image": positions})

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from randar_features import sequence
-from randar_features.layers import TransformerConfig, run
+from randar_features.layers.block import run
+from randar_features.layers.config import TransformerConfig
 from randar_features.layers.rope import rotate
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
@@ -50,17 +51,10 @@ class RandAR(ImageTransformer):
         return rotate(heads.expand(1, len(rotary), -1, -1), rotary[None])[0].flatten(1)
 
     @override
-    def embed(
-        self,
-        tokens: Tensor,
-        classes: Indices | int | None = None,
-        order: Indices | None = None,
-        context: str = "single",
-    ) -> tuple[Tensor, Tensor]:
-        first, image, order = self._shown(tokens, classes, order, context)
-        x = sequence.with_instructions(first, image, self.instructions()[order].expand(image.shape[0], -1, -1))
-        nowhere = torch.full_like(order[:, :1], -1)
-        return x, self.rotary[sequence.with_instructions(nowhere, order, order) + 1]
+    def lay_out(self, first: Tensor, image: Tensor, order: Tensor, nowhere: Tensor) -> tuple[Tensor, Tensor]:
+        instructions = self.instructions()[order].expand(image.shape[0], -1, -1)
+        locations = sequence.with_instructions(nowhere, order, order)
+        return sequence.with_instructions(first, image, instructions), locations
 
     @override
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
@@ -77,11 +71,5 @@ class RandAR(ImageTransformer):
         self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
     ) -> FeaturePass:
         x, rotary = self.embed(tokens, classes, order, context)
-        return FeaturePass(
-            x=x,
-            rotary=rotary,
-            mask="causal",
-            layers=range(self.config.num_layers),
-            positions={read: sequence.read_positions(self.config.num_tokens, context, read) for read in reads},
-            order=sequence.read_order(self.check_order(order, tokens.shape[0]), context),
-        )
+        positions = {read: sequence.read_positions(self.config.num_tokens, context, read) for read in reads}
+        return FeaturePass(x, rotary, "causal", positions)

@@ -15,7 +15,9 @@ from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale, decoding_schedule
 from randar_features.generation.stepping import stepper_of
-from randar_features.layers import continued_mask, pack_weights, run
+from randar_features.layers.attention import continued_mask
+from randar_features.layers.block import run
+from randar_features.layers.packed_linear import pack_weights
 from randar_features.models import RandAR, RandARConfig
 from tests.generation.full_pass import greedy_decode, step_logits
 from tests.golden.models import golden, golden_randar

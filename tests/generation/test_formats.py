@@ -25,7 +25,7 @@ from randar_features.generation import complete, new_cache
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale
-from randar_features.layers import PackedLinear, pack_weights, product_dtype
+from randar_features.layers.packed_linear import PackedLinear, pack_weights, product_dtype
 from tests.golden.models import golden, golden_model, golden_randar, raster_tokens
 
 NAMES = ("randar_small", "llamagen_small", "par_small", "arpg_small")

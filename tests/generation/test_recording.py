@@ -22,7 +22,7 @@ from randar_features.generation.recording import Recording, RecordingCache
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale
 from randar_features.generation.stepping import stepper_of
-from randar_features.layers import pack_weights
+from randar_features.layers.packed_linear import pack_weights
 from randar_features.models import ImageTransformer
 from tests.golden.models import golden_model, golden_randar
 

@@ -15,7 +15,7 @@ from randar_features.generation import new_cache
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.recipe import RECIPES, recipe_of
 from randar_features.generation.schedule import arccos_schedule, cosine_schedule, group_schedule
-from randar_features.layers import pack_weights
+from randar_features.layers.packed_linear import pack_weights
 from randar_features.models import ARPG
 from tests.golden.models import golden, golden_model, raster_tokens
 from tests.small_models import write_folder

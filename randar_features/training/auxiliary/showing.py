@@ -39,6 +39,7 @@ def show(
     Without `predict` the pass ends at that block, and there are none.
     """
     shown = transformer.feature_pass(tokens, classes, order, context=context, reads=reads)
+    shown_order = sequence.read_order(transformer.check_order(order, len(tokens)), context)
     predicting, deepest = transformer.predicting, max(layers)
     x, rotary, blocks = shown.x, shown.rotary, transformer.blocks
     features: dict[int, Features] = {}
@@ -49,7 +50,7 @@ def show(
         x = block(x, rotary, shown.mask, predicting if narrowed else None)
         if layer in layers:
             features[layer] = {
-                read: sequence.to_raster(x[:, positions], shown.order) for read, positions in shown.positions.items()
+                read: sequence.to_raster(x[:, positions], shown_order) for read, positions in shown.positions.items()
             }
     if not predict:
         return Shown(None, features)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from randar_features.sequence import random_orders, to_raster
+from randar_features.sequence import random_orders, read_order, to_raster
 from randar_features.store.writer import StoreWriter
 from randar_features.training.auxiliary.heads import (
     Alignment,
@@ -40,7 +40,7 @@ def test_one_pass_gives_the_logits_and_the_states_of_the_last_copy(context: str,
     for layer, block in enumerate(model.blocks):
         x = block(x, whole.rotary, whole.mask)
         for read in ("image", "instruction") if layer in layers else ():
-            expected = to_raster(x[:, whole.positions[read]], whole.order)
+            expected = to_raster(x[:, whole.positions[read]], read_order(ORDER, context))
             torch.testing.assert_close(shown.features[layer][read], expected, rtol=1e-4, atol=1e-5)
 
 
