@@ -1,22 +1,17 @@
 """Pictures of segmentations: the image, the truth and the prediction in colours, and which colour is which class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import gcd
-from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.patches import Rectangle
 
-from benchmarks.datasets.scenes import Labels, Scenes
-from benchmarks.encoders.extract import file_name
 from benchmarks.report.figures import CHARACTER, FONT, GAP, LINE, enlarge, make_canvas, to_png
-from randar_features.store.files import write_bytes
 
 OPACITY = 0.6
 SHADES = np.array([[1, 1], [1, 0.5], [0.45, 1]])  # saturation and value of bright, dark and pale colours
 HEIGHT = 180  # pixels of a picture
-SHOWN = 4  # images of a set
 
 
 def class_colours(count: int) -> np.ndarray:
@@ -83,33 +78,3 @@ def _legend_places(present: Sequence[int], names: Sequence[str], width: int) -> 
         places.append((x, line))
         x += entry
     return places
-
-
-class Overlays:
-    """Pictures in `folder` of each encoder's output that was best on the tuning images.
-
-    Attributes:
-        files: by what they show.
-    """
-
-    def __init__(self, scenes: Scenes, labels: Labels, folder: Path, head: str) -> None:
-        self.scenes, self.labels, self.folder, self.head = scenes, labels, folder, head
-        self._best: dict[str, float] = {}
-        self.files: dict[str, str] = {}
-
-    def __call__(self, encoder: str, validation: float, predict: Callable[[int], np.ndarray]) -> None:
-        """Draw, unless there was a better output of this encoder. predict: number of an image → classes (H, W)."""
-        if validation <= self._best.get(encoder, -1.0):
-            return
-        self._best[encoder] = validation
-        rows = np.unique(np.linspace(0, len(self.scenes) - 1, SHOWN).round().astype(int)).tolist()
-        png = segmentations(
-            [self.scenes.image(row) for row in rows],
-            [self.scenes.masks[row] for row in rows],
-            [predict(row) for row in rows],
-            self.labels.names,
-            ignore_index=self.labels.ignore_index,
-        )
-        name = f"overlays-{file_name(encoder)}.png"
-        write_bytes(self.folder / name, png)
-        self.files[f"Segmentation by {encoder} ({self.head})"] = name

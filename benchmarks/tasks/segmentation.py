@@ -9,9 +9,8 @@ encoder's input as overlapping tiles.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import Labels, Scenes, labels_of
 from benchmarks.encoders import Encoder, all_layers, load_encoders
 from benchmarks.options import EncoderOptions, Head, MaskOptions
-from benchmarks.report.overlays import Overlays
+from benchmarks.report.overlays import segmentations
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense import (
@@ -50,10 +49,12 @@ from probes import (
 )
 from probes.segmentation import Segmenter, resize_mask, tuning_images
 from randar_features.options import Count
+from randar_features.store.files import write_bytes
 
 TUNING_SHARE = 0.1  # of the training images
 SURE_IMAGES = 10  # of a class: fewer than 1 resample in 20 000 has none
 COMPARED_SIZE = 64  # pixels at which near-duplicates are looked for
+SHOWN = 4  # evaluation images in a picture
 CLIP = "camvid"
 CLIP_BLOCK = 25
 PROTOCOLS = {
@@ -135,6 +136,11 @@ class SegmentationData:
         """C."""
         return len(self.labels.names)
 
+    @property
+    def shown(self) -> list[int]:
+        """Numbers of the evaluation images that are drawn."""
+        return np.unique(np.linspace(0, len(self.evaluation) - 1, SHOWN).round().astype(int)).tolist()
+
 
 def load_task(config: Config) -> SegmentationData:
     """Read both splits once, to know which pairs can be read, and that enough are left to choose options on."""
@@ -177,22 +183,20 @@ def chosen_options(head: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scored:
-    """One row of a result, and what it is compared by: `intersections_and_unions` (n, 2, C) of the images."""
+    """One row of a result.
+
+    Attributes:
+        parts: what it is compared by, `intersections_and_unions` (n, 2, C) of the images.
+        predicted: classes (H, W) of the images that are drawn.
+    """
 
     row: Result
     parts: np.ndarray
+    predicted: list[np.ndarray]
 
 
-def evaluate(
-    encoder: Encoder,
-    task: SegmentationData,
-    show: Callable[[str, float, Callable[[int], np.ndarray]], None] | None = None,
-) -> list[Scored]:
-    """One result for each output of the encoder, and for all layers of one context and read that have the same grid.
-
-    show: called with the encoder's name, tuning mIoU and a function from the number of an evaluation image to its
-    predicted classes (H, W).
-    """
+def evaluate(encoder: Encoder, task: SegmentationData) -> list[Scored]:
+    """One result for each output of the encoder, and for all layers of one context and read that have the same grid."""
     config = task.config
     grids = encoder.grids(config.chosen(encoder))
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
@@ -203,7 +207,7 @@ def evaluate(
     ):
         start = time.perf_counter()
         head = make_head(task).fit(train.of(*outputs), task.train.masks)
-        counts, small = count(head, evaluation, outputs, task)
+        counts, small, predicted = count(head, evaluation, outputs, task)
         layers = [encoder.outputs[output]["layer"] for output in outputs]
         row = {
             "encoder": encoder.name,
@@ -221,9 +225,7 @@ def evaluate(
             "seconds": round(time.perf_counter() - start, 1),
             "warnings": head.warnings,
         }
-        results.append(Scored(Result.of(row), intersections_and_unions(counts)))
-        if show is not None:
-            show(encoder.name, head.validation_miou, partial(_predicted, head, evaluation, outputs, task))
+        results.append(Scored(Result.of(row), intersections_and_unions(counts), predicted))
     return results
 
 
@@ -258,20 +260,22 @@ def heads_of(encoder: Encoder, grids: Mapping[str, int], config: Config) -> dict
 
 def count(
     head: Segmenter, features: DenseFeatures, outputs: Sequence[str], task: SegmentationData
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """`segmentation_counts` (n, C, C) of the evaluation images at the size of their masks, and at that of the canvas.
 
-    The latter are empty unless `resized` is set.
+    The latter are empty unless `resized` is set. Last come the classes (H, W) of the images that are drawn.
     """
-    native, small = [], []
+    native, small, shown = [], [], []
     options = task.num_classes, task.labels.ignore_index
     for number in range(len(task.evaluation)):
         mask, scores = task.evaluation.masks[number], scores_of(head, features, outputs, number, task.config)
-        native.append(segmentation_counts(segment(scores, mask.shape), mask, *options))
+        predicted = segment(scores, mask.shape)
+        native.append(segmentation_counts(predicted, mask, *options))
+        shown += [predicted.astype(np.int32)] if number in task.shown else []
         if task.config.resized:
             size = features.tiles.layout.canvas(*mask.shape)
             small.append(segmentation_counts(segment(scores, size), resize_mask(mask, size), *options))
-    return np.stack(native), np.array(small)
+    return np.stack(native), np.array(small), shown
 
 
 def scores_of(head: Segmenter, features: DenseFeatures, outputs: Sequence[str], number: int, config: Config) -> Tensor:
@@ -280,12 +284,6 @@ def scores_of(head: Segmenter, features: DenseFeatures, outputs: Sequence[str], 
         return head.scores(features.of(*outputs)[number])
     maps, positions, canvas = features.tiles_of(outputs, number)
     return blended_probabilities(head, maps, positions, canvas, features.tiles.layout.size)
-
-
-def _predicted(
-    head: Segmenter, features: DenseFeatures, outputs: Sequence[str], task: SegmentationData, number: int
-) -> np.ndarray:
-    return segment(scores_of(head, features, outputs, number, task.config), task.evaluation.sizes[number])
 
 
 def _cache_name(config: Config, scenes: Scenes, part: str) -> str:
@@ -297,22 +295,24 @@ def _cache_name(config: Config, scenes: Scenes, part: str) -> str:
 def measure(config: Config, out: Path) -> Measurement:
     """Every output of every encoder; writes pictures to `out`."""
     task = load_task(config)
-    overlays = Overlays(task.evaluation, task.labels, out, config.head)
-    scored: list[Scored] = []
+    rows: list[Result] = []
+    parts: list[np.ndarray] = []
     weights: dict[str, str] = {}
+    pictures: dict[str, str] = {}
     for encoder in load_encoders(config.encoder, **config.loading):
-        scored += evaluate(encoder, task, overlays)
+        scored = evaluate(encoder, task)
+        rows, parts = rows + [each.row for each in scored], parts + [each.parts for each in scored]
         weights[encoder.name] = encoder.described_weights
-    rows = [each.row for each in scored]
+        pictures |= draw(max(scored, key=lambda each: each.row["validation"]), task, out)
     block = block_of(task)
     differences = differences_of(
-        rows, lambda one, other: miou_difference(scored[one].parts, scored[other].parts, block=block, seed=config.seed)
+        rows, lambda one, other: miou_difference(parts[one], parts[other], block=block, seed=config.seed)
     )
     return Measurement(
         protocol=PROTOCOLS[config.head],
         results=rows,
         differences=differences,
-        artifacts=overlays.files,
+        artifacts=pictures,
         interval=interval_words(task),
         axes={
             "pooling": None,
@@ -324,6 +324,16 @@ def measure(config: Config, out: Path) -> Measurement:
         weights=weights,
         warnings=warnings_of(task),
     )
+
+
+def draw(best: Scored, task: SegmentationData, out: Path) -> dict[str, str]:
+    """A picture of some evaluation images as the best output of an encoder segments them; its file by its title."""
+    scenes, encoder = task.evaluation, best.row["encoder"]
+    images, truths = [scenes.image(n) for n in task.shown], [scenes.masks[n] for n in task.shown]
+    labels, file = task.labels, f"overlays-{file_name(encoder)}.png"
+    png = segmentations(images, truths, best.predicted, labels.names, ignore_index=labels.ignore_index)
+    write_bytes(out / file, png)
+    return {f"Segmentation by {encoder} ({task.config.head})": file}
 
 
 def data_parts(task: SegmentationData) -> dict[str, str]:
