@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from benchmarks.encoders.base import Encoder
-from randar_features.cli.options import DType, StoreDType
+from randar_features.cli.options import DeviceOptions, DType, StoreDType
 from randar_features.cli.parse import option
 from randar_features.data.ranges import Reading
 from randar_features.options import Count, Natural, Seed, check_ranges, element, without_none
@@ -49,14 +49,8 @@ def check_names(option: str, given: Collection[str], known: Collection[str]) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTaskOptions(RunOptions, Reading):
-    """Options of every task that reads images of the user.
-
-    Attributes:
-        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
-    """
-
-    device: str | None = None
+class ImageTaskOptions(RunOptions, Reading, DeviceOptions):
+    """Options of every task that reads images of the user."""
 
     def __post_init__(self) -> None:
         RunOptions.__post_init__(self)

@@ -195,8 +195,8 @@ def name_of(data: str) -> str:
     return name.strip(".") or "data"
 
 
-def options_of(kind: type, settings: Settings, **given: Any) -> Any:
-    """Options of a task: those given, and of the others what the suite has under the same name."""
+def options_of(kind: type, settings: object, **given: Any) -> Any:
+    """Options of a task: those given, and of the others what `settings` has under the same name."""
     shared = {each.name: getattr(settings, each.name) for each in fields(kind) if hasattr(settings, each.name)}
     return kind(**{**shared, "out": None, **given})
 

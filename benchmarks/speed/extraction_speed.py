@@ -25,6 +25,7 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.growth import Config as GrowthConfig
 from benchmarks.speed.growth import write_images
 from randar_features import extract_to_store, load_model
+from randar_features.cli.options import ModelOptions
 from randar_features.data import open_images
 from randar_features.features.encode import encode
 from randar_features.features.spec import model_specs
@@ -35,27 +36,23 @@ WIDTH, HEIGHT, QUALITY = 500, 375, 90
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(RunOptions, ModelOptions):
     """Images per second from JPEG files to a store, compared with each part alone.
 
     Attributes:
         images: number of files.
-        model: name of a model, a folder that training wrote, or owner/name on the Hub.
         batch_size: images in one forward pass.
         num_workers: processes that decode images; 0: this one.
         threads: threads of the model; none: PyTorch's default.
         repeats: number of runs of the whole and of each part, in turn; the median counts.
-        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
         dtype: number format of the products; auto: the fastest of this machine.
     """
 
     images: Count = 256
-    model: str = "randar-tiny"
     batch_size: Count = 32
     num_workers: Natural = 1
     threads: Count | None = None
     repeats: Count = 3
-    device: str | None = None
     dtype: DType = "auto"
 
 

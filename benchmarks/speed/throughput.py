@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.options import DType, RunOptions
+from benchmarks.options import DeviceOptions, DType, RunOptions
 from benchmarks.reference import plain
 from benchmarks.result import NO_AXES, Result, resolved_dtype
 from benchmarks.run import Measurement, Task, run_as_command
@@ -124,7 +124,7 @@ def throughput(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(RunOptions, DeviceOptions):
     """Images per second of feature extraction, compared with a straightforward implementation.
 
     Attributes:
@@ -133,7 +133,6 @@ class Config(RunOptions):
         batch_size: images in one forward pass; none: 64 on CUDA, else 4.
         plain_batch: batch size of the straightforward implementation; none: the same.
         repeats: number of runs; the fastest counts.
-        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
         dtype: number format of the products; auto: the fastest of this machine.
     """
 
@@ -142,7 +141,6 @@ class Config(RunOptions):
     batch_size: Count | None = None
     plain_batch: Count | None = None
     repeats: Count = 3
-    device: str | None = None
     dtype: DType = "auto"
 
 

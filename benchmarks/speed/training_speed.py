@@ -13,14 +13,11 @@ CUDA_VISIBLE_DEVICES= (empty) measures the CPU.
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +27,9 @@ from benchmarks.options import RunOptions
 from benchmarks.reference.published_training import PublishedTraining
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
+from benchmarks.speed.index_speed import apart
 from benchmarks.speed.throughput import SIZES
+from probes.index import process_memory
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
@@ -59,7 +58,7 @@ class Config(RunOptions):
         repeats: number of steps after one to warm up; the fastest counts.
         compile: compile this package's blocks with torch.compile.
         gradient_checkpointing: compute this package's blocks again for the gradients, to save memory.
-        published_dtype: number format of the published loop, float32 or bfloat16; none: that of this package.
+        published_dtype: number format of the published loop; none: that of this package.
     """
 
     model: str = "randar-l"
@@ -69,14 +68,12 @@ class Config(RunOptions):
     repeats: Count = 3
     compile: bool = False
     gradient_checkpointing: bool = False
-    published_dtype: str | None = None
+    published_dtype: Literal["float32", "bfloat16"] | None = None
 
     def resolved(self) -> Config:
         """The options with a number in the place of each None that stands for one; ValueError for what cannot be."""
         if self.model not in SIZES:
             raise ValueError(f"model is {self.model!r}, expected one of {', '.join(SIZES)}")
-        if self.published_dtype not in (None, "float32", "bfloat16"):
-            raise ValueError(f"published_dtype is {self.published_dtype!r}, expected float32 or bfloat16")
         cuda = choose_device(None).type == "cuda"
         batch_size = self.batch_size or (256 if cuda else 4)
         return replace(
@@ -186,8 +183,7 @@ def measure_way(way: str, config: Config) -> dict[str, Any]:
             torch.cuda.synchronize()
         wall.append(time.perf_counter() - start)
         processor.append(time.process_time() - start_processor)
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    memory = torch.cuda.max_memory_allocated() if cuda else process_memory(peak=True)
     return {
         "seconds": min(wall[1:]),
         "processor_seconds": min(processor[1:]),
@@ -217,11 +213,7 @@ def measure(config: Config, out: Path) -> Measurement:
     the model's products, all at the rate of a large matrix product. More cannot be had in this number format.
     """
     config = config.resolved()
-    context = multiprocessing.get_context("spawn")
-    ways = {}
-    for way in WAYS:
-        with context.Pool(1) as pool:
-            ways[way] = pool.apply(measured, (way, config))
+    ways = {way: apart(measured, way, config) for way in WAYS}
     images, flops = len(config.tokens()) // 4, training_flops(RandARConfig(**config.sizes))
     fastest = peak()
     published, ours = (ways[way] for way in WAYS)

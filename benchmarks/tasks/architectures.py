@@ -8,7 +8,7 @@ same options and weights is not measured again.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from benchmarks.jobs import Job, run_once
 from benchmarks.options import Head, HoldOut, MaskOptions, RunOptions
 from benchmarks.result import Result, read_result
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.suite import known_labels, splits_of
+from benchmarks.suite import known_labels, options_of, splits_of
 from benchmarks.tasks import classification, segmentation
 from benchmarks.tasks.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from randar_features import Model, load_model
-from randar_features.cli.parse import option, part
+from randar_features.cli.parse import option
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
 from randar_features.options import Count, Seed
@@ -154,58 +154,32 @@ def measure_model(name: str, folder: str, config: Config, weights: str) -> dict[
         run_once(Job(f"{name}/{kind}", options, run), place, {name: weights})
         found[kind] = read_result(place)
 
-    add("loss", loss_options(folder, config), run_loss)
+    tokens = str(Path(config.tokens) / config.split)
+    images = {"images": config.loss_images, "orders": config.loss_orders}
+    add("loss", options_of(LossConfig, config, model=folder, tokens=tokens, **images), run_loss)
     add("classification", probe_options(folder, config), classification.run)
     chosen = [row["output"] for row in best_layers(found["classification"]["results"]).values()]
     add("segmentation", mask_options(folder, chosen, config), segmentation.run)
     return found
 
 
-def loss_options(folder: str, config: Config) -> LossConfig:
-    """For the model in a folder."""
-    tokens = str(Path(config.tokens) / config.split)
-    return LossConfig(
-        model=folder, tokens=tokens, images=config.loss_images, orders=config.loss_orders, seed=config.seed
-    )
-
-
 def probe_options(folder: str, config: Config) -> classification.Config:
     """For every layer of the model in a folder, in all its contexts and reads."""
     train, evaluation = splits_of(config.classification)
-    return classification.Config(
-        data=config.classification,
-        train_split=train,
-        evaluation_split=evaluation,
-        evaluation_images=None if evaluation else config.evaluation_images,
-        hold_out=config.hold_out,
-        max_images=config.max_images or None,
-        encoder=(folder,),
-        probe=("logistic", "knn"),
-        seed=config.seed,
-        cache=config.cache,
-    )
+    given: dict[str, Any] = {"data": config.classification, "train_split": train, "evaluation_split": evaluation}
+    given |= {"evaluation_images": None} if evaluation else {}
+    return options_of(classification.Config, config, **given, encoder=(folder,), probe=("logistic", "knn"))
 
 
 def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segmentation.Config:
     """For these outputs of the model in a folder."""
     train, evaluation = splits_of(config.segmentation)
-    classes = asdict(part(config, MaskOptions))
+    given: dict[str, Any] = {"data": config.segmentation, "train_split": train or "train"}
+    given |= {"evaluation_split": evaluation, "encoder": (folder,), "outputs": tuple(outputs)}
+    given |= {"train_images": config.train_masks, "evaluation_images": config.evaluation_masks}
     if config.labels is None and config.num_classes is None:
-        classes["labels"] = known_labels(config.segmentation)
-    return segmentation.Config(
-        data=config.segmentation,
-        train_split=train or "train",
-        evaluation_split=evaluation,
-        **classes,
-        train_images=config.train_masks,
-        evaluation_images=config.evaluation_masks,
-        resolution=config.resolution,
-        encoder=(folder,),
-        outputs=tuple(outputs),
-        head=config.head,
-        seed=config.seed,
-        cache=config.cache,
-    )
+        given["labels"] = known_labels(config.segmentation)
+    return options_of(segmentation.Config, config, **given)
 
 
 def rows_of(name: str, results: Results, speed: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -235,7 +209,7 @@ def measure(config: Config, out: Path) -> Measurement:
     models = {name: load_model(folder) for name, folder in folders.items()}
     check_matched(models, folders, TokenStore(Path(config.tokens) / config.split))
     weights = {name: model.weights_hash for name, model in models.items()}
-    options = SpeedConfig(models=tuple(folders.values()), batch=config.batch, repeats=config.repeats, seed=config.seed)
+    options = options_of(SpeedConfig, config, models=tuple(folders.values()))
     place = Path(config.work) / "generation"
     run_once(Job("generation", options, run_speed), place, weights)
     speeds = dict(zip(folders, read_result(place)["results"], strict=True))

@@ -188,36 +188,30 @@ class Matched:
         return f"{self.row['output']}, {removed} directions removed" if removed else self.row["output"]
 
 
-def evaluate(encoder: Encoder, config: Config, test: PairSet, validation: PairSet) -> list[Matched]:
-    """One for each output and number of components."""
+def evaluate(encoder: Encoder, config: Config, sets: Sequence[PairSet]) -> list[Matched]:
+    """One for each output and number of components; `sets`: the pairs that choose a variant, and those that count."""
     grids = encoder.grids(config.chosen(encoder))
     layout = Layout(encoder.image_size, encoder.image_size // min(grids.values()), config.resolution, config.stride)
     options: dict[str, Any] = {"outputs": list(grids), "layout": layout, **config.store}
-    features = [
-        dense_features(encoder, data.load, data.sizes, name=file_name(data.name), **options)
-        for data in (validation, test)
-    ]
+    features = [dense_features(encoder, data.load, data.sizes, name=file_name(data.name), **options) for data in sets]
     empty = content_free(encoder, list(grids), config.seed) if any(config.components) else {}
     found = []
     for output in tqdm(grids, desc=f"match {encoder.name}", unit="output"):
         for components in _removable(config.components, output, grids[output] ** 2):
             basis = positional_basis(empty[output], components) if components else None
-            tuned, points = (
-                matched_points(each, output, basis, data)
-                for each, data in zip(features, (validation, test), strict=True)
-            )
-            row = {
-                "encoder": encoder.name,
-                "output": output,
-                **encoder.outputs[output],
-                "normalization": f"cosine, {components} positional directions removed" if components else "cosine",
-                "resolution": str(layout),
-                **scores(points, test, config.seed),
-                "components": components,
-                "validation": pck(**stacked(tuned, validation))[PRIMARY],
-            }
-            found.append(Matched(Result.of(row), points))
+            removed = f", {components} positional directions removed" if components else ""
+            about = {"encoder": encoder.name, "output": output, **encoder.outputs[output], "components": components}
+            about |= {"normalization": f"cosine{removed}", "resolution": str(layout)}
+            both = [matched_points(each, output, basis, data) for each, data in zip(features, sets, strict=True)]
+            found.append(matched(about, both, sets, config.seed))
     return found
+
+
+def matched(about: dict[str, Any], found: Sequence[list[np.ndarray]], sets: Sequence[PairSet], seed: int) -> Matched:
+    """A row with the scores of points found in the pairs of both sets, those that choose a variant first."""
+    (tuned, points), (validation, test) = found, sets
+    metrics = {**scores(points, test, seed), "components": about["components"]}
+    return Matched(Result.of({**metrics, **about, "validation": pck(**stacked(tuned, validation))[PRIMARY]}), points)
 
 
 def _removable(components: Sequence[int], output: str, places: int) -> list[int]:
@@ -228,31 +222,20 @@ def _removable(components: Sequence[int], output: str, places: int) -> list[int]
     return left
 
 
-def baseline(test: PairSet, validation: PairSet, seed: int) -> Result:
-    """The row of `same_place`."""
-    entries = {
-        "encoder": SAME_PLACE,
-        "output": SAME_PLACE,
-        **dict.fromkeys(("layer", "context", "read", "orders", "normalization", "resolution")),
-        **scores(same_place(test), test, seed),
-        "components": 0,
-        "validation": pck(**stacked(same_place(validation), validation))[PRIMARY],
-    }
-    return Result.of(entries)
-
-
 def measure(config: Config, out: Path) -> Measurement:
     """Every output of every encoder; writes a picture to `out`."""
     test = load_pairs(config, "test", config.pairs)
-    validation = load_pairs(config, "validation", config.validation_pairs)
-    matched = [Matched(baseline(test, validation, config.seed), same_place(test))]
+    sets = load_pairs(config, "validation", config.validation_pairs), test
+    plain = {"encoder": SAME_PLACE, "output": SAME_PLACE, "components": 0}
+    plain |= dict.fromkeys(("layer", "context", "read", "orders", "normalization", "resolution"))
+    every = [matched(plain, [same_place(data) for data in sets], sets, config.seed)]
     best, weights = [], {SAME_PLACE: "none"}
     for encoder in load_encoders(config.encoder, **config.loading):
-        found = evaluate(encoder, config, test, validation)
-        matched += found
+        found = evaluate(encoder, config, sets)
+        every += found
         best.append(max(found, key=lambda each: each.row["validation"]))
         weights[encoder.name] = encoder.described_weights
-    rows, shares = [each.row for each in matched], [each.shares(test) for each in matched]
+    rows, shares = [each.row for each in every], [each.shares(test) for each in every]
     differences = differences_of(rows, lambda one, other: paired_interval(shares[one], shares[other], seed=config.seed))
     pictured = {each.row["encoder"]: each.points for each in best}
     write_bytes(out / "matches.png", match_lines(pictured, test))
@@ -263,11 +246,11 @@ def measure(config: Config, out: Path) -> Measurement:
         axes={
             "pooling": None,
             "threshold_basis": "longer side of the target's box (box_…) and of the target image (image_…)",
-            "selection": f"none; `validation` is {PRIMARY}@0.1 of {len(validation.pairs)} other pairs",
+            "selection": f"none; `validation` is {PRIMARY}@0.1 of {len(sets[0].pairs)} other pairs",
         },
-        data=data_parts(config, {"evaluation": test, "validation": validation}),
+        data=data_parts(config, {"evaluation": test, "validation": sets[0]}),
         weights=weights,
-        warnings=warnings_of(config, (test, validation)),
+        warnings=warnings_of(config, sets[::-1]),
         results=rows,
         differences=differences,
         interval="percentile bootstrap over image pairs",

@@ -17,6 +17,7 @@ from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from probes import bootstrap_interval
 from randar_features import Model, load_model
+from randar_features.cli.options import ModelOptions
 from randar_features.data.images import readable_batches
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.generation.complete import ORDERS, arrange, known_orders
@@ -65,18 +66,16 @@ def parallel_log_likelihood(model: Model, tokens: Tensor, *, order: str | None, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageTaskOptions):
+class Config(ImageTaskOptions, ModelOptions):
     """Nats per token in each order of decoding and number of steps.
 
     Attributes:
-        model: name of a model, a folder that training wrote, or owner/name on the Hub.
         data: a folder of images, or "photo-digits", the built-in test images.
         images: number of images, the first ones.
         steps: numbers of steps; none: one token in each step, the recommended number, half and a quarter of it.
         orders: orders of decoding; none: all that the model knows.
     """
 
-    model: str = "randar-tiny"
     data: str = PHOTO_DIGITS
     images: Count = 128
     steps: tuple[int, ...] | None = None

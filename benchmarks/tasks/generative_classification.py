@@ -37,6 +37,7 @@ from benchmarks.tasks.labelled import (
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
+from randar_features.cli.options import ModelOptions
 from randar_features.models.base import ImageTransformer
 from randar_features.options import Count
 from randar_features.sequence import Context
@@ -55,11 +56,10 @@ TOKENIZED_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LabelledData):
+class Config(LabelledData, ModelOptions):
     """The generator as classifier, compared with a probe that is fitted with the same labels.
 
     Attributes:
-        model: name of a model, a folder that training wrote, or owner/name on the Hub.
         images: largest number of evaluation images, a seeded random choice; none: all.
         shortlist: classes to compare for each image, the most likely by the probe; none: all.
         orders: numbers of orders to average over, one result each; all begin with the same orders. A model trained in
@@ -71,7 +71,6 @@ class Config(LabelledData):
         layer: layer of these features; none: as the model recommends.
     """
 
-    model: str = "randar-tiny"
     images: Count | None = 1000
     shortlist: Count | None = 10
     orders: tuple[Count, ...] = (1, 2, 5, 10, 20)

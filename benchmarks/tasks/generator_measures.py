@@ -19,6 +19,7 @@ from randar_features.generation.schedule import ONE_BY_ONE, group_schedule
 from randar_features.models import ImageTransformer
 from randar_features.options import Count, Seed
 from randar_features.timing import seconds
+from randar_features.training.batches import spread
 from randar_features.training.objective import evaluation_orders
 
 AXES_OF_MODELS = {name: None for name in AXES if name != "encoder"}
@@ -81,7 +82,7 @@ def image_losses(
 def measure_loss(config: LossConfig, out: Path) -> Measurement:
     """One row: nats per token with the class, an interval over images, and with the null class; and parameters."""
     model, store = load_model(config.model), TokenStore(Path(config.tokens))
-    picked = torch.linspace(0, len(store) - 1, min(config.images, len(store)), device="cpu").long()
+    picked = spread(len(store), config.images)
     tokens, classes = store.batch(picked, torch.zeros_like(picked))
     of_class, of_null = image_losses(model.transformer, tokens, classes, config.orders)
     row = {

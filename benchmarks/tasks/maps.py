@@ -26,6 +26,7 @@ from randar_features import Model
 from randar_features.data.images import readable_batches
 from randar_features.options import Count
 from randar_features.store.files import write_bytes
+from randar_features.training.batches import spread
 
 PHOTOGRAPHS = "photographs"
 
@@ -109,8 +110,7 @@ def read_pictures(config: Config, side: int) -> Tensor:
         pixels += batch
         if len(pixels) >= config.among:
             break
-    chosen = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels)), device="cpu").long()
-    return torch.stack([pixels[int(index)] for index in chosen])
+    return torch.stack([pixels[int(index)] for index in spread(len(pixels), config.images)])
 
 
 run = Task("maps", Config, measure)

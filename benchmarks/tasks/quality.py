@@ -8,8 +8,6 @@ each code would reach the entropy. Labels must be those that the model was train
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks.datasets import read_labelled
 from benchmarks.options import ImageTaskOptions
 from benchmarks.result import NO_AXES, Result, data_hash
@@ -17,18 +15,19 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.generator_measures import image_losses
 from probes import bootstrap_interval
 from randar_features import load_model
+from randar_features.cli.options import ModelOptions
 from randar_features.data import open_images
 from randar_features.options import Count
+from randar_features.training.batches import spread
 from randar_features.training.image_quality import reconstruction_quality
 from randar_features.training.objective import evaluation_orders
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageTaskOptions):
+class Config(ImageTaskOptions, ModelOptions):
     """Reconstruction by the tokenizer, and likelihood under the transformer.
 
     Attributes:
-        model: name of a model, a folder that training wrote, or owner/name on the Hub.
         data: labelled images: a folder of class folders, or Parquet files.
         split: split of the data.
         images: number of images for the likelihood, evenly spread over the data.
@@ -37,7 +36,6 @@ class Config(ImageTaskOptions):
     """
 
     data: str
-    model: str = "randar-tiny"
     split: str | None = None
     images: Count = 1000
     orders: Count = 8
@@ -48,7 +46,7 @@ def measure(config: Config, out: Path) -> Measurement:
     model = load_model(config.model, config.device)
     source = open_images(config.data, split=config.split).read_with(config.reading)
     pixels, labels, warnings = read_labelled(source, config.data, lambda batch: batch, model.image_size, 256)
-    picked = torch.linspace(0, len(pixels) - 1, min(config.images, len(pixels)), device="cpu").long()
+    picked = spread(len(pixels), config.images)
     tokens, labels = model.tokenizer.encode(pixels[picked].to(model.device)), labels[picked]
     with_class, null_class = image_losses(model.transformer, tokens, labels, config.orders)
     entries = {"nats_per_token": float(with_class.mean()), "interval": bootstrap_interval(with_class)}

@@ -13,6 +13,7 @@ from benchmarks.report.figures import image_grid
 from benchmarks.result import NO_AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import Model, generate, inpaint, load_model, outpaint
+from randar_features.cli.options import ModelOptions
 from randar_features.data import PhotoDigits
 from randar_features.options import Count, Seed
 from randar_features.store.files import write_bytes
@@ -21,28 +22,24 @@ MASKED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunOptions):
+class Config(RunOptions, ModelOptions):
     """Pictures that a model draws: samples of classes, redrawn regions, extended canvases.
 
     Attributes:
-        model: name of a model, a folder that training wrote, or owner/name on the Hub.
         classes: number of classes, evenly spread over those of the model.
         each: number of samples of each class.
         edited: number of images of photo-digits to redraw and extend, besides the two photographs of scikit-learn.
         draws: number of times that each of these images is redrawn and extended.
         steps: number of decoding steps; none: as the model recommends.
         seed: seed of all random choices.
-        device: cpu, cuda, cuda:1; none: CUDA if there is one, else the CPU.
     """
 
-    model: str = "randar-tiny"
     classes: Count = 8
     each: Count = 4
     edited: Count = 2
     draws: Count = 3
     steps: int | None = None
     seed: Seed = 0
-    device: str | None = None
 
 
 def measure(config: Config, out: Path) -> Measurement:
