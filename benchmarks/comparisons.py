@@ -5,17 +5,19 @@ tuning images. All other comparisons, of pairs of contexts and of the best varia
 their p-values are corrected by Holm's procedure for their number.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report.tables import Table, cell, markdown, markdown_text, points, result_tables, shared_words
+from benchmarks.report.tables import MISSING, Table, cell, markdown, points, result_tables, shared_words
 from benchmarks.result import AXES, Result, Run, find_runs, frame_of
 from probes import Difference, holm
 from randar_features import sequence
 from randar_features.data.paths import reading
 from randar_features.store.files import read_json
+from randar_features.store.records import markdown_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,7 @@ def differences_of(rows: Sequence[Result], compare: Compare) -> list[dict[str, A
     """Every comparison of results: `context_differences`, `planned_differences` and `encoder_differences`.
 
     Each holds what the two share, `first`, `second`, difference, interval, p_value, `planned`, and, of those that were
-    not planned, `p_holm`.
+    not planned, `p_holm`. Of a single image, interval and p-values are NaN.
     """
     found = [*planned_differences(rows, compare)]
     others = [*context_differences(rows, compare), *encoder_differences(rows, compare)]
@@ -38,11 +40,10 @@ def differences_of(rows: Sequence[Result], compare: Compare) -> list[dict[str, A
 
 
 def corrected(compared: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The comparisons with `p_holm`, which is corrected by Holm's procedure for how many they are."""
-    if not compared:
-        return []
-    p_values = holm([each["p_value"] for each in compared])
-    return [{**each, "p_holm": float(p)} for each, p in zip(compared, p_values, strict=True)]
+    """The comparisons with `p_holm`, which is corrected by Holm's procedure for how many of them have a p-value."""
+    known = [each["p_value"] for each in compared if not math.isnan(each["p_value"])]
+    found = iter(holm(known).tolist())
+    return [each | {"p_holm": math.nan if math.isnan(each["p_value"]) else next(found)} for each in compared]
 
 
 def context_differences(rows: Sequence[Result], compare: Compare) -> list[dict[str, Any]]:
@@ -129,7 +130,7 @@ def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
 
 
 def _p(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return MISSING if value is None else f"{value:.3f}"
 
 
 def run_differences(run: Run) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ protocol, every axis on which they vary, the options, the data, the weights, the
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shlex
 import sys
@@ -75,7 +76,7 @@ class Result:
     Attributes:
         axes: the values of `AXES` that this result does not share with all others of its run.
         metrics: numbers by their names; the first is the main one. Shares are in [0, 1].
-        interval: (low, high) of the main metric, or None.
+        interval: (low, high) of the main metric, or None, as where a single image tells none.
         settings: in words, such as the probe.
         chosen: options that tuning images chose, such as C.
         details: what is no single number, such as scores by category.
@@ -96,11 +97,10 @@ class Result:
         found = {name: value for name, value in plain(entries).items() if name not in RESERVED}
         numbers = {n: v for n, v in found.items() if n not in AXES and _is_number(v)}
         words = {n: v for n, v in found.items() if n not in AXES and isinstance(v, str)}
-        interval = entries.get("interval")
         return cls(
             axes={name: value for name, value in found.items() if name in AXES},
             metrics=numbers,
-            interval=None if interval is None else (float(interval[0]), float(interval[1])),
+            interval=known_bounds(entries.get("interval")),
             settings=words,
             chosen=plain(entries.get("chosen") or {}),
             details={n: v for n, v in found.items() if n not in AXES and n not in numbers and n not in words},
@@ -120,7 +120,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """One flat mapping, as the result file has it."""
         found: dict[str, Any] = {**self.axes, **self.settings, **self.metrics, **self.details}
-        found |= {} if self.interval is None else {"interval": list(self.interval)}
+        found |= {"interval": list(bounds)} if (bounds := known_bounds(self.interval)) else {}
         found |= {"chosen": dict(self.chosen)} if self.chosen else {}
         return found | ({"warnings": list(self.warnings)} if self.warnings else {})
 
@@ -141,6 +141,13 @@ class Result:
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.get(name) is not None
+
+
+def known_bounds(interval: Any) -> tuple[float, float] | None:
+    """Both bounds of an interval; None where there is none, or they are not known: NaN, which JSON has as null."""
+    bounds = plain(interval)
+    known = isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))
+    return (float(bounds[0]), float(bounds[1])) if known else None
 
 
 def _is_number(value: Any) -> bool:
@@ -451,13 +458,15 @@ def load_results(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's and PyTorch's numbers and arrays, paths and tuples, as JSON has them."""
+    """NumPy's and PyTorch's numbers and arrays, paths and tuples, as JSON has them; NaN as null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | torch.Tensor | np.generic):
-        return value.tolist()
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparisons import run_markdown
-from benchmarks.result import RESULT_FILE, Result, card, open_run, write_result
+from benchmarks.result import RESULT_FILE, Result, card, open_run, plain, write_result
 from randar_features.cli.run import run as run_command
 from randar_features.hub import choose_device
 from randar_features.store.files import make_folder, write_bytes, write_json
@@ -137,7 +137,7 @@ class Task:
             seconds=round(seconds, 1),
         )
         if found.differences is not None:
-            write_json(out / DIFFERENCES_FILE, list(found.differences))
+            write_json(out / DIFFERENCES_FILE, plain(list(found.differences)))
         artifacts = {} if found.differences is None else {"differences": DIFFERENCES_FILE}
         path = write_result(out, made, found.results, artifacts={**artifacts, **found.artifacts})
         run = open_run(out)

@@ -23,6 +23,7 @@ def bootstrap_interval(
     """Percentile bootstrap interval (low, high) of the mean of `values` (n,) (Efron 1979).
 
     For an accuracy, `values` are the hits of the images as 0.0 and 1.0. The same seed gives the same interval.
+    (NaN, NaN) of a single value, which does not tell how far others are from it.
 
     Args:
         values: (n,) floats, independent of each other unless `groups` or `block` says otherwise.
@@ -50,7 +51,10 @@ class Difference(NamedTuple):
     worse: float
     """Share of resamples in which the first was not better: near 0, it is; near 1, it is not."""
     p_value: float = math.nan
-    """Two-sided, in (0, 1]: how often a resample falls on the other side of 0, twice; for `holm`."""
+    """Two-sided, in (0, 1]: how often a resample falls on the other side of 0, twice; for `holm`.
+
+    NaN, as the interval and `worse`, where fewer than two images count: they do not tell.
+    """
 
 
 def paired_interval(
@@ -83,10 +87,12 @@ paired_bootstrap = paired_interval
 def difference_from(difference: float, resampled: np.ndarray, confidence: float = 0.95) -> Difference:
     """A difference with what its resamples (r,) say of it.
 
-    Resamples of NaN, in which nothing counts, say nothing.
+    Resamples of NaN, in which nothing counts, say nothing; without others all but the difference is NaN.
     p-value: 2 · (1 + fewer of the resamples ≤ 0 and ≥ 0) / (1 + r), at most 1 (Davison and Hinkley 1997, 4.2).
     """
     resampled = resampled[~np.isnan(resampled)]
+    if not len(resampled):
+        return Difference(difference, (math.nan, math.nan), math.nan)
     tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
     p_value = min(1.0, 2 * (1 + tail) / (1 + len(resampled)))
     return Difference(difference, _percentiles(resampled, confidence), float((resampled <= 0).mean()), p_value)
@@ -124,7 +130,8 @@ def bootstrap_of_sums(
     """Percentile bootstrap interval (low, high) of a statistic of the column sums of `rows` (n, k), one an image.
 
     For scores that are no mean over images, such as the mIoU or the share of all points over image pairs. `statistic`
-    takes sums (resamples, k), float64, and gives (resamples,). Other arguments as in `bootstrap_interval`.
+    takes sums (resamples, k), float64, and gives (resamples,). Other arguments as in `bootstrap_interval`; rows of
+    zeros alone, such as of masks that are ignored everywhere, are not counted as values.
     """
     _check_bootstrap(confidence, resamples)
     return _percentiles(statistic(resampled_sums(rows, resamples, seed, groups=groups, block=block)), confidence)
@@ -133,21 +140,27 @@ def bootstrap_of_sums(
 def resampled_sums(
     rows: Array, resamples: int, seed: int, *, groups: Labels | None = None, block: int | None = None
 ) -> np.ndarray:
-    """Column sums (resamples, k), float64, of each resample of `rows` (n, k), drawn as in `bootstrap_interval`."""
+    """Column sums (resamples, k), float64, of each resample of `rows` (n, k), drawn as in `bootstrap_interval`.
+
+    NaN if fewer than two rows hold anything but zeros.
+    """
     check_counts(resamples=resamples)
     sample = float_tensor(rows, "rows", "(n, k)", 2).cpu().double().numpy()
     if groups is None and block is None:
         generator = np.random.default_rng(seed)
-        return generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples) @ sample
-    draws = _draws(len(sample), groups, block, resamples, seed)
-    return np.stack([np.bincount(row, minlength=len(sample)) @ sample for drawn in draws for row in drawn])
+        sums = generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples) @ sample
+    else:
+        draws = _draws(len(sample), groups, block, resamples, seed)
+        sums = np.stack([np.bincount(row, minlength=len(sample)) @ sample for drawn in draws for row in drawn])
+    return sums if np.count_nonzero(sample.any(axis=1)) > 1 else np.full_like(sums, math.nan)
 
 
 def _resampled_means(
     sample: np.ndarray, groups: Labels | None, block: int | None, resamples: int, seed: int
 ) -> np.ndarray:
     draws = _draws(len(sample), groups, block, resamples, seed)
-    return np.concatenate([sample[drawn].mean(axis=1) for drawn in draws])
+    means = np.concatenate([sample[drawn].mean(axis=1) for drawn in draws])
+    return means if len(sample) > 1 else np.full_like(means, math.nan)
 
 
 def _draws(count: int, groups: Labels | None, block: int | None, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -193,5 +206,8 @@ def _check_bootstrap(confidence: float, resamples: int) -> None:
 
 def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
     # NaN: a resample in which nothing counts, such as of masks that are ignored everywhere.
-    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    counted = values[~np.isnan(values)]
+    if not len(counted):
+        return math.nan, math.nan
+    low, high = np.quantile(counted, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.result import AXES, Result, Run
-from randar_features.store.records import printable
+from benchmarks.result import AXES, Result, Run, known_bounds
+from randar_features.store.records import markdown_text
 
 NO_SHARES = re.compile(
     r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup|guidance|density|gib|[gt]?flops?|days|epochs|floor|"
@@ -33,14 +33,6 @@ def markdown(table: Table) -> str:
     return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 
 
-MARKDOWN = str.maketrans({character: f"\\{character}" for character in "|<>[]`"})
-
-
-def markdown_text(text: str) -> str:
-    """A name of any kind, such as a file's, that Markdown shows as it is and takes for no HTML and no link."""
-    return printable(text).translate(MARKDOWN)
-
-
 def cell(value: Any) -> str:
     """A setting: nothing for None, "0 + 1" for several."""
     if isinstance(value, list | tuple):
@@ -49,9 +41,9 @@ def cell(value: Any) -> str:
 
 
 def points(difference: float, bounds: Sequence[float]) -> str:
-    """A difference of shares in points, with its sign and its interval, as "+1.2 (-0.5 … +3.0)"."""
-    low, high = (f"{100 * bound:+.1f}" for bound in bounds)
-    return f"{100 * difference:+.1f} ({low} … {high})"
+    """A difference of shares in points, with its sign and its interval, if known, as "+1.2 (-0.5 … +3.0)"."""
+    known = [f"{100 * bound:+.1f}" for bound in known_bounds(bounds) or ()]
+    return f"{100 * difference:+.1f}" + (f" ({' … '.join(known)})" if known else "")
 
 
 def number(value: float | None, share: bool = False) -> str:
@@ -85,9 +77,8 @@ def with_interval(row: Result, metric: str, share: bool | None = None) -> str:
 def interval_of(row: Result, metric: str) -> Sequence[float] | None:
     """The interval of the main metric, or of another one that the details of a result hold."""
     if metric == row.metric:
-        return row.interval
-    found = row.details.get(f"{metric}_interval") or (row.details.get("intervals") or {}).get(metric)
-    return found if isinstance(found, list | tuple) and len(found) == 2 else None
+        return known_bounds(row.interval)
+    return known_bounds(row.details.get(f"{metric}_interval") or (row.details.get("intervals") or {}).get(metric))
 
 
 def result_tables(run: Run) -> list[Table]:
@@ -171,7 +162,9 @@ def paper_table(results: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Texts such as "51.4 (49.4 … 53.8)", shares in per cent; `to_markdown()` and `to_latex(escape=True)` give
-        the table of a paper, names with "_" included. Encoders and columns stand in the order of `results`.
+        the table of a paper, names with "_" included. pandas leaves a "|" in Markdown as it is: where names hold one,
+        `rename(index=markdown_text, columns=markdown_text)` first, with `randar_features.store.records.markdown_text`.
+        Encoders and columns stand in the order of `results`.
 
     Raises:
         ValueError: in none of the results was a variant chosen by tuning images.

@@ -31,6 +31,7 @@ from randar_features.cli.parse import positional
 from randar_features.cli.run import run as run_command
 from randar_features.data.paths import reading
 from randar_features.store.files import make_folder, write_bytes
+from randar_features.store.records import markdown_text
 
 BASELINES = ("pixels", "histogram", "codes", "latents")
 MOST_CLASSES = 100_000  # more are damage: a square of them fits no memory
@@ -203,8 +204,8 @@ def html(runs: Sequence[Run], title: str) -> str:
 
 def markdown(runs: Sequence[Run], title: str) -> str:
     """The tables, with the command under each."""
-    parts = [f"# {title}", tables.markdown(overview(runs))]
-    parts += [f"## {tables.markdown_text(run.name)}\n\n{run_markdown(run)}" for run in runs]
+    parts = [f"# {markdown_text(title)}", tables.markdown(overview(runs))]
+    parts += [f"## {markdown_text(run.name)}\n\n{run_markdown(run)}" for run in runs]
     return "\n\n".join(parts) + "\n"
 
 

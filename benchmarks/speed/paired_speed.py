@@ -107,13 +107,13 @@ def seconds_of(process: subprocess.Popen[str], work: str) -> float:
 
 
 def compare(work: str, processes: list[subprocess.Popen[str]], count: int) -> Result:
-    """The median of the ratios, this over other, with its interval, and the medians of both."""
+    """The median of the ratios, this over other, with its interval if there are several, and the medians of both."""
     pairs = np.array([[seconds_of(process, work) for process in processes] for _ in range(count + 1)])[1:]
     ratios = pairs[:, 0] / pairs[:, 1]
     medians = np.median(np.random.default_rng(0).choice(ratios, (2000, count)), axis=1)
     this, other = np.median(pairs, axis=0).round(4)
     found = {"work": work, "ratio": round(float(np.median(ratios)), 4), "this seconds": this, "other seconds": other}
-    return Result.of({**found, "interval": np.quantile(medians, [0.025, 0.975]).round(4).tolist()})
+    return Result.of({**found, "interval": np.quantile(medians, [0.025, 0.975]).round(4) if count > 1 else None})
 
 
 run = Task("paired_speed", Config, measure)

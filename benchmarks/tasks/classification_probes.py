@@ -191,7 +191,9 @@ def _few_shot(candidate: Candidate, training: Training) -> Iterator[Scored]:
 
 
 def interval_over_draws(hits: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean of hits (draws, m): draws and evaluation images are both resampled."""
+    """95 % interval of the mean of hits (draws, m): draws and evaluation images are both resampled; NaN if m is 1."""
+    if hits.shape[1] < 2:
+        return math.nan, math.nan
     generator, (draws, count) = np.random.default_rng(seed), hits.shape
     chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES) / draws
     means = chosen @ hits.astype(np.float64)

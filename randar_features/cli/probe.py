@@ -69,9 +69,9 @@ def probe(options: ProbeOptions) -> None:
     path = classification(configured(options), options.out)
     result = read_result(path)
     for row in result["results"]:
-        low, high = (100 * end for end in row["interval"])
+        bounds = " to ".join(f"{100 * end:.1f}" for end in row.get("interval", ())) or "–"
         words = f"{row['encoder']}, {row['output']}, {row['probe']}"
-        print(f"accuracy {100 * row['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}): {words}")
+        print(f"accuracy {100 * row['accuracy']:.1f} % (95 % interval {bounds}): {words}")
     for warning in result["card"]["warnings"]:
         print(f"note: {warning}")
     print("\n".join(str(file) for file in sorted(path.parent.iterdir()) if file.is_file()))

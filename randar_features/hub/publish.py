@@ -9,6 +9,7 @@ from typing import Any
 from randar_features.hub.load import Model, load_model
 from randar_features.hub.registry import FOLDER_FILES, HUB_NAME
 from randar_features.store.files import read_object, written_whole
+from randar_features.store.records import markdown_text
 
 CARD = "README.md"
 WEIGHTS = "| weights |"  # in a card that was written here
@@ -129,12 +130,12 @@ def _example(model: Model, repository: str) -> str:
     return "\n".join(["```python", *lines, "```\n"])
 
 
-def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in recipe.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            yield prefix + name, markdown_text(str(value))
 
 
 def _table(rows: Mapping[str, Any]) -> str:

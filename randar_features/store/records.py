@@ -104,3 +104,11 @@ def printable(text: str | bytes | os.PathLike[str]) -> str:
     """Text for a message: control characters and bytes that are not UTF-8 are shown as escapes."""
     text = os.fsdecode(text)
     return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "|<>[]`"})
+
+
+def markdown_text(text: str) -> str:
+    """A name of any kind, such as a file's, that Markdown shows as it is and takes for no cell, HTML or link."""
+    return printable(text).translate(_MARKDOWN)

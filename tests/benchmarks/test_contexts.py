@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.comparisons import context_differences, difference_table, differences_of
-from benchmarks.result import Result
+from benchmarks.comparisons import context_differences, corrected, difference_table, differences_of
+from benchmarks.result import Result, plain
 from probes import Difference, paired_bootstrap
+from randar_features.store.files import write_json
 
 
 def row(context: str | None, layer: int = 0, **axes: Any) -> dict[str, Any]:
@@ -46,13 +49,24 @@ def test_differences_are_in_points() -> None:
     about = {"encoder": "tiny", "probe": "knn", "settings": "k = 20", "pooling": "mean", "read": "image"}
     found = {"first": "reverse", "second": "single", "difference": 0.0123, "interval": [-0.005, 0.03]}
     table = difference_table([about | {"layer": [0, 1]} | found])
-    shown = ["+1.2 (-0.5 … +3.0)", "reverse − single", ""]
+    shown = ["+1.2 (-0.5 … +3.0)", "reverse − single", "–"]
     assert table.rows == [[*shown, "tiny", "knn", "k = 20", "mean", "image", "0 + 1"]]
     matched = [{"encoder": "tiny", "read": "image", "layer": 0, "components": n} | found for n in (0, 8)]
     table = difference_table(matched)
     shown = ["points, 95 % interval", "first − second", "p, Holm"]
     assert table.header == [*shown, "encoder", "read", "layer", "components"]
     assert [cells[-1] for cells in table.rows] == ["0", "8"]
+
+
+def test_one_image_leaves_a_difference_without_interval_and_p(tmp_path: Path) -> None:
+    found = context_differences(
+        [row("reverse"), row("single")], lambda one, other: paired_bootstrap(np.array([1.0]), np.array([0.0]))
+    )
+    write_json(tmp_path / "differences.json", plain(corrected(found)))
+    text = (tmp_path / "differences.json").read_text(encoding="utf-8")
+    (read,) = json.loads(text, parse_constant=pytest.fail)  # NaN is not JSON
+    assert (read["interval"], read["p_value"], read["p_holm"], read["worse"]) == ([None, None], None, None, None)
+    assert difference_table([read]).rows[0][:3] == ["+100.0", "reverse − single", "–"]
 
 
 def scored(context: str | None, tuning: float, encoder: str = "model", layer: int = 0) -> Result:

@@ -14,7 +14,8 @@ import pytest
 import benchmarks
 from benchmarks.options import EncoderOptions, RunOptions
 from benchmarks.report.diff import compare_folders
-from benchmarks.result import NO_AXES, Result, read_result
+from benchmarks.report.tables import with_interval
+from benchmarks.result import NO_AXES, Result, plain, read_result
 from benchmarks.run import TASKS, Measurement, Task, find_task, main
 from benchmarks.suite import Settings
 from benchmarks.tasks.classification import Config as Classification
@@ -224,9 +225,18 @@ def test_results_as_json_and_back():
     assert Result.of(json.loads(json.dumps(result.to_json()))) == result
 
 
+def test_unknown_bounds_are_none_or_null_and_not_nan():
+    of_one = {"interval": (np.nan, np.nan), "other_interval": [np.nan, np.nan]}
+    for result in (Result.of({"accuracy": 1.0, **of_one}), Result({}, {"accuracy": 1.0}, (np.nan, np.nan))):
+        assert "interval" not in plain(result.to_json()) and with_interval(result, "accuracy") == "100.0 %"
+    assert Result.of(of_one).details == {"other_interval": [None, None]}
+    assert with_interval(Result.of({"accuracy": 1.0, "other": 0.5, **of_one}), "other") == "50.0 %"
+
+
 def test_few_shot_intervals_include_the_draws():
     hits = np.repeat([[1.0], [0.0], [1.0], [0.0]], 1000, axis=1)  # all that varies is the draw
     low, high = interval_over_draws(hits, seed=0)
     assert low <= 0.05 and high >= 0.95
     low, high = interval_over_draws(np.ones((4, 10)), seed=0)
     assert (low, high) == (1.0, 1.0)
+    assert np.isnan(interval_over_draws(np.ones((4, 1)), seed=0)).all()

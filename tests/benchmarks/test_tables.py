@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.report.tables import Table, cell, markdown, paper_table, points
+from randar_features.store.records import markdown_text
 
 
 def test_a_table_has_a_rule_under_its_header_and_its_marked_row_in_bold() -> None:
@@ -31,6 +32,8 @@ def test_two_runs_of_one_encoder_are_both_in_the_table_of_a_paper() -> None:
         "a: accuracy": {"tiny": "50.0", "pixels": "20.0"},
         "b: accuracy": {"tiny": "70.0", "pixels": "–"},
     }
+    named = found.rename(index=lambda name: name + "|1").rename(index=markdown_text, columns=markdown_text)
+    assert "tiny\\|1" in named.to_markdown(), "as the docstring says"
 
 
 def test_results_without_a_choice_by_tuning_images_make_no_table_of_a_paper() -> None:

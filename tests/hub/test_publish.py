@@ -14,7 +14,7 @@ from randar_features.hub.publish import push_to_hub, write_card
 from tests.scripts.test_training_scripts import call
 from tests.small_models import write_folder
 
-TRAINING = {"model": {"num_layers": 3}, "batch_size": 64, "learning_rate": 0.003}
+TRAINING = {"model": {"num_layers": 3}, "data": "a|b", "learning_rate": 0.003}
 
 
 class Hub:
@@ -83,6 +83,7 @@ def test_the_card_has_sizes_recipe_and_how_to_load(folder: Path) -> None:
         "## Training\n",
         "| model.num_layers | 3 |",
         "| learning_rate | 0.003 |",
+        "| data | a\\|b |",
     ):
         assert part in text
     assert "Training of the tokenizer" not in text

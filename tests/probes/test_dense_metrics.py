@@ -157,6 +157,10 @@ def test_a_mask_that_is_ignored_everywhere_leaves_an_interval() -> None:
 
 def test_resamples_of_ignored_masks_alone_do_not_count_for_either() -> None:
     worse, better = np.zeros((2, 4, 2, 2), int)
-    worse[0], better[0] = [[3, 1], [0, 4]], [[4, 0], [0, 4]]
+    worse[:2], better[:2] = [[3, 1], [0, 4]], [[4, 0], [0, 4]]
     difference = miou_difference(*(intersections_and_unions(counts) for counts in (worse, better)))
     assert difference.worse == 1 and difference.interval == (difference.difference,) * 2
+    worse[1] = better[1] = 0
+    alone = miou_difference(*(intersections_and_unions(counts) for counts in (worse, better)))
+    assert alone.difference == pytest.approx(difference.difference) and np.isnan([*alone.interval, alone.p_value]).all()
+    assert np.isnan(segmentation_scores(worse)["interval"]).all()

@@ -134,6 +134,16 @@ def test_a_two_sided_p_value_by_hand() -> None:
     assert paired_interval(VALUES, VALUES).p_value == 1
 
 
+def test_one_value_has_no_interval_and_no_p() -> None:
+    one = np.array([0.5])
+    assert np.isnan(bootstrap_interval(one)).all()
+    assert np.isnan(bootstrap_of_sums(one[:, None], lambda sums: sums[:, 0])).all()
+    found = paired_interval(one + 1, one)
+    assert found.difference == 1 and np.isnan([*found.interval, found.worse, found.p_value]).all()
+    with pytest.raises(ValueError, match="2 groups"):
+        bootstrap_interval(one, groups=[0])
+
+
 def test_holm_by_hand() -> None:
     """Holm's own order: 0.005 · 4, 0.01 · 3, 0.03 · 2, and 0.04 · 1 lifted to the 0.06 before it."""
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
