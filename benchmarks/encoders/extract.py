@@ -18,7 +18,7 @@ from benchmarks.encoders.base import Encoder
 from probes.pooling import POOLINGS
 from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.stored_images import name_of as name_of_images
-from randar_features.features.store import Content, FeatureStore, read_manifest, write_store
+from randar_features.features.store import Content, EncodedImages, FeatureStore, read_manifest, write_store
 from randar_features.precision import name_of
 from randar_features.store.manifest import MANIFEST
 from randar_features.store.state import OtherImagesError
@@ -97,6 +97,7 @@ def add_to_store(
     split: str | None = None,
     pooling: str = "mean",
     reading: Reading = DEFAULT_READING,
+    check: Callable[[EncodedImages], None],
     **batches: int,
 ) -> FeatureStore:
     """The features of all images in one store, `folder` itself; what is there already is not computed again.
@@ -107,11 +108,14 @@ def add_to_store(
     Args:
         encoder, data, outputs, split, pooling, reading: as in `extract`.
         folder: of the store.
+        check: is given the images before they are encoded, and may refuse them; not where features are read.
         batches: `batch_size` and `num_workers`.
     """
     content = _content(encoder, encoder.choose(outputs), pooling, "float16" if encoder.computes else "float32", reading)
     source = open_data(data, split, encoder.image_size, reading)
     images = encoder.stored(source, content, part=split, max_images=None, **batches)
+    if isinstance(images, EncodedImages):
+        check(images)
     there = (folder / MANIFEST).exists()
     return write_store(images, folder, content, data=name_of_images(data, split), append=there)
 

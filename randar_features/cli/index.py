@@ -16,7 +16,7 @@ from randar_features.data.stored_images import check_apart
 from randar_features.features import model_specs
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.options import Count, Seed
-from randar_features.retrieval.build import FEATURES_FOLDER, check_options
+from randar_features.retrieval.build import FEATURES_FOLDER, check_options, check_room
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
@@ -78,8 +78,12 @@ class IndexOptions(DeviceOptions, ImageOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_options(self.kind, self.normalization, self.pooling, self.sizes)
-        if self.memory_limit is not None:
-            memory(self.memory_limit)
+        _ = self.memory_bytes
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory limit in bytes."""
+        return None if self.memory_limit is None else memory(self.memory_limit)
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def index(options: IndexOptions) -> None:
         options.kind,
         pooling=options.pooling,
         normalization=options.normalization,
-        memory_limit=None if options.memory_limit is None else memory(options.memory_limit),
+        memory_limit=options.memory_bytes,
         threads=options.threads,
         checkpoint_rows=options.checkpoint_rows,
         **options.sizes,
@@ -141,6 +145,8 @@ def extracted(options: IndexOptions, data: Any) -> FeatureStore:
 
     check_apart(data, options.out, options.split)
     encoder = load_encoder(options.encoder or DEFAULT_MODEL, orders=options.orders, device=options.device)
+    about: dict[str, Any] = {"folder": options.out, "pooling": options.pooling, "memory_limit": options.memory_bytes}
+    about |= {"kind": options.kind, "normalization": options.normalization}
     return add_to_store(
         encoder,
         data,
@@ -149,6 +155,7 @@ def extracted(options: IndexOptions, data: Any) -> FeatureStore:
         split=options.split,
         pooling=options.pooling,
         reading=options.reading,
+        check=partial(check_room, **about, **options.sizes),
         batch_size=options.batch_size,
         num_workers=options.num_workers,
     )

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -189,10 +190,15 @@ class EncodedImages(StoredImages):
         )
         self.values, self.dtype = encode, content.dtype
 
+    @cached_property
+    def of_black(self) -> Mapping[str, Tensor]:
+        """The values (1, …) of each output of a black image, which tell their shapes before anything is read."""
+        with torch.no_grad():
+            return self.values(torch.zeros(1, 3, self.image_size, self.image_size, device="cpu"))
+
     def shard_rows(self) -> int:
         """Images that make a file of 1024, or of 64 MiB if that is less."""
-        values = self.values(torch.zeros(1, 3, self.image_size, self.image_size, device="cpu"))
-        size = sum(value.numel() for value in values.values()) * np.dtype(self.dtype).itemsize
+        size = sum(value.numel() for value in self.of_black.values()) * np.dtype(self.dtype).itemsize
         fitting = min(SHARD_ROWS, max(1, SHARD_BYTES // size))
         return fitting - fitting % self.batch_size or fitting
 

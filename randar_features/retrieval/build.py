@@ -1,7 +1,8 @@
 """Building an index of images, or of a table of features."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,15 @@ import numpy as np
 import torch
 
 from probes import KNNProbe
-from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings
+from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings, require_memory
 from probes.index import build_index as build_vectors
 from probes.index.settings import LEAST
-from probes.pooling import POOLINGS
+from probes.pooling import POOLINGS, pool
 from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import check_apart
 from randar_features.features import FeatureSpec, FeatureTable, model_specs
-from randar_features.features.extract import extract_to_store
-from randar_features.features.store import FeatureStore, is_store
+from randar_features.features.extract import Extraction
+from randar_features.features.store import EncodedImages, FeatureStore, is_store
 from randar_features.hub import Model, load_model
 from randar_features.retrieval.search import Index
 from randar_features.retrieval.tables import Table, Vectors, as_vectors
@@ -83,7 +84,8 @@ def build_index(
         ValueError, TypeError: unknown choices or sizes, before any image is encoded; maps or specs that do not fit.
         IndexFilesError: the folder holds an index of other features, or of images that have changed since; or
             another process is building there.
-        IndexMemoryError: the index would take more memory than there is.
+        IndexMemoryError: the index would take more memory than there is, which is known before images are encoded
+            unless they are a stream.
     """
     check_options(kind, normalization, pooling, sizes)
     sizes = whole_numbers(sizes | {"seed": seed})
@@ -91,10 +93,12 @@ def build_index(
     folder = path_to_write(folder)
     tables = _tables(data)
     if tables is None:
+        wanted = {"pooling": pooling, "kind": kind, "normalization": normalization, **sizes}
+        check = partial(check_room, folder=folder, memory_limit=limits["memory_limit"], **wanted)
         options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
         options |= {"dtype": dtype, "progress": progress, "split": split}
         options |= {"value_range": value_range, "max_pixels": max_pixels}
-        tables, spec = [_extract(data, folder / FEATURES_FOLDER, model, spec, pooling, options)], None
+        tables, spec = [_extract(data, folder / FEATURES_FOLDER, model, spec, pooling, check, options)], None
     elif split is not None or value_range is not None:
         raise ValueError("split and value_range are for images, and data are tables of features: leave them out")
     vectors = as_vectors(tables, spec, pooling)
@@ -133,6 +137,29 @@ def check_options(kind: str | None, normalization: str, pooling: str, sizes: dic
             raise ValueError(f"{name} is for an index of kind {own}, got {sizes[name]} for {kind}: leave it out")
 
 
+def check_room(
+    images: EncodedImages,
+    *,
+    folder: Path,
+    pooling: str,
+    kind: str | None,
+    normalization: str,
+    memory_limit: int | None,
+    **sizes: Any,
+) -> None:
+    """Refuse an index of too many images for the memory, or sizes that do not fit, before they are encoded.
+
+    Of a stream the number of images is not known before; an index that is there has its sizes.
+    """
+    if images.length is None or (folder / "manifest.json").exists():
+        return
+    (values,) = images.of_black.values()
+    dim = (values if values.ndim == 2 else pool(values, pooling)).shape[1]
+    measured = "unit" if normalization == AUTO else normalization
+    settings = choose_settings(images.length, dim, kind=kind, normalization=measured, **sizes)
+    require_memory(settings, images.length, memory_limit)
+
+
 def whole_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers as Python's; ValueError for the first that is not whole, or too small for what its name says."""
     for name, value in numbers.items():
@@ -154,16 +181,27 @@ def _tables(data: Any) -> list[Table] | None:
 
 
 def _extract(
-    images: Any, folder: Path, model: str | Model, spec: str | None, pooling: str, options: dict[str, Any]
+    images: Any,
+    folder: Path,
+    model: str | Model,
+    spec: str | None,
+    pooling: str,
+    check: Callable[[EncodedImages], None],
+    options: dict[str, Any],
 ) -> FeatureStore:
-    """The feature of all images; those that the folder has already are not encoded again."""
+    """The feature of all images, unless `check` refuses; those that the folder has already are not encoded again."""
+
+    def checked(*given: Any, **reading: Any) -> EncodedImages:
+        encoded = EncodedImages(*given, **reading)
+        check(encoded)
+        return encoded
+
     check_apart(images, folder.parent, options["split"])
     loaded = load_model(model, device=options["device"])
     chosen = model_specs(loaded)[0] if spec is None else FeatureSpec.parse(spec)
-    return extract_to_store(
-        images,
-        folder,
-        loaded,
+    return Extraction(
+        model=loaded,
+        store_dtype="float16",
         layers=chosen.layer,
         context=chosen.context,
         read=chosen.read,
@@ -173,7 +211,7 @@ def _extract(
         pool="mean" if pooling == "mean" else None,
         append=(folder / "manifest.json").exists(),
         **options,
-    )
+    ).to_store(images, folder, checked)
 
 
 def _best_normalization(folder: Path, vectors: Vectors, seed: int) -> tuple[str, int | None]:

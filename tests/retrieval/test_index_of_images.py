@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import randar_features as rf
-from probes.index import IndexFilesError
+from probes.index import IndexFilesError, IndexMemoryError
 from randar_features.cli.index import IndexOptions, stores_of
 from randar_features.retrieval import Hits, Index
 from randar_features.retrieval.encoders import ModelEncoder
@@ -244,10 +244,12 @@ def test_another_model_is_refused(folder: Path) -> None:
         ({"threads": 0}, "threads"),
         ({"checkpoint_rows": 1.5}, "checkpoint_rows"),
         ({"components": 3}, "components.*unit"),
+        ({"kind": "ivfpq", "code_bytes": 7}, "code bytes.*7"),
+        ({"memory_limit": 1000}, "10 vectors"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_encoded(folder: Path, options: dict[str, Any], named: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=named):
+    with pytest.raises((ValueError, TypeError, IndexMemoryError), match=named):
         build(folder, **options)
     assert not (folder / "index").exists()
 

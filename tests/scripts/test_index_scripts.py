@@ -162,6 +162,9 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 def test_too_little_memory_is_refused_with_the_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"error: building a flat index of 10 vectors .* needs .* bytes"):
         build(monkeypatch, folder, "--memory-limit", "1.5 MB")
+    with pytest.raises(SystemExit, match="code bytes must divide"):
+        build(monkeypatch, folder, "--kind", "ivfpq", "--code-bytes", "7")
+    assert not (folder / "index").exists(), "nothing was encoded"
     with pytest.raises(SystemExit):
         build(monkeypatch, folder, "--memory-limit", "much")
 
