@@ -1,12 +1,12 @@
 """Scores of dense tasks: segmentation and point matching."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .inputs import Array, Labels, float_tensor, label_vector
-from .intervals import Difference, bootstrap_interval, bootstrap_of_sums, difference_from, resampled_sums
+from .intervals import Difference, Draws, bootstrap_interval, bootstrap_of_sums, difference_from, resampled_sums
 from .metrics import confusion_matrix
 
 
@@ -58,17 +58,11 @@ def mean_iou(counts: np.ndarray) -> float:
     return float(np.nanmean(class_ious(counts)))
 
 
-def segmentation_scores(
-    counts: np.ndarray,
-    *,
-    groups: Labels | None = None,
-    block: int | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
+def segmentation_scores(counts: np.ndarray, **draws: Unpack[Draws]) -> dict[str, Any]:
     """Scores of counts (n, C, C) of n images, all over their sum and in [0, 1].
 
-    groups, block: as in `bootstrap_interval`, where images are not independent, as frames of a clip.
+    draws: groups, block, resamples and seed as in `bootstrap_interval`; the first two where images are not
+    independent, as frames of a clip.
 
     Returns `miou`; `interval`, its bootstrap interval over images; `pixel_accuracy`; `class_ious`, a list with
     None for classes that do not occur.
@@ -78,7 +72,6 @@ def segmentation_scores(
     total = counts.sum(0)
     ious = class_ious(total)
     parts = intersections_and_unions(counts)
-    draws: dict[str, Any] = {"groups": groups, "block": block, "resamples": resamples, "seed": seed}
     interval = bootstrap_of_sums(parts.reshape(len(parts), -1), lambda sums: _mious(sums, 1)[:, 0], **draws)
     return {
         "miou": mean_iou(total),
@@ -88,19 +81,11 @@ def segmentation_scores(
     }
 
 
-def miou_difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    *,
-    groups: Labels | None = None,
-    block: int | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Difference:
+def miou_difference(first: np.ndarray, second: np.ndarray, **draws: Unpack[Draws]) -> Difference:
     """mIoU of one segmentation − mIoU of another of the same images, with its paired bootstrap interval.
 
     first, second: `intersections_and_unions` (n, 2, C) of each image; images are drawn for both together.
-    groups, block: as in `bootstrap_interval`.
+    draws: groups, block, resamples and seed as in `bootstrap_interval`.
     """
     if first.shape != second.shape:
         raise ValueError(f"first and second must be of the same images and classes, got {first.shape}, {second.shape}")
@@ -111,8 +96,7 @@ def miou_difference(
         mious = _mious(sums, 2)
         return mious[:, 0] - mious[:, 1]
 
-    resampled = resampled_sums(rows, resamples, seed, groups=groups, block=block)
-    return difference_from(float(gain(rows.sum(0, keepdims=True))[0]), gain(resampled))
+    return difference_from(float(gain(rows.sum(0, keepdims=True))[0]), gain(resampled_sums(rows, **draws)))
 
 
 def _mious(sums: np.ndarray, count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -37,9 +37,18 @@ def bootstrap_interval(
     Raises:
         ValueError: both `groups` and `block`, fewer than two groups, or a block longer than half of the values.
     """
-    _check_bootstrap(confidence, resamples)
-    sample = _values(values, "values")
-    return _percentiles(_resampled_means(sample, groups, block, resamples, seed), confidence)
+    _check_confidence(confidence)
+    resampled = _resampled_means(_values(values, "values"), groups=groups, block=block, resamples=resamples, seed=seed)
+    return _percentiles(resampled, confidence)
+
+
+class Draws(TypedDict, total=False):
+    """The arguments of `bootstrap_interval` that say how resamples are drawn, as other functions take them."""
+
+    groups: Labels | None
+    block: int | None
+    resamples: int
+    seed: int
 
 
 class Difference(NamedTuple):
@@ -57,27 +66,18 @@ class Difference(NamedTuple):
     """
 
 
-def paired_interval(
-    first: Array,
-    second: Array,
-    *,
-    groups: Labels | None = None,
-    block: int | None = None,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Difference:
+def paired_interval(first: Array, second: Array, *, confidence: float = 0.95, **draws: Unpack[Draws]) -> Difference:
     """Whether one variant beats another on the same images: `first` and `second` (n,) are the scores of each image.
 
     Images are drawn for both together (Efron and Tibshirani 1993, chapter 16), so that what is hard for both does not
     widen the interval; that of two independent accuracies would be wider. Other arguments as in `bootstrap_interval`.
     """
-    _check_bootstrap(confidence, resamples)
+    _check_confidence(confidence)
     scores = _values(first, "first"), _values(second, "second")
     if len(scores[0]) != len(scores[1]):
         raise ValueError(f"first and second must score the same images, got {len(scores[0])} and {len(scores[1])}")
     gains = scores[0] - scores[1]
-    return difference_from(float(gains.mean()), _resampled_means(gains, groups, block, resamples, seed), confidence)
+    return difference_from(float(gains.mean()), _resampled_means(gains, **draws), confidence)
 
 
 paired_bootstrap = paired_interval
@@ -121,11 +121,8 @@ def bootstrap_of_sums(
     rows: Array,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
-    groups: Labels | None = None,
-    block: int | None = None,
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    **draws: Unpack[Draws],
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of a statistic of the column sums of `rows` (n, k), one an image.
 
@@ -133,12 +130,12 @@ def bootstrap_of_sums(
     takes sums (resamples, k), float64, and gives (resamples,). Other arguments as in `bootstrap_interval`; rows of
     zeros alone, such as of masks that are ignored everywhere, are not counted as values.
     """
-    _check_bootstrap(confidence, resamples)
-    return _percentiles(statistic(resampled_sums(rows, resamples, seed, groups=groups, block=block)), confidence)
+    _check_confidence(confidence)
+    return _percentiles(statistic(resampled_sums(rows, **draws)), confidence)
 
 
 def resampled_sums(
-    rows: Array, resamples: int, seed: int, *, groups: Labels | None = None, block: int | None = None
+    rows: Array, *, groups: Labels | None = None, block: int | None = None, resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """Column sums (resamples, k), float64, of each resample of `rows` (n, k), drawn as in `bootstrap_interval`.
 
@@ -150,21 +147,21 @@ def resampled_sums(
         generator = np.random.default_rng(seed)
         sums = generator.multinomial(len(sample), np.full(len(sample), 1 / len(sample)), size=resamples) @ sample
     else:
-        draws = _draws(len(sample), groups, block, resamples, seed)
+        draws = _draws(len(sample), groups=groups, block=block, resamples=resamples, seed=seed)
         sums = np.stack([np.bincount(row, minlength=len(sample)) @ sample for drawn in draws for row in drawn])
     return sums if np.count_nonzero(sample.any(axis=1)) > 1 else np.full_like(sums, math.nan)
 
 
-def _resampled_means(
-    sample: np.ndarray, groups: Labels | None, block: int | None, resamples: int, seed: int
-) -> np.ndarray:
-    draws = _draws(len(sample), groups, block, resamples, seed)
-    means = np.concatenate([sample[drawn].mean(axis=1) for drawn in draws])
+def _resampled_means(sample: np.ndarray, **draws: Unpack[Draws]) -> np.ndarray:
+    means = np.concatenate([sample[drawn].mean(axis=1) for drawn in _draws(len(sample), **draws)])
     return means if len(sample) > 1 else np.full_like(means, math.nan)
 
 
-def _draws(count: int, groups: Labels | None, block: int | None, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def _draws(
+    count: int, *, groups: Labels | None = None, block: int | None = None, resamples: int = 1000, seed: int = 0
+) -> Iterator[np.ndarray]:
     """The places in 0 … count − 1 that each resample consists of, (r, count) of some resamples at a time."""
+    check_counts(resamples=resamples)
     if groups is not None and block is not None:
         raise ValueError("give groups or block, not both")
     generator = np.random.default_rng(seed)
@@ -198,8 +195,7 @@ def _values(values: Array, name: str) -> np.ndarray:
     return float_tensor(values, name, "(n,)", 1).cpu().double().numpy()
 
 
-def _check_bootstrap(confidence: float, resamples: int) -> None:
-    check_counts(resamples=resamples)
+def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
 

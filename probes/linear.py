@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,31 +27,8 @@ NORMALIZATIONS = ("standardize", "batch", "none")
 CHUNK_ROWS = 256
 
 
-class JointLinearProbe:
-    """Softmax regression by SGD after DINOv2's `eval/linear.py`: a head for each output and base learning rate.
-
-    `features` is a mapping: a name to the rows of one output (a layer, a pooling), all of the same images. A
-    batch is read once for all heads, and all learning rates of an output are one matrix, so that every layer and
-    pooling costs one training run, and its accuracies are the curve over depth. Each head becomes what it would
-    be if trained alone.
-
-    SGD with momentum 0.9 and no weight decay; learning rate = base · batch / 256, by a cosine to 0 over all
-    iterations; weights from N(0, 0.01²), the same for every learning rate, biases 0. DINOv2 trains 12 500
-    iterations of 1024 rows; here `epochs` and `batch_size` say. `normalization` of the vectors: "standardize" by
-    the training rows' mean and deviation; "batch", MAE's `BatchNorm1d(affine=False, eps=1e-6)`, which trains on
-    each batch's own statistics and predicts by running ones; "none", DINOv2's. For each output the head of the
-    best validation accuracy (of equals that of the lowest learning rate) is kept, and nothing is trained after
-    that choice. Without a validation set, a stratified, seeded `validation_fraction` of the training rows chooses.
-    Where the lowest or the highest learning rate is best, heads of rates beyond it are trained on the same batches.
-    Heads and their momenta take 8 bytes for each learning rate, class and feature of all outputs.
-
-    After `fit`: `heads` by output; `best`, the output of the best validation accuracy (the first of equals);
-    `classes` (the labels seen, sorted).
-    """
-
-    heads: dict[str, Heads]
-    best: str
-    classes: np.ndarray
+class LinearOptions(BaseEstimator):
+    """The options of `JointLinearProbe` and of `LinearProbe`."""
 
     def __init__(
         self,
@@ -76,10 +54,37 @@ class JointLinearProbe:
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
         if buffer_rows is not None and (buffer_rows < batch_size or buffer_rows % batch_size):
             raise ValueError(f"buffer_rows must be a multiple of batch_size {batch_size}, got {buffer_rows}")
-        self.learning_rates = sorted_grid(learning_rates, "learning_rates")
-        self.epochs, self.batch_size, self.momentum = epochs, batch_size, momentum
-        self.normalization, self.buffer_rows = normalization, buffer_rows
+        sorted_grid(learning_rates, "learning_rates")  # refuses bad ones
+        self.learning_rates, self.epochs, self.batch_size = learning_rates, epochs, batch_size
+        self.momentum, self.normalization, self.buffer_rows = momentum, normalization, buffer_rows
         self.validation_fraction, self.seed, self.device = validation_fraction, seed, device
+
+
+class JointLinearProbe(LinearOptions):
+    """Softmax regression by SGD after DINOv2's `eval/linear.py`: a head for each output and base learning rate.
+
+    `features` is a mapping: a name to the rows of one output (a layer, a pooling), all of the same images. A
+    batch is read once for all heads, and all learning rates of an output are one matrix, so that every layer and
+    pooling costs one training run, and its accuracies are the curve over depth. Each head becomes what it would
+    be if trained alone.
+
+    SGD with momentum 0.9 and no weight decay; learning rate = base · batch / 256, by a cosine to 0 over all
+    iterations; weights from N(0, 0.01²), the same for every learning rate, biases 0. DINOv2 trains 12 500
+    iterations of 1024 rows; here `epochs` and `batch_size` say. `normalization` of the vectors: "standardize" by
+    the training rows' mean and deviation; "batch", MAE's `BatchNorm1d(affine=False, eps=1e-6)`, which trains on
+    each batch's own statistics and predicts by running ones; "none", DINOv2's. For each output the head of the
+    best validation accuracy (of equals that of the lowest learning rate) is kept, and nothing is trained after
+    that choice. Without a validation set, a stratified, seeded `validation_fraction` of the training rows chooses.
+    Where the lowest or the highest learning rate is best, heads of rates beyond it are trained on the same batches.
+    Heads and their momenta take 8 bytes for each learning rate, class and feature of all outputs.
+
+    After `fit`: `heads` by output; `best`, the output of the best validation accuracy (the first of equals);
+    `classes` (the labels seen, sorted).
+    """
+
+    heads: dict[str, Heads]
+    best: str
+    classes: np.ndarray
 
     def fit(
         self,
@@ -156,7 +161,7 @@ class JointLinearProbe:
         start = torch.empty(rows.shape[1], 1, len(self.classes), dtype=torch.float32, device="cpu")
         start.normal_(0, 0.01, generator=torch.Generator().manual_seed(self.seed))
         device = torch.device(self.device or sample.device)
-        rates = self.learning_rates if learning_rates is None else learning_rates
+        rates = learning_rates or sorted_grid(self.learning_rates, "learning_rates")
         return Heads(start.to(device), rates, self.momentum, new_normalizer(self.normalization, rows))
 
     def _train(self, sources: Mapping[str, Rows], targets: Tensor) -> None:
@@ -282,7 +287,7 @@ class Heads:
 _ONLY = "features"
 
 
-class LinearProbe(TunedProbe):
+class LinearProbe(LinearOptions, TunedProbe):
     """`JointLinearProbe` on a single output; its protocol and its options.
 
     After `fit`: `learning_rate` (base) and `validation_accuracy` (in [0, 1]) of the chosen head;
@@ -294,26 +299,6 @@ class LinearProbe(TunedProbe):
     validation_accuracies: dict[float, float]
     weight: Tensor
     bias: Tensor
-
-    def __init__(
-        self,
-        *,
-        learning_rates: Sequence[float] = LEARNING_RATES,
-        epochs: int = 30,
-        batch_size: int = 256,
-        momentum: float = 0.9,
-        normalization: str = "standardize",
-        buffer_rows: int | None = None,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-        device: torch.device | str | None = None,
-    ) -> None:
-        """Options as those of `JointLinearProbe`."""
-        super().__init__(validation_fraction=validation_fraction, seed=seed)
-        self.learning_rates, self.epochs, self.batch_size = learning_rates, epochs, batch_size
-        self.momentum, self.normalization = momentum, normalization
-        self.buffer_rows, self.device = buffer_rows, device
-        JointLinearProbe(**self.get_params())  # refuses bad options
 
     def _fit(self, split: TuningSplit) -> None:
         self._joint = JointLinearProbe(**self.get_params())
