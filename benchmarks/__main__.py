@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from benchmarks.run import TASKS
@@ -17,19 +17,17 @@ OTHERS = {
 }
 
 
-def _other(name: str, arguments: Sequence[str]) -> int:
-    status: int = importlib.import_module(OTHERS[name][0]).main(arguments)
-    return status
-
-
 def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks") -> int:
     """Call the task or the command that the first argument names, and return its exit status."""
-    commands: dict[str, Callable[[Sequence[str]], int]] = {
-        name: partial(run_task, name, program=f"{program} {name}") for name in TASKS
-    }
-    commands |= {name: partial(_other, name) for name in OTHERS}
+
+    def call(name: str, given: Sequence[str]) -> int:
+        if name in TASKS:
+            return run_task(name, given, program=f"{program} {name}")
+        return importlib.import_module(OTHERS[name][0]).main(given)
+
     about = "Benchmarks of features, of generation and of speed."
     texts = {name: words for name, (_, words) in {**TASKS, **OTHERS}.items()}
+    commands = {name: partial(call, name) for name in texts}
     return subcommands(commands, arguments, program=program, about=about, texts=texts)
 
 

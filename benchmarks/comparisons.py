@@ -70,7 +70,7 @@ def planned_differences(rows: Sequence[Result], compare: Compare) -> Iterator[di
         for words, others in (("best without reverse", without), ("best repeat", repeat)):
             other = best_of(rows, others)
             if reverse is not None and other is not None:
-                named = _words(rows[reverse]), f"{words}: {_words(rows[other])}"
+                named = str(rows[reverse].get("output")), f"{words}: {rows[other].get('output')}"
                 yield shared | _entry(*named, compare(reverse, other), planned=True)
 
 
@@ -83,7 +83,7 @@ def encoder_differences(rows: Sequence[Result], compare: Compare) -> list[dict[s
         for first, second in combinations([n for n in names if n is not None and best[n] is not None], 2):
             one, other = best[first], best[second]
             assert one is not None and other is not None
-            words = f"{first}, {_words(rows[one])}", f"{second}, {_words(rows[other])}"
+            words = f"{first}, {rows[one].get('output')}", f"{second}, {rows[other].get('output')}"
             found.append(shared | _entry(*words, compare(one, other), planned=False))
     return found
 
@@ -104,10 +104,6 @@ def _grouped(rows: Sequence[Result], names: Sequence[str]) -> list[tuple[dict[st
 
 def _stated(row: Result, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := row.get(name)) is not None}
-
-
-def _words(row: Result) -> str:
-    return str(row.get("output"))
 
 
 def _entry(first: str, second: str, difference: Difference, *, planned: bool) -> dict[str, Any]:

@@ -42,6 +42,11 @@ class Canvas:
     axes: Axes
     corners: list[list[tuple[int, int]]]
 
+    def title(self, column: int, picture: Image.Image, text: str) -> None:
+        """Write a text above a column, whose first picture this is."""
+        x, y = self.corners[0][column]
+        self.axes.text(x + picture.width / 2, y - 6, text, ha="center", va="bottom", fontsize=FONT)
+
 
 def make_canvas(rows: Sequence[Sequence[Image.Image]], *, left: int = 0, top: int = 0) -> Canvas:
     """Pictures in rows and columns on white, GAP pixels apart, with room for titles at the left and above."""
@@ -89,8 +94,8 @@ def image_grid(
     pictures = [[enlarge(image, height, smooth=smooth) for image in row] for row in rows]
     left = CHARACTER * max(map(len, row_titles), default=0)
     canvas = make_canvas(pictures, left=left, top=LINE if column_titles else 0)
-    for title, picture, (x, y) in zip(column_titles, pictures[0], canvas.corners[0], strict=False):
-        canvas.axes.text(x + picture.width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
+    for column, (title, picture) in enumerate(zip(column_titles, pictures[0], strict=False)):
+        canvas.title(column, picture, title)
     for title, corners in zip(row_titles, canvas.corners, strict=False):
         canvas.axes.text(left - 2, corners[0][1] + height / 2, title, ha="right", va="center", fontsize=FONT)
     for colours, images, corners in zip(frames or [], pictures, canvas.corners, strict=False):

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from benchmarks.datasets.point_pairs import PairSet, PointPair
-from benchmarks.report.figures import FONT, LINE, RIGHT, WRONG, as_picture, make_canvas, to_png
+from benchmarks.report.figures import LINE, RIGHT, WRONG, as_picture, make_canvas, to_png
 
 SHOWN_PAIRS, SHOWN_POINTS, SHOWN_HEIGHT = 3, 10, 160
 
@@ -40,9 +40,7 @@ def match_lines(found: Mapping[str, Sequence[np.ndarray]], data: PairSet) -> byt
             ends = _scaled(of_pairs[n][kept], data.sizes[pair.target]) + shift
             for start, end, ok in zip(starts, ends, right, strict=True):
                 _line(canvas.axes, start + 0.5 + canvas.corners[r][c], end + 0.5 + canvas.corners[r][c], bool(ok))
-        x, y = canvas.corners[0][c]
-        title = f"{name}: {counts[0]} of {counts[1]}"
-        canvas.axes.text(x + rows[0][c].width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
+        canvas.title(c, rows[0][c], f"{name}: {counts[0]} of {counts[1]}")
     return to_png(canvas.figure)
 
 

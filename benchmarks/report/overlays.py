@@ -59,8 +59,8 @@ def segmentations(
     places = _legend_places(present, names, sum(picture.width + GAP for picture in rows[0]))
     lines = places[-1][1] + 1 if places else 0
     canvas = make_canvas(rows, top=LINE * (1 + lines))
-    for title, picture, (x, y) in zip(("image", "truth", "prediction"), rows[0], canvas.corners[0], strict=True):
-        canvas.axes.text(x + picture.width / 2, y - 6, title, ha="center", va="bottom", fontsize=FONT)
+    for column, title in enumerate(("image", "truth", "prediction")):
+        canvas.title(column, rows[0][column], title)
     for value, (x, line) in zip(present, places, strict=True):
         corner = (GAP + x, GAP + LINE * line)
         canvas.axes.add_patch(Rectangle(corner, 16, 16, color=(*colours[value], 1)))

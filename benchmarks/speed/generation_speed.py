@@ -23,12 +23,13 @@ from benchmarks.options import RunOptions
 from benchmarks.reference.published_loop import published_generate
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
+from benchmarks.speed.throughput import random_model
 from randar_features import generate, pack_weights
 from randar_features.cli.parse import option
 from randar_features.generation import compile_steps, new_cache
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.layers.kv_cache import KVCache
-from randar_features.models import RandAR, RandARConfig
+from randar_features.models import RandAR
 from randar_features.options import Count
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak, seconds
@@ -80,7 +81,9 @@ def measure(config: Config, out: Path) -> Measurement:
     """A result each way and number of steps."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    model, batch = random_model(config), config.batch_size
+    sizes = {"num_layers": config.layers, "num_heads": config.heads, "dim": config.dim}
+    sizes |= {"vocab_size": config.vocab_size, "num_tokens": config.tokens}
+    model, batch = random_model(sizes, config.device), config.batch_size
     machine: dict[str, Any] = {"memory_bytes_per_second": memory_bandwidth(config.device), "peak_flops": {}}
     rows: list[dict[str, Any]] = []
     every = ways(model, batch, config.device)
@@ -97,22 +100,6 @@ def measure(config: Config, out: Path) -> Measurement:
         results=[Result.of(row) for row in rows],
         details={**machine, "gain_over_single_steps": parallel_gains(rows)},
     )
-
-
-def random_model(args: Config) -> RandAR:
-    """A float32 RandAR of the wanted sizes with random weights."""
-    config = RandARConfig(
-        num_layers=args.layers,
-        num_heads=args.heads,
-        dim=args.dim,
-        vocab_size=args.vocab_size,
-        num_tokens=args.tokens,
-        num_classes=1000,
-    )
-    model = RandAR(config).eval().requires_grad_(False)
-    model.initialize(torch.Generator().manual_seed(0))
-    torch.nn.init.normal_(model.output.weight, std=0.02, generator=torch.Generator().manual_seed(1))
-    return model.to(args.device)
 
 
 def ways(model: RandAR, batch: int, device: str) -> list[Way]:

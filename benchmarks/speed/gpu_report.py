@@ -111,7 +111,7 @@ def feature_jobs(config: Config) -> Iterator[Job]:
     peak = matrix_peak(dtype, device)
     for compiled in (False, True):
         for size in config.model:
-            model = throughput.random_model(size, device, compile_blocks=compiled)
+            model = throughput.random_model(throughput.SIZES[size], device, compile_blocks=compiled)
             for batch in config.batch_size[: 1 if compiled else None]:
                 label = {"model": size, "batch_size": batch, "blocks": "compiled" if compiled else "as they are"}
                 yield label, partial(_features, model, batch, config, dtype, peak)
@@ -134,7 +134,7 @@ def _features(model: Any, batch: int, config: Config, dtype: torch.dtype, peak: 
 def generation_jobs(config: Config) -> Iterator[Job]:
     """Every way of `generation_speed`, each batch and number of steps; recordings, which may fail for good, at last."""
     device = str(choose_device(None))
-    model = throughput.random_model(config.model[0], device)
+    model = throughput.random_model(throughput.SIZES[config.model[0]], device)
     for recorded, batch in product((False, True), config.generation_batch):
         every = [way for way in generation_speed.ways(model, batch, device) if ("recorded" in way.name) == recorded]
         while every:

@@ -66,11 +66,11 @@ def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = Fa
     return 2 * (whole - left_out)
 
 
-def random_model(size: str, device: torch.device | str, *, compile_blocks: bool = False) -> RandAR:
-    """A float32 RandAR of one of the `SIZES` with seeded random weights, none of them zero."""
+def random_model(sizes: dict[str, int], device: torch.device | str, *, compile_blocks: bool = False) -> RandAR:
+    """A float32 RandAR of some sizes, such as one of `SIZES`, with seeded random weights, none of them zero."""
     torch.manual_seed(0)
     with torch.device(device):
-        model = RandAR(RandARConfig(**SIZES[size], num_classes=1000)).eval().requires_grad_(False)
+        model = RandAR(RandARConfig(**sizes, num_classes=1000)).eval().requires_grad_(False)
         torch.nn.init.normal_(model.output.weight, std=0.02)
     for block in model.blocks if compile_blocks else ():
         block.compile()
@@ -150,7 +150,7 @@ def measure(config: Config, out: Path) -> Measurement:
     batch = config.batch_size or (64 if device.type == "cuda" else 4)
     dtype = getattr(torch, resolved_dtype(config.dtype, device))
     found = throughput(
-        random_model(config.model, device),
+        random_model(SIZES[config.model], device),
         batch_size=batch,
         context=config.context,
         repeats=config.repeats,

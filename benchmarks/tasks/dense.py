@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -167,28 +166,14 @@ def dense_features(
     load: Callable[[int], np.ndarray],
     sizes: Sequence[tuple[int, int]],
     *,
-    outputs: Sequence[str],
     layout: Layout,
-    folder: str | Path,
     name: str,
-    part: str | None = None,
-    batch_size: int = 16,
     **options: Any,
 ) -> DenseFeatures:
-    """Show every image to the encoder, or take what is kept below `folder` under `name`.
+    """Show every image to the encoder, or take what is kept under `name` in the cache.
 
-    load, sizes: see `Tiles`. part, for a file of features a split, and options: of `benchmarks.encoders.extract`.
+    load, sizes: see `Tiles`. options: of `benchmarks.encoders.extract`, such as folder, outputs and part.
     """
     tiles = Tiles(load, sizes, layout)
-    store = extract(
-        encoder,
-        tiles,
-        folder=folder,
-        outputs=outputs,
-        pooling=None,
-        batch_size=batch_size,
-        name=file_name(f"{name}-{layout}"),
-        part=part,
-        **options,
-    )
+    store = extract(encoder, tiles, pooling=None, name=file_name(f"{name}-{layout}"), **options)
     return DenseFeatures(store, tiles, sizes)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.datasets.image_npz import IMAGES
 from benchmarks.encoders import extract, load_encoder, unreadable
 from benchmarks.encoders.judges import Judge, same_classes
 from benchmarks.result import NO_AXES, Result
@@ -24,9 +25,9 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.judged_sets import (
     JudgedSet,
     JudgeOptions,
+    arrays_in,
     described,
     few,
-    has_images,
     is_feature_file,
     is_statistics,
     judged,
@@ -52,13 +53,13 @@ from benchmarks.tasks.sampler import (
     write_samples,
 )
 from probes import LogisticProbe
-from probes.generation import Moments
-from probes.rows import SelectedRows, sharded_rows
+from probes.rows import Rows, SelectedRows, sharded_rows
 from randar_features import Model, load_model
 from randar_features.cli.decoding import Order, load_for_decoding
 from randar_features.cli.options import WeightsDType
 from randar_features.cli.parse import option
 from randar_features.data.layout import split_role
+from randar_features.features.store import FeatureStore
 from randar_features.generation.recipe import recipe_of
 from randar_features.options import Count, Natural, Positive, Share
 from randar_features.store.files import write_bytes
@@ -194,10 +195,11 @@ def measure_images(config: Config) -> Measurement:
     fake = judged(judge, source, config, f"samples {config.samples} {len(source)}")
     row = {"images": fake.moments.count, **measured(real, fake, judge, config)}
     names = described(config.samples, config.samples_split, config.images)
+    reference = described(config.reference, config.reference_split, config.reference_images)
     return Measurement(
         protocol=protocol_of(judge, config),
         axes={**NO_AXES, "encoder": config.samples, "resolution": judge.image_size},
-        data={"reference": reference_in_words(config), "samples": names},
+        data={"reference": reference, "samples": names},
         weights={judge.name: judge.described_weights},
         results=[Result.of(main_first(row))],
         warnings=[*warnings_of(config, real, fake), *few(fake.moments.count or 0, len(fake.moments.mean))],
@@ -227,7 +229,7 @@ def measure_model(config: Config, out: Path) -> Measurement:
     return Measurement(
         protocol=f"{config.labels} labels, image i of seed {config.seed} + i; {protocol_of(judge, config)}",
         axes={name: value for name, value in shared.items() if name != "orders"},
-        data={"reference": reference_in_words(config)},
+        data={"reference": described(config.reference, config.reference_split, config.reference_images)},
         weights={model.name: model.weights_hash, judge.name: judge.described_weights},
         results=[Result.of(main_first(row)) for row in (*full, *coarse)],
         warnings=[
@@ -260,7 +262,7 @@ def reference_of(config: Config, judge: Judge) -> JudgedSet:
     given = None
     if is_statistics(config.reference):
         given = read_statistics(config.reference, judge, "generation")
-        if not has_images(config.reference):
+        if IMAGES not in arrays_in(config.reference):
             return given
     source = open_set(config.reference, config.reference_split, config.reference_images, config.cache, config.reading)
     name = f"reference {config.reference} {config.reference_split or 'all'} {config.reference_images or 'all'}"
@@ -289,25 +291,21 @@ class OwnProbe:
     probe: LogisticProbe
     classes: np.ndarray
     accuracy: float
-    warnings: tuple[str, ...]
+    warnings: list[str]
 
     def top_1(self, files: Sequence[Path], labels: np.ndarray, name: str) -> float:
         """Share of the samples that the probe takes for their class."""
-        found = own_features(self.model, self.config, files, name, self.output)
-        assert found.features is not None
-        return float((self.classes[self.probe.predict(found.features)] == labels).mean())
+        features, _ = own_features(self.model, self.config, files, name, self.output)
+        return float((self.classes[self.probe.predict(features)] == labels).mean())
 
 
-def own_features(model: Model, config: Config, images: Any, name: str, output: str) -> JudgedSet:
-    """The model's features of images, of the output, mean-pooled."""
+def own_features(model: Model, config: Config, images: Any, name: str, output: str) -> tuple[Rows, FeatureStore]:
+    """The model's features of the images that can be read, of the output, mean-pooled; and the store that has all."""
     context, read, _ = output.split("/")
     encoder = load_encoder(model, contexts=[context], reads=[read], device=config.device)
     about: dict[str, Any] = {"batch_size": config.batch_size, "dtype": "float32", "outputs": [output]}
     store = extract(encoder, images, folder=config.cache, name=name, **about)
-    readable = np.flatnonzero(store.ok)
-    rows = SelectedRows(sharded_rows(store.rows(output)), readable)
-    about = {"labels": store.labels[readable], "class_names": store.label_names}
-    return JudgedSet(Moments.of(rows), rows, **about, warnings=tuple(unreadable(store)))
+    return SelectedRows(sharded_rows(store.rows(output)), np.flatnonzero(store.ok)), store
 
 
 def own_probe(config: Config, model: Model) -> OwnProbe | None:
@@ -321,15 +319,15 @@ def own_probe(config: Config, model: Model) -> OwnProbe | None:
     names = source.label_names
     if not names or not plain.classes or (known := same_classes(names, plain.classes)).min() < 0:
         raise ValueError(f"--probe-data {config.probe_data} must have the classes of {model.name} by name")
-    found = own_features(plain, config, source, f"probe {config.probe_data} {len(source)}", output)
-    assert found.features is not None and found.labels is not None
-    if (found.labels < 0).any():
-        raise ValueError(f"{(found.labels < 0).sum()} images of --probe-data {config.probe_data} have no label")
-    held = np.arange(len(found.labels)) % 5 == 0
-    values = found.features.read(np.arange(len(held)))
-    probe = LogisticProbe(seed=config.seed).fit(values[~held], found.labels[~held])
-    accuracy = float((probe.predict(values[held]) == found.labels[held]).mean())
-    return OwnProbe(plain, config, output, probe, known, accuracy, found.warnings)
+    features, store = own_features(plain, config, source, f"probe {config.probe_data} {len(source)}", output)
+    labels = store.labels[store.ok]
+    if (labels < 0).any():
+        raise ValueError(f"{(labels < 0).sum()} images of --probe-data {config.probe_data} have no label")
+    held = np.arange(len(labels)) % 5 == 0
+    values = features.read(np.arange(len(held)))
+    probe = LogisticProbe(seed=config.seed).fit(values[~held], labels[~held])
+    accuracy = float((probe.predict(values[held]) == labels[held]).mean())
+    return OwnProbe(plain, config, output, probe, known, accuracy, unreadable(store))
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,12 +383,10 @@ def main_first(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def best_scales(settings: Sequence[Setting], rows: Sequence[Mapping[str, Any]], judge: Judge) -> list[Setting]:
     """The scale of the smallest Fréchet distance, of each order and number of steps."""
-    best: dict[Any, tuple[float, Setting]] = {}
+    found: dict[Any, list[tuple[float, Setting]]] = {}
     for setting, row in zip(settings, rows, strict=True):
-        place, distance = (setting.order, setting.steps), row[judge.named("FID")]
-        if place not in best or distance < best[place][0]:
-            best[place] = distance, setting
-    return [setting for _, setting in best.values()]
+        found.setdefault((setting.order, setting.steps), []).append((row[judge.named("FID")], setting))
+    return [min(each, key=lambda pair: pair[0])[1] for each in found.values()]
 
 
 def clock_of(model: Model) -> str:
@@ -444,11 +440,6 @@ def lines_of(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> dict[str, lis
             name += f", scale {row['guidance']:g}"
         lines.setdefault(name, []).append((row[x], row[y], None))
     return {name: sorted(points) for name, points in lines.items()}
-
-
-def reference_in_words(config: Config) -> str:
-    """For the card."""
-    return described(config.reference, config.reference_split, config.reference_images)
 
 
 def warnings_of(config: Config, real: JudgedSet, fake: JudgedSet | None = None) -> list[str]:

@@ -128,12 +128,10 @@ def resumed_log_likelihoods(
     shortlist: Tensor,
     orders: Tensor,
     out: Path,
-    *,
-    batch_size: int,
-    dtype: str = "float32",
+    **how: Any,
 ) -> np.ndarray:
     """`class_log_likelihoods` of all images, (n, k, K), from `out` or, as they are computed, written there."""
-    digest = hashlib.sha256(model.weights_hash.encode())
+    digest, dtype = hashlib.sha256(model.weights_hash.encode()), how.get("dtype", "float32")
     digest.update(b"" if dtype == "float32" else dtype.encode())
     for values in (tokens, shortlist, orders):
         digest.update(values.cpu().numpy().tobytes())
@@ -146,7 +144,6 @@ def resumed_log_likelihoods(
         empty.replace(path)
     table = np.load(path, mmap_mode="r+")
     missing = np.flatnonzero(np.isnan(table).any((1, 2)))
-    how: dict[str, Any] = {"batch_size": batch_size, "dtype": dtype}
     parts = class_log_likelihoods(model.transformer, tokens[missing], shortlist[missing], orders, **how)
     with tqdm(total=len(tokens), initial=len(tokens) - len(missing), desc=model.name, unit="image") as bar:
         for rows, values in parts:

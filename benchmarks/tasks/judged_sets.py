@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from benchmarks.datasets import open_data
-from benchmarks.datasets.image_npz import IMAGES, NpzImages
+from benchmarks.datasets.image_npz import NpzImages
 from benchmarks.encoders import extract
 from benchmarks.encoders.feature_file import read_features
 from benchmarks.encoders.inception import InceptionEncoder, Variant
@@ -182,17 +182,16 @@ def size_of(source: ImageSource, data: str) -> int:
 
 def is_statistics(data: str) -> bool:
     """Whether a file holds mu and sigma."""
+    return {"mu", "sigma"} <= arrays_in(data)
+
+
+def arrays_in(data: str) -> set[str]:
+    """Names of the arrays in an .npz; none where it is no such file."""
     path = Path(data)
     if path.suffix != ".npz" or not path.is_file():
-        return False
+        return set()
     with reading(path, "arrays"), np.load(path, allow_pickle=False) as file:
-        return {"mu", "sigma"} <= {*file.files}
-
-
-def has_images(data: str) -> bool:
-    """Whether there are images besides statistics."""
-    with reading(Path(data), "arrays"), np.load(data, allow_pickle=False) as file:
-        return IMAGES in file.files
+        return {*file.files}
 
 
 def read_statistics(data: str, judge: Judge | None, purpose: Purpose) -> JudgedSet:

@@ -18,7 +18,7 @@ from benchmarks.datasets.photographs import SHOWN, feature_colours, load_photogr
 from benchmarks.encoders import Encoder, load_encoder
 from benchmarks.options import DType, ImageTaskOptions
 from benchmarks.report import figures
-from benchmarks.result import AXES, data_hash
+from benchmarks.result import NO_AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.samples import to_arrays
 from probes import align_colours
@@ -76,7 +76,7 @@ def measure(config: Config, out: Path) -> Measurement:
     write_bytes(out / config.file, png if config.colours is None else figures.fewer_colours(png, config.colours))
     return Measurement(
         protocol="first three principal components of feature maps, as colours",
-        axes={**dict.fromkeys(AXES), "encoder": encoder.name, "resolution": pictures.shape[-1]},
+        axes={**NO_AXES, "encoder": encoder.name, "resolution": pictures.shape[-1]},
         data={"images": f"{data_hash(config.data)} {config.split or ''}".strip()},
         weights={encoder.name: encoder.described_weights},
         results=[],

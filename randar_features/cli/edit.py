@@ -102,7 +102,11 @@ def inpaint(options: InpaintOptions) -> None:
         mask = mask_of(options, model.image_size, (pixels.shape[1], pixels.shape[2]))
         return rf.inpaint(model, pixels[None], mask, index, **settings)[0]
 
-    edit(options, "inpaint", draw, crop=options.square, box=options.box and list(options.box), mask=options.mask)
+    notes: dict[str, Any] = {"box": options.box and list(options.box)}
+    notes |= {"mask": options.mask and fingerprint(options.mask)}
+    if options.mask_orientation is not None:
+        notes["mask_orientation"] = options.mask_orientation
+    edit(options, "inpaint", draw, crop=options.square, **notes)
 
 
 def outpaint(options: OutpaintOptions) -> None:
@@ -132,11 +136,9 @@ def edit(
     draw: Callable[[rf.Model, Tensor, int | None, dict[str, Any]], Tensor],
     *,
     crop: bool,
-    box: list[int] | None = None,
-    padding: list[int] | None = None,
-    mask: Path | None = None,
+    **notes: Any,
 ) -> None:
-    """One PNG for each seed, its settings inside, and NAME_EDIT_strip.png: the image and its versions."""
+    """One PNG for each seed, its settings and `notes` inside, and NAME_EDIT_strip.png: the image and its versions."""
     image = load_image(options.image, value_range=options.value_range, max_pixels=options.max_pixels)
     model, number_format = load_for_decoding(options.model, options.device, options.dtype)
     index = None
@@ -144,20 +146,9 @@ def edit(
         index = find_class(options.class_name, model.classes, model.transformer.config.num_classes)
     pixels = to_tensor(adm_center_crop(image, model.image_size) if crop else image)
     settings = settings_of(options, model.transformer)
-    notes = {
-        "model": model.name,
-        "weights": model.weights_hash,
-        "number_format": number_format,
-        "edit": kind,
-        "square": crop,
-        "image": fingerprint(options.image),
-        "box": box,
-        "padding": padding,
-        "mask": None if mask is None else fingerprint(mask),
-        **options.content(),
-    }
-    if (orientation := getattr(options, "mask_orientation", None)) is not None:
-        notes["mask_orientation"] = orientation
+    notes = {"box": None, "padding": None, "mask": None} | notes | options.content()
+    notes |= {"model": model.name, "weights": model.weights_hash, "number_format": number_format}
+    notes |= {"edit": kind, "square": crop, "image": fingerprint(options.image)}
     rank, ranks = rank_and_ranks()
     name, shown = f"{options.image.stem}_{kind}", "null" if index is None else index
     paths = {seed: options.out / f"{name}_{shown}_seed{seed:06d}.png" for seed in seed_range(options.seeds)}

@@ -18,35 +18,21 @@ NEXT_TOKEN = "loss"
 
 @dataclass(frozen=True)
 class Plan:
-    """Which losses a training takes, with their weights, and at which blocks and tokens."""
+    """Which losses a training takes, with their weights, and at which blocks and tokens.
+
+    Attributes:
+        config: the options.
+        reads: the tokens.
+        weights: of each loss by its name in the log; 1 for next-token prediction.
+        layers: the block whose features each of the other losses reads.
+        teacher_layer: the block of the averaged model that teaches.
+    """
 
     config: AuxiliaryConfig
     reads: Sequence[str]
-    alignment_layer: int
-    student_layer: int
+    weights: dict[str, float]
+    layers: dict[str, int]
     teacher_layer: int
-    class_layer: int
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each loss by its name in the log; 1 for next-token prediction."""
-        config = self.config
-        given = {
-            "alignment_loss": config.alignment.weight,
-            "self_distillation_loss": config.self_distillation.weight,
-            "class_loss": config.class_head.weight,
-        }
-        return {NEXT_TOKEN: 1.0} | {name: weight for name, weight in given.items() if weight}
-
-    @property
-    def student_layers(self) -> set[int]:
-        """The blocks whose features the losses read."""
-        layers = {
-            "alignment_loss": self.alignment_layer,
-            "self_distillation_loss": self.student_layer,
-            "class_loss": self.class_layer,
-        }
-        return {layers[name] for name in self.weights if name in layers}
 
 
 def make_plan(config: AuxiliaryConfig, transformer: ImageTransformer) -> Plan:
@@ -66,11 +52,19 @@ def make_plan(config: AuxiliaryConfig, transformer: ImageTransformer) -> Plan:
         "self_distillation.teacher_layer": (config.self_distillation.teacher_layer, max(count - 2, 0)),
         "class_head.layer": (config.class_head.layer, middle),
     }
-    layers = [default if given is None else given for given, default in chosen.values()]
-    for name, layer in zip(chosen, layers, strict=True):
+    layers = {name: default if given is None else given for name, (given, default) in chosen.items()}
+    for name, layer in layers.items():
         if layer >= count:
             raise ValueError(f"auxiliary.{name} = {layer}, but the model has the blocks 0 … {count - 1}")
-    return Plan(config, reads, *layers)
+    losses = {
+        "alignment_loss": (config.alignment.weight, layers["alignment.layer"]),
+        "self_distillation_loss": (config.self_distillation.weight, layers["self_distillation.student_layer"]),
+        "class_loss": (config.class_head.weight, layers["class_head.layer"]),
+    }
+    taken = {name: both for name, both in losses.items() if both[0]}
+    weights = {NEXT_TOKEN: 1.0} | {name: weight for name, (weight, _) in taken.items()}
+    read_at = {name: layer for name, (_, layer) in taken.items()}
+    return Plan(config, reads, weights, read_at, layers["self_distillation.teacher_layer"])
 
 
 class TrainingPass(nn.Module):
@@ -121,15 +115,14 @@ class TrainingPass(nn.Module):
         plan = self.plan
         states, features = show(
             self.transformer, tokens, classes, order,
-            context=context, reads=plan.reads, layers=plan.student_layers,
+            context=context, reads=plan.reads, layers=set(plan.layers.values()),
         )  # fmt: skip
         assert states is not None
         losses = {NEXT_TOKEN: token_cross_entropy(self.transformer, states, tokens, order)}
-        layers = {"alignment_loss": plan.alignment_layer, "self_distillation_loss": plan.student_layer}
         for name, target in targets.items():
-            losses[name] = self.heads[name](features[layers[name]], target)
+            losses[name] = self.heads[name](features[plan.layers[name]], target)
         if "class_loss" in self.heads:
-            losses["class_loss"] = self.heads["class_loss"](features[plan.class_layer], labels, share)
+            losses["class_loss"] = self.heads["class_loss"](features[plan.layers["class_loss"]], labels, share)
         return losses
 
 

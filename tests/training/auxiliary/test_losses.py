@@ -29,7 +29,7 @@ def test_a_loss_moves_its_head_and_the_blocks_up_to_its_own(tmp_path: Path, name
     losses[name].backward()
     moved = {n for n, p in trainer.complete.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {n for n, _ in trainer.complete.named_parameters() if n.startswith("heads.")} <= moved
-    deepest = trainer.complete.plan.student_layers
+    deepest = set(trainer.complete.plan.layers.values())
     blocks = {int(n.split(".")[2]) for n in moved if n.startswith("transformer.layers.")}
     assert blocks == set(range(max(deepest) + 1))
     assert not any(n.startswith(("transformer.output", "transformer.norm")) for n in moved)
