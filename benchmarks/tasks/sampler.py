@@ -112,8 +112,9 @@ def draw(
     arguments |= {} if setting.order is None else {"order": setting.order}
     missing = sum(not (folder / one.filename).exists() for one in mine)
     clocks = time.perf_counter(), time.process_time()
+    done = fill_gallery(model, mine, folder, arguments, notes=notes, batch_size=batch_size)
     with tqdm(total=len(mine), desc=setting.folder, unit="image", disable=not ranks.is_main_process) as bar:
-        for count in fill_gallery(model, mine, folder, arguments, notes=notes, batch_size=batch_size):
+        for count in done:
             bar.update(count)
     if missing and ranks.is_main_process:
         now = {"images": missing, "seconds": time.perf_counter() - clocks[0]}

@@ -56,16 +56,17 @@ def generate(options: GenerateOptions) -> None:
     model, number_format = load_for_decoding(options.model, options.device, options.dtype)
     wanted = wanted_images(options, model)
     mine = wanted[rank::ranks]
+    done = fill_gallery(
+        model,
+        mine,
+        options.out,
+        {**settings_of(options, model.transformer), "scale": options.scale},
+        notes={"number_format": number_format},
+        batch_size=options.batch_size,
+        overwrite=options.overwrite,
+    )
     with tqdm(total=len(mine), unit="image", disable=rank > 0) as bar:
-        for count in fill_gallery(
-            model,
-            mine,
-            options.out,
-            {**settings_of(options, model.transformer), "scale": options.scale},
-            notes={"number_format": number_format},
-            batch_size=options.batch_size,
-            overwrite=options.overwrite,
-        ):
+        for count in done:
             bar.update(count)
     if options.sheet:
         wait_for_all(ranks)

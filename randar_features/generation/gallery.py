@@ -3,15 +3,19 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from randar_features.data.paths import reading
-from randar_features.generation.generate import generate
+from randar_features.generation.generate import DecodingSettings, check_settings, generate
+from randar_features.generation.recipe import GuidanceLike
+from randar_features.generation.schedule import check_steps
+from randar_features.generation.upscale import check_upscaling
 from randar_features.hub import Model
+from randar_features.models import ImageTransformer
 from randar_features.store.files import make_folder, written_whole
 
 SETTINGS_KEY = "randar_features"  # of the PNG text chunk that holds the settings as JSON
@@ -53,25 +57,48 @@ def fill_gallery(
         overwrite: write also the images that are there.
 
     Raises:
-        FileExistsError: an image is there that was made with other settings, and `overwrite` is off.
+        ValueError: settings that the model cannot be drawn with, before the folder is made.
+        FileExistsError: an image is there that was made with other settings, and `overwrite` is off; nothing is drawn.
     """
+    _check(model.transformer, **settings)
+    make_folder(folder)
 
     def about(one: Wanted) -> dict[str, Any]:
         return describe(model, one, {**settings, **(notes or {})})
 
-    make_folder(folder)
     missing = [one for one in wanted if overwrite or not is_done(folder / one.filename, about(one))]
-    if len(missing) < len(wanted):
-        yield len(wanted) - len(missing)
-    for start in range(0, len(missing), batch_size):
-        batch = missing[start : start + batch_size]
-        classes = [one.class_index for one in batch]
-        seeds = torch.tensor([one.seed for one in batch], device="cpu")
-        tokens = generate(model.transformer, classes, generator=seeds, **settings)
-        pixels = model.tokenizer.to_uint8(model.tokenizer.decode(tokens)).cpu().numpy()
-        for one, image in zip(batch, pixels, strict=True):
-            save_png(folder / one.filename, Image.fromarray(image), about(one))
-        yield len(batch)
+
+    def filled() -> Iterator[int]:
+        if len(missing) < len(wanted):
+            yield len(wanted) - len(missing)
+        for start in range(0, len(missing), batch_size):
+            batch = missing[start : start + batch_size]
+            classes = [one.class_index for one in batch]
+            seeds = torch.tensor([one.seed for one in batch], device="cpu")
+            tokens = generate(model.transformer, classes, generator=seeds, **settings)
+            pixels = model.tokenizer.to_uint8(model.tokenizer.decode(tokens)).cpu().numpy()
+            for one, image in zip(batch, pixels, strict=True):
+                save_png(folder / one.filename, Image.fromarray(image), about(one))
+            yield len(batch)
+
+    return filled()
+
+
+def _check(
+    transformer: ImageTransformer,
+    *,
+    guidance: GuidanceLike = None,
+    scale: int = 1,
+    **settings: Unpack[DecodingSettings],
+) -> None:
+    """The errors of `generate` for settings that the model cannot be drawn with."""
+    num_tokens = transformer.config.num_tokens
+    if scale == 1:
+        nothing = torch.zeros(1, num_tokens, dtype=torch.int64, device="cpu")
+        check_settings(transformer, nothing[:, 0], nothing.bool(), guidance, **settings)
+        return
+    check_upscaling(transformer, 0.0, settings.get("schedule"))
+    check_steps(settings.get("steps"), 4 * num_tokens)
 
 
 def describe(model: Model, wanted: Wanted, settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_images_of_other_settings_are_not_overwritten_unless_told(model: Model, 
     list(fill_gallery(model, WANTED[:1], tmp_path, SETTINGS))
     other = {**SETTINGS, "steps": 8}
     with pytest.raises(FileExistsError, match=r"\{'steps': 4\} instead of \{'steps': 8\}: .*\(--overwrite\)"):
-        list(fill_gallery(model, WANTED, tmp_path, other))
+        fill_gallery(model, WANTED, tmp_path, other)
     list(fill_gallery(model, WANTED[:1], tmp_path, other, overwrite=True))
     found = read_settings(tmp_path / WANTED[0].filename)
     assert found is not None and found["steps"] == 8
@@ -81,7 +82,16 @@ def test_the_same_weights_under_another_name_are_the_same_model(model: Model, tm
 def test_a_file_in_the_place_of_the_folder_is_named(model: Model, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="file is a file, expected a folder"):
-        next(fill_gallery(model, WANTED, tmp_path / "file", SETTINGS))
+        fill_gallery(model, WANTED, tmp_path / "file", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 999}, {"order": "sideways"}, {"scale": 2, "steps": 999}, {"scale": 2, "schedule": "cosine"}]
+)
+def test_bad_settings_are_refused_before_the_first_image(model: Model, tmp_path: Path, wrong: dict[str, Any]):
+    with pytest.raises(ValueError, match=list(wrong)[-1]):
+        fill_gallery(model, WANTED, tmp_path / "new", SETTINGS | wrong)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_foreign_picture_is_not_overwritten(model: Model, tmp_path: Path):
