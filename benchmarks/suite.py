@@ -5,6 +5,7 @@ The data decide what is measured: labels (classification, retrieval), masks (seg
 continue: a result with the same options, weights and data is not measured again.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -52,7 +53,8 @@ class Settings(EncoderOptions, MaskOptions):
 
     Attributes:
         data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
-            built in. Masks in a folder whose name has "camvid" or "voc" in it have the classes of that data set.
+            built in. Masks in a folder whose name has the word "camvid" or "voc" in it, such as voc-2012, have the
+            classes of that data set.
         preset: demo: few images of the built-in data, and samples of the model; other options override it.
         probe: probes of classification.
         pooling: how maps become vectors, for classification, one or several of mean, 1x1+2x2, mean+deviation, max,
@@ -163,8 +165,9 @@ def splits_of(data: str) -> tuple[str | None, str | None]:
 
 
 def known_labels(data: str) -> str | None:
-    """Which of `LABELS` the masks of a data set have, by its name; None: not known."""
-    return next((known for known in LABELS if known in Path(data).name.lower()), None)
+    """Which of `LABELS` the masks of a data set have, by a word of its name, such as "voc-2012"; None: not known."""
+    name = Path(data).name.lower()
+    return next((known for known in LABELS if re.search(rf"(?<![a-z]){known}(?![a-z])", name)), None)
 
 
 def mask_classes(data: str, options: MaskOptions) -> dict[str, Any]:
