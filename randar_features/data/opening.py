@@ -4,7 +4,6 @@ import io
 import os
 import stat
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,7 @@ from .formats import HEAD_BYTES, image_format, webp_size
 
 MAX_PIXELS = 2**27
 """The largest picture that is read by default: 134 megapixels, about 1 GB while it is decoded."""
-PNG_SIGNATURE_BYTES = 8
-CHUNK_READ_BYTES = 2**20
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 ICON_COUNT_PLACE, ICON_ENTRY = 4, struct.Struct("<8xII")  # size and place of an icon's data
 
 
@@ -90,27 +88,15 @@ def check_png(file: BinaryIO) -> None:
     """See that all chunks of a PNG file are there and their checksums right; Pillow leaves out those of the pixels.
 
     Raises:
-        ImageError: the file ends early, or a checksum is wrong.
+        ImageError: the file ends within its last chunk.
+        Exception: what Pillow raises on a checksum that is wrong, or a file that ends before.
     """
-    file.seek(PNG_SIGNATURE_BYTES)
-    while True:
-        header = file.read(8)
-        if len(header) < 8:
-            raise ImageError("the file is truncated: its last chunk is missing")
-        length, kind = struct.unpack(">I4s", header)
-        checksum, left = zlib.crc32(kind), length
-        while left:
-            data = file.read(min(left, CHUNK_READ_BYTES))
-            if not data:
-                raise ImageError(f"the file is truncated in a chunk {ascii(kind)[1:]}")
-            checksum, left = zlib.crc32(data, checksum), left - len(data)
-        stated = file.read(4)
-        if len(stated) < 4:
-            raise ImageError(f"the file is truncated in a chunk {ascii(kind)[1:]}")
-        if stated != checksum.to_bytes(4, "big"):
-            raise ImageError(f"the file is damaged: the checksum of a chunk {ascii(kind)[1:]} is wrong")
-        if kind == b"IEND":
-            return
+    file.seek(0)
+    with _decoder("PNG")(file, "") as image:
+        image.verify()  # as far as the name of the last chunk
+    file.seek(-8, os.SEEK_CUR)
+    if file.read(len(PNG_END)) != PNG_END:
+        raise ImageError("the file is truncated or damaged in its last chunk")
 
 
 def check_icons(file: BinaryIO) -> None:

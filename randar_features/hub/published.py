@@ -24,6 +24,7 @@ class ModelSource:
         files: of the weights, by "transformer" and "tokenizer".
         classes: a name each class, "imagenet" for ImageNet's, or None.
         of_user: whether the configuration is a file of the user's, not a part of this package.
+        parameters: of a published transformer, since counting them would mean building it; else None.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelSource:
     files: Mapping[str, HubFile | WeightsFile]
     classes: list[str] | Literal["imagenet"] | None = None
     of_user: bool = False
+    parameters: int | None = None
 
     def fetch(self, part: str) -> WeightsFile:
         """The file of the transformer's or the tokenizer's weights, downloaded if need be.
@@ -65,7 +67,7 @@ TOKENIZERS = {  # codes, file
 
 
 def _published(
-    name: str, kind: str, size: str, file: HubFile, *, tokenizer: str = "llamagen", pixels: int = 256
+    name: str, kind: str, size: str, file: HubFile, count: int, *, tokenizer: str = "llamagen", pixels: int = 256
 ) -> ModelSource:
     """A model of ImageNet's 1000 classes, 16 × 16 pixels a token."""
     layers, heads, dim = SIZES[size]
@@ -80,48 +82,49 @@ def _published(
         "num_classes": 1000,
     }
     config = {"transformer": transformer, "tokenizer": {"type": tokenizer}, "image_size": pixels}
-    return ModelSource(name, config, {"transformer": file, "tokenizer": tokenizer_file}, "imagenet")
+    return ModelSource(name, config, {"transformer": file, "tokenizer": tokenizer_file}, "imagenet", parameters=count)
 
 
-def _randar(size: str, tokenizer: str, parameters: str) -> ModelSource:
+def _randar(size: str, tokenizer: str, parameters: str, count: int) -> ModelSource:
     file = HubFile("ziqipang/RandAR", f"randar_{parameters}_{tokenizer}_360k_bs_1024_lr_0.0004.safetensors")
-    return _published(f"randar-{size}-{tokenizer}", "randar", size, file, tokenizer=tokenizer)
+    return _published(f"randar-{size}-{tokenizer}", "randar", size, file, count, tokenizer=tokenizer)
 
 
-def _llamagen(size: str, pixels: int) -> ModelSource:
+def _llamagen(size: str, pixels: int, count: int) -> ModelSource:
     name = f"llamagen-{size}" if pixels == 256 else f"llamagen-{size}-{pixels}"
     file = HubFile("FoundationVision/LlamaGen", f"c2i_{size.upper()}_{pixels}.pt", key="model")
-    return _published(name, "llamagen", size, file, pixels=pixels)
+    return _published(name, "llamagen", size, file, count, pixels=pixels)
 
 
-def _par(size: str) -> ModelSource:
+def _par(size: str, count: int) -> ModelSource:
     file = HubFile("Epiphqny/PAR", f"PAR-{size.upper()}-4x.pt", key="model")
-    return _published(f"par-{size}-4x", "par", size, file, pixels=384)
+    return _published(f"par-{size}-4x", "par", size, file, count, pixels=384)
 
 
-def _arpg(size: str, parameters: str) -> ModelSource:
+def _arpg(size: str, parameters: str, count: int) -> ModelSource:
     # Whether the weights stand alone or under a key in these files could not be looked up.
-    return _published(f"arpg-{size}", "arpg", size, HubFile("hp-l33/ARPG", f"arpg_{parameters}.pt", key=USUAL_KEY))
+    file = HubFile("hp-l33/ARPG", f"arpg_{parameters}.pt", key=USUAL_KEY)
+    return _published(f"arpg-{size}", "arpg", size, file, count)
 
 
 PUBLISHED = {
     source.name: source
     for source in (
-        _randar("l", "llamagen", "0.3b"),
-        _randar("l", "maskgit", "0.3b"),
-        _randar("xl", "llamagen", "0.7b"),
-        _llamagen("b", 256),
-        _llamagen("l", 256),
-        _llamagen("b", 384),
-        _llamagen("l", 384),
-        _llamagen("xl", 384),
-        _llamagen("xxl", 384),
-        _par("xl"),
-        _par("xxl"),
-        _par("3b"),
-        _arpg("l", "300m"),
-        _arpg("xl", "700m"),
-        _arpg("xxl", "1b"),
+        _randar("l", "llamagen", "0.3b", 342_912_000),
+        _randar("l", "maskgit", "0.3b", 311_454_720),
+        _randar("xl", "llamagen", "0.7b", 774_700_800),
+        _llamagen("b", 256, 110_888_448),
+        _llamagen("l", 256, 342_910_976),
+        _llamagen("b", 384, 110_888_448),
+        _llamagen("l", 384, 342_910_976),
+        _llamagen("xl", 384, 774_699_520),
+        _llamagen("xxl", 384, 1_410_972_672),
+        _par("xl", 774_703_360),
+        _par("xxl", 1_410_977_280),
+        _par("3b", 3_096_668_800),
+        _arpg("l", "300m", 319_845_376),
+        _arpg("xl", "700m", 718_997_760),
+        _arpg("xxl", "1b", 1_302_449_664),
     )
 }
 ALIASES = {
@@ -129,22 +132,4 @@ ALIASES = {
     "randar-xl": "randar-xl-llamagen",
     "llamagen-xl": "llamagen-xl-384",
     "llamagen-xxl": "llamagen-xxl-384",
-}
-# Of the published transformers, for `list_models`: counting would mean building them.
-PARAMETERS = {
-    "randar-l-llamagen": 342_912_000,
-    "randar-l-maskgit": 311_454_720,
-    "randar-xl-llamagen": 774_700_800,
-    "llamagen-b": 110_888_448,
-    "llamagen-l": 342_910_976,
-    "llamagen-b-384": 110_888_448,
-    "llamagen-l-384": 342_910_976,
-    "llamagen-xl-384": 774_699_520,
-    "llamagen-xxl-384": 1_410_972_672,
-    "par-xl-4x": 774_703_360,
-    "par-xxl-4x": 1_410_977_280,
-    "par-3b-4x": 3_096_668_800,
-    "arpg-l": 319_845_376,
-    "arpg-xl": 718_997_760,
-    "arpg-xxl": 1_302_449_664,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from randar_features.hub.files import HubFile, WeightsFile, download
-from randar_features.hub.published import ALIASES, PARAMETERS, PUBLISHED, ModelSource
+from randar_features.hub.published import ALIASES, PUBLISHED, ModelSource
 from randar_features.store.files import read_json, read_object
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -218,7 +218,7 @@ def list_models() -> ModelTable:
         ModelInfo(
             name=name,
             aliases=[alias for alias, target in ALIASES.items() if target == name],
-            parameters=PARAMETERS[name],
+            parameters=source.parameters,
             image_size=source.config["image_size"],
             weights=f"Hugging Face Hub: {source.files['transformer']}",
         )

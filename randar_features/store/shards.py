@@ -13,8 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,7 +31,7 @@ SHARD, PIECE = "rows", "part"
 _NAME = re.compile(r"(rows|part)-(\d{9})-(\d{7})-([0-9a-f]{16})\.arrow")
 _READ_BYTES = 1 << 20
 _MAGIC = b"ARROW1"
-_FIXED = ("path", "label", "status", "hash")
+_FIXED = {"path": "string", "label": "int64", "status": "string", "hash": "string"}  # and their types
 AGAIN = "Run the command that made it again: it makes this shard anew and keeps the others"
 
 
@@ -89,69 +88,55 @@ class Shard:
     @cached_property
     def batch(self) -> pa.RecordBatch:
         """Everything in the file, mapped into memory, after `verify`."""
+        return self._content[0]
+
+    @cached_property
+    def _content(self) -> tuple[pa.RecordBatch, dict[str, np.ndarray]]:
+        """The batch, and its values by name; ValueError that names the file for what is no shard's."""
         import pyarrow as pa
 
         self.verify()
-        with self._reading():
+        try:
             batch = pa.ipc.open_file(pa.memory_map(os.fsencode(self.path))).get_batch(0)
             batch.validate(full=True)  # what points outside of the file would crash
-            names = batch.schema.names
-        if batch.num_rows != len(self.rows) or names[: len(_FIXED)] != list(_FIXED) or len(set(names)) < len(names):
-            raise ValueError(f"{self.path} is no shard of {len(self.rows)} rows. {AGAIN}")
-        return batch
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Whatever fails in the block becomes a ValueError that names the file, whose checksum is right."""
-        try:
-            yield
-        except Exception as error:
+            kinds = {name: str(batch.schema.field(name).type) for name in _FIXED}
+            if (batch.num_rows, kinds) != (len(self.rows), _FIXED):
+                raise ValueError(f"it has {batch.num_rows} rows of {kinds}, expected {len(self.rows)} of {_FIXED}")
+            return batch, {name: _as_numpy(batch, name) for name in batch.schema.names if name not in _FIXED}
+        except Exception as error:  # though its checksum is right
             text = " ".join(str(error).split())
             raise ValueError(f"{self.path} is no shard ({type(error).__name__}: {text}). {AGAIN}") from error
 
     @property
     def names(self) -> list[str]:
         """Of the values."""
-        return [name for name in self.batch.schema.names if name not in _FIXED]
+        return list(self._content[1])
 
     def column(self, name: str) -> np.ndarray:
         """Values (rows, …), mapped into memory."""
-        if name not in self._columns:
+        if name not in self._content[1]:
             raise ValueError(f"{self.path} holds no {name!r}, as other shards do. {AGAIN}")
-        return self._columns[name]
-
-    @cached_property
-    def _columns(self) -> dict[str, np.ndarray]:
-        batch = self.batch
-        with self._reading():
-            return {name: _as_numpy(batch, name) for name in self.names}
+        return self._content[1][name]
 
     @cached_property
     def labels(self) -> np.ndarray:
         """(rows,) int64."""
-        batch = self.batch
-        with self._reading():
-            return batch.column("label").cast("int64").to_numpy()
+        return self.batch.column("label").to_numpy()
 
     @cached_property
     def paths(self) -> list[str | None]:
         """As they were given, relative to the root of their data."""
-        return [None if path is None else unescape(path) for path in self._texts("path")]
+        return [None if path is None else unescape(path) for path in self.batch.column("path").to_pylist()]
 
     @cached_property
     def status(self) -> list[str]:
         """Of each image: "ok", or why it could not be read."""
-        return [text or "" for text in self._texts("status")]
-
-    def _texts(self, name: str) -> list[str | None]:
-        batch = self.batch
-        with self._reading():
-            return batch.column(name).cast("string").to_pylist()
+        return self.batch.column("status").to_pylist()
 
     @property
     def records(self) -> list[Record]:
         """Path, label and hash of each image."""
-        hashes = [text or "" for text in self._texts("hash")]
+        hashes = self.batch.column("hash").to_pylist()
         return [Record(*each) for each in zip(self.paths, self.labels.tolist(), hashes, strict=True)]
 
 
@@ -192,12 +177,13 @@ def to_arrow(block: Block) -> pa.RecordBatch:
     import pyarrow as pa
 
     paths = [None if record.path is None else escape(record.path) for record in block.records]
-    arrays: dict[str, Any] = {
-        "path": pa.array(paths, pa.string()),
-        "label": pa.array([record.label for record in block.records], pa.int64()),
-        "status": pa.array([text.encode("utf-8", "backslashreplace").decode() for text in block.status], pa.string()),
-        "hash": pa.array([record.hash for record in block.records], pa.string()),
+    known = {
+        "path": paths,
+        "label": [record.label for record in block.records],
+        "status": [text.encode("utf-8", "backslashreplace").decode() for text in block.status],
+        "hash": [record.hash for record in block.records],
     }
+    arrays: dict[str, Any] = {name: pa.array(known[name], kind) for name, kind in _FIXED.items()}
     fields = [pa.field(name, array.type) for name, array in arrays.items()]
     for name, values in block.columns.items():
         if name in _FIXED:

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from randar_features.data import ImageError, load_image, load_mask
-from randar_features.data.opening import check_png
 
 FORMATS = {
     "PNG": {}, "JPEG": {"quality": 100}, "GIF": {}, "WEBP": {"lossless": True}, "BMP": {},
@@ -171,8 +170,8 @@ def test_every_changed_bit_of_a_png_is_noticed(read: Any) -> None:
 
 @pytest.mark.parametrize("left", [8, 20, 33, -1, -12])
 def test_a_png_that_ends_early_is_refused(left: int) -> None:
-    with pytest.raises(ImageError, match="truncated"):
-        check_png(io.BytesIO(encoded("PNG", picture())[:left]))
+    with pytest.raises(ImageError, match="cannot read an image of"):
+        load_image(encoded("PNG", picture())[:left])
 
 
 @pytest.mark.parametrize("format", FORMATS)
