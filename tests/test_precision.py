@@ -70,7 +70,7 @@ def test_numbers_do_not_depend_on_the_default_format_of_torch(
             features.pooled()[:2],
             log_likelihood(small_model, tokens, orders=2),
             upscale_tokens(small_model, [1], steps=6, generator=0),
-            fine_grid_rotary_table(4, 16),
+            fine_grid_rotary_table(4, 16, 10000.0),
         ]
 
     expected = numbers()

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def build(config: Config, kind: str, folder: Path) -> dict[str, Any]:
     # A checkpoint would be written ten times: here none but the last.
     build_index(made, config.count, folder, settings=settings, features={}, checkpoint_rows=config.count, **options)
     return {
-        "settings": settings.as_json(),
+        "settings": asdict(settings),
         "build_seconds": time.perf_counter() - start,
         "build_peak_bytes": process_memory(peak=True),
         "predicted_peak_bytes": predicted,

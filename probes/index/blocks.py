@@ -1,4 +1,4 @@
-"""Features as they come to an index: block by block, checked, of one size."""
+"""Features for an index, in checked blocks of one size."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -31,9 +31,9 @@ def usable_rows(block: np.ndarray) -> tuple[Tensor, np.ndarray]:
 
 
 def sample_rows(blocks: Blocks, count: int, settings: IndexSettings) -> Tensor:
-    """A seeded choice of `training_rows` vectors, those that are finite, in their order, float32.
+    """A seeded choice of `training_rows` vectors without those that are not finite, in their order, float32.
 
-    ValueError if none is finite, or fewer than there shall be lists.
+    ValueError if none is left, or fewer than `nlist`.
     """
     generator = np.random.default_rng(settings.seed)
     wanted = np.sort(generator.choice(count, min(count, settings.training_rows), replace=False))

@@ -1,9 +1,10 @@
-"""Building an index: block by block, in bounded memory; what a kill interrupted can be continued."""
+"""Building an index: block by block, in bounded memory; a killed building can be continued."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from .vectors import (
 KEPT = ("kind", "dim", "normalization", "components")  # must be the same where an index is continued
 NORMALIZATION_FILE = "normalization.npy"
 SAME = 2e-3  # difference of unit vectors that half precision explains
-CODE_POINTS = 64  # training rows for each code, a quarter of faiss's default: most of the training time goes there
+CODE_POINTS = 64  # training rows for each code, a quarter of faiss's default, which takes most of the training time
 
 
 def build_index(
@@ -50,27 +51,25 @@ def build_index(
 ) -> None:
     """Make `folder` hold an index of rows 0 … count − 1, to be opened with `VectorIndex`.
 
-    What is in the folder is continued: an interrupted building from its last checkpoint, a finished index by adding
-    the rows after its last one (to its lists and codes). With one thread the result is the same to the bit,
-    interrupted or not. The rows of the index are compared with those given, and columns are written anew where they
-    have changed, such as labels. A row that holds NaN or infinity is left out; no id
-    shifts. Nothing in the folder is removed or replaced but what an index there has made.
+    An interrupted building continues at its last checkpoint. A finished index gets the rows after its last one, in its
+    lists and codes. With one thread the result is the same to the bit, interrupted or not. The rows of the index are
+    compared with those given, and changed columns, such as labels, are written anew. A row with NaN or infinity is left
+    out; no id shifts. Only files of the index are removed or replaced.
 
     Args:
         blocks: the features; read twice if there is something to train, else once.
         count: how many rows they have.
         folder: made if it is not there; it is no index before `manifest.json` is in it, which is written last.
         settings: from `choose_settings`; an index that is continued keeps its sizes.
-        features: what tells these features from others: encoder, its weights, output, pooling. Queries with
-            other ones are refused.
-        columns: what search results shall tell of a row, for example {"path": [...], "label": [...]}.
+        features: what the features are: encoder, its weights, output, pooling. Other queries are refused.
+        columns: what is known of each row, for example {"path": [...], "label": [...]}.
         memory_limit: bytes that this process may take; None: what the machine has available.
-        threads: more are faster, but sums are then rounded otherwise, and hnsw differs from run to run.
+        threads: more are faster, but sums are rounded differently, and hnsw differs from run to run.
         checkpoint_rows: rows between checkpoints; None: a tenth of them.
         progress: say how much memory it will take, and show a bar.
 
     Raises:
-        IndexMemoryError: it would take more memory; nothing was begun.
+        IndexMemoryError: it would take more memory; raised before anything is built.
         IndexFilesError: the folder holds an index of other features or settings, of other vectors or of more
             rows, or a file of it is damaged; or another process is building there.
         ValueError: blocks that are not (b, D), leave rows out, or end before `count`; columns of another
@@ -137,11 +136,11 @@ def _finish(builder: _Builder, columns: Mapping[str, Sequence[Any]], features: M
 
 
 def _state_of(folder: Path, settings: IndexSettings, features: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """How far the folder is: what it says itself, checked against what is wanted, or nothing yet."""
+    """The state of the index in the folder, which must be as wanted; without one, that of an empty index."""
     found = files.read_state(folder, files.BUILDING) or files.read_state(folder, files.MANIFEST)
     fresh = {
         "format": files.FORMAT,
-        "settings": settings.as_json(),
+        "settings": asdict(settings),
         "features": dict(features),
         "metric": "cosine",
         "faiss": faiss.__version__,
@@ -151,7 +150,7 @@ def _state_of(folder: Path, settings: IndexSettings, features: Mapping[str, Any]
     }
     if found is None or not found["files"]:
         return fresh
-    wanted, there = settings.as_json(), found["settings"]
+    wanted, there = asdict(settings), found["settings"]
     differing = [f"{name} {there[name]!r}, not {wanted[name]!r}" for name in KEPT if there[name] != wanted[name]]
     differing += feature_differences(found["features"], features)
     if found["rows"] > count:
@@ -205,7 +204,7 @@ class _Builder:
         self.save()
 
     def compare(self, block: np.ndarray) -> None:
-        """IndexFilesError unless these, the next of the rows that the index has, are what it was made of."""
+        """IndexFilesError unless these rows are the next ones that the index was made of."""
         first, last = self.compared, self.compared + len(block)
         given, usable = usable_rows(block)
         low, high = np.searchsorted(self.left_out, [first, last])
@@ -222,7 +221,7 @@ class _Builder:
         self.compared = last
 
     def _open_vectors(self) -> Any:
-        """The file of vectors, cut off after those that the index holds: a kill may have left some more."""
+        """The file of vectors, cut off after those of the index: a killed run may have left more."""
         path = self.folder / VECTORS_FILE
         path.touch()
         os.truncate(path, self.index.ntotal * self.settings.width * 2)
@@ -268,9 +267,9 @@ class _Builder:
         files.write_state(self.folder, files.BUILDING, self.state)
 
     def announce(self, names: Sequence[str]) -> None:
-        """Say in the state which files are going to be written, so that they are known as the index's own.
+        """Record in the state which files are about to be written: they are the index's own.
 
-        IndexFilesError if one is there already and is not.
+        IndexFilesError if another one is there already.
         """
         for name in set(names) - files.own_files(self.folder):
             if os.path.lexists(self.folder / name):
@@ -281,7 +280,7 @@ class _Builder:
 
 
 def _enough(sample: Tensor, settings: IndexSettings) -> Tensor:
-    """At least as many unit vectors as there are codes: few ones are repeated."""
+    """At least as many unit vectors as there are codes; too few are repeated."""
     least = max(CODES, settings.nlist)
     return sample if len(sample) >= least else sample.repeat(-(-least // len(sample)), 1)[:least].contiguous()
 
@@ -305,7 +304,7 @@ def _empty_index(settings: IndexSettings) -> FaissIndex:
 
 
 def _reserve(index: FaissIndex, settings: IndexSettings, count: int) -> None:
-    """Room for all vectors at once: arrays that double as they grow would take up to three times as much."""
+    """Reserve room for all vectors: arrays that double as they grow would take up to three times as much."""
     if settings.kind == "ivfpq":
         return
     storage = faiss.downcast_index(index.storage) if settings.kind == "hnsw" else index

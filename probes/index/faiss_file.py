@@ -1,8 +1,8 @@
 """Files of faiss, checked before faiss reads them.
 
-faiss follows what a file says: an inverted list on disk names another file by its absolute path, which faiss maps for
-writing, and counts decide how much memory it takes. So the layout (faiss's `impl/index_write.cpp`) is walked first, and
-only what `build_index` writes is let through: vectors, or a graph over vectors, or product codes in lists in memory.
+faiss trusts a file: an inverted list on disk may name another file, which faiss maps for writing, and counts decide how
+much memory it takes. So the layout (faiss's `impl/index_write.cpp`) is checked first. Only what `build_index` writes is
+read: vectors, a graph over vectors, or product codes in lists in memory.
 """
 
 import importlib
@@ -19,7 +19,7 @@ FaissIndex = Any
 FLAT, GRAPH, CODES_IN_LISTS, LISTS_IN_MEMORY = "IxFI", "IHNf", "IwPQ", "ilar"
 KIND_OF = {FLAT: "flat", GRAPH: "hnsw", CODES_IN_LISTS: "ivfpq"}
 INNER_PRODUCT = 0
-_READ_BYTES = 1 << 18  # larger pieces are given back to the system each time, which costs more than the calls
+_READ_BYTES = 1 << 18  # larger pieces are returned to the system each time, which costs more than the calls
 
 
 def read_faiss(path: Path, kind: str, dim: int) -> FaissIndex:
@@ -40,7 +40,7 @@ def read_faiss(path: Path, kind: str, dim: int) -> FaissIndex:
 
 
 def write_faiss(path: Path, index: FaissIndex) -> None:
-    """Write an index of faiss; through Python, since faiss takes only names that are UTF-8."""
+    """Write an index of faiss, through Python: faiss itself takes only names in UTF-8."""
     with path.open("wb") as file:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, _READ_BYTES))
 
@@ -154,7 +154,7 @@ class _Layout:
             self.skip(size, code_bytes + 8)
 
     def _list_sizes(self, lists: int) -> list[int]:
-        """The sizes of all lists, which are written whole ("full") or as pairs of number and size ("sprs")."""
+        """The sizes of all lists: either all ("full"), or pairs of number and size ("sprs")."""
         form = self.name()
         (count,) = self.take("Q")
         if count * 8 > self.size or (form, count) not in (("full", lists), ("sprs", count & ~1)):

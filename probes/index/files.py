@@ -1,9 +1,9 @@
 """The folder of an index: versioned files, and a manifest that names them, written last.
 
-`manifest.json` is a finished index, `building.json` how far a building has come. Both name the files that hold their
-state and, under "pending", those that are being written, so that a kill at any moment leaves one state or the other
-whole, and the next building removes what was left over. Files that neither names are the user's: they are neither
-removed nor overwritten. One process at a time builds, which holds a lock on `.lock`.
+`manifest.json` describes a finished index, `building.json` an unfinished one. Both name the files that hold their state
+and, under "pending", those that are being written: a kill at any moment leaves one whole state, and the next building
+removes the rest. Files that neither names are the user's, and are neither removed nor overwritten. The process that
+builds holds a lock on `.lock`.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file aside, which then takes the place of `path`: whole or not at all.
+    """Let `write` fill a temporary file, which then replaces `path`: whole or not at all.
 
     Raises:
         OSError: it cannot be written; the message names it.
     """
     aside = path.with_name(path.name + ASIDE)
-    aside.unlink(missing_ok=True)  # of a kill, or a link, which would be followed
+    aside.unlink(missing_ok=True)  # left by a killed run, or a link, which would be followed
     try:
         write(aside)
         _sync(aside)
@@ -68,7 +69,7 @@ def _sync(path: Path) -> None:
 
 
 def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
-    """Write MANIFEST or BUILDING, then remove the files that the states before named and the states now do not."""
+    """Write MANIFEST or BUILDING, then remove the files that no state names any more."""
     before = own_files(folder)
     text = json.dumps(state | {"checksum": checksum(state)}, indent=2, ensure_ascii=False) + "\n"
     replace_file(folder / name, lambda path: path.write_text(text, encoding="utf-8", errors="surrogateescape"))
@@ -79,7 +80,7 @@ def write_state(folder: Path, name: str, state: dict[str, Any]) -> None:
 
 
 def own_files(folder: Path) -> set[str]:
-    """Names of the files that the states of the folder name, those that are being written and their asides too."""
+    """Names of the files that the states of the folder name, also of those that are being written."""
     states = [found for kind in (MANIFEST, BUILDING) if (found := read_state(folder, kind)) is not None]
     pending = {name for state in states for name in state.get("pending", [])}
     return (
@@ -88,7 +89,7 @@ def own_files(folder: Path) -> set[str]:
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any] | None:
-    """A state of the folder, its parts checked; None if it is not there. IndexFilesError if it is none."""
+    """A checked state of the folder; None if it is not there. IndexFilesError if the file holds something else."""
     path = folder / name
     if not path.exists():
         return None
@@ -134,7 +135,7 @@ def _fault(state: Any) -> str | None:
 
 def _settings_fault(settings: dict[str, Any]) -> str | None:
     texts = {"kind": KINDS, "normalization": NORMALIZATIONS}
-    names = set(IndexSettings(kind="flat", dim=1).as_json())
+    names = {field.name for field in fields(IndexSettings)}
     if set(settings) != names:
         return f"settings must be {', '.join(sorted(names))}"
     for name, value in settings.items():
@@ -191,7 +192,7 @@ def check_files(folder: Path, state: dict[str, Any], *, content: bool = True) ->
 
 
 def columns_table(columns: Mapping[str, Sequence[Any]], count: int) -> pa.Table:
-    """A table of `count` rows, numbered. A column with names of files that are not UTF-8 is one of bytes."""
+    """A table of `count` numbered rows. A column of file names that are not all UTF-8 holds bytes."""
     arrays = {name: _array(list(values)) for name, values in columns.items()}
     return pa.table({"row": pa.array(range(count), pa.int64()), **arrays})
 
@@ -205,7 +206,7 @@ def _array(values: list[Any]) -> pa.Array:
 
 def write_columns(path: Path, table: pa.Table) -> None:
     """Write a table as Parquet."""
-    with path.open("wb") as file:  # by itself Arrow takes only names that are UTF-8
+    with path.open("wb") as file:  # Arrow itself takes only names in UTF-8
         parquet.write_table(table, file)
 
 

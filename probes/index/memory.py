@@ -12,7 +12,7 @@ TRAINING_COPIES = 4  # the sample, its normalised copy, faiss's subsample and th
 BLOCK_COPIES = 4  # as read, as float32, normalised, and residuals
 CODEBOOK = 256  # rows of D numbers that the codes of all parts of a vector have together
 TABLE_ROWS = 1024  # vectors that faiss encodes at once, where it makes a table of distances to all codes
-WORK = 1 << 27  # bytes of products with centroids that faiss keeps, and what allocators leave unused
+WORK = 1 << 27  # bytes of products with centroids that faiss keeps, and of unused memory of allocators
 GROWTH = 2  # lists grow by doubling
 RESERVE = 1.05  # room for as many links as chance may ask for
 
@@ -22,11 +22,10 @@ class IndexMemoryError(MemoryError):
 
 
 def predict_memory(settings: IndexSettings, count: int, *, existing: int = 0) -> dict[str, int]:
-    """Bytes that building an index of `count` vectors takes at its peak, by what takes them; their sum is the peak.
+    """Bytes that building an index of `count` vectors takes, by purpose; their sum is the peak.
 
-    Not counted: what the process holds before that, and pages of memory-mapped files, which the system takes back
-    when it needs them. existing: vectors of an interrupted or an
-    earlier building: they are read whole before they are moved.
+    What the process holds before is not counted, nor are pages of memory-mapped files, which the system can take back.
+    existing: vectors of an interrupted or earlier building, which are read whole before they are moved.
     """
     dim = settings.width
     parts = {
@@ -46,9 +45,9 @@ def predict_memory(settings: IndexSettings, count: int, *, existing: int = 0) ->
 
 
 def link_bytes(settings: IndexSettings) -> int:
-    """Bytes of the graph for each vector: neighbours of the lowest layer and, for 1 in `M`, of those above.
+    """Bytes of the graph for each vector: neighbours in the lowest layer and, for 1 in `M`, in those above.
 
-    Beside them: where they begin and the layers (doubling), a lock and a mark.
+    Also where they begin and the layers (doubling), a lock and a mark.
     """
     if settings.kind != "hnsw":
         return 0
@@ -56,13 +55,13 @@ def link_bytes(settings: IndexSettings) -> int:
 
 
 def reserved_links(settings: IndexSettings) -> int:
-    """Links of a vector that there is room for: 2·M below, and M / (M − 1) above, on average."""
+    """Links for which a vector has room: 2·M below, and M / (M − 1) above, on average."""
     upper = settings.M / (settings.M - 1) if settings.M > 1 else 2.0
     return math.ceil((2 * settings.M + upper) * RESERVE)
 
 
 def require_memory(settings: IndexSettings, count: int, limit: int | None = None, *, existing: int = 0) -> int:
-    """The predicted peak of this process in bytes, what it holds now included.
+    """The predicted peak of this process in bytes, including what it holds now.
 
     limit: bytes that the process may take; None: what it holds and what the machine has available.
 
@@ -112,7 +111,7 @@ def in_words(size: int) -> str:
 
 
 def process_memory(peak: bool = False) -> int:
-    """Bytes of this process that are in memory now, or at most so far (Linux; 0 where it is not told)."""
+    """Bytes of this process in memory now, or their peak so far (Linux; 0 if unknown)."""
     if not peak:
         return psutil.Process().memory_info().rss
     # Not getrusage's: that counts what the parent had, up to the start of this program.
@@ -124,7 +123,7 @@ def process_memory(peak: bool = False) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that may still be taken, by the machine and by the limit of the control group, whichever is less."""
+    """Bytes that the machine and the limit of the control group still allow."""
     machine = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:

@@ -19,7 +19,7 @@ from .faiss_file import FaissIndex, faiss, read_faiss
 from .settings import IndexSettings
 from .vectors import VECTORS_FILE, feature_differences, load_transform, mapped_vectors, normalize, stored_vectors
 
-WALK_UP_TO = 2048  # more candidates than that are faster found by reading everything than by walking a graph
+WALK_UP_TO = 2048  # for more candidates, reading everything is faster than walking a graph
 
 
 class VectorIndex:
@@ -30,14 +30,14 @@ class VectorIndex:
         settings: kind and sizes.
         features: encoder, weights, output, pooling, as given when it was built.
         rows: how many rows it was built of; ids are 0 … rows − 1.
-        left_out: those of them that could not be used (NaN), which are never found.
+        left_out: the rows that could not be used (NaN) and are never found.
     """
 
     def __init__(self, folder: str | Path, *, features: Mapping[str, Any] | None = None, verify: bool = True) -> None:
-        """Open the index in `folder`; `features`: what the queries will be, refused if they are others.
+        """Open the index in `folder`; `features`: of the queries, refused if they differ.
 
-        verify: compare the checksums of all files. Without, too, each file is checked to be what the manifest says it
-        is before it is read, and nothing outside the folder is opened.
+        verify: compare the checksums of all files. In any case each file must be of the kind and size that the manifest
+        says, and nothing outside the folder is opened.
 
         Raises:
             FileNotFoundError: no finished index is there.
@@ -48,7 +48,7 @@ class VectorIndex:
         try:
             self._open(manifest, verify)
         except files.IndexFilesError:
-            # Another process may have made it larger in the meantime, which removes the files of the smaller one.
+            # Another process may have added rows meanwhile, which removes the files of the smaller index.
             if (later := self._manifest()) == manifest:
                 raise
             self._open(later, verify)
@@ -117,7 +117,7 @@ class VectorIndex:
 
     @cached_property
     def columns(self) -> pa.Table:
-        """What is known of each row: "row" and the columns given when it was built.
+        """The columns that were given when the index was built, and "row".
 
         IndexFilesError: the file is torn, or has not a row for each image.
         """
@@ -142,16 +142,16 @@ class VectorIndex:
     ) -> Neighbours:
         """The `k` rows most similar to each of `queries` (Q, D), features of the kind that the index was built from.
 
-        Similarities are cosines with the vectors themselves (ivfpq: in half precision). Equal ones rank by
-        lowest id. Of hnsw and ivfpq some of the true neighbours may be missing, but never some of the k.
+        Similarities are cosines with the vectors themselves (ivfpq: in half precision); the lowest id comes first among
+        equals. hnsw and ivfpq may miss true neighbours, but always give k rows.
 
         Args:
             queries: not normalised; the index does it.
             k: how many, at most those that can be found.
             exclude: (Q,) the row that must not be found, such as the query itself; -1 for none.
-            nprobe: ivfpq: lists looked into; None: a 32nd of them, 8 at least.
-            efSearch: hnsw: rows that the walk keeps at least; None: 128.
-            candidates: ivfpq: rows that are compared at least; None: 200.
+            nprobe: ivfpq: number of lists that are searched; None: a 32nd of them, at least 8.
+            efSearch: hnsw: least number of rows that the walk keeps; None: 128.
+            candidates: ivfpq: least number of rows that are compared; None: 200.
 
         Raises:
             TypeError, ValueError: queries of another width or not finite, k or `exclude` out of range, or an option
@@ -222,7 +222,7 @@ class Effort(NamedTuple):
 
 
 class _Candidates:
-    """The index as `best_rows` asks it."""
+    """The index in the form that `best_rows` takes."""
 
     device = torch.device("cpu")
 
@@ -238,7 +238,7 @@ class _Candidates:
         return stored_vectors(self.index, self.mapped, ids.numpy())
 
     def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """One more than asked for is looked for, so that `own` can go."""
+        """Searches one more than `width`, so that `own` can be left out."""
         vectors, wanted = np.ascontiguousarray(queries.numpy()), min(width + 1, self.count)
         values, ids = map(torch.from_numpy, self._search(vectors, wanted))
         values[(ids == own[:, None]) | (ids < 0)] = -torch.inf

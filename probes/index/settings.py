@@ -1,8 +1,7 @@
 """Settings of an index: its kind and sizes, chosen by the number of vectors."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from ..transforms import NORMALIZATIONS
 
@@ -14,12 +13,12 @@ CODES = 256  # of a part of a vector: one byte
 MOST_CODE_BYTES = 128
 NORMALIZATION_ROWS = 2**16  # vectors that means, deviations and axes are measured on
 LEAST = {"M": 2, "seed": 0}
-"""The least of the sizes that `choose_settings` takes; of all others it is 1. faiss divides by the logarithm of M."""
+"""The least value of a size of `choose_settings`, where it is not 1. faiss divides by the logarithm of M."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
-    """All settings of an index, named as in faiss. 0: this kind of index does not have the setting.
+    """All settings of an index, named as in faiss; 0 where its kind has no such setting.
 
     Attributes:
         kind: "flat" compares with every vector; "hnsw" walks a graph of neighbours (Malkov and Yashunin 2016);
@@ -55,10 +54,6 @@ class IndexSettings:
     def width(self) -> int:
         """Numbers of a vector as the index holds it."""
         return self.components or self.dim
-
-    def as_json(self) -> dict[str, Any]:
-        """For the manifest; `IndexSettings(**it)` gives the settings back."""
-        return asdict(self)
 
 
 def choose_settings(

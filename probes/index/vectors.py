@@ -1,4 +1,4 @@
-"""Vectors as an index holds them: normalised on the way in, the same for queries, and read back by row."""
+"""Vectors of an index: normalised before they are added, as queries are, and read back by row."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from .files import IndexFilesError
 from .settings import IndexSettings
 
 VECTORS_FILE = "vectors-half.bin"
-ABOUT = ("data", "source", "sources", "label_names")  # what may differ between the rows of an index and its queries
+ABOUT = ("data", "source", "sources", "label_names")  # entries that may differ between an index and its queries
 
 
 def normalize(rows: Tensor, transform: Transform | None) -> Tensor:

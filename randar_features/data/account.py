@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 NAMED = 5
 """Names that an account keeps for each reason."""
 HIDDEN = "hidden"
-"""The reason that is counted but is worth no warning: nobody means `.DS_Store` to be an image."""
+"""A reason that is counted without a warning: nobody means `.DS_Store` to be an image."""
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Account:
     Attributes:
         images: their number; None for a stream that cannot tell.
         masks: their number; None where images are opened without masks.
-        classes: how many classes have a name, or occur among the numbers; None where there are no labels.
-        unlabelled: images without a label where others have one; None where that is known only after reading.
+        classes: number of classes that have a name, or occur as numbers; None without labels.
+        unlabelled: images without a label where others have one; None if known only after reading.
         passed_over: reason → files that were not taken as images.
         dropped: reason → images whose label was not taken.
         noticed: pictures that their owner should look at, such as nearly black ones; known once they are read.

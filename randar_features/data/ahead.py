@@ -14,10 +14,9 @@ Made = TypeVar("Made")
 def ahead(work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[tuple[Item, Made]]:
     """Each item, in order, with what `work` makes of it in a thread of its own.
 
-    While an item is worked on, the next is read in the caller's thread, and what the caller does with an item goes on
-    beside the work on the next. Items stay with the thread of the caller, which may be the only one that can read
-    them. Where reading fails, what was read before is given first. The work has the caller's gradient mode, and none
-    of its autocast.
+    The caller's thread, perhaps the only one that can read the items, reads the next item and uses the last one
+    meanwhile. If reading fails, the items before are given first. The work has the caller's gradient mode, but not its
+    autocast.
     """
     iterator, failure = iter(items), None
     grad = torch.is_grad_enabled()
@@ -45,7 +44,7 @@ def ahead(work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[tuple
 
 
 def fetched(values: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-    """Bring tensors to the processor: the copies start now, and what is called for them waits until they are done."""
+    """Copy tensors to the CPU: the copies start now, and the function returned waits for them."""
     here = {name: value.to("cpu", non_blocking=True) for name, value in values.items()}
     devices = {value.device for value in values.values() if value.is_cuda}
     copied = [torch.cuda.current_stream(device).record_event() for device in devices]
@@ -59,7 +58,7 @@ def fetched(values: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """What is in memory, on a device; the copy to a GPU goes on while the caller does other things."""
+    """A tensor on a device; a copy to a GPU goes on in the background."""
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

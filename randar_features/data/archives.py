@@ -26,7 +26,7 @@ MAX_SIDECAR = 2**20  # bytes of one
 EXTENSION_TYPES = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
-"""Members that say more about the next one, and are read whole."""
+"""Members that describe the next one; they are read whole."""
 
 
 class Member(NamedTuple):
@@ -39,7 +39,7 @@ class Member(NamedTuple):
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose size is possible: Python's own goes round in circles on a negative one."""
+    """A header whose size is possible: Python's own never ends on a negative one."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -67,7 +67,7 @@ def list_tar(path: Path, account: Account) -> list[Member]:
         raise ValueError(
             f"{error}: fetch it again if it is torn, decompress it (gunzip) if it is compressed"
         ) from error
-    last = {member.name: member for member in found}  # as unpacking has it: a later file replaces an earlier one
+    last = {member.name: member for member in found}  # a later file replaces an earlier one, as when unpacking
     for member in found:
         if last[member.name] is not member:
             account.pass_over("replaced by a later one of the same name", member.name)
@@ -97,7 +97,7 @@ def _members(path: Path, archive: tarfile.TarFile, parent: str, start: int, acco
 
 
 def _parts(name: str) -> list[str]:
-    """The parts of a member's name, without those that lead out of the archive, as unpacking has it."""
+    """The parts of a member's name without those that lead out of the archive, which unpacking drops too."""
     return [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")]
 
 
@@ -145,9 +145,9 @@ def _read(file: BinaryIO, member: Member) -> bytes:
 class TarImages:
     """The images in one tar or several, as `datasets` would give them; those of each tar sorted by their names.
 
-    The folders in them are taken as those on disk are. Beside an image, `key.cls` or `key.json` may hold its label, as
-    in WebDataset. Several tars are the shards of one source, unless they are called after classes, as ImageNet comes
-    from its authors (n01440764.tar), and hold nothing but images: then each is a folder of its name.
+    Folders in them mean what they mean on disk. As in WebDataset, `key.cls` or `key.json` beside an image may hold its
+    label. Several tars are the shards of one source. If they hold only images and are named after classes, as in
+    ImageNet (n01440764.tar), each is a folder of its name.
 
     Attributes:
         files: the tars, in their order.
@@ -206,7 +206,7 @@ class TarImages:
 
 
 def _images_and_sidecars(path: Path, account: Account) -> tuple[list[Member], list[Member]]:
-    """The images of a tar, sorted by their names, and the files that may say more of them."""
+    """The images of a tar, sorted by name, and the files that may hold their labels."""
     members = list_tar(path, account)
     sidecars = [member for member in members if member.name.endswith(SIDECARS)]
     with path.open("rb") as file:
@@ -233,7 +233,7 @@ def _beside(image: Member, sidecars: Collection[tuple[Path, str]]) -> list[tuple
 
 
 def _one_a_sample(images: list[Member], sidecars: Collection[tuple[Path, str]], account: Account) -> list[Member]:
-    """The images without what is no image of its own: `key.seg.png` is a mask where `key.jpg` and `key.cls` are."""
+    """The images that stand for themselves: `key.seg.png` is a mask where `key.jpg` and `key.cls` are."""
     plain = {(one.archive, _key(one)[0]) for one in images if "." not in _key(one)[1] and _beside(one, sidecars)}
     others = {one for one in images if "." in _key(one)[1] and (one.archive, _key(one)[0]) in plain}
     kept = []
@@ -264,7 +264,7 @@ def _label_in(member: Member) -> Any:
 
 
 def _as_numbers(values: Sequence[Any]) -> list[Any]:
-    """Texts that are all whole numbers as such: a `.cls` file holds an index in digits."""
+    """Labels as numbers if all are whole numbers in digits, as in a `.cls` file."""
     texts = [value for value in values if value is not None]
     if all(isinstance(value, str) and re.fullmatch("-?[0-9]+", value) for value in texts):
         return [None if value is None else int(value) for value in values]

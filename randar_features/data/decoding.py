@@ -87,7 +87,7 @@ def load_image(
 
 
 def read_picture(image: Any, reading: Reading = DEFAULT_READING) -> Picture:
-    """As :func:`load_image`, with the orientation that was applied; what :func:`load_image` warns of is in `note`."""
+    """As :func:`load_image`, with the orientation that was applied; the warning is in `note`."""
     check_image(image)
     if isinstance(image, Tensor):
         raise TypeError("load_image takes paths, bytes, Pillow images and arrays, got a tensor: use to_image")
@@ -116,7 +116,7 @@ def decode(
 def read_pixels(image: Any, size: int, reading: Reading = DEFAULT_READING) -> tuple[Tensor, str | None]:
     """Any picture that :func:`load_image` takes, or a float tensor, as float32 ``(3, size, size)`` in [0, 1].
 
-    Everything goes through ADM's centre crop. Tensors: ``(3, H, W)`` in [0, 1]. Beside it the note of
+    Everything goes through ADM's centre crop. Tensors: ``(3, H, W)`` in [0, 1]. Also returns the note of
     :class:`Picture`.
 
     Raises:
@@ -266,7 +266,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _darkness(image: Image.Image, share: float) -> str | None:
-    """`darkness` of an RGB image; a few pixels tell of nearly all that they are bright enough."""
+    """`darkness` of an RGB image; for most images a few pixels show that they are bright enough."""
     for sample in (image.resize((8, 8), Image.Resampling.NEAREST), image):
         brightest = max(high for _, high in sample.getextrema()) / 255  # type: ignore[misc]
         if brightest >= share:

@@ -20,6 +20,8 @@ SIGNATURES = {
 }
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+GIT_LFS = b"version https://git-lfs"
+"""What a pointer of Git LFS begins with."""
 FORMATS = (*SIGNATURES, "AVIF", "HEIF", "TGA")
 """All that are read: Pillow's names. "HEIF" takes the extra ``heif``."""
 

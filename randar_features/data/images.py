@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from randar_features.store.identity import UNREADABLE, hash_image
@@ -108,13 +108,11 @@ class ImageSource:
     ) -> Iterator[ImageBatch]:
         """All images in order, as ADM centre crops of ``image_size`` pixels a side, ``batch_size`` at a time.
 
-        ``rows`` are runs of numbers of images: these alone are read, run after run, and no batch reaches from one run
-        into the next. A stream passes over what lies before and between the runs, so there they must come in order,
-        and it ends at the first run that it cannot fill.
+        ``rows``: read only these runs of numbers of images, one after the other; a batch is of one run. A stream skips
+        what lies before and between the runs, which must come in order, and ends at the first run that it cannot fill.
 
         An image that cannot be read keeps its place: its pixels are zeros, and its status is the reason.
-        ``num_workers`` processes decode what can be read at random; streams and DataLoaders are decoded here,
-        since a DataLoader has workers of its own.
+        ``num_workers`` processes decode; streams and DataLoaders are decoded here.
 
         Raises:
             TypeError, ValueError: a size is less than 1, or a stream begins with something that is no image.
@@ -124,18 +122,18 @@ class ImageSource:
                 "expected image_size and batch_size of at least 1 and num_workers of at least 0, got "
                 f"image_size={image_size}, batch_size={batch_size}, num_workers={num_workers}"
             )
-        decode = _Decode(image_size, self.label_names, self.reading)
+        decoder = _Decoder(self, image_size)
         if self.streamed:
             ranges = [range(sys.maxsize)] if rows is None else cast(Iterable[range], rows)
             items, picked = _checked_first(self._items), self._picked
             if picked is not None:
                 items = (item for item in items if picked(self._undecoded(item)))
-            return self._told(_stream(items, decode, batch_size, ranges))
+            return self._told(_stream(items, decoder.decode, batch_size, ranges))
         runs = [range(len(self))] if rows is None else rows
         # Lazily, since training reads more numbers than fit into memory.
         parts: Any = (run[start : start + batch_size] for run in runs for start in range(0, len(run), batch_size))
         loader = DataLoader(
-            _Decoded(self._items, decode, self.labels),
+            decoder,
             batch_sampler=parts,
             num_workers=num_workers,
             collate_fn=_collate,
@@ -171,15 +169,17 @@ class ImageSource:
         return source
 
     def picked(self, wanted: Callable[[UndecodedImage], bool]) -> ImageSource:
-        """The images of a stream that are wanted; each is asked about in order, before it is decoded."""
+        """The wanted images of a stream; `wanted` is called for each in order, before it is decoded."""
         source = copy(self)
         source._picked = wanted
         return source
 
     def files(self) -> list[Path]:
         """The files that hold the images, one for each or many in one, in order; empty where there are none."""
-        files = getattr(self._items, "files", None)
-        if isinstance(files, list):
+        items = self._items
+        while isinstance(items, Subset):
+            items = items.dataset
+        if isinstance(files := getattr(items, "files", None), list):
             return files
         paths = [parse_item(item).path for item in self._items[: self.length]] if self._is_list else []
         return [Path(path) for path in paths if path is not None]
@@ -203,15 +203,10 @@ class ImageSource:
         chosen = [operator.index(index) for index in indices]
         if outside := [index for index in chosen if not 0 <= index < len(self)]:
             raise IndexError(f"there is no image {outside[0]}: the source holds images 0 to {len(self) - 1}")
-        return ImageSource(
-            [self._items[index] for index in chosen] if self._is_list else _Taken(self._items, chosen),
-            length=len(chosen),
-            label_names=self.label_names,
-            labels=None if self.labels is None else self.labels[chosen],
-            account=self.account,
-            reading=self.reading,
-            root=self.root,
-        )
+        source = copy(self)
+        source._items = [self._items[index] for index in chosen] if self._is_list else Subset(self._items, chosen)
+        source.length, source.labels = len(chosen), None if self.labels is None else self.labels[chosen]
+        return source
 
     @property
     def _is_list(self) -> bool:
@@ -261,22 +256,8 @@ def readable_batches(
         raise ValueError(f"none of the images could be read; the last: {reason}")
 
 
-class _Taken(Sequence[Any]):
-    """Some items of a data set, each read when it is wanted."""
-
-    def __init__(self, items: Any, indices: list[int]) -> None:
-        self.items, self.indices = items, indices
-        self.files = getattr(items, "files", None)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.items[self.indices[index]]
-
-
 class _Decoding(NamedTuple):
-    """One image, decoded; `dropped`: why its label was not taken, and the label; `noted`: what its owner should see."""
+    """One image, decoded; `dropped`: why its label was not taken, and the label; `noted`: a warning, and its path."""
 
     pixels: Tensor
     label: int | None
@@ -296,9 +277,12 @@ class _Decodings(NamedTuple):
     noted: list[tuple[str, str]]
 
 
-class _Decoded(Dataset[_Decoding]):
-    def __init__(self, items: Any, decode: _Decode, labels: NDArray[np.int64] | None) -> None:
-        self.items, self.decode, self.labels = items, decode, labels
+class _Decoder(Dataset[_Decoding]):
+    """Items of a source as pixels and labels. It goes to the processes that decode."""
+
+    def __init__(self, source: ImageSource, image_size: int) -> None:
+        self.items, self.labels = source._items, source.labels
+        self.image_size, self.names, self.reading = image_size, source.label_names, source.reading
 
     def __len__(self) -> int:
         return len(self.items)
@@ -307,7 +291,7 @@ class _Decoded(Dataset[_Decoding]):
         try:
             item = self.items[index]
         except Exception as error:  # a data set of somebody else may raise anything for one bad image
-            decoding = _failed(error, self.decode.image_size)
+            decoding = self._failed(error)
         else:
             decoding = self.decode(item)
         if self.labels is None:
@@ -315,15 +299,8 @@ class _Decoded(Dataset[_Decoding]):
         label = int(self.labels[index])
         return decoding._replace(label=None if label == NO_LABEL else label, dropped=None)
 
-
-class _Decode(NamedTuple):
-    """How items become pixels and labels. It goes to the processes that decode."""
-
-    image_size: int
-    names: list[str] | None
-    reading: Reading
-
-    def __call__(self, item: Any) -> _Decoding:
+    def decode(self, item: Any) -> _Decoding:
+        """An item, and how long it took."""
         start = time.perf_counter()
         return self._decoded(item)._replace(seconds=time.perf_counter() - start)
 
@@ -338,10 +315,14 @@ class _Decode(NamedTuple):
             digest = hash_image(image)
             pixels, note = read_pixels(image, self.image_size, self.reading)
         except Exception as error:
-            failed = _failed(error, self.image_size, label, path)
-            return failed._replace(hash=digest, is_file=is_file, dropped=dropped)
+            failed = self._failed(error)
+            return failed._replace(label=label, path=path, hash=digest, is_file=is_file, dropped=dropped)
         noted = None if note is None else (note, path or "an image without a file")
         return _Decoding(pixels, label, path, OK, digest, is_file, dropped, noted)
+
+    def _failed(self, error: Exception) -> _Decoding:
+        pixels = torch.zeros(3, self.image_size, self.image_size, dtype=torch.float32, device="cpu")
+        return _Decoding(pixels, None, None, one_line(error))
 
 
 def _label(given: Any, names: Sequence[str] | None) -> tuple[int | None, tuple[str, str] | None]:
@@ -352,12 +333,6 @@ def _label(given: Any, names: Sequence[str] | None) -> tuple[int | None, tuple[s
         return None, (str(error), quoted(given))
 
 
-def _failed(error: Exception, image_size: int, label: int | None = None, path: str | None = None) -> _Decoding:
-    return _Decoding(
-        torch.zeros(3, image_size, image_size, dtype=torch.float32, device="cpu"), label, path, one_line(error)
-    )
-
-
 def _collate(decodings: Sequence[_Decoding]) -> _Decodings:
     pixels, labels, paths, status, hashes, files, dropped, noted, seconds = zip(*decodings, strict=True)
     batch = ImageBatch(torch.stack(pixels), list(labels), list(paths), list(status), list(hashes), list(files))
@@ -366,7 +341,9 @@ def _collate(decodings: Sequence[_Decoding]) -> _Decodings:
     )
 
 
-def _stream(items: Iterator[Any], decode: _Decode, batch_size: int, runs: Iterable[range]) -> Iterator[_Decodings]:
+def _stream(
+    items: Iterator[Any], decode: Callable[[Any], _Decoding], batch_size: int, runs: Iterable[range]
+) -> Iterator[_Decodings]:
     position = 0
     for run in runs:
         wanted = islice(items, run.start - position, run.stop - position)

@@ -59,7 +59,7 @@ def image_and_label(item: Any) -> tuple[Any, Any]:
 
 
 def _are_images(item: tuple[Any, ...] | list[Any]) -> bool:
-    """Whether the second is an image too. In a tuple, an array may be a mask, which is no label but no fault either."""
+    """Whether the second is an image too; an array in a tuple may be a mask, which is no fault."""
     first, second = item[:2]
     if isinstance(second, os.PathLike) or (isinstance(second, str) and is_named_as_image(second)):
         return isinstance(first, (str, os.PathLike))
@@ -74,7 +74,7 @@ def first_name(names: Collection[str], mapping: Collection[str]) -> str | None:
 
 
 def confined_image(image: Any, folder: Path) -> Any:
-    """An image of a table in `folder`; where it is only named, the file, which must lie in the folder.
+    """An image of a table in `folder`. If the table names a file, it must lie in the folder.
 
     Raises:
         ValueError: it leads out of the folder.

@@ -84,7 +84,7 @@ def find_label_column(names: Sequence[str], account: Account, where: str) -> str
 def by_plain_name(names: Iterable[Any]) -> dict[str, Any]:
     """Columns or keys by their names without capitals, and without the spaces that follow commas in some files."""
     plain = [(str(name).strip().lower(), name) for name in names]
-    # Of two names that are then one, that which is written so comes last, and wins.
+    # If two names become one, the name that is already plain comes last, and wins.
     return dict(sorted(plain, key=lambda pair: pair[0] == pair[1]))
 
 
@@ -147,9 +147,9 @@ def _whole_number(value: Any) -> int:
 def read_labels(values: Sequence[Any] | NDArray[Any], names: Sequence[str] | None, account: Account) -> Labels:
     """The labels of a whole source.
 
-    Numbers are classes as they are. Text names classes, in alphabetical order, or in that of the numbers it
-    spells; captions name none. Vectors of one length, with a single 1 among 0s, are one-hot. Where one label is
-    none of these, all are dropped, and the account says why.
+    Numbers are classes. Texts name classes, which are sorted by name, or as numbers if all are digits; captions name
+    none. Vectors of one length with a single 1 among 0s are one-hot. If one label is none of these, all are dropped,
+    and the account says why.
 
     Raises:
         ValueError: `names` has no name for a label.
@@ -230,8 +230,8 @@ def sort_names(names: Iterable[str]) -> list[str]:
 def match_classes(names: Sequence[str] | None, model_names: Sequence[str] | None) -> list[int]:
     """The model's class for each class of the data, matched by name alone, never by index.
 
-    Capitals, and what stands between words, do not count. "golden retriever" is the model's only class whose
-    synonyms ("golden retriever, Retriever of gold") name it.
+    Capitals and separators do not count. "golden retriever" is the model's only class with this synonym ("golden
+    retriever, Retriever of gold").
 
     Args:
         names: classes of the data.

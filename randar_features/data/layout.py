@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,13 +24,6 @@ MASK_FOLDERS = ("masks", "mask", "annotations", "labels")
 Parts = tuple[str, ...]
 
 
-class Arranged(NamedTuple):
-    """Which of the paths are opened, and their classes."""
-
-    rows: list[int]
-    labels: Labels
-
-
 def split_role(name: str) -> str | None:
     """What a folder, or the beginning of a file's name, is for if it is a split: "train2017" is for "train"."""
     match = SPLIT_NAME.fullmatch(name)
@@ -39,7 +31,7 @@ def split_role(name: str) -> str | None:
 
 
 def find_splits(names: Sequence[str]) -> list[str]:
-    """Those of the names of folders beside each other that are splits; none if they may as well be classes.
+    """The names, among those of folders beside each other, that are splits; none if they may as well be classes.
 
     They are splits if they serve two purposes ("train" and "test"), or if there is nothing beside a single one.
     Prefixes are left aside where all have them: "seg_train", "seg_test".
@@ -54,12 +46,12 @@ def find_splits(names: Sequence[str]) -> list[str]:
     return []
 
 
-def arrange(paths: Sequence[PurePath], split: str | None, where: str, account: Account) -> Arranged:
-    """Take the folders of images for what they are.
+def arrange(paths: Sequence[PurePath], split: str | None, where: str, account: Account) -> tuple[list[int], Labels]:
+    """Which of the paths are opened, and their classes: take the folders of images for what they are.
 
-    A folder that alone holds all others says nothing. Folders named as splits are splits: `split` chooses one, and
-    a single one is opened. Of what is left, the uppermost folders are the classes. Images that lie beside class
-    folders have no label, unless they are most: then the folders are no classes.
+    A single folder that holds all others has no meaning. Folders named as splits are splits: `split` chooses one, and
+    a single one is opened. Then the uppermost folders are the classes, unless most images lie beside them. Images
+    beside class folders have no label.
 
     Args:
         paths: of the images, relative to the folder or archive.
@@ -90,7 +82,7 @@ def arrange(paths: Sequence[PurePath], split: str | None, where: str, account: A
         else:
             break
     rows, depth = _split_below_classes(parts, rows, depth, split, where)
-    return Arranged(rows, _classes(parts, rows, depth, where, account))
+    return rows, _classes(parts, rows, depth, where, account)
 
 
 def wrong_split(where: str, splits: Sequence[str], split: str | None) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .account import HIDDEN, Account
-from .formats import HEAD_BYTES, image_format
-from .paths import GIT_LFS, head_of
+from .formats import GIT_LFS, HEAD_BYTES, image_format
+from .paths import head_of
 
 IMAGE_ENDINGS = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".avif", ".heic", ".heif", ".jp2", ".tga", ".ico", ".qoi",
 )  # fmt: skip
-"""Endings of names that are taken as images unopened. One that is none keeps its place, with the reason."""
+"""Names with these endings are taken as images unopened; a file that is none keeps its place, with the reason."""
 NO_IMAGE = "of no image format"
 LITTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 """What operating systems and file servers leave in folders and archives."""
@@ -57,15 +57,15 @@ def holds_image(place: Path, name: Path, account: Account) -> bool:
 def list_files(folder: Path, account: Account) -> list[Path]:
     """The regular files in `folder` and below, relative to it, sorted by their parts.
 
-    Each real folder is visited once, by its own place before a link to it. Hidden files, pipes, sockets, devices
-    and links to nothing are not opened; the account names them.
+    Each real folder is visited once, before any link to it. Hidden files, pipes, sockets, devices and links to nothing
+    are not opened; the account names them.
 
     Raises:
         OSError: `folder` itself cannot be listed.
     """
     walk = _Walk(folder, account)
     walk.visit(Path())
-    # A link is followed after all real folders, which are thus never taken for its target.
+    # Links come after all real folders, so that a folder is listed at its own place.
     while walk.links:
         walk.follow(walk.links.pop(0))
     return sorted(walk.files, key=lambda path: path.parts)

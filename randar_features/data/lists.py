@@ -17,7 +17,7 @@ from .paths import check_file, confined, head_of, reading
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Files that say more about the images beside them and below, as the imagefolder of `datasets` has them."""
+"""Files that describe the images beside them and below, as in the imagefolder of `datasets`."""
 PATH_NAMES = ("file_name", "path", "file", "filename", "filepath", "file_path", "image_path", *IMAGE_NAMES)
 
 

@@ -14,9 +14,9 @@ from .items import image_and_label
 from .listing import is_named_as_image
 
 DIVIDES = "get_worker_info"
-"""What a data set calls to learn which of the images are its worker's."""
+"""A data set calls it to learn which images its worker gives."""
 DIVIDING_PACKAGES = ("datasets", "webdataset", "torchdata")
-"""Packages whose data sets divide their images among the workers by themselves."""
+"""Packages whose data sets divide their images among workers."""
 
 
 def loader_items(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -75,7 +75,7 @@ def _split_batch(batch: Any) -> Iterator[Any]:
     if isinstance(images, (Tensor, np.ndarray)) and images.ndim != 4:
         raise ValueError(f"expected batches of images (B, 3, H, W), got shape {tuple(images.shape)}")
     if not hasattr(labels, "__len__") or isinstance(labels, (str, Mapping)) or len(labels) != len(images):
-        labels = [labels] * len(images)  # of one image the same is no label, and is named
+        labels = [labels] * len(images)  # one_label names what is no label
     yield from zip(images, labels, strict=True)
 
 

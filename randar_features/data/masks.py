@@ -69,9 +69,9 @@ def fit_mask(
 ) -> NDArray[Any]:
     """A mask as it lies on its upright image.
 
-    A camera stores an image as its sensor lay and states by EXIF how to turn it. A mask may be drawn on the stored
-    image or on the upright one; its size tells which, or its own EXIF. Where neither can tell, a guess could put
-    every mask on the wrong pixels, so that it is refused until `orientation` says it.
+    A camera stores an image as its sensor lay, and states by EXIF how to turn it. A mask may be drawn on the stored
+    image or on the upright one: its size or its own EXIF tells. If neither does, it is refused until `orientation`
+    says it, because a guess could put every mask on the wrong pixels.
 
     Args:
         mask: (H, W), turned by its own EXIF orientation already.

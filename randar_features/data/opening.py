@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from randar_features.store.records import printable
 
-from .formats import HEAD_BYTES, image_format, webp_size
+from .formats import GIT_LFS, HEAD_BYTES, image_format, webp_size
 
 MAX_PIXELS = 2**27
 """The largest picture that is read by default: 134 megapixels, about 1 GB while it is decoded."""
@@ -31,8 +31,8 @@ def open_picture(
 ) -> Iterator[Image.Image]:
     """A picture whose header is read and whose pixels are not yet; a Pillow image as it is.
 
-    The decoder is chosen by the content, among raster formats alone: whatever a file is called, no interpreter of
-    PostScript or metafiles runs.
+    The content chooses the decoder, among raster formats only: whatever a file is called, no interpreter of PostScript
+    or metafiles runs.
 
     Raises:
         ImageError: it is no image of a known format, or has more than `max_pixels`, or its checksums are wrong, or it
@@ -85,7 +85,7 @@ def check_area(width: int, height: int, max_pixels: int) -> None:
 
 
 def check_png(file: BinaryIO) -> None:
-    """See that all chunks of a PNG file are there and their checksums right; Pillow leaves out those of the pixels.
+    """See that all chunks of a PNG file are there with right checksums; loading skips the checksums of pixels.
 
     Raises:
         ImageError: the file ends within its last chunk.
@@ -140,7 +140,7 @@ def _binary(image: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
 def _unknown(head: bytes) -> str:
     if not head:
         return "the file is empty"
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(GIT_LFS):
         return "it is a pointer of Git LFS, the image itself is not here: run `git lfs pull`"
     return "not an image of a known format"
 

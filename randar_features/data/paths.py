@@ -9,16 +9,15 @@ from pathlib import Path
 
 from randar_features.store.records import printable
 
-from .formats import HEAD_BYTES
+from .formats import GIT_LFS, HEAD_BYTES
 
-GIT_LFS = b"version https://git-lfs.github.com"
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 MAX_REASON = 300
 """Characters of a foreign exception's text that a message quotes."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line and not too long; with its type where the text alone tells nothing."""
+    """The text of an exception in one short line, with its type if the text alone says little."""
     text = " ".join(str(error).split())
     text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
     if isinstance(error, (OSError, RuntimeError, ValueError)) and not isinstance(error, (UnicodeError, RecursionError)):
@@ -82,8 +81,7 @@ def is_url(text: str) -> bool:
 def confined(text: str, folder: Path) -> Path:
     """The file that an entry of a list or table in `folder` names, which must lie in that folder, links followed.
 
-    In the cache of the Hugging Face Hub, where a data set's files are links to the blobs beside it, the data set's
-    whole cache counts as the folder.
+    In the Hugging Face Hub's cache, where the files are links to blobs, the folder is the data set's whole cache.
 
     Raises:
         ValueError: it is a URL, or leads out of the folder.

@@ -19,7 +19,7 @@ from randar_features.data.stored_images import StoredImages, name_of
 from randar_features.store.identity import hash_bytes
 from randar_features.store.records import OK
 from randar_features.store.state import OtherImagesError
-from randar_features.store.store import Store, remove_store
+from randar_features.store.store import Store
 from randar_features.store.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ def cache_pixels(
 ) -> PixelCache | None:
     """Decode everything that `open_images` takes into `folder`, unless it was done before.
 
-    A killed run goes on where it was. Where the images have other content now, the cache is made again,
-    with a warning that says what changed. None if `time.monotonic` comes to the `deadline` before the cache is whole.
+    A killed run continues. If the images have changed, the cache is made again, with a warning that names the changes.
+    None if `time.monotonic` reaches the `deadline` first.
 
     Raises:
         ValueError: `folder` holds pixels of another size or range; or no image can be read, which leaves no cache.
@@ -118,7 +118,7 @@ def cache_pixels(
     try:
         return PixelCache(folder)
     except ValueError:
-        remove_store(_Pixels(folder))
+        writer.clear()
         raise
 
 

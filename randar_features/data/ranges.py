@@ -27,9 +27,9 @@ WHITE_IS_ZERO, SIGNED = 0, 2
 class Reading:
     """How pictures are read. The options of a command that reads pictures extend it.
 
-    A range is never taken from a picture's own values, so that two pictures stay comparable: without one it is 0 to
-    65535 of 16-bit integers, 0 to 2**bits − 1 where a file states fewer bits, 0 to 1 of floats. Values outside are
-    clipped to a stated range. 8-bit pictures are always 0 to 255.
+    The range is never taken from a picture's own values, so that pictures stay comparable. Unless stated it is 0 to
+    65535 for 16-bit integers, 0 to 2**bits − 1 if the file states fewer bits, and 0 to 1 for floats. Values outside a
+    stated range are clipped. 8-bit pictures are always 0 to 255.
 
     Attributes:
         value_range: LOW HIGH, for pictures of more than 8 bits the values of black and of white, such as 0 4095;

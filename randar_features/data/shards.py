@@ -23,7 +23,7 @@ SHARD_NUMBER = re.compile(
 """What a name says of the place among the files of a split: -00000-of-00004, part-0, 0000."""
 OF_MANY = re.compile(r"^(?P<beginning>.*?)(?P<number>\d+)-of-(?P<count>\d+)(-\w+)?$")
 NUMBERED = re.compile(r"(|.*[-_.])(part|shard|chunk)?\d+", re.IGNORECASE)
-"""A name that ends in a number of its own, which a synset such as n01440764 has not."""
+"""A name that ends in a separate number; a synset such as n01440764 does not."""
 NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)")  # the ends of a range in a pattern
 LARGEST_PATTERN = 10**6  # files of one pattern
 
@@ -101,7 +101,7 @@ def expand(text: str) -> list[Path]:
         ValueError: the braces cannot be read, or name more than a million files.
     """
     names: list[str] = []
-    # A range is made whole before its first name comes.
+    # braceexpand makes a whole range before it gives its first name.
     if all(abs(int(end) - int(start)) < LARGEST_PATTERN for start, end in NUMBERS.findall(text)):
         try:
             names = list(islice(braceexpand.braceexpand(text), LARGEST_PATTERN + 1))

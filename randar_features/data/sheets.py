@@ -9,16 +9,12 @@ from .transforms import contact_sheet, to_image
 
 FONT_PIXELS = 11
 MARGIN = 4
+GAP = 2  # pixels between images
 CUT = "…"
 
 
 def labelled_sheet(
-    images: Sequence[Tensor],
-    columns: int,
-    *,
-    column_labels: Sequence[str] = (),
-    row_labels: Sequence[str] = (),
-    gap: int = 2,
+    images: Sequence[Tensor], columns: int, *, column_labels: Sequence[str] = (), row_labels: Sequence[str] = ()
 ) -> Image.Image:
     """Images ``(3, H, W)`` of one size side by side, row by row, on white, with names above and at the left.
 
@@ -27,7 +23,6 @@ def labelled_sheet(
         columns: images in a row.
         column_labels: one for each column, or none at all; what is wider than a column ends in "…".
         row_labels: one for each row, or none at all; the margin is as wide as the longest needs.
-        gap: pixels between images.
 
     Returns:
         Mode ``"RGB"``.
@@ -35,7 +30,7 @@ def labelled_sheet(
     Raises:
         ValueError: another number of labels.
     """
-    sheet = to_image(contact_sheet(images, columns, gap))
+    sheet = to_image(contact_sheet(images, columns, GAP))
     height, width = images[0].shape[1:]
     rows = -(-len(images) // columns)
     for kind, labels, count in (("column", column_labels, columns), ("row", row_labels, rows)):
@@ -48,10 +43,10 @@ def labelled_sheet(
     labelled.paste(sheet, (left, top))
     draw = ImageDraw.Draw(labelled)
     for column, label in enumerate(column_labels):
-        place = (left + column * (width + gap) + width / 2, top / 2)
+        place = (left + column * (width + GAP) + width / 2, top / 2)
         draw.text(place, fitted(label, width, font), "black", font, anchor="mm")
     for row, label in enumerate(row_labels):
-        draw.text((left - MARGIN, top + row * (height + gap) + height / 2), label, "black", font, anchor="rm")
+        draw.text((left - MARGIN, top + row * (height + GAP) + height / 2), label, "black", font, anchor="rm")
     return labelled
 
 

@@ -50,7 +50,6 @@ from .tables import (
     is_saved_table,
     list_parquet,
     load_named_table,
-    load_saved_table,
     only_class_names,
     prepare_table,
     table_labels,
@@ -139,7 +138,7 @@ def open_images(
 def _listed(images: Any) -> Any:
     """A pandas Series, or an array of path strings or of objects, as a list; anything else as it is."""
     if hasattr(images, "iloc"):
-        # By its own [i] a Series looks i up in its index, which filtering and sorting leave out of order.
+        # A Series looks i up in its index, which filtering and sorting leave out of order.
         if getattr(images, "ndim", 1) != 1:
             raise TypeError(
                 f"cannot read images from a {type(images).__name__} of several columns: pass the one with "
@@ -190,7 +189,7 @@ def _open_list(images: Sequence[Any], account: Account) -> ImageSource:
         check_image(item.image)
         if isinstance(image, (str, os.PathLike)) and Path(image).suffix in CONTAINERS:
             raise ValueError(f"'{printable(image)}' in a list of images holds many: open it by itself")
-    # Without their labels, which are read here once, and dropped together.
+    # Without labels: they are read here, all at once.
     bare = [image_and_label(image)[0] for image in images]
     return _indexed(bare, account, read_labels([item.label for item in items], None, account))
 
@@ -330,7 +329,10 @@ def _of_split(table: Mapping[str, Any], split: str | None, where: str) -> Any:
 
 
 def _open_saved(folder: Path, split: str | None, account: Account) -> ImageSource:
-    table = load_saved_table(folder)
+    import datasets
+
+    with reading(folder, "a folder of datasets.save_to_disk"):
+        table = datasets.load_from_disk(str(folder))
     if isinstance(table, Mapping):
         table = _of_split(table, split, f"data set in {printable(folder)}")
     elif split is not None:
@@ -382,7 +384,7 @@ def _indexed(items: Any, account: Account, labels: Labels = NONE, where: Path | 
 
 
 def _check_first(items: Any) -> None:
-    """Check the first item that can be read; what cannot keeps its place, and says why when it is read."""
+    """Check the first item that can be read; others keep their place, and say why when they are read."""
     for index in range(min(LOOKED_THROUGH, len(items))):
         try:
             item = items[index]

@@ -27,9 +27,9 @@ class StoredImages:
 
     Args:
         source: the images.
-        encode: values (b, …) by name of a batch of images, those that cannot be read included; it runs in a thread of
-            its own while the next batch is read.
-        finish: makes these values of what `encode` gave and its batch, beside the next call; None: it gave them.
+        encode: values (b, …) by name of a batch of images, unreadable ones included. It runs in a thread of its own
+            while the next batch is read.
+        finish: makes the values of the result of `encode` and its batch, during the next call; None: nothing to do.
         image_size: pixels a side of what `encode` is given.
         batch_size: images a call of `encode`.
         num_workers: processes that decode images.

@@ -145,14 +145,6 @@ def load_named_table(name: str, split: str | None, *, streaming: bool = False) -
         raise kind(f"{NAMED}{name} cannot be opened by datasets.load_dataset: {one_line(error)}") from error
 
 
-def load_saved_table(folder: Path) -> Any:
-    """What `datasets` saved in a folder; ValueError that names it if it is damaged."""
-    import datasets
-
-    with reading(folder, "a folder of datasets.save_to_disk"):
-        return datasets.load_from_disk(str(folder))
-
-
 def check_buffers(table: Any) -> None:
     """ValueError if a table of `datasets`, which is mapped from files, points outside of these: reading would crash."""
     for part in (table.data, table._indices):
@@ -179,7 +171,7 @@ class SavedTable:
 def list_parquet(path: Path, split: str | None, account: Account | None = None) -> list[Path]:
     """The Parquet files at ``path``: itself, or those of one split in a folder and below; see `choose_shards`.
 
-    A Parquet file beside a tar of its name, as img2dataset writes them, tells of the tar and is no table of images.
+    A Parquet file beside a tar of its name, as img2dataset writes them, describes the tar and is no table of images.
     """
     if path.is_file():
         return [path]

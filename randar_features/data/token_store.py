@@ -1,6 +1,5 @@
 """Image tokens on disk: what training reads instead of pixels."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from randar_features.store.manifest import MANIFEST
 from randar_features.store.records import Source
-from randar_features.store.store import Store, remove_store
-from randar_features.store.writer import StoreWriter
+from randar_features.store.store import Store
+from randar_features.store.writer import StoreWriter, in_time
 
 MAX_VOCAB_SIZE = 1 << 16
 SHARD_SIZE = 8192
@@ -131,10 +130,5 @@ def fill_token_store(
     try:
         return TokenStore(folder)
     except ValueError:
-        remove_store(_Tokens(folder))
+        writer.clear()
         raise
-
-
-def in_time(deadline: float | None) -> bool:
-    """Whether `time.monotonic` has not come to the deadline yet; there is time for ever if that is None."""
-    return deadline is None or time.monotonic() < deadline

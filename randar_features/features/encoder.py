@@ -30,6 +30,7 @@ class ImageEncoder(nn.Module):
         num_classes: classes of a linear classifier on the mean of the features; 0: no classifier.
 
     Attributes:
+        layer, context, read: the block that `forward_features` reads, how the image is shown, and at which tokens.
         num_features: D. Also embed_dim, head_hidden_size.
         grid_size: (G, G).
         image_size: S; images are (B, 3, S, S) in [0, 1], as `pretrained_cfg` tells timm's transforms.
@@ -56,6 +57,7 @@ class ImageEncoder(nn.Module):
         loaded = load_model(model)
         # Unknown names and numbers are refused now, not at the first image.
         self.spec = model_spec(loaded, layer=layer, context=context, read=read, orders=orders, seed=seed)
+        self.layer, self.context, self.read = self.spec.layer, self.spec.context, self.spec.read
         loaded = loaded if dtype is None else loaded.fitted(dtype)[0]
         self.tokenizer, self.transformer = loaded.tokenizer, loaded.transformer
         config = self.transformer.config
@@ -67,21 +69,6 @@ class ImageEncoder(nn.Module):
         self.feature_info = [{"module": names[id(block)], **about} for block in self.transformer.blocks]
         self.pretrained_cfg = self.default_cfg = timm_config(loaded.name, loaded.image_size)
         self.reset_classifier(num_classes)
-
-    @property
-    def layer(self) -> int:
-        """The block that `forward_features` reads."""
-        return self.spec.layer
-
-    @property
-    def context(self) -> str:
-        """How the image is shown."""
-        return self.spec.context
-
-    @property
-    def read(self) -> str:
-        """At which tokens the features are taken."""
-        return self.spec.read
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of this module and its classifier; tokenizer and transformer stay in evaluation mode."""

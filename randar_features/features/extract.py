@@ -236,17 +236,20 @@ class Extraction:
         source = self.source(images)
         if isinstance(classes, list):
             _check_count(classes, source.length)
-        wanted: Any = classes
-        if isinstance(classes, str):  # "labels"
-            wanted = ClassesByName(match_classes(source.label_names, model.classes))
-            if source.labels is not None and (source.labels < 0).any():
-                raise ValueError(_without_label(int((source.labels < 0).argmax())))
+        by_name = match_classes(source.label_names, model.classes) if classes == "labels" else None
+        if by_name is not None and source.labels is not None and (source.labels < 0).any():
+            raise ValueError(_without_label(int((source.labels < 0).argmax())))
         rows, done = _Rows(source.length), 0
         size = own_batch_size(model, specs) if self.batch_size is None else self.batch_size
 
         def encoded(batch: ImageBatch) -> Callable[[], dict[str, Tensor]]:
             nonlocal done
-            given = _classes_of(wanted, batch, done, model)
+            given: Any = classes
+            if by_name is not None:
+                given = _classes_by_name(batch, done, by_name, model.transformer.config.num_classes)
+            elif isinstance(classes, list):
+                given = classes[done : done + len(batch.status)]
+                _check_count(classes, max(len(classes), done + len(batch.status)))
             done += len(batch.status)
             return fetched(self._values(batch.pixels, specs, given))
 
@@ -296,10 +299,6 @@ def own_batch_size(model: Model, specs: Sequence[FeatureSpec]) -> int:
 # The classes that the model is given
 
 
-class ClassesByName(list[int]):
-    """The model's class of each label of the data."""
-
-
 def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
     """`classes` as None, "labels", one index or a list of them, all from 0 to C, the null class.
 
@@ -329,21 +328,12 @@ def _without_label(number: int) -> str:
     return f"classes='labels' needs a label for every image, and image {number} has none: give the classes as a list"
 
 
-def _classes_of(classes: int | list[int] | None, batch: ImageBatch, start: int, model: Model) -> Tensor | None:
-    """The class index of each image of a batch whose first is number `start`; None: the null class."""
-    count, null = len(batch.status), model.transformer.config.num_classes
-    if classes is None:
-        return None
-    if isinstance(classes, ClassesByName):
-        for number, (label, status) in enumerate(zip(batch.labels, batch.status, strict=True)):
-            if label is None and status == OK:
-                raise ValueError(_without_label(start + number))
-        given = [null if label is None else classes[label] for label in batch.labels]
-    else:
-        given = [classes] * count if isinstance(classes, int) else classes[start : start + count]
-    if len(given) < count:
-        raise ValueError(f"{len(given)} classes are left for {count} images from number {start} on: give one for each")
-    return torch.tensor(given, device=model.device)
+def _classes_by_name(batch: ImageBatch, start: int, by_name: list[int], null: int) -> list[int]:
+    """The model's class of each image of a batch whose first is number `start`, by the classes of its labels."""
+    for number, (label, status) in enumerate(zip(batch.labels, batch.status, strict=True)):
+        if label is None and status == OK:
+            raise ValueError(_without_label(start + number))
+    return [null if label is None else by_name[label] for label in batch.labels]
 
 
 class _Rows:

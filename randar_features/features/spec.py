@@ -3,15 +3,14 @@
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, TypeGuard, get_args
+from typing import Any, Literal, Self, TypeGuard
 
 from randar_features import sequence
 from randar_features.hub import Model
 from randar_features.models import ImageTransformer, middle_layer
 from randar_features.sequence import as_index
 
-Combine = Literal["mean", "concatenate"]
-COMBINE: tuple[str, ...] = get_args(Combine)
+COMBINE = ("mean", "concatenate")
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from randar_features.data.ahead import fetched
 from randar_features.data.images import ImageBatch, ImageSource
 from randar_features.data.profile import ALL, part
 from randar_features.data.stored_images import StoredImages
+from randar_features.sequence import as_index
 from randar_features.store.files import path_to_write
 from randar_features.store.manifest import MANIFEST
 from randar_features.store.manifest import read_manifest as read_any_manifest
 from randar_features.store.records import OK, Source
-from randar_features.store.store import Rows, Store, positive
+from randar_features.store.store import Rows, Store
 from randar_features.store.writer import StoreWriter, abandon_store, rank_and_ranks
 
 MADE_BY = "scripts/extract_features.py"
@@ -94,13 +95,9 @@ class FeatureStore(Store):
 
     def blocks(self, name: str, size: int = 4096) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first row, float32 (size, …)) one after the other; the last may be shorter."""
-        size = positive("size", size)
-
-        def read() -> Iterator[tuple[int, NDArray[np.float32]]]:
-            for start in range(0, len(self), size):
-                yield start, self.array(name, slice(start, start + size))
-
-        return read()
+        if as_index("size", size) < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        return ((start, self.array(name, slice(start, start + size))) for start in range(0, len(self), size))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -112,7 +109,7 @@ def is_store(path: Any) -> bool:
     """Whether this is a folder that holds a store of features."""
     if not isinstance(path, str | os.PathLike):
         return False
-    manifest = Path(path) / "manifest.json"
+    manifest = Path(path) / MANIFEST
     return manifest.is_file() and b'"outputs"' in manifest.read_bytes()
 
 

@@ -1,8 +1,9 @@
 """Images × specs: the features, and path, label and status of each image, in memory or on disk."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,21 +193,22 @@ class FeatureTable:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError('to_zarr needs zarr: pip install "randar-features[zarr]"') from error
 
-        def add(name: str, values: Any, *axes: str) -> None:
-            images = max(1, _CHUNK_BYTES // (4 * int(np.prod(values.shape[1:]))))
-            dtype = str if values.dtype == object else values.dtype
-            options = {"shape": values.shape, "chunks": (images, *values.shape[1:]), "dtype": dtype}
+        def add(name: str, dtype: type, read: Callable[[slice], NDArray[Any]], *axes: str) -> None:
+            own = self.shape if axes else ()
+            images = max(1, _CHUNK_BYTES // (4 * int(np.prod(own))))
+            options: dict[str, Any] = {"shape": (len(self), *own), "chunks": (images, *own), "dtype": dtype}
             array = group.create_array(name, **options, dimension_names=("image", *axes))
             for block in _slices(len(self)):
-                array[block] = values[block]
+                array[block] = read(block)
 
         with folder_written_whole(path_to_write(path)) as folder:
             group = zarr.create_group(folder, attributes={_METADATA.decode(): self._about()})
             for name, texts in (("path", self._paths()), ("status", self.status)):
-                add(name, np.array([text or "" for text in texts], object))
-            add("label", self._labels())
+                add(name, str, np.array([text or "" for text in texts], object).__getitem__)
+            add("label", np.int64, self._labels().__getitem__)
+            axes = ("channel",) if self.is_pooled else ("y", "x", "channel")
             for name in self.specs:
-                add(name, _Column(self, name), *(("channel",) if self.is_pooled else ("y", "x", "channel")))
+                add(name, np.float32, partial(self._take, name), *axes)
 
     def _about(self) -> dict[str, Any]:
         """What other formats say of the whole table."""
@@ -281,22 +283,6 @@ def _mean(values: NDArray[np.float32]) -> Tensor:
     """(n, D) of vectors, or of maps their mean over locations."""
     tensor = torch.from_numpy(values)
     return tensor if tensor.dim() == 2 else tensor.mean(dim=(1, 2))
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One feature of a table as an array that is read block by block."""
-
-    table: FeatureTable
-    name: str
-    dtype = np.dtype(np.float32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.table), *self.table.shape)
-
-    def __getitem__(self, images: slice) -> NDArray[np.float32]:
-        return self.table._take(self.name, images)
 
 
 def _slices(count: int) -> Iterator[slice]:

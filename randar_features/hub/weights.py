@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from randar_features.data.formats import GIT_LFS
+
 # Training state in LlamaGen's checkpoint that nothing reads: zeros where a file leaves it out.
 OPTIONAL = ("quantize.codebook_used",)
 USUAL_KEY = "?"
@@ -111,9 +113,6 @@ class _NoInitialValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-LFS_POINTER = b"version https://git-lfs"
-
-
 def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Tensor]:
     """The tensors in a `.safetensors` file or a pickle, by name, on the CPU; `PREFIXES` of all names are left out.
 
@@ -127,7 +126,7 @@ def read_state_dict(path: str | os.PathLike[str], key: str | None = None) -> dic
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+        if file.read(len(GIT_LFS)) == GIT_LFS:
             raise ValueError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
     if path.suffix == ".safetensors":
         return _without_prefixes(_read_safetensors(path))

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+EXTRAPOLATED = 2  # frequencies of each axis, of a grid of twice the side
 
-def axial_frequencies(head_dim: int, base: float = 10000.0) -> Tensor:
+
+def axial_frequencies(head_dim: int, base: float) -> Tensor:
     """ω_k = base^(−2k / (d/2)), k = 0 … d/4−1: the frequencies of one axis, (d/4,) float32."""
     if head_dim % 4:
         raise ValueError(f"the width of a head must divide by 4 for two-dimensional rotation, got {head_dim}")
@@ -27,22 +29,22 @@ def rotary_table(row_angles: Tensor, column_angles: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(table[:1]), table])
 
 
-def grid_rotary_table(side: int, head_dim: int, base: float = 10000.0) -> Tensor:
+def grid_rotary_table(side: int, head_dim: int, base: float) -> Tensor:
     """`rotary_table` of the plain G×G grid: angle = coordinate · ω_k."""
     angles = torch.outer(torch.arange(side, device="cpu").float(), axial_frequencies(head_dim, base))
     return rotary_table(angles, angles)
 
 
-def fine_grid_rotary_table(side: int, head_dim: int, base: float = 10000.0, ntk_boundary: int = 2) -> Tensor:
+def fine_grid_rotary_table(side: int, head_dim: int, base: float) -> Tensor:
     """`rotary_table` of the 2G×2G grid for a model of side G, without training (RandAR, section 3.4).
 
-    On each axis the first `ntk_boundary` frequencies go on to positions 0 … 2G−1 (extrapolated); the others
+    On each axis the first `EXTRAPOLATED` frequencies go on to positions 0 … 2G−1 (extrapolated); the others
     see 2G positions spread evenly over 0 … G−1 (interpolated).
     """
     frequencies = axial_frequencies(head_dim, base)
-    extrapolated = torch.outer(torch.arange(2 * side, device="cpu").float(), frequencies[:ntk_boundary])
+    extrapolated = torch.outer(torch.arange(2 * side, device="cpu").float(), frequencies[:EXTRAPOLATED])
     interpolated = torch.outer(
-        torch.linspace(0, side - 1, 2 * side, dtype=torch.float32, device="cpu"), frequencies[ntk_boundary:]
+        torch.linspace(0, side - 1, 2 * side, dtype=torch.float32, device="cpu"), frequencies[EXTRAPOLATED:]
     )
     angles = torch.cat([extrapolated, interpolated], dim=1)
     return rotary_table(angles, angles)

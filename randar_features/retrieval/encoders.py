@@ -88,7 +88,7 @@ def check_encoder(index: VectorIndex, encoder: Encoder) -> None:
 
 
 class Encoded(NamedTuple):
-    """Vectors (n, D) of images, NaN for those that cannot be read; their paths, "ok" or why not, and content hashes.
+    """Vectors (m, D) of the images that can be read; of all images: their paths, "ok" or why not, and content hashes.
 
     files: whether each image is a file of its own, at its path.
     """
@@ -109,25 +109,17 @@ def encode(
     batch_size: int = 32,
     reading: Reading = DEFAULT_READING,
 ) -> Encoded:
-    """The vectors of images, of one feature of an encoder."""
-    found: list[Tensor] = []
-    paths: list[str | None] = []
-    status: list[str] = []
-    content: list[str] = []
-    files: list[bool] = []
+    """The vectors of images, of one feature of an encoder; ValueError if none can be read."""
+    vectors: list[Tensor] = []
+    found = Encoded(torch.empty(0), [], [], [], [])
     for batch in open_images(images).read_with(reading).batches(encoder.image_size, batch_size):
+        found.paths.extend(batch.paths)
+        found.status.extend(batch.status)
+        found.hashes.extend(batch.hashes)
+        found.files.extend(batch.files)
         readable = [place for place, reason in enumerate(batch.status) if reason == OK]
-        paths += batch.paths
-        status += batch.status
-        content += batch.hashes
-        files += batch.files
         if readable:
-            vectors = pool(encoder.encode(batch.pixels[readable], [name])[name], pooling).float().cpu()
-            whole = vectors.new_full((len(batch.status), vectors.shape[1]), torch.nan)
-            whole[readable] = vectors
-            found.append(whole)
-        else:
-            found.append(torch.full((len(batch.status), 1), torch.nan, dtype=torch.float32, device="cpu"))
-    width = max((part.shape[1] for part in found), default=1)
-    parts = [part if part.shape[1] == width else part.expand(-1, width) for part in found]
-    return Encoded(torch.cat(parts), paths, status, content, files)
+            vectors.append(pool(encoder.encode(batch.pixels[readable], [name])[name], pooling).float().cpu())
+    if not vectors:
+        raise ValueError(f"not one of the {len(found.status)} query images could be read: {found.status[0]}")
+    return found._replace(vectors=torch.cat(vectors))

@@ -239,8 +239,6 @@ class Index:
             batch_size=batch_size,
             reading=Reading(value_range or about.get("value_range"), max_pixels),
         )
-        if all(reason != OK for reason in status):
-            raise ValueError(f"not one of the {len(status)} query images could be read: {status[0]}")
         own_paths = [path if is_file else None for path, is_file in zip(paths, files, strict=True)]
         own = self.own(own_paths, content) if exclude is None else exclude
         return self._hits(vectors, paths, status, own, k, effort)
@@ -289,15 +287,14 @@ class Index:
         k: int | None,
         effort: dict[str, int | None],
     ) -> Hits:
-        own = np.full(len(vectors), -1) if exclude is None else np.asarray(exclude)
-        if own.shape != (len(vectors),):
-            raise ValueError(f"exclude must have shape ({len(vectors)},), one number a query; got {own.shape}")
+        """What is found for the queries; `vectors` are those of the readable ones."""
+        own = np.full(len(status), -1) if exclude is None else np.asarray(exclude)
+        if own.shape != (len(status),):
+            raise ValueError(f"exclude must have shape ({len(status)},), one number a query; got {own.shape}")
         k = self._k(k, own)
         readable = np.array([reason == OK for reason in status])
-        if readable.all():
-            return self._told(self.vectors.search(vectors, k, own, **effort), paths, own, status)
-        part = self.vectors.search(vectors[readable], k, own[readable], **effort)
-        ids, scores = np.full((len(vectors), k), -1), np.full((len(vectors), k), np.nan, np.float32)
+        part = self.vectors.search(vectors, k, own[readable], **effort)
+        ids, scores = np.full((len(status), k), -1), np.full((len(status), k), np.nan, np.float32)
         ids[readable], scores[readable] = part.ids, part.similarities
         return self._told(Neighbours(ids, scores), paths, own, status)
 

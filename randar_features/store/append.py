@@ -54,7 +54,7 @@ class Append:
                     parts[-1].update(new_part(self.source, self.data, parts[-1]["first"]))
                 parts[-1]["rows"] = len(images)
                 state.fit()
-                # A kill may have come before the other parts' images that changed were read again.
+                # A killed run may not have read the changed images of other parts again.
                 redo, renamed, _ = self._changes([row for row in state.present if row not in held], retry)
                 return Plan(state.manifest, state.shards, parts[-1]["first"], images, redo=redo, renamed=renamed)
             state.close()
@@ -90,7 +90,7 @@ class Append:
         return Plan(self.state.manifest, self.state.shards, part["first"], images)
 
     def _changes(self, among: Sequence[int], retry: bool) -> tuple[dict[int, int], dict[int, Record], list[int]]:
-        """Of the rows `among`: `redo` and `renamed` of the plan; and the numbers of images that none of them has."""
+        """`redo` and `renamed` of the plan for the rows `among`; and the numbers of the images that have no row."""
         state = self.state
         known = _Known(state, among)
         rows = known.find(self.records, self.paths)
@@ -117,7 +117,7 @@ class Append:
     def _report(
         self, redo: Mapping[int, int], renamed: Mapping[int, Record], gone: set[int], labelled: Sequence[int]
     ) -> None:
-        """One warning that names what is not only new."""
+        """Warn of all images that are not simply new."""
         state = self.state
         groups = {
             "changed and are read anew": [row for row in redo if state.present[row].readable],
@@ -136,7 +136,7 @@ class Append:
 
 
 class _Known:
-    """The images of some rows, to be found by name or by content.
+    """Finds the row of an image, among some rows, by name or by content.
 
     Attributes:
         files: the whole path of each row that has one.
@@ -181,7 +181,7 @@ def _content_alone(record: Record, path: str | None) -> Any:
     return record.hash or None if path is not None and os.path.isabs(path) else None
 
 
-# What tells that an image is that of a row, the surest first, and whether the row's file must be gone.
+# Keys by which the row of an image is found, the surest first; and whether the row's file must be gone.
 _WAYS: tuple[tuple[Callable[[Record, str | None], Any], bool], ...] = (
     (lambda record, path: (path, record.hash, record.label), False),
     (lambda record, path: (path, record.hash), False),  # another label
@@ -192,7 +192,7 @@ _WAYS: tuple[tuple[Callable[[Record, str | None], Any], bool], ...] = (
 
 
 def _tells(key: Any, record: Record, path: str | None) -> bool:
-    """Whether the key tells images apart: a path does as a file or in one (a tar), and not as a name in a table."""
+    """Whether the key tells images apart: the path of a file or in a tar does, a name in a table does not."""
     if key is not _path_alone or path is None or record.hash == UNREADABLE:
         return True
     return any(place.is_file() for place in (Path(path), *Path(path).parents))

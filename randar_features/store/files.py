@@ -33,16 +33,17 @@ def make_folder(folder: Path) -> None:
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the block ends.
 
-    Whatever ends the block early, a kill or a full disk among it, leaves at `path` what was there before. The
-    temporary file lies beside it, is named after this process (`NAME.PID.writing`), and never follows a link.
+    If the block ends early, even by a kill or a full disk, `path` stays as it was. The temporary file lies beside it,
+    is named after this thread (`NAME.ID.writing`), and never follows a link.
 
     Raises:
         OSError: it cannot be written; the message says how many bytes are free, or which folder is a file.
     """
     make_folder(path.parent)
-    aside = path.with_name(f"{path.name}.{_writer()}{ASIDE}")
+    aside = _aside(path)
     try:
-        with _created(aside) as file:
+        aside.unlink(missing_ok=True)  # what an earlier thread of the same id left there, a link among it
+        with aside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -63,7 +64,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     if os.path.lexists(path):
         raise FileExistsError(f"{path} is there already: remove it, or give another name")
     make_folder(path.parent)
-    aside = path.with_name(f"{path.name}.{_writer()}{ASIDE}")
+    aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         yield aside
@@ -73,24 +74,15 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def _writer() -> str:
-    """The id of this process, and of its thread unless that is the main one."""
-    if threading.current_thread() is threading.main_thread():
-        return str(os.getpid())
-    return f"{os.getpid()}-{threading.get_native_id()}"
-
-
-def _created(path: Path) -> BinaryIO:
-    """A new file at `path`; what an earlier process of the same id left there, a link among it, goes."""
-    path.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+def _aside(path: Path) -> Path:
+    """Where `path` is written first: the id of a thread is that of no other one on the machine."""
+    return path.with_name(f"{path.name}.{threading.get_native_id()}{ASIDE}")
 
 
 def remove_leftovers(folder: Path, pattern: str = "*") -> None:
     """Remove what killed processes left over in `folder`: temporary files named `pattern`.
 
-    Call it where the folder's lock is held, since the temporary file of a process that writes now looks the same.
+    Hold the folder's lock: the temporary file of a process that writes now looks the same.
     """
     for path in folder.glob(f"{pattern}{ASIDE}"):
         if path.is_symlink() or path.is_file():

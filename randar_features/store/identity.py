@@ -20,7 +20,7 @@ from randar_features.store.files import make_folder
 
 UNREADABLE = ""  # the hash of what cannot be read
 _READ_BYTES = 1 << 20
-# A file that changed so shortly before it was hashed may change again without another time: it is not remembered.
+# A file that changed within this time before it was hashed is not remembered: it may change again and keep its time.
 RACY_NS = 2_000_000_000
 _SQLITE_LARGEST = (1 << 63) - 1
 
@@ -58,8 +58,7 @@ def hash_file(path: str | os.PathLike[str]) -> str:
 def hash_image(image: Any) -> str:
     """Hash of an image in any form: a path, encoded bytes, a Pillow image, an array or a tensor.
 
-    Of what is in memory all bytes count, with dtype and shape. `UNREADABLE` for a file that cannot be read, and for
-    what is no image.
+    In memory, all bytes, dtype and shape count. `UNREADABLE` for a file that cannot be read, and for what is no image.
     """
     if isinstance(image, str | os.PathLike):
         try:
@@ -119,22 +118,21 @@ def cache_file() -> Path:
 def hash_files(paths: Sequence[str]) -> list[str]:
     """Hash of each file, from the cache where neither its size nor its times nor its inode have changed.
 
-    `UNREADABLE` for those that cannot be read. A cache that cannot be used costs time, and nothing else.
+    `UNREADABLE` for those that cannot be read. Without a usable cache all files are read.
     """
-    kept = read_cache(paths)
-    hashes, fresh = [], {}
+    kept, began = read_cache(paths), time.time_ns()
+    hashes: dict[str, str] = {}
+    fresh: dict[str, str] = {}
     for path in paths:
-        state = file_state(path)
-        known = kept.get(path)
-        if state is not None and known is not None and known[0] == state:
-            hashes.append(known[1])
-            continue
-        found = UNREADABLE if state is None else hash_image(path)
-        hashes.append(found)
-        if state is not None and found != UNREADABLE and settled(state):
-            fresh[path] = (state, found)
-    write_cache(fresh)
-    return hashes
+        state, known = file_state(path), kept.get(path)
+        if state is None:
+            hashes[path] = UNREADABLE
+        elif known is not None and known[0] == state:
+            hashes[path] = known[1]
+        else:
+            hashes[path] = fresh[path] = hash_image(path)
+    remember_files(fresh, began)
+    return [hashes[path] for path in paths]
 
 
 def file_state(path: str) -> State | None:
@@ -148,18 +146,14 @@ def file_state(path: str) -> State | None:
     return State(about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino & _SQLITE_LARGEST)
 
 
-def settled(state: State, since_ns: int | None = None) -> bool:
-    """Whether the file was not written to shortly before `since_ns` (None: now), nor later."""
-    since = time.time_ns() if since_ns is None else since_ns
-    return max(state.modified_ns, state.changed_ns) < since - RACY_NS
-
-
 def remember_files(hashes: Mapping[str, str], since_ns: int) -> None:
     """Remember hashes that were computed after `since_ns`, of the files that have not changed since then."""
     fresh = {}
     for path, found in hashes.items():
         state = file_state(path)
-        if state is not None and found != UNREADABLE and settled(state, since_ns):
+        if state is None or found == UNREADABLE:
+            continue
+        if max(state.modified_ns, state.changed_ns) < since_ns - RACY_NS:
             fresh[path] = (state, found)
     write_cache(fresh)
 

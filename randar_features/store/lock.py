@@ -12,7 +12,7 @@ import filelock
 from randar_features.store.files import make_folder, read_json, remove_leftovers, write_json
 
 LOCK = ".lock"
-_MOMENT = 0.2  # seconds, in which another process may look whether the lock is held
+_MOMENT = 0.2  # seconds that another process may need to look whether the lock is held
 
 
 class FolderLockedError(OSError):
@@ -25,9 +25,9 @@ def locked(folder: Path, *, rank: int | None = None, patience: float = 0) -> Ite
 
     Args:
         folder: made if it is not there. Its lock is the empty file `.lock`, which stays; readers need no lock.
-        rank: of this process among those that share one job; each rank has a lock of its own, so that the processes
-            of one job go together and those of two jobs do not. None: it is alone, and no rank may be there.
-        patience: seconds to wait for another process to end; none: it is refused at once.
+        rank: of this process in a job of several. Each rank has its own lock, so that two jobs exclude each other.
+            None: a single process, which excludes all ranks.
+        patience: seconds to wait for another process to end.
 
     Raises:
         FolderLockedError: another process holds it; the message names the folder, and that process as far as known.
@@ -58,7 +58,7 @@ def is_locked(folder: Path, ranks: int) -> bool:
 
 
 def turn(folder: Path) -> filelock.BaseFileLock:
-    """A lock in which the processes of one job do, one after the other, what they must not do at once."""
+    """A lock that the processes of one job hold in turn."""
     return filelock.FileLock(folder / f"{LOCK}-turn")
 
 

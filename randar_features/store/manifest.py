@@ -69,7 +69,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def check_foreign(folder: Path) -> None:
-    """ValueError if the folder holds a file called as the manifest that is somebody else's; a torn one is replaced."""
+    """ValueError if the folder holds a manifest.json that no store wrote; a torn one is replaced."""
     path = folder / MANIFEST
     try:
         content = read_json(path)
@@ -86,7 +86,7 @@ def expected_rows(manifest: Manifest) -> int | None:
 
 
 def missing_rows(manifest: Manifest, shards: Sequence[Shard]) -> list[range]:
-    """The runs of rows that the manifest promises and no shard holds."""
+    """The runs of rows that no shard holds yet."""
     expected, runs, next_row = expected_rows(manifest), [], 0
     for shard in shards:
         if shard.rows.start > next_row:

@@ -73,7 +73,7 @@ class Stream(Source, Protocol):
     """A source whose `streamed` is true."""
 
     def picked(self, wanted: Callable[[Record], bool]) -> Self:
-        """The images alone that are wanted, numbered anew: each is asked about in order, and before it is decoded."""
+        """Only the wanted images, numbered anew; `wanted` is called for each in order, before it is decoded."""
 
 
 def absolute(path: str | None, root: Path | None) -> str | None:

@@ -210,7 +210,7 @@ def find_shards(folder: Path, kind: str = SHARD) -> list[Shard]:
 
 
 def find_newest(folder: Path, kind: str = SHARD) -> tuple[list[Shard], list[Path]]:
-    """The shards in a folder by their first row, and the old files of those that were made again before a kill.
+    """The shards in a folder by their first row, and the old files of shards that a killed run had made again.
 
     The folder is read once, so that a shard that another process writes meanwhile is not taken for an old file.
     """

@@ -92,10 +92,10 @@ class Plan:
         manifest: of the store as it will be.
         shards: the existing ones that are whole.
         first: the row of the first image below.
-        images: the number in the source of the image of each row from `first` on; None: of a stream, as they come.
+        images: for each row from `first` on, the number of its image in the source; None: the images are a stream.
         redo: numbers in the source of images that are read again, by row.
         renamed: new path and label of rows whose image has moved, by row.
-        known: keys of images that a stream need not give again, as other parts have them.
+        known: keys of the images that other parts have; those of a stream are passed over.
     """
 
     manifest: Manifest
@@ -106,13 +106,15 @@ class Plan:
     renamed: dict[int, Record] = field(default_factory=dict)
     known: set[tuple[str | None, int]] = field(default_factory=set)
 
+    @property
+    def length(self) -> int | None:
+        """Number of rows from `first` on; None of a stream whose length is not known."""
+        return self.part["rows"] if self.images is None else len(self.images)
+
     def missing(self) -> list[range]:
         """The rows of each shard that is to be made, in order; of a stream whose length is not known, none."""
         have = {shard.rows.start for shard in self.shards}
-        stop = self.first + (len(self.images) if self.images is not None else 0)
-        if self.images is None and (rows := self.part["rows"]) is not None:
-            stop = self.first + rows
-        wanted = range(self.first, stop)
+        wanted = range(self.first, self.first + (self.length or 0))
         return [
             rows
             for part in self.manifest["parts"]
@@ -121,7 +123,7 @@ class Plan:
         ]
 
     def placed(self, records: Sequence[Record], given: Path | None, row: int) -> list[Record]:
-        """Records whose paths begin at `given`, with their paths from the root of the part of `row` on."""
+        """Records whose paths begin at `given`; their paths then begin at the root of the part of `row`."""
         root = root_of(self.manifest, row)
         paths = [None if root == given else absolute(record.path, given) for record in records]
         return [

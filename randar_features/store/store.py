@@ -1,7 +1,6 @@
 """A store that is finished: values of images by name, read through memory maps."""
 
 import json
-import operator
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from randar_features.store.identity import hash_bytes
-from randar_features.store.manifest import MANIFEST, expected_rows, missing_rows, read_manifest
+from randar_features.store.manifest import expected_rows, missing_rows, read_manifest
 from randar_features.store.records import OK, absolute
 from randar_features.store.shards import find_shards
 
@@ -41,7 +40,7 @@ class Store:
         self.folder = Path(folder)
         self.manifest: dict[str, Any] = read_manifest(self.folder, self.kind, self.made_by)
         rows = expected_rows(self.manifest)
-        # Those after the rows are of an append that began after the manifest was read.
+        # Later ones belong to an append that began after the manifest was read.
         self.shards = [shard for shard in find_shards(self.folder) if rows is None or shard.rows.start < rows]
         if missing := missing_rows(self.manifest, self.shards):
             runs = ", ".join(f"{run.start} to {run.stop - 1}" for run in missing[:3])
@@ -85,7 +84,7 @@ class Store:
         Args:
             name: of the values.
             rows: see `row_numbers`.
-            part: (n,), of each image that part of its value along the first axis alone.
+            part: (n,), for each image the index along the first axis of its value; None: the whole value.
             dtype: of the array; None: that of the store.
         """
         self.check_name(name)
@@ -165,13 +164,6 @@ class Store:
             raise ValueError(f"no output {name!r} in {self.folder}: expected one of {', '.join(self.names)}")
 
 
-def remove_store(store: Store) -> None:
-    """Remove its own files, and nothing else."""
-    for shard in store.shards:
-        shard.path.unlink(missing_ok=True)
-    (store.folder / MANIFEST).unlink(missing_ok=True)
-
-
 def row_numbers(rows: Rows, count: int) -> NDArray[np.int64]:
     """Numbers of the rows meant, of `count`.
 
@@ -203,11 +195,3 @@ def row_numbers(rows: Rows, count: int) -> NDArray[np.int64]:
     if not 0 <= found.min() <= found.max() < count:
         raise IndexError(f"rows must be 0 to {count - 1}, got {found.min()} to {found.max()}")
     return found.astype(np.int64)
-
-
-def positive(name: str, value: int) -> int:
-    """`value` as an integer of at least 1; TypeError, ValueError otherwise."""
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return number

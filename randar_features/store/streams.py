@@ -30,11 +30,11 @@ def plan_stream_append(state: State, source: Source, data: str) -> Plan:
     if state.complete(parts[-1]) or not parts[-1]["stream"]:
         if not state.complete(parts[-1]):
             state.close()
-        # How many of the images are new is not known before all were seen.
+        # The number of new images is known at the end of the stream.
         parts.append(new_part(source, data, sum(part["rows"] for part in parts)) | {"rows": None})
     first = parts[-1]["first"]
     keys = {_key(each.record) for row, each in state.present.items() if row < first}
-    # An image without a label is the one that has a label.
+    # An image that is given without a label is the one with a label.
     return Plan(state.manifest, state.shards, first, None, known=keys | {(name, NO_LABEL) for name, _ in keys})
 
 
@@ -50,8 +50,7 @@ class Comparison:
         folder: of the store.
         plan: what is to be done.
         pieces: parts of shards.
-        finished: no image is to be read any more, so that the stream may be the whole store or any part of it, and
-            must end there.
+        finished: all images are there; the stream must then be the whole store, or one of its parts.
     """
 
     def __init__(self, folder: Path, plan: Plan, pieces: Sequence[Shard], finished: bool) -> None:

@@ -31,23 +31,28 @@ from randar_features.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from randar_features.store.plan import abandon, make_plan
+from randar_features.store.plan import make_plan
 from randar_features.store.records import OK, Block, Record, Source, Stream
 from randar_features.store.shards import PIECE, SHARD, Shard, find_shards, write_shard
-from randar_features.store.state import Plan, same_image
+from randar_features.store.state import Plan, State, intact_shards, same_image
 from randar_features.store.store import Store
 from randar_features.store.streams import Comparison
 
 POLL = 0.2
 FLUSH_SECONDS = 5.0  # of work that a kill can cost
-PATIENCE = 600.0  # seconds without a new shard, after which a process looks whether another one is at work
-_END = "end-"  # and a row: no image is there or later, as a process that reads a stream has found
+PATIENCE = 600.0  # seconds without a new shard until a process looks whether another one is at work
+_END = "end-"  # and the row after the last one of a stream, as a process has found
 _EMPTY = Record(None, -1, "")
 
 
 def rank_and_ranks() -> tuple[int, int]:
     """The number of this process and the number of all, as torchrun says; (0, 1) without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def in_time(deadline: float | None) -> bool:
+    """Whether `time.monotonic` has not come to the deadline yet; there is time for ever if that is None."""
+    return deadline is None or time.monotonic() < deadline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,7 @@ class StoreWriter:
     progress: str | None = None
 
     def fill(self, source: Source) -> bool:
-        """Put the images of `source` into the store; whether all shards are there, those of other processes too.
+        """Put the images of `source` into the store. Returns whether all shards are there, also of other processes.
 
         Raises:
             ValueError: the folder holds values of other content or of other images, which are named.
@@ -106,7 +111,7 @@ class StoreWriter:
             with self._turn():
                 plan = self._plan(source)
                 self._redo(plan, source)
-            if self._in_time():
+            if in_time(self.deadline):
                 self._make(plan, source)
             with self._turn():
                 return self._finish(plan)
@@ -122,7 +127,7 @@ class StoreWriter:
             (self.folder / MANIFEST).unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """Until the other processes have made their shards.
+        """Wait until the other processes have made their shards.
 
         TimeoutError: there are rows that none has made, and no process is at work any more.
         """
@@ -144,7 +149,7 @@ class StoreWriter:
         return locked(self.folder, rank=None if self.world_size == 1 else self.rank, patience=self.patience)
 
     def _turn(self) -> AbstractContextManager[object]:
-        """Processes that share the work look at manifest and shards, and change them by that, one after the other."""
+        """The lock under which processes that share the work read and change the manifest and the shards."""
         return turn(self.folder) if self.world_size > 1 else nullcontext()
 
     # What is to be done
@@ -174,7 +179,7 @@ class StoreWriter:
     def _missing(self, plan: Plan) -> Iterator[range]:
         """The rows of this process's shards that are to be made; of a stream of unknown length, without end."""
         size, have = self.shard_rows, {shard.rows.start: shard for shard in plan.shards}
-        if plan.images is not None or plan.part["rows"] is not None:
+        if plan.length is not None:
             firsts = [part["first"] for part in plan.manifest["parts"]]
             for rows in plan.missing():
                 first = max(first for first in firsts if first <= rows.start)
@@ -193,8 +198,7 @@ class StoreWriter:
 
     def _make(self, plan: Plan, source: Source) -> None:
         """Write a shard for each run of missing rows, until the images or the time end."""
-        known = plan.images is not None or plan.part["rows"] is not None
-        total = sum(map(len, self._missing(plan))) if known else None
+        total = None if plan.length is None else sum(map(len, self._missing(plan)))
         pieces = self._pieces(plan, source)
         comparison = Comparison(self.folder, plan, pieces, total == 0) if source.streamed else None
         if comparison is not None:
@@ -213,7 +217,7 @@ class StoreWriter:
                     pending[0].flush()
                     continue
                 self._write_full(pending)
-                if not self._in_time():
+                if not in_time(self.deadline):
                     return
         self._write_full(pending)
         if comparison is not None and (pending or total == 0):
@@ -234,7 +238,7 @@ class StoreWriter:
     def _runs(
         self, plan: Plan, source: Source, pieces: Sequence[Shard], pending: deque[OpenShard]
     ) -> Iterator[Sequence[int]]:
-        """Numbers in the source of the images of each missing shard that are still to be read."""
+        """For each missing shard, the numbers in the source of the images that are still to be read."""
         reuse = Reuse(self.reuse) if self.reuse and plan.images is not None else None
         for rows in self._missing(plan):
             shard = self._open(plan, source, rows)
@@ -283,7 +287,7 @@ class StoreWriter:
     def _redo(self, plan: Plan, source: Source) -> None:
         """Write the shards again whose images changed or moved, and remove the old files.
 
-        Of processes that share the work the first one to come does it; the others find nothing changed.
+        The first of several processes does it; the others then find nothing to change.
         """
         for number, shard in enumerate(plan.shards):
             again = [row for row in shard.rows if row in plan.redo]
@@ -303,7 +307,7 @@ class StoreWriter:
     # The end
 
     def _limit(self) -> int | None:
-        """The row after the last one of a stream, where a process has come to its end; else None."""
+        """The row after the last one of a stream, once a process has reached its end; else None."""
         return min((int(path.name.removeprefix(_END)) for path in self.folder.glob(f"{_END}*")), default=None)
 
     def _finish(self, plan: Plan) -> bool:
@@ -327,9 +331,6 @@ class StoreWriter:
             path.unlink(missing_ok=True)
         return True
 
-    def _in_time(self) -> bool:
-        return self.deadline is None or time.monotonic() < self.deadline
-
 
 def _remains(folder: Path) -> list[Path]:
     """Files that a finished store does not have."""
@@ -341,7 +342,13 @@ def abandon_store(folder: str | Path, kind: type[Store]) -> int:
     folder = Path(folder)
     manifest = read_manifest(folder, kind.kind, kind.made_by)
     with locked(folder):
-        left = abandon(folder, manifest)
+        state, part = State(folder, manifest, intact_shards(folder)), manifest["parts"].pop()
+        if state.complete(part):
+            raise ValueError(f"{folder} is finished: there is nothing to abandon")
+        state.drop([shard for shard in state.shards if shard.rows.start >= part["first"]])
+        left = int(part["first"])
+        if left:
+            write_manifest(folder, manifest)
         for path in _remains(folder):
             path.unlink(missing_ok=True)
         remove_leftovers(folder)

@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset
 
 from randar_features.data import adm_center_crop, to_tensor
 from randar_features.data.token_store import TokenStore
+from randar_features.store import writer
 from randar_features.store.shards import Shard
-from randar_features.store.writer import OpenShard, StoreWriter
+from randar_features.store.writer import OpenShard
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.tokenizing import cut_crops, tokenize
@@ -215,7 +216,7 @@ def test_time_that_is_up_ends_it_behind_a_shard(
     options: dict[str, Any] = {"image_size": IMAGE_SIZE, "shard_size": 1, "batch_size": 1}
     folder = tmp_path / "ended"
     with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "_in_time", lambda self: len(list(folder.glob("rows-*"))) < 2)
+        patch.setattr(writer, "in_time", lambda deadline: len(list(folder.glob("rows-*"))) < 2)
         assert tokenize(tokenizer, source, folder, deadline=time.monotonic() + 1000, **options) is None
     made = contents(folder)
     assert len([name for name in made if name.startswith("rows-")]) == 2
