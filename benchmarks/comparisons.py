@@ -117,16 +117,12 @@ def difference_table(differences: Sequence[dict[str, Any]]) -> Table:
         [
             points(row["difference"], row["interval"]),
             f"{row['first']} − {row['second']}",
-            "planned" if row.get("planned") else _p(row.get("p_holm")),
+            "planned" if row.get("planned") else MISSING if (p := row.get("p_holm")) is None else f"{p:.3f}",
             *(cell(row.get(name)) for name in names),
         ]
         for row in differences
     ]
     return Table(["points, 95 % interval", "first − second", "p, Holm", *names], rows)
-
-
-def _p(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}"
 
 
 def run_differences(run: Run) -> list[dict[str, Any]]:

@@ -34,10 +34,6 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
     if pooling == "mean":
         return mean
     if pooling == "1x1+2x2":
-        return torch.cat([mean, quadrants(maps)], dim=1)
+        quadrants = adaptive_avg_pool2d(maps.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        return torch.cat([mean, quadrants.flatten(1)], dim=1)
     return torch.cat([mean, locations.std(dim=1, correction=0)], dim=1)
-
-
-def quadrants(maps: Tensor) -> Tensor:
-    """Means over the four quadrants of (b, G, H, D), row by row: (b, 4·D)."""
-    return adaptive_avg_pool2d(maps.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).flatten(1)

@@ -84,21 +84,14 @@ def rank_all(queries: Array, gallery: Array, exclude: Labels | None = None) -> N
 class Gallery(Protocol):
     """Rows that can be searched: what `best_rows` needs of an array or of an index."""
 
-    @property
-    def count(self) -> int:
-        """M, how many rows."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where cosines are computed."""
-
-    @property
-    def estimates(self) -> bool:
-        """Whether `nearest` gives estimates, so that each candidate must be compared again."""
-
-    @property
-    def least_candidates(self) -> int:
-        """Candidates of a query to compare at least."""
+    count: int
+    """M, how many rows."""
+    device: torch.device
+    """Where cosines are computed."""
+    estimates: bool
+    """Whether `nearest` gives estimates, so that each candidate must be compared again."""
+    least_candidates: int
+    """Candidates of a query to compare at least."""
 
     def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Cosines, descending, and rows (q, width) of unit `queries` (q, D); `own` (q,) must not be found.
@@ -119,20 +112,13 @@ def best_rows(queries: Tensor, gallery: Gallery, own: Tensor, k: int) -> Neighbo
     return Neighbours(ids.numpy(), similarities.numpy())
 
 
-@dataclass(frozen=True)
 class ExactGallery:
     """All rows of a matrix, compared block by block; `normal`: they are `normalized` already, for many searches."""
 
-    rows: Tensor
-    device: torch.device
-    normal: bool = False
-    estimates: bool = False
-    least_candidates: int = 0
+    estimates, least_candidates = False, 0
 
-    @property
-    def count(self) -> int:
-        """M, the number of rows."""
-        return len(self.rows)
+    def __init__(self, rows: Tensor, device: torch.device, normal: bool = False) -> None:
+        self.rows, self.device, self.normal, self.count = rows, device, normal, len(rows)
 
     def nearest(self, queries: Tensor, own: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Cosines, descending, and rows (q, width) of unit `queries` (q, D); `own` (q,) is left out."""

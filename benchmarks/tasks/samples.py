@@ -1,6 +1,5 @@
 """Pictures that a model draws: samples of classes, redrawn regions, extended canvases."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +49,9 @@ def measure(config: Config, out: Path) -> Measurement:
     tokens = generate(model.transformer, repeated, steps=config.steps, generator=config.seed)
     every = to_arrays(model.tokenizer.decode(tokens))
     drawn = [every[start : start + config.each] for start in range(0, len(every), config.each)]
-    pictures = {"Samples of classes": image_grid(drawn, row_titles=class_names(model, classes))}
+    names = model.classes
+    titles = [f"class {index}" if names is None else names[index].split(",")[0] for index in classes]
+    pictures = {"Samples of classes": image_grid(drawn, row_titles=titles)}
     one_order = model.transformer.fixed_order
     if not one_order:
         pictures |= edits(model, config)
@@ -81,12 +82,6 @@ def edits(model: Model, config: Config) -> dict[str, bytes]:
 def spread_classes(num_classes: int, count: int) -> list[int]:
     """`count` classes at equal distances."""
     return [(2 * index + 1) * num_classes // (2 * count) for index in range(min(count, num_classes))]
-
-
-def class_names(model: Model, classes: Sequence[int]) -> list[str]:
-    """The first name of each class, or its number."""
-    names = model.classes
-    return [f"class {index}" if names is None else names[index].split(",")[0] for index in classes]
 
 
 def inpaint_rows(model: Model, images: Tensor, *, draws: int, seed: int) -> list[list[np.ndarray]]:

@@ -63,6 +63,7 @@ PROTOCOLS = {
     "knn": "segmentation: kNN on patches, k and distance from a grid, votes up-sampled (CAPI)",
     "logistic": "segmentation: logistic regression on patches, C from a grid, log-probabilities up-sampled (CAPI)",
 }
+CHOSEN = ("learning_rate", "k", "distance", "C")  # what a head chooses on the tuning images, if it has it
 NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "standardised"}
 
 
@@ -176,11 +177,6 @@ def settings(config: Config) -> str:
     return "all training patches" if config.max_patches is None else f"at most {config.max_patches} training patches"
 
 
-def chosen_options(head: Any) -> dict[str, Any]:
-    """What a fitted head chose on the tuning images."""
-    return {name: getattr(head, name) for name in ("learning_rate", "k", "distance", "C") if hasattr(head, name)}
-
-
 @dataclass(frozen=True)
 class Scored:
     """One row of a result.
@@ -219,7 +215,7 @@ def evaluate(encoder: Encoder, task: SegmentationData) -> list[Scored]:
             **({"miou_resized": mean_iou(small.sum(0))} if config.resized else {}),
             "settings": settings(config),
             "validation": head.validation_miou,
-            "chosen": chosen_options(head),
+            "chosen": {option: getattr(head, option) for option in CHOSEN if hasattr(head, option)},
             **({"converged": head.converged[head.C]} if isinstance(head, LogisticSegmenter) else {}),
             "grid": f"{grids[outputs[0]]}x{grids[outputs[0]]}",
             "seconds": round(time.perf_counter() - start, 1),

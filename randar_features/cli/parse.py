@@ -164,6 +164,12 @@ class _Setting(NamedTuple):
             return self.field.default_factory()
         return self.field.default
 
+    @property
+    def shape(self) -> tuple[Any, Any, bool]:
+        """The type of a value, or of each of several; how many there are, None for one; whether None may be given."""
+        hint, optional = without_none(self.hint)
+        return *element(hint), optional
+
 
 def _settings(options: type, prefix: str = "", group: str = "") -> Iterator[_Setting]:
     """Every option of a dataclass; those of a dataclass inside it with its name and a dot before theirs."""
@@ -214,8 +220,7 @@ def _about(options: type) -> str:
 
 def _add(parser: Any, setting: _Setting, given: tuple[Any, Path] | None) -> None:
     """One option, with help that gives type or choices, range, default, and the file that sets the default."""
-    hint, optional = without_none(setting.hint)
-    kind, several = element(hint)
+    kind, several, optional = setting.shape
     positional, metavar = setting.field.metadata.get("positional"), setting.field.metadata.get("metavar")
     required = setting.default is dataclasses.MISSING
     more: dict[str, Any] = {"help": _help(setting, given)}
@@ -289,14 +294,10 @@ def _check_keys(node: yaml.Node | None, file: Path) -> None:
 def _check_lists(settings: list[_Setting], defaults: list[tuple[dict[str, Any], Path]]) -> None:
     """OptionError if a YAML file gives one value where a list is expected, which the parser would take to pieces."""
     for setting in settings:
-        given = _given_by(setting, defaults)
-        if given is None or given[0] is None or isinstance(given[0], list):
-            continue
-        if element(without_none(setting.hint)[0])[1]:
+        value, file = _given_by(setting, defaults) or (None, None)
+        if setting.shape[1] and value is not None and not isinstance(value, list):
             words = in_words(setting.hint)
-            raise OptionError(
-                f"{given[1]}: {setting.name}: expected {words}, as a list such as [a, b], got {given[0]!r}"
-            )
+            raise OptionError(f"{file}: {setting.name}: expected {words}, as a list such as [a, b], got {value!r}")
 
 
 def _given_by(setting: _Setting, defaults: list[tuple[dict[str, Any], Path]]) -> tuple[Any, Path] | None:
@@ -316,29 +317,23 @@ def _spelled(arguments: list[str], settings: list[_Setting]) -> list[str]:
     "--batch_size" becomes "--batch-size"; none becomes null, YAML's word, where None may be given; "--betas=[0, 0.9]"
     becomes "--betas 0 0.9". OptionError for an empty path, which pathlib takes for the working directory.
     """
-    paths = {setting.name for setting in settings if element(without_none(setting.hint)[0])[0] is Path}
-    several = {setting.name for setting in settings if element(without_none(setting.hint)[0])[1]}
-    known = {setting.name for setting in settings}
-    may_be_none = {setting.name for setting in settings if without_none(setting.hint)[1]}
+    by_name = {setting.name: setting for setting in settings}
     changed: list[str] = []
-    last = ""
+    setting: _Setting | None = None  # that the last option named
     for word in arguments:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            last = name if name in known else name.replace("_", "-")
-            name = last if last in known else name
-            value = "null" if last in may_be_none and value.lower() == "none" else value
-            word = name + equals + value
-            empty = bool(equals) and not value
-            if last in several and value.startswith("["):
-                changed += [name, *map(str, yaml.safe_load(value))]
-                continue
+        name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if name:
+            name = name if name in by_name or name.replace("_", "-") not in by_name else name.replace("_", "-")
+            setting = by_name.get(name)
+        kind, several, optional = (None, None, False) if setting is None else setting.shape
+        if optional and value.lower() == "none":
+            value = "null"
+        if kind is Path and not value and (equals or not name):
+            raise OptionError(f"{setting and setting.name}: an empty path; '.' is the working directory")
+        if name and several and value.startswith("["):
+            changed += [name, *map(str, yaml.safe_load(value))]
         else:
-            empty = not word
-            word = "null" if last in may_be_none and word.lower() == "none" else word
-        if empty and last in paths:
-            raise OptionError(f"{last}: an empty path; '.' is the working directory")
-        changed.append(word)
+            changed.append(name + equals + value)
     return changed
 
 

@@ -91,7 +91,7 @@ def plan(
 
 def without_class(classes: Tensor, guidance: Guidance, null: int) -> tuple[Tensor, Guidance]:
     """A guidance of 0 as the null class in one branch; any other as it is."""
-    if not guidance.scale.is_zero or guidance.spatial is not None:
+    if guidance.scale != Scale(0, 0) or guidance.spatial is not None:
         return classes, guidance
     return torch.full_like(classes, null), replace(guidance, scale=Scale(1.0, 1.0))
 

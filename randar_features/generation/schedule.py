@@ -123,11 +123,6 @@ class Scale:
         """Whether this guidance changes anything: at a scale of 1 throughout, it does not."""
         return (self.start, self.end) != (1, 1)
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether the class counts for nothing throughout."""
-        return (self.start, self.end) == (0, 0)
-
     def at(self, progress: float) -> float:
         """The scale where this share of all tokens is done."""
         return self.start + (self.end - self.start) * progress

@@ -97,7 +97,8 @@ def upscale_tokens(
         raise ValueError(f"{len(tokens)} small images for {len(classes)} classes")
     with in_format(resolved, dtype) as model:
         if tokens is None:
-            own = order if decided_by_step(order) else coarse
+            by_step = isinstance(order, str) and order in ("spread", "confidence")  # each step decides what is next
+            own = order if by_step else coarse
             tokens = complete(
                 model, classes, seeds=seeds, steps=steps, guidance=by_class, order=own, sampling=sampling, cache=cache
             ).tokens
@@ -138,11 +139,6 @@ def fine_orders(order: str | Tensor, seeds: Tensor, schedule: Sequence[int], num
     known = even.flatten().to(seeds.device).expand(len(seeds), -1)
     every = torch.arange(len(seeds), device=seeds.device)
     return arrange(order, seeds, every, schedule, known)
-
-
-def decided_by_step(order: str | Tensor) -> bool:
-    """Whether the order follows from what is known at each step; the small image then has its own."""
-    return isinstance(order, str) and order in ("spread", "confidence")
 
 
 def coarse_orders(fine: Tensor, num_tokens: int) -> Tensor:

@@ -221,8 +221,7 @@ def _resume(trainer: Trainer, checkpoints: Path, allow_changes: bool) -> int:
 
 def _check_same_step(step: int, checkpoints: Path) -> None:
     """ValueError if another process continues from another step, as where its machine has a folder of its own."""
-    state = PartialState()
-    steps = gather(torch.tensor([step], device=state.device)).tolist() if state.num_processes > 1 else [step]
+    steps = gather(torch.tensor([step], device=PartialState().device)).tolist()
     if len(set(steps)) > 1:
         raise ValueError(
             f"the newest checkpoints that the processes find in {checkpoints} are of steps {steps} (0: none): give a "

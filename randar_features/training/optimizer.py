@@ -125,16 +125,14 @@ class Optimizer:
         for part in self.parts:
             parameters = [parameter for group in part.param_groups for parameter in group["params"]]
             placed = {
-                index: {key: _placed(value, parameter) for key, value in state[self.names[parameter]].items()}
+                index: {
+                    key: placed_like(value, parameter) if value.shape == parameter.shape else value
+                    for key, value in state[self.names[parameter]].items()
+                }
                 for index, parameter in enumerate(parameters)
                 if state
-            }
+            }  # moments lie where their parameter does; a counter is everywhere
             part.load_state_dict({"state": placed, "param_groups": part.state_dict()["param_groups"]})
-
-
-def _placed(value: Tensor, parameter: Tensor) -> Tensor:
-    """Moments lie where their parameter does; a counter is everywhere."""
-    return placed_like(value, parameter) if value.shape == parameter.shape else value
 
 
 def build_optimizer(

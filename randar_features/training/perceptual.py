@@ -136,17 +136,14 @@ def _find_vgg(given: str | None) -> Path:
 
 def _channel_weights(given: str | None) -> list[Tensor]:
     """One vector a map; none where there is no calibration."""
-    path = Path(given) if given else _of_package()
-    if path is None:
-        return []
+    if given is None:
+        found = importlib.util.find_spec("lpips")
+        given = str(Path(found.origin).parent / "weights/v0.1/vgg.pth") if found and found.origin else None
+        if given is None or not Path(given).is_file():
+            return []
+    path = Path(given)
     state = read_state_dict(path)
     names = [f"lin{index}.model.1.weight" for index in range(len(READ_AT))]
     if absent := [name for name in names if name not in state]:
         raise ValueError(f"{path} does not hold LPIPS's channel weights of VGG-16: {absent[0]} is not in it")
     return [state[name].flatten().float() for name in names]
-
-
-def _of_package() -> Path | None:
-    found = importlib.util.find_spec("lpips")
-    path = Path(found.origin).parent / "weights/v0.1/vgg.pth" if found and found.origin else None
-    return path if path and path.is_file() else None

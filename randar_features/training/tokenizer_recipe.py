@@ -132,7 +132,7 @@ def build_tokenizer(config: TokenizerTrainingConfig) -> Trained:
     model.requires_grad_(True).train()
     if config.train == "decoder":
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(decides_no_token(name))
+            parameter.requires_grad_(name.startswith(NOT_ENCODING))
     model.quantize.embedding.weight.requires_grad_(False)
     return model
 
@@ -155,11 +155,6 @@ def network_sizes(config: TokenizerTrainingConfig) -> dict[str, Any]:
     if (kind := about.get("type")) not in TRAINED:
         raise ValueError(f"initial={config.initial}: the tokenizer's type is {kind!r}, expected {' or '.join(TRAINED)}")
     return about
-
-
-def decides_no_token(name: str) -> bool:
-    """Whether the weight of that name has no influence on the tokens of an image."""
-    return name.startswith(NOT_ENCODING)
 
 
 def save_tokenizer(
@@ -187,7 +182,10 @@ def save_tokenizer(
 
 def half_but_tokens(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights in float16, but as they are where that would change them and with them tokens."""
-    return {name: value if _must_stay(name, value) else value.half() for name, value in weights.items()}
+    return {
+        name: value.half() if name.startswith(NOT_ENCODING) or value.half().to(value.dtype).equal(value) else value
+        for name, value in weights.items()
+    }
 
 
 def recipe_without_folders(config: TokenizerTrainingConfig) -> dict[str, Any]:
@@ -200,7 +198,3 @@ def recipe_without_folders(config: TokenizerTrainingConfig) -> dict[str, Any]:
         network, given, file = config.teacher.partition("=")
         hashes["teacher"] = f"{network}={file_hash(Path(file))[:16]}" if given else network
     return asdict(config) | hashes
-
-
-def _must_stay(name: str, value: Tensor) -> bool:
-    return not decides_no_token(name) and not torch.equal(value.half().to(value.dtype), value)
