@@ -81,9 +81,9 @@ def check_counts(**counts: object) -> None:
 
 
 def sorted_grid(values: Sequence[float], name: str) -> tuple[float, ...]:
-    """The values to try, ascending, each once; ValueError unless there is one and all are > 0."""
-    if np.ndim(values) != 1 or not len(values) or not all(value > 0 for value in values):
-        raise ValueError(f"{name} must hold at least one value, all > 0, got {values!r}")
+    """The values to try, ascending, each once; ValueError unless there is one and all are > 0 and finite."""
+    if np.ndim(values) != 1 or not len(values) or not all(0 < value < np.inf for value in values):
+        raise ValueError(f"{name} must hold at least one value, all > 0 and finite, got {values!r}")
     return tuple(sorted(set(values)))
 
 

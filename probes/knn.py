@@ -9,6 +9,7 @@ import torch
 
 from .classifier import require_fitted
 from .inputs import Array, Labels, class_indices, feature_matrix, integer_vector, label_vector
+from .metrics import accuracy
 from .retrieval import search
 from .splits import stratified_holdout
 from .transforms import AUTO, NORMALIZATIONS, Way, best_way, fitted_transform, fitted_ways
@@ -106,6 +107,10 @@ class KNNProbe:
         """Label with most votes by k: int64 (n,). `exclude` as in `predict_proba`."""
         blocks = [{k: table.argmax(1) for k, table in votes.items()} for votes in self._votes(features, exclude)]
         return {k: self.classes[np.concatenate([block[k] for block in blocks])] for k in self.k}
+
+    def score(self, features: Array, labels: Labels, exclude: Labels | None = None) -> dict[int, float]:
+        """Share of the rows whose label is predicted, by k; `exclude` as in `predict_proba`."""
+        return {k: accuracy(found, labels) for k, found in self.predict(features, exclude).items()}
 
     def _votes(self, features: Array, exclude: Labels | None) -> Iterator[dict[int, np.ndarray]]:
         """For one block of rows after another: votes for each class by k, float64 (rows, C)."""

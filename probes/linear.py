@@ -50,6 +50,8 @@ class LinearOptions(BaseEstimator):
         device: where the heads are; default where the features are.
         """
         check_counts(epochs=epochs, batch_size=batch_size)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
         if buffer_rows is not None and (buffer_rows < batch_size or buffer_rows % batch_size):

@@ -61,6 +61,11 @@ if TYPE_CHECKING:
 _LATER = {"build_index": "retrieval", "open_index": "retrieval", "extract_features_ray": "features.cluster"}
 
 
+def __dir__() -> list[str]:
+    """All names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """What is imported when it is first used: faiss takes a second."""
     if name not in _LATER:

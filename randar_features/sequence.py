@@ -138,6 +138,8 @@ def known_first(order: Tensor, known: Tensor) -> Tensor:
 
 def as_tensor(values: object) -> Tensor:
     """A tensor where it is; what becomes one on the CPU, whatever torch's default device. Errors as `torch.tensor`."""
+    if isinstance(values, bytes | bytearray):  # torch takes their bytes for numbers
+        raise TypeError(f"numbers are expected, got {values!r}")
     return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
 
 

@@ -95,10 +95,10 @@ def train_folder(options: TrainOptions) -> int:
 
 def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenStore]:
     """The tokens of both splits, made where they are not there yet."""
-    folder = options.out / "tokens"
+    folder, sources = options.out / "tokens", splits(options)
     keep_tokenizer(options.base, base.tokenizer, base.image_size, folder / "tokenizer", write=True)
     stores = []
-    for name, source in zip(("train", "validation"), splits(options), strict=True):
+    for name, source in zip(("train", "validation"), sources, strict=True):
         store = tokenize(
             base.tokenizer,
             source,

@@ -11,6 +11,7 @@ import torch
 from randar_features.cli.options import TimeLimit
 from randar_features.cli.parse import Options, as_option
 from randar_features.cli.run import UNFINISHED, run
+from randar_features.hub.registry import MODEL_FOLDER
 from randar_features.training.distributed import keep_freed_memory
 from randar_features.training.loop import Trainer
 from randar_features.training.loop import run as run_training
@@ -38,7 +39,7 @@ def train(trainer: Trainer, options: RunOptions, deadline: float | None) -> int:
     seconds = None if deadline is None else deadline - time.monotonic()
     loop = trainer.config.loop
     done = run_training(trainer, options.out, loop, max_seconds=seconds, allow_changes=options.allow_changes)
-    model = options.out / "model"
+    model = options.out / MODEL_FOLDER
     if model.exists():
         print(f"{model}: the model" if done else f"{model}: the model so far; run it again to continue")
     return 0 if done else UNFINISHED

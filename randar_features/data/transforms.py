@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -20,10 +21,13 @@ def adm_center_crop(image: Image.Image, size: int) -> Image.Image:
     ``"RGB"`` first (:func:`~randar_features.data.load_image` does).
 
     Raises:
-        ValueError: ``size`` is less than 1.
+        TypeError: ``image`` is no Pillow image.
+        ValueError: ``size`` is no whole number, or less than 1.
     """
-    if size < 1:
-        raise ValueError(f"a crop needs a size of at least 1 pixel, got size={size}")
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"expected a Pillow image, got {type(image).__name__}: open it with load_image")
+    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"a crop needs a size of at least 1 pixel, a whole number; got size={size!r}")
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     image = _shorten_strip(image, size)

@@ -8,7 +8,7 @@ from torch import Tensor
 from randar_features import sequence
 from randar_features.data.ahead import sent
 from randar_features.data.profile import part
-from randar_features.features.spec import FeatureSpec, check_specs, model_specs, resolve_layers
+from randar_features.features.spec import FeatureSpec, check_one, check_specs, model_specs, resolve_layers
 from randar_features.hub import Model
 from randar_features.layers.attention import Positions, continued_mask
 from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
@@ -88,6 +88,7 @@ def encode_tokens(
     Raises:
         TypeError, ValueError, IndexError: tokens, classes, order, layers, context or read do not fit the model.
     """
+    check_one(context, read)
     transformer = transformer.transformer if isinstance(transformer, Model) else transformer
     depth = transformer.config.num_layers
     given = layers if layers is None or isinstance(layers, str) else resolve_layers(layers, depth, ())

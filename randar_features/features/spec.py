@@ -184,11 +184,16 @@ def model_spec(model: Model, *, layer: int | None, context: str | None, read: st
     Raises:
         ValueError, IndexError, TypeError: what the model does not have, or several where there is one.
     """
+    check_one(context, read)
+    layers = None if layer is None else as_index("layer", layer)
+    return model_specs(model, layers=layers, context=context, read=read, **settings)[0]
+
+
+def check_one(context: Any, read: Any) -> None:
+    """TypeError for several contexts or reads."""
     for name, given in (("context", context), ("read", read)):
         if not isinstance(given, str | None):
             raise TypeError(f"{name} must be one name, got {given!r}")
-    layers = None if layer is None else as_index("layer", layer)
-    return model_specs(model, layers=layers, context=context, read=read, **settings)[0]
 
 
 def _pairs(

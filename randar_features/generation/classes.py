@@ -56,7 +56,8 @@ def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
     names, count = getattr(model, "classes", None), transformer.config.num_classes
     if isinstance(classes, str):
         return transformer, find_class(classes, names, count)
-    if isinstance(classes, Iterable) and not isinstance(classes, Tensor | Set | Mapping):  # these have no order
+    several = isinstance(classes, Iterable) and getattr(classes, "ndim", 1) > 0
+    if several and not isinstance(classes, Tensor | Set | Mapping | bytes | bytearray):
         classes = [find_class(one, names, count) if isinstance(one, str) else one for one in classes]
     return transformer, classes
 

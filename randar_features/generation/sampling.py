@@ -7,6 +7,7 @@ from a `torch.Generator` one after the other: calls on parts of a batch that sha
 the same images as one call on the whole.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -121,9 +122,9 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (is_number(self.temperature) and self.temperature > 0):
+        if not (is_number(self.temperature) and 0 < self.temperature < math.inf):
             raise ValueError(
-                f"temperature must be above 0, got {self.temperature!r}; for the greedy choice take top_k=1"
+                f"temperature must be above 0, and finite; got {self.temperature!r}; for the greedy choice take top_k=1"
             )
         if not isinstance(self.top_k, Integral) or isinstance(self.top_k, bool) or self.top_k < 0:
             raise ValueError(f"top_k must be at least 1, or 0 for all codes, and an integer; got {self.top_k!r}")

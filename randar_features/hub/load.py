@@ -134,7 +134,7 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
 
             - a name from `list_models`. `name@revision` takes a branch, tag or commit of the transformer's Hub
               repository; the tokenizer has its own repository and always comes from "main";
-            - a folder that training wrote;
+            - a folder that training wrote: of a model, of a checkpoint, or of the run;
             - `owner/name` or `owner/name@revision`, a repository of the Hugging Face Hub with the files of such a
               folder;
             - a loaded model. It is returned as it is, or copied if `device` or `dtype` differ from its own.

@@ -17,6 +17,8 @@ from randar_features.store.files import read_json, read_object
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("randar-tiny", "randar-tiny-aligned")
 FOLDER_FILES = {"transformer": "model.safetensors", "tokenizer": "tokenizer.safetensors"}
+MODEL_FOLDER = "model"
+"""In the folder of a run: the model that training wrote."""
 HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")
 
 
@@ -103,11 +105,15 @@ def hub_source(repository: str, revision: str = "main") -> ModelSource:
 def folder_source(folder: Path, name: str | None = None) -> ModelSource:
     """A folder that training wrote, a bundled one, or one into which published files were downloaded by hand.
 
+    Of the folder of a run it is the model in it.
+
     Raises:
         FileNotFoundError: there is neither a config.json nor a published transformer in it.
         ValueError: config.json or classes.json cannot be used.
     """
     path = folder / "config.json"
+    if not path.is_file() and (folder / MODEL_FOLDER / "config.json").is_file():
+        return folder_source(folder / MODEL_FOLDER, name)
     if not path.is_file():
         return _published_in(folder)
     files = {part: WeightsFile(folder / file) for part, file in FOLDER_FILES.items()}
@@ -197,7 +203,11 @@ class ModelInfo:
 
 
 class ModelTable(list[ModelInfo]):
-    """A list of `ModelInfo` that prints as a table."""
+    """A list of `ModelInfo` that prints as a table, and contains a model by any of its names."""
+
+    def __contains__(self, wanted: object) -> bool:
+        """Whether it lists this `ModelInfo`, or a model of this name."""
+        return super().__contains__(wanted) or any(wanted in (model.name, *model.aliases) for model in self)
 
     def __repr__(self) -> str:
         """A line each model, in columns."""

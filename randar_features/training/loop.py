@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast, gather
 from torch import Tensor
 
+from randar_features.hub.registry import MODEL_FOLDER
 from randar_features.options import Count, check_ranges, differences
 from randar_features.store.files import write_json
 from randar_features.store.lock import locked
@@ -24,7 +25,6 @@ FREE_SECTIONS = ("loop", "hardware")
 NUMBER_FORMAT = "mixed_precision"
 # Checkpoints once did not tell which images a tokenizer or a network saw, and from which weights a transformer began.
 UNTOLD = ("data.content: 'absent'", "data.initial: 'absent'")
-MODEL = "model"
 # In the folder of a model whose training was stopped early: how far it came.
 UNFINISHED_MARK = "unfinished.json"
 # Of a line of the log, what depends on when and where the run was made.
@@ -141,7 +141,7 @@ def _run(trainer: Trainer, folder: Path, config: LoopConfig, max_seconds: float 
     step = _resume(trainer, folder / "checkpoints", allow_changes)
     total, main = trainer.config.total_steps, PartialState().is_main_process
     if step >= total:
-        _export(trainer, folder / MODEL, step, total)
+        _export(trainer, folder / MODEL_FOLDER, step, total)
         return True
     log = Log(folder, step, writers=config.log_writers, settings=trainer.settings(), active=main)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
@@ -170,7 +170,7 @@ def _run(trainer: Trainer, folder: Path, config: LoopConfig, max_seconds: float 
                 _save(trainer, folder, step, config)
     if step < total and step % config.checkpoint_every:
         _save(trainer, folder, step, config)
-    _export(trainer, folder / MODEL, step, total)
+    _export(trainer, folder / MODEL_FOLDER, step, total)
     return step >= total
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,9 +53,15 @@ def test_an_extreme_strip_takes_little_memory_and_keeps_its_middle(upright: bool
     assert (np.asarray(adm_center_crop(image, 256)) == 200).all()
 
 
-def test_crop_refuses_a_size_of_zero() -> None:
-    with pytest.raises(ValueError, match="size=0"):
-        adm_center_crop(Image.new("RGB", (4, 4)), 0)
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "4", None])
+def test_crop_refuses_what_is_no_size(size: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"size={size!r}")):
+        adm_center_crop(Image.new("RGB", (4, 4)), size)
+
+
+def test_crop_refuses_what_is_no_picture() -> None:
+    with pytest.raises(TypeError, match="got str"):
+        adm_center_crop("photo.png", 4)  # type: ignore[arg-type]
 
 
 def test_tensors_hold_values_divided_by_255_channels_first() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,13 @@ def test_images_are_tokenized_once(small_model: Model, monkeypatch: pytest.Monke
     tokens, last = tokenize(images), FeatureSpec("reverse", "instruction", 2)
     expected = encode_tokens(small_model.transformer, tokens, [0, 2], layers=2, read="instruction")[:, 0]
     torch.testing.assert_close(maps[last], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("several", [{"context": ["single", "reverse"]}, {"read": ["image", "instruction"]}])
+def test_tokens_are_encoded_in_one_context_and_read(small_model: Model, several: dict[str, Any]) -> None:
+    tokens = torch.zeros(1, small_model.transformer.config.num_tokens, dtype=torch.long)
+    with pytest.raises(TypeError, match=f"{next(iter(several))} must be one name, got"):
+        encode_tokens(small_model.transformer, tokens, layers=[1], **several)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,9 @@ def test_a_model_takes_the_names_of_its_classes():
     assert torch.equal(generate(model, ["golden retriever", 3], steps=2, generator=0), expected)
     assert torch.equal(generate(model, "golden retriever", steps=2, generator=0), expected[:1])
     assert torch.equal(generate(model, torch.tensor([index, 3]), steps=2, generator=0), expected)
+    for one in (torch.tensor(index), np.array(index)):  # without a dimension
+        assert torch.equal(generate(model, one, steps=2, generator=0), expected[:1])
+        assert torch.equal(generate(model.transformer, one, steps=2, generator=0), expected[:1])
     with pytest.raises(ValueError, match="no class is named 'cat'; nearest: Persian cat, Egyptian cat, tabby"):
         generate(model, "cat")
     with pytest.raises(ValueError, match="a transformer knows its classes by number"):
@@ -73,6 +77,13 @@ def test_a_model_takes_the_names_of_its_classes():
 def test_classes_without_an_order_are_refused(small_model: Model, classes: Any):
     with pytest.raises(ValueError, match=r"one integer an image; got {1"):
         generate(small_model, classes)
+
+
+@pytest.mark.parametrize("classes", [b"ab", bytearray(b"ab")])
+def test_bytes_are_no_class_numbers(small_model: Model, classes: Any):
+    for model in (small_model, small_model.transformer):
+        with pytest.raises(ValueError, match=r"one integer an image; got b"):
+            generate(model, classes, steps=2)
 
 
 def test_classes_without_names_have_none(small_model: Model):

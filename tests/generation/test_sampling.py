@@ -114,9 +114,10 @@ def test_substreams_differ():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0; for the greedy choice take top_k=1"),
-        ({"temperature": float("nan")}, "temperature must be above 0, got nan"),
-        ({"temperature": "1"}, "temperature must be above 0, got '1'"),
+        ({"temperature": 0.0}, "temperature must be above 0, and finite; got 0.0; for the greedy choice take top_k=1"),
+        ({"temperature": float("nan")}, "temperature must be above 0, and finite; got nan"),
+        ({"temperature": float("inf")}, "finite; got inf"),
+        ({"temperature": "1"}, "temperature must be above 0, and finite; got '1'"),
         ({"top_k": -1}, "top_k must be at least 1"),
         ({"top_k": 2.5}, "an integer; got 2.5"),
         ({"top_k": True}, "an integer; got True"),

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from randar_features.hub.registry import read_classes
+import randar_features
+from randar_features.hub import list_models
+from randar_features.hub.registry import find_source, read_classes
 
 
 @pytest.mark.parametrize("content", [["cat", "dog"], {"dog": 1, "cat": 0}])
@@ -33,3 +35,22 @@ def test_a_pipe_is_no_file_of_names(tmp_path: Path):
     os.mkfifo(tmp_path / "names.json")
     with pytest.raises(ValueError, match=r"names\.json is no regular file"):
         read_classes(tmp_path / "names.json")
+
+
+def test_the_list_contains_models_by_name():
+    models = list_models()
+    assert "randar-tiny" in models and "randar-xl" in models and models[0] in models
+    assert "randar-huge" not in models
+
+
+def test_the_folder_of_a_run_stands_for_the_model_in_it(tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"image_size": 8}')
+    source = find_source(tmp_path)
+    assert (source.name, source.config) == (str(tmp_path / "model"), {"image_size": 8})
+    (tmp_path / "config.json").write_text('{"image_size": 16}')
+    assert find_source(tmp_path).config == {"image_size": 16}
+
+
+def test_names_that_are_imported_later_are_listed():
+    assert {"build_index", "open_index", *randar_features.__all__} <= set(dir(randar_features))

@@ -68,6 +68,15 @@ def test_ties_go_to_the_lowest_row_and_the_lowest_label() -> None:
     assert probe.predict(features[:1]) == {1: [9], 2: [4]}
 
 
+def test_score_is_the_accuracy_by_k() -> None:
+    features, labels = random_data(50, 0)
+    probe = KNNProbe(k=(1, 3)).fit(features, labels)
+    assert probe.score(features, labels)[1] == 1
+    predicted = probe.predict(features, exclude=np.arange(50))
+    expected = {k: (found == labels).mean() for k, found in predicted.items()}
+    assert probe.score(features, labels, exclude=np.arange(50)) == expected
+
+
 def test_low_temperatures_do_not_overflow() -> None:
     features, labels = random_data(50, 0)
     found = KNNProbe(k=10, temperature=1e-4).fit(features, labels).predict_proba(features)[10]

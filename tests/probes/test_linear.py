@@ -90,6 +90,10 @@ def test_published_learning_rates() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="learning_rates"):
         LinearProbe(learning_rates=(0.1, -1.0))
+    with pytest.raises(ValueError, match=r"learning_rates.*finite"):
+        LinearProbe(learning_rates=(0.1, float("inf")))
+    with pytest.raises(ValueError, match=r"momentum.*got 1\.5"):
+        LinearProbe(momentum=1.5)
     with pytest.raises(ValueError, match="epochs must be ≥ 1, got 0"):
         LinearProbe(epochs=0)
     with pytest.raises(TypeError, match=r"batch_size.*2\.5"):
