@@ -12,15 +12,14 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.machine import describe
 from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.paths import confined, reading
 from randar_features.data.shards import expand, is_pattern
@@ -29,9 +28,6 @@ from randar_features.precision import fastest_dtype, name_of
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_files
 from randar_features.store.records import printable
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 RESULT_FILE = "result.json"
 
@@ -59,7 +55,7 @@ NO_AXES: dict[str, Any] = dict.fromkeys(AXES)
 CARD_ENTRIES = {"protocol", "command", "axes", "data", "weights", "machine", "warnings"}
 
 Card = dict[str, Any]
-"""A card as JSON has it, see `card`."""
+"""What all results of a run share, as JSON has it, see `benchmarks.run.card`."""
 
 LARGEST = 2**63
 """The largest whole number that a row may hold."""
@@ -154,62 +150,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def card(
-    protocol: str,
-    *,
-    axes: Mapping[str, Any],
-    data: Mapping[str, str],
-    weights: Mapping[str, str],
-    config: DataclassInstance | None = None,
-    warnings: Sequence[str] = (),
-    device: torch.device | str = "cpu",
-    dtype: str | None = None,
-    interval: str | None = None,
-    task: str | None = None,
-    seconds: float | None = None,
-    details: Mapping[str, Any] | None = None,
-) -> Card:
-    """Everything that all results of a run share; `benchmarks.run` calls it.
-
-    Args:
-        protocol, axes, data, weights, warnings, interval, details: as in `benchmarks.run.Measurement`.
-        config: every option of the benchmark, as it was resolved.
-        device: what ran the encoder.
-        dtype: number format that the encoder computed in; "auto" is resolved; None: none was stated.
-        task: name of the benchmark.
-        seconds: that it took.
-
-    Raises:
-        ValueError: an axis that is not one of `AXES`.
-    """
-    if unknown := sorted(set(axes) - set(AXES)):
-        raise ValueError(f"unknown axes {', '.join(unknown)}: a card knows {', '.join(AXES)}")
-    random = sorted(name for name, value in weights.items() if value.startswith("random"))
-    untrained = [f"weights are random, not trained: {', '.join(random)}"] if random else []
-    options = {} if config is None else plain(asdict(config))
-    options.pop("out", None)
-    return {
-        "protocol": protocol,
-        "task": task,
-        "axes": dict(axes),
-        "config": options,
-        "encoding": {
-            "device": torch.device(device).type,
-            "dtype": resolved_dtype(dtype, torch.device(device)),
-            "store_dtype": options.get("store_dtype"),
-            "batch_size": options.get("batch_size"),
-        },
-        "interval": interval,
-        **({"details": plain(dict(details))} if details else {}),
-        "seconds": seconds,
-        "data": dict(data),
-        "weights": dict(weights),
-        "warnings": [*warnings, *untrained],
-        "machine": describe(device),
-        "command": command_line(),
-    }
-
-
 def resolved_dtype(dtype: str | None, device: torch.device) -> str:
     """The number format in words: "auto" is the fastest of the device, None is float32."""
     if dtype == "auto":
@@ -253,7 +193,7 @@ def write_result(
 
     Args:
         folder: where it goes; `artifacts` lie in it.
-        card: from `card`.
+        card: from `benchmarks.run.card`.
         results: one a variant.
         artifacts: files in `folder` by what they are. PNG files are shown by a report. "predictions" is an .npz
             with labels (n,), predictions (rows, n) in the order of `results`, and label_names.

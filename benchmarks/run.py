@@ -14,12 +14,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparisons import run_markdown
-from benchmarks.result import RESULT_FILE, Result, card, open_run, plain, write_result
+from benchmarks.machine import describe
+from benchmarks.result import (
+    AXES,
+    RESULT_FILE,
+    Card,
+    Result,
+    command_line,
+    open_run,
+    plain,
+    resolved_dtype,
+    write_result,
+)
 from randar_features.cli.run import run as run_command
 from randar_features.hub import choose_device
 from randar_features.store.files import make_folder, write_bytes, write_json
@@ -122,20 +133,7 @@ class Task:
 
     def write(self, options: Any, out: Path, found: Measurement, seconds: float) -> Path:
         """Write what was found in that time, with its card and tables; a long task does so after each of its parts."""
-        made = card(
-            found.protocol,
-            axes=found.axes,
-            data=found.data,
-            weights=found.weights,
-            config=options,
-            warnings=[*dict.fromkeys([*found.warnings, *warnings_of(found.results), *unmeasured(options, found)])],
-            device=choose_device(getattr(options, "device", None)),
-            dtype=getattr(options, "dtype", None),
-            interval=found.interval,
-            details=found.details,
-            task=self.name,
-            seconds=round(seconds, 1),
-        )
+        made = card(found, options, self.name, round(seconds, 1))
         if found.differences is not None:
             write_json(out / DIFFERENCES_FILE, plain(list(found.differences)))
         artifacts = {} if found.differences is None else {"differences": DIFFERENCES_FILE}
@@ -154,6 +152,43 @@ class Task:
         path = self(options, out)
         print((out / TABLE_FILE).read_text(encoding="utf-8"))
         print(path)
+
+
+def card(found: Measurement, options: Any = None, task: str | None = None, seconds: float | None = None) -> Card:
+    """Everything that all results of a run share: what was found, the options as they were resolved, the machine.
+
+    ValueError for an axis that is not one of `AXES`.
+    """
+    if unknown := sorted(set(found.axes) - set(AXES)):
+        raise ValueError(f"unknown axes {', '.join(unknown)}: a card knows {', '.join(AXES)}")
+    random = sorted(name for name, value in found.weights.items() if value.startswith("random"))
+    untrained = [f"weights are random, not trained: {', '.join(random)}"] if random else []
+    config = {} if options is None else plain(asdict(options))
+    config.pop("out", None)
+    device = choose_device(config.get("device"))
+    return {
+        "protocol": found.protocol,
+        "task": task,
+        "axes": dict(found.axes),
+        "config": config,
+        "encoding": {
+            "device": device.type,
+            "dtype": resolved_dtype(config.get("dtype"), device),
+            "store_dtype": config.get("store_dtype"),
+            "batch_size": config.get("batch_size"),
+        },
+        "interval": found.interval,
+        **({"details": plain(dict(found.details))} if found.details else {}),
+        "seconds": seconds,
+        "data": dict(found.data),
+        "weights": dict(found.weights),
+        "warnings": [
+            *dict.fromkeys([*found.warnings, *warnings_of(found.results), *unmeasured(options, found)]),
+            *untrained,
+        ],
+        "machine": describe(device),
+        "command": command_line(),
+    }
 
 
 def warnings_of(results: Sequence[Result]) -> list[str]:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from benchmarks.report.diff import compare, main
-from benchmarks.result import AXES, Result, Run, card, data_hash, open_run, plain, read_result, write_result
+from benchmarks.result import AXES, Result, Run, data_hash, open_run, plain, read_result, write_result
+from benchmarks.run import Measurement, card
 
 SHARED = {"normalization": "standardised", "resolution": 64, "threshold_basis": None, "selection": "a tenth of train"}
 
@@ -23,14 +24,16 @@ class Options:
     head: str
 
 
-def make_card(**changes: Any) -> dict[str, Any]:
+def make_card(config: Any = None, **changes: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
+        "protocol": "kNN, k = 20",
+        "results": [],
         "axes": SHARED,
         "data": {"train": "aa", "evaluation": "bb"},
         "weights": {"tiny": "cc"},
         **changes,
     }
-    return card(given.pop("protocol", "kNN, k = 20"), **given)
+    return card(Measurement(**given), config)
 
 
 def make_row(**changes: Any) -> dict[str, Any]:

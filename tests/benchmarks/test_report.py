@@ -15,7 +15,8 @@ from PIL import Image
 from benchmarks.report import charts
 from benchmarks.report import write as report
 from benchmarks.report.tables import is_share, number, result_table, shared_words
-from benchmarks.result import AXES, card, open_run, write_result
+from benchmarks.result import AXES, open_run, write_result
+from benchmarks.run import Measurement, card
 from probes import confusion_matrix
 from tests.full_disk import full_disk
 
@@ -45,14 +46,22 @@ RESULTS = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = card("kNN, k = 20", axes=SHARED, data={"train": "a"}, weights={"tiny": "random (seed 0)", "pixels": "none"})
+    made = card(
+        Measurement(
+            protocol="kNN, k = 20",
+            results=[],
+            axes=SHARED,
+            data={"train": "a"},
+            weights={"tiny": "random (seed 0)", "pixels": "none"},
+        )
+    )
     run = tmp_path / "suite" / "cifar10" / "knn"
     run.mkdir(parents=True)
     Image.fromarray(np.full((4, 4, 3), 7, np.uint8)).save(run / "a.png")
     predictions = np.array([[0, 0, 0, 0]] * 4 + [[0, 1, 1, 1]])
     np.savez(run / "p.npz", labels=LABELS, predictions=predictions, label_names=["cat", "dog"])
     write_result(run, made, RESULTS, artifacts={"neighbours": "a.png", "predictions": "p.npz"})
-    other = card("maps", axes=SHARED, data={}, weights={})
+    other = card(Measurement(protocol="maps", results=[], axes=SHARED, data={}, weights={}))
     write_result(tmp_path / "suite" / "maps", other, [])
     return tmp_path / "suite"
 
@@ -76,7 +85,7 @@ def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
     scores = [("single", 0.9, 0.1), ("reverse", 0.5, 0.3), ("repeat", 0.7, 0.2)]
     rows = [row(context, 0, accuracy, tuning=tuning) for context, accuracy, tuning in scores]
     rows += [pixels(0.4) | {"tuning": 0.1}, pixels(0.3) | {"tuning": 0.2, "output": "patches"}]
-    write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
+    write_result(tmp_path, card(Measurement(protocol="kNN", results=[], axes=SHARED, data={}, weights={})), rows)
     table = report.overview(report.find_runs([tmp_path]))
     assert table.rows[0][0] == "50.0 %"
     assert table.rows[0][2:] == ["tiny, reverse/image/0", "accuracy", "pixels, patches: 30.0 %"]
@@ -85,7 +94,7 @@ def test_the_best_row_is_chosen_on_tuning_rows(tmp_path: Path) -> None:
 def test_a_head_at_the_end_of_its_grid_is_told_wherever_its_number_stands(tmp_path: Path) -> None:
     ended = "end of grid: C 10, the highest that was tried, was chosen"
     rows = [pixels(0.3), row("reverse", 0, 0.5, warnings=[ended])]
-    write_result(tmp_path, card("kNN", axes=SHARED, data={}, weights={}), rows)
+    write_result(tmp_path, card(Measurement(protocol="kNN", results=[], axes=SHARED, data={}, weights={})), rows)
     runs = report.find_runs([tmp_path])
     for table in (report.overview(runs), result_table(runs[0])):
         assert table.header[-1] == "warnings" and table.rows[-1][-1] == ended
@@ -135,7 +144,7 @@ def test_numbers() -> None:
 def test_a_number_that_is_none_is_not_the_best(tmp_path: Path) -> None:
     axes = dict.fromkeys(AXES)
     rows = [{**axes, "encoder": name, "FID (ADM)": value} for name, value in (("a", np.nan), ("b", 9.0), ("c", 3.0))]
-    about = card("distances", axes={}, data={}, weights={})
+    about = card(Measurement(protocol="distances", results=[], axes={}, data={}, weights={}))
     assert open_run(write_result(tmp_path, about, rows)).best()["encoder"] == "c"
 
 
@@ -164,7 +173,7 @@ def test_learning_curves_are_of_each_encoders_best_output(tmp_path: Path, monkey
     monkeypatch.setattr(charts, "curves", lambda panels, **more: drawn.append(panels[""]) or b"png")
     rows = [row("single", 0, 0.1, shots=1, interval=[0, 0.2]), row("single", 0, 0.4, shots=5, interval=[0.3, 0.5])]
     rows += [row("reverse", 0, 0.2, shots=1, interval=[0.1, 0.3]), row("reverse", 0, 0.3, shots=5, interval=[0.2, 0.4])]
-    write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
+    write_result(tmp_path, card(Measurement(protocol="few-shot", results=[], axes=SHARED, data={}, weights={})), rows)
     assert report.learning_curve(report.find_runs([tmp_path])[0]) == b"png"
     assert drawn == [{"tiny, single/image/0": [(1, 0.1, (0, 0.2)), (5, 0.4, (0.3, 0.5))]}]
 
@@ -174,7 +183,7 @@ def test_learning_curves_do_not_mix_poolings(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(charts, "curves", lambda panels, **more: drawn.append(panels[""]) or b"png")
     values = {("mean", 1): 0.1, ("mean", 5): 0.4, ("max", 1): 0.2, ("max", 5): 0.3}
     rows = [row("single", 0, value, shots=n, interval=[0, 1]) | {"pooling": p} for (p, n), value in values.items()]
-    write_result(tmp_path, card("few-shot", axes=SHARED, data={}, weights={}), rows)
+    write_result(tmp_path, card(Measurement(protocol="few-shot", results=[], axes=SHARED, data={}, weights={})), rows)
     report.learning_curve(report.find_runs([tmp_path])[0])
     assert drawn == [{"tiny, single/image/0, mean": [(1, 0.1, (0, 1)), (5, 0.4, (0, 1))]}]
 

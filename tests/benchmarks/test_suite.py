@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import suite
-from benchmarks.result import AXES, card, read_result, write_result
+from benchmarks.result import AXES, read_result, write_result
+from benchmarks.run import Measurement, card
 
 
 def pictures(folder: Path, count: int = 3, mode: str = "RGB") -> None:
@@ -98,7 +99,9 @@ class Bench:
             raise ValueError("no luck")
         self.runs.append(config.value)
         axes = {"encoder": "pixels", "output": "pixels"}
-        made = card("counting", axes={**dict.fromkeys(AXES), **axes}, data={}, weights={})
+        made = card(
+            Measurement(protocol="counting", results=[], axes={**dict.fromkeys(AXES), **axes}, data={}, weights={})
+        )
         return write_result(out, made, [{"accuracy": np.float64(0.5)}])
 
 

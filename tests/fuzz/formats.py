@@ -551,7 +551,8 @@ def read_tokenizer_recipe(folder: Path) -> Any:
 
 
 def make_results(folder: Path) -> None:
-    from benchmarks.result import card, write_result
+    from benchmarks.result import write_result
+    from benchmarks.run import Measurement, card
 
     shared = {"resolution": 64, "threshold_basis": None, "selection": "a tenth", "normalization": None}
     rows = []
@@ -565,7 +566,9 @@ def make_results(folder: Path) -> None:
         predictions = np.array([[0, 1, 1, 0], [0, 0, 1, 1]])
         about = {"labels": np.array([0, 1, 1, 1]), "predictions": predictions, "label_names": ["cat", "dog"]}
         np.savez(folder / name / "p.npz", **about)  # type: ignore[arg-type]
-        made = card("kNN, k = 20", axes=shared, data={"train": "a"}, weights={"tiny": "b"})
+        made = card(
+            Measurement(protocol="kNN, k = 20", results=[], axes=shared, data={"train": "a"}, weights={"tiny": "b"})
+        )
         write_result(folder / name, made, rows, artifacts={"neighbours": "a.png", "predictions": "p.npz"})
 
 
