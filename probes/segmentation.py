@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -110,6 +111,7 @@ def check_pairs(maps: Sequence[Array], masks: Sequence[np.ndarray], num_classes:
             )
 
 
+@dataclass(kw_only=True, eq=False)
 class LinearSegmenter:
     """Batch normalisation and a 1×1 convolution on the token grid, logits up-sampled, cross-entropy at the pixels.
 
@@ -126,37 +128,23 @@ class LinearSegmenter:
     `weight` (D, C) and `bias` (C,), which take the features as they are.
     """
 
-    learning_rate: float
-    validation_miou: float
-    validation_mious: dict[float, float]
-    warnings: list[str]
-    weight: Tensor
-    bias: Tensor
+    num_classes: int = field(kw_only=False)
+    ignore_index: int = IGNORE
+    learning_rates: Sequence[float] = LEARNING_RATES
+    iterations: int = 1000
+    batch_size: int = 16
+    pixels: int | None = 1024
+    weight_decay: float = 1e-3
+    validation_fraction: float = 0.1
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    """Where the heads are trained."""
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        ignore_index: int = IGNORE,
-        learning_rates: Sequence[float] = LEARNING_RATES,
-        iterations: int = 1000,
-        batch_size: int = 16,
-        pixels: int | None = 1024,
-        weight_decay: float = 1e-3,
-        validation_fraction: float = 0.1,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """`device`: where the heads are trained."""
-        check_counts(iterations=iterations, batch_size=batch_size, pixels=1 if pixels is None else pixels)
-        check_classes(num_classes)
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.learning_rates = sorted_grid(learning_rates, "learning_rates")
-        self.iterations, self.batch_size, self.pixels = iterations, batch_size, pixels
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.seed = seed
-        self.device = torch.device(device)
+    def __post_init__(self) -> None:
+        pixels = 1 if self.pixels is None else self.pixels
+        check_counts(iterations=self.iterations, batch_size=self.batch_size, pixels=pixels)
+        check_classes(self.num_classes)
+        self.learning_rates = sorted_grid(self.learning_rates, "learning_rates")
 
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> LinearSegmenter:
         """Fit on maps (h, w, D), each of its own h and w, and masks (H, W) of integers; returns self.

@@ -52,11 +52,7 @@ class Standardizer(FittedTransform):
 
         One pass over blocks, whose moments are merged (Chan, Golub and LeVeque 1983).
         """
-        count, mean, variance = (
-            0,
-            torch.zeros((), dtype=torch.float64, device="cpu"),
-            torch.zeros((), dtype=torch.float64, device="cpu"),
-        )
+        count, (mean, variance) = 0, torch.zeros(2, dtype=torch.float64, device="cpu")
         for _, block in as_rows(features, "features", "(n, D)", 2).blocks():
             own_variance, own_mean = (part.cpu() for part in torch.var_mean(block.double(), 0, correction=0))
             count += len(block)

@@ -165,44 +165,32 @@ DEFAULTS = {each.name: each.default for each in fields(Config)}
 def measure(config: Config, out: Path) -> Measurement:
     """A result for given samples; of a model one for each setting."""
     processes()  # each takes its own GPU
-    if is_feature_file(config.samples):
-        return measure_features(config)
-    return measure_images(config) if config.samples is not None else measure_model(config, out)
+    return measure_model(config, out) if config.samples is None else measure_samples(config, config.samples)
 
 
-def measure_features(config: Config) -> Measurement:
-    """One result for two files of features; which network made them is not known."""
-    assert config.samples is not None
-    fake = read_feature_set(config.samples)
-    given = is_statistics(config.reference)
-    real = read_statistics(config.reference, None, "generation") if given else read_feature_set(config.reference)
-    row = {"images": fake.moments.count, **measures(real, fake, None, config)}
-    return Measurement(
-        protocol=protocol_of(None, config),
-        axes={**NO_AXES, "encoder": config.samples},
-        data={"reference": described(config.reference, None, None), "samples": described(config.samples, None, None)},
-        results=[Result.of(main_first(row))],
-        warnings=few(fake.moments.count or 0, len(fake.moments.mean)),
-    )
-
-
-def measure_images(config: Config) -> Measurement:
-    """One result for images that were made elsewhere."""
-    assert config.samples is not None
-    source = open_set(config.samples, config.samples_split, config.images, config.cache, config.reading)
-    judge = config.judge(config.resolution or size_of(source, config.samples))
-    real = reference_of(config, judge)
-    fake = judged(judge, source, config, f"samples {config.samples} {len(source)}")
+def measure_samples(config: Config, samples: str) -> Measurement:
+    """One result for samples that were made elsewhere; which network made features in a file is not known."""
+    judge: Judge | None = None
+    if is_feature_file(samples):
+        given = is_statistics(config.reference)
+        real = read_statistics(config.reference, None, "generation") if given else read_feature_set(config.reference)
+        fake, warnings = read_feature_set(samples), list[str]()
+        data = {"reference": described(config.reference, None, None), "samples": described(samples, None, None)}
+    else:
+        source = open_set(samples, config.samples_split, config.images, config.cache, config.reading)
+        judge = config.judge(config.resolution or size_of(source, samples))
+        real, fake = reference_of(config, judge), judged(judge, source, config, f"samples {samples} {len(source)}")
+        warnings = warnings_of(config, real, fake)
+        data = {"reference": described(config.reference, config.reference_split, config.reference_images)}
+        data |= {"samples": described(samples, config.samples_split, config.images)}
     row = {"images": fake.moments.count, **measured(real, fake, judge, config)}
-    names = described(config.samples, config.samples_split, config.images)
-    reference = described(config.reference, config.reference_split, config.reference_images)
     return Measurement(
         protocol=protocol_of(judge, config),
-        axes={**NO_AXES, "encoder": config.samples, "resolution": judge.image_size},
-        data={"reference": reference, "samples": names},
-        weights={judge.name: judge.described_weights},
+        axes={**NO_AXES, "encoder": samples, "resolution": None if judge is None else judge.image_size},
+        data=data,
+        weights={} if judge is None else {judge.name: judge.described_weights},
         results=[Result.of(main_first(row))],
-        warnings=[*warnings_of(config, real, fake), *few(fake.moments.count or 0, len(fake.moments.mean))],
+        warnings=[*warnings, *few(fake.moments.count or 0, len(fake.moments.mean))],
     )
 
 
@@ -368,11 +356,12 @@ class Study:
         return row | speed_of(self.folder(setting)) | {"guidance schedule": str(setting.guidance)}
 
 
-def measured(real: JudgedSet, fake: JudgedSet, judge: Judge, config: Config) -> dict[str, Any]:
-    """The measures, and how often the network sees the class that was meant."""
+def measured(real: JudgedSet, fake: JudgedSet, judge: Judge | None, config: Config) -> dict[str, Any]:
+    """The measures, and how often the network, where it is known, sees the class that was meant."""
     found: dict[str, Any] = measures(real, fake, judge, config)
-    share = top_1(fake, judge)
-    return found if share is None else found | {f"{TOP_1} {judge.title}": share}
+    if judge is not None and (share := top_1(fake, judge)) is not None:
+        found[f"{TOP_1} {judge.title}"] = share
+    return found
 
 
 def main_first(row: Mapping[str, Any]) -> dict[str, Any]:
