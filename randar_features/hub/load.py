@@ -14,7 +14,7 @@ import torch
 from randar_features.hub.files import WeightsFile
 from randar_features.hub.published import ModelSource
 from randar_features.hub.registry import find_source, imagenet_classes
-from randar_features.hub.weights import build_empty, file_hash, load_weights
+from randar_features.hub.weights import build_empty, file_hash, load_weights, weights_hash
 from randar_features.layers.packed_linear import check_packed, packed_format, product_dtype
 from randar_features.models import ARCHITECTURES, ImageTransformer, middle_layer
 from randar_features.precision import DType, can_compute, compute_dtype, weights_dtype
@@ -25,6 +25,8 @@ TOKENIZERS: dict[str, type[ImageTokenizer]] = {
     "maskgit": MaskGITTokenizer,
     "network": NetworkTokenizer,
 }
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of as many bytes as a weight."""
 TRAINED_ORDERS = ("random", "raster")
 SMALL_FILE = 10_000_000  # numbers that are built at once whatever the file of weights holds
 
@@ -56,6 +58,25 @@ class Model:
     class_names: list[str] | str | None = None
     revision: str | None = None
     tokenizer_revision: str | None = None
+
+    def __post_init__(self) -> None:
+        self._checksum = self._sum_of_weights()
+
+    def _sum_of_weights(self) -> int:
+        """A number that changes with the weights, and is the same on every device: the sum of their bits."""
+        modules = [part for part in (self.transformer, self.optional_tokenizer) if part is not None]
+        bits = [each.detach().view(BITS[each.itemsize]) for module in modules for each in module.parameters()]
+        return sum(int(each.sum(dtype=torch.int64)) for each in bits)
+
+    def as_it_is(self) -> Self:
+        """This model; if its weights were changed after it was loaded, with a `weights_hash` of their values.
+
+        So features of a model that was trained further are not taken for those of its files.
+        """
+        if self._sum_of_weights() == self._checksum:
+            return self
+        values = weights_hash(self.transformer) + (weights_hash(self.tokenizer) if self.optional_tokenizer else "")
+        return replace(self, weights_hash=hashlib.sha256(values.encode()).hexdigest()[:16])
 
     @property
     def tokenizer(self) -> ImageTokenizer:
@@ -108,7 +129,9 @@ class Model:
             )
         transformer = copy.deepcopy(self.transformer).to(target, dtype)
         tokenizer = copy.deepcopy(self.optional_tokenizer)
-        return replace(self, transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype))
+        return replace(
+            self.as_it_is(), transformer=transformer, optional_tokenizer=tokenizer and tokenizer.to(target, dtype)
+        )
 
     def fitted(self, dtype: DType = None) -> tuple[Self, torch.dtype]:
         """A model that can compute in `dtype`, and that number format; see `precision`.
@@ -137,7 +160,8 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
             - a folder that training wrote: of a model, of a checkpoint, or of the run;
             - `owner/name` or `owner/name@revision`, a repository of the Hugging Face Hub with the files of such a
               folder;
-            - a loaded model. It is returned as it is, or copied if `device` or `dtype` differ from its own.
+            - a loaded model. It is returned as it is, or copied if `device` or `dtype` differ from its own. If its
+              weights were changed since, it has the hash of their values.
         device: None: CUDA if there is one, else the CPU.
         dtype: number format of the weights in memory, a torch dtype or its name; None: float32, whatever the files
             hold. Calls compute in this format unless they state another.
@@ -148,7 +172,7 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
         FileNotFoundError: a folder or a file is missing, or the Hub cannot be reached.
     """
     if isinstance(name, Model):
-        return name.to(device, dtype)
+        return name.as_it_is().to(device, dtype)
     source, device, dtype = find_source(name), choose_device(device), weights_dtype(dtype)
     transformer = _build(source, "transformer")
     tokenizer = _build(source, "tokenizer") if "tokenizer" in source.config else None

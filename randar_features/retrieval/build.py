@@ -208,6 +208,7 @@ def _extract(
         norm=chosen.norm,
         orders=chosen.orders,
         seed=chosen.seed,
+        combine=chosen.combine,
         pool="mean" if pooling == "mean" else None,
         append=(folder / "manifest.json").exists(),
         **options,

@@ -19,6 +19,7 @@ from probes.index import IndexSettings, VectorIndex
 from probes.inputs import Array
 from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.ranges import Reading
+from randar_features.features import FeatureTable
 from randar_features.features.store import FeatureStore
 from randar_features.hub import Model
 from randar_features.retrieval.encoders import Encoder, check_encoder, encode, encoder_of
@@ -219,6 +220,8 @@ class Index:
             ImageError, FileNotFoundError: none of the queries can be read.
         """
         effort = {"nprobe": nprobe, "efSearch": efSearch, "candidates": candidates}
+        if isinstance(queries, FeatureTable):
+            raise TypeError(f"queries are a table: give its vectors, as in table[{self.features['output']!r}]")
         if is_vectors(queries):
             given = queries[None] if queries.ndim == 1 else queries
             paths: list[str | None] = [None] * len(given)

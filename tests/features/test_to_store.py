@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,11 @@ def test_what_the_model_does_not_have(small_model: Model, tmp_path: Path, option
     with pytest.raises(error, match=message):
         extract_to_store(small_pictures(1), tmp_path / "store", small_model, progress=False, **options)
     assert not (tmp_path / "store").exists()
+
+
+def test_features_of_changed_weights_are_not_those_of_the_files(small_model: Model, tmp_path: Path) -> None:
+    model, image = copy.deepcopy(small_model), np.zeros((4, 4, 3), np.uint8)
+    extract_features(image, model, out=tmp_path / "table", progress=False)
+    model.transformer.layers[0].attention.wo.weight.data.mul_(2)
+    with pytest.raises(ValueError, match="weights"):
+        extract_features(image, model, out=tmp_path / "table", progress=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import json
@@ -707,3 +708,18 @@ def test_loading_draws_no_random_numbers():
     before = torch.random.get_rng_state()
     rf.load_model("randar-tiny")
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_weights_that_change_after_loading_have_another_hash(tmp_path: Path) -> None:
+    model = rf.load_model(write_folder(tmp_path / "model"), device="cpu")
+    assert rf.load_model(model) is model
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.to(dtype=torch.float64)]
+    assert {rf.load_model(same).weights_hash for same in copies} == {model.weights_hash}
+    model.transformer.output_layer.weight.data[0, 0] += 1
+    changed = rf.load_model(model)
+    assert changed.transformer is model.transformer and changed.weights_hash != model.weights_hash
+    assert rf.load_model(model).weights_hash == rf.load_model(changed).weights_hash == changed.weights_hash
+    assert rf.load_model(model, dtype=torch.float64).weights_hash == changed.weights_hash
+    model.transformer.output_layer.weight.data[0, 0] -= 1
+    next(model.tokenizer.parameters()).data.mul_(2)
+    assert rf.load_model(model).weights_hash not in (model.weights_hash, changed.weights_hash)

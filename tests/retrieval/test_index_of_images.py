@@ -64,6 +64,21 @@ def test_images_are_searched_with_images(folder: Path) -> None:
     assert 2 not in hits.ids
 
 
+def test_orders_are_combined_as_the_spec_says(folder: Path) -> None:
+    spec = "reverse/image/1/orders=2/concatenate"
+    index = build(folder, spec=spec)
+    table = rf.extract_features(
+        folder / "images/dog", str(folder / "model"), layers=1, orders=2, combine="concatenate", progress=False
+    )
+    assert index.features["output"] == spec and index.settings.dim == table[spec].shape[-1]
+
+
+def test_a_table_is_no_query(folder: Path) -> None:
+    table = rf.extract_features(folder / "images/dog", str(folder / "model"), progress=False)
+    with pytest.raises(TypeError, match="queries are a table"):
+        build(folder).search(table, k=1)
+
+
 def test_hits_as_a_table(folder: Path) -> None:
     build(folder)
     pandas = pytest.importorskip("pandas")
