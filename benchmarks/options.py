@@ -1,6 +1,5 @@
 """Options that benchmarks share; a bad value is refused when they are made, before any work."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -38,14 +37,10 @@ class RunOptions:
             value, kind = getattr(self, name), element(without_none(hint)[0])[0]
             if get_origin(kind) is Literal and value is not None:
                 given = value if isinstance(value, list | tuple) else [value]
-                check_names(name.replace("_", "-"), given, get_args(kind))
-
-
-def check_names(option: str, given: Collection[str], known: Collection[str]) -> None:
-    """ValueError for the first of the names given to an option that is not known."""
-    for name in given:
-        if name not in known:
-            raise ValueError(f"--{option} must be of {', '.join(known)}, got {name!r}")
+                known = get_args(kind)
+                for each in given:
+                    if each not in known:
+                        raise ValueError(f"--{name.replace('_', '-')} must be of {', '.join(known)}, got {each!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from benchmarks.options import EncoderOptions, Head, HoldOut, MaskOptions
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from randar_features.baselines import is_installed, is_network
-from randar_features.cli.options import Probe
+from randar_features.cli.options import Probe, VectorPooling
 from randar_features.cli.parse import option, part
 from randar_features.cli.run import run as run_command
 from randar_features.data import open_images, open_pairs
@@ -80,7 +80,7 @@ class Settings(EncoderOptions, MaskOptions):
     preset: Literal["demo"] | None = None
     encoder: tuple[str, ...] = option("--encoders", default=DEFAULT_ENCODERS)
     probe: tuple[Probe, ...] = option("--probes", default=("logistic", "knn"))
-    pooling: tuple[str, ...] = ("mean",)
+    pooling: tuple[VectorPooling, ...] = ("mean",)
     single_layers: bool = False
     head: tuple[Head, ...] = option("--heads", default=("linear", "knn"))
     iterations: Count = 1000

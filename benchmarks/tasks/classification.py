@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import differences_of
 from benchmarks.encoders import Encoder, load_encoders
 from benchmarks.encoders.stored import StoredEncoder
-from benchmarks.options import EncoderOptions, check_names
+from benchmarks.options import EncoderOptions
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
 from benchmarks.tasks.labelled import (
@@ -27,8 +27,7 @@ from benchmarks.tasks.labelled import (
     save_predictions,
 )
 from probes import paired_interval
-from probes.pooling import POOLINGS
-from randar_features.cli.options import Probe
+from randar_features.cli.options import Probe, VectorPooling
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.precision import name_of
@@ -56,14 +55,13 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
     """
 
     encoder: tuple[str, ...] = option("--encoders", default=("pixels", "codes", "randar-tiny"))
-    pooling: tuple[str, ...] = ("mean",)
+    pooling: tuple[VectorPooling, ...] = ("mean",)
     single_layers: bool = False
     probe: tuple[Probe, ...] = option("--probes", default=("logistic",))
     attentive_outputs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names("pooling", self.pooling, POOLINGS)
         if self.normalization == "batch" and {"logistic", "few-shot"} & {*self.probe}:
             raise ValueError("--normalization batch is for --probe linear: use standardize or none")
 

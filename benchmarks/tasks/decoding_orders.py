@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.datasets import PHOTO_DIGITS, open_data
-from benchmarks.options import ImageTaskOptions, check_names
+from benchmarks.options import ImageTaskOptions
 from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from probes import bootstrap_interval
 from randar_features import Model, load_model
+from randar_features.cli.decoding import Order
 from randar_features.cli.options import ModelOptions
 from randar_features.data.images import readable_batches
 from randar_features.data.ranges import DEFAULT_READING, Reading
-from randar_features.generation.complete import ORDERS, arrange, known_orders
+from randar_features.generation.complete import arrange, known_orders
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.schedule import Scale, decoding_schedule, recommended_steps
 from randar_features.options import Count
@@ -79,11 +80,7 @@ class Config(ImageTaskOptions, ModelOptions):
     data: str = PHOTO_DIGITS
     images: Count = 128
     steps: tuple[int, ...] | None = None
-    orders: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_names("orders", self.orders or (), ORDERS)
+    orders: tuple[Order, ...] | None = None
 
 
 def measure(config: Config, out: Path) -> Measurement:

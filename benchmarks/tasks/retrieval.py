@@ -8,7 +8,7 @@ OUT/index compares these results with the exact ones.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -17,7 +17,7 @@ from benchmarks.comparisons import best_of, differences_of
 from benchmarks.datasets import open_data
 from benchmarks.encoders import Encoder, extract, load_encoders, unreadable
 from benchmarks.encoders.extract import file_name
-from benchmarks.options import EncoderOptions, check_names
+from benchmarks.options import EncoderOptions
 from benchmarks.report.figures import RIGHT, WRONG, image_grid
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -32,9 +32,9 @@ from benchmarks.tasks.retrieval_task import (
     tuning_score,
 )
 from probes import paired_interval
-from probes.index.settings import CODES, KINDS, NORMALIZATIONS
-from probes.pooling import POOLINGS
+from probes.index.settings import CODES
 from probes.transforms import AUTO, fitted_transform
+from randar_features.cli.options import Normalization, VectorPooling
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore
 from randar_features.options import Count
@@ -68,18 +68,12 @@ class Config(EncoderOptions):
     split: str | None = None
     query_split: str | None = None
     encoder: tuple[str, ...] = option("--encoders", default=("pixels", "histogram", "codes", "randar-tiny"))
-    pooling: tuple[str, ...] = ("mean",)
-    normalization: tuple[str, ...] = ("unit",)
+    pooling: tuple[VectorPooling, ...] = ("mean",)
+    normalization: tuple[Normalization, ...] = ("unit",)
     queries: Count = 1000
-    index_kind: tuple[str, ...] = ("hnsw", "ivfpq")
+    index_kind: tuple[Literal["flat", "hnsw", "ivfpq", "none"], ...] = ("hnsw", "ivfpq")
     max_images: Count | None = option("--max-rows", default=None)
     duplicates: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_names("pooling", self.pooling, POOLINGS)
-        check_names("normalization", self.normalization, (*NORMALIZATIONS, AUTO))
-        check_names("index-kind", self.index_kind, (*KINDS, "none"))
 
 
 def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
@@ -154,7 +148,7 @@ def measure(config: Config, out: Path) -> Measurement:
 
 def possible_kinds(config: Config, vectors: int) -> list[str]:
     """The indexes of the options, but for those that need more vectors to learn from, which it names."""
-    kinds = [kind for kind in config.index_kind if kind != "none"]
+    kinds: list[str] = [kind for kind in config.index_kind if kind != "none"]
     if "ivfpq" in kinds and vectors < CODES:
         tqdm.write(f"ivfpq is left out: it learns {CODES} codes, from as many vectors, and there are {vectors}")
         kinds.remove("ivfpq")
