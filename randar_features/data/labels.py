@@ -25,6 +25,7 @@ OTHER_LABEL_NAMES = (
 LIKE_A_LABEL = re.compile("label|class|target|categor", re.IGNORECASE)
 LARGEST = 2**31
 CAPTIONS, MANY, SENTENCE = 0.9, 20, 4  # share of texts that differ, number of texts, words in one
+MISSING = ("NAType", "NaTType")  # pandas' types of values that are missing
 QUOTED = 60  # characters of a label in a message
 
 
@@ -89,7 +90,7 @@ def by_plain_name(names: Iterable[Any]) -> dict[str, Any]:
 
 
 def one_label(value: Any, names: Sequence[str] | None = None) -> int | None:
-    """The class of one image; None where there is none (None, NaN, a negative number).
+    """The class of one image; None where there is none (None, NaN, pandas' NA, a negative number).
 
     Takes whole numbers of any type, booleans, arrays and lists that hold one of these, and a name out of `names`.
 
@@ -97,7 +98,7 @@ def one_label(value: Any, names: Sequence[str] | None = None) -> int | None:
         LabelError: it is something else, or no class of `names`.
     """
     value = _scalar(value)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         return None
     if isinstance(value, str):
         if names is None or value not in names:
@@ -116,15 +117,15 @@ def one_label(value: Any, names: Sequence[str] | None = None) -> int | None:
 
 
 def _scalar(value: Any) -> Any:
-    """What a tensor, an array or a list of one holds, None for blank text; numpy's numbers as Python's."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        return value.item() if math.prod(value.shape) == 1 else value
-    if isinstance(value, np.generic):
-        return value.item()
+    """What a tensor, an array or a list of one holds, None for what is missing; numpy's numbers as Python's."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and math.prod(value.shape) == 1:
+        value = value.item()
     if isinstance(value, (list, tuple)) and len(value) == 1:
         return _scalar(value[0])
     # What is not UTF-8 keeps its bytes as escapes, so that two names do not become one.
     value = value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+    if (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in MISSING:
+        return None
     return None if isinstance(value, str) and not value.strip() else value
 
 

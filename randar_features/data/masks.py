@@ -36,6 +36,7 @@ def read_mask(mask: Any, reading: Reading = DEFAULT_READING) -> tuple[NDArray[np
     mask = mask.numpy(force=True) if isinstance(mask, Tensor) else mask
     if not isinstance(mask, np.ndarray):
         return decode(mask, _class_numbers, reading)
+    mask = mask.astype(np.uint8) if mask.dtype == bool else mask
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
         raise ValueError(f"a mask must be integers (H, W), got {mask.dtype} {mask.shape}")
     return mask, None

@@ -19,7 +19,7 @@ from randar_features.data.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, check_numbers, check_orders, has_several, model_specs
-from randar_features.features.store import Content, Encode, EncodedImages, FeatureStore, write_store
+from randar_features.features.store import DTYPES, Content, Encode, EncodedImages, FeatureStore, write_store
 from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of
@@ -152,8 +152,12 @@ class Extraction:
         check_dtype(self.dtype)
         check_orders(self.orders, self.seed, self.combine)
         check_numbers(self.num_workers, batch_size=self.batch_size, shard_rows=self.shard_rows)
+        sequence.check_choice("store_dtype", self.store_dtype, DTYPES)
         if self.pool is not None:
             sequence.check_choice("pool", self.pool, ("mean",))
+        for name, value in (("append", self.append), ("retry", self.retry)):
+            if value not in (True, False):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
 
     @cached_property
     def loaded(self) -> tuple[Model, torch.dtype]:
@@ -228,8 +232,8 @@ class Extraction:
 
     def to_memory(self, images: Any) -> FeatureTable:
         """The table in memory."""
-        for name, value in (("append", self.append), ("retry", self.retry), ("shard_rows", self.shard_rows)):
-            if value:
+        for name in ("append", "retry", "shard_rows", "store_dtype"):
+            if (value := getattr(self, name)) != getattr(Extraction, name):
                 raise ValueError(f"{name}={value} is for a table on disk: give its folder as out")
         model, _ = self.loaded
         specs, classes = self.specs(), check_classes(self.classes, model)

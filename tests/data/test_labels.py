@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -28,6 +29,9 @@ VECTOR = [0, 1]
         (None, None),
         (-1, None),
         (float("nan"), None),
+        (np.float32("nan"), None),
+        (pd.NA, None),
+        (pd.NaT, None),
     ],
 )
 def test_what_is_a_class(value: Any, label: int | None) -> None:
@@ -51,6 +55,10 @@ def test_what_is_no_class_is_named(value: Any, reason: str) -> None:
         (["dog", "cat", "dog"], [1, 0, 1], ["cat", "dog"]),
         (["10", "9", None], [1, 0, -1], ["9", "10"]),
         (["dog", "", " ", "cat"], [1, -1, -1, 0], ["cat", "dog"]),
+        (["dog", float("nan"), "cat"], [1, -1, 0], ["cat", "dog"]),
+        (pd.Series(["dog", None, "cat"], dtype="string").tolist(), [1, -1, 0], ["cat", "dog"]),
+        (pd.Series([2, None, 0], dtype="Int64").tolist(), [2, -1, 0], None),
+        (np.array([b"dog", b"cat"]), [1, 0], ["cat", "dog"]),
         (np.eye(3)[[2, 0]], [2, 0], None),
         ([[0, 1], None, [1, 0]], [1, -1, 0], None),
         ([True, False], [1, 0], None),

@@ -142,6 +142,13 @@ def test_a_transparent_palette_keeps_its_numbers(tmp_path: Path, transparency: A
     np.testing.assert_array_equal(load_mask(tmp_path / "mask.png"), numbers)
 
 
+def test_a_mask_of_truth_values_has_two_classes() -> None:
+    drawn = np.eye(4, dtype=bool)
+    mask = load_mask(drawn)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, drawn)
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "F"])
 def test_opacity_and_fractions_are_no_classes(mode: str) -> None:
     with pytest.raises(ImageError, match=f"a mask of mode '{mode}'"):

@@ -220,6 +220,10 @@ def test_several_orders_do_not_depend_on_the_batch(small_model: Model, tensors: 
         ({"orders": "all"}, TypeError, "orders.*got 'all'"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"dtype": torch.int8}, ValueError, "dtype=torch.int8.*float32"),
+        ({"append": "no"}, TypeError, "append must be True or False, got 'no'"),
+        ({"append": True}, ValueError, "append=True is for a table on disk"),
+        ({"store_dtype": "float16"}, ValueError, "store_dtype=float16 is for a table on disk"),
+        ({"store_dtype": "float8"}, ValueError, "store_dtype.*'float8'"),
     ],
 )
 def test_bad_settings_are_refused(small_model: Model, tensors: torch.Tensor, options: dict, error: type, message: str):
