@@ -19,7 +19,7 @@ from randar_features.data.profile import ALL, part
 from randar_features.data.stored_images import StoredImages
 from randar_features.sequence import as_index
 from randar_features.store.files import path_to_write
-from randar_features.store.manifest import MANIFEST
+from randar_features.store.manifest import MANIFEST, check_format
 from randar_features.store.manifest import read_manifest as read_any_manifest
 from randar_features.store.records import OK, Source
 from randar_features.store.store import Rows, Store
@@ -257,6 +257,7 @@ def write_store(
 
 def _shard_rows(folder: Path, images: FeatureImages) -> int:
     """Images a shard: of the store that is there, else as many as fit."""
+    check_format(folder, FeatureStore.made_by)
     return int(read_manifest(folder)["shard_rows"]) if (folder / MANIFEST).exists() else images.shard_rows()
 
 

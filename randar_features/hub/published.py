@@ -102,7 +102,7 @@ def _par(size: str, count: int) -> ModelSource:
 
 
 def _arpg(size: str, parameters: str, count: int) -> ModelSource:
-    # Whether the weights stand alone or under a key in these files could not be looked up.
+    # USUAL_KEY takes the weights where they stand alone and where they stand under a key.
     file = HubFile("hp-l33/ARPG", f"arpg_{parameters}.pt", key=USUAL_KEY)
     return _published(f"arpg-{size}", "arpg", size, file, count)
 

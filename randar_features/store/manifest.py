@@ -14,6 +14,7 @@ from randar_features.store.shards import Shard
 MANIFEST = "manifest.json"
 FORMAT = 2
 MOST = 10**9  # rows, as the names of shards have nine digits
+_OLD = ("rows-*.safetensors", "shard-*.npy", "about.json", "pixels.u8")
 Manifest = dict[str, Any]
 
 
@@ -25,6 +26,7 @@ def read_manifest(folder: Path, kind: str, made_by: str) -> Manifest:
         ValueError: it is torn, was altered, or is of another format or kind; the message names the file.
     """
     path = folder / MANIFEST
+    check_format(folder, made_by)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: make the store with {made_by}")
     manifest = read_json(path)
@@ -66,6 +68,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     except ValueError:
         pass  # it is torn
     write_json(path, content)
+
+
+def check_format(folder: Path, made_by: str) -> None:
+    """ValueError if the folder holds a store as earlier versions wrote them."""
+    for pattern in _OLD:
+        if (found := next(folder.glob(pattern), None)) is not None:
+            raise ValueError(f"{found} was written by an earlier version. {_anew(folder, made_by)}")
 
 
 def check_foreign(folder: Path) -> None:

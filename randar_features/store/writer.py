@@ -26,6 +26,7 @@ from randar_features.store.manifest import (
     Manifest,
     check_content,
     check_foreign,
+    check_format,
     missing_rows,
     new_part,
     read_manifest,
@@ -102,6 +103,7 @@ class StoreWriter:
             raise ValueError(f"shard_size={self.shard_rows}, expected at least 1 image")
         if source.root is not None and source.root == self.folder.resolve():
             raise ValueError(f"{self.folder} holds the images themselves: give another folder to write to")
+        check_format(self.folder, self.kind.made_by)
         check_foreign(self.folder)
         if self._begun():
             check_content(self.folder, self._manifest(), self._settings)

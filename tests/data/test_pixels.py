@@ -102,6 +102,12 @@ def test_a_torn_file_is_named(images: Path, tmp_path: Path):
         PixelCache(tmp_path / "cache")
 
 
+def test_a_cache_of_an_earlier_version_is_told(images: Path, tmp_path: Path):
+    (tmp_path / "pixels.u8").touch()
+    with pytest.raises(ValueError, match="earlier version"):
+        cache_pixels(images, tmp_path, image_size=8)
+
+
 def test_nothing_readable_is_an_error(tmp_path: Path):
     (tmp_path / "bad.png").write_text("no picture")
     with pytest.raises(ValueError, match="none of 1 images could be read"):

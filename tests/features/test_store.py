@@ -279,6 +279,14 @@ def test_a_damaged_manifest_is_one_line_that_names_it(tmp_path: Path, damage: st
         assert "\n" not in str(error.value)
 
 
+def test_a_store_of_an_earlier_version_is_told(tmp_path: Path):
+    (tmp_path / "rows-000000000-0000003-1a2b3c4d.safetensors").touch()
+    (tmp_path / "manifest.json").write_text('{"format": 1}')
+    for open_it in (lambda: FeatureStore(tmp_path), lambda: write(pictures(2), tmp_path)):
+        with pytest.raises(ValueError, match=r"earlier version.*make it anew with .*extract_features\.py"):
+            open_it()
+
+
 def test_other_programs_open_the_shards_as_they_are(tmp_path: Path):
     import pyarrow as pa
 
