@@ -1,6 +1,7 @@
 """Options that benchmarks share; a bad value is refused when they are made, before any work."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -41,6 +42,27 @@ class RunOptions:
                 for each in given:
                     if each not in known:
                         raise ValueError(f"--{name.replace('_', '-')} must be of {', '.join(known)}, got {each!r}")
+
+
+def given(options: Any, names: Iterable[str]) -> list[str]:
+    """Those of the names whose options are not at their defaults."""
+    defaults = {each.name: each.default for each in fields(options)}
+    return [name for name in names if getattr(options, name) != defaults[name]]
+
+
+def check_own(options: Any, own: Mapping[str, Sequence[str]], chosen: str | Sequence[str], by: str) -> None:
+    """ValueError for an option that is not at its default, and has no effect on what was chosen.
+
+    own: what each option belongs to, such as probes, by its name. chosen: one or several of these; by: the option that
+    chooses them.
+    """
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    for name in given(options, own):
+        if not {*own[name]} & {*chosen}:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for --{by} {' or '.join(own[name])}, got {getattr(options, name)} for "
+                f"{', '.join(chosen)}: leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from benchmarks.datasets.scenes import LABELS
 from benchmarks.encoders import load_encoder
 from benchmarks.encoders.extract import file_name
 from benchmarks.jobs import Job, run_once
-from benchmarks.options import EncoderOptions, Head, HoldOut, MaskOptions
+from benchmarks.options import EncoderOptions, Head, HoldOut, MaskOptions, check_own
 from benchmarks.report.write import BASELINES, write_report
 from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
 from randar_features.baselines import is_installed, is_network
@@ -100,6 +100,7 @@ class Settings(EncoderOptions, MaskOptions):
         super().__post_init__()
         if not self.data and self.preset is None:
             raise ValueError(f"give --data, folders or Parquet files or {', '.join(BUILT_IN)}; or --preset demo")
+        check_own(self, {"iterations": ["linear"]}, self.head, "head")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -231,6 +232,7 @@ def _masked(settings: Settings, data: str, name: str) -> Iterator[Job]:
     given: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
     given |= {"train_images": settings.train_masks, "evaluation_images": settings.evaluation_masks}
     for head in settings.head:
+        given["iterations"] = settings.iterations if head == "linear" else segmentation.Config.iterations
         options = options_of(segmentation.Config, settings, head=head, **mask_classes(data, settings), **given)
         yield Job(f"{name}/segmentation-{head}", options, segmentation.run)
     if data not in settings.maps:

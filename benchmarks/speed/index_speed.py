@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from benchmarks.options import RunOptions
+from benchmarks.options import RunOptions, check_own
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from probes import neighbour_recall
@@ -74,6 +74,10 @@ class Config(RunOptions):
     threads: Count = 2
     construction: Count = 64
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_own(self, {"probes": ["ivfpq"], "construction": ["hnsw"]}, self.kind, "kind")
 
 
 class Source:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.options import RunOptions
+from benchmarks.options import RunOptions, check_own
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features.options import Count
@@ -39,7 +39,7 @@ class Config(RunOptions):
         dim: width of the model.
         vocab_size: number of codes.
         tokens: number of tokens of an image, a square number.
-        steps: number of decoding steps.
+        steps: number of decoding steps of generation.
     """
 
     other: Path
@@ -56,6 +56,8 @@ class Config(RunOptions):
         super().__post_init__()
         if not (self.other / "randar_features").is_dir():
             raise ValueError(f"--other {self.other}: expected a checkout, a folder that holds randar_features")
+        sizes = dict.fromkeys(("layers", "heads", "dim", "vocab_size", "tokens"), ("features", "generation"))
+        check_own(self, {**sizes, "steps": ("generation",)}, self.works, "works")
 
 
 def measure(config: Config, out: Path) -> Measurement:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.options import RunOptions
+from benchmarks.options import RunOptions, check_own
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.index_speed import GIGABYTE, apart
@@ -55,6 +55,10 @@ class Config(RunOptions):
     memory_limit: Positive = 4.0
     threads: Count = 2
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_own(self, {"epochs": ["linear"]}, self.probe, "probe")
 
 
 def labelled_rows(config: Config, count: int, part: int) -> tuple[torch.Tensor, np.ndarray]:

@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import differences_of
 from benchmarks.encoders import Encoder, load_encoders
 from benchmarks.encoders.stored import StoredEncoder
-from benchmarks.options import EncoderOptions
+from benchmarks.options import EncoderOptions, check_own, given
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.tasks.classification_probes import ProbeOptions, Scored, Training, score
+from benchmarks.tasks.classification_probes import OF_PROBES, ProbeOptions, Scored, Training, score
 from benchmarks.tasks.labelled import (
     Candidate,
     LabelledData,
@@ -37,6 +37,7 @@ PROTOCOL = (
     "head by SGD, learning rate of 13 values; 20 nearest neighbours by cosine, weighted, temperature 0.07, ties by "
     "lowest id; few-shot logistic regression; attentive pooling"
 )
+OF_IMAGES = ("train_split", "evaluation_split", "max_images", "value_range", "context", "read", "orders")
 INTERVAL = "percentile bootstrap over evaluation images; of few-shot probes over draws as well"
 
 
@@ -62,6 +63,9 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_own(self, OF_PROBES, self.probe, "probe")
+        if given(self, ["buffer_rows"]) and not self.on_disk:
+            raise ValueError(f"--buffer-rows {self.buffer_rows} is for --on-disk: give that, or leave it out")
         if self.normalization == "batch" and {"logistic", "few-shot"} & {*self.probe}:
             raise ValueError("--normalization batch is for --probe linear: use standardize or none")
 
@@ -69,14 +73,14 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
         """The encoders that are named, each loaded when its turn comes; for a store of features, the one that made it.
 
         Raises:
-            ValueError: splits are named, or another number format, for a store, which has its own.
+            ValueError: splits are named, or ways to encode, or another number format, for a store, which has its own.
         """
         if not is_store(self.data):
             yield from load_encoders(self.encoder, **self.loading)
             return
         stored = StoredEncoder(FeatureStore(self.data))
-        if self.train_split is not None or self.evaluation_split is not None:
-            raise ValueError(f"{self.data} is a store of features and has no splits: leave them out")
+        if named := given(self, OF_IMAGES):
+            raise ValueError(f"--{named[0].replace('_', '-')} is for images, and {self.data} is a store: leave it out")
         computed = name_of(stored.dtype)
         if self.dtype != computed:
             raise ValueError(f"the features in {self.data} were computed in {computed}: state --dtype {computed}")

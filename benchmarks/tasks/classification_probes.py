@@ -34,6 +34,14 @@ HEADLINE_K = 20
 TOP = 5
 RESAMPLES = 1000
 TUNING = 0.1
+OF_PROBES: dict[str, tuple[str, ...]] = {
+    "normalization": ("logistic", "linear", "few-shot"),
+    "knn_normalization": ("knn",),
+    **dict.fromkeys(("epochs", "head_batch_size", "buffer_rows"), ("linear", "attentive")),
+    **dict.fromkeys(("shots", "draws"), ("few-shot",)),
+    **dict.fromkeys(("attentive_queries", "attentive_outputs"), ("attentive",)),
+}
+"""The probes that an option has an effect on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from benchmarks.datasets.point_pairs import PairSet
 from benchmarks.datasets.spair import load_spair
 from benchmarks.encoders import Encoder, load_encoders
 from benchmarks.encoders.extract import file_name
-from benchmarks.options import EncoderOptions
+from benchmarks.options import EncoderOptions, check_own
 from benchmarks.report.match_pictures import is_right, match_lines
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -80,8 +80,8 @@ class Config(EncoderOptions):
             raise ValueError("--split val holds the pairs that choose the best output: evaluate on test or trn")
         if made and self.split != "test":
             raise ValueError(f"--split {self.split} is for SPair-71k, and {self.data} has no splits: leave it out")
-        if not made and self.size is not None:
-            raise ValueError(f"--size {self.size} is for digits and photographs, not for {self.data}: leave it out")
+        if not made:
+            check_own(self, dict.fromkeys(("size", "points"), tuple(SIZES)), self.data, "data")
 
 
 def load_pairs(config: Config, split: str, count: int | None) -> PairSet:

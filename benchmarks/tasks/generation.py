@@ -10,7 +10,7 @@ not done again. Over several GPUs or processes: `torchrun --nproc-per-node 8 -m 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.datasets.image_npz import IMAGES
 from benchmarks.encoders import extract, load_encoder, unreadable
 from benchmarks.encoders.judges import Judge, same_classes
+from benchmarks.options import given
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.judged_sets import (
@@ -68,7 +69,7 @@ COARSE, FULL = "coarse", "full"
 TOP_1 = "top-1"
 OF_MODELS = (
     "model", "coarse_images", "labels", "guidance", "guidance_schedule", "steps", "order", "temperature", "top_k",
-    "top_p", "weights_dtype", "probe_data", "probe_split", "npz",
+    "top_p", "weights_dtype", "probe_data", "probe_split", "probe_images", "npz",
 )  # fmt: skip
 
 
@@ -143,11 +144,12 @@ class Config(JudgeOptions):
             )
         if self.coarse_images is not None and self.coarse_images > self.images:
             raise ValueError(f"--coarse-images {self.coarse_images} is more than --images {self.images}")
-        if self.samples is not None and (
-            given := [name for name in OF_MODELS if getattr(self, name) != DEFAULTS[name]]
-        ):
-            option = given[0].replace("_", "-")
+        if self.samples is not None and (named := given(self, OF_MODELS)):
+            option = named[0].replace("_", "-")
             raise ValueError(f"--{option} is for samples of a model, and --samples are given: leave one out")
+        for whole, parts in {"samples": ("samples_split",), "probe_data": ("probe_split", "probe_images")}.items():
+            if getattr(self, whole) is None and (named := given(self, parts)):
+                raise ValueError(f"--{named[0].replace('_', '-')} is for --{whole.replace('_', '-')}: give that too")
         if self.save_statistics is not None and (is_statistics(self.reference) or is_feature_file(self.reference)):
             raise ValueError(
                 f"--save-statistics is for a reference of images, got --reference {self.reference}: leave one out"
@@ -157,9 +159,6 @@ class Config(JudgeOptions):
     def sampling(self) -> dict[str, Any]:
         """Arguments of `generate` that all settings share."""
         return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-
-
-DEFAULTS = {each.name: each.default for each in fields(Config)}
 
 
 def measure(config: Config, out: Path) -> Measurement:

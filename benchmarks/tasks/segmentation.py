@@ -22,7 +22,7 @@ from benchmarks.comparisons import differences_of
 from benchmarks.datasets import PHOTO_DIGITS
 from benchmarks.datasets.scenes import Labels, Scenes, labels_of
 from benchmarks.encoders import Encoder, all_layers, load_encoders
-from benchmarks.options import EncoderOptions, Head, MaskOptions
+from benchmarks.options import EncoderOptions, Head, MaskOptions, check_own
 from benchmarks.report.overlays import segmentations
 from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
@@ -64,6 +64,8 @@ PROTOCOLS = {
     "logistic": "segmentation: logistic regression on patches, C from a grid, log-probabilities up-sampled (CAPI)",
 }
 CHOSEN = ("learning_rate", "k", "distance", "C")  # what a head chooses on the tuning images, if it has it
+OF_HEADS = {"iterations": ("linear",), "max_patches": ("knn", "logistic")}
+"""The heads that an option has an effect on."""
 NORMALIZATIONS = {"linear": "batch normalisation", "knn": None, "logistic": "standardised"}
 
 
@@ -112,6 +114,8 @@ class Config(EncoderOptions, MaskOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_tiling(self.resolution, self.stride)
+        check_own(self, OF_HEADS, self.head, "head")
+        check_own(self, {"size": [PHOTO_DIGITS]}, self.data, "data")
         if self.resolution is None and self.blend != "features":
             raise ValueError(f"--blend {self.blend} is for tiles that overlap: give --resolution, or leave it out")
         _ = self.classes

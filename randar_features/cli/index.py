@@ -1,6 +1,7 @@
 """`randar index`: an index of a collection of images, which `randar search` searches."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,18 +126,18 @@ def stores_of(options: IndexOptions) -> list[FeatureStore]:
     """The stores that were given, or one with the features of the images."""
     are_stores = [is_store(name) for name in options.data]
     if all(are_stores):
-        of_images = [
-            name
-            for name in ("encoder", "features", "split", "value_range", "orders")
-            if getattr(options, name) is not None
-        ]
-        if of_images:
-            option = of_images[0].replace("_", "-")
-            raise ValueError(f"--{option} is for images, and {options.data[0]} is a store of features: leave it out")
+        check_no_images(options, ("encoder", "features", "split", "value_range", "orders"), options.data[0])
         return [FeatureStore(name) for name in options.data]
     if any(are_stores):
         raise ValueError(f"give stores of features or images, not both: got {', '.join(options.data)}")
     return [extracted(options, one_or_several(options.data))]
+
+
+def check_no_images(options: Any, names: Sequence[str], store: str) -> None:
+    """ValueError for the first option by these names that was given, since it is for images, not for their features."""
+    if given := [name for name in names if getattr(options, name) is not None]:
+        option = given[0].replace("_", "-")
+        raise ValueError(f"--{option} is for images, and {store} is a store of features: leave it out")
 
 
 def extracted(options: IndexOptions, data: Any) -> FeatureStore:

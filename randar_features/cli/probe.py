@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from randar_features.cli.index import recommended_output
+from randar_features.cli.index import check_no_images, recommended_output
 from randar_features.cli.options import DeviceOptions, DType, ImageOptions, Probe, VectorPooling, fields_of
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
@@ -81,14 +81,14 @@ def configured(options: ProbeOptions) -> "Config":
     """The options of the benchmark that measures it.
 
     Raises:
-        ValueError: an encoder is named for a store of features, which knows its own.
+        ValueError: an encoder is named for a store of features, which knows its own, or how images are read.
     """
     from benchmarks.encoders.stored import StoredEncoder
     from benchmarks.tasks.classification import Config
 
     stored = FeatureStore(options.data) if is_store(options.data) else None
-    if stored is not None and options.encoder is not None:
-        raise ValueError(f"{options.data} holds features of {stored.manifest['encoder']}: leave --encoder out")
+    if stored is not None:
+        check_no_images(options, ("encoder", "split", "value_range"), options.data)
     encoder = options.encoder or DEFAULT_ENCODER
     held: dict[str, Any] = {"dtype": options.dtype or "float32"}
     if stored is not None:

@@ -37,8 +37,11 @@ def pixels(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def config(folder: Path, cache: Path, **options: object) -> Config:
-    shared = {"evaluation_images": 12, "cache": str(cache / "cache"), "epochs": 2, "draws": 2, "shots": (2,)}
-    return Config(data=str(folder), **{"duplicates": False, **shared, **options})
+    probes = options.get("probe", ("logistic",))
+    shared = {"evaluation_images": 12, "cache": str(cache / "cache"), "duplicates": False}
+    shared |= {"epochs": 2} if {"linear", "attentive"} & {*probes} else {}
+    shared |= {"draws": 2, "shots": (2,)} if "few-shot" in probes else {}
+    return Config(data=str(folder), **{**shared, **options})
 
 
 def test_the_command_reports_what_the_probe_gives(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,7 @@ from benchmarks.report.diff import compare_folders
 from benchmarks.report.tables import with_interval
 from benchmarks.result import NO_AXES, Result, plain, read_result
 from benchmarks.run import TASKS, Measurement, Task, find_task, main
-from benchmarks.suite import Settings
+from benchmarks.suite import Settings, jobs
 from benchmarks.tasks.classification import Config as Classification
 from benchmarks.tasks.classification_probes import interval_over_draws
 from benchmarks.tasks.correspondence import Config as Correspondence
@@ -194,6 +194,41 @@ def test_options_that_would_have_no_effect_are_refused(capsys: pytest.CaptureFix
     for option in ("--encoder", "--outputs"):
         assert main("generative_classification", ["--data", "x", option, "pixels"]) == 2
         assert f"no option '{option}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "named"),
+    [
+        ("classification", {"epochs": 5}, "--epochs .*--probe linear or attentive"),
+        ("classification", {"probe": ("knn", "attentive"), "normalization": "none"}, "--normalization"),
+        ("classification", {"probe": ("few-shot",), "knn_normalization": ("auto",)}, "--knn-normalization"),
+        ("classification", {"probe": ("linear",), "buffer_rows": 9}, "--buffer-rows .*--on-disk"),
+        ("classification", {"attentive_outputs": ("a",)}, "--attentive-outputs"),
+        ("segmentation", {"num_classes": 2, "head": "knn", "iterations": 9}, "--iterations .*--head linear"),
+        ("segmentation", {"num_classes": 2, "max_patches": None}, "--max-patches .*--head knn or logistic"),
+        ("segmentation", {"num_classes": 2, "size": 32}, "--size .*photo-digits"),
+        ("correspondence", {"points": 3}, "--points .*digits or photographs"),
+        ("generation", {"reference": "r", "probe_images": 5}, "--probe-images .*--probe-data"),
+        ("generation", {"reference": "r", "samples_split": "a"}, "--samples-split .*--samples"),
+        ("generation", {"reference": "r", "samples": "s", "probe_images": 5}, "--probe-images"),
+        ("index_speed", {"construction": 9}, "--construction .*hnsw"),
+        ("probe_speed", {"probe": ("knn",), "epochs": 9}, "--epochs .*linear"),
+        ("paired_speed", {"other": ROOT.parent, "works": ("features",), "steps": 9}, "--steps .*generation"),
+    ],
+)
+def test_an_option_of_what_was_not_chosen_is_refused(task: str, options: dict[str, Any], named: str):
+    kind = find_task(task).options
+    data = {"data": "x"} if "data" in {field.name for field in fields(kind)} else {}
+    with pytest.raises(ValueError, match=named):
+        kind(**data, **options)
+
+
+def test_the_suite_gives_iterations_to_the_linear_head_alone():
+    with pytest.raises(ValueError, match=r"--iterations .*--head linear"):
+        Settings(data=("photo-digits",), head=("knn",), iterations=9)
+    settings = Settings(data=("photo-digits",), head=("linear", "knn"), iterations=9)
+    planned = {job.name: job.config for job in jobs(settings) if "segmentation" in job.name}
+    assert [config.iterations for config in planned.values()] == [9, 1000]
 
 
 def test_an_output_that_no_encoder_has_is_told(tmp_path: Path):

@@ -52,8 +52,8 @@ def stub(monkeypatch: pytest.MonkeyPatch, small_model: Model) -> None:
 
 def config(tmp_path: Path, **options: Any) -> Config:
     given: dict[str, Any] = {"num_classes": 3, "ignore_index": 9, "encoder": ("means",), "outputs": ("fine",)}
-    given |= {"resolution": 48, "iterations": 40, "cache": str(tmp_path / "cache"), "data": str(tmp_path / "scenes")}
-    given |= {"duplicates": False}
+    given |= {"resolution": 48, "cache": str(tmp_path / "cache"), "data": str(tmp_path / "scenes")}
+    given |= {"duplicates": False} | ({"iterations": 40} if options.get("head", "linear") == "linear" else {})
     return Config(**(given | options))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.result import read_result
+from benchmarks.tasks.classification import Config
 from randar_features.cli.commands import main
 from tests.benchmarks.image_folders import write_classes
 from tests.small_models import write_folder
@@ -52,7 +53,10 @@ def test_an_encoder_for_a_store_is_refused_and_bfloat16_is_on_the_card(
     assert main(["probe", str(store), "--probe", "knn", "--out", str(out)]) == 0
     assert read_result(out)["card"]["encoding"]["dtype"] == "bfloat16"
     capsys.readouterr()
-    assert main(["probe", str(store), "--encoder", "pixels"]) == 2
-    assert "--encoder" in capsys.readouterr().err
+    for option, value in (("--encoder", "pixels"), ("--split", "train"), ("--value-range", ("0", "9"))):
+        assert main(["probe", str(store), option, *([value] if isinstance(value, str) else value)]) == 2
+        assert option in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--max-images"):
+        next(Config(data=str(store), max_images=5, dtype="bfloat16").encoders())
     assert main(["probe", str(store), "--probe", "attentive", "--out", str(out)]) == 2
     assert "maps" in capsys.readouterr().err
