@@ -12,7 +12,7 @@ from randar_features.features.spec import FeatureSpec, check_one, check_specs, m
 from randar_features.hub import Model
 from randar_features.layers.attention import Positions, continued_mask
 from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
-from randar_features.models.base import Indices
+from randar_features.models.base import Indices, evaluating
 from randar_features.precision import DType, computing_in
 
 Pair = tuple[str, str]
@@ -31,7 +31,7 @@ def encode(
     """Several features of images, from one tokenization and as few passes as the model allows.
 
     Args:
-        model: tokenizer and transformer, in evaluation mode.
+        model: tokenizer and transformer; they are in evaluation mode while they encode.
         images: (B, 3, S, S) float in [0, 1].
         specs: which features, see `model_specs`.
         classes: (B,) class indices or one for all; None: the null class, so that no label leaks into the features.
@@ -46,7 +46,7 @@ def encode(
     parsed = [FeatureSpec.parse(spec) for spec in specs]
     check_specs(model.transformer, parsed)
     model, own = model.fitted(dtype)
-    with computing_in(own, model.device, model.dtype):
+    with evaluating(model.transformer, model.tokenizer), computing_in(own, model.device, model.dtype):
         with part("tokenize", len(images), model.device):
             tokens = model.tokenizer.encode(sent(images, model.device))
         with part("encode", len(images), model.device):

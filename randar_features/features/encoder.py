@@ -59,7 +59,7 @@ class ImageEncoder(nn.Module):
         self.spec = model_spec(loaded, layer=layer, context=context, read=read, orders=orders, seed=seed)
         self.layer, self.context, self.read = self.spec.layer, self.spec.context, self.spec.read
         loaded = loaded if dtype is None else loaded.fitted(dtype)[0]
-        self.tokenizer, self.transformer = loaded.tokenizer, loaded.transformer
+        self.tokenizer, self.transformer = loaded.tokenizer.eval(), loaded.transformer.eval()
         config = self.transformer.config
         self.image_size = loaded.image_size
         self.num_features = self.embed_dim = self.head_hidden_size = config.dim

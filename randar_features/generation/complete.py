@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from randar_features import sequence
 from randar_features.generation.decode import Decoded, DecodingTask, Guidance
@@ -19,6 +19,7 @@ from randar_features.layers.embedding import check_classes
 from randar_features.layers.kv_cache import KVCache
 from randar_features.layers.packed_linear import check_packed, pack_weights, packed_format, product_dtype
 from randar_features.models import ImageTransformer
+from randar_features.models.base import evaluating
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted
 
 FIXED_ORDERS = {
@@ -203,18 +204,6 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTran
     if known.all(dim=1).any():
         raise ValueError("all tokens of an image are known: nothing is left to generate")
     return known
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout off inside; afterwards the mode of each part is as before."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def stated_format(transformer: ImageTransformer, dtype: DType) -> torch.dtype | None:

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from randar_features import sequence
 from randar_features.generation.classes import ClassesLike, resolve
-from randar_features.generation.complete import as_classes, evaluating
+from randar_features.generation.complete import as_classes
 from randar_features.hub import Model
 from randar_features.layers.packed_linear import check_packed
 from randar_features.models import ImageTransformer
+from randar_features.models.base import evaluating
 from randar_features.precision import DType, compute_dtype, computing_in, fitted
 
 

@@ -15,7 +15,6 @@ from randar_features.generation.complete import (
     check_cache,
     check_order,
     complete,
-    evaluating,
     in_format,
 )
 from randar_features.generation.decode import DecodingTask
@@ -35,6 +34,7 @@ from randar_features.hub import Model
 from randar_features.layers.kv_cache import KVCache
 from randar_features.layers.rope import fine_grid_rotary_table
 from randar_features.models import ImageTransformer, RandAR
+from randar_features.models.base import evaluating
 from randar_features.precision import DType, computing_in
 
 SPATIAL_GUIDANCE = (1.5, 2.5)

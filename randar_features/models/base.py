@@ -1,6 +1,7 @@
 """Common parts of the generators: angles, fresh weights, the names of their parts, and checks of their input."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -266,6 +267,19 @@ class ImageTransformer(nn.Module):
                     "Were they made by another tokenizer?"
                 )
         return tokens.shape[0]
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Dropout off inside; afterwards the mode of each part is as before."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def token_cross_entropy(model: ImageTransformer, states: Tensor, tokens: Tensor, order: Indices | None) -> Tensor:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from randar_features import FeatureSpec, Model, encode_tokens
+from randar_features import FeatureSpec, ImageEncoder, Model, encode_tokens
 from randar_features.features import encode, encode_specs, model_specs
+from tests.small_models import IMAGE_SIZE
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -72,6 +74,17 @@ def test_images_are_tokenized_once(small_model: Model, monkeypatch: pytest.Monke
     tokens, last = tokenize(images), FeatureSpec("reverse", "instruction", 2)
     expected = encode_tokens(small_model.transformer, tokens, [0, 2], layers=2, read="instruction")[:, 0]
     torch.testing.assert_close(maps[last], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_in_training_encodes_without_dropout(small_model: Model) -> None:
+    model, images = copy.deepcopy(small_model), torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    model.transformer.train()
+    model.tokenizer.train()
+    assert model.transformer.token_dropout.p > 0
+    spec = FeatureSpec("reverse", "image", 1)
+    torch.testing.assert_close(encode(model, images, [spec])[spec], encode(small_model, images, [spec])[spec])
+    assert model.transformer.training and model.tokenizer.training
+    assert not ImageEncoder(model).transformer.training
 
 
 @pytest.mark.parametrize("several", [{"context": ["single", "reverse"]}, {"read": ["image", "instruction"]}])
