@@ -71,7 +71,7 @@ def grow(options: GrowOptions) -> None:
     own = rotated(codes, embedding.shape[1], embedding.std(), generator)
     if options.data is None:
         state["tok_embeddings.weight"] = own
-        state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE), generator)
+        state["output.weight"] = rotated(codes, embedding.shape[1], torch.tensor(OUTPUT_SIZE, device="cpu"), generator)
     else:  # what the trained blocks know, and what the codes themselves tell: features are read from the sum
         state["tok_embeddings.weight"] = (embedding + own) / 2**0.5
     with written_whole(options.out / "model.safetensors") as file:
@@ -91,7 +91,7 @@ def _block(trained: dict[str, Tensor], block: int, place: int, factor: float) ->
 
 def rotated(codes: Tensor, width: int, size: Tensor, generator: torch.Generator) -> Tensor:
     """Codes (V, C) less their mean, in a random frame of `width` ≥ C numbers, of standard deviation `size`."""
-    frame, _ = torch.linalg.qr(torch.randn(width, codes.shape[1], generator=generator))
+    frame, _ = torch.linalg.qr(torch.randn(width, codes.shape[1], generator=generator, device="cpu"))
     rows = (codes - codes.mean(0)) @ frame.T
     return rows * (size / rows.std())
 
@@ -100,7 +100,7 @@ def cells_in_common(options: GrowOptions, tokenizer: ImageTokenizer, model: Mode
     """(codes of `tokenizer`, codes of the model): the number of cells in which both were found."""
     source = open_images(options.data, split=options.split)
     number = len(tokenizer.quantize.weight()), len(model.tokenizer.quantize.weight())
-    counts = torch.zeros(number[0] * number[1], dtype=torch.int64)
+    counts = torch.zeros(number[0] * number[1], dtype=torch.int64, device="cpu")
     for pixels in spread_images(source, options.images, model.image_size, batch_size=50):
         pairs = tokenizer.encode(pixels) * number[1] + model.tokenizer.encode(pixels)
         counts += torch.bincount(pairs.flatten(), minlength=len(counts))

@@ -148,9 +148,9 @@ def test_training(make: Callable[..., Any], tmp_path: Path):
         assert make(tmp_path / "found", *given).train_step(0) == expected
 
 
-@pytest.mark.parametrize("folder", ["datasets", "encoders", "tasks"])
-def test_benchmarks_say_where_each_tensor_is_made(folder: str):
-    for path in (Path(benchmarks.__file__).parent / folder).glob("*.py"):
+@pytest.mark.parametrize("files", ["benchmarks/**/*.py", "scripts/*.py"])
+def test_benchmarks_and_scripts_say_where_each_tensor_is_made(files: str):
+    for path in Path(benchmarks.__file__).parents[1].glob(files):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and ast.unparse(call.func) in {f"torch.{name}" for name in MAKERS}:
                 assert "device" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"

@@ -17,8 +17,8 @@ Weights = Mapping[str, Tensor]
 
 def angles_of(locations: Sequence[int | None], grid: int, head_dim: int) -> Tensor:
     """Cosines and sines (L, d/2, 2) of raster locations: half of the pairs turn by the row, half by the column."""
-    frequencies = 10000 ** (-2 * torch.arange(head_dim // 4) / (head_dim / 2))
-    places = torch.tensor([-1 if location is None else location for location in locations])[:, None]
+    frequencies = 10000 ** (-2 * torch.arange(head_dim // 4, device="cpu") / (head_dim / 2))
+    places = torch.tensor([-1 if location is None else location for location in locations], device="cpu")[:, None]
     turns = torch.cat([places // grid * frequencies, places % grid * frequencies], dim=1)
     return torch.stack([turns.cos(), turns.sin()], dim=-1) * (places >= 0)[..., None]
 
@@ -127,7 +127,7 @@ def arpg_queries(
 
 def seen_by(rule: Callable[[int, int], bool], queries: int, keys: int) -> Tensor:
     """(M, L) boolean: whether query p may see key q."""
-    return torch.tensor([[rule(p, q) for q in range(keys)] for p in range(queries)])
+    return torch.tensor([[rule(p, q) for q in range(keys)] for p in range(queries)], device="cpu")
 
 
 def causal(p: int, q: int) -> bool:

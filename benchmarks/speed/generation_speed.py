@@ -108,8 +108,8 @@ def ways(model: RandAR, batch: int, device: str) -> list[Way]:
     On CUDA the fastest is also recorded, as it is and with compiled parts. What a way needs is made at its first call.
     """
     generator = torch.Generator().manual_seed(0)
-    classes = torch.randint(model.config.num_classes, (batch,), generator=generator).to(device)
-    noise = torch.rand(batch, model.config.num_tokens, generator=generator)
+    classes = torch.randint(model.config.num_classes, (batch,), generator=generator, device="cpu").to(device)
+    noise = torch.rand(batch, model.config.num_tokens, generator=generator, device="cpu")
     order = noise.argsort(dim=1).to(device)
 
     def published(steps: int, transformer: RandAR = model) -> Tensor:

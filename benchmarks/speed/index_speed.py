@@ -121,7 +121,8 @@ def queries(config: Config) -> np.ndarray:
 def exact_neighbours(config: Config) -> np.ndarray:
     """The k nearest of each query by cosine (Q, k), of one block of vectors after another."""
     queried = torch.nn.functional.normalize(torch.from_numpy(queries(config)))
-    values, ids = torch.full((len(queried), config.k), -2.0), torch.zeros(len(queried), config.k, dtype=torch.int64)
+    values = torch.full((len(queried), config.k), -2.0, device="cpu")
+    ids = torch.zeros(values.shape, dtype=torch.int64, device="cpu")
     for start, block in blocks(config)(MADE_AT_ONCE):
         products = queried @ torch.nn.functional.normalize(torch.from_numpy(block)).T
         best, columns = products.topk(min(config.k, products.shape[1]), dim=1)

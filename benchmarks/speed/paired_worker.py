@@ -24,7 +24,7 @@ def features_and_generation(sizes: dict[str, int], steps: int) -> dict[str, Call
     model.initialize(torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.output.weight, std=0.02, generator=torch.Generator().manual_seed(1))
     shape = (2, sizes["num_tokens"])
-    tokens = torch.randint(sizes["vocab_size"], shape, generator=torch.Generator().manual_seed(2))
+    tokens = torch.randint(sizes["vocab_size"], shape, generator=torch.Generator().manual_seed(2), device="cpu")
     return {
         "features": lambda: rf.encode_tokens(model, tokens, layers=[sizes["num_layers"] - 1], context="reverse"),
         "generation": lambda: rf.generate(model, [1], steps=steps, generator=0),

@@ -68,7 +68,7 @@ def labelled_rows(config: Config, count: int, part: int) -> tuple[torch.Tensor, 
     strengths = np.linspace(1, 0.1, config.intrinsic, dtype=np.float32)[:, None]
     spread_out = strengths * shared.standard_normal((config.intrinsic, config.dim), dtype=np.float32)
     labels = own.integers(config.classes, size=count)
-    rows = torch.empty(count, config.dim, dtype=torch.float16)
+    rows = torch.empty(count, config.dim, dtype=torch.float16, device="cpu")
     for start in range(0, count, MADE_AT_ONCE):
         chosen = labels[start : start + MADE_AT_ONCE]
         inner = centres[chosen]

@@ -134,7 +134,7 @@ def _loss_bytes(rows: int, sizes: Any) -> float:
 def kept_bytes(sizes: Any, kind: str, dtype: torch.dtype) -> float:
     """Bytes of all tensors but the weights that one image's loss keeps for its gradient, on this CPU."""
     model = ARCHITECTURES[kind][0](sizes).train()
-    tokens = torch.zeros(1, sizes.num_tokens, dtype=torch.long)
+    tokens = torch.zeros(1, sizes.num_tokens, dtype=torch.long, device="cpu")
     with keeping(model) as kept, autocast(torch.device("cpu"), dtype):
         next_token_loss(model, tokens, None, model.own_order())
     return float(sum(kept.values()))

@@ -99,8 +99,8 @@ class RandomTokens(TokenStore):
 
     def __init__(self, count: int, num_tokens: int, vocab_size: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.tokens = torch.randint(vocab_size, (count, 1, num_tokens), generator=generator)
-        self.labels = torch.randint(CLASSES, (count,), generator=generator)
+        self.tokens = torch.randint(vocab_size, (count, 1, num_tokens), generator=generator, device="cpu")
+        self.labels = torch.randint(CLASSES, (count,), generator=generator, device="cpu")
         self.manifest = {
             "vocab_size": vocab_size,
             "label_names": [str(index) for index in range(CLASSES)],
@@ -156,12 +156,12 @@ def published_step(config: Config) -> Callable[[int], float]:
         model = RandAR(RandARConfig(**config.sizes)).train()
     training = PublishedTraining(model, dtype=dtype, micro_batch_size=config.micro_batch_size, **RECIPE)
     store = config.tokens()
-    batches = torch.arange(len(store)).chunk(4)
+    batches = torch.arange(len(store), device="cpu").chunk(4)
 
     def step(number: int) -> float:
         rows = batches[number % 4]
         tokens, classes = store.batch(rows, torch.zeros_like(rows))
-        dropped = torch.rand(len(classes)) < 0.1
+        dropped = torch.rand(len(classes), device="cpu") < 0.1
         classes = torch.where(dropped, CLASSES, classes)
         return training.train_step(tokens.to(device), classes.to(device))[0]
 
