@@ -80,23 +80,18 @@ class ImageSource:
     def __init__(
         self,
         items: Any,
+        account: Account,
         *,
         length: int | None,
-        streamed: bool = False,
-        label_names: Sequence[str] | None = None,
+        label_names: list[str] | None,
         labels: NDArray[np.int64] | None = None,
-        account: Account | None = None,
-        reading: Reading = DEFAULT_READING,
-        root: Path | None = None,
+        streamed: bool = False,
     ) -> None:
-        self._items = items
-        self.reading, self.root = reading, root
+        self._items, self.account = items, account
+        self.length, self.label_names, self.labels, self.streamed = length, label_names, labels, streamed
+        self.reading = DEFAULT_READING
+        self.root: Path | None = None
         self._picked: Callable[[UndecodedImage], bool] | None = None
-        self.streamed = streamed
-        self.length = length
-        self.label_names = None if label_names is None else list(label_names)
-        self.labels = labels
-        self.account = account or Account()
 
     def __len__(self) -> int:
         if self.length is None:
@@ -283,9 +278,6 @@ class _Decoder(Dataset[_Decoding]):
     def __init__(self, source: ImageSource, image_size: int) -> None:
         self.items, self.labels = source._items, source.labels
         self.image_size, self.names, self.reading = image_size, source.label_names, source.reading
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def __getitem__(self, index: int) -> _Decoding:
         try:

@@ -81,7 +81,7 @@ def arrange(paths: Sequence[PurePath], split: str | None, where: str, account: A
             depth += 1
         else:
             break
-    rows, depth = _split_below_classes(parts, rows, depth, split, where)
+    rows = _split_below_classes(parts, rows, depth, split, where)
     return rows, _classes(parts, rows, depth, where, account)
 
 
@@ -113,17 +113,17 @@ def _choose(parts: Sequence[Parts], rows: Sequence[int], depth: int, split: str,
 
 def _split_below_classes(
     parts: Sequence[Parts], rows: list[int], depth: int, split: str | None, where: str
-) -> tuple[list[int], int]:
+) -> list[int]:
     """Choose the split where each class folder holds the splits: class/train, class/test."""
     below = [parts[row][depth + 1] for row in rows if len(parts[row]) > depth + 2]
     splits = find_splits(sorted(set(below))) if below else []
     if len(splits) < 2:
         if split is not None:
             raise ValueError(wrong_split(where, [], split))
-        return rows, depth
+        return rows
     if split not in splits:
         raise ValueError(wrong_split(where, splits, split))
-    return [row for row in rows if len(parts[row]) > depth + 2 and parts[row][depth + 1] == split], depth
+    return [row for row in rows if len(parts[row]) > depth + 2 and parts[row][depth + 1] == split]
 
 
 def _classes(parts: Sequence[Parts], rows: Sequence[int], depth: int, where: str, account: Account) -> Labels:

@@ -176,7 +176,7 @@ def _open(images: Any, split: str | None) -> ImageSource:
     if isinstance(images, DataLoader):
         if repeated := repeats_images(images):
             warnings.warn(repeated, stacklevel=3)
-        return _streamed(loader_items(images), loader_length(images), images.dataset, account)
+        return _streamed(loader_items(images), _class_names(images.dataset), account, loader_length(images))
     if isinstance(images, (list, tuple)):
         return _open_list(images, account)
     return _open_dataset(images, account)
@@ -310,13 +310,11 @@ def _open_table(table: Any, split: str | None, account: Account) -> ImageSource:
     transformed = getattr(table, "format", {}).get("type") == "custom"
     if table.features is None or transformed:
         names = only_class_names(table.features or {})
-        if not streamed:
-            return _indexed(table, account, Labels(None, names))
-        return ImageSource(table, length=None, streamed=True, label_names=names, account=account)
+        return _streamed(table, names, account) if streamed else _indexed(table, account, Labels(None, names))
     columns = find_columns(table.features, account)
     prepared = prepare_table(table, columns, label=streamed)
     if streamed:
-        return ImageSource(prepared, length=None, streamed=True, label_names=columns.label_names, account=account)
+        return _streamed(prepared, columns.label_names, account)
     return _indexed(prepared, account, table_labels(table, columns, account))
 
 
@@ -373,14 +371,14 @@ def _open_dataset(images: Any, account: Account) -> ImageSource:
         _check_first(images)
         return _indexed(images, account, Labels(None, _class_names(images)))
     if hasattr(images, "__iter__") and not indexed:
-        return _streamed(images, None, images, account)
+        return _streamed(images, _class_names(images), account)
     raise TypeError(f"cannot read images from {type(images).__name__}: expected {ACCEPTED}")
 
 
 def _indexed(items: Any, account: Account, labels: Labels = NONE, where: Path | None = None) -> ImageSource:
     if len(items) == 0:
         raise ValueError(f"no images: {printable(where) if where else f'the {type(items).__name__}'} is empty")
-    return ImageSource(items, length=len(items), label_names=labels.names, labels=labels.values, account=account)
+    return ImageSource(items, account, length=len(items), label_names=labels.names, labels=labels.values)
 
 
 def _check_first(items: Any) -> None:
@@ -395,8 +393,10 @@ def _check_first(items: Any) -> None:
             return
 
 
-def _streamed(items: Iterable[Any], length: int | None, dataset: Any, account: Account) -> ImageSource:
-    return ImageSource(items, length=length, streamed=True, label_names=_class_names(dataset), account=account)
+def _streamed(
+    items: Iterable[Any], label_names: list[str] | None, account: Account, length: int | None = None
+) -> ImageSource:
+    return ImageSource(items, account, length=length, streamed=True, label_names=label_names)
 
 
 def _class_names(dataset: Any) -> list[str] | None:

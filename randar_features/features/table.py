@@ -172,12 +172,12 @@ class FeatureTable:
         paths, labels, status = self._paths(), self._labels(), self.status
         with written_whole(path_to_write(path)) as file, pq.ParquetWriter(file, schema) as writer:
             for images in _slices(len(self)):
-                columns = [pa.array(paths[images]), pa.array(labels[images]), pa.array(status[images])]
+                columns = [pa.array(paths[images], "string"), pa.array(labels[images])]
+                columns.append(pa.array(status[images], "string"))
                 for name in self.specs:
                     flat = np.ascontiguousarray(self._take(name, images), np.float32).reshape(-1)
                     columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), size))
-                typed = [column.cast(kind) for column, kind in zip(columns, schema.types, strict=True)]
-                writer.write_batch(pa.record_batch(typed, schema=schema))
+                writer.write_batch(pa.record_batch(columns, schema=schema))
 
     def to_zarr(self, path: str | Path) -> None:
         """Write a Zarr group: "path", "label", "status", and for each spec a float32 array (n, G, G, D) or (n, D).
@@ -310,7 +310,7 @@ class _TableSource:
 
     def read(self, runs: Iterator[Sequence[int]]) -> Iterator[Block]:
         for run in runs:
-            yield self._block(slice(run[0], run[-1] + 1)) if len(run) else self._block(slice(0, 0))
+            yield self._block(slice(run[0], run[-1] + 1))
 
     def _block(self, images: slice) -> Block:
         table, labels = self.table, self.table._labels()[images].tolist()

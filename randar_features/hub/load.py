@@ -180,14 +180,9 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     weights = _load(source, "transformer", transformer, device, dtype)
     tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
     transformer.trained_order = _trained_order(source)
-    layers, transformer.recommended_steps = _recommended(source, transformer)
-    return Model(
-        name=source.name,
-        transformer=transformer,
-        recommended_layers=layers,
+    return replace(
+        _model(source, transformer, tokenizer),
         weights_hash=_hash_of(source, [file for file in (weights, tokenizer_weights) if file]),
-        optional_tokenizer=tokenizer,
-        class_names=source.classes,
         revision=weights.revision,
         tokenizer_revision=tokenizer_weights.revision if tokenizer_weights else None,
     )
@@ -204,6 +199,11 @@ def untrained_model(name: Name) -> Model:
     transformer.initialize()
     for module in (transformer, tokenizer):
         module.requires_grad_(False).eval()
+    return _model(source, transformer, tokenizer)
+
+
+def _model(source: ModelSource, transformer: ImageTransformer, tokenizer: ImageTokenizer | None) -> Model:
+    """The model as its configuration describes it, whatever its weights are."""
     layers, transformer.recommended_steps = _recommended(source, transformer)
     return Model(
         name=source.name,

@@ -159,7 +159,9 @@ def _read_pickle(path: Path) -> Any:
     # LlamaGen's trainer saves its parsed arguments, a bare record of values, beside the weights.
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
-            return _load_pickle(path)
+            with path.open("rb") as file:  # only the zip format, PyTorch's since 1.6, can be mapped into memory
+                mappable = file.read(4) == b"PK\x03\x04"
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             reason = f"it calls {found[1]}" if found else "it holds something else, or is damaged"
@@ -173,13 +175,6 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} is no file of weights, or is damaged ({type(error).__name__}: {reason}): "
                 "fetch or write it anew"
             ) from error
-
-
-def _load_pickle(path: Path) -> Any:
-    # Only files in the zip format, PyTorch's since 1.6, can be mapped into memory.
-    with path.open("rb") as file:
-        mappable = file.read(4) == b"PK\x03\x04"
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
 
 
 def _usual_key(content: Any, path: Path) -> str | None:

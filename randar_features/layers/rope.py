@@ -8,22 +8,19 @@ EXTRAPOLATED = 2  # frequencies of each axis, of a grid of twice the side
 
 def axial_frequencies(head_dim: int, base: float) -> Tensor:
     """ω_k = base^(−2k / (d/2)), k = 0 … d/4−1: the frequencies of one axis, (d/4,) float32."""
-    if head_dim % 4:
-        raise ValueError(f"the width of a head must divide by 4 for two-dimensional rotation, got {head_dim}")
     half = head_dim // 2
     return 1.0 / base ** (torch.arange(0, half, 2, device="cpu")[: half // 2].float() / half)
 
 
-def rotary_table(row_angles: Tensor, column_angles: Tensor) -> Tensor:
+def rotary_table(angles: Tensor) -> Tensor:
     """Cosines and sines of the class token and of every raster location: (1 + G², d/2, 2) float32.
 
-    `row_angles` and `column_angles` are (G, d/4): the angle of each coordinate at each frequency.
-    Half of the rotation pairs turn by the row, the others by the column. The class token's cosine
-    and sine are both zero, as in the published weights: its query and key vanish.
+    `angles` are (G, d/4): the angle of each coordinate, of a row or a column, at each frequency. Half of the rotation
+    pairs turn by the row, the others by the column. The class token's cosine and sine are both zero, as in the
+    published weights: its query and key vanish.
     """
-    side = len(row_angles)
-    rows = row_angles[:, None].expand(side, side, -1)
-    columns = column_angles[None].expand(side, side, -1)
+    side = len(angles)
+    rows, columns = angles[:, None].expand(side, side, -1), angles[None].expand(side, side, -1)
     angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)
     table = torch.stack([angles.cos(), angles.sin()], dim=-1)
     return torch.cat([torch.zeros_like(table[:1]), table])
@@ -31,8 +28,7 @@ def rotary_table(row_angles: Tensor, column_angles: Tensor) -> Tensor:
 
 def grid_rotary_table(side: int, head_dim: int, base: float) -> Tensor:
     """`rotary_table` of the plain G×G grid: angle = coordinate · ω_k."""
-    angles = torch.outer(torch.arange(side, device="cpu").float(), axial_frequencies(head_dim, base))
-    return rotary_table(angles, angles)
+    return rotary_table(torch.outer(torch.arange(side, device="cpu").float(), axial_frequencies(head_dim, base)))
 
 
 def fine_grid_rotary_table(side: int, head_dim: int, base: float) -> Tensor:
@@ -46,8 +42,7 @@ def fine_grid_rotary_table(side: int, head_dim: int, base: float) -> Tensor:
     interpolated = torch.outer(
         torch.linspace(0, side - 1, 2 * side, dtype=torch.float32, device="cpu"), frequencies[EXTRAPOLATED:]
     )
-    angles = torch.cat([extrapolated, interpolated], dim=1)
-    return rotary_table(angles, angles)
+    return rotary_table(torch.cat([extrapolated, interpolated], dim=1))
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ be predicted and sees the content before it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,7 +23,6 @@ from randar_features.layers.rope import rotate
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
-@dataclass(frozen=True, kw_only=True)
 class ARPGConfig(TransformerConfig):
     """Sizes of an ARPG, see `TransformerConfig`; half of the (even) number of layers are for the queries."""
 

@@ -6,7 +6,6 @@ Attention is causal; each token is predicted at the position before its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,7 +16,6 @@ from randar_features.layers.config import TransformerConfig
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
-@dataclass(frozen=True, kw_only=True)
 class LlamaGenConfig(TransformerConfig):
     """Sizes of a LlamaGen, see `TransformerConfig`."""
 

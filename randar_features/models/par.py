@@ -8,7 +8,6 @@ s1 … s3 complete the first group.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -23,7 +22,6 @@ from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 from randar_features.sequence import GROUP
 
 
-@dataclass(frozen=True, kw_only=True)
 class PARConfig(TransformerConfig):
     """Sizes of a PAR, see `TransformerConfig`; the grid's side must be even."""
 

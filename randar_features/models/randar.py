@@ -7,7 +7,6 @@ where it is, and there it is predicted. Attention is causal along the sequence.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -21,7 +20,6 @@ from randar_features.layers.rope import rotate
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
-@dataclass(frozen=True, kw_only=True)
 class RandARConfig(TransformerConfig):
     """Sizes of a RandAR, see `TransformerConfig`."""
 

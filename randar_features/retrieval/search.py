@@ -84,14 +84,9 @@ class Hits:
         ]
 
     def to_pandas(self) -> Any:
-        """`to_dicts` as a pandas DataFrame; ModuleNotFoundError that says what to install without pandas.
+        """`to_dicts` as a pandas DataFrame. Names that are no UTF-8 are escaped, see `store.records.escape`."""
+        import pandas
 
-        Names that are no UTF-8 are escaped, see `store.records.escape`.
-        """
-        try:
-            import pandas
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("to_pandas needs pandas: pip install pandas, or use to_dicts()") from error
         names = ["query", "query_path", "rank", "id", "score", "path", "label"]
         found = [
             {name: escape(value) if isinstance(value, str) else value for name, value in hit.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.pooling import POOLINGS, pool
+from probes.pooling import pool
 from randar_features.features import FeatureSpec, FeatureTable
 from randar_features.features.store import FeatureStore
 from randar_features.precision import format_of, parse_format, weights_dtype
@@ -97,11 +97,9 @@ def as_vectors(tables: Sequence[Table], spec: str | None, pooling: str) -> Vecto
     """The vectors of one spec of tables.
 
     Raises:
-        ValueError: no such spec, several to choose from, an unknown pooling, tables that were pooled otherwise,
-            tables of different features, or classes with names in one table and without in another.
+        ValueError: no such spec, several to choose from, tables that were pooled otherwise, tables of different
+            features, or classes with names in one table and without in another.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
     name = chosen_name(tables[0], spec)
     about = [_describe(table, name, pooling) for table in tables]
     for table, other in zip(tables[1:], about[1:], strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 from randar_features.store.identity import UNREADABLE
 from randar_features.store.manifest import Manifest, new_part, root_of, rows_of
 from randar_features.store.records import Record, Source, absolute, printable, within
-from randar_features.store.state import Plan, Present, State, matches, named
+from randar_features.store.state import Plan, Present, State, grouped, matches, named
 
 
 def take_classes(folder: Path, manifest: Manifest, names: list[str] | None, state: State) -> None:
@@ -126,13 +126,9 @@ class Append:
             "are given without a label, and keep the one that they have": labelled,
             "are gone, and keep their rows": sorted(gone),
         }
-        said = [
-            f"{len(rows)} {what} ({named([state.path(row) or f'row {row}' for row in rows])})"
-            for what, rows in groups.items()
-            if rows
-        ]
-        if said:
-            warnings.warn(f"images of {state.folder}: {'; '.join(said)}", stacklevel=6)
+        said = {what: [state.path(row) or f"row {row}" for row in rows] for what, rows in groups.items()}
+        if any(said.values()):
+            warnings.warn(f"images of {state.folder}: {grouped(said)}", stacklevel=6)
 
 
 class _Known:

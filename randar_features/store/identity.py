@@ -3,6 +3,7 @@
 Hashes of files are kept between runs by size, times and inode, as git keeps them, in `cache_file()`.
 """
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -19,7 +20,6 @@ from PIL import Image
 from randar_features.store.files import make_folder
 
 UNREADABLE = ""  # the hash of what cannot be read
-_READ_BYTES = 1 << 20
 # A file that changed within this time before it was hashed is not remembered: it may change again and keep its time.
 RACY_NS = 2_000_000_000
 _SQLITE_LARGEST = (1 << 63) - 1
@@ -44,15 +44,12 @@ def hash_bytes(*content: bytes | bytearray | memoryview) -> str:
 
 def hash_file(path: str | os.PathLike[str]) -> str:
     """Hash of a file's bytes; OSError if it cannot be read or is no ordinary file, such as a pipe."""
-    digest = xxhash.xxh3_128()
     # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{os.fspath(path)} is no ordinary file")
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def hash_image(image: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from randar_features.store.append import Append, take_classes
 from randar_features.store.manifest import Manifest, images_in, new_part, root_of
 from randar_features.store.records import Record, Source, absolute, within
-from randar_features.store.state import OtherImagesError, Plan, State, intact_shards, matches, named
+from randar_features.store.state import OtherImagesError, Plan, State, grouped, intact_shards, matches, named
 from randar_features.store.streams import plan_stream, plan_stream_append
 
 
@@ -129,5 +129,4 @@ def _differences(state: State, source: Source, records: Sequence[Record]) -> str
             moved.append(key)
     gone = [number if record.path is None else key for key, (record, number) in held.items() if key not in given]
     groups = {"changed": changed, "with another label": moved, "new": new, "not given now": gone}
-    said = [f"{len(names)} {what} ({named(names)})" for what, names in groups.items() if names]
-    return "; ".join(said) or "they are in another order"
+    return grouped(groups) or "they are in another order"

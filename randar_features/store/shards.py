@@ -9,14 +9,16 @@ whose field says its shape. The Arrow libraries open it as it is: pandas, polars
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -29,7 +31,6 @@ if TYPE_CHECKING:  # pyarrow is slow to import, and not every use of the package
 
 SHARD, PIECE = "rows", "part"
 _NAME = re.compile(r"(rows|part)-(\d{9})-(\d{7})-([0-9a-f]{16})\.arrow")
-_READ_BYTES = 1 << 20
 _MAGIC = b"ARROW1"
 _FIXED = {"path": "string", "label": "int64", "status": "string", "hash": "string"}  # and their types
 AGAIN = "Run the command that made it again: it makes this shard anew and keeps the others"
@@ -52,16 +53,13 @@ class Shard:
 
     def verify(self) -> None:
         """Read the whole file once; ValueError that names it if a byte differs from what was written."""
-        digest = xxhash.xxh3_64()
         try:
             with self._open() as file:
-                while block := file.read(_READ_BYTES):
-                    digest.update(block)
+                found = hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
         except OSError as error:
             raise ValueError(f"{self.path} cannot be read ({error}). {AGAIN}") from error
-        if digest.hexdigest() != self.checksum:
-            found = f"its checksum is {digest.hexdigest()}, expected {self.checksum}"
-            raise ValueError(f"{self.path} is damaged: {found}. {AGAIN}")
+        if found != self.checksum:
+            raise ValueError(f"{self.path} is damaged: its checksum is {found}, expected {self.checksum}. {AGAIN}")
 
     def check_ends(self) -> None:
         """ValueError that names the file if it does not begin and end as a whole one does."""
@@ -76,7 +74,7 @@ class Shard:
             reason = str(error)
         raise ValueError(f"{self.path} is torn ({reason}). {AGAIN}")
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> BufferedReader:
         try:
             return self.path.open("rb")
         except FileNotFoundError as error:
@@ -141,12 +139,7 @@ class Shard:
 
 
 def _as_numpy(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    import pyarrow as pa
-
-    field, column = batch.schema.field(name), batch.column(name)
-    if not pa.types.is_fixed_size_list(field.type):
-        return column.to_numpy()
-    shape = json.loads(field.metadata[b"shape"])
+    column, shape = batch.column(name), json.loads(batch.schema.field(name).metadata[b"shape"])
     return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), *shape)
 
 
@@ -189,8 +182,7 @@ def to_arrow(block: Block) -> pa.RecordBatch:
         if name in _FIXED:
             raise ValueError(f"values cannot be called {name!r}: a store has a column of that name")
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-        size = math.prod(values.shape[1:])
-        arrays[name] = flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, size)
+        arrays[name] = pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:]))
         fields.append(pa.field(name, arrays[name].type, metadata={"shape": json.dumps(values.shape[1:])}))
     return pa.record_batch(list(arrays.values()), schema=pa.schema(fields))
 

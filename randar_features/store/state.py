@@ -169,3 +169,8 @@ def named(names: Sequence[str]) -> str:
     """The first of these names, and how many more there are."""
     shown = ", ".join(map(printable, names[:_SHOWN]))
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def grouped(groups: Mapping[str, Sequence[str]]) -> str:
+    """How many names each group has, and the first of them; groups without names are left out."""
+    return "; ".join(f"{len(names)} {what} ({named(names)})" for what, names in groups.items() if names)

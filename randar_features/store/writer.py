@@ -400,8 +400,6 @@ class OpenShard:
 
     def take(self, shard: Shard, rows: Sequence[int], places: Sequence[int] | None = None) -> None:
         """Rows of another file; `places`: which rows they become here, None: the same."""
-        if not rows:
-            return
         numbers = [row - shard.rows.start for row in rows]
         columns = {name: shard.column(name)[numbers] for name in shard.names}
         records = shard.records
