@@ -205,8 +205,7 @@ class _RayImages(EncodedImages):
         reason = f"the process that read it died, {ATTEMPTS} times"
         if self._lost == MOST_LOST:
             raise RuntimeError(f"{MOST_LOST} images in a row, the last of them {record.path or number}: {reason}")
-        values = self.values(torch.zeros(1, 3, self.image_size, self.image_size, device="cpu"))
-        columns = {name: np.full(value.shape, np.nan, self.dtype) for name, value in values.items()}
+        columns = {name: np.full(value.shape, np.nan, self.dtype) for name, value in self.of_black.items()}
         return Block(columns, [record], [reason])
 
     def _stream(self, tasks: list[list[int]]) -> Generator[pa.Table, None, None]:

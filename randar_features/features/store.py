@@ -238,11 +238,15 @@ def write_store(
     rank, world_size = rank_and_ranks()
     if images.streamed and world_size > 1:
         raise ValueError("a stream of images cannot be shared out to several processes: run a single one")
+    if shard_rows is None:
+        check_format(folder, FeatureStore.made_by)
+        there = (folder / MANIFEST).exists()
+        shard_rows = int(read_manifest(folder)["shard_rows"]) if there else images.shard_rows()
     writer = StoreWriter(
         folder=folder,
         kind=FeatureStore,
         content=content.manifest(),
-        shard_rows=_shard_rows(folder, images) if shard_rows is None else shard_rows,
+        shard_rows=shard_rows,
         data=data,
         rank=rank,
         world_size=world_size,
@@ -253,12 +257,6 @@ def write_store(
         if not writer.fill(images):
             writer.wait()
     return FeatureStore(folder)
-
-
-def _shard_rows(folder: Path, images: FeatureImages) -> int:
-    """Images a shard: of the store that is there, else as many as fit."""
-    check_format(folder, FeatureStore.made_by)
-    return int(read_manifest(folder)["shard_rows"]) if (folder / MANIFEST).exists() else images.shard_rows()
 
 
 def _as_values(values: Mapping[str, Tensor], dtype: str, batch: ImageBatch) -> dict[str, np.ndarray]:

@@ -92,6 +92,11 @@ class FeatureTable:
         values = self._values[:, self.specs.index(name)].numpy()
         return values if images is None else values[images]
 
+    def blocks(self, spec: str | FeatureSpec, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first image, one feature of up to `size` images) one after the other."""
+        name, starts = self._name(spec), range(0, len(self), size)
+        return ((start, np.ascontiguousarray(self._take(name, slice(start, start + size)))) for start in starts)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one feature of one image: (G, G, D), or (D,) if pooled."""
@@ -263,7 +268,11 @@ def open_table(folder: str | Path) -> FeatureTable:
         FileNotFoundError: there is no table.
         ValueError: it is damaged, or its extraction did not finish.
     """
-    store = FeatureStore(folder)
+    return table_of(FeatureStore(folder))
+
+
+def table_of(store: FeatureStore) -> FeatureTable:
+    """A store as a table."""
     manifest = store.manifest
     details = {name: manifest.get(key) for key, name in _MANIFEST_KEYS.items()}
     details["classes"] = next(iter(manifest["outputs"].values())).get("classes")

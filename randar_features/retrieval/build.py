@@ -20,9 +20,10 @@ from randar_features.data.stored_images import check_apart
 from randar_features.features import FeatureSpec, FeatureTable, model_specs
 from randar_features.features.extract import Extraction
 from randar_features.features.store import EncodedImages, FeatureStore, is_store
+from randar_features.features.table import table_of
 from randar_features.hub import Model, load_model
 from randar_features.retrieval.search import Index
-from randar_features.retrieval.tables import Table, Vectors, as_vectors
+from randar_features.retrieval.tables import Vectors, as_vectors
 from randar_features.store.files import path_to_write
 
 FEATURES_FOLDER = "features"
@@ -98,7 +99,8 @@ def build_index(
         options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "device": device}
         options |= {"dtype": dtype, "progress": progress, "split": split}
         options |= {"value_range": value_range, "max_pixels": max_pixels}
-        tables, spec = [_extract(data, folder / FEATURES_FOLDER, model, spec, pooling, check, options)], None
+        store = _extract(data, folder / FEATURES_FOLDER, model, spec, pooling, check, options)
+        tables, spec = [table_of(store)], None
     elif split is not None or value_range is not None:
         raise ValueError("split and value_range are for images, and data are tables of features: leave them out")
     vectors = as_vectors(tables, spec, pooling)
@@ -169,13 +171,14 @@ def whole_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value if value is None else int(value) for name, value in numbers.items()}
 
 
-def _tables(data: Any) -> list[Table] | None:
+def _tables(data: Any) -> list[FeatureTable] | None:
     """The tables that `data` is; None where it is images."""
     several = list(data) if isinstance(data, list | tuple) and len(data) else [data]
-    tables = [FeatureStore(one) if is_store(one) else getattr(one, "store", None) or one for one in several]
-    if all(isinstance(one, FeatureStore | FeatureTable) for one in tables):
+    stores = [FeatureStore(one) if is_store(one) else one for one in several]
+    tables = [table_of(one) if isinstance(one, FeatureStore) else one for one in stores]
+    if all(isinstance(one, FeatureTable) for one in tables):
         return tables
-    if any(isinstance(one, FeatureStore | FeatureTable) for one in tables):
+    if any(isinstance(one, FeatureTable) for one in tables):
         raise ValueError("data must be images or tables of features, got some of each")
     return None
 

@@ -16,9 +16,6 @@ from randar_features.features.store import FeatureStore
 from randar_features.precision import format_of, parse_format, weights_dtype
 from randar_features.store.identity import hash_files
 
-Table = FeatureStore | FeatureTable
-ENCODING = ("encoder", "weights", "image_size")
-
 
 @dataclass(frozen=True)
 class Vectors:
@@ -31,7 +28,7 @@ class Vectors:
         about: what the vectors are; queries must be the same.
     """
 
-    tables: Sequence[Table]
+    tables: Sequence[FeatureTable]
     name: str
     pooling: str
     about: dict[str, Any]
@@ -43,7 +40,7 @@ class Vectors:
         """(first image, vectors (b, D) float32) one after the other; those of unreadable images are NaN."""
         first = 0
         for table in self.tables:
-            for start, block in _blocks(table, self.name, size):
+            for start, block in table.blocks(self.name, size):
                 maps = torch.from_numpy(block)
                 yield first + start, (maps if maps.ndim == 2 else pool(maps, self.pooling)).numpy()
             first += len(table)
@@ -87,13 +84,13 @@ class Vectors:
     def source(self) -> list[dict[str, str]]:
         """The stores that the vectors come from, and the state that they are in."""
         return [
-            {"folder": str(table.folder.resolve()), "state": store_state(table)}
-            for table in self.tables
-            if isinstance(table, FeatureStore)
+            {"folder": str(store.folder.resolve()), "state": store_state(store)}
+            for store in (table.store for table in self.tables)
+            if store is not None
         ]
 
 
-def as_vectors(tables: Sequence[Table], spec: str | None, pooling: str) -> Vectors:
+def as_vectors(tables: Sequence[FeatureTable], spec: str | None, pooling: str) -> Vectors:
     """The vectors of one spec of tables.
 
     Raises:
@@ -113,9 +110,9 @@ def as_vectors(tables: Sequence[Table], spec: str | None, pooling: str) -> Vecto
     return Vectors(tables, name, about[0]["pooling"], about[0])
 
 
-def chosen_name(table: Table, spec: str | None) -> str:
+def chosen_name(table: FeatureTable, spec: str | None) -> str:
     """What the table calls `spec` ("reverse/image/2", or its own name); None: the only one that it has."""
-    names = table.names if isinstance(table, FeatureStore) else table.specs
+    names = table.specs
     if spec is None:
         if len(names) > 1:
             raise ValueError(f"{table} holds several features, choose one by spec: {', '.join(names)}")
@@ -125,31 +122,24 @@ def chosen_name(table: Table, spec: str | None) -> str:
     raise ValueError(f"{table} holds no {spec!r}: expected one of {', '.join(names)}")
 
 
-def _describe(table: Table, name: str, pooling: str) -> dict[str, Any]:
+def _describe(table: FeatureTable, name: str, pooling: str) -> dict[str, Any]:
     """What the vectors are."""
-    if isinstance(table, FeatureStore):
-        manifest = table.manifest
-        about = {key: manifest[key] for key in ENCODING} | _reading(manifest["compute_dtype"], manifest)
-        pooled, details = manifest["pooling"], manifest["outputs"][name]
+    details, pooled = table.details, table.details["pool"]
+    about = {"encoder": details["model"], "weights": details["weights"], "image_size": details["image_size"]}
+    if table.store is None:
+        output = FeatureSpec.parse(name).details() | {"classes": details["classes"]}
     else:
-        details = FeatureSpec.parse(name).details() | {"classes": table.details["classes"]}
-        about = {"encoder": table.details["model"], **{key: table.details[key] for key in ENCODING[1:]}}
-        about |= _reading(table.details.get("dtype"), {"table": table.details, **table.details})
-        pooled = table.details["pool"]
+        output = table.store.manifest["outputs"][name]
     if pooled is not None and pooling not in (pooled, "mean"):
         raise ValueError(f"{table} was pooled by {pooled}: extract maps (pool=None) for pooling {pooling!r}")
-    return about | {"pooling": pooled or pooling} | described(name, details)
+    return about | _reading(details) | {"pooling": pooled or pooling} | described(name, output)
 
 
-def _reading(dtype: str | None, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The number format that the features were computed in, and the values of black and white where they were stated.
-
-    dtype: of the products, and of the weights too unless the details of a table in `about` have those.
-    """
-    weights = (about.get("table") or {}).get("weights_dtype")
-    if dtype is not None and weights is not None:
+def _reading(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The number format that features were computed in, and the values of black and white if they were stated."""
+    dtype, weights, stated = (details.get(name) for name in ("dtype", "weights_dtype", "value_range"))
+    if dtype is not None and weights is not None:  # else the format of the products is that of the weights too
         dtype = format_of(parse_format(dtype)[0], weights_dtype(weights))
-    stated = about.get("value_range")
     return {"dtype": dtype} | ({} if stated is None else {"value_range": list(stated)})
 
 
@@ -161,23 +151,14 @@ def described(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _blocks(table: Table, name: str, size: int) -> Iterator[tuple[int, np.ndarray]]:
-    if isinstance(table, FeatureStore):
-        yield from table.blocks(name, size)
-        return
-    values = table[name]
-    for start in range(0, len(table), size):
-        yield start, np.ascontiguousarray(values[start : start + size])
-
-
-def _content(table: Table) -> list[str]:
+def _content(table: FeatureTable) -> list[str]:
     """A hash of each image; "" where the table does not know it: one that was saved knows the features alone."""
-    if isinstance(table, FeatureStore) and "table" not in table.manifest:
-        return table.hashes
+    if table.store is not None and "table" not in table.store.manifest:
+        return table.store.hashes
     return [""] * len(table)
 
 
-def _labels(table: Table, names: Sequence[str]) -> np.ndarray:
+def _labels(table: FeatureTable, names: Sequence[str]) -> np.ndarray:
     """(n,) int64, places of the labels among the class names `names`; without these as they are; -1 for none."""
     if table.labels is None:
         return np.full(len(table), -1, np.int64)
