@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 
@@ -43,12 +44,8 @@ def measure(config: Config, out: Path) -> Measurement:
         paths = write_files(config, Path(folder) / "files")
         # Files that were written just now are not remembered: they may change again without another time.
         time.sleep(RACY_NS / 1e9)
-        before = os.environ.get(CACHE)
-        os.environ[CACHE] = f"{folder}/cache"
-        try:
+        with patch.dict(os.environ, {CACHE: f"{folder}/cache"}):
             (first, hashes), (second, same) = (timed(paths) for _ in range(2))
-        finally:
-            os.environ.pop(CACHE) if before is None else os.environ.update({CACHE: before})
     assert hashes == same
     results = [
         Result.of(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Config(RunOptions):
     queries: Count = 1000
     one_by_one: Count = 100
     k: Count = 10
-    kind: tuple[str, ...] = ("ivfpq", "flat")
+    kind: tuple[Literal["flat", "hnsw", "ivfpq"], ...] = ("ivfpq", "flat")
     probes: tuple[Natural, ...] = (0,)
     memory_limit: Positive = 4.0
     threads: Count = 2

@@ -89,18 +89,17 @@ class Optimizer:
 
     def __init__(self, parts: list[torch.optim.Optimizer], names: dict[Tensor, str]) -> None:
         self.parts, self.names = parts, names
-        self.peaks = [[group["lr"] for group in part.param_groups] for part in parts]
 
     def include(self, module: nn.Module, prefix: str, part: torch.optim.Optimizer) -> None:
         """Step `part`, which trains `module`, with the others; its parameters are named with a prefix."""
         self.parts.append(part)
         self.names |= {p: f"{prefix}{name}" for name, p in module.named_parameters()}
-        self.peaks.append([group["lr"] for group in part.param_groups])
 
     def step(self, multiplier: float) -> None:
         """Update with `multiplier` times the peak learning rates, then clear the gradients."""
-        for part, peaks in zip(self.parts, self.peaks, strict=True):
-            for group, peak in zip(part.param_groups, peaks, strict=True):
+        for part in self.parts:
+            for group in part.param_groups:
+                peak = group.setdefault("initial_lr", group["lr"])  # where torch's own schedulers keep it
                 group["lr"] = peak * multiplier
             part.step()
         self.clear()
