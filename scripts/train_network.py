@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from randar_features.cli.parse import part
 from randar_features.cli.run import UNFINISHED, run
-from randar_features.cli.training import RunOptions, train
+from randar_features.cli.training import RunOptions, tell_left_out, train
 from randar_features.data.pixels import cache_pixels
 from randar_features.data.ranges import Reading
 from randar_features.training.network_trainer import NetworkTrainer, NetworkTrainingConfig
@@ -39,6 +39,7 @@ def train_network(options: NetworkOptions) -> int:
     ]  # fmt: skip
     if stores[0] is None or stores[1] is None:
         return UNFINISHED
+    tell_left_out(stores[0], stores[1])
     return train(NetworkTrainer(config, stores[0], stores[1]), options, deadline)
 
 

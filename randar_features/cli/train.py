@@ -20,7 +20,7 @@ from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
 from randar_features.cli.tokenize import keep_tokenizer
 from randar_features.cli.train_transformer import previews
-from randar_features.cli.training import RunOptions, train
+from randar_features.cli.training import RunOptions, tell_left_out, train
 from randar_features.data import open_images
 from randar_features.data.images import ImageSource
 from randar_features.data.layout import find_splits, split_role
@@ -31,7 +31,6 @@ from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
 from randar_features.options import Count, Positive, Seed
 from randar_features.store.files import write_json, written_whole
-from randar_features.store.records import printable
 from randar_features.training.loop import LoopConfig
 from randar_features.training.recipe import TrainingConfig
 from randar_features.training.tokenizing import tokenize
@@ -86,8 +85,7 @@ def train_folder(options: TrainOptions) -> int:
     print(
         f"{options.data}: {len(tokens)} images to train on, {len(validation)} to validate, {tokens.num_classes} classes"
     )
-    if unreadable := [*tokens.unreadable, *validation.unreadable]:
-        print(f"images left out, as they cannot be read: {len(unreadable)} ({printable(unreadable[0]['reason'])})")
+    tell_left_out(tokens, validation)
     initial = None if options.fresh else adapted(base, tokens, options.out / "initial")
     config = training_config(options, base, initial)
     return train(RandARTrainer(config, tokens, validation, previews(tokens)), options, deadline)

@@ -9,7 +9,7 @@ import torch
 
 from randar_features.cli.parse import part
 from randar_features.cli.run import UNFINISHED
-from randar_features.cli.training import RunOptions, run_stage, train
+from randar_features.cli.training import RunOptions, run_stage, tell_left_out, train
 from randar_features.data.pixels import PixelCache, PixelSource, cache_pixels
 from randar_features.data.ranges import Reading
 from randar_features.options import Natural
@@ -49,6 +49,7 @@ def train_tokenizer(options: TokenizerOptions) -> int:
     training, validation = (open_pixels(options, split, deadline) for split in options.splits)
     if training is None or validation is None:
         return UNFINISHED
+    tell_left_out(training, validation)
     torch.set_float32_matmul_precision("high")
     return train(TokenizerTrainer(config, training, validation), options, deadline)
 

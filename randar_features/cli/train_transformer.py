@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from randar_features.cli.parse import part
-from randar_features.cli.training import RunOptions, run_stage, train
+from randar_features.cli.training import RunOptions, run_stage, tell_left_out, train
 from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
@@ -58,6 +58,7 @@ def train_transformer(options: TransformerOptions) -> int:
     deadline = options.deadline()
     config = part(options, TrainingConfig)
     tokens, validation = TokenStore(options.tokens / "train"), TokenStore(options.tokens / "validation")
+    tell_left_out(tokens, validation)
     preview = previews(tokens) if config.loop.preview_every else None
     teacher = None
     if config.auxiliary.alignment.weight:

@@ -11,7 +11,11 @@ import torch
 from randar_features.cli.options import TimeLimit
 from randar_features.cli.parse import Options, as_option
 from randar_features.cli.run import UNFINISHED, run
+from randar_features.data.pixels import PixelCache, PixelSource
+from randar_features.data.token_store import TokenStore
 from randar_features.hub.registry import MODEL_FOLDER
+from randar_features.store.records import printable
+from randar_features.store.writer import rank_and_ranks
 from randar_features.training.distributed import keep_freed_memory
 from randar_features.training.loop import Trainer
 from randar_features.training.loop import run as run_training
@@ -43,6 +47,16 @@ def train(trainer: Trainer, options: RunOptions, deadline: float | None) -> int:
     if model.exists():
         print(f"{model}: the model" if done else f"{model}: the model so far; run it again to continue")
     return 0 if done else UNFINISHED
+
+
+def tell_left_out(*stores: TokenStore | PixelCache | PixelSource) -> None:
+    """Print how many images could not be read, and why the first could not; a source of pixels tells as it meets them.
+
+    Of several processes the first one prints.
+    """
+    unreadable = [entry for store in stores if not isinstance(store, PixelSource) for entry in store.unreadable]
+    if unreadable and rank_and_ranks()[0] == 0:
+        print(f"images left out, as they cannot be read: {len(unreadable)} ({printable(unreadable[0]['reason'])})")
 
 
 def run_stage(

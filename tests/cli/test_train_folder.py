@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -103,7 +104,9 @@ def test_splits_of_other_classes_are_refused_before_work(tmp_path: Path, capsys:
     assert not out.exists()
 
 
-def test_images_that_cannot_be_read_are_named(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_images_that_cannot_be_read_are_named(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     shutil.copytree(digits, tmp_path / "data")
     bad = min((tmp_path / "data").rglob("*.png"))
     bad.write_bytes(b"no picture")
@@ -112,3 +115,18 @@ def test_images_that_cannot_be_read_are_named(digits: Path, tmp_path: Path, caps
     assert main(["train", str(tmp_path / "data"), *arguments]) == 0
     said = capsys.readouterr().out
     assert "cannot be read: 1 " in said and str(bad) in said
+
+    for stage, given, trainer in (
+        ("transformer", ["--tokens", str(tmp_path / "run/tokens")], "RandARTrainer"),
+        ("tokenizer", ["--data", str(tmp_path / "data"), "--splits", "train", "validation"], "TokenizerTrainer"),
+    ):
+        module = importlib.import_module(f"randar_features.cli.train_{stage}")
+        monkeypatch.setattr(module, "train", lambda *_: 0)
+        monkeypatch.setattr(module, trainer, lambda *_: None)
+        monkeypatch.setattr(
+            module, "open_pixels", lambda _, split, __: TokenStore(tmp_path / "run/tokens" / split), raising=False
+        )
+        for rank, count in (("0", 1), ("1", 0)):
+            monkeypatch.setenv("RANK", rank)
+            assert main(["train", stage, *given, "--out", str(tmp_path / stage)]) == 0
+            assert capsys.readouterr().out.count(str(bad)) == count, stage
