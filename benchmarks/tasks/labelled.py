@@ -90,6 +90,10 @@ class Split:
     rows: np.ndarray
     labels: np.ndarray
 
+    def part(self, places: np.ndarray) -> "Split":
+        """Some of the rows, by their places."""
+        return Split(self.rows[places], self.labels[places])
+
     def same(self, other: "Split") -> bool:
         """Whether the other one is of the same images, with the same labels."""
         return np.array_equal(self.rows, other.rows) and np.array_equal(self.labels, other.labels)
@@ -171,11 +175,11 @@ def labelled_features(
     pooling: of maps, or None for maps. outputs: of the encoder; None: all.
     """
     if isinstance(encoder, StoredEncoder):
-        store = encoder.features(outputs, pooling)
-        train, evaluation = choose_rows(store, None, options)
-        return LabelledFeatures(encoder, store, store, train, evaluation, pooling, options.on_disk)
-    about: dict[str, Any] = {**options.store, "outputs": outputs, "pooling": pooling, "max_images": options.max_images}
-    stores = [extract(encoder, options.data, split=split, **about) for split in splits_read(options)]
+        stores = [encoder.features(outputs, pooling)]
+    else:
+        about: dict[str, Any] = {**options.store, "max_images": options.max_images}
+        about |= {"outputs": outputs, "pooling": pooling}
+        stores = [extract(encoder, options.data, split=split, **about) for split in splits_read(options)]
     train, evaluation = choose_rows(stores[0], stores[-1] if options.evaluation_split is not None else None, options)
     return LabelledFeatures(encoder, stores[0], stores[-1], train, evaluation, pooling, options.on_disk)
 
@@ -244,8 +248,7 @@ def fewer(split: Split, count: int | None, seed: int) -> Split:
     """A seeded, stratified choice of `count` rows; None: all."""
     if count is None or count >= len(split.rows):
         return split
-    chosen = stratified_rows(split.labels, count, seed)
-    return Split(split.rows[chosen], split.labels[chosen])
+    return split.part(stratified_rows(split.labels, count, seed))
 
 
 def save_predictions(
@@ -274,17 +277,15 @@ def hold_out(split: Split, options: LabelledData) -> tuple[Split, Split]:
     check_held(held, count)
     if options.hold_out == "stratified":
         evaluated = stratified_rows(split.labels, held, options.seed, leave=1)
-        chosen = np.setdiff1d(np.arange(count), evaluated), evaluated
     else:
-        chosen = np.arange(count - held), np.arange(count - held, count)
+        evaluated = np.arange(count - held, count)
         missing = set(split.labels.tolist()) - set(split.labels[-held:].tolist())
         if missing:
             raise ValueError(
                 f"the last {held} images hold none of {len(missing)} classes, {sorted(missing)[:5]} for example: "
                 "use --hold-out stratified"
             )
-    kept, held_out = (Split(split.rows[part], split.labels[part]) for part in chosen)
-    return kept, held_out
+    return split.part(np.setdiff1d(np.arange(count), evaluated)), split.part(evaluated)
 
 
 def _all_layers(singles: Sequence[Candidate]) -> Iterator[Candidate]:

@@ -110,7 +110,8 @@ def stores(encoder: Encoder, config: Config, pooling: str) -> tuple[FeatureStore
 def measure(config: Config, out: Path) -> Measurement:
     """Exact search with every output of every encoder, indexes for the best of each by tuning queries, pictures."""
     config = replace(config, query_split=None) if config.query_split == config.split else config
-    found: list[Found] = []
+    rows: list[Result] = []
+    precisions: list[np.ndarray] = []
     indexed: list[Result] = []
     weights: dict[str, str] = {}
     artifacts: dict[str, str] = {}
@@ -127,9 +128,10 @@ def measure(config: Config, out: Path) -> Measurement:
         indexed += [index_scores(best, kind, config.seed) for kind in possible_kinds(config, len(best.task.gallery))]
         artifacts |= draw(best, encoder.name, config, out)
         warnings += unreadable(*stores(encoder, config, best.row["pooling"]))
-        found += [replace(each, task=None, neighbours=None) for each in own]
+        rows += [each.row for each in own]
+        precisions += [each.precisions for each in own]
     assert shown is not None  # one encoder is named at least
-    if alone := int(np.isnan(found[0].precisions).sum()):
+    if alone := int(np.isnan(precisions[0]).sum()):
         warnings.append(f"{alone} of {len(shown[0])} queries have no other image of their class, and are not scored")
     warnings += duplicates(config, shown[0])
     shared: dict[str, Any] = {"axes": NOT_HERE, "data": data_parts(config), "weights": weights, "interval": INTERVAL}
@@ -138,11 +140,8 @@ def measure(config: Config, out: Path) -> Measurement:
         words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
         part = Measurement(protocol=words, results=indexed, **shared)
         Task("retrieval", Config, lambda *_: part)(config, out / "index")
-    rows = [each.row for each in found]
-    precisions = [each.precisions[np.isfinite(each.precisions)] for each in found]  # of the same queries
-    differences = differences_of(
-        rows, lambda one, other: paired_interval(precisions[one], precisions[other], seed=config.seed)
-    )
+    scored = [each[np.isfinite(each)] for each in precisions]  # of the same queries
+    differences = differences_of(rows, lambda one, other: paired_interval(scored[one], scored[other], seed=config.seed))
     return Measurement(protocol=protocol(config), results=rows, artifacts=artifacts, differences=differences, **shared)
 
 

@@ -165,11 +165,11 @@ def scores(ranks: np.ndarray, precisions: np.ndarray | None = None) -> dict[str,
 
 @dataclass(frozen=True)
 class Found:
-    """A result, what it was got from (None once it is used), and the average precision of each query."""
+    """A result, what it was got from, and the average precision of each query."""
 
     row: Result
-    task: Any
-    neighbours: Any
+    task: Task
+    neighbours: np.ndarray
     precisions: np.ndarray
 
 
