@@ -8,10 +8,8 @@ from randar_features.store.records import printable
 
 logger = logging.getLogger(__name__)
 
-NAMED = 5
-"""Names that an account keeps for each reason."""
-HIDDEN = "hidden"
-"""A reason that is counted without a warning: nobody means `.DS_Store` to be an image."""
+NAMED = 5  # names that an account keeps for each reason
+HIDDEN = "hidden"  # a reason that is counted without a warning: nobody means `.DS_Store` to be an image
 
 
 @dataclass

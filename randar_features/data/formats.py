@@ -3,8 +3,7 @@
 import re
 import struct
 
-HEAD_BYTES = 512
-"""How much of a file :func:`image_format` needs to see."""
+HEAD_BYTES = 512  # how much of a file `image_format` needs to see
 
 SIGNATURES = {
     "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -20,10 +19,8 @@ SIGNATURES = {
 }
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-GIT_LFS = b"version https://git-lfs"
-"""What a pointer of Git LFS begins with."""
-FORMATS = (*SIGNATURES, "AVIF", "HEIF", "TGA")
-"""All that are read: Pillow's names. "HEIF" takes the extra ``heif``."""
+GIT_LFS = b"version https://git-lfs"  # what a pointer of Git LFS begins with
+FORMATS = (*SIGNATURES, "AVIF", "HEIF", "TGA")  # all that are read: Pillow's names. "HEIF" takes the extra `heif`
 
 
 def image_format(head: bytes) -> str | None:

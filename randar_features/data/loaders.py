@@ -13,8 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from .items import image_and_label
 from .listing import is_named_as_image
 
-DIVIDES = "get_worker_info"
-"""A data set calls it to learn which images its worker gives."""
+DIVIDES = "get_worker_info"  # a data set calls it to learn which images its worker gives
 DIVIDING_PACKAGES = ("datasets", "webdataset", "torchdata")
 """Packages whose data sets divide their images among workers."""
 

@@ -15,8 +15,7 @@ from .ranges import DEFAULT_READING, Reading
 MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
 LOSSY_FORMATS = ("JPEG", "MPO")
 MaskOrientation = Literal["stored", "upright"]
-WHITE = 255
-"""What many tools write for the one class of two that is not background."""
+WHITE = 255  # what many tools write for the one class of two that is not background
 
 
 def load_mask(mask: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> NDArray[np.integer]:

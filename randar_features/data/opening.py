@@ -15,8 +15,7 @@ from randar_features.store.records import printable
 
 from .formats import GIT_LFS, HEAD_BYTES, image_format, webp_size
 
-MAX_PIXELS = 2**27
-"""The largest picture that is read by default: 134 megapixels, about 1 GB while it is decoded."""
+MAX_PIXELS = 2**27  # the largest picture that is read by default: 134 megapixels, about 1 GB while it is decoded
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 ICON_COUNT_PLACE, ICON_ENTRY = 4, struct.Struct("<8xII")  # size and place of an icon's data
 
@@ -125,16 +124,13 @@ def name_of(image: object) -> str:
     return printable(str(Path(os.fspath(image))))  # type: ignore[call-overload]
 
 
-@contextmanager
-def _binary(image: str | os.PathLike[str] | bytes) -> Iterator[BinaryIO]:
+def _binary(image: str | os.PathLike[str] | bytes) -> BinaryIO:
     if isinstance(image, bytes):
-        yield io.BytesIO(image)
-        return
+        return io.BytesIO(image)
     mode = os.stat(os.fspath(image)).st_mode  # a number, such as a label in the place of a mask, is no open file
     if not stat.S_ISREG(mode):  # a pipe would be waited for, a device read without end
         raise ImageError("it is a folder" if stat.S_ISDIR(mode) else "it is no regular file")
-    with open(image, "rb") as file:
-        yield file
+    return open(image, "rb")
 
 
 def _unknown(head: bytes) -> str:

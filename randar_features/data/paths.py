@@ -12,8 +12,7 @@ from randar_features.store.records import printable
 from .formats import GIT_LFS, HEAD_BYTES
 
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
-MAX_REASON = 300
-"""Characters of a foreign exception's text that a message quotes."""
+MAX_REASON = 300  # characters of a foreign exception's text that a message quotes
 
 
 def one_line(error: BaseException) -> str:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import torch
 
 PARTS = ("identify", "decode", "tokenize", "encode", "write")
-ALL = "all"
-"""The whole of a job, which its parts overlap in."""
+ALL = "all"  # the whole of a job, which its parts overlap in
 
 
 class Stopwatch:

@@ -13,10 +13,8 @@ from PIL import Image
 
 from .opening import MAX_PIXELS, ImageError
 
-DARK_SHARE = 1 / 64
-"""A picture that nowhere reaches this share of its range is noted."""
-DEEP_DARK_SHARE = 1 / 16
-"""The same of more than 8 bits: 12-bit values in a 16-bit file reach a sixteenth."""
+DARK_SHARE = 1 / 64  # a picture that nowhere reaches this share of its range is noted
+DEEP_DARK_SHARE = 1 / 16  # the same of more than 8 bits: 12-bit values in a 16-bit file reach a sixteenth
 STRIP_VALUES = 2**22
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF, with the next
 SAMPLE_FORMAT = 339

@@ -18,7 +18,6 @@ from randar_features.store.identity import UNREADABLE, hash_files, hash_image, r
 from randar_features.store.records import Block, Record
 
 Encode = Callable[[ImageBatch], Any]
-Finish = Callable[[Any, ImageBatch], Mapping[str, np.ndarray]]
 _REMEMBERED = 1000  # files whose hashes go to the cache at once
 
 
@@ -29,7 +28,6 @@ class StoredImages:
         source: the images.
         encode: values (b, …) by name of a batch of images, unreadable ones included. It runs in a thread of its own
             while the next batch is read.
-        finish: makes the values of the result of `encode` and its batch, during the next call; None: nothing to do.
         image_size: pixels a side of what `encode` is given.
         batch_size: images a call of `encode`.
         num_workers: processes that decode images.
@@ -39,13 +37,12 @@ class StoredImages:
         self,
         source: ImageSource,
         encode: Encode,
-        finish: Finish | None = None,
         *,
         image_size: int,
         batch_size: int,
         num_workers: int = 0,
     ) -> None:
-        self.source, self.encode, self.finish = source, encode, finish
+        self.source, self.encode = source, encode
         self.length, self.streamed, self.label_names = source.length, source.streamed, source.label_names
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         root = source.root  # as it was given; paths are kept from there on
@@ -83,10 +80,13 @@ class StoredImages:
                 remember_files(fresh, began)
                 fresh = {}
             with part("write", len(batch.status)):  # by whoever takes the block
-                values = found if self.finish is None else self.finish(found, batch)
                 records = list(map(self._record, batch.paths, batch.labels, batch.hashes, batch.files))
-                yield Block(values, records, batch.status)
+                yield Block(self.finished(found, batch), records, batch.status)
         remember_files(fresh, began)
+
+    def finished(self, found: Any, batch: ImageBatch) -> Mapping[str, np.ndarray]:
+        """The values (b, …) by name of a batch, of what `encode` gave for it; it runs beside the next call."""
+        return found
 
     def picked(self, wanted: Callable[[Record], bool]) -> Self:
         """See `store.records.Stream`."""

@@ -20,8 +20,7 @@ from .paths import check_file, one_line, reading
 from .shards import PARQUET, TAR, choose_shards
 
 INDEX_COLUMNS = re.compile(r"columns-\d{12}(-new)?\.parquet")
-NAMED = "datasets:"
-"""What comes before the name of a data set, where images are expected."""
+NAMED = "datasets:"  # what comes before the name of a data set, where images are expected
 
 
 class Columns(NamedTuple):

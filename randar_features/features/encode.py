@@ -15,10 +15,8 @@ from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, Rand
 from randar_features.models.base import Indices, evaluating
 from randar_features.precision import DType, computing_in
 
-Pair = tuple[str, str]
-"""Context and read."""
-Place = tuple[str, str, int]
-"""Context, read and layer."""
+Pair = tuple[str, str]  # context and read
+Place = tuple[str, str, int]  # context, read and layer
 
 
 def encode(

@@ -178,14 +178,26 @@ class EncodedImages(StoredImages):
     """
 
     def __init__(self, source: ImageSource, encode: Encode, content: Content, **reading: Any) -> None:
-        super().__init__(
-            source,
-            lambda batch: fetched(encode(batch.pixels)),
-            lambda found, batch: _as_values(found(), content.dtype, batch),
-            image_size=content.image_size,
-            **reading,
-        )
+        super().__init__(source, lambda batch: fetched(encode(batch.pixels)), image_size=content.image_size, **reading)
         self.values, self.dtype = encode, content.dtype
+
+    def finished(self, found: Callable[[], Mapping[str, Tensor]], batch: ImageBatch) -> dict[str, np.ndarray]:
+        """Arrays in the dtype of the store, NaN where there is no image."""
+        failed = [status != OK for status in batch.status]
+        values = {}
+        for name, value in found().items():
+            array = value.float().numpy()
+            with np.errstate(over="ignore"):
+                converted = array.astype(self.dtype, copy=False)
+            lost = np.isinf(converted) & np.isfinite(array)
+            if lost.any():
+                path = batch.paths[int(np.argwhere(lost)[0, 0])] or "an image without a name"
+                raise ValueError(
+                    f'{name} is {array[lost][0]:.4g} of {path}, beyond {self.dtype}: store it as "float32"'
+                )
+            converted[failed] = np.nan
+            values[name] = converted
+        return values
 
     @cached_property
     def of_black(self) -> Mapping[str, Tensor]:
@@ -257,20 +269,3 @@ def write_store(
         if not writer.fill(images):
             writer.wait()
     return FeatureStore(folder)
-
-
-def _as_values(values: Mapping[str, Tensor], dtype: str, batch: ImageBatch) -> dict[str, np.ndarray]:
-    """Arrays in the dtype of a store, NaN where there is no image."""
-    failed = [status != OK for status in batch.status]
-    found = {}
-    for name, value in values.items():
-        array = value.float().numpy()
-        with np.errstate(over="ignore"):
-            converted = array.astype(dtype, copy=False)
-        lost = np.isinf(converted) & np.isfinite(array)
-        if lost.any():
-            path = batch.paths[int(np.argwhere(lost)[0, 0])] or "an image without a name"
-            raise ValueError(f'{name} is {array[lost][0]:.4g} of {path}, beyond {dtype}: store it as "float32"')
-        converted[failed] = np.nan
-        found[name] = converted
-    return found

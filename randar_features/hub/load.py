@@ -25,8 +25,7 @@ TOKENIZERS: dict[str, type[ImageTokenizer]] = {
     "maskgit": MaskGITTokenizer,
     "network": NetworkTokenizer,
 }
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers of as many bytes as a weight."""
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of as many bytes as a weight
 TRAINED_ORDERS = ("random", "raster")
 SMALL_FILE = 10_000_000  # numbers that are built at once whatever the file of weights holds
 

@@ -17,8 +17,7 @@ from randar_features.store.files import read_json, read_object
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = ("randar-tiny", "randar-tiny-aligned")
 FOLDER_FILES = {"transformer": "model.safetensors", "tokenizer": "tokenizer.safetensors"}
-MODEL_FOLDER = "model"
-"""In the folder of a run: the model that training wrote."""
+MODEL_FOLDER = "model"  # in the folder of a run: the model that training wrote
 HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")
 
 

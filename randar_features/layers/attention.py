@@ -14,8 +14,7 @@ from randar_features.layers.rope import rotate
 Mask = Tensor | Literal["causal"] | None
 """What n queries may see of m keys: "causal": query i sees the keys 0 … i (n = m); (n, m) boolean, True where
 seen, or additive; None: everything."""
-Positions = slice | Tensor
-"""Positions of a sequence: a slice, or indices (n,)."""
+Positions = slice | Tensor  # positions of a sequence: a slice, or indices (n,)
 
 
 class Memory(NamedTuple):

@@ -24,13 +24,11 @@ class Vectors:
     Attributes:
         tables: of the same features.
         name: the spec, as the tables name it.
-        pooling: how maps become vectors; of pooled tables, how they were pooled.
-        about: what the vectors are; queries must be the same.
+        about: what the vectors are, with "pooling" of maps among it; queries must be the same.
     """
 
     tables: Sequence[FeatureTable]
     name: str
-    pooling: str
     about: dict[str, Any]
 
     def __len__(self) -> int:
@@ -42,7 +40,7 @@ class Vectors:
         for table in self.tables:
             for start, block in table.blocks(self.name, size):
                 maps = torch.from_numpy(block)
-                yield first + start, (maps if maps.ndim == 2 else pool(maps, self.pooling)).numpy()
+                yield first + start, (maps if maps.ndim == 2 else pool(maps, self.about["pooling"])).numpy()
             first += len(table)
 
     @cached_property
@@ -107,7 +105,7 @@ def as_vectors(tables: Sequence[FeatureTable], spec: str | None, pooling: str) -
         raise ValueError(
             f"the classes of {named[True]} have names, those of {named[False]} only numbers: label them alike"
         )
-    return Vectors(tables, name, about[0]["pooling"], about[0])
+    return Vectors(tables, name, about[0])
 
 
 def chosen_name(table: FeatureTable, spec: str | None) -> str:
