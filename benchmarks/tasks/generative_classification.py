@@ -41,7 +41,7 @@ from randar_features.cli.options import ModelOptions
 from randar_features.models.base import ImageTransformer
 from randar_features.options import Count
 from randar_features.sequence import Context
-from randar_features.store.files import read_object
+from randar_features.store.files import read_object, written_whole
 from randar_features.training.objective import evaluation_orders
 
 UNKNOWN_LABELS = (
@@ -138,10 +138,8 @@ def resumed_log_likelihoods(
     path = out / f"likelihoods-{digest.hexdigest()[:12]}.npy"
     shape = (*shortlist.shape, len(orders))
     if not path.exists():
-        empty = path.with_suffix(".part")
-        with empty.open("wb") as file:
+        with written_whole(path) as file:
             np.save(file, np.full(shape, np.nan))
-        empty.replace(path)
     table = np.load(path, mmap_mode="r+")
     missing = np.flatnonzero(np.isnan(table).any((1, 2)))
     parts = class_log_likelihoods(model.transformer, tokens[missing], shortlist[missing], orders, **how)

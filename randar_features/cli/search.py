@@ -1,6 +1,7 @@
 """`randar search`: the images of an index that are most similar to given images."""
 
 import csv
+import io
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from randar_features.data.lists import spreadsheet_safe
 from randar_features.data.ranges import Reading
 from randar_features.options import Count, Natural
 from randar_features.retrieval import Hits, Index
-from randar_features.store.files import make_folder, write_json, written_whole
+from randar_features.store.files import write_bytes, write_json, written_whole
 from randar_features.store.records import printable
 
 PICTURE = 128  # pixels that each picture is read at
@@ -133,15 +134,15 @@ def print_table(results: list[dict[str, Any]]) -> None:
 
 def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
     """A line for each image that was found. Names that are not UTF-8 stay the bytes that they are."""
-    make_folder(path.parent)
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["query", "query_row", "rank", "similarity", "row", "label", "path"])
-        for result in results:
-            query = (result["query"]["path"], result["query"]["row"])
-            for one in result["found"]:
-                cells = [*query, *(one[name] for name in ("rank", "similarity", "row", "label", "path"))]
-                writer.writerow(map(spreadsheet_safe, cells))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["query", "query_row", "rank", "similarity", "row", "label", "path"])
+    for result in results:
+        query = (result["query"]["path"], result["query"]["row"])
+        for one in result["found"]:
+            cells = [*query, *(one[name] for name in ("rank", "similarity", "row", "label", "path"))]
+            writer.writerow(map(spreadsheet_safe, cells))
+    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def grid(results: list[dict[str, Any]], options: SearchOptions, k: int) -> Image.Image:
