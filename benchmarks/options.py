@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from benchmarks.encoders.base import Encoder
 from randar_features.cli.options import DeviceOptions, DType, StoreDType
 from randar_features.cli.parse import option
 from randar_features.data.ranges import Reading
-from randar_features.options import Count, Natural, Seed, check_ranges, element, without_none
+from randar_features.options import Count, Natural, Seed, check_ranges
 from randar_features.sequence import Context
 
 Read = Literal["image", "instruction", "query", "leave_one_out"]
@@ -34,14 +34,6 @@ class RunOptions:
     def __post_init__(self) -> None:
         """ValueError for a value out of its range, or one that is none of the choices."""
         check_ranges(self)
-        for name, hint in get_type_hints(type(self)).items():
-            value, kind = getattr(self, name), element(without_none(hint)[0])[0]
-            if get_origin(kind) is Literal and value is not None:
-                given = value if isinstance(value, list | tuple) else [value]
-                known = get_args(kind)
-                for each in given:
-                    if each not in known:
-                        raise ValueError(f"--{name.replace('_', '-')} must be of {', '.join(known)}, got {each!r}")
 
 
 def given(options: Any, names: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -36,20 +37,28 @@ MANY_WORDS = {"+": "one or more of", "*": "a list of"}
 
 
 def check_ranges(options: object, where: str = "") -> None:
-    """ValueError for the first field whose value is out of the range in its annotation; call it in `__post_init__`.
+    """ValueError for the first field that holds none of its choices, or no number of its range; for `__post_init__`.
 
-    None, and words where words may stand, pass. `where` stands before the field's name in the message.
+    Fields of other types pass. `where` stands before the field's name in the message.
     """
     for name, hint in get_type_hints(type(options), include_extras=True).items():
-        if wrong := outside(getattr(options, name), hint):
-            raise ValueError(f"{where}{name} = {getattr(options, name)}, expected {wrong}")
+        if not fits(value := getattr(options, name), hint):
+            raise ValueError(f"{where}{name} = {value!r}, expected {in_words(hint)}")
 
 
-def outside(value: Any, hint: Any) -> str | None:
-    """The words of the range that a number, or one of several, lies outside of; None if all is well."""
-    words = range_words(hint)
-    numbers = [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, int | float)]
-    return words if words and not all(map(RANGES[words], numbers)) else None
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is one of the choices of a hint, or a number of its range; others are not looked at."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inside)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and all(fits(one, inside[0]) for one in value)
+    if origin is Annotated:
+        kind = Integral if inside[0] is int else Real
+        return isinstance(value, kind) and not isinstance(value, bool) and RANGES[hint.__metadata__[0]](float(value))
+    if origin is Literal:
+        return value in inside
+    return value is None if hint is types.NoneType else True
 
 
 def typed(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -76,9 +76,9 @@ def test_what_does_not_fit_is_named(path: Path, change: str, named: list[str]):
 
 def test_ranges_hold_in_python_too():
     assert Numbers(steps=3, betas=[0.0, 0.5]).betas == [0.0, 0.5]
-    with pytest.raises(ValueError, match=r"numbers\.steps = 0, expected at least 1"):
+    with pytest.raises(ValueError, match=r"numbers\.steps = 0, expected int, at least 1"):
         Numbers(steps=0)
-    with pytest.raises(ValueError, match=r"numbers\.betas = \[0, 1\], expected from 0 to below 1"):
+    with pytest.raises(ValueError, match=r"numbers\.betas = \[0, 1\], expected a list of float, from 0 to below 1"):
         Numbers(betas=[0, 1])
     with pytest.raises(ValueError, match=r"nan"):
         Numbers(betas=[float("nan")])

@@ -40,7 +40,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
-from randar_features.options import element, in_words, nearest, outside, without_none
+from randar_features.options import element, fits, in_words, nearest, without_none
 
 Options = TypeVar("Options")
 
@@ -375,7 +375,7 @@ def _filled(options: type[Options], found: jsonargparse.Namespace, prefix: str =
         if value == [None]:  # "--layers none"
             value = None
         values[field.name] = tuple(value) if kind is tuple and value is not None else value
-        if outside(values[field.name], hint):
+        if not fits(values[field.name], hint):
             name = f"--{prefix}{field.name}".replace("_", "-")
             raise OptionError(f"{name}: expected {in_words(hint)}, got {_shown(values[field.name])}")
     return options(**values)

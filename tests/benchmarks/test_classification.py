@@ -173,7 +173,7 @@ def test_unusable_data_is_refused(folder: Path, tmp_path: Path):
         classification.run(config(folder, tmp_path, evaluation_images=72, **options), tmp_path)
     with pytest.raises(ValueError, match=r"the last 24 images hold none of 2 classes, \[0, 1\]"):
         classification.run(config(folder, tmp_path, evaluation_images=24, hold_out="last", **options), tmp_path)
-    with pytest.raises(ValueError, match=r"--probe must be of logistic, .*, got 'svm'"):
+    with pytest.raises(ValueError, match=r"probe = .*'svm'.*, expected .*logistic, "):
         classification.run(config(folder, tmp_path, probe=("svm",), **options), tmp_path)
     with pytest.raises(ValueError, match="--normalization batch is for --probe linear"):
         classification.run(config(folder, tmp_path, normalization="batch", **options), tmp_path)
@@ -184,7 +184,7 @@ def test_the_last_rows_are_held_back_when_asked_for():
     kept, held_out = hold_out(split, LabelledData(data="", evaluation_images=3, hold_out="last"))
     assert kept.rows.tolist() == [0, 1, 3] and held_out.rows.tolist() == [4, 5, 7]
     assert held_out.labels.tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="--hold-out must be of stratified, last, got 'first'"):
+    with pytest.raises(ValueError, match="hold_out = 'first', expected one of stratified, last"):
         hold_out(split, LabelledData(data="", evaluation_images=3, hold_out="first"))
 
 

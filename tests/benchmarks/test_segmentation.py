@@ -253,7 +253,7 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="head must be of linear, knn, logistic"):
+    with pytest.raises(ValueError, match=r"head = .*, expected .*linear, knn, logistic"):
         config(tmp_path, head="mlp")
     with pytest.raises(ValueError, match=r"--stride 8 .* give --resolution"):
         config(tmp_path, resolution=None, stride=8)

@@ -209,8 +209,8 @@ def test_where_all_fail_the_reasons_are_said(bench: Bench, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probe": ("knnn",)}, "--probe must be of logistic, .*, got 'knnn'"),
-        ({"pooling": ("maen",)}, "--pooling must be of mean, .*, got 'maen'"),
+        ({"probe": ("knnn",)}, "probe = .*'knnn'.*, expected .*logistic, "),
+        ({"pooling": ("maen",)}, "pooling = .*'maen'.*, expected .*mean, "),
         ({"encoder": ("pixls",)}, "no encoder 'pixls': did you mean 'pixels'"),
         ({"encoder": ("randar-tiny",), "context": ("revers",)}, "revers"),
     ],

@@ -212,7 +212,7 @@ def test_each_checkpoint_holds_its_settings_and_the_model(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["log_every", "preview_every", "keep_checkpoints", "checkpoint_file_mb"])
 def test_intervals_are_at_least_one(name: str):
-    with pytest.raises(ValueError, match=f"loop.{name} = 0, expected at least 1"):
+    with pytest.raises(ValueError, match=f"loop.{name} = 0, expected int, at least 1"):
         LoopConfig(**{name: 0})
 
 

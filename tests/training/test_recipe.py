@@ -76,8 +76,8 @@ def test_an_unknown_architecture_is_named():
     ("options", "message"),
     [
         ({"adam_betas": [0.9]}, r"adam_betas = \[0\.9\], expected two numbers"),
-        ({"batch_size": 0}, "batch_size = 0, expected at least 1"),
-        ({"evaluation_orders": -1}, "evaluation_orders = -1, expected at least 1"),
+        ({"batch_size": 0}, "batch_size = 0, expected int, at least 1"),
+        ({"evaluation_orders": -1}, "evaluation_orders = -1, expected int, at least 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str):
@@ -88,18 +88,27 @@ def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (TrainingConfig, {"learning_rate": -1e-3}, r"^learning_rate = -0.001, expected above 0$"),
-        (TrainingConfig, {"muon_learning_rate": float("inf")}, r"muon_learning_rate = inf, expected above 0"),
-        (TrainingConfig, {"class_dropout": 1.1}, r"class_dropout = 1.1, expected from 0 to 1"),
-        (TrainingConfig, {"ema_decay": 1.0}, r"ema_decay = 1.0, expected from 0 to below 1"),
-        (TrainingConfig, {"adam_betas": [0.9, 1.5]}, r"adam_betas = \[0.9, 1.5\], expected from 0 to below 1"),
+        (TrainingConfig, {"order": "spiral"}, "order = 'spiral', expected one of random, raster"),
+        (TrainingConfig, {"total_steps": 1.5}, "total_steps = 1.5, expected int"),
+        (TrainingConfig, {"batch_size": True}, "batch_size = True, expected int"),
+        (TrainingConfig, {"learning_rate": "fast"}, "learning_rate = 'fast', expected float"),
+        (TrainingConfig, {"adam_betas": 0.9}, "adam_betas = 0.9, expected a list of float"),
+        (TrainingConfig, {"learning_rate": -1e-3}, r"^learning_rate = -0.001, expected float, above 0$"),
+        (TrainingConfig, {"muon_learning_rate": float("inf")}, r"muon_learning_rate = inf, expected float, above 0"),
+        (TrainingConfig, {"class_dropout": 1.1}, r"class_dropout = 1.1, expected float, from 0 to 1"),
+        (TrainingConfig, {"ema_decay": 1.0}, r"ema_decay = 1.0, expected float, from 0 to below 1"),
+        (
+            TrainingConfig,
+            {"adam_betas": [0.9, 1.5]},
+            r"adam_betas = \[0.9, 1.5\], expected a list of float, from 0 to below 1",
+        ),
         (TrainingConfig, {"adam_betas": [0.9]}, r"adam_betas = \[0.9\], expected two numbers"),
-        (TrainingConfig, {"weight_decay": float("nan")}, r"weight_decay = nan, expected 0 or more"),
-        (TrainingConfig, {"batch_size": 0}, r"batch_size = 0, expected at least 1"),
-        (HardwareConfig, {"micro_batch_size": 0}, r"hardware.micro_batch_size = 0, expected at least 1"),
-        (LoopConfig, {"keep_every": 0}, r"loop.keep_every = 0, expected at least 1"),
-        (TokenizerTrainingConfig, {"commitment": -0.25}, r"commitment = -0.25, expected 0 or more"),
-        (TokenizerTrainingConfig, {"codebook_decay": 1.0}, r"codebook_decay = 1.0, expected from 0 to below 1"),
+        (TrainingConfig, {"weight_decay": float("nan")}, r"weight_decay = nan, expected float, 0 or more"),
+        (TrainingConfig, {"batch_size": 0}, r"batch_size = 0, expected int, at least 1"),
+        (HardwareConfig, {"micro_batch_size": 0}, r"hardware.micro_batch_size = 0, expected int, at least 1"),
+        (LoopConfig, {"keep_every": 0}, r"loop.keep_every = 0, expected int, at least 1"),
+        (TokenizerTrainingConfig, {"commitment": -0.25}, r"commitment = -0.25, expected float, 0 or more"),
+        (TokenizerTrainingConfig, {"codebook_decay": 1.0}, r"codebook_decay = 1.0, expected float, from 0 to below 1"),
     ],
 )
 def test_numbers_out_of_their_range_are_refused(kind: Any, options: dict[str, Any], message: str):
