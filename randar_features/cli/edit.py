@@ -75,6 +75,8 @@ class InpaintOptions(EditOptions):
         super().__post_init__()
         if (self.box is None) == (self.mask is None):
             raise ValueError("give --box LEFT TOP RIGHT BOTTOM or --mask FILE, one of them")
+        if self.mask is None and self.mask_orientation is not None:
+            raise ValueError(f"--mask-orientation {self.mask_orientation} is for --mask: leave it out with --box")
 
 
 @dataclass(frozen=True, kw_only=True)

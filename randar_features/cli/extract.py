@@ -79,6 +79,13 @@ class ExtractOptions(ModelOptions, ImageOptions):
     ray: bool = False
     ray_workers: Count | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed and self.orders is None:
+            raise ValueError(f"--seed {self.seed} draws random orders: give --orders too, or leave it out")
+        if self.ray_workers is not None and not self.ray:
+            raise ValueError(f"--ray-workers {self.ray_workers} is for --ray: give that too, or leave it out")
+
 
 def extract(options: ExtractOptions) -> int:
     """Write the store, and name the images that could not be read."""

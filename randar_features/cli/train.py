@@ -117,6 +117,11 @@ def splits(options: TrainOptions) -> tuple[ImageSource, ImageSource]:
     by_role = {split_role(name): name for name in names}
     held_back = by_role.get("validation") or by_role.get("test")
     if "train" in by_role and held_back:
+        if options.validation != TrainOptions.validation:
+            raise ValueError(
+                f"--validation {options.validation:g} holds out a share of data without splits, and {options.data} has "
+                f"'{held_back}': leave it out"
+            )
         training, validation = (open_images(options.data, split=split) for split in (by_role["train"], held_back))
         check_same_classes(training.label_names, validation.label_names)
         return training.read_with(options.reading), validation.read_with(options.reading)

@@ -224,6 +224,9 @@ def test_a_mask_that_does_not_tell_names_the_option_that_does(folder: Path, caps
     edit = ["edit", "inpaint", str(folder / "turned.png"), "--mask", str(folder / "mask.png")]
     assert status(folder, *edit) == 2
     assert "--mask-orientation" in capsys.readouterr().err
+    box = [*edit[:3], "--box", "0", "0", "8", "8", "--mask-orientation", "stored"]
+    assert status(folder, *box) == 2
+    assert "--mask-orientation stored is for --mask" in capsys.readouterr().err
 
 
 def test_outpaint_and_upscale(folder: Path):

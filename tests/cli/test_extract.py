@@ -51,6 +51,15 @@ def test_features_from_the_shell(tmp_path: Path, images: Path, small_model: Mode
     assert "single/instruction/2/norm: (32,)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("option", "needed"), [("--seed", "--orders"), ("--ray-workers", "--ray")])
+def test_options_that_would_change_nothing_are_refused(
+    tmp_path: Path, images: Path, option: str, needed: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run(tmp_path, str(images), option, "3") == 2
+    said = capsys.readouterr().err
+    assert f"{option} 3" in said and needed in said and not (tmp_path / "store").exists()
+
+
 def test_maps_that_are_added_to(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]):
     assert run(tmp_path, str(images), "--pooling", "none") == 0
     Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE)).save(images / "9.png")

@@ -101,6 +101,9 @@ def test_splits_of_other_classes_are_refused_before_work(tmp_path: Path, capsys:
     base, out = write_folder(tmp_path / "base"), tmp_path / "run"
     assert main(["train", str(tmp_path / "data"), "--from", str(base), "--out", str(out)]) == 2
     assert "['cat', 'dog']" in capsys.readouterr().err
+    given = [str(tmp_path / "data"), "--from", str(base), "--out", str(out)]
+    assert main(["train", *given, "--validation", "0.3"]) == 2
+    assert "--validation 0.3" in capsys.readouterr().err
     assert not out.exists()
 
 
