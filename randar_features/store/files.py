@@ -14,9 +14,15 @@ ASIDE = ".writing"
 
 
 def path_to_write(path: str | os.PathLike[str]) -> Path:
-    """A file or folder to write as a path; ValueError for an empty one, which would be the working directory."""
+    """A file or folder to write as a path.
+
+    ValueError for an empty one, which would be the working directory, and for a home folder as shells name it, which
+    would be a folder `~`.
+    """
     if not os.fspath(path):
         raise ValueError("an empty path: give the file or folder to write ('.' is the working directory)")
+    if (home := os.path.expanduser(path)) != os.fspath(path):
+        raise ValueError(f"{os.fspath(path)}: `~` is expanded by shells alone; give {home}")
     return Path(path)
 
 

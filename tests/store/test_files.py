@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from randar_features.store.files import make_folder, read_json, remove_leftovers, write_json, written_whole
+from randar_features.store.files import (
+    make_folder,
+    path_to_write,
+    read_json,
+    remove_leftovers,
+    write_json,
+    written_whole,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -96,3 +103,14 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path):
     (tmp_path / "rows-2.8.writing").symlink_to(tmp_path / "rows-1")
     remove_leftovers(tmp_path, "rows-*")
     assert names(tmp_path) == ["other.7.writing", "rows-1"]
+
+
+@pytest.mark.parametrize("path", ["~", "~/features", Path("~/features")])
+def test_a_home_folder_as_shells_name_it_is_refused(path: str | Path):
+    with pytest.raises(ValueError, match=f"give {os.path.expanduser(path)}"):
+        path_to_write(path)
+
+
+@pytest.mark.parametrize("path", ["a~", "a/~", "~no such user/a"])
+def test_other_names_with_a_tilde_are_names(path: str):
+    assert path_to_write(path) == Path(path)
