@@ -186,7 +186,7 @@ def rows_of(name: str, results: Results, speed: Mapping[str, Any]) -> list[dict[
     """One row a context and read of a model."""
     (loss,) = results["loss"]["results"]
     itself = {key: loss[key] for key in ("parameters", "validation_loss", "validation_loss_null", "loss_orders")}
-    itself |= {"validation_loss_interval": loss["interval"]}
+    itself |= {"validation_loss_interval": loss.get("interval")}
     itself |= {key: value for key, value in speed.items() if key != "encoder"}
     scores = {(row["probe"], row["output"]): row["accuracy"] for row in results["classification"]["results"]}
     masks = {row["output"]: row for row in results["segmentation"]["results"]}
@@ -194,10 +194,10 @@ def rows_of(name: str, results: Results, speed: Mapping[str, Any]) -> list[dict[
     for (context, read), best in best_layers(results["classification"]["results"]).items():
         view, output = f"{context}/{read}", best["output"]
         row = {"encoder": name, "output": view} | {axis: best[axis] for axis in ("layer", "context", "read", "orders")}
-        row |= {"accuracy": best["accuracy"], "interval": best["interval"], "tuning": best["tuning"]}
+        row |= {"accuracy": best["accuracy"], "interval": best.get("interval"), "tuning": best["tuning"]}
         row |= {"accuracy_all_layers": scores.get(("logistic", f"{view}/all"))}
         row |= {"knn": scores["knn", output], "knn_all_layers": scores.get(("knn", f"{view}/all"))}
-        row |= {"miou": masks[output]["miou"], "miou_interval": masks[output]["interval"]}
+        row |= {"miou": masks[output]["miou"], "miou_interval": masks[output].get("interval")}
         rows.append(row | itself)
     return rows
 

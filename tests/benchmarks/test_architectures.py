@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.result import read_result
+from benchmarks.report.tables import with_interval
+from benchmarks.result import Result, read_result
 from benchmarks.tasks import architectures
 from benchmarks.tasks.architectures import (
     Config,
     best_layers,
     folders_of,
     mask_options,
+    rows_of,
     run,
     single_runs,
     training_differences,
@@ -147,6 +149,16 @@ def test_the_layer_is_chosen_by_tuning():
     rows += [row(2, 0.99, 0.99, probe="knn"), row(0, 0.4, 0.4, read="query"), row(1, 0.4, 0.6, read="query")]
     best = best_layers(rows)
     assert {view: each["layer"] for view, each in best.items()} == {("single", "image"): 1, ("single", "query"): 0}
+
+
+def test_parts_of_a_single_image_have_no_intervals():
+    loss = {"parameters": 9, "validation_loss": 1.5, "validation_loss_null": 2.0, "loss_orders": 1}
+    axes = {"context": "single", "read": "image", "layer": 0, "orders": None, "output": "single/image/0"}
+    probes = [axes | {"probe": probe, "accuracy": 1.0, "tuning": 0.5} for probe in ("logistic", "knn")]
+    parts = {"loss": [loss], "classification": probes, "segmentation": [axes | {"miou": 0.25}]}
+    (row,) = rows_of("a", {kind: {"results": rows} for kind, rows in parts.items()}, {})
+    assert (row["interval"], row["miou_interval"], row["validation_loss_interval"]) == (None, None, None)
+    assert with_interval(Result.of(row), "miou") == "25.0 %"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
