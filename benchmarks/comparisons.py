@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report.tables import MISSING, Table, cell, markdown, points, result_tables, shared_words
-from benchmarks.result import AXES, Result, Run, find_runs, frame_of
+from benchmarks.result import AXES, Result, Run, find_runs, frame_of, known_bounds
 from probes import Difference, holm
 from randar_features import sequence
 from randar_features.data.paths import reading
@@ -139,17 +139,18 @@ def load_differences(folders: str | Path | Sequence[str | Path]) -> "pd.DataFram
     """Every paired comparison of the runs below a folder, or several, as one table: a line each comparison.
 
     Columns: run, what the two share (encoder, probe, settings …), first, second, difference, low, high, p_value,
-    planned, p_holm.
+    planned, p_holm. What a single image does not tell is NaN.
 
     Raises:
         FileNotFoundError: there is no result below a folder.
     """
     given = [folders] if isinstance(folders, str | Path) else folders
-    found = [
-        {"run": run.name, **each, "low": each["interval"][0], "high": each["interval"][1]}
-        for run in find_runs([Path(folder) for folder in given])
-        for each in run_differences(run)
-    ]
+    found = []
+    for run in find_runs([Path(folder) for folder in given]):
+        for each in run_differences(run):
+            low, high = known_bounds(each["interval"]) or (math.nan, math.nan)
+            known = {name: math.nan if value is None else value for name, value in each.items()}
+            found.append({"run": run.name, **known, "low": low, "high": high})
     return frame_of(found).drop(columns="interval", errors="ignore")
 
 

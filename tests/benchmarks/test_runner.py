@@ -146,7 +146,11 @@ def test_many_runs_are_one_table_and_one_table_of_a_paper(tmp_path: Path):
     assert paper.columns.tolist() == ["one/knn: accuracy"], "of one protocol on the same data"
     assert paper.loc["tiny", "one/knn: accuracy"] == "50.0 (40.0 … 60.0)"
     assert "50.0 (40.0 … 60.0)" in paper.to_latex(escape=True) and "50.0 (40.0 … 60.0)" in paper.to_markdown()
-    differences = benchmarks.load_differences(tmp_path)
+    unknown = compared | {"interval": (np.nan, np.nan), "p_value": np.nan, "planned": False}
+    run(tmp_path / "one-image", differences=[unknown])
+    alone = benchmarks.load_differences(tmp_path / "one-image")
+    assert alone[["low", "high", "p_value"]].dtypes.tolist() == [np.float64] * 3 and alone["low"].isna().all()
+    differences = benchmarks.load_differences([tmp_path / "one", tmp_path / "two"])
     assert differences["difference"].tolist() == [0.25, 0.25] and differences["low"].tolist() == [0.1, 0.1]
 
 
