@@ -1,13 +1,13 @@
 """Options that benchmarks share; a bad value is refused when they are made, before any work."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.encoders.base import Encoder
-from randar_features.cli.options import DeviceOptions, DType, StoreDType
-from randar_features.cli.parse import option
+from randar_features.cli.options import DeviceOptions, DType, StoreDType, given
+from randar_features.cli.parse import flag, option
 from randar_features.data.ranges import Reading
 from randar_features.options import Count, Natural, Seed, check_ranges
 from randar_features.sequence import Context
@@ -36,12 +36,6 @@ class RunOptions:
         check_ranges(self)
 
 
-def given(options: Any, names: Iterable[str]) -> list[str]:
-    """Those of the names whose options are not at their defaults."""
-    defaults = {each.name: each.default for each in fields(options)}
-    return [name for name in names if getattr(options, name) != defaults[name]]
-
-
 def check_own(options: Any, own: Mapping[str, Sequence[str]], chosen: str | Sequence[str], by: str) -> None:
     """ValueError for an option that is not at its default, and has no effect on what was chosen.
 
@@ -52,7 +46,7 @@ def check_own(options: Any, own: Mapping[str, Sequence[str]], chosen: str | Sequ
     for name in given(options, own):
         if not {*own[name]} & {*chosen}:
             raise ValueError(
-                f"--{name.replace('_', '-')} is for --{by} {' or '.join(own[name])}, got {getattr(options, name)} for "
+                f"{flag(name)} is for --{by} {' or '.join(own[name])}, got {getattr(options, name)} for "
                 f"{', '.join(chosen)}: leave it out"
             )
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from benchmarks.comparisons import differences_of
 from benchmarks.encoders import Encoder, load_encoders
 from benchmarks.encoders.stored import StoredEncoder
-from benchmarks.options import EncoderOptions, check_own, given
+from benchmarks.options import EncoderOptions, check_own
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.classification_probes import OF_PROBES, ProbeOptions, Scored, Training, score
 from benchmarks.tasks.labelled import (
@@ -27,7 +27,7 @@ from benchmarks.tasks.labelled import (
     save_predictions,
 )
 from probes import paired_interval
-from randar_features.cli.options import Probe, VectorPooling
+from randar_features.cli.options import Probe, VectorPooling, check_no_images, given
 from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.precision import name_of
@@ -79,8 +79,7 @@ class Config(LabelledData, EncoderOptions, ProbeOptions):
             yield from load_encoders(self.encoder, **self.loading)
             return
         stored = StoredEncoder(FeatureStore(self.data))
-        if named := given(self, OF_IMAGES):
-            raise ValueError(f"--{named[0].replace('_', '-')} is for images, and {self.data} is a store: leave it out")
+        check_no_images(self, OF_IMAGES, self.data)
         computed = name_of(stored.dtype)
         if self.dtype != computed:
             raise ValueError(f"the features in {self.data} were computed in {computed}: state --dtype {computed}")

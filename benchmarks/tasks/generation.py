@@ -20,7 +20,6 @@ import numpy as np
 from benchmarks.datasets.image_npz import IMAGES
 from benchmarks.encoders import extract, load_encoder, unreadable
 from benchmarks.encoders.judges import Judge, same_classes
-from benchmarks.options import given
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.judged_sets import (
@@ -57,8 +56,8 @@ from probes import LogisticProbe
 from probes.rows import Rows, SelectedRows, sharded_rows
 from randar_features import Model, load_model
 from randar_features.cli.decoding import Order, load_for_decoding
-from randar_features.cli.options import WeightsDType
-from randar_features.cli.parse import option
+from randar_features.cli.options import WeightsDType, given
+from randar_features.cli.parse import flag, option
 from randar_features.data.layout import split_role
 from randar_features.features.store import FeatureStore
 from randar_features.generation.recipe import recipe_of
@@ -145,11 +144,10 @@ class Config(JudgeOptions):
         if self.coarse_images is not None and self.coarse_images > self.images:
             raise ValueError(f"--coarse-images {self.coarse_images} is more than --images {self.images}")
         if self.samples is not None and (named := given(self, OF_MODELS)):
-            option = named[0].replace("_", "-")
-            raise ValueError(f"--{option} is for samples of a model, and --samples are given: leave one out")
+            raise ValueError(f"{flag(named[0])} is for samples of a model, and --samples are given: leave one out")
         for whole, parts in {"samples": ("samples_split",), "probe_data": ("probe_split", "probe_images")}.items():
             if getattr(self, whole) is None and (named := given(self, parts)):
-                raise ValueError(f"--{named[0].replace('_', '-')} is for --{whole.replace('_', '-')}: give that too")
+                raise ValueError(f"{flag(named[0])} is for {flag(whole)}: give that too")
         if self.save_statistics is not None and (is_statistics(self.reference) or is_feature_file(self.reference)):
             raise ValueError(
                 f"--save-statistics is for a reference of images, got --reference {self.reference}: leave one out"

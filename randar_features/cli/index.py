@@ -1,7 +1,6 @@
 """`randar index`: an index of a collection of images, which `randar search` searches."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,14 @@ from typing import Any, Literal
 from probes.index import in_words, process_memory
 from randar_features import build_index
 from randar_features.cli.extract import name_unreadable
-from randar_features.cli.options import DeviceOptions, ImageOptions, Normalization, VectorPooling, one_or_several
+from randar_features.cli.options import (
+    DeviceOptions,
+    ImageOptions,
+    Normalization,
+    VectorPooling,
+    check_no_images,
+    one_or_several,
+)
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
 from randar_features.data.stored_images import check_apart
@@ -131,13 +137,6 @@ def stores_of(options: IndexOptions) -> list[FeatureStore]:
     if any(are_stores):
         raise ValueError(f"give stores of features or images, not both: got {', '.join(options.data)}")
     return [extracted(options, one_or_several(options.data))]
-
-
-def check_no_images(options: Any, names: Sequence[str], store: str) -> None:
-    """ValueError for the first option by these names that was given, since it is for images, not for their features."""
-    if given := [name for name in names if getattr(options, name) is not None]:
-        option = given[0].replace("_", "-")
-        raise ValueError(f"--{option} is for images, and {store} is a store of features: leave it out")
 
 
 def extracted(options: IndexOptions, data: Any) -> FeatureStore:

@@ -1,10 +1,11 @@
 """Options that several commands share: one name and one meaning each."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from randar_features.cli.parse import flag
 from randar_features.data.ranges import Reading
 from randar_features.options import Count, Natural, NonNegative
 
@@ -72,6 +73,18 @@ class TimeLimit:
 def fields_of(options: Any, *, but: Sequence[str] = ()) -> dict[str, Any]:
     """The options by name, as arguments of a function that calls them the same; `but` those that it does not take."""
     return {field.name: getattr(options, field.name) for field in fields(options) if field.name not in but}
+
+
+def given(options: Any, names: Iterable[str]) -> list[str]:
+    """Those of the names whose options are not at their defaults."""
+    defaults = {each.name: each.default for each in fields(options)}
+    return [name for name in names if getattr(options, name) != defaults[name]]
+
+
+def check_no_images(options: Any, names: Iterable[str], store: str) -> None:
+    """ValueError for the first option by these names that was given, since it is for images, not for their features."""
+    if named := given(options, names):
+        raise ValueError(f"{flag(named[0])} is for images, and {store} is a store of features: leave it out")
 
 
 def one_or_several(names: Sequence[str]) -> str | list[str]:

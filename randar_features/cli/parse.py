@@ -138,6 +138,11 @@ def as_option(word: str) -> str:
     return f"--{word}" if re.match(r"[a-z][\w.]*=", word) else word
 
 
+def flag(name: str) -> str:
+    """A field as the command line has it: "--log-every" of "log_every"."""
+    return f"--{name.replace('_', '-')}"
+
+
 def part(options: object, kind: type[Options]) -> Options:
     """The fields of a dataclass that `options`, of a class that extends it, has too."""
     return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
@@ -155,7 +160,7 @@ class _Setting(NamedTuple):
     @property
     def name(self) -> str:
         """The option as the command line has it."""
-        return self.key if self.field.metadata.get("positional") else f"--{self.key.replace('_', '-')}"
+        return self.key if self.field.metadata.get("positional") else flag(self.key)
 
     @property
     def default(self) -> Any:
@@ -376,6 +381,6 @@ def _filled(options: type[Options], found: jsonargparse.Namespace, prefix: str =
             value = None
         values[field.name] = tuple(value) if kind is tuple and value is not None else value
         if not fits(values[field.name], hint):
-            name = f"--{prefix}{field.name}".replace("_", "-")
+            name = flag(f"{prefix}{field.name}")
             raise OptionError(f"{name}: expected {in_words(hint)}, got {_shown(values[field.name])}")
     return options(**values)

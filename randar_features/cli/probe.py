@@ -5,8 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from randar_features.cli.index import check_no_images, recommended_output
-from randar_features.cli.options import DeviceOptions, DType, ImageOptions, Probe, VectorPooling, fields_of
+from randar_features.cli.index import recommended_output
+from randar_features.cli.options import (
+    DeviceOptions,
+    DType,
+    ImageOptions,
+    Probe,
+    VectorPooling,
+    check_no_images,
+    fields_of,
+)
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
 from randar_features.features.store import FeatureStore, is_store
@@ -115,10 +123,10 @@ def specs_of(options: ProbeOptions, encoder: str, stored: FeatureStore | None) -
     return (recommended_output(load_encoder(encoder, device=options.device)),)
 
 
-def pooling_of(options: ProbeOptions, stored: FeatureStore | None) -> str:
+def pooling_of(options: ProbeOptions, stored: FeatureStore | None) -> VectorPooling:
     """The pooling that is stated; for a store of vectors, the one that made them."""
     held = None if stored is None else stored.manifest["pooling"]
-    return options.pooling if held is None or options.pooling != "mean" else str(held)
+    return options.pooling if held is None or options.pooling != "mean" else held
 
 
 main = partial(run, probe, ProbeOptions, program="randar probe")
