@@ -61,10 +61,15 @@ def image_and_label(item: Any) -> tuple[Any, Any]:
 def _are_images(item: tuple[Any, ...] | list[Any]) -> bool:
     """Whether the second is an image too; an array in a tuple may be a mask, which is no fault."""
     first, second = item[:2]
-    if isinstance(second, os.PathLike) or (isinstance(second, str) and is_named_as_image(second)):
+    if is_image_path(second):
         return isinstance(first, (str, os.PathLike))
     several = isinstance(second, Image.Image) or 1 < getattr(second, "ndim", 0) == getattr(first, "ndim", 0)
     return isinstance(item, list) and several and type(first) is type(second)
+
+
+def is_image_path(value: Any) -> bool:
+    """Whether it is a path, or text with the ending of an image."""
+    return isinstance(value, os.PathLike) or (isinstance(value, str) and is_named_as_image(value))
 
 
 def first_name(names: Collection[str], mapping: Collection[str]) -> str | None:

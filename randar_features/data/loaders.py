@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from .items import image_and_label
-from .listing import is_named_as_image
+from .items import image_and_label, is_image_path
 
 DIVIDES = "get_worker_info"  # a data set calls it to learn which images its worker gives
 DIVIDING_PACKAGES = ("datasets", "webdataset", "torchdata")
@@ -84,7 +83,7 @@ def _is_item(value: Any) -> bool:
         if not value or not _is_image(value[0]):
             return False
         if isinstance(value[0], (str, os.PathLike)):  # (path, name of a class)
-            return len(value) < 2 or not _is_path(value[1])
+            return len(value) < 2 or not is_image_path(value[1])
         return len(value) == 1 or not all(isinstance(each, type(value[0])) and _is_image(each) for each in value)
     image, _ = image_and_label(value)
     return isinstance(image, Mapping) or _is_image(image)
@@ -93,7 +92,7 @@ def _is_item(value: Any) -> bool:
 def _are_items(batch: tuple[Any, ...] | list[Any]) -> bool:
     """Whether a batch is of items (image, label); a file without an image's ending may be the name of a class."""
     return all(
-        isinstance(each, (tuple, list)) and _is_item(each) and (not isinstance(each[0], str) or _is_path(each[0]))
+        isinstance(each, (tuple, list)) and _is_item(each) and (not isinstance(each[0], str) or is_image_path(each[0]))
         for each in batch
     )
 
@@ -102,10 +101,6 @@ def _is_image_batch(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return len(value) > 0 and all(_is_image(element) for element in value)
     return isinstance(value, (Tensor, np.ndarray)) and value.ndim == 4
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, os.PathLike) or (isinstance(value, str) and is_named_as_image(value))
 
 
 def _is_image(value: Any) -> bool:

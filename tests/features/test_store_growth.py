@@ -62,6 +62,17 @@ def test_an_append_that_was_interrupted_goes_on(tmp_path: Path):
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
+def test_a_lost_shard_of_an_earlier_part_is_made_again_and_new_images_follow(tmp_path: Path):
+    images = pictures(10)
+    for first, stop in ((0, 5), (5, 9)):
+        write(save(images[first:stop], tmp_path / "images", first=first), tmp_path / "store", append=stop > 5)
+    find_shards(tmp_path / "store")[0].path.unlink()
+    with pytest.raises(ValueError, match="lacks rows of test"):
+        write(save(pictures(2, seed=1), tmp_path / "others"), tmp_path / "store", append=True)
+    store = write(save(images[9:], tmp_path / "images", first=9), tmp_path / "store", append=True)
+    np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+
+
 def test_a_damaged_shard_of_what_was_appended(tmp_path: Path):
     images = pictures(9)
     write(save(images[:5], tmp_path / "images"), tmp_path / "store")
