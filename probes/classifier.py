@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from .inputs import Labels
+from .inputs import Labels, own_modes
 from .rows import BLOCK_ROWS, Features, Rows, as_rows
 from .splits import TuningSplit, tuning_split
 
@@ -55,6 +55,7 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
         self.validation_fraction = validation_fraction
         self.seed = seed
 
+    @own_modes()
     def fit(
         self,
         features: Features,
@@ -80,6 +81,7 @@ class TunedProbe(ClassifierMixin, BaseEstimator, ABC):
         """`classes`, as scikit-learn calls them."""
         return self.classes
 
+    @own_modes()
     def predict_proba(self, features: Features) -> np.ndarray:
         """Class probabilities (n, C), columns in the order of `classes`."""
         require_fitted(self)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inputs import at_least_float32, check_counts, require_finite
+from .inputs import at_least_float32, check_counts, own_modes, require_finite
 from .rows import Features, Rows, as_rows
 
 NEGATIVE = 1e-5
@@ -277,6 +277,7 @@ def _radii(points: _Points, k: int) -> Tensor:
     return nearest[:, -1]
 
 
+@own_modes()
 def kernel_distance(real: Features, fake: Features) -> float:
     """Squared maximum mean discrepancy of the kernel (x·y/D + 1)³, the unbiased estimate over all pairs; symmetric.
 

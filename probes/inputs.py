@@ -1,7 +1,8 @@
 """Checks that every probe applies to the arrays it is given; nothing here copies unless it has to."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 
 import numpy as np
@@ -12,6 +13,14 @@ Array = np.ndarray | Tensor
 Labels = np.ndarray | Tensor | Sequence[int]
 
 _BLOCK_ROWS = 4096
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """Gradients and no autocast inside, so that a probe does not depend on the modes of torch that its caller is in."""
+    without_autocast = torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast[0], without_autocast[1]:
+        yield
 
 
 def float_tensor(values: Array, name: str, shape: str, ndim: int, width: int | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .classifier import TunedProbe, require_fitted
 from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import Labels, check_counts, class_indices, sorted_grid
+from .inputs import Labels, check_counts, class_indices, own_modes, sorted_grid
 from .metrics import accuracy
 from .rows import Features, Rows, as_rows
 from .splits import TuningSplit, tuning_split
@@ -113,6 +113,7 @@ class JointLinearProbe(LinearOptions):
             splits[name] = tuning_split(train, labels, of_held, validation_labels, **options)
         return self.fit_splits(splits)
 
+    @own_modes()
     def fit_splits(self, splits: Mapping[str, TuningSplit]) -> JointLinearProbe:
         """`fit` on splits that share their rows and labels."""
         split = next(iter(splits.values()))
@@ -126,6 +127,7 @@ class JointLinearProbe(LinearOptions):
         self.best = max(self.heads, key=lambda name: self.heads[name].validation_accuracy)
         return self
 
+    @own_modes()
     def predict_proba(self, features: Mapping[str, Features]) -> dict[str, np.ndarray]:
         """Class probabilities by the chosen head of each output given, float32 (n, C) in the order of `classes`."""
         require_fitted(self)

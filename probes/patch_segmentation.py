@@ -13,7 +13,7 @@ from torch import Tensor
 from .classifier import require_fitted
 from .dense_metrics import mean_iou
 from .grids import C_LIMITS, end_warnings, settle
-from .inputs import Array, at_least_float32, check_counts, float_tensor, sorted_grid, whole_number
+from .inputs import Array, at_least_float32, check_counts, float_tensor, own_modes, sorted_grid, whole_number
 from .logistic import LogisticProbe
 from .retrieval import ExactGallery, best_rows, normalized
 from .segmentation import IGNORE, check_classes, check_pairs, count_scores, tuning_images
@@ -247,6 +247,7 @@ class LogisticSegmenter(_PatchSegmenter):
         super().__post_init__()
         LogisticProbe(C_grid=self.C_grid, max_iterations=self.max_iterations)  # refuses bad ones
 
+    @own_modes()
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> LogisticSegmenter:
         """Fit on maps (h, w, D) and masks (H, W); returns self. Raises as `LinearSegmenter.fit`."""
         kept, held = self._split(maps, masks)
@@ -276,6 +277,7 @@ class LogisticSegmenter(_PatchSegmenter):
         probe = LogisticProbe(C_grid=(strength,), refit=False, max_iterations=self.max_iterations, seed=self.seed)
         return probe.fit(train.rows, train.labels, tuning.rows, tuning.labels)
 
+    @own_modes()
     def scores(self, features: Array) -> Tensor:
         """Log-probabilities (h, w, C)."""
         require_fitted(self, "_probe", "fit(maps, masks)")

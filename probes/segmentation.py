@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .classifier import require_fitted, warm_up_cosine
 from .dense_metrics import mean_iou, segmentation_counts
 from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import Array, at_least_float32, check_counts, float_tensor, sorted_grid, whole_number
+from .inputs import Array, at_least_float32, check_counts, float_tensor, own_modes, sorted_grid, whole_number
 from .splits import stratified_holdout
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -146,6 +146,7 @@ class LinearSegmenter:
         check_classes(self.num_classes)
         self.learning_rates = sorted_grid(self.learning_rates, "learning_rates")
 
+    @own_modes()
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> LinearSegmenter:
         """Fit on maps (h, w, D), each of its own h and w, and masks (H, W) of integers; returns self.
 
@@ -244,6 +245,7 @@ class LinearSegmenter:
             self.weight, self.bias = folded[best]
         return dict(zip(rates, scores, strict=True))
 
+    @own_modes()
     def scores(self, features: Array) -> Tensor:
         """Logits (h, w, C) of a map (h, w, D)."""
         require_fitted(self, "weight", "fit(maps, masks)")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .classifier import require_fitted
-from .inputs import Array, at_least_float32, feature_matrix
+from .inputs import Array, at_least_float32, feature_matrix, own_modes
 from .rows import Features, as_rows
 
 AUTO = "auto"
@@ -93,6 +93,7 @@ class Whitener(FittedTransform):
             raise ValueError(f"components must be at least 1, or None for all, got {components}")
         self.components = components
 
+    @own_modes()
     def fit(self, features: Features, labels: object = None) -> Self:
         """Measure the axes of `features` (n, D) in float64; returns self.
 
@@ -130,6 +131,7 @@ class Whitener(FittedTransform):
         fewer.mean, fewer.axes = self.mean, self.axes[:, :components]
         return fewer
 
+    @own_modes()
     def apply(self, rows: Tensor) -> Tensor:
         """Centred `rows` along the principal axes, each divided by its deviation."""
         rows = at_least_float32(rows)

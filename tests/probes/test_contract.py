@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from probes import KNNProbe, LinearProbe, LogisticProbe
+from probes import AttentiveProbe, KNNProbe, LinearProbe, LinearSegmenter, LogisticProbe, LogisticSegmenter
 
 PROBES: dict[str, Callable[[], Any]] = {
     "logistic": lambda: LogisticProbe(C_grid=(0.01, 1.0)),
@@ -66,6 +67,27 @@ def test_the_same_seed_gives_the_same_result(make: Callable[[], Any]) -> None:
     features, labels = clusters()
     first, second = (probabilities(make().fit(features, labels), features) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+@pytest.mark.parametrize("name", [*PROBES, "attentive", "segmenter", "logistic segmenter"])
+def test_numbers_do_not_depend_on_the_modes_of_the_caller(name: str, mode: Callable[[], Any]) -> None:
+    def found(kind: Callable[[Tensor], Tensor]) -> np.ndarray:
+        features, labels = clusters(rows_per_class=16, width=8)
+        tokens = kind(torch.from_numpy(features).reshape(16, 3, 1, 8))
+        if name == "attentive":
+            probe = AttentiveProbe(num_heads=2, learning_rates=[0.01], epochs=1, batch_size=16, validation_fraction=0.5)
+            return probe.fit(tokens[:, :, 0], np.arange(16) % 2).predict_proba(tokens[:, :, 0])
+        if "segmenter" in name:
+            probe = LinearSegmenter(2, learning_rates=[0.01], iterations=3, pixels=9, batch_size=2)
+            probe = probe if name == "segmenter" else LogisticSegmenter(2, C_grid=[1.0])
+            masks = [np.uint8([[row % 2] * 4, [1] * 4, [0] * 4]) for row in range(16)]
+            return probe.fit(list(tokens), masks).scores(tokens[0]).numpy()
+        return probabilities(PROBES[name]().fit(kind(torch.from_numpy(features)), labels), features)
+
+    expected = found(lambda values: values)
+    with mode():
+        np.testing.assert_array_equal(found(lambda values: values * 1), expected)
 
 
 def test_numbers_do_not_depend_on_the_default_format_of_torch(make: Callable[[], Any]) -> None:
