@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from randar_features import open_table
+from randar_features.cli.options import given
 from randar_features.cli.parse import positional
 from randar_features.cli.run import run
 from randar_features.data.token_store import TokenStore
@@ -48,12 +49,11 @@ class ExportOptions:
     steps: Count | None = None
 
     def __post_init__(self) -> None:
-        of_model = ("transformer", "tokens", "tokenizer", "classes", "layers", "steps")
-        given = [name for name in of_model if getattr(self, name) is not None]
-        if self.table is None and not {"transformer", "tokens"} <= set(given):
+        of_model = given(self, ("transformer", "tokens", "tokenizer", "classes", "layers", "steps"))
+        if self.table is None and not {"transformer", "tokens"} <= set(of_model):
             raise ValueError("give the folder of a table, or --transformer and --tokens of a model")
-        if self.table is not None and given:
-            raise ValueError(f"--{given[0]} is for a model, and {self.table} is to be a table: give one of them")
+        if self.table is not None and of_model:
+            raise ValueError(f"--{of_model[0]} is for a model, and {self.table} is to be a table: give one of them")
         if self.table is not None and self.out.suffix not in FORMATS:
             raise ValueError(f"--out: a table is written as {' or '.join(FORMATS)}, got {self.out}")
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType
+from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType, given
 from randar_features.cli.parse import option
 from randar_features.cli.run import UNFINISHED, run
 from randar_features.data.published_codes import import_codes
@@ -78,9 +78,9 @@ class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [name for name in ("data", "dataset", "codes") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of --data, --dataset and --codes, got {' and '.join(given) or 'none'}")
+        sources = given(self, ("data", "dataset", "codes"))
+        if len(sources) != 1:
+            raise ValueError(f"give one of --data, --dataset and --codes, got {' and '.join(sources) or 'none'}")
         if self.tokenizer is None and not (self.codes and self.vocab_size):
             raise ValueError("--tokenizer is required, or, with --codes, --vocab-size")
         if self.codes and (self.splits or self.crops != "two"):
@@ -156,10 +156,10 @@ def keep_tokenizer(name: str, tokenizer: ImageTokenizer, image_size: int, folder
     """Lay the tokenizer beside its tokens, also where only its decoder is new; ValueError if another one is there."""
     weights, kept = folder / "tokenizer.safetensors", half_where_exact(tokenizer.state_dict())
     if weights.exists():
-        found, given = tokenizer_hash(read_state_dict(weights)), tokenizer_hash(tokenizer)
-        if found != given:
+        found, own = tokenizer_hash(read_state_dict(weights)), tokenizer_hash(tokenizer)
+        if found != own:
             raise ValueError(
-                f"{folder.parent} holds tokens made by tokenizer {found}, but the one given is {given}: "
+                f"{folder.parent} holds tokens made by tokenizer {found}, but the one given is {own}: "
                 "give another folder, or remove that one to make them again"
             )
         present = read_state_dict(weights).items()
