@@ -26,6 +26,8 @@ from randar_features.generation import (
 )
 from randar_features.hub import Model, list_models, load_model, load_tokenizer, push_to_hub
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FeatureSpec",
     "FeatureStore",

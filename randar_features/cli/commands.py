@@ -1,9 +1,11 @@
 """`randar COMMAND`: the list of commands. A command is imported when it is called, not before."""
 
 import importlib
+import sys
 from collections.abc import Sequence
 from functools import partial
 
+from randar_features import __version__
 from randar_features.cli.run import subcommands
 
 ABOUT = "Features, search, generation, editing and training with autoregressive image models."
@@ -39,5 +41,9 @@ def call(name: str, arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if list(given) == ["--version"]:
+        print(f"randar_features {__version__}")
+        return 0
     commands = {name: partial(call, name) for name in TEXTS}
-    return subcommands(commands, arguments, program="randar", about=ABOUT, texts=TEXTS)
+    return subcommands(commands, given, program="randar", about=ABOUT, texts=TEXTS)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import randar_features as rf
 from randar_features.cli.commands import TEXTS, main
 from randar_features.cli.extract import ExtractOptions
 from randar_features.cli.index import IndexOptions
@@ -97,6 +98,11 @@ def test_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str]):
     shown = capsys.readouterr().out
     for named in ("torch", "cpu", "available", "randar-tiny: here", "vq_ds16_c2i.pt", "float32", "tensorboard"):
         assert named in shown
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"randar_features {rf.__version__}\n"
 
 
 @pytest.mark.parametrize("given", [("--as", "../x"), ("--as", ""), ("--splits", "train", "/x")])
