@@ -83,10 +83,7 @@ class Append:
         images, own = self._unknown(part)[: part["rows"]], rows_of(part)
         held = {row: each for row, each in self.state.present.items() if row in own}
         if len(images) < part["rows"] or not self._fits(part, images, held):
-            raise ValueError(
-                f"{self.state.folder} lacks rows of {part['data']}, which cannot be told among the images given: "
-                "run what made it with the images that it was made of, then append"
-            )
+            raise self.state.lost(part)
         return Plan(self.state.manifest, self.state.shards, part["first"], images)
 
     def _changes(self, among: Sequence[int], retry: bool) -> tuple[dict[int, int], dict[int, Record], list[int]]:

@@ -57,6 +57,13 @@ class State:
         """Whether all rows of a part are there."""
         return part["rows"] is not None and all(row in self.present for row in rows_of(part))
 
+    def lost(self, part: Mapping[str, Any]) -> ValueError:
+        """The error for an earlier part that is not complete, and whose rows the images given do not make."""
+        return ValueError(
+            f"{self.folder} lacks rows of {part['data']}, which cannot be told among the images given: "
+            "run what made it with the images that it was made of, then append"
+        )
+
     def drop(self, shards: Sequence[Shard]) -> None:
         """Remove these shards from the store."""
         for shard in shards:

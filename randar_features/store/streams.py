@@ -25,8 +25,11 @@ def plan_stream(state: State, source: Source) -> Plan:
 
 
 def plan_stream_append(state: State, source: Source, data: str) -> Plan:
-    """Go on with an append that was not finished, or begin one."""
+    """Go on with an append that was not finished, or begin one; ValueError if an earlier part has lost rows."""
     parts = state.manifest["parts"]
+    for part in parts[:-1]:
+        if not state.complete(part):
+            raise state.lost(part)
     if state.complete(parts[-1]) or not parts[-1]["stream"]:
         if not state.complete(parts[-1]):
             state.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import time
@@ -119,7 +120,7 @@ class StoreWriter:
                 whole = self._finish(plan)
         if not self.append or plan.first >= plan.manifest["parts"][-1]["first"] or not in_time(self.deadline):
             return whole
-        self.wait()  # rows that an earlier part had lost came first; the new images follow
+        self.wait(plan.first + (plan.length or 0))  # rows that an earlier part had lost; other images follow
         return self.fill(source)
 
     def clear(self) -> None:
@@ -132,13 +133,13 @@ class StoreWriter:
                 path.unlink(missing_ok=True)
             (self.folder / MANIFEST).unlink(missing_ok=True)
 
-    def wait(self) -> None:
-        """Wait until the other processes have made their shards.
+    def wait(self, stop: float = math.inf) -> None:
+        """Wait until the other processes have made their shards, of the rows before `stop`.
 
         TimeoutError: there are rows that none has made, and no process is at work any more.
         """
         before, since = None, time.monotonic()
-        while missing := missing_rows(self._manifest(), find_shards(self.folder)):
+        while missing := self._missing_before(stop):
             if missing != before:
                 before, since = missing, time.monotonic()
             elif time.monotonic() - since >= PATIENCE:
@@ -150,6 +151,9 @@ class StoreWriter:
                     )
                 since = time.monotonic()
             time.sleep(POLL)
+
+    def _missing_before(self, stop: float) -> list[range]:
+        return [rows for rows in missing_rows(self._manifest(), find_shards(self.folder)) if rows.start < stop]
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.folder, rank=None if self.world_size == 1 else self.rank, patience=self.patience)

@@ -14,14 +14,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import FeatureStore
+from randar_features.data import open_images
 from randar_features.features import store as feature_store
+from randar_features.features.store import EncodedImages
 from randar_features.store import writer
 from randar_features.store.lock import locked
 from randar_features.store.shards import find_shards
 from randar_features.store.state import OtherImagesError
 from tests.features.stores import (
+    ROWS,
     Interrupted,
     Stream,
+    content,
     contents,
     encode,
     expected,
@@ -62,15 +66,44 @@ def test_an_append_that_was_interrupted_goes_on(tmp_path: Path):
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
-def test_a_lost_shard_of_an_earlier_part_is_made_again_and_new_images_follow(tmp_path: Path):
-    images = pictures(10)
-    for first, stop in ((0, 5), (5, 9)):
+@pytest.mark.parametrize("lost", [(0,), (1, 0), (3, 0)])
+def test_lost_shards_of_earlier_parts_are_made_again_and_new_images_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: tuple[int, ...]
+):
+    monkeypatch.setattr(writer, "PATIENCE", 0)
+    images = pictures(14)
+    for first, stop in ((0, 5), (5, 9), (9, 13)):
         write(save(images[first:stop], tmp_path / "images", first=first), tmp_path / "store", append=stop > 5)
-    find_shards(tmp_path / "store")[0].path.unlink()
-    with pytest.raises(ValueError, match="lacks rows of test"):
-        write(save(pictures(2, seed=1), tmp_path / "others"), tmp_path / "store", append=True)
-    store = write(save(images[9:], tmp_path / "images", first=9), tmp_path / "store", append=True)
+    for number in lost:
+        find_shards(tmp_path / "store")[number].path.unlink()
+    for others in (save(pictures(2, seed=1), tmp_path / "others"), Stream(pictures(2, seed=1))):
+        with pytest.raises(ValueError, match="lacks rows of test"):
+            write(others, tmp_path / "store", append=True)
+    store = write(save(images[13:], tmp_path / "images", first=13), tmp_path / "store", append=True)
     np.testing.assert_array_equal(store.array("corner"), expected(images)["corner"])
+
+
+def test_processes_that_make_lost_rows_again_go_on_to_the_new_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writer, "PATIENCE", 1)
+    images = pictures(22)
+    for first, stop in ((0, 6), (6, 10)):
+        write(save(images[first:stop], tmp_path / "images", first=first), tmp_path / "store", append=stop > 6)
+    find_shards(tmp_path / "store")[1].path.unlink()  # of the second process: the first one waits for it
+    source = open_images(save(images[10:], tmp_path / "images", first=10))
+
+    def fill(rank: int) -> None:
+        about = {"content": content().manifest(), "shard_rows": ROWS, "data": "test", "append": True}
+        filling = writer.StoreWriter(folder=tmp_path / "store", kind=FeatureStore, rank=rank, world_size=2, **about)
+        time.sleep(rank * 0.1)
+        if not filling.fill(EncodedImages(source, encode, content(), batch_size=2)):
+            filling.wait()
+
+    processes = [threading.Thread(target=fill, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    np.testing.assert_array_equal(FeatureStore(tmp_path / "store").array("corner"), expected(images)["corner"])
 
 
 def test_a_damaged_shard_of_what_was_appended(tmp_path: Path):
