@@ -145,6 +145,7 @@ class LinearSegmenter:
         check_counts(iterations=self.iterations, batch_size=self.batch_size, pixels=pixels)
         check_classes(self.num_classes)
         self.learning_rates = sorted_grid(self.learning_rates, "learning_rates")
+        self.device = torch.device(self.device)  # refuses a bad one
 
     @own_modes()
     def fit(self, maps: Sequence[Array], masks: Sequence[np.ndarray]) -> LinearSegmenter:

@@ -54,8 +54,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (list, tuple, Sequence):
         return isinstance(value, list | tuple) and all(fits(one, inside[0]) for one in value)
     if origin is Annotated:
-        kind = Integral if inside[0] is int else Real
-        return isinstance(value, kind) and not isinstance(value, bool) and RANGES[hint.__metadata__[0]](float(value))
+        is_number = isinstance(value, Integral if inside[0] is int else Real) and not isinstance(value, bool)
+        return is_number and RANGES[hint.__metadata__[0]](value)
     if origin is Literal:
         return value in inside
     return value is None if hint is types.NoneType else True

@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
 import yaml
 
 from randar_features.cli.parse import OptionError, read_options
-from randar_features.options import Count, Decay, check_ranges, differences, typed
+from randar_features.options import Count, Decay, Seed, check_ranges, differences, fits, typed
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.training.recipe import TrainingConfig
 from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
@@ -76,6 +77,7 @@ def test_what_does_not_fit_is_named(path: Path, change: str, named: list[str]):
 
 def test_ranges_hold_in_python_too():
     assert Numbers(steps=3, betas=[0.0, 0.5]).betas == [0.0, 0.5]
+    assert fits(2**63 - 1, Seed) and not fits(2**63, Seed) and fits(10**400, Annotated[int, "0 or more"])
     with pytest.raises(ValueError, match=r"numbers\.steps = 0, expected int, at least 1"):
         Numbers(steps=0)
     with pytest.raises(ValueError, match=r"numbers\.betas = \[0, 1\], expected a list of float, from 0 to below 1"):

@@ -253,7 +253,8 @@ class Extraction:
                 given = _classes_by_name(batch, done, by_name, model.transformer.config.num_classes)
             elif isinstance(classes, list):
                 given = classes[done : done + len(batch.status)]
-                _check_count(classes, max(len(classes), done + len(batch.status)))
+                if len(given) < len(batch.status):  # of a stream
+                    _check_count(classes, f"at least {done + len(batch.status)}")
             done += len(batch.status)
             return fetched(self._values(batch.pixels, specs, given))
 
@@ -323,7 +324,7 @@ def check_classes(classes: Any, model: Model) -> str | int | list[int] | None:
     return given if several else given[0]
 
 
-def _check_count(classes: list[int], images: int | None) -> None:
+def _check_count(classes: list[int], images: int | str | None) -> None:
     if images not in (None, len(classes)):
         raise ValueError(f"{len(classes)} classes were given for {images} images: give one for each")
 

@@ -120,6 +120,8 @@ def encode(
         readable = [place for place, reason in enumerate(batch.status) if reason == OK]
         if readable:
             vectors.append(pool(encoder.encode(batch.pixels[readable], [name])[name], pooling).float().cpu())
+    if not found.status:
+        raise ValueError("no queries: the stream of images is empty")
     if not vectors:
         raise ValueError(f"not one of the {len(found.status)} query images could be read: {found.status[0]}")
     return found._replace(vectors=torch.cat(vectors))

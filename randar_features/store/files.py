@@ -40,11 +40,16 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the block ends.
 
     If the block ends early, even by a kill or a full disk, `path` stays as it was. The temporary file lies beside it,
-    is named after this thread (`NAME.ID.writing`), and never follows a link.
+    is named after this thread (`NAME.ID.writing`), and never follows a link. What is no file to replace, such as a
+    pipe or `/dev/stdout`, is written as it is.
 
     Raises:
         OSError: it cannot be written; the message says how many bytes are free, or which folder is a file.
     """
+    if _is_stream(path):
+        with path.open("ab") as file:
+            yield file
+        return
     make_folder(path.parent)
     aside = _aside(path)
     try:
@@ -78,6 +83,15 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a pipe, a device, or a process's open file, as `/dev/stdout` is, wherever that leads."""
+    if str(path.parent.resolve()).startswith("/proc/"):
+        return True
+    if path.is_symlink() and os.readlink(path).startswith("/proc/"):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _aside(path: Path) -> Path:

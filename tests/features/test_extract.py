@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import Model, encode_tokens, extract_features
 from randar_features.data import ImageError
+from tests.features.stores import Stream
 from tests.small_models import IMAGE_SIZE
 
 
@@ -172,6 +173,8 @@ def test_labels_do_not_leak_unless_asked_for(small_model: Model, tensors: torch.
     for given in ([0, 1], [0] * 6):
         with pytest.raises(ValueError, match=f"{len(given)} classes were given for 5 images"):
             extract(images, small_model, classes=given)
+    with pytest.raises(ValueError, match="2 classes were given for at least 4 images"):
+        extract(Stream(tensors), small_model, classes=[0, 1], batch_size=4)
     with pytest.raises(TypeError, match="set have no order"):
         extract(images, small_model, classes={0, 1, 2, 3, 4})
     with pytest.raises(TypeError, match=r"classes.*got 0\.7"):

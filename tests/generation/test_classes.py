@@ -69,8 +69,9 @@ def test_a_model_takes_the_names_of_its_classes():
         assert torch.equal(generate(model.transformer, one, steps=2, generator=0), expected[:1])
     with pytest.raises(ValueError, match="no class is named 'cat'; nearest: Persian cat, Egyptian cat, tabby"):
         generate(model, "cat")
-    with pytest.raises(ValueError, match="a transformer knows its classes by number"):
-        generate(model.transformer, ["goldfish"])
+    for names in ("goldfish", ["goldfish"], np.array(["goldfish"])):
+        with pytest.raises(ValueError, match="a transformer knows its classes by number"):
+            generate(model.transformer, names)
 
 
 @pytest.mark.parametrize("classes", [{1, 2}, {1: 0}])

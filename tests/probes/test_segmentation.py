@@ -317,8 +317,9 @@ def test_options_that_cannot_be_are_refused_before_any_fit() -> None:
         (lambda: LogisticSegmenter(2, C_grid=()), "C_grid"),
         (lambda: LinearSegmenter(2.5), "num_classes"),
         (lambda: LinearSegmenter(2, pixels=0), "pixels"),
+        (lambda: LinearSegmenter(2, device="nowhere"), "nowhere"),
     ):
-        with pytest.raises((TypeError, ValueError), match=named):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match=named):
             make()
 
 

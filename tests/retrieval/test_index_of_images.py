@@ -21,6 +21,7 @@ from randar_features.cli.index import IndexOptions, stores_of
 from randar_features.retrieval import Hits, Index
 from randar_features.retrieval.encoders import ModelEncoder
 from randar_features.store.records import escape
+from tests.features.stores import Stream
 from tests.small_models import write_folder
 
 FLOAT32 = {"device": "cpu", "dtype": torch.float32, "progress": False}
@@ -108,6 +109,8 @@ def test_queries_that_cannot_be_read_keep_their_place(folder: Path) -> None:
     assert (hits.ids[1] >= 0).all() and len(hits.to_dicts()) == 2
     with pytest.raises(ValueError, match="not one of the 1 query images"):
         index.search([folder / "images/cat/2.png"])
+    with pytest.raises(ValueError, match="no queries"):
+        index.search(Stream([]))
 
 
 def test_new_images_are_added_and_no_other_is_encoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

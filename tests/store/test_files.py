@@ -97,6 +97,26 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Pat
     assert (tmp_path / "theirs").read_bytes() == b"kept" and read_json(tmp_path / "mine") == 1
 
 
+def test_a_pipe_is_written_and_stays_one(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with written_whole(tmp_path / "pipe") as file:
+        file.write(b"content")
+    assert os.read(end, 100) == b"content" and (tmp_path / "pipe").is_fifo() and names(tmp_path) == ["pipe"]
+    os.close(end)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files have no names here")
+def test_an_open_file_is_written_and_its_name_stays(tmp_path: Path):
+    with (tmp_path / "opened").open("wb") as opened:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        for name in (tmp_path / "stdout", Path(f"/proc/self/fd/{opened.fileno()}")):
+            with written_whole(name) as file:
+                file.write(b"content")
+    assert (tmp_path / "opened").read_bytes() == b"content" * 2
+    assert (tmp_path / "stdout").is_symlink() and names(tmp_path) == ["opened", "stdout"]
+
+
 def test_leftovers_are_removed_and_nothing_else(tmp_path: Path):
     for name in ("rows-1.7.writing", "other.7.writing", "rows-1"):
         (tmp_path / name).write_bytes(b"half")
