@@ -201,7 +201,7 @@ def write_result(
     Raises:
         ValueError: a row and the card together leave an axis of `AXES` unstated, or state it twice.
     """
-    rows = [result.to_json() if isinstance(result, Result) else dict(result) for result in results]
+    rows = [(result if isinstance(result, Result) else Result.of(result)).to_json() for result in results]
     for row in rows:
         _check_row(row, card["axes"])
     path = folder / RESULT_FILE

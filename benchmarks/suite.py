@@ -53,8 +53,8 @@ class Settings(EncoderOptions, MaskOptions):
 
     Attributes:
         data: folders or Parquet files; "photo-digits" (labels and masks), "digits" and "photographs" (points) are
-            built in. Masks in a folder whose name has the word "camvid" or "voc" in it, such as voc-2012, have the
-            classes of that data set.
+            built in. Masks in a folder whose name has a word that ends in "camvid" or "voc", such as PascalVOC2012,
+            have the classes of that data set.
         preset: demo: few images of the built-in data, and samples of the model; other options override it.
         probe: probes of classification.
         pooling: how maps become vectors, for classification, one or several of mean, 1x1+2x2, mean+deviation, max,
@@ -166,9 +166,9 @@ def splits_of(data: str) -> tuple[str | None, str | None]:
 
 
 def known_labels(data: str) -> str | None:
-    """Which of `LABELS` the masks of a data set have, by a word of its name, such as "voc-2012"; None: not known."""
+    """Which of `LABELS` masks have, by a word of their folder's name that ends so, as "PascalVOC2012"; else None."""
     name = Path(data).name.lower()
-    return next((known for known in LABELS if re.search(rf"(?<![a-z]){known}(?![a-z])", name)), None)
+    return next((known for known in LABELS if re.search(rf"{known}(?![a-z])", name)), None)
 
 
 def mask_classes(data: str, options: MaskOptions) -> dict[str, Any]:

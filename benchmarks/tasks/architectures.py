@@ -46,8 +46,8 @@ class Config(RunOptions, MaskOptions):
             several seeds have names such as randar-0 and randar-1.
         tokens: tokens of held-out images, by the tokenizer of all runs; a folder that `randar tokenize` wrote.
         classification: labelled images, a folder or Parquet files.
-        segmentation: images with masks, a folder or Parquet files. If its name has the word "camvid" or "voc" in it,
-            the classes are those of that data set, unless other options give them.
+        segmentation: images with masks, a folder or Parquet files. If its name has a word that ends in "camvid" or
+            "voc", the classes are those of that data set, unless other options give them.
         split: split of the tokens.
         loss_images: number of images on which nats per token are measured.
         loss_orders: number of random orders in which they are measured; a model of one order uses that one.

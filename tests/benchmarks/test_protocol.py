@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ class TestWriteResult:
         assert read["artifacts"] == {"picture": "a.png"}
         run = open_run(tmp_path)
         assert run.axes(run.results[0]) == {n: (SHARED | row).get(n) for n in AXES}
+
+    def test_a_row_whose_interval_is_not_known_is_read_again(self, tmp_path: Path) -> None:
+        path = write_result(tmp_path, make_card(), [make_row(interval=(math.nan, math.nan))])
+        assert "interval" not in read_result(path)["results"][0]
 
     def test_every_axis_is_stated(self, tmp_path: Path) -> None:
         row = make_row()
