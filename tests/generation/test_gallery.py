@@ -85,12 +85,13 @@ def test_a_file_in_the_place_of_the_folder_is_named(model: Model, tmp_path: Path
         fill_gallery(model, WANTED, tmp_path / "file", SETTINGS)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"steps": 999}, {"order": "sideways"}, {"scale": 2, "steps": 999}, {"scale": 2, "schedule": "cosine"}]
-)
-def test_bad_settings_are_refused_before_the_first_image(model: Model, tmp_path: Path, wrong: dict[str, Any]):
-    with pytest.raises(ValueError, match=list(wrong)[-1]):
-        fill_gallery(model, WANTED, tmp_path / "new", SETTINGS | wrong)
+@pytest.mark.parametrize("wrong", [{"steps": 999}, {"order": "sideways"}, {"temperature": -1}, {"schedule": "steep"}])
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_bad_settings_are_refused_before_the_first_image(
+    model: Model, tmp_path: Path, scale: int, wrong: dict[str, Any]
+):
+    with pytest.raises(ValueError, match="scale must be 1 or 2" if scale == 3 else next(iter(wrong))):
+        fill_gallery(model, WANTED, tmp_path / "new", SETTINGS | wrong | {"scale": scale})
     assert not (tmp_path / "new").exists()
 
 
