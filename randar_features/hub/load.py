@@ -71,9 +71,10 @@ class Model:
     def as_it_is(self) -> Self:
         """This model; if its weights were changed after it was loaded, with a `weights_hash` of their values.
 
-        So features of a model that was trained further are not taken for those of its files.
+        So features of a model that was trained further are not taken for those of its files. Packed weights
+        (`pack_weights`) cannot change.
         """
-        if self._sum_of_weights() == self._checksum:
+        if packed_format(self.transformer) is not None or self._sum_of_weights() == self._checksum:
             return self
         values = weights_hash(self.transformer) + (weights_hash(self.tokenizer) if self.optional_tokenizer else "")
         return replace(self, weights_hash=hashlib.sha256(values.encode()).hexdigest()[:16])

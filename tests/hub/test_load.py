@@ -721,5 +721,8 @@ def test_weights_that_change_after_loading_have_another_hash(tmp_path: Path) -> 
     assert rf.load_model(model).weights_hash == rf.load_model(changed).weights_hash == changed.weights_hash
     assert rf.load_model(model, dtype=torch.float64).weights_hash == changed.weights_hash
     model.transformer.output_layer.weight.data[0, 0] -= 1
+    packed = copy.deepcopy(model)
+    packed.transformer = rf.pack_weights(packed.transformer)
+    assert rf.load_model(packed) is packed
     next(model.tokenizer.parameters()).data.mul_(2)
     assert rf.load_model(model).weights_hash not in (model.weights_hash, changed.weights_hash)
