@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from randar_features.hub.files import WeightsFile
 from randar_features.hub.published import ModelSource
@@ -62,11 +63,8 @@ class Model:
         self._checksum = self._sum_of_weights()
 
     def _sum_of_weights(self) -> int:
-        """A number that changes with the weights, and is the same on every device: the sum of their bits, wrapped."""
-        modules = [part for part in (self.transformer, self.optional_tokenizer) if part is not None]
-        bits = [each.detach().view(BITS[each.itemsize]) for module in modules for each in module.parameters()]
-        # Sums of a wider type would take twenty times as long.
-        return int(torch.stack([each.sum(dtype=each.dtype).long() for each in bits]).sum())
+        """A number that changes with the weights, and is the same on every device."""
+        return sum(_sum_of_bits(part) for part in (self.transformer, self.optional_tokenizer) if part is not None)
 
     def as_it_is(self) -> Self:
         """This model; if its weights were changed after it was loaded, with a `weights_hash` of their values.
@@ -148,6 +146,18 @@ class Model:
     def __repr__(self) -> str:
         """Name, weights, dtype and device; the modules themselves print pages."""
         return f"Model({self.name!r}, weights {self.weights_hash}, {self.dtype} on {self.device})"
+
+
+def _sum_of_bits(module: nn.Module) -> int:
+    """The bits of all parameters, added up as integers of 8 bytes, which is the fastest, or of a weight's size."""
+    sums = []
+    for values in module.parameters():
+        bits = values.detach().flatten()
+        if bits.storage_offset() * bits.itemsize % 8:
+            bits = bits.clone()  # from where integers of 8 bytes may begin
+        bits = bits.view(torch.int64 if bits.nbytes % 8 == 0 else BITS[bits.itemsize])
+        sums.append(bits.sum(dtype=torch.int64))
+    return int(torch.stack(sums).sum()) if sums else 0
 
 
 def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dtype | str | None = None) -> Model:

@@ -15,10 +15,12 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import randar_features as rf
 from randar_features.hub import choose_device, registry
 from randar_features.hub.files import HubUnreachableError
+from randar_features.hub.load import _sum_of_bits
 from randar_features.hub.registry import ALIASES, PUBLISHED, HubFile
 from randar_features.hub.weights import build_empty, read_state_dict
 from randar_features.models import ARCHITECTURES, ImageTransformer, RandAR, RandARConfig
@@ -726,3 +728,17 @@ def test_weights_that_change_after_loading_have_another_hash(tmp_path: Path) -> 
     assert rf.load_model(packed) is packed
     next(model.tokenizer.parameters()).data.mul_(2)
     assert rf.load_model(model).weights_hash not in (model.weights_hash, changed.weights_hash)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(64, 64), (3, 3), ()])
+def test_a_sum_of_bits_tells_changed_weights(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def sum_of(values: torch.Tensor) -> int:
+        return _sum_of_bits(nn.ParameterList([values]))
+
+    shifted = torch.cat([given.flatten()[:1], given.flatten()])[1:].view(shape)  # not where 8 bytes may begin
+    assert sum_of(given) == sum_of(given.clone()) == sum_of(shifted)
+    for changed in (given * 2, given / 2, -given, given + 0.25):
+        assert sum_of(changed) != sum_of(given)
