@@ -76,9 +76,9 @@ def call_with_threads(count: int, command: tuple[str | Path, ...]) -> None:
 
 
 def call_and_die(log: Path, lines: int, pause: float, threads: int, command: tuple[str | Path, ...]) -> None:
-    """Run `call`, and kill this process `pause` seconds after the log has so many lines.
+    """Run `call`; when its log has `lines` lines, wait `pause` seconds and kill this process.
 
-    The process kills itself, so that a busy machine delays the training and the kill alike.
+    The process kills itself: a busy machine delays the training and the kill alike.
     """
 
     def die() -> None:
