@@ -191,9 +191,11 @@ def load_model(name: Name | Model, device: Device | None = None, dtype: torch.dt
     weights = _load(source, "transformer", transformer, device, dtype)
     tokenizer_weights = tokenizer and _load(source, "tokenizer", tokenizer, device, dtype)
     transformer.trained_order = _trained_order(source)
-    return replace(
-        _model(source, transformer, tokenizer),
-        weights_hash=_hash_of(source, [file for file in (weights, tokenizer_weights) if file]),
+    return _model(
+        source,
+        transformer,
+        tokenizer,
+        _hash_of(source, [file for file in (weights, tokenizer_weights) if file]),
         revision=weights.revision,
         tokenizer_revision=tokenizer_weights.revision if tokenizer_weights else None,
     )
@@ -210,19 +212,26 @@ def untrained_model(name: Name) -> Model:
     transformer.initialize()
     for module in (transformer, tokenizer):
         module.requires_grad_(False).eval()
-    return _model(source, transformer, tokenizer)
+    return _model(source, transformer, tokenizer, "random")
 
 
-def _model(source: ModelSource, transformer: ImageTransformer, tokenizer: ImageTokenizer | None) -> Model:
-    """The model as its configuration describes it, whatever its weights are."""
+def _model(
+    source: ModelSource,
+    transformer: ImageTransformer,
+    tokenizer: ImageTokenizer | None,
+    weights_hash: str,
+    **revisions: str | None,
+) -> Model:
+    """The model as its configuration describes it, with the hash and the revisions of its weights."""
     layers, transformer.recommended_steps = _recommended(source, transformer)
     return Model(
         name=source.name,
         transformer=transformer,
         recommended_layers=layers,
-        weights_hash="random",
+        weights_hash=weights_hash,
         optional_tokenizer=tokenizer,
         class_names=source.classes,
+        **revisions,
     )
 
 
