@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from benchmarks.result import load_results
 
 # `python -m benchmarks.NAME` finds the tasks and the measurements of speed by their names alone.
-__path__ += [str(Path(__file__).parent / folder) for folder in ("tasks", "speed", "report")]
+FOLDERS = ("tasks/whole_images", "tasks/dense", "tasks/duplicates", "tasks/generators", "speed", "report")
+__path__ += [str(Path(__file__).parent / folder) for folder in FOLDERS]
 
 __all__ = ["load_differences", "load_results", "paper_table"]
 

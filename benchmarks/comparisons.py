@@ -15,7 +15,7 @@ from benchmarks.report.tables import MISSING, Table, cell, markdown, points, res
 from benchmarks.result import AXES, Result, Run, find_runs, frame_of, known_bounds
 from probes import Difference, holm
 from randar_features import sequence
-from randar_features.data.paths import reading
+from randar_features.data.containers.paths import reading
 from randar_features.store.files import read_json
 from randar_features.store.records import markdown_text
 

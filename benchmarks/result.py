@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from randar_features.data.lists import spreadsheet_safe
-from randar_features.data.paths import confined, reading
-from randar_features.data.shards import expand, is_pattern
-from randar_features.data.tables import NAMED
+from randar_features.data.containers.lists import spreadsheet_safe
+from randar_features.data.containers.paths import confined, reading
+from randar_features.data.containers.shards import expand, is_pattern
+from randar_features.data.containers.tables import NAMED
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.store.files import read_json, write_json
 from randar_features.store.identity import hash_files

@@ -40,21 +40,21 @@ logger = logging.getLogger(__name__)
 TABLE_FILE, CSV_FILE, DIFFERENCES_FILE = "result.md", "results.csv", "differences.json"
 
 TASKS = {
-    "classification": ("tasks", "logistic, linear, kNN, few-shot and attentive probes"),
-    "generative_classification": ("tasks", "the class with the highest likelihood, compared with a probe"),
-    "readouts": ("tasks", "ways to read one layer of a generator, compared"),
-    "retrieval": ("tasks", "mAP and Recall@K, by exact search and by indexes"),
-    "near_duplicates": ("tasks", "pictures that are in the data twice"),
-    "duplicate_recall": ("tasks", "how many near-duplicates are found"),
-    "segmentation": ("tasks", "mIoU of heads on feature maps"),
-    "correspondence": ("tasks", "PCK of matched points"),
-    "maps": ("tasks", "feature maps as colours"),
-    "samples": ("tasks", "pictures that a model draws"),
-    "generation": ("tasks", "FID and similar measures of samples; search for guidance, steps and order"),
-    "reconstruction": ("tasks", "what a tokenizer loses, by the same measures as samples"),
-    "quality": ("tasks", "reconstruction and likelihood"),
-    "decoding_orders": ("tasks", "likelihood by order and number of steps"),
-    "architectures": ("tasks", "RandAR, LlamaGen, PAR and ARPG in one table"),
+    "classification": ("tasks.whole_images", "logistic, linear, kNN, few-shot and attentive probes"),
+    "generative_classification": ("tasks.whole_images", "the class with the highest likelihood, compared with a probe"),
+    "readouts": ("tasks.whole_images", "ways to read one layer of a generator, compared"),
+    "retrieval": ("tasks.whole_images", "mAP and Recall@K, by exact search and by indexes"),
+    "near_duplicates": ("tasks.duplicates", "pictures that are in the data twice"),
+    "duplicate_recall": ("tasks.duplicates", "how many near-duplicates are found"),
+    "segmentation": ("tasks.dense", "mIoU of heads on feature maps"),
+    "correspondence": ("tasks.dense", "PCK of matched points"),
+    "maps": ("tasks.dense", "feature maps as colours"),
+    "samples": ("tasks.generators", "pictures that a model draws"),
+    "generation": ("tasks.generators", "FID and similar measures of samples; search for guidance, steps and order"),
+    "reconstruction": ("tasks.generators", "what a tokenizer loses, by the same measures as samples"),
+    "quality": ("tasks.generators", "reconstruction and likelihood"),
+    "decoding_orders": ("tasks.generators", "likelihood by order and number of steps"),
+    "architectures": ("tasks.generators", "RandAR, LlamaGen, PAR and ARPG in one table"),
     "throughput": ("speed", "images per second of feature extraction"),
     "generation_speed": ("speed", "seconds to draw images"),
     "training_speed": ("speed", "seconds of a training step"),
@@ -68,7 +68,7 @@ TASKS = {
     "gpu_report": ("speed", "tests and speed on a GPU, one page"),
     "generation_metrics_speed": ("speed", "seconds of distances, precision and recall"),
 }
-"""Every task: the folder of its module, which calls its `Task` "run", and what it measures."""
+"""Every task: the package of its module, which calls its `Task` "run", and what it measures."""
 
 
 @dataclass(frozen=True, kw_only=True)

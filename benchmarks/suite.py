@@ -21,13 +21,15 @@ from benchmarks.encoders.extract import file_name
 from benchmarks.jobs import Job, run_once
 from benchmarks.options import EncoderOptions, Head, HoldOut, MaskOptions, check_own
 from benchmarks.report.write import BASELINES, write_report
-from benchmarks.tasks import classification, correspondence, maps, retrieval, samples, segmentation
+from benchmarks.tasks.dense import correspondence, maps, segmentation
+from benchmarks.tasks.generators import samples
+from benchmarks.tasks.whole_images import classification, retrieval
 from randar_features.baselines import is_installed, is_network
 from randar_features.cli.options import Probe, VectorPooling
 from randar_features.cli.parse import option, part
 from randar_features.cli.run import run as run_command
 from randar_features.data import open_images, open_pairs
-from randar_features.data.layout import EVALUATION_SPLITS
+from randar_features.data.containers.layout import EVALUATION_SPLITS
 from randar_features.data.pairs import ImageMask
 from randar_features.options import Count
 

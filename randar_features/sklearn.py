@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, open_images
-from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.features import FeatureSpec, encode
 from randar_features.features.extract import own_batch_size
 from randar_features.features.spec import check_numbers, model_spec

@@ -21,7 +21,7 @@ from randar_features.hub.load import Model
 from randar_features.options import Count, Natural
 from randar_features.store.files import write_json, written_whole
 from randar_features.tokenizers import ImageTokenizer
-from randar_features.training.network_codes import spread_images
+from randar_features.training.tokenizer.network_codes import spread_images
 
 DAMPED = 0.1
 OUTPUT_SIZE = 0.04  # standard deviation of the output's weights; the embedding's is that of the trained model

@@ -11,10 +11,10 @@ from typing import Any
 from randar_features import load_tokenizer
 from randar_features.cli.options import fields_of
 from randar_features.cli.run import run
-from randar_features.data.ranges import Reading
+from randar_features.data.decode.ranges import Reading
 from randar_features.options import Count, Natural, typed
 from randar_features.tokenizers import NetworkTokenizer
-from randar_features.training.network_codes import fit_network_tokenizer
+from randar_features.training.tokenizer.network_codes import fit_network_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
 from randar_features.options import Positive
 from randar_features.store.files import read_json, write_json
+from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 from randar_features.training.bundle import assemble_model
-from randar_features.training.recipe import TrainingConfig
-from randar_features.training.teacher_maps import TeacherMaps
-from randar_features.training.trainer import RandARTrainer
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.generator.trainer import RandARTrainer
 
 ALIGNED = (
     "auxiliary.second_showing=0.5",

@@ -18,11 +18,11 @@ from randar_features.cli.training import RECIPES, RunOptions, train
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.options import Count, nearest
+from randar_features.training.auxiliary.teacher_maps import TeacherMaps
+from randar_features.training.generator.online_probe import OnlineProbe
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.generator.trainer import RandARTrainer
 from randar_features.training.log import EVERY_LINE
-from randar_features.training.online_probe import OnlineProbe
-from randar_features.training.recipe import TrainingConfig
-from randar_features.training.teacher_maps import TeacherMaps
-from randar_features.training.trainer import RandARTrainer
 
 PROTOCOL = (
     "each variant trained on the same images in the same order from the same weights; held-back nats a token; accuracy "

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("randar_features", "probes", "benchmarks", "scripts")
 
-# What each room may import of the project, besides itself. A room of the map covers all that lies below it.
+# What each room may import of the project, besides itself. A room of the map covers all that lies below it, unless a
+# room above it in the map covers it already.
 MODEL = ("sequence", "layers", "models", "tokenizers", "precision")
 COMMON = ("store", "data", "timing", "options")
 HUB = (*MODEL, *COMMON, "hub")
@@ -21,6 +22,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.precision": (),
     "randar_features.options": (),
     "randar_features.store": (),
+    "randar_features.data.decode": ("store",),
+    "randar_features.data.containers": ("data.decode", "store"),
     "randar_features.data": ("store",),
     "randar_features.layers": ("sequence",),
     "randar_features.models": ("sequence", "layers"),

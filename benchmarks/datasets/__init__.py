@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from randar_features.data import ImageSource, PhotoDigits, open_images
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.data.images import readable_batches
-from randar_features.data.ranges import DEFAULT_READING, Reading
 
 PHOTO_DIGITS = "photo-digits"
 

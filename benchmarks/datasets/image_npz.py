@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from randar_features.data.paths import reading
+from randar_features.data.containers.paths import reading
 from randar_features.store.files import make_folder, written_whole
 
 IMAGES = "arr_0"

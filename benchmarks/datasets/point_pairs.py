@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets.photographs import PHOTOGRAPHS, photograph
 from randar_features.data import ImageError, PhotoDigits, corresponding_points, load_image, open_images
-from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 
 MARGIN = 1.5  # shorter side of a photograph, in sides of a crop, at the least
 ZOOM = 1.5  # … and that times this at the most

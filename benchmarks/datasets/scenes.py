@@ -10,10 +10,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.datasets import PHOTO_DIGITS
-from benchmarks.tasks.dense import Lazily
+from benchmarks.tasks.dense.feature_maps import Lazily
 from probes.segmentation import check_classes
 from randar_features.data import PhotoDigits, open_pairs
-from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.hub.registry import read_classes
 
 IGNORE = 255

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from benchmarks.datasets.point_pairs import PairSet, PointPair
 from randar_features.data import ImageError, load_image
-from randar_features.data.decoding import orientation_of
-from randar_features.data.opening import open_picture
-from randar_features.data.paths import confined, one_line, reading
+from randar_features.data.containers.paths import confined, one_line, reading
+from randar_features.data.decode.decoding import orientation_of
+from randar_features.data.decode.opening import open_picture
 from randar_features.store.files import read_json
 
 SPLITS = ("trn", "val", "test")

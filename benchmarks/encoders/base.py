@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from probes.pooling import pool
-from randar_features.data.decoding import check_range
+from randar_features.data.decode.decoding import check_range
 from randar_features.data.images import ImageSource
 from randar_features.features.store import Content, EncodedImages, FeatureImages
 

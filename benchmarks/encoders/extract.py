@@ -16,7 +16,7 @@ import torch
 from benchmarks.datasets import open_data
 from benchmarks.encoders.base import Encoder
 from probes.pooling import POOLINGS
-from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.features.store import Content, EncodedImages, FeatureStore, read_manifest, write_store
 from randar_features.precision import name_of

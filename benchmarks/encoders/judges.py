@@ -16,7 +16,7 @@ from benchmarks.encoders.inception import CLASSES, POOL, SPATIAL, InceptionEncod
 from benchmarks.result import resolved_dtype
 from randar_features import Model
 from randar_features.baselines import IMAGENET_LABELS, PACKAGES, is_network, parse_network
-from randar_features.data.transforms import tensor_center_crop
+from randar_features.data.decode.transforms import tensor_center_crop
 from randar_features.hub.registry import imagenet_classes
 
 VARIANT_TITLES: dict[Variant, str] = {"adm": "ADM", "torch-fidelity": "torch-fidelity", "clean-fid": "clean-fid"}

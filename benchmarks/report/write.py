@@ -29,7 +29,7 @@ from benchmarks.result import AXES, Result, Run, command_line, find_runs
 from probes import confusion_matrix
 from randar_features.cli.parse import positional
 from randar_features.cli.run import run as run_command
-from randar_features.data.paths import reading
+from randar_features.data.containers.paths import reading
 from randar_features.store.files import make_folder, write_bytes
 from randar_features.store.records import markdown_text
 

@@ -27,8 +27,8 @@ from randar_features.models import ARCHITECTURES
 from randar_features.options import Count, Positive
 from randar_features.precision import autocast
 from randar_features.training.flops import PEAKS, data_sheet_peak, training_flops
-from randar_features.training.objective import next_token_loss
-from randar_features.training.recipe import TrainingConfig, model_config, model_type
+from randar_features.training.generator.objective import next_token_loss
+from randar_features.training.generator.recipe import TrainingConfig, model_config, model_type
 
 GIB = 2**30
 

@@ -38,8 +38,8 @@ from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak
 from randar_features.training.distributed import HardwareConfig, keep_freed_memory
 from randar_features.training.flops import peak_flops, training_flops
-from randar_features.training.recipe import TrainingConfig
-from randar_features.training.trainer import RandARTrainer
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.generator.trainer import RandARTrainer
 
 CLASSES = 1000
 RECIPE: dict[str, Any] = {"learning_rate": 4e-4, "weight_decay": 0.05, "gradient_clip": 1.0, "ema_decay": 0.9999}

@@ -23,9 +23,9 @@ from randar_features.cli.decoding import (
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run, subcommands
 from randar_features.data import ImageError, adm_center_crop, labelled_sheet, load_image, to_image, to_tensor
-from randar_features.data.decoding import read_picture
-from randar_features.data.masks import MaskOrientation, fit_mask, read_painted
-from randar_features.data.ranges import Reading
+from randar_features.data.decode.decoding import read_picture
+from randar_features.data.decode.masks import MaskOrientation, fit_mask, read_painted
+from randar_features.data.decode.ranges import Reading
 from randar_features.generation.classes import find_class
 from randar_features.generation.gallery import is_done, save_png, save_sheet
 from randar_features.hub.weights import file_hash

@@ -10,7 +10,7 @@ from pathlib import Path
 from randar_features.cli.options import DeviceOptions, DType, fields_of
 from randar_features.cli.parse import positional
 from randar_features.cli.run import run
-from randar_features.data.ranges import Reading
+from randar_features.data.decode.ranges import Reading
 from randar_features.options import Count
 
 

@@ -100,7 +100,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
 
 def index(options: IndexOptions) -> None:
     """Build the index or add to it, and say what it took."""
-    from benchmarks.tasks.feature_index import warn_of_classes
+    from benchmarks.tasks.whole_images.feature_index import warn_of_classes
 
     start = time.perf_counter()
     stores = stores_of(options)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from randar_features.cli.parse import flag
-from randar_features.data.ranges import Reading
+from randar_features.data.decode.ranges import Reading
 from randar_features.options import Count, Natural, NonNegative
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]

@@ -22,7 +22,7 @@ from randar_features.options import Count, Seed
 from randar_features.precision import name_of
 
 if TYPE_CHECKING:
-    from benchmarks.tasks.classification import Config
+    from benchmarks.tasks.whole_images.classification import Config
 
 DEFAULT_ENCODER = "randar-tiny"
 ALL = "all"
@@ -72,7 +72,7 @@ class ProbeOptions(DeviceOptions, ImageOptions):
 def probe(options: ProbeOptions) -> None:
     """Measure, and print the accuracies and where the result lies."""
     from benchmarks.result import read_result
-    from benchmarks.tasks.classification import run as classification
+    from benchmarks.tasks.whole_images.classification import run as classification
 
     path = classification(configured(options), options.out)
     result = read_result(path)
@@ -92,7 +92,7 @@ def configured(options: ProbeOptions) -> "Config":
         ValueError: an encoder is named for a store of features, which knows its own, or how images are read.
     """
     from benchmarks.encoders.stored import StoredEncoder
-    from benchmarks.tasks.classification import Config
+    from benchmarks.tasks.whole_images.classification import Config
 
     stored = FeatureStore(options.data) if is_store(options.data) else None
     if stored is not None:

@@ -15,8 +15,8 @@ from randar_features.cli.options import DeviceOptions, one_or_several
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
 from randar_features.data import labelled_sheet, open_images, to_tensor
-from randar_features.data.lists import spreadsheet_safe
-from randar_features.data.ranges import Reading
+from randar_features.data.containers.lists import spreadsheet_safe
+from randar_features.data.decode.ranges import Reading
 from randar_features.options import Count, Natural
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import write_bytes, write_json, written_whole
@@ -77,7 +77,7 @@ class SearchOptions(DeviceOptions, Reading):
 
 def search(options: SearchOptions) -> None:
     """Print what was found, and write the files."""
-    from benchmarks.tasks.feature_index import encoder_of, warn_of_classes
+    from benchmarks.tasks.whole_images.feature_index import encoder_of, warn_of_classes
 
     index = open_index(options.index, verify=options.verify)
     warn_of_classes(index.features)

@@ -11,9 +11,9 @@ import torch
 from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType, given
 from randar_features.cli.parse import option
 from randar_features.cli.run import UNFINISHED, run
+from randar_features.data.containers.tables import load_named_table
+from randar_features.data.decode.ranges import Reading
 from randar_features.data.published_codes import import_codes
-from randar_features.data.ranges import Reading
-from randar_features.data.tables import load_named_table
 from randar_features.data.token_store import SHARD_SIZE, TokenStore
 from randar_features.hub import choose_device, load_tokenizer
 from randar_features.hub.registry import find_source

@@ -22,19 +22,19 @@ from randar_features.cli.tokenize import keep_tokenizer
 from randar_features.cli.train_transformer import previews
 from randar_features.cli.training import RunOptions, tell_left_out, train
 from randar_features.data import open_images
+from randar_features.data.containers.layout import find_splits, split_role
+from randar_features.data.decode.ranges import Reading
 from randar_features.data.images import ImageSource
-from randar_features.data.layout import find_splits, split_role
 from randar_features.data.pixels import PATIENCE
-from randar_features.data.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
 from randar_features.options import Count, Positive, Seed
 from randar_features.store.files import write_json, written_whole
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.generator.trainer import RandARTrainer, check_same_classes
 from randar_features.training.loop import LoopConfig
-from randar_features.training.recipe import TrainingConfig
 from randar_features.training.tokenizing import tokenize
-from randar_features.training.trainer import RandARTrainer, check_same_classes
 
 CLASS_TABLE = "cls_embedding.embedding_table.weight"
 

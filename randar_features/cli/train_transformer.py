@@ -10,17 +10,17 @@ from torch import Tensor
 
 from randar_features.cli.parse import part
 from randar_features.cli.training import RunOptions, run_stage, tell_left_out, train
-from randar_features.data.ranges import Reading
+from randar_features.data.decode.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.generation.preview import sample_preview, spread_classes
 from randar_features.hub import load_tokenizer
 from randar_features.models import ImageTransformer
 from randar_features.options import Count
-from randar_features.training.online_probe import OnlineProbe
-from randar_features.training.recipe import TrainingConfig
-from randar_features.training.teacher_maps import TeacherMaps
-from randar_features.training.trainer import RandARTrainer
+from randar_features.training.auxiliary.teacher_maps import TeacherMaps
+from randar_features.training.generator.online_probe import OnlineProbe
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.generator.trainer import RandARTrainer
 
 SAMPLES = 16
 

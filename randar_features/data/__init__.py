@@ -1,14 +1,14 @@
 """Images in: files, arrays, tensors and data sets as square pixel batches, and the built-in photo-digits."""
 
-from .decoding import load_image
+from .decode.decoding import load_image
+from .decode.masks import load_mask
+from .decode.opening import ImageError
+from .decode.transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 from .images import ImageBatch, ImageSource
-from .masks import load_mask
-from .opening import ImageError
 from .pairs import ImageMask, ImageMasks, open_pairs
 from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
 from .sheets import labelled_sheet
 from .sources import open_images
-from .transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
 
 __all__ = [
     "ImageBatch",

@@ -23,14 +23,14 @@ from tqdm.auto import tqdm
 from randar_features.store.identity import UNREADABLE, hash_image
 from randar_features.store.records import NO_LABEL, OK
 
-from .account import Account
-from .decoding import check_image, read_pixels
-from .items import parse_item
-from .labels import LabelError, one_label, quoted
-from .opening import ImageError
-from .paths import one_line
+from .containers.account import Account
+from .containers.items import parse_item
+from .containers.labels import LabelError, one_label, quoted
+from .containers.paths import one_line
+from .decode.decoding import check_image, read_pixels
+from .decode.opening import ImageError
+from .decode.ranges import DEFAULT_READING, Reading
 from .profile import note
-from .ranges import DEFAULT_READING, Reading
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .account import Account
-from .decoding import read_picture
-from .items import image_and_label, parse_item
-from .layout import IMAGE_FOLDERS, MASK_FOLDERS, find_splits, wrong_split
-from .listing import list_images
-from .masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
-from .opening import MAX_PIXELS, ImageError
-from .ranges import Reading
-from .tables import ParquetTable, list_parquet, parquet_features
+from .containers.account import Account
+from .containers.items import image_and_label, parse_item
+from .containers.layout import IMAGE_FOLDERS, MASK_FOLDERS, find_splits, wrong_split
+from .containers.listing import list_images
+from .containers.tables import ParquetTable, list_parquet, parquet_features
+from .decode.decoding import read_picture
+from .decode.masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
+from .decode.opening import MAX_PIXELS, ImageError
+from .decode.ranges import Reading
 
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation", "seg_map", "label", "labels")
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.data.images import ImageBatch
-from randar_features.data.ranges import DEFAULT_READING, Reading
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of
 from randar_features.store.identity import hash_bytes

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from randar_features.data.account import Account
-from randar_features.data.archives import list_tar, read_member
-from randar_features.data.listing import list_files
-from randar_features.data.paths import reading
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.archives import list_tar, read_member
+from randar_features.data.containers.listing import list_files
+from randar_features.data.containers.paths import reading
 from randar_features.data.token_store import CROPS, CROPS_ENTRY, TOKENS, TokenStore, fill_token_store
 from randar_features.store.identity import hash_bytes
 from randar_features.store.records import OK, Block, Record

@@ -15,21 +15,16 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from randar_features.store.records import printable
 
-from .account import Account
-from .archives import TarImages
-from .decoding import check_image, check_range
-from .formats import image_format
-from .images import ImageSource, check_item
-from .items import image_and_label, parse_item
-from .labels import NONE, Labels, read_labels
-from .layout import arrange, wrong_split
-from .listing import holds_image, is_named_as_image, list_files
-from .lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
-from .loaders import loader_items, loader_length, repeats_images
-from .opening import MAX_PIXELS
-from .paths import check_file, head_of, is_url, reading
-from .ranges import Reading
-from .shards import (
+from .containers.account import Account
+from .containers.archives import TarImages
+from .containers.items import image_and_label, parse_item
+from .containers.labels import NONE, Labels, read_labels
+from .containers.layout import arrange, wrong_split
+from .containers.listing import holds_image, is_named_as_image, list_files
+from .containers.lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
+from .containers.loaders import loader_items, loader_length, repeats_images
+from .containers.paths import check_file, head_of, is_url, reading
+from .containers.shards import (
     PARQUET,
     SHARD_ENDINGS,
     TAR,
@@ -41,7 +36,7 @@ from .shards import (
     root_of,
     split_of,
 )
-from .tables import (
+from .containers.tables import (
     NAMED,
     ParquetTable,
     SavedTable,
@@ -54,6 +49,11 @@ from .tables import (
     prepare_table,
     table_labels,
 )
+from .decode.decoding import check_image, check_range
+from .decode.formats import image_format
+from .decode.opening import MAX_PIXELS
+from .decode.ranges import Reading
+from .images import ImageSource, check_item
 
 ACCEPTED = (
     "a path, a folder, the bytes of a picture, a Pillow image, a uint8 array (H, W, 3) or (B, H, W, 3), a float "
@@ -105,7 +105,7 @@ def open_images(
 
     What was found, and what of it is not used, is in the source's `account`, is logged, and where something was
     passed over or dropped is a warning too. Labels are classes: whole numbers of any type, one-hot vectors, or names
-    (:mod:`~randar_features.data.labels`). Pixels are the same whatever a picture comes in. A tensor of the size
+    (`containers/labels.py`). Pixels are the same whatever a picture comes in. A tensor of the size
     wanted passes unrounded; one of another size is rounded to 8 bit.
 
     Raises:

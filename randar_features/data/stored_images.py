@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 
 from randar_features.data.ahead import ahead
+from randar_features.data.containers.shards import root_of
 from randar_features.data.images import ImageBatch, ImageSource, UndecodedImage
 from randar_features.data.profile import note, part
-from randar_features.data.shards import root_of
 from randar_features.store.identity import UNREADABLE, hash_files, hash_image, remember_files
 from randar_features.store.records import Block, Record
 

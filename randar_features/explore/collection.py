@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from randar_features.data import ImageSource, open_images
-from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.generation.classes import short_name
 from randar_features.hub import Model, load_model

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from randar_features import sequence
 from randar_features.data import ImageBatch, ImageError, ImageSource, open_images
 from randar_features.data.ahead import ahead, fetched
-from randar_features.data.labels import match_classes
-from randar_features.data.opening import MAX_PIXELS
+from randar_features.data.containers.labels import match_classes
+from randar_features.data.decode.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.features.encode import encode
 from randar_features.features.spec import FeatureSpec, check_numbers, check_orders, has_several, model_specs

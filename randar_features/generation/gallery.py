@@ -9,7 +9,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from randar_features.data.paths import reading
+from randar_features.data.containers.paths import reading
 from randar_features.generation.complete import check_order
 from randar_features.generation.generate import DecodingSettings, check_settings, generate
 from randar_features.generation.recipe import GuidanceLike

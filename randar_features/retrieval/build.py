@@ -15,7 +15,7 @@ from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings, re
 from probes.index import build_index as build_vectors
 from probes.index.settings import LEAST
 from probes.pooling import POOLINGS, pool
-from randar_features.data.opening import MAX_PIXELS
+from randar_features.data.decode.opening import MAX_PIXELS
 from randar_features.data.stored_images import check_apart
 from randar_features.features import FeatureSpec, FeatureTable, model_specs
 from randar_features.features.extract import Extraction

@@ -9,7 +9,7 @@ from torch import Tensor
 from probes.index import VectorIndex
 from probes.pooling import pool
 from randar_features.data import open_images
-from randar_features.data.ranges import DEFAULT_READING, Reading
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.features import FeatureSpec
 from randar_features.features import encode as encode_images
 from randar_features.hub import Model, load_model

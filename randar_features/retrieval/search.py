@@ -17,8 +17,8 @@ from torch import Tensor
 from probes import Neighbours
 from probes.index import IndexSettings, VectorIndex
 from probes.inputs import Array
-from randar_features.data.opening import MAX_PIXELS
-from randar_features.data.ranges import Reading
+from randar_features.data.decode.opening import MAX_PIXELS
+from randar_features.data.decode.ranges import Reading
 from randar_features.features import FeatureTable
 from randar_features.features.store import FeatureStore
 from randar_features.hub import Model

@@ -12,7 +12,7 @@ from randar_features.hub.weights import read_state_dict
 from randar_features.store.files import read_object, write_json, written_whole
 from randar_features.tokenizers.folder import ABOUT_TOKENIZER, tokenizer_hash, write_tokenizer
 from randar_features.training.loop import UNFINISHED_MARK
-from randar_features.training.tokenizer_recipe import half_but_tokens
+from randar_features.training.tokenizer.recipe import half_but_tokens
 
 WORDNET_ID = re.compile(r"(n\d{8})(?:[\s_,:-]+(.+))?")
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from randar_features.data.paths import confined, reading
+from randar_features.data.containers.paths import confined, reading
 from randar_features.store.files import ASIDE, read_json, write_json, written_whole
 
 logger = logging.getLogger(__name__)

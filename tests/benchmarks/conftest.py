@@ -30,5 +30,5 @@ def small_grids() -> Any:
 def one_encoder_of_near_duplicates() -> Any:
     """The bundled model, by which all benchmarks look for them, is loaded once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.tasks.duplicate_pairs.load_encoder", functools.cache(load_encoder))
+        patch.setattr("benchmarks.tasks.duplicates.duplicate_pairs.load_encoder", functools.cache(load_encoder))
         yield

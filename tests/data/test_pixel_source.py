@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from randar_features.data.decode.ranges import Reading
 from randar_features.data.pixels import PixelSource, cache_pixels
-from randar_features.data.ranges import Reading
 
 
 @pytest.fixture

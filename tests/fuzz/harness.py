@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from randar_features.data.decoding import read_pixels
+from randar_features.data.decode.decoding import read_pixels
 from tests.fuzz.formats import FORMATS, SECRET, SIZE, Format, digest, secret_picture
 from tests.fuzz.mutations import mutate
 

@@ -18,9 +18,9 @@ from PIL import Image
 from randar_features.data.token_store import TokenStore
 from randar_features.store import writer
 from randar_features.training.distributed import HardwareConfig
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.generator.trainer import RandARTrainer
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
-from randar_features.training.recipe import TrainingConfig
-from randar_features.training.trainer import RandARTrainer
 from tests.features.stores import encode, write
 from tests.small_models import IMAGE_SIZE, small_tokenizer
 from tests.tokens import write_tokens

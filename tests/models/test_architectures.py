@@ -16,7 +16,7 @@ from randar_features import sequence
 from randar_features.generation import new_cache
 from randar_features.generation.stepping import ARPGStepper, PARStepper, stepper_of
 from randar_features.models import ARCHITECTURES, ARPG, ARPGConfig, ImageTransformer, PARConfig
-from randar_features.training.objective import training_order
+from randar_features.training.generator.objective import training_order
 from tests.golden.models import FOLDER, golden, golden_model, raster_tokens
 
 NAMES = ("randar_small", "llamagen_small", "par_small", "arpg_small")

@@ -220,7 +220,7 @@ def test_an_encoder_of_the_users_makes_an_index(monkeypatch: pytest.MonkeyPatch,
     np.save(folder / "features.npy", np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32))
     name = {
         "file": f"timm:test_resnet@32={folder / 'weights.safetensors'}",
-        "function": "tests.benchmarks.test_encoders:make_means",
+        "function": "tests.benchmarks.encoders.test_encoders:make_means",
         "features": f"features:{folder / 'features.npy'}",
     }[kind]
     run(monkeypatch, "build_index.py", folder / "images", "--encoder", name, "--out", folder / "index")

@@ -30,8 +30,8 @@ from randar_features.cli.run import UNFINISHED
 from randar_features.data import open_images
 from randar_features.data.token_store import TokenStore
 from randar_features.tokenizers.folder import tokenizer_hash
+from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 from randar_features.training.checkpoint import newest_checkpoint
-from randar_features.training.teacher_maps import TeacherMaps
 from tests.kill.__main__ import Count, compare
 from tests.kill.__main__ import main as kill_script
 from tests.kill.jobs import Job

@@ -16,11 +16,11 @@ from torch import Tensor
 from randar_features.data.pixels import PixelCache, cache_pixels
 from randar_features.data.token_store import TokenStore
 from randar_features.training.distributed import HardwareConfig
+from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.generator.trainer import RandARTrainer
 from randar_features.training.loop import UNREPEATABLE, LoopConfig, run
-from randar_features.training.recipe import TrainingConfig
-from randar_features.training.tokenizer_recipe import TokenizerTrainingConfig
-from randar_features.training.tokenizer_trainer import TokenizerTrainer
-from randar_features.training.trainer import RandARTrainer
+from randar_features.training.tokenizer.recipe import TokenizerTrainingConfig
+from randar_features.training.tokenizer.trainer import TokenizerTrainer
 from tests.tokens import write_tokens
 
 VOCAB_SIZE = 12

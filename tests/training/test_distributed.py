@@ -15,8 +15,8 @@ from randar_features import load_model
 from randar_features.data.token_store import TokenStore
 from randar_features.training.checkpoint import newest_checkpoint
 from randar_features.training.distributed import micro_batches
+from randar_features.training.generator.trainer import RandARTrainer
 from randar_features.training.loop import run
-from randar_features.training.trainer import RandARTrainer
 from tests.training.small import (
     CONFIG,
     FRESH,

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from randar_features.models import ARCHITECTURES, RandARConfig, TransformerConfig
 from randar_features.training import flops
 from randar_features.training.flops import data_sheet_peak, peak_flops, throughput, training_flops
-from randar_features.training.objective import next_token_loss
+from randar_features.training.generator.objective import next_token_loss
 
 
 def sizes(**options: int) -> TransformerConfig:

@@ -11,7 +11,7 @@ from randar_features.models import ImageTransformer, LlamaGen, RandAR, middle_la
 from randar_features.training.auxiliary.config import AuxiliaryConfig
 from randar_features.training.auxiliary.heads import Alignment, ClassHead, SelfDistillation, alignment_target
 from randar_features.training.auxiliary.showing import Features, show
-from randar_features.training.teacher_maps import TeacherMaps
+from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 
 NEXT_TOKEN = "loss"
 

@@ -15,8 +15,8 @@ from randar_features.training.auxiliary.config import (
     ClassHeadConfig,
     SelfDistillationConfig,
 )
-from randar_features.training.teacher_maps import TeacherMaps, write_teacher_maps
-from randar_features.training.trainer import RandARTrainer
+from randar_features.training.auxiliary.teacher_maps import TeacherMaps, write_teacher_maps
+from randar_features.training.generator.trainer import RandARTrainer
 from tests.training.small import NUM_CLASSES, random_tokens, small_config, write_store
 
 MODEL = {"num_layers": 3, "num_heads": 2, "dim": 16, "ffn_multiple_of": 16, "residual_dropout": 0.2}

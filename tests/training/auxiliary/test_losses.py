@@ -9,8 +9,8 @@ import torch
 from randar_features import load_model
 from randar_features.training.auxiliary.config import AuxiliaryConfig, ClassHeadConfig, SelfDistillationConfig
 from randar_features.training.auxiliary.losses import make_plan
+from randar_features.training.generator.trainer import RandARTrainer
 from randar_features.training.loop import run
-from randar_features.training.trainer import RandARTrainer
 from tests.small_models import small_transformer
 from tests.training.auxiliary.small import LOSSES, MODEL, auxiliary_trainer
 from tests.training.small import CONFIG, equal_after_a_kill, hardware, same, small_trainer

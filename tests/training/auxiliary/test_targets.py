@@ -17,7 +17,7 @@ from randar_features.training.auxiliary.heads import (
     standardized,
 )
 from randar_features.training.auxiliary.showing import show
-from randar_features.training.teacher_maps import TeacherMaps, write_teacher_maps
+from randar_features.training.auxiliary.teacher_maps import TeacherMaps, write_teacher_maps
 from tests.small_models import NUM_CLASSES, VOCAB_SIZE, small_transformer
 from tests.training.auxiliary.small import checkered, small_images, small_teacher
 from tests.training.small import random_tokens, write_store
@@ -99,7 +99,7 @@ def test_maps_are_those_of_the_images_mirrored_with_their_view(tmp_path: Path):
 
 
 def test_a_killed_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("randar_features.training.teacher_maps.SHARD_BYTES", 8 * 16)  # eight images
+    monkeypatch.setattr("randar_features.training.auxiliary.teacher_maps.SHARD_BYTES", 8 * 16)  # eight images
     store, seen = write_store(tmp_path / "train", random_tokens()), []
 
     def network(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Tasks with a feature for each location of an image."""

@@ -1,0 +1,1 @@
+"""Tasks that find pictures that are in the data twice."""

@@ -1,0 +1,1 @@
+"""Tasks that measure generators and tokenizers by what they draw and predict."""

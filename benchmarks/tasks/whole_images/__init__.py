@@ -1,0 +1,1 @@
+"""Tasks with one feature for a whole image."""

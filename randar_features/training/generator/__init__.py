@@ -1,0 +1,1 @@
+"""Training of generators: next-token prediction in random orders, with auxiliary losses."""

@@ -1,0 +1,1 @@
+"""Training of tokenizers: vector quantisation, and codes of a frozen network."""
