@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from randar_features.data.formats import GIT_LFS
+from randar_features.data.decode.formats import GIT_LFS
 
 # Training state in LlamaGen's checkpoint that nothing reads: zeros where a file leaves it out.
 OPTIONAL = ("quantize.codebook_used",)
