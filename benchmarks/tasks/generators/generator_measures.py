@@ -68,7 +68,7 @@ def image_losses(
 
     Args:
         tokens: (n, N) codes in raster order; classes: (n,), -1 where not known, for which the null class stands in.
-        orders: how many, see `training.objective.evaluation_orders`.
+        orders: how many, see `training.generator.objective.evaluation_orders`.
     """
     several = evaluation_orders(transformer, orders)[:, None]
     null = transformer.config.num_classes
