@@ -20,6 +20,7 @@ from randar_features.layers.block import FeedForward, PreNormBlock, RMSNorm, run
 from randar_features.layers.config import TransformerConfig
 from randar_features.layers.embedding import check_classes
 from randar_features.layers.rope import rotate
+from randar_features.models import inputs
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
@@ -173,7 +174,7 @@ class ARPG(ImageTransformer):
 
     @override
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
-        order = self.check_order(order, tokens.shape[0])
+        order = inputs.check_order(self, order, tokens.shape[0])
         x, rotary = self.embed(tokens, classes, order)
         memory = self.content(x[:, :-1], rotary[:, :-1])  # the last token is nobody's past
         x, rotary = self.queries(order, tokens.shape[0])
@@ -184,7 +185,7 @@ class ARPG(ImageTransformer):
         self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
     ) -> FeaturePass:
         (read,) = reads
-        order = self.check_order(order, tokens.shape[0])
+        order = inputs.check_order(self, order, tokens.shape[0])
         num_tokens = self.config.num_tokens
         if read == "image":
             x, rotary = self.embed(tokens, classes, order, context)

@@ -1,4 +1,4 @@
-"""Common parts of the generators: angles, fresh weights, the names of their parts, and checks of their input."""
+"""Common parts of the generators: angles, fresh weights, and the names of their parts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from randar_features.layers.config import TransformerConfig
 from randar_features.layers.cross_entropy import linear_cross_entropy
 from randar_features.layers.embedding import ClassEmbedding
 from randar_features.layers.rope import grid_rotary_table
+from randar_features.models import inputs
 
 Indices = Tensor | Sequence[int]
 
@@ -166,7 +167,7 @@ class ImageTransformer(nn.Module):
         context: str = "single",
     ) -> tuple[Tensor, Tensor]:
         """The sequence's embeddings (B, L, D) and angles (B or 1, L, d/2, 2); the arguments as in `forward`."""
-        order = self.check_order(order, self.check_tokens(tokens))
+        order = inputs.check_order(self, order, inputs.check_tokens(self, tokens))
         tokens = sequence.to_order(tokens.to(self.device, torch.long), order)
         image = sequence.shown(self.token_dropout(self.code_embedding(tokens)), context)
         first = self.cls_embedding(classes, tokens.shape[0])[:, None]
@@ -202,71 +203,9 @@ class ImageTransformer(nn.Module):
         """The blocks whose output has features of a read."""
         return range(self.config.num_layers)
 
-    def check_context(self, context: str | None, read: str) -> str:
-        """`context`, or for None the recommended one; ValueError that says why if the model lacks it or the read.
-
-        Recommended is the fullest context whose orders the model was trained in: of "raster" alone not the reversed.
-        """
-        name = type(self).__name__
-        if read not in self.reads:
-            raise ValueError(f"read must be one of {', '.join(self.reads)} with {name}; got {read!r}")
-        contexts = self.reads[read]
-        if context is None:
-            return [each for each in contexts if self.trained_order == "random" or each != "reverse"][-1]
-        if context in contexts:
-            return context
-        sequence.check_choice("context", context, sequence.CONTEXTS)
-        reason = f"{name} was trained in one order, and has never seen an image the other way round"
-        if len(contexts) == 1:
-            reason = "a query sees the whole image after a single showing"
-        raise ValueError(
-            f"context must be one of {', '.join(contexts)} with {name} and read={read!r}, got {context!r}: {reason}"
-        )
-
     def own_order(self) -> Tensor:
         """The order where none is given, (1, N): raster."""
         return sequence.raster_order(self.config.num_tokens, self.device)
-
-    def several_orders(self, count: int, seed: int = 0) -> Tensor:
-        """`sequence.antithetic_orders`, (count, N); of a fixed order that one alone, ValueError for more."""
-        drawn = sequence.antithetic_orders(count, self.config.num_tokens, seed)
-        if not self.fixed_order:
-            return drawn
-        if count > 1:
-            raise ValueError(f"{count} orders are too many: {type(self).__name__} knows one order only")
-        return self.own_order().cpu()
-
-    def check_order(self, order: Indices | None, batch: int) -> Tensor:
-        """`order` as (B or 1, N) int64 on the model's device; None gives its own. ValueError if it cannot be."""
-        if order is None:
-            return self.own_order()
-        order = sequence.check_order_shape(order, self.config.num_tokens, batch)
-        if on_host := sequence.can_look_at(order):
-            sequence.check_order(order, self.config.num_tokens)
-        if self.fixed_order and on_host and (order != self.own_order().cpu()).any():
-            raise ValueError(
-                f"{type(self).__name__} was trained in one order and knows no other: leave the order out (None)"
-            )
-        return order.to(self.device)
-
-    def check_tokens(self, tokens: Tensor) -> int:
-        """The batch size of `tokens` (B, N); TypeError for no tensor, ValueError if they do not fit this model."""
-        expected, vocab = self.config.num_tokens, self.config.vocab_size
-        if not isinstance(tokens, Tensor):
-            raise TypeError(f"tokens must be a tensor of integers (B, {expected}); got {type(tokens).__name__}")
-        if tokens.dim() != 2 or tokens.shape[1] != expected or tokens.is_floating_point() or tokens.dtype == torch.bool:
-            raise ValueError(
-                f"tokens must be integers of shape (B, {expected}); got {tuple(tokens.shape)}, {tokens.dtype}"
-            )
-        # Elsewhere the embedding itself refuses bad codes.
-        if sequence.can_look_at(tokens):
-            lowest, highest = (int(bound) for bound in torch.aminmax(tokens.long()))
-            if lowest < 0 or highest >= vocab:
-                raise ValueError(
-                    f"tokens must lie in 0 … {vocab - 1}; got {lowest} … {highest}. "
-                    "Were they made by another tokenizer?"
-                )
-        return tokens.shape[0]
 
 
 @contextmanager
@@ -284,7 +223,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 def token_cross_entropy(model: ImageTransformer, states: Tensor, tokens: Tensor, order: Indices | None) -> Tensor:
     """Mean cross-entropy, in nats, of `model.logits(states)` against raster tokens (B, N) in an order."""
-    order = model.check_order(order, len(tokens))
+    order = inputs.check_order(model, order, len(tokens))
     targets = sequence.to_order(tokens.to(model.device, torch.long), order)
     weight = model.output_layer.get_parameter("weight")
     return linear_cross_entropy(model.norm(states).flatten(0, 1), weight, targets.flatten())

@@ -11,7 +11,7 @@ from randar_features.data import open_images
 from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import load_tokenizer
-from randar_features.models import ImageTransformer, middle_layer
+from randar_features.models import ImageTransformer, inputs, middle_layer
 from randar_features.store.records import OK
 from randar_features.tokenizers import ImageTokenizer
 
@@ -99,7 +99,7 @@ class OnlineProbe:
     def _features(self, model: ImageTransformer) -> dict[str, np.ndarray]:
         """Mean-pooled features (n, D) by context and read."""
         reads = list(model.reads)
-        contexts = dict.fromkeys(("single", model.check_context(None, reads[0])))
+        contexts = dict.fromkeys(("single", inputs.check_context(model, None, reads[0])))
         layer = middle_layer(model, reads[0]) if self.layer is None else self.layer
         parts: dict[str, list[Tensor]] = {}
         for tokens in self.tokens.split(self.batch_size):
