@@ -3,19 +3,16 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from randar_features.data.containers.paths import reading
-from randar_features.generation.complete import check_order
-from randar_features.generation.generate import DecodingSettings, check_settings, generate
+from randar_features.generation import upscale
+from randar_features.generation.generate import check_settings, generate
 from randar_features.generation.recipe import GuidanceLike
-from randar_features.generation.sampling import Sampling
-from randar_features.generation.schedule import check_steps
-from randar_features.generation.upscale import check_upscaling
 from randar_features.hub import Model
 from randar_features.models import ImageTransformer
 from randar_features.store.files import make_folder, written_whole
@@ -91,21 +88,16 @@ def _check(
     *,
     guidance: GuidanceLike = None,
     scale: int = 1,
-    **settings: Unpack[DecodingSettings],
+    **settings: Any,
 ) -> None:
     """The errors of `generate` for settings that the model cannot be drawn with."""
-    num_tokens = transformer.config.num_tokens
     if scale == 1:
-        nothing = torch.zeros(1, num_tokens, dtype=torch.int64, device="cpu")
+        nothing = torch.zeros(1, transformer.config.num_tokens, dtype=torch.int64, device="cpu")
         check_settings(transformer, nothing[:, 0], nothing.bool(), guidance, **settings)
         return
     if scale != 2:
         raise ValueError(f"scale must be 1 or 2, got {scale}")
-    check_upscaling(transformer, 0.0, settings.get("schedule"))
-    check_steps(settings.get("steps"), 4 * num_tokens)
-    check_order(settings.get("order"), 4 * num_tokens, 1, transformer.trained_order)
-    top_k, top_p = settings.get("top_k", 0), settings.get("top_p", 1.0)
-    Sampling(temperature=settings.get("temperature", 1.0), top_k=top_k, top_p=top_p)
+    upscale.check_settings(transformer, guidance, **settings)
 
 
 def describe(model: Model, wanted: Wanted, settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from randar_features.generation.complete import (
     check_order,
     complete,
     in_format,
+    stated_format,
 )
 from randar_features.generation.decode import DecodingTask
 from randar_features.generation.recipe import GuidanceLike, recipe_of
@@ -129,6 +130,28 @@ def check_upscaling(transformer: ImageTransformer, spatial_drop: float, schedule
         )
     if schedule not in (None, "randar"):
         raise ValueError(f"at twice the resolution the schedule is RandAR's own; got {schedule!r}: leave it out")
+
+
+def check_settings(
+    transformer: ImageTransformer,
+    guidance: GuidanceLike,
+    *,
+    steps: int | None = None,
+    schedule: str | None = None,
+    order: str | Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    dtype: DType = None,
+) -> None:
+    """The errors of `upscale_tokens` for settings that a model cannot be drawn with."""
+    check_upscaling(transformer, 0.0, schedule)
+    num_tokens = 4 * transformer.config.num_tokens
+    check_steps(steps, num_tokens)
+    check_order(order, num_tokens, 1, transformer.trained_order)
+    Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    recipe_of(transformer).guide(guidance)
+    stated_format(transformer, dtype)
 
 
 def fine_orders(order: str | Tensor, seeds: Tensor, schedule: Sequence[int], num_tokens: int) -> Tensor:

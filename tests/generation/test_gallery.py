@@ -85,7 +85,17 @@ def test_a_file_in_the_place_of_the_folder_is_named(model: Model, tmp_path: Path
         fill_gallery(model, WANTED, tmp_path / "file", SETTINGS)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 999}, {"order": "sideways"}, {"temperature": -1}, {"schedule": "steep"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 999},
+        {"order": "sideways"},
+        {"temperature": -1},
+        {"schedule": "steep"},
+        {"guidance": (1, 2, 3)},
+        {"dtype": "float99"},
+    ],
+)
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_bad_settings_are_refused_before_the_first_image(
     model: Model, tmp_path: Path, scale: int, wrong: dict[str, Any]
