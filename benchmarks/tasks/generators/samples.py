@@ -70,40 +70,32 @@ def measure(config: Config, out: Path) -> Measurement:
 
 
 def edits(model: Model, config: Config) -> dict[str, bytes]:
-    """Pictures of photo-digits whose middle is drawn anew, and that are extended."""
-    digits = PhotoDigits("test", size=model.image_size)
+    """Pictures of photo-digits whose middle half is drawn anew, and that are extended to twice the width, by caption."""
+    digits, side = PhotoDigits("test", size=model.image_size), model.image_size
     images = torch.stack([torch.from_numpy(digits[i].image).permute(2, 0, 1) / 255 for i in range(config.edited)])
+    mask = torch.zeros(side, side, dtype=torch.bool, device="cpu")
+    mask[side // 4 : side - side // 4, side // 4 : side - side // 4] = True
+    left, right = side // 2, side - side // 2
+    seeds = range(config.seed, config.seed + config.draws)
+    columns = {
+        "Middle drawn anew": [
+            images,
+            images.masked_fill(mask, MASKED),
+            *(inpaint(model, images, mask, generator=seed) for seed in seeds),
+        ],
+        "Extended to twice the width": [
+            torch.nn.functional.pad(images, (left, right), value=MASKED),
+            *(outpaint(model, images, (left, 0, right, 0), generator=seed) for seed in seeds),
+        ],
+    }
     return {
-        "Middle drawn anew": image_grid(inpaint_rows(model, images, draws=config.draws, seed=config.seed)),
-        "Extended to twice the width": image_grid(outpaint_rows(model, images, draws=config.draws, seed=config.seed)),
+        caption: image_grid(list(zip(*map(to_arrays, parts), strict=True))) for caption, parts in columns.items()
     }
 
 
 def spread_classes(num_classes: int, count: int) -> list[int]:
     """`count` classes at equal distances."""
     return [(2 * index + 1) * num_classes // (2 * count) for index in range(min(count, num_classes))]
-
-
-def inpaint_rows(model: Model, images: Tensor, *, draws: int, seed: int) -> list[list[np.ndarray]]:
-    """For each image (3, S, S): itself, itself with the middle half masked, and `draws` ways to fill it."""
-    side = model.image_size
-    mask = torch.zeros(side, side, dtype=torch.bool, device="cpu")
-    mask[side // 4 : side - side // 4, side // 4 : side - side // 4] = True
-    filled = [inpaint(model, images, mask, generator=seed + draw) for draw in range(draws)]
-    return _rows(images, images.masked_fill(mask, MASKED), *filled)
-
-
-def outpaint_rows(model: Model, images: Tensor, *, draws: int, seed: int) -> list[list[np.ndarray]]:
-    """For each image (3, S, S): itself on a canvas twice as wide, and `draws` ways to fill that."""
-    pad = model.image_size // 2
-    padding = (pad, 0, model.image_size - pad, 0)
-    extended = [outpaint(model, images, padding, generator=seed + draw) for draw in range(draws)]
-    canvas = torch.nn.functional.pad(images, (pad, model.image_size - pad), value=MASKED)
-    return _rows(canvas, *extended)
-
-
-def _rows(*columns: Tensor) -> list[list[np.ndarray]]:
-    return [list(row) for row in zip(*(to_arrays(column) for column in columns), strict=True)]
 
 
 def to_arrays(images: Tensor) -> list[np.ndarray]:
