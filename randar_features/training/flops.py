@@ -1,4 +1,4 @@
-"""What a training step costs: operations an image, a device's peak, and the share of it that is used (MFU)."""
+"""What a training step costs: operations an image, and a device's peak."""
 
 import re
 from functools import cache
@@ -120,17 +120,3 @@ def data_sheet_peak(name: str) -> float | None:
         return None
     found = [model for model in PEAKS if re.search(rf"\b{model}\b", name, re.IGNORECASE)]
     return PEAKS[max(found, key=len)] if found else None
-
-
-def throughput(images: int, seconds: float, *, flops: float, num_tokens: int, peak: float) -> dict[str, float]:
-    """`images_per_second`, `tokens_per_second` (image tokens) and `mfu` (share of the peak).
-
-    Args:
-        images: trained on, over all processes.
-        seconds: that took, with the wait for the device.
-        flops: operations of one image, as `training_flops` gives.
-        num_tokens: image tokens of one image.
-        peak: FLOP/s of all devices together.
-    """
-    rate = images / seconds
-    return {"images_per_second": rate, "tokens_per_second": rate * num_tokens, "mfu": rate * flops / peak}

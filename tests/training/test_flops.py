@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from randar_features.models import ARCHITECTURES, RandARConfig, TransformerConfig
 from randar_features.training import flops
-from randar_features.training.flops import data_sheet_peak, peak_flops, throughput, training_flops
+from randar_features.training.flops import data_sheet_peak, peak_flops, training_flops
 from randar_features.training.generator.objective import next_token_loss
 
 
@@ -114,8 +114,3 @@ def test_a_cpus_peak_is_measured_once(monkeypatch: pytest.MonkeyPatch):
     peak_flops.cache_clear()
     assert [peak_flops("cpu", torch.float32) for _ in range(2)] == [1e11] * 2
     peak_flops.cache_clear()
-
-
-def test_throughput_by_hand():
-    rates = throughput(64, 2.0, flops=5e9, num_tokens=64, peak=1e12)
-    assert rates == {"images_per_second": 32.0, "tokens_per_second": 2048.0, "mfu": 0.16}

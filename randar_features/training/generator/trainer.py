@@ -31,7 +31,7 @@ from randar_features.training.distributed import (
     shard,
     without_sync,
 )
-from randar_features.training.flops import peak_flops, throughput, training_flops
+from randar_features.training.flops import peak_flops, training_flops
 from randar_features.training.generator.objective import (
     evaluation_orders,
     next_token_loss,
@@ -268,13 +268,10 @@ class RandARTrainer:
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
         """`images_per_second`, `tokens_per_second` and `mfu`, the share of the devices' peak."""
-        return throughput(
-            steps * self.config.batch_size,
-            seconds,
-            flops=training_flops(self.model_config, model_type(self.config)),
-            num_tokens=self.train.num_tokens,
-            peak=self.accelerator.num_processes * peak_flops(self.device, self.dtype),
-        )
+        rate = steps * self.config.batch_size / seconds
+        flops = training_flops(self.model_config, model_type(self.config))
+        peak = self.accelerator.num_processes * peak_flops(self.device, self.dtype)
+        return {"images_per_second": rate, "tokens_per_second": rate * self.train.num_tokens, "mfu": rate * flops / peak}
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and which tokens and first weights are trained on."""
