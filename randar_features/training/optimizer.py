@@ -90,11 +90,6 @@ class Optimizer:
     def __init__(self, parts: list[torch.optim.Optimizer], names: dict[Tensor, str]) -> None:
         self.parts, self.names = parts, names
 
-    def include(self, module: nn.Module, prefix: str, part: torch.optim.Optimizer) -> None:
-        """Step `part`, which trains `module`, with the others; its parameters are named with a prefix."""
-        self.parts.append(part)
-        self.names |= {p: f"{prefix}{name}" for name, p in module.named_parameters()}
-
     def step(self, multiplier: float) -> None:
         """Update with `multiplier` times the peak learning rates, then clear the gradients."""
         for part in self.parts:
@@ -174,30 +169,17 @@ def _stack(parameter: Tensor, name: str) -> int:
     return count if rows == count * columns else 1
 
 
-def cosine_multiplier(step: int, *, warmup: int, total: int, floor: float = 0.05) -> float:
-    """s/W for s < W, then floor + (1 − floor)·(1 + cos(π·(s − W)/(T − W)))/2 up to T, and the floor after T."""
+def rate_multiplier(step: int, schedule: str = "cosine", *, warmup: int, total: int, floor: float = 0.05) -> float:
+    """s/W for s < W; then, with p = (s − W)/(T − W) up to T and 1 after it, by the schedule.
+
+    "cosine": floor + (1 − floor)·(1 + cos(π·p))/2. "linear": 1 − (1 − floor)·p. "constant": 1.
+    """
     if step < warmup:
         return step / warmup
-    return floor + (1 - floor) * (1 + math.cos(math.pi * _progress(step, warmup, total))) / 2
-
-
-def linear_multiplier(step: int, *, warmup: int, total: int, floor: float = 0.05) -> float:
-    """s/W for s < W, then in a straight line from 1 down to the floor at T."""
-    if step < warmup:
-        return step / warmup
-    return 1 - (1 - floor) * _progress(step, warmup, total)
-
-
-def constant_multiplier(step: int, *, warmup: int, total: int, floor: float = 0.05) -> float:
-    """s/W for s < W, then 1."""
-    return min(1.0, step / warmup) if warmup else 1.0
-
-
-def _progress(step: int, warmup: int, total: int) -> float:
-    return min(1.0, (step - warmup) / max(1, total - warmup))
-
-
-SCHEDULES = {"cosine": cosine_multiplier, "constant": constant_multiplier, "linear": linear_multiplier}
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if schedule == "cosine":
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+    return 1 - (1 - floor) * progress if schedule == "linear" else 1.0
 
 
 class WeightAverage:

@@ -70,7 +70,7 @@ def measure(config: Config, out: Path) -> Measurement:
 
 
 def edits(model: Model, config: Config) -> dict[str, bytes]:
-    """Pictures of photo-digits whose middle half is drawn anew, and that are extended to twice the width, by caption."""
+    """Pictures of photo-digits whose middle is drawn anew, and that are extended to twice the width, by caption."""
     digits, side = PhotoDigits("test", size=model.image_size), model.image_size
     images = torch.stack([torch.from_numpy(digits[i].image).permute(2, 0, 1) / 255 for i in range(config.edited)])
     mask = torch.zeros(side, side, dtype=torch.bool, device="cpu")
@@ -88,9 +88,7 @@ def edits(model: Model, config: Config) -> dict[str, bytes]:
             *(outpaint(model, images, (left, 0, right, 0), generator=seed) for seed in seeds),
         ],
     }
-    return {
-        caption: image_grid(list(zip(*map(to_arrays, parts), strict=True))) for caption, parts in columns.items()
-    }
+    return {caption: image_grid(list(zip(*map(to_arrays, parts), strict=True))) for caption, parts in columns.items()}
 
 
 def spread_classes(num_classes: int, count: int) -> list[int]:

@@ -40,7 +40,7 @@ from randar_features.training.generator.objective import (
 )
 from randar_features.training.generator.recipe import TrainingConfig, model_config, model_type, recorded
 from randar_features.training.loop import check_finite
-from randar_features.training.optimizer import SCHEDULES, WeightAverage, build_optimizer
+from randar_features.training.optimizer import WeightAverage, build_optimizer, rate_multiplier
 
 
 class RandARTrainer:
@@ -94,8 +94,10 @@ class RandARTrainer:
         )
         self.average = WeightAverage(self.model, config.ema_decay)
         if self.complete is not None:
-            heads = torch.optim.AdamW(self.complete.heads.parameters(), lr=config.learning_rate, weight_decay=0.0)
-            self.optimizer.include(self.complete.heads, "auxiliary.", heads)
+            heads = self.complete.heads
+            part = torch.optim.AdamW(heads.parameters(), lr=config.learning_rate, weight_decay=0.0)
+            self.optimizer.parts.append(part)
+            self.optimizer.names |= {p: f"auxiliary.{name}" for name, p in heads.named_parameters()}
             self.targets = Targets(self.complete.plan, self.average.values, self.complete.transformer, teacher)
         self.skipped_steps = 0
 
@@ -217,9 +219,8 @@ class RandARTrainer:
     def _update(self, step: int, norm: float) -> float:
         """Move weights and average, unless the gradient exploded; the learning rate's multiplier."""
         config = self.config
-        multiplier = SCHEDULES[config.schedule](
-            step + 1, warmup=config.warmup_steps, total=config.total_steps, floor=config.final_multiplier
-        )
+        progress = {"warmup": config.warmup_steps, "total": config.total_steps}
+        multiplier = rate_multiplier(step + 1, config.schedule, **progress, floor=config.final_multiplier)
         if config.skip_gradient_norm is not None and step >= config.skip_after and norm > config.skip_gradient_norm:
             self.skipped_steps += 1
             self.optimizer.clear()
@@ -271,7 +272,11 @@ class RandARTrainer:
         rate = steps * self.config.batch_size / seconds
         flops = training_flops(self.model_config, model_type(self.config))
         peak = self.accelerator.num_processes * peak_flops(self.device, self.dtype)
-        return {"images_per_second": rate, "tokens_per_second": rate * self.train.num_tokens, "mfu": rate * flops / peak}
+        return {
+            "images_per_second": rate,
+            "tokens_per_second": rate * self.train.num_tokens,
+            "mfu": rate * flops / peak,
+        }
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and which tokens and first weights are trained on."""

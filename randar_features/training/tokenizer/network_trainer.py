@@ -16,7 +16,7 @@ from randar_features.options import Count, Natural, NonNegative, Positive, Share
 from randar_features.store.files import write_json, written_whole
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.loop import LoopConfig
-from randar_features.training.optimizer import cosine_multiplier
+from randar_features.training.optimizer import rate_multiplier
 from randar_features.training.tokenizer.trainer import weigh_chroma
 
 AREA, ASPECT = (0.5, 1.0), 0.29  # of a crop: share of the image, and the largest logarithm of width over height
@@ -107,7 +107,7 @@ class NetworkTrainer:
         size = config.small_size if step < config.small_share * config.total_steps else config.image_size
         indices = batch_indices(step, batch_size=config.batch_size, size=len(self.train), seed=config.seed)
         pixels = augmented(self.train.images(indices) * 2 - 1, size, generator)
-        rate = config.learning_rate * cosine_multiplier(
+        rate = config.learning_rate * rate_multiplier(
             step + 1, warmup=config.warmup_steps, total=config.total_steps, floor=0.0
         )
         for group in self.optimizer.param_groups:

@@ -17,7 +17,7 @@ from randar_features.tokenizers import TokenizerOutput
 from randar_features.training.auxiliary.heads import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, spread, step_generator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
-from randar_features.training.optimizer import Learner, WeightAverage, cosine_multiplier
+from randar_features.training.optimizer import Learner, WeightAverage, rate_multiplier
 from randar_features.training.tokenizer.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.tokenizer.image_quality import quality_figures, quality_sums
 from randar_features.training.tokenizer.moving_codebook import MovingCodebook
@@ -125,7 +125,7 @@ class TokenizerTrainer:
         """One update on batch `step`."""
         config, generator = self.config, step_generator(self.config.seed, step)
         images = self._images(step, generator)
-        multiplier = cosine_multiplier(
+        multiplier = rate_multiplier(
             step + 1, warmup=config.warmup_steps, total=config.total_steps, floor=config.final_multiplier
         )
         with autocast(self.device, self.dtype):
