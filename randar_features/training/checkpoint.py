@@ -72,8 +72,6 @@ def remove_old(folder: Path, step: int, keep: int, keep_every: int | None = None
 
     Those after `step` were damaged when the run was continued, and must not count as the newest.
     """
-    if keep < 1:
-        raise ValueError(f"keep={keep}, expected at least 1 checkpoint to stay")
     done = [path for path in list_checkpoints(folder) if step_of(path) <= step]
     for path in list_checkpoints(folder):
         multiple = keep_every is not None and step_of(path) % keep_every == 0

@@ -59,27 +59,14 @@ class LoopConfig:
         check_ranges(self, "loop.")
 
 
-class TrainerConfig(Protocol):
-    """The part of a trainer's configuration that the loop and the scripts read."""
-
-    @property
-    def total_steps(self) -> int:
-        """Steps until the run is done."""
-
-    @property
-    def loop(self) -> LoopConfig:
-        """Intervals."""
-
-
 class Trainer(Protocol):
     """What `run` drives. Everything drawn in a step must follow from the seed and the step alone.
 
     Where several processes train together, each calls every method; only the main one writes.
     """
 
-    @property
-    def config(self) -> TrainerConfig:
-        """Model, recipe and intervals."""
+    config: Any
+    """Model, recipe and intervals: `total_steps`, `batch_size` and `loop`, a `LoopConfig`, at least."""
 
     def train_step(self, step: int) -> dict[str, float]:
         """One update; returns figures to log, `loss` among them."""
@@ -88,10 +75,12 @@ class Trainer(Protocol):
         """Figures on held-out data."""
 
     def pictures(self) -> Mapping[str, Tensor]:
-        """Images (n, 3, S, S) in [0, 1] to log, by name; may be none."""
+        """Images (n, 3, S, S) in [0, 1] to log, by name; none unless a trainer says so."""
+        return {}
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """Throughput, of that many steps in that time."""
+        """Throughput, of that many steps in that time: `images_per_second` at least."""
+        return {"images_per_second": steps * self.config.batch_size / seconds}
 
     def settings(self) -> dict[str, Any]:
         """Configuration and data, as JSON holds them: what a run must have in common with the one it continues."""

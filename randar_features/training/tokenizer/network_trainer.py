@@ -15,7 +15,7 @@ from randar_features.data.pixels import PixelCache
 from randar_features.options import Count, Natural, NonNegative, Positive, Share, check_ranges
 from randar_features.store.files import write_json, written_whole
 from randar_features.training.batches import batch_indices, step_generator
-from randar_features.training.loop import LoopConfig
+from randar_features.training.loop import LoopConfig, Trainer
 from randar_features.training.optimizer import rate_multiplier
 from randar_features.training.tokenizer.trainer import weigh_chroma
 
@@ -84,7 +84,7 @@ class LabelledStages(nn.Module):
         return self.head(maps[-1].mean((2, 3)))
 
 
-class NetworkTrainer:
+class NetworkTrainer(Trainer):
     """Trains `LabelledStages` on cached pixels and their labels; see `training.loop.run`."""
 
     def __init__(self, config: NetworkTrainingConfig, train: PixelCache, validation: PixelCache) -> None:
@@ -129,14 +129,6 @@ class NetworkTrainer:
             pixels = self.validation.images(rows).contiguous(memory_format=torch.channels_last)
             right += int((self.model(pixels * 2 - 1).argmax(1) == self.validation.labels[rows]).sum())
         return {"validation_accuracy": right / len(self.validation)}
-
-    def pictures(self) -> dict[str, Tensor]:
-        """None."""
-        return {}
-
-    def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """`images_per_second`."""
-        return {"images_per_second": steps * self.config.batch_size / seconds}
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and which images are trained on."""

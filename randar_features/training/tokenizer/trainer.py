@@ -17,6 +17,7 @@ from randar_features.tokenizers import TokenizerOutput
 from randar_features.training.auxiliary.heads import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, spread, step_generator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
+from randar_features.training.loop import Trainer
 from randar_features.training.optimizer import Learner, WeightAverage, rate_multiplier
 from randar_features.training.tokenizer.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.tokenizer.image_quality import quality_figures, quality_sums
@@ -38,7 +39,7 @@ SHOWN = 16  # images in a picture of reconstructions, and as many reconstruction
 Pixels = PixelCache | PixelSource
 
 
-class TokenizerTrainer:
+class TokenizerTrainer(Trainer):
     """Trains a `LlamaGenTokenizer`, or the decoder of a `NetworkTokenizer`, on cached pixels; see `training.loop.run`.
 
     Loss: L1 + L2 between image and reconstruction in [−1, 1], plus commitment (van den Oord et al.,
@@ -238,10 +239,6 @@ class TokenizerTrainer:
         model = self.averaged()
         rows = zip(images.split(8), model.decode(model.encode(images)).split(8), strict=True)
         return {"reconstructions": torch.cat([row for pair in rows for row in pair])}
-
-    def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """`images_per_second`."""
-        return {"images_per_second": steps * self.config.batch_size / seconds}
 
     def settings(self) -> dict[str, Any]:
         """The configuration, and which images are trained on."""
