@@ -121,7 +121,7 @@ def fit_probe(count: int, config: Config, folder: Path, probe: str) -> dict[str,
 
 def features(count: int, config: Config, folder: Path, axis: str) -> dict[str, float]:
     """What the features of one image take, shown twice, in the last layer."""
-    sizes = {"num_tokens": 256, "num_layers": 8} | {axis: count}
+    sizes: dict[str, Any] = {"num_tokens": 256, "num_layers": 8} | {axis: count}
     model = RandAR(RandARConfig(num_heads=4, dim=config.width, vocab_size=1024, num_classes=10, **sizes)).eval()
     tokens = torch.zeros(1, sizes["num_tokens"], dtype=torch.long, device="cpu")
     with torch.inference_mode():

@@ -18,7 +18,7 @@ import randar_features as rf
 from randar_features.models import RandAR, RandARConfig
 
 
-def features_and_generation(sizes: dict[str, int], steps: int) -> dict[str, Callable[[], object]]:
+def features_and_generation(sizes: dict[str, Any], steps: int) -> dict[str, Callable[[], object]]:
     """The two works on a model of these sizes with random weights."""
     model = RandAR(RandARConfig(**sizes)).eval().requires_grad_(False)
     model.initialize(torch.Generator().manual_seed(0))

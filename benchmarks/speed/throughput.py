@@ -66,7 +66,7 @@ def forward_flops(model: RandAR, *, layers: int, context: str, logits: bool = Fa
     return 2 * (whole - left_out)
 
 
-def random_model(sizes: dict[str, int], device: torch.device | str, *, compile_blocks: bool = False) -> RandAR:
+def random_model(sizes: dict[str, Any], device: torch.device | str, *, compile_blocks: bool = False) -> RandAR:
     """A float32 RandAR of some sizes, such as one of `SIZES`, with seeded random weights, none of them zero."""
     torch.manual_seed(0)
     with torch.device(device):

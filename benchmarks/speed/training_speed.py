@@ -89,9 +89,9 @@ class Config(RunOptions):
         return RandomTokens(4 * batch_size, sizes["num_tokens"], sizes["vocab_size"])
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """Fields of `RandARConfig`."""
-        return {**SIZES[self.model], "num_layers": self.layers, "num_classes": CLASSES}  # type: ignore[dict-item]
+        return {**SIZES[self.model], "num_layers": self.layers, "num_classes": CLASSES}
 
 
 class RandomTokens(TokenStore):

@@ -128,6 +128,11 @@ def check_upscaling(transformer: ImageTransformer, spatial_drop: float, schedule
             "twice the resolution takes a RandAR, which is told where a token is to be by an instruction of any "
             f"angle; got {type(transformer).__name__}"
         )
+    if transformer.config.free_instructions:
+        raise ValueError(
+            "twice the resolution takes instructions of any angle; this model was made with free_instructions=True, "
+            f"and has learned those of its {transformer.config.num_tokens} locations alone"
+        )
     if schedule not in (None, "randar"):
         raise ValueError(f"at twice the resolution the schedule is RandAR's own; got {schedule!r}: leave it out")
 

@@ -7,6 +7,7 @@ where it is, and there it is predicted. Attention is causal along the sequence.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -20,20 +21,35 @@ from randar_features.layers.rope import rotate
 from randar_features.models.base import FeaturePass, ImageTransformer, Indices
 
 
+@dataclass(frozen=True, kw_only=True)
 class RandARConfig(TransformerConfig):
-    """Sizes of a RandAR, see `TransformerConfig`."""
+    """Sizes of a RandAR, see `TransformerConfig`, and how it states a location.
+
+    `free_instructions`: each location has a learned vector of its own, in place of one vector that is rotated. The
+    authors found it slightly worse (github.com/ziqipang/RandAR, issue 13), and it has no twice the resolution.
+    """
+
+    free_instructions: bool = False
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.free_instructions, bool):
+            raise ValueError(f"free_instructions = {self.free_instructions!r} must be True or False")
 
 
 class RandAR(ImageTransformer):
     """Any order; features at the image tokens or at the instructions, of images shown once or twice."""
 
     reads: ClassVar = {"image": sequence.CONTEXTS, "instruction": sequence.CONTEXTS}
+    config: RandARConfig
     layers: nn.ModuleList
     output: nn.Linear
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: RandARConfig) -> None:
         super().__init__(config)
-        self.pos_instruct_embeddings = nn.Parameter(torch.empty(1, config.dim))
+        vectors = config.num_tokens if config.free_instructions else 1
+        self.pos_instruct_embeddings = nn.Parameter(torch.empty(vectors, config.dim))
         self._make_layers()
         self.predicting = slice(1, 2 * config.num_tokens, 2)
         """Positions at which the tokens are predicted: the N instructions."""
@@ -42,8 +58,11 @@ class RandAR(ImageTransformer):
     def instructions(self, rotary: Tensor | None = None) -> Tensor:
         """Position-instruction tokens of all raster locations, (N, D); of other locations by their `rotary`.
 
-        One learned vector, its heads turned by the angles of the location.
+        One learned vector, its heads turned by the angles of the location. Attention turns its queries and keys by
+        the same angles again, which the authors intend.
         """
+        if self.config.free_instructions:
+            return self.pos_instruct_embeddings
         rotary = self.rotary[1:] if rotary is None else rotary
         heads = self.pos_instruct_embeddings.view(1, 1, self.config.num_heads, -1)
         return rotate(heads.expand(1, len(rotary), -1, -1), rotary[None])[0].flatten(1)

@@ -273,6 +273,18 @@ def test_grouped_queries_decode_as_the_full_pass():
     assert tokens[0, ORDER[0]].tolist() == expected and len(set(expected)) > 2
 
 
+def test_learned_instructions_decode_as_the_full_pass_and_have_no_finer_grid():
+    model = RandAR(replace(MODEL.config, free_instructions=True)).eval()
+    assert model.instructions().shape == (16, 64)
+    model.initialize(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.output.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    tokens = generate(model, CLASSES, steps=5, guidance=(1, 3), order=ORDER, top_k=1)
+    expected = greedy_decode(model, int(CLASSES[0]), ORDER[0].tolist(), decoding_schedule(16, 5), (1, 3))
+    assert tokens[0, ORDER[0]].tolist() == expected and len(set(expected)) > 2
+    with pytest.raises(ValueError, match="free_instructions=True"):
+        generate(model, CLASSES, scale=2)
+
+
 @pytest.mark.parametrize("order", [None, *ORDERS])
 def test_same_seed_same_images_whatever_the_batch(order: str | None):
     classes = [1, 2, 3, 4, 5]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,20 @@ def test_classes_and_orders_as_lists_and_arrays(
     assert torch.equal(model(tokens, classes.byte(), order.byte()), expected)
     shared = model(tokens, convert(classes.tolist()), convert(order[0].tolist()))
     assert torch.equal(shared, model(tokens, classes, order[0]))
+
+
+def test_a_learned_instruction_is_of_its_location_alone(model: RandAR, recorded: dict[str, torch.Tensor]):
+    free = RandAR(replace(model.config, free_instructions=True)).eval()
+    free.load_state_dict(model.state_dict() | {"pos_instruct_embeddings": model.instructions().detach().clone()})
+    tokens, order = recorded["idx"][:1], recorded["order"][:1]
+    logits = free(tokens, order=order)
+    assert torch.equal(logits, model(tokens, order=order))
+    with torch.no_grad():
+        free.pos_instruct_embeddings[order[0, 9]] += 1
+    changed = (free(tokens, order=order) - logits).abs().amax(-1)[0] > 1e-6
+    assert changed.tolist() == [False] * 9 + [True] * 7
+    with pytest.raises(ValueError, match="free_instructions = 1 "):
+        replace(model.config, free_instructions=1)
 
 
 def test_one_class_is_for_all(model: RandAR, recorded: dict[str, torch.Tensor]):

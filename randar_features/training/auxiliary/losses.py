@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,8 @@ class Targets:
         self.plan, self.maps = plan, maps
         self.teacher = None
         if "self_distillation_loss" in plan.weights:
-            self.teacher = build_empty(lambda: type(transformer)(transformer.config)).to(transformer.device)
+            architecture: Any = type(transformer)
+            self.teacher = build_empty(lambda: architecture(transformer.config)).to(transformer.device)
             self.teacher.trained_order = transformer.trained_order
             self.teacher.load_state_dict(average, assign=True)  # the average's own memory, which follows its updates
             self.teacher.requires_grad_(False).eval()
