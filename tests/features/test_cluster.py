@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 import randar_features as rf
+from randar_features.features import cluster as cluster_module
 from randar_features.features.cluster import _workers
 
 SETTINGS: dict[str, Any] = {"batch_size": 4, "shard_rows": 10, "context": ["single", "reverse"], "dtype": "float32"}
@@ -49,23 +51,36 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Kills:
-    """Images; the ninth kills the first process that reads it, the sixteenth every one, unless that is the driver."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark, self.driver = mark, os.getpid()
-        self.mark.touch()
-
+class Images:
     def __len__(self) -> int:
         return 22
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, int]:
-        killing = number == 15 or (number == 8 and "8" not in self.mark.read_text().split())
-        if killing and os.getpid() != self.driver:
-            with self.mark.open("a") as file:
-                file.write(f"{number} ")
-            os.kill(os.getpid(), signal.SIGKILL)
         return np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8), number % 3
+
+
+def mortal() -> type:
+    """An actor that image 8 kills where it comes first, and image 15 always. It gives what one process has read.
+
+    The class is defined here, so that it is sent whole: a class of a module would have each process import PyTorch.
+    """
+
+    class Mortal:
+        def __init__(self, read: pa.Table, mark: Path) -> None:
+            self.table, self.mark = read, mark
+
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            return self.read(batch["numbers"][0].as_py())
+
+        def read(self, numbers: list[int]) -> pa.Table:
+            for number in numbers:
+                if number == 15 or (number == 8 and "8" not in self.mark.read_text().split()):
+                    with self.mark.open("a") as file:
+                        file.write(f"{number} ")
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return self.table.take(numbers)
+
+    return Mortal
 
 
 def same(one: rf.FeatureTable, other: rf.FeatureTable) -> None:
@@ -91,20 +106,30 @@ def test_equals_one_process(cluster: None, photos: Path, tmp_path: Path, small_m
 def test_a_ray_data_set_names_images(ray: Any, cluster: None, photos: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("randar_features.features.extract.Extraction.to_table", lambda self, images, *_: images)
     rows = [{"path": str(path), "label": "x"} for path in sorted(photos.rglob("*.png"))[:2]]
-    found = rf.extract_features_ray(ray.data.from_items(rows), out="nowhere")
+    found = rf.extract_features_ray(ray.data.from_items(rows, override_num_blocks=1), out="nowhere")
     assert found == [(row["path"], "x") for row in rows]
 
 
 def test_a_killed_worker_costs_no_more_than_the_image_that_kills_every_one(
-    cluster: None, tmp_path: Path, small_model: rf.Model
+    cluster: None, tmp_path: Path, small_model: rf.Model, monkeypatch: pytest.MonkeyPatch
 ):
-    images = Kills(tmp_path / "mark")
+    mark, real = tmp_path / "mark", cluster_module._Worker
+    mark.touch()
+
+    class ReadByMortals(cluster_module._RayImages):
+        def __init__(self, *arguments: Any, **reading: Any) -> None:
+            super().__init__(*arguments, **reading)
+            worker = real(*self._worker)
+            self._worker: Any = pa.concat_tables([worker.read([number]) for number in range(22)]), mark
+
+    monkeypatch.setattr(cluster_module, "_RayImages", ReadByMortals)
+    monkeypatch.setattr(cluster_module, "_Worker", mortal())
     with pytest.warns(UserWarning, match="image 15 .*died"):
-        table = rf.extract_features_ray(images, small_model, out=tmp_path / "ray", **SETTINGS, progress=False)
-    deaths = images.mark.read_text().split()
+        table = rf.extract_features_ray(Images(), small_model, out=tmp_path / "ray", **SETTINGS, progress=False)
+    deaths = mark.read_text().split()
     assert deaths.count("8") == 1 and 2 <= deaths.count("15") < 10
     assert [number for number, status in enumerate(table.status) if status != "ok"] == [15]
-    one = rf.extract_features(images, small_model, **SETTINGS | {"shard_rows": None}, progress=False)
+    one = rf.extract_features(Images(), small_model, **SETTINGS | {"shard_rows": None}, progress=False)
     for spec in table.specs:
         assert np.isnan(table[spec][15]).all()
         np.testing.assert_allclose(table[spec][table.ok], one[spec][table.ok], rtol=1e-3, atol=1e-3)
@@ -121,7 +146,7 @@ def test_what_cannot_be_shared_out_is_refused(ray: Any, tmp_path: Path, small_mo
 def rf_loader() -> Any:
     from torch.utils.data import DataLoader
 
-    return DataLoader(Kills(Path(os.devnull)), batch_size=2)
+    return DataLoader(Images(), batch_size=2)
 
 
 def test_one_actor_a_gpu_else_a_core():
