@@ -1,8 +1,8 @@
 """Probes for frozen features of any encoder: numpy arrays or torch tensors in, numbers out."""
 
-from .attentive import AttentiveProbe
-from .correspondence import match_points, positional_basis, remove_basis, similarity_maps
-from .dense_metrics import (
+from probes.attentive import AttentiveProbe
+from probes.correspondence import match_points, positional_basis, remove_basis, similarity_maps
+from probes.dense_metrics import (
     class_ious,
     intersections_and_unions,
     mean_iou,
@@ -12,19 +12,12 @@ from .dense_metrics import (
     segmentation_counts,
     segmentation_scores,
 )
-from .few_shots import few_shot
-from .intervals import (
-    Difference,
-    bootstrap_interval,
-    bootstrap_of_sums,
-    holm,
-    paired_bootstrap,
-    paired_interval,
-)
-from .knn import KNNProbe
-from .linear import JointLinearProbe, LinearProbe
-from .logistic import LogisticProbe
-from .metrics import (
+from probes.few_shots import few_shot
+from probes.intervals import Difference, bootstrap_interval, bootstrap_of_sums, holm, paired_bootstrap, paired_interval
+from probes.knn import KNNProbe
+from probes.linear import JointLinearProbe, LinearProbe
+from probes.logistic import LogisticProbe
+from probes.metrics import (
     accuracy,
     average_precisions,
     confusion_matrix,
@@ -36,12 +29,12 @@ from .metrics import (
     recall_at_k,
     top_k_accuracy,
 )
-from .patch_segmentation import KNNSegmenter, LogisticSegmenter
-from .pca import align_colours, pca_colours
-from .retrieval import Neighbours, rank_all, search
-from .segmentation import LinearSegmenter, segment
-from .splits import stratified_holdout, stratified_rows
-from .transforms import Standardizer, Whitener
+from probes.patch_segmentation import KNNSegmenter, LogisticSegmenter
+from probes.pca import align_colours, pca_colours
+from probes.retrieval import Neighbours, rank_all, search
+from probes.segmentation import LinearSegmenter, segment
+from probes.splits import stratified_holdout, stratified_rows
+from probes.transforms import Standardizer, Whitener
 
 __all__ = [
     "AttentiveProbe",

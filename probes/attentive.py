@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import TunedProbe, warm_up_cosine
-from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import check_counts, class_indices, sorted_grid
-from .linear import BatchNormalizer, shuffled_batches
-from .metrics import accuracy
-from .rows import Features, Rows, TokenRows, as_rows
-from .splits import TuningSplit
+from probes.classifier import TunedProbe, warm_up_cosine
+from probes.grids import RATE_LIMITS, end_warnings, settle
+from probes.inputs import check_counts, class_indices, sorted_grid
+from probes.linear import BatchNormalizer, shuffled_batches
+from probes.metrics import accuracy
+from probes.rows import Features, Rows, TokenRows, as_rows
+from probes.splits import TuningSplit
 
 ATTENTIVE_LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 

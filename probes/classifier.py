@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from .inputs import Labels, own_modes
-from .rows import BLOCK_ROWS, Features, Rows, as_rows
-from .splits import TuningSplit, tuning_split
+from probes.inputs import Labels, own_modes
+from probes.rows import BLOCK_ROWS, Features, Rows, as_rows
+from probes.splits import TuningSplit, tuning_split
 
 
 class UnfittedProbeError(NotFittedError, RuntimeError):

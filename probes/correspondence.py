@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inputs import Array, float_tensor
+from probes.inputs import Array, float_tensor
 
 _BLOCK_VALUES = 2**24
 _EQUAL = 1e-6  # cosines that differ by less are equal: as much comes of the rounding of float32

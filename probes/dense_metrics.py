@@ -5,9 +5,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from .inputs import Array, Labels, float_tensor, label_vector
-from .intervals import Difference, Draws, bootstrap_interval, bootstrap_of_sums, difference_from, resampled_sums
-from .metrics import confusion_matrix
+from probes.inputs import Array, Labels, float_tensor, label_vector
+from probes.intervals import Difference, Draws, bootstrap_interval, bootstrap_of_sums, difference_from, resampled_sums
+from probes.metrics import confusion_matrix
 
 
 def segmentation_counts(

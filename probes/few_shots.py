@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .inputs import Labels, check_counts, label_vector
-from .logistic import C_GRID, LogisticProbe
-from .metrics import accuracy
-from .rows import Features, SelectedRows, as_rows
-from .splits import few_shot_rows, stratified_holdout
+from probes.inputs import Labels, check_counts, label_vector
+from probes.logistic import C_GRID, LogisticProbe
+from probes.metrics import accuracy
+from probes.rows import Features, SelectedRows, as_rows
+from probes.splits import few_shot_rows, stratified_holdout
 
 SHOTS = (1, 5, 10)
 FEW_SHOT_C_GRID = C_GRID[::2]

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inputs import at_least_float32, check_counts, own_modes, require_finite
-from .rows import Features, Rows, as_rows
+from probes.inputs import at_least_float32, check_counts, own_modes, require_finite
+from probes.rows import Features, Rows, as_rows
 
 NEGATIVE = 1e-5
 """How far below 0 an eigenvalue of a covariance may lie, as a share of the largest, and still be rounding."""

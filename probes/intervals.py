@@ -6,7 +6,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
-from .inputs import Array, Labels, check_counts, float_tensor, integer_vector, whole_number
+from probes.inputs import Array, Labels, check_counts, float_tensor, integer_vector, whole_number
 
 DRAWN_AT_ONCE = 1 << 20  # places, which bounds memory
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from .classifier import require_fitted
-from .inputs import Array, Labels, class_indices, feature_matrix, integer_vector, label_vector
-from .metrics import accuracy
-from .retrieval import search
-from .splits import stratified_holdout
-from .transforms import AUTO, NORMALIZATIONS, Way, best_way, fitted_transform, fitted_ways
+from probes.classifier import require_fitted
+from probes.inputs import Array, Labels, class_indices, feature_matrix, integer_vector, label_vector
+from probes.metrics import accuracy
+from probes.retrieval import search
+from probes.splits import stratified_holdout
+from probes.transforms import AUTO, NORMALIZATIONS, Way, best_way, fitted_transform, fitted_ways
 
 TUNING_K = 20
 _BLOCK_ROWS = 4096

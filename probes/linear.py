@@ -12,13 +12,13 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import TunedProbe, require_fitted
-from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import Labels, check_counts, class_indices, own_modes, sorted_grid
-from .metrics import accuracy
-from .rows import Features, Rows, as_rows
-from .splits import TuningSplit, tuning_split
-from .transforms import Standardizer
+from probes.classifier import TunedProbe, require_fitted
+from probes.grids import RATE_LIMITS, end_warnings, settle
+from probes.inputs import Labels, check_counts, class_indices, own_modes, sorted_grid
+from probes.metrics import accuracy
+from probes.rows import Features, Rows, as_rows
+from probes.splits import TuningSplit, tuning_split
+from probes.transforms import Standardizer
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 """DINOv2's base learning rates, for a batch of 256."""

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .classifier import TunedProbe
-from .grids import C_LIMITS, end_warnings, settle
-from .inputs import check_counts, class_indices, sorted_grid
-from .metrics import accuracy
-from .rows import Rows, StackedRows
-from .softmax_regression import SoftmaxRegression, Solution
-from .splits import TuningSplit
-from .transforms import Standardizer
+from probes.classifier import TunedProbe
+from probes.grids import C_LIMITS, end_warnings, settle
+from probes.inputs import check_counts, class_indices, sorted_grid
+from probes.metrics import accuracy
+from probes.rows import Rows, StackedRows
+from probes.softmax_regression import SoftmaxRegression, Solution
+from probes.splits import TuningSplit
+from probes.transforms import Standardizer
 
 C_GRID = tuple(10.0 ** (exponent / 4) for exponent in range(-24, 21))
 """45 values, 1e-6 … 1e5: DINOv2's 10^linspace(-6, 5, 45)."""

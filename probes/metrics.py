@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .inputs import Array, Labels, float_tensor, label_vector, row_ids, whole_number
+from probes.inputs import Array, Labels, float_tensor, label_vector, row_ids, whole_number
 
 
 def accuracy(predictions: Labels, labels: Labels) -> float:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .classifier import require_fitted
-from .dense_metrics import mean_iou
-from .grids import C_LIMITS, end_warnings, settle
-from .inputs import Array, at_least_float32, check_counts, float_tensor, own_modes, sorted_grid, whole_number
-from .logistic import LogisticProbe
-from .retrieval import ExactGallery, best_rows, normalized
-from .segmentation import IGNORE, check_classes, check_pairs, count_scores, tuning_images
+from probes.classifier import require_fitted
+from probes.dense_metrics import mean_iou
+from probes.grids import C_LIMITS, end_warnings, settle
+from probes.inputs import Array, at_least_float32, check_counts, float_tensor, own_modes, sorted_grid, whole_number
+from probes.logistic import LogisticProbe
+from probes.retrieval import ExactGallery, best_rows, normalized
+from probes.segmentation import IGNORE, check_classes, check_pairs, count_scores, tuning_images
 
 K_GRID = (1, 3, 10, 30)
 DISTANCES = ("cosine", "euclidean")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from .inputs import Array, float_tensor
+from probes.inputs import Array, float_tensor
 
 
 def pca_colours(maps: Array, *, clip: float = 0.01) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inputs import Array, Labels, feature_matrix, own_modes, row_ids, whole_number
+from probes.inputs import Array, Labels, feature_matrix, own_modes, row_ids, whole_number
 
 _QUERY_ROWS = 1024
 _GALLERY_ROWS = 16384

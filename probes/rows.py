@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from .inputs import Array, float_tensor, require_finite, share
+from probes.inputs import Array, float_tensor, require_finite, share
 
 BLOCK_ROWS = 4096
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifier import require_fitted, warm_up_cosine
-from .dense_metrics import mean_iou, segmentation_counts
-from .grids import RATE_LIMITS, end_warnings, settle
-from .inputs import Array, at_least_float32, check_counts, float_tensor, own_modes, sorted_grid, whole_number
-from .splits import stratified_holdout
+from probes.classifier import require_fitted, warm_up_cosine
+from probes.dense_metrics import mean_iou, segmentation_counts
+from probes.grids import RATE_LIMITS, end_warnings, settle
+from probes.inputs import Array, at_least_float32, check_counts, float_tensor, own_modes, sorted_grid, whole_number
+from probes.splits import stratified_holdout
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 IGNORE = 255

@@ -10,9 +10,9 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional as F
 
-from .inputs import at_least_float32
-from .rows import BLOCK_ROWS, Rows
-from .transforms import Standardizer
+from probes.inputs import at_least_float32
+from probes.rows import BLOCK_ROWS, Rows
+from probes.transforms import Standardizer
 
 LARGEST_BASIS = 4096
 """With more features and more rows than this, principal axes would take longer than they save."""

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .inputs import Labels, label_vector, whole_number
-from .rows import Rows, SelectedRows
+from probes.inputs import Labels, label_vector, whole_number
+from probes.rows import Rows, SelectedRows
 
 
 class TuningSplit(NamedTuple):

@@ -7,9 +7,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .classifier import require_fitted
-from .inputs import Array, at_least_float32, feature_matrix, own_modes
-from .rows import Features, as_rows
+from probes.classifier import require_fitted
+from probes.inputs import Array, at_least_float32, feature_matrix, own_modes
+from probes.rows import Features, as_rows
 
 AUTO = "auto"
 NORMALIZATIONS = ("unit", "standardized", "whitened")

@@ -1,12 +1,19 @@
 """Indexes of feature vectors on faiss: bounded memory, a record of what the features are, ties by lowest id."""
 
-from ..transforms import NORMALIZATIONS
-from .blocks import Blocks, blocks_of, rebatched
-from .build import build_index
-from .files import IndexFilesError
-from .memory import IndexMemoryError, available_memory, in_words, predict_memory, process_memory, require_memory
-from .search import VectorIndex
-from .settings import KINDS, IndexSettings, choose_settings
+from probes.index.blocks import Blocks, blocks_of, rebatched
+from probes.index.build import build_index
+from probes.index.files import IndexFilesError
+from probes.index.memory import (
+    IndexMemoryError,
+    available_memory,
+    in_words,
+    predict_memory,
+    process_memory,
+    require_memory,
+)
+from probes.index.search import VectorIndex
+from probes.index.settings import KINDS, IndexSettings, choose_settings
+from probes.transforms import NORMALIZATIONS
 
 __all__ = [
     "KINDS",

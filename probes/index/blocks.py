@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .settings import IndexSettings
+from probes.index.settings import IndexSettings
 
 Blocks = Callable[[int], Iterable[tuple[int, np.ndarray]]]
 """Called with a number of rows: consecutive blocks (first row, floats (b, D)) of at most that many, from row 0 on."""

@@ -14,13 +14,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..transforms import Transform, fitted_transform
-from . import files
-from .blocks import Blocks, rebatched, sample_rows, usable_rows
-from .faiss_file import FaissIndex, faiss, read_faiss, write_faiss
-from .memory import TABLE_ROWS, in_words, require_memory, reserved_links
-from .settings import CODES, IndexSettings
-from .vectors import (
+from probes.index import files
+from probes.index.blocks import Blocks, rebatched, sample_rows, usable_rows
+from probes.index.faiss_file import FaissIndex, faiss, read_faiss, write_faiss
+from probes.index.memory import TABLE_ROWS, in_words, require_memory, reserved_links
+from probes.index.settings import CODES, IndexSettings
+from probes.index.vectors import (
     VECTORS_FILE,
     feature_differences,
     load_transform,
@@ -29,6 +28,7 @@ from .vectors import (
     save_transform,
     stored_vectors,
 )
+from probes.transforms import Transform, fitted_transform
 
 KEPT = ("kind", "dim", "normalization", "components")  # must be the same where an index is continued
 NORMALIZATION_FILE = "normalization.npy"

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .files import IndexFilesError
+from probes.index.files import IndexFilesError
 
 faiss: Any = importlib.import_module("faiss")  # its type stubs lack half of what it has
 FaissIndex = Any

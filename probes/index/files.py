@@ -19,7 +19,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from pyarrow import parquet
 
-from .settings import KINDS, NORMALIZATIONS, IndexSettings
+from probes.index.settings import KINDS, NORMALIZATIONS, IndexSettings
 
 MANIFEST, BUILDING, LOCK = "manifest.json", "building.json", ".lock"
 FORMAT = 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from .settings import KINDS, IndexSettings, choose_settings
+from probes.index.settings import KINDS, IndexSettings, choose_settings
 
 FLOAT, ID = 4, 8  # bytes
 TRAINING_COPIES = 4  # the sample, its normalised copy, faiss's subsample and the residuals

@@ -12,12 +12,19 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..inputs import Array, Labels, feature_matrix, row_ids, whole_number
-from ..retrieval import Neighbours, best_rows
-from . import files
-from .faiss_file import FaissIndex, faiss, read_faiss
-from .settings import IndexSettings
-from .vectors import VECTORS_FILE, feature_differences, load_transform, mapped_vectors, normalize, stored_vectors
+from probes.index import files
+from probes.index.faiss_file import FaissIndex, faiss, read_faiss
+from probes.index.settings import IndexSettings
+from probes.index.vectors import (
+    VECTORS_FILE,
+    feature_differences,
+    load_transform,
+    mapped_vectors,
+    normalize,
+    stored_vectors,
+)
+from probes.inputs import Array, Labels, feature_matrix, row_ids, whole_number
+from probes.retrieval import Neighbours, best_rows
 
 WALK_UP_TO = 2048  # for more candidates, reading everything is faster than walking a graph
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from ..transforms import NORMALIZATIONS
+from probes.transforms import NORMALIZATIONS
 
 KINDS = ("flat", "hnsw", "ivfpq")
 FLAT_UP_TO = 50_000

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..retrieval import normalized
-from ..transforms import Standardizer, Transform, Whitener
-from .faiss_file import FaissIndex
-from .files import IndexFilesError
-from .settings import IndexSettings
+from probes.index.faiss_file import FaissIndex
+from probes.index.files import IndexFilesError
+from probes.index.settings import IndexSettings
+from probes.retrieval import normalized
+from probes.transforms import Standardizer, Transform, Whitener
 
 VECTORS_FILE = "vectors-half.bin"
 ABOUT = ("data", "source", "sources", "label_names")  # entries that may differ between an index and its queries

@@ -1,14 +1,20 @@
 """Images in: files, arrays, tensors and data sets as square pixel batches, and the built-in photo-digits."""
 
-from .decode.decoding import load_image
-from .decode.masks import load_mask
-from .decode.opening import ImageError
-from .decode.transforms import adm_center_crop, contact_sheet, tensor_center_crop, to_image, to_tensor
-from .images import ImageBatch, ImageSource
-from .pairs import ImageMask, ImageMasks, open_pairs
-from .photo_digits import PhotoDigit, PhotoDigits, corresponding_points
-from .sheets import labelled_sheet
-from .sources import open_images
+from randar_features.data.decode.decoding import load_image
+from randar_features.data.decode.masks import load_mask
+from randar_features.data.decode.opening import ImageError
+from randar_features.data.decode.transforms import (
+    adm_center_crop,
+    contact_sheet,
+    tensor_center_crop,
+    to_image,
+    to_tensor,
+)
+from randar_features.data.images import ImageBatch, ImageSource
+from randar_features.data.pairs import ImageMask, ImageMasks, open_pairs
+from randar_features.data.photo_digits import PhotoDigit, PhotoDigits, corresponding_points
+from randar_features.data.sheets import labelled_sheet
+from randar_features.data.sources import open_images
 
 __all__ = [
     "ImageBatch",

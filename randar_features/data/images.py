@@ -20,17 +20,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.items import parse_item
+from randar_features.data.containers.labels import LabelError, one_label, quoted
+from randar_features.data.containers.paths import one_line
+from randar_features.data.decode.decoding import check_image, read_pixels
+from randar_features.data.decode.opening import ImageError
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
+from randar_features.data.profile import note
 from randar_features.store.identity import UNREADABLE, hash_image
 from randar_features.store.records import NO_LABEL, OK
-
-from .containers.account import Account
-from .containers.items import parse_item
-from .containers.labels import LabelError, one_label, quoted
-from .containers.paths import one_line
-from .decode.decoding import check_image, read_pixels
-from .decode.opening import ImageError
-from .decode.ranges import DEFAULT_READING, Reading
-from .profile import note
 
 
 @dataclass(frozen=True)

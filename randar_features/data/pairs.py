@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .containers.account import Account
-from .containers.items import image_and_label, parse_item
-from .containers.layout import IMAGE_FOLDERS, MASK_FOLDERS, find_splits, wrong_split
-from .containers.listing import list_images
-from .containers.tables import ParquetTable, list_parquet, parquet_features
-from .decode.decoding import read_picture
-from .decode.masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
-from .decode.opening import MAX_PIXELS, ImageError
-from .decode.ranges import Reading
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.items import image_and_label, parse_item
+from randar_features.data.containers.layout import IMAGE_FOLDERS, MASK_FOLDERS, find_splits, wrong_split
+from randar_features.data.containers.listing import list_images
+from randar_features.data.containers.tables import ParquetTable, list_parquet, parquet_features
+from randar_features.data.decode.decoding import read_picture
+from randar_features.data.decode.masks import WHITE, MaskOrientation, fit_mask, is_white_on_black, read_mask
+from randar_features.data.decode.opening import MAX_PIXELS, ImageError
+from randar_features.data.decode.ranges import Reading
 
 MASK_COLUMNS = ("mask", "masks", "annotation", "annotations", "segmentation", "seg_map", "label", "labels")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .decode.transforms import contact_sheet, to_image
+from randar_features.data.decode.transforms import contact_sheet, to_image
 
 FONT_PIXELS = 11
 MARGIN = 4

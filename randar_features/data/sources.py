@@ -13,18 +13,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from randar_features.store.records import printable
-
-from .containers.account import Account
-from .containers.archives import TarImages
-from .containers.items import image_and_label, parse_item
-from .containers.labels import NONE, Labels, read_labels
-from .containers.layout import arrange, wrong_split
-from .containers.listing import holds_image, is_named_as_image, list_files
-from .containers.lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
-from .containers.loaders import loader_items, loader_length, repeats_images
-from .containers.paths import check_file, head_of, is_url, reading
-from .containers.shards import (
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.archives import TarImages
+from randar_features.data.containers.items import image_and_label, parse_item
+from randar_features.data.containers.labels import NONE, Labels, read_labels
+from randar_features.data.containers.layout import arrange, wrong_split
+from randar_features.data.containers.listing import holds_image, is_named_as_image, list_files
+from randar_features.data.containers.lists import LIST_ENDINGS, METADATA_NAMES, metadata_labels, open_list
+from randar_features.data.containers.loaders import loader_items, loader_length, repeats_images
+from randar_features.data.containers.paths import check_file, head_of, is_url, reading
+from randar_features.data.containers.shards import (
     PARQUET,
     SHARD_ENDINGS,
     TAR,
@@ -36,7 +34,7 @@ from .containers.shards import (
     root_of,
     split_of,
 )
-from .containers.tables import (
+from randar_features.data.containers.tables import (
     NAMED,
     ParquetTable,
     SavedTable,
@@ -49,11 +47,12 @@ from .containers.tables import (
     prepare_table,
     table_labels,
 )
-from .decode.decoding import check_image, check_range
-from .decode.formats import image_format
-from .decode.opening import MAX_PIXELS
-from .decode.ranges import Reading
-from .images import ImageSource, check_item
+from randar_features.data.decode.decoding import check_image, check_range
+from randar_features.data.decode.formats import image_format
+from randar_features.data.decode.opening import MAX_PIXELS
+from randar_features.data.decode.ranges import Reading
+from randar_features.data.images import ImageSource, check_item
+from randar_features.store.records import printable
 
 ACCEPTED = (
     "a path, a folder, the bytes of a picture, a Pillow image, a uint8 array (H, W, 3) or (B, H, W, 3), a float "

@@ -9,15 +9,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from randar_features.data.containers.account import HIDDEN, Account
+from randar_features.data.containers.labels import Labels, label_of, read_labels
+from randar_features.data.containers.layout import arrange
+from randar_features.data.containers.listing import NO_IMAGE, is_hidden, is_image
+from randar_features.data.containers.paths import check_file, reading
+from randar_features.data.containers.shards import is_shard_name
+from randar_features.data.decode.formats import HEAD_BYTES
 from randar_features.store.records import printable
-
-from ..decode.formats import HEAD_BYTES
-from .account import HIDDEN, Account
-from .labels import Labels, label_of, read_labels
-from .layout import arrange
-from .listing import NO_IMAGE, is_hidden, is_image
-from .paths import check_file, reading
-from .shards import is_shard_name
 
 BLOCK = 512
 MAX_EXTENSION = 2**20  # bytes of a long name or of extended attributes

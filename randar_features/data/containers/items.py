@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from .labels import by_plain_name, label_of
-from .listing import is_named_as_image
-from .paths import confined
+from randar_features.data.containers.labels import by_plain_name, label_of
+from randar_features.data.containers.listing import is_named_as_image
+from randar_features.data.containers.paths import confined
 
 IMAGE_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp")
 """Columns and keys that hold the image; the endings are WebDataset's."""

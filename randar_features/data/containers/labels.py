@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from randar_features.data.containers.account import Account
+from randar_features.data.decode.opening import printable
 from randar_features.store.records import NO_LABEL
-
-from ..decode.opening import printable
-from .account import Account
 
 LABEL_NAMES = ("label", "labels", "fine_label")
 """Columns and keys that are labels by their name, the first that is there."""

@@ -6,8 +6,8 @@ from pathlib import PurePath
 
 import numpy as np
 
-from .account import Account
-from .labels import NONE, Labels, sort_names
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.labels import NONE, Labels, sort_names
 
 SPLIT_ROLES = {
     "train": "train", "training": "train",

@@ -5,9 +5,9 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from ..decode.formats import GIT_LFS, HEAD_BYTES, image_format
-from .account import HIDDEN, Account
-from .paths import head_of
+from randar_features.data.containers.account import HIDDEN, Account
+from randar_features.data.containers.paths import head_of
+from randar_features.data.decode.formats import GIT_LFS, HEAD_BYTES, image_format
 
 IMAGE_ENDINGS = (
     ".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",

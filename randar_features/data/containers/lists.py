@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.items import IMAGE_NAMES, first_name
+from randar_features.data.containers.labels import NONE, Labels, find_label_column, read_labels
+from randar_features.data.containers.layout import find_splits
+from randar_features.data.containers.paths import check_file, confined, head_of, reading
 from randar_features.store.records import printable
-
-from .account import Account
-from .items import IMAGE_NAMES, first_name
-from .labels import NONE, Labels, find_label_column, read_labels
-from .layout import find_splits
-from .paths import check_file, confined, head_of, reading
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

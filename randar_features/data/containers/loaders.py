@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from .items import image_and_label, is_image_path
+from randar_features.data.containers.items import image_and_label, is_image_path
 
 DIVIDES = "get_worker_info"  # a data set calls it to learn which images its worker gives
 DIVIDING_PACKAGES = ("datasets", "webdataset", "torchdata")

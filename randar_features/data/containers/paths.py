@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from randar_features.data.decode.formats import GIT_LFS, HEAD_BYTES
 from randar_features.store.records import printable
-
-from ..decode.formats import GIT_LFS, HEAD_BYTES
 
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 MAX_REASON = 300  # characters of a foreign exception's text that a message quotes

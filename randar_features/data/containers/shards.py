@@ -10,10 +10,9 @@ from typing import Any
 
 import braceexpand
 
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.layout import find_splits, split_role, wrong_split
 from randar_features.store.records import printable
-
-from .account import Account
-from .layout import find_splits, split_role, wrong_split
 
 TAR, PARQUET = ".tar", ".parquet"
 SHARD_ENDINGS = (TAR, PARQUET)

@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from randar_features.data.containers.account import Account
+from randar_features.data.containers.items import IMAGE_NAMES, confined_image, first_name
+from randar_features.data.containers.labels import LABEL_NAMES, NONE, Labels, find_label_column, read_labels
+from randar_features.data.containers.listing import list_files
+from randar_features.data.containers.lists import METADATA_NAMES
+from randar_features.data.containers.paths import check_file, one_line, reading
+from randar_features.data.containers.shards import PARQUET, TAR, choose_shards
 from randar_features.store.records import printable
-
-from .account import Account
-from .items import IMAGE_NAMES, confined_image, first_name
-from .labels import LABEL_NAMES, NONE, Labels, find_label_column, read_labels
-from .listing import list_files
-from .lists import METADATA_NAMES
-from .paths import check_file, one_line, reading
-from .shards import PARQUET, TAR, choose_shards
 
 INDEX_COLUMNS = re.compile(r"columns-\d{12}(-new)?\.parquet")
 NAMED = "datasets:"  # what comes before the name of a data set, where images are expected

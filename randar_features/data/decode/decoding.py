@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .opening import MAX_PIXELS, ImageError, check_size, name_of, open_picture
-from .ranges import (
+from randar_features.data.decode.opening import MAX_PIXELS, ImageError, check_size, name_of, open_picture
+from randar_features.data.decode.ranges import (
     DARK_SHARE,
     DEEP_DARK_SHARE,
     DEFAULT_READING,
@@ -22,7 +22,7 @@ from .ranges import (
     is_deep,
     swap_bytes,
 )
-from .transforms import adm_center_crop, tensor_center_crop, to_tensor
+from randar_features.data.decode.transforms import adm_center_crop, tensor_center_crop, to_tensor
 
 Decoded = TypeVar("Decoded")
 

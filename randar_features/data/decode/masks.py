@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .decoding import TURNS, decode, orientation_of
-from .opening import ImageError
-from .ranges import DEFAULT_READING, Reading
+from randar_features.data.decode.decoding import TURNS, decode, orientation_of
+from randar_features.data.decode.opening import ImageError
+from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 
 MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
 LOSSY_FORMATS = ("JPEG", "MPO")

@@ -11,9 +11,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from randar_features.data.decode.formats import GIT_LFS, HEAD_BYTES, image_format, webp_size
 from randar_features.store.records import printable
-
-from .formats import GIT_LFS, HEAD_BYTES, image_format, webp_size
 
 MAX_PIXELS = 2**27  # the largest picture that is read by default: 134 megapixels, about 1 GB while it is decoded
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"

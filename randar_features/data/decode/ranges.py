@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .opening import MAX_PIXELS, ImageError
+from randar_features.data.decode.opening import MAX_PIXELS, ImageError
 
 DARK_SHARE = 1 / 64  # a picture that nowhere reaches this share of its range is noted
 DEEP_DARK_SHARE = 1 / 16  # the same of more than 8 bits: 12-bit values in a 16-bit file reach a sixteenth
