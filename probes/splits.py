@@ -34,8 +34,9 @@ def stratified_holdout(labels: Labels, fraction: float = 0.1, seed: int = 0) -> 
     held_out = np.sort(np.concatenate(held))
     if len(held_out) == 0:
         raise ValueError(
-            f"{fraction:.0%} of each class of {len(labels)} leave none to choose options on: give more to train on, "
-            "a larger fraction, or a validation set"
+            f"{fraction:.0%} of each class leave none to choose options on, for the largest class has "
+            f"{np.unique(labels, return_counts=True)[1].max()} to train on: give one of at least "
+            f"{max(2, int(0.5 / fraction) + 1)}, a larger fraction, or a validation set"
         )
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 

@@ -30,6 +30,7 @@ class GeneratorEncoder(Encoder):
         device: torch.device | str | None = None,
     ) -> None:
         self.model = load_model(model, device=device)
+        self.orders = orders
         transformer = self.model.transformer
         specs = model_specs(
             self.model,

@@ -150,16 +150,34 @@ def _state_of(folder: Path, settings: IndexSettings, features: Mapping[str, Any]
     }
     if found is None or not found["files"]:
         return fresh
-    wanted, there = asdict(settings), found["settings"]
-    differing = [f"{name} {there[name]!r}, not {wanted[name]!r}" for name in KEPT if there[name] != wanted[name]]
-    differing += feature_differences(found["features"], features)
+    differing = feature_differences(found["features"], features)
     if found["rows"] > count:
         differing.append(f"{found['rows']} rows, not {count}")
-    if differing:
-        raise files.IndexFilesError(
-            f"{folder} holds an index with {'; '.join(differing)}: remove it, or build in another folder"
-        )
+    check_continued(
+        folder, IndexSettings(**found["settings"]), {name: getattr(settings, name) for name in KEPT}, differing
+    )
     return found
+
+
+def settings_there(folder: Path) -> IndexSettings | None:
+    """The settings of the index in a folder, finished or not; None if there is none."""
+    found = files.read_state(folder, files.BUILDING) or files.read_state(folder, files.MANIFEST)
+    return IndexSettings(**found["settings"]) if found and found["files"] else None
+
+
+def check_continued(
+    folder: Path, there: IndexSettings, wanted: Mapping[str, Any], differing: Sequence[str] = ()
+) -> None:
+    """Raise IndexFilesError if the index in the folder has other settings than `wanted`, or differs in other ways."""
+    settings = [
+        f"{name} {getattr(there, name)!r}, not {value!r}"
+        for name, value in wanted.items()
+        if getattr(there, name) != value
+    ]
+    if found := [*settings, *differing]:
+        raise files.IndexFilesError(
+            f"{folder} holds an index with {'; '.join(found)}: remove it, or build in another folder"
+        )
 
 
 class _Builder:

@@ -23,7 +23,7 @@ from randar_features.data.stored_images import check_apart
 from randar_features.features import model_specs
 from randar_features.features.store import FeatureStore, is_store
 from randar_features.options import Count, Seed
-from randar_features.retrieval.build import FEATURES_FOLDER, check_options, check_room
+from randar_features.retrieval.build import FEATURES_FOLDER, as_there, check_options, check_room
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 SIZES = ("components", "M", "efConstruction", "nlist", "code_bytes", "training_rows", "block_rows", "seed")
@@ -34,7 +34,8 @@ class IndexOptions(DeviceOptions, ImageOptions):
     """Index images, or the features of stores that `randar extract` wrote, for `randar search`.
 
     It first computes the memory that the index needs, and stops if there is not enough. If it was killed, run it again:
-    it continues at its last checkpoint. It adds new images and stores; an image that moved gets its new path.
+    it continues at its last checkpoint. It adds new images and stores; an image that moved gets its new path. An index
+    that is there keeps its kind and sizes.
 
     Attributes:
         data: stores of features, or images: a folder, files, Parquet files or a tar.
@@ -45,7 +46,7 @@ class IndexOptions(DeviceOptions, ImageOptions):
         pooling: how maps become vectors.
         features: folder to keep the features of the images in; none: OUT/features.
         spec: which feature, such as reverse/image/2; none: what the model recommends, or the only one of a store.
-        kind: kind of index; auto: chosen by the number of images.
+        kind: kind of index; auto: that of the index that is there, else chosen by the number of images.
         normalization: what is done to vectors before cosines; auto: chosen by the labels.
         memory_limit: memory that this process may use, a number with its unit, such as 4GB; none: what is available.
         threads: number of threads; with more than one, an hnsw index differs from run to run.
@@ -103,6 +104,7 @@ def index(options: IndexOptions) -> None:
     from benchmarks.tasks.whole_images.feature_index import warn_of_classes
 
     start = time.perf_counter()
+    as_there(options.out, options.kind, options.normalization, options.sizes)
     stores = stores_of(options)
     built = build_index(
         stores,
@@ -166,7 +168,7 @@ def recommended_output(encoder: Any) -> str:
     from benchmarks.encoders.generators import GeneratorEncoder
 
     if isinstance(encoder, GeneratorEncoder):
-        return str(model_specs(encoder.model)[0])
+        return str(model_specs(encoder.model, orders=encoder.orders)[0])
     if "pooled" in encoder.outputs:
         return "pooled"
     layers = [output for output, details in encoder.outputs.items() if details["layer"] is not None]

@@ -14,12 +14,13 @@ from randar_features import open_index
 from randar_features.cli.options import DeviceOptions, one_or_several
 from randar_features.cli.parse import option, positional
 from randar_features.cli.run import run
-from randar_features.data import labelled_sheet, open_images, to_tensor
+from randar_features.data import ImageSource, labelled_sheet, open_images, to_tensor
 from randar_features.data.containers.lists import spreadsheet_safe
 from randar_features.data.decode.ranges import Reading
 from randar_features.options import Count, Natural
 from randar_features.retrieval import Hits, Index
-from randar_features.store.files import write_bytes, write_json, written_whole
+from randar_features.store.files import file_to_write, write_bytes, write_json, written_whole
+from randar_features.store.identity import hash_image
 from randar_features.store.records import printable
 
 PICTURE = 128  # pixels that each picture is read at
@@ -45,7 +46,7 @@ class SearchOptions(DeviceOptions, Reading):
         json: JSON file for the results.
         csv: CSV file for the results.
         grid: PNG file with the pictures of the queries and of the images found.
-        data: the indexed images, if they have no files of their own (Parquet).
+        data: the indexed images, if they have no files of their own (Parquet), or these have moved.
         split: split of --data.
         verify: compare the checksums of the index's files.
     """
@@ -68,11 +69,14 @@ class SearchOptions(DeviceOptions, Reading):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.images is None) == (self.numbers is None):
-            raise ValueError("give --images or --rows, one of them")
+            raise ValueError("give --images or --numbers, one of them")
         if self.numbers is not None and self.encoder is not None:
-            raise ValueError(f"--model {self.encoder} is for --images: --rows has its vectors in the index")
+            raise ValueError(f"--encoder {self.encoder} is for --images: --numbers have their vectors in the index")
         if self.grid is None and (self.data is not None or self.split is not None):
             raise ValueError("--data and --split are for the pictures of --grid: give it too, or leave them out")
+        files = [file_to_write(path) for path in (self.json, self.csv, self.grid) if path is not None]
+        if len(set(files)) < len(files):
+            raise ValueError("--json, --csv and --grid write one file each: give them different names")
 
 
 def search(options: SearchOptions) -> None:
@@ -84,6 +88,8 @@ def search(options: SearchOptions) -> None:
     options = replace(options, value_range=options.value_range or index.features.get("value_range"))
     effort = {name: getattr(options, name) for name in ("nprobe", "efSearch", "candidates")}
     if options.numbers is not None:
+        if (highest := max(options.numbers)) >= index.vectors.rows:
+            raise ValueError(f"--numbers: expected numbers from 0 to {index.vectors.rows - 1}, got {highest}")
         hits = index.search_own(list(options.numbers), options.k, **effort)
     else:
         encoder = encoder_of(index, options.encoder, options.device)
@@ -101,7 +107,7 @@ def search(options: SearchOptions) -> None:
         write_csv(options.csv, results)
     if options.grid:
         with written_whole(options.grid) as file:
-            grid(results, options, hits.ids.shape[1]).save(file, "PNG")
+            grid(index, results, options, hits.ids.shape[1]).save(file, "PNG")
 
 
 def described(index: Index, hits: Hits) -> list[dict[str, Any]]:
@@ -145,37 +151,47 @@ def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
     write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 
-def grid(results: list[dict[str, Any]], options: SearchOptions, k: int) -> Image.Image:
-    """A row of pictures for each query: itself, then what was found."""
+def grid(index: Index, results: list[dict[str, Any]], options: SearchOptions, k: int) -> Image.Image:
+    """A row of pictures for each query: itself, then what was found; grey for a file that is gone."""
     wanted = [one for result in results for one in (result["query"], *result["found"])]
-    pictures = read_pictures(wanted, options)
+    pictures = read_pictures(index, wanted, options)
     missing = np.full((PICTURE, PICTURE, 3), 235, np.uint8)
     shown = [to_tensor(Image.fromarray(pictures.get(key(one), missing))) for one in wanted]
     return labelled_sheet(shown, 1 + k, column_labels=["query", *map(str, range(1, k + 1))])
 
 
 def key(one: dict[str, Any]) -> str | int:
-    """The file of an image, where it has one, else its number."""
+    """The file of an image, where it has one that is there, else its number."""
     path = one["path"]
     return path if path is not None and Path(path).exists() else one["row"]
 
 
-def read_pictures(wanted: list[dict[str, Any]], options: SearchOptions) -> dict[str | int, np.ndarray]:
-    """Pictures by file, or by number where the images have none: then of --data."""
-    from benchmarks.datasets import open_data
+def read_pictures(index: Index, wanted: list[dict[str, Any]], options: SearchOptions) -> dict[str | int, np.ndarray]:
+    """Pictures by file; by number where the images have none, or it is gone: then of --data."""
+    from benchmarks.datasets import PHOTO_DIGITS, open_data
 
     keys = {key(one) for one in wanted}
-    paths, numbers = sorted(k for k in keys if isinstance(k, str)), [k for k in keys if isinstance(k, int)]
+    paths, numbers = sorted(k for k in keys if isinstance(k, str)), sorted(k for k in keys if isinstance(k, int))
     pictures: dict[str | int, np.ndarray] = {}
     if paths:
         read = open_images(paths).read_with(options.reading).pictures(range(len(paths)), PICTURE)
         pictures.update((paths[place], picture) for place, picture in read.items())
-    if numbers and options.data is None:
+    if numbers and options.data is None and not any(Path(path or "").is_absolute() for path in index.paths):
         raise ValueError("the indexed images have no files of their own: name the data by --data to show them")
-    if numbers:
+    if numbers and options.data is not None:
         source = open_data(options.data, options.split, PICTURE, options.reading)
+        if options.data != PHOTO_DIGITS:  # which is composed at any size
+            check_same(index, source, numbers)
         pictures.update(source.pictures(numbers, PICTURE).items())
     return pictures
+
+
+def check_same(index: Index, source: ImageSource, numbers: list[int]) -> None:
+    """ValueError unless the images of these numbers are those that were indexed."""
+    for number, item in zip(numbers, source.take(numbers).items(), strict=True):
+        now = item.hash if item.image is None else hash_image(item.image)
+        if index.content[number] not in ("", now):
+            raise ValueError(f"--data: image {number} is not the one that was indexed: give the data of the index")
 
 
 main = partial(run, search, SearchOptions, program="randar search")

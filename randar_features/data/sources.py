@@ -186,11 +186,16 @@ def _open_list(images: Sequence[Any], account: Account) -> ImageSource:
     items = [parse_item(image) for image in images]
     for image, item in zip(images, items, strict=True):
         check_image(item.image)
-        if isinstance(image, (str, os.PathLike)) and Path(image).suffix in CONTAINERS:
+        if isinstance(image, (str, os.PathLike)) and _holds_many(Path(image)):
             raise ValueError(f"'{printable(image)}' in a list of images holds many: open it by itself")
     # Without labels: they are read here, all at once.
     bare = [image_and_label(image)[0] for image in images]
     return _indexed(bare, account, read_labels([item.label for item in items], None, account))
+
+
+def _holds_many(path: Path) -> bool:
+    """Whether it is a folder, an archive or a table. A name that ends as an image's is not looked up."""
+    return path.suffix in CONTAINERS or (not is_named_as_image(path.name) and path.is_dir())
 
 
 # Paths

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from probes import KNNProbe
-from probes.index import KINDS, NORMALIZATIONS, VectorIndex, choose_settings, require_memory
+from probes.index import (
+    KINDS,
+    NORMALIZATIONS,
+    VectorIndex,
+    check_continued,
+    choose_settings,
+    require_memory,
+    settings_there,
+)
 from probes.index import build_index as build_vectors
 from probes.index.settings import LEAST
 from probes.pooling import POOLINGS, pool
@@ -65,7 +73,8 @@ def build_index(
         data: images in any form; or a table of features, its folder, or several tables of the same features.
         folder: of the index; created if needed. FOLDER/features keeps those of images: only new ones are encoded.
         spec: the feature, such as "reverse/image/2"; None: the only one of a table, or what the model recommends.
-        kind: "flat" (exact), "hnsw" or "ivfpq"; None: by the number of images, see `probes.index.choose_settings`.
+        kind: "flat" (exact), "hnsw" or "ivfpq"; None: that of the index that is there, else by the number of images,
+            see `probes.index.choose_settings`.
         model: for images: a name, a folder, or a loaded model. Without effect on a table, which has its features.
         pooling: how maps become vectors, one of `probes.pooling.POOLINGS`.
         normalization: what is done to vectors before cosines: "unit", "standardized" or "whitened" (with
@@ -92,6 +101,7 @@ def build_index(
     sizes = whole_numbers(sizes | {"seed": seed})
     limits = whole_numbers({"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows})
     folder = path_to_write(folder)
+    kind, sizes = as_there(folder, kind, normalization, sizes)
     tables = _tables(data)
     if tables is None:
         wanted = {"pooling": pooling, "kind": kind, "normalization": normalization, **sizes}
@@ -137,6 +147,25 @@ def check_options(kind: str | None, normalization: str, pooling: str, sizes: dic
     for name, own in KIND_OF.items():
         if sizes.get(name) is not None and kind not in (None, AUTO, own):
             raise ValueError(f"{name} is for an index of kind {own}, got {sizes[name]} for {kind}: leave it out")
+
+
+def as_there(
+    folder: Path, kind: str | None, normalization: str, sizes: dict[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """The kind and the sizes for `folder`: where an index is there already, it gives what is not stated.
+
+    Raises:
+        IndexFilesError: something else is stated than the index has.
+    """
+    there = settings_there(folder)
+    if there is None:
+        return kind, sizes
+    wanted = {"kind": None if kind == AUTO else kind, "normalization": None if normalization == AUTO else normalization}
+    wanted |= {
+        name: sizes.get(name) for name in ("components", *(size for size, of in KIND_OF.items() if of == there.kind))
+    }
+    check_continued(folder, there, {name: value for name, value in wanted.items() if value is not None})
+    return there.kind, sizes | {"components": there.components or None}
 
 
 def check_room(

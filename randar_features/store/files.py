@@ -26,6 +26,14 @@ def path_to_write(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def file_to_write(path: str | os.PathLike[str]) -> Path:
+    """A file to write as a path; errors as of `path_to_write`, and IsADirectoryError if it is a folder."""
+    file = path_to_write(path)
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder, expected a file to write")
+    return file
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless they are there; OSError that says so if one of them is a file."""
     try:

@@ -153,7 +153,7 @@ def check_content(folder: Path, manifest: Manifest, content: Mapping[str, Any]) 
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 

@@ -13,16 +13,22 @@ from randar_features.cli.search import SearchOptions, write_csv
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({}, "--rows"),
+        ({}, "--numbers"),
         ({"images": ("a.png",), "numbers": (1,)}, "--images"),
-        ({"numbers": (1,), "encoder": "randar-tiny"}, "--model"),
+        ({"numbers": (1,), "encoder": "randar-tiny"}, "--encoder"),
         ({"numbers": (1,), "data": "photos.parquet"}, "--grid"),
         ({"numbers": (1,), "split": "train"}, "--grid"),
+        ({"numbers": (1,), "csv": Path("a.txt"), "json": Path("a.txt")}, "different names"),
     ],
 )
 def test_options_without_effect_are_refused(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         SearchOptions(index=Path("index"), **options)
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        SearchOptions(index=Path("index"), numbers=(1,), csv=tmp_path)
 
 
 def test_options_that_go_together_are_taken() -> None:

@@ -184,7 +184,7 @@ def test_a_missing_shard_is_named(tmp_path: Path):
     [
         ({"weights": "other"}, 'its weights is "w", now "other"'),
         ({"encoder": "f"}, 'its encoder is "e", now "f"'),
-        ({"pooling": None}, 'its pooling is "mean", now null'),
+        ({"pooling": None}, 'its pooling is "mean", now none'),
         ({"dtype": "float32"}, 'its dtype is "float16", now "float32"'),
         ({"image_size": 16}, "its image_size is 8, now 16"),
         ({"compute_dtype": "bfloat16"}, 'its compute_dtype is "float32", now "bfloat16"'),

@@ -33,8 +33,9 @@ def test_a_class_of_one_row_stays_in_training() -> None:
 
 
 def test_nothing_to_hold_out_is_an_error() -> None:
-    with pytest.raises(ValueError, match="10% of each class of 4 leave none to choose options on"):
-        stratified_holdout(np.array([0, 0, 1, 1]), 0.1)
+    with pytest.raises(ValueError, match=r"10% of each class leave none .* has 5 to train on: give one of at least 6"):
+        stratified_holdout(np.repeat([0, 1], [5, 1]), 0.1)
+    assert len(stratified_holdout(np.repeat([0, 1], [6, 1]), 0.1)[1]) == 1
     with pytest.raises(ValueError, match=r"fraction must lie between 0 and 1, got 1\.5"):
         stratified_holdout(np.array([0, 1]), 1.5)
 

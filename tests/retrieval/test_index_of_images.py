@@ -74,6 +74,17 @@ def test_orders_are_combined_as_the_spec_says(folder: Path) -> None:
     assert index.features["output"] == spec and index.settings.dim == table[spec].shape[-1]
 
 
+def test_an_index_that_grows_keeps_the_axes_that_follow_from_the_number_of_images(folder: Path) -> None:
+    assert build(folder, normalization="whitened").settings.components == 5
+    for number in (5, 6):
+        picture(70 + number).save(folder / f"images/dog/{number}.png")
+    assert len(build(folder, normalization="whitened")) == 11
+    with pytest.raises(IndexFilesError, match="components 5, not 4"):
+        build(folder, normalization="whitened", components=4)
+    with pytest.raises(IndexFilesError, match="normalization 'whitened', not 'unit'"):
+        build(folder)
+
+
 def test_a_table_is_no_query(folder: Path) -> None:
     table = rf.extract_features(folder / "images/dog", str(folder / "model"), progress=False)
     with pytest.raises(TypeError, match="queries are a table"):

@@ -184,6 +184,32 @@ def test_images_in_parquet_are_shown_from_the_data(folder: Path, monkeypatch: py
         pixels = np.asarray(grid.convert("RGB")).astype(int)
     inside = [pixels[60:120, left : left + 100] for left in (20, 20 + 128 + 2)]
     assert abs(inside[0] - inside[1]).mean() < 3 < inside[0].std(), "the copy, beside the query"
+    parquet.write_table(pa.table({"image": images[::-1], "label": [0] * 10}), folder / "other.parquet")
+    with pytest.raises(SystemExit, match="not the one that was indexed"):
+        run(monkeypatch, "search_index.py", *asked, "--data", folder / "other.parquet")
+    with pytest.raises(SystemExit, match="--numbers: expected numbers from 0 to 9, got 10"):
+        run(monkeypatch, "search_index.py", index, "--numbers", 10)
+
+
+def test_a_file_that_is_gone_is_grey_among_those_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(monkeypatch, folder)
+    (folder / "images/dog/4.png").unlink()  # a copy of the query
+    run(monkeypatch, "search_index.py", folder / "index", "--numbers", 0, "-k", 1, "--grid", folder / "found.png")
+    with Image.open(folder / "found.png") as grid:
+        assert np.asarray(grid)[60:120, 170:250].std() == 0
+
+
+def test_orders_are_averaged_and_an_index_that_grows_keeps_its_kind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(monkeypatch, folder, "--orders", 2, "--kind", "hnsw", "--M", 4)
+    assert "orders=2" in capsys.readouterr().out
+    Image.new("RGB", (20, 20), "red").save(folder / "images/cat/5.png")
+    with pytest.raises(SystemExit, match="M 4, not 8"):
+        build(monkeypatch, folder, "--orders", 2, "--M", 8)
+    assert len(open_index(folder / "index")) == 9, "nothing was encoded"
+    build(monkeypatch, folder, "--orders", 2)
+    assert len(open_index(folder / "index")) == 10
 
 
 def test_a_model_without_reverse_is_indexed_in_the_context_that_it_has(

@@ -70,7 +70,7 @@ class Account:
         """A picture was read that its owner should look at. The first is said at once."""
         self.noticed.add(name)
         if self.noticed.count == 1:
-            warnings.warn(f"{printable(name)} {what}; `account.noticed` names others", stacklevel=2)
+            warnings.warn(f"{printable(name)} {what}; open_images(…).account.noticed counts all such", stacklevel=2)
 
     def __str__(self) -> str:
         images = "a stream of images" if self.images is None else f"{self.images} images"

@@ -92,7 +92,11 @@ def _read_table(path: Path) -> Any:
         return pyarrow.json.read_json(path)
     if head_of(path).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError("its text is UTF-16: save it as UTF-8")
-    options = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    header = head_of(path).partition(b"\n")[0]
+    if b";" in header and delimiter.encode() not in header:  # as spreadsheets save it in many countries
+        raise ValueError("its columns are separated by semicolons, expected commas")
+    options = pyarrow.csv.ParseOptions(delimiter=delimiter)
     return pyarrow.csv.read_csv(path, parse_options=options)
 
 

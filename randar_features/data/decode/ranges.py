@@ -131,7 +131,7 @@ def _deep_darkness(highest: float, low: float, high: float) -> str | None:
         return None
     return (
         f"is nearly black: its values reach {highest:g} in a range from {low:g} to {high:g}; state value_range if "
-        "another value is white, such as (0, 4095) of 12-bit data"
+        "another value is white, such as (0, 4095) of 12-bit data (--value-range 0 4095)"
     )
 
 

@@ -235,11 +235,18 @@ def test_lists_of_files(tmp_path: Path) -> None:
         "path\nhttps://a/b.png\n": "is a URL",
         "a,b\n1,2\n": "no column of paths: got a, b",
         "path,label\na.png,1,2\n": r"list\.csv cannot be read as a list of images",
+        "path;label\na.png;1\n": "semicolons, expected commas",
         "\udcff\udcfep\0a\0t\0h\0": "UTF-16: save it as UTF-8",
     }.items():
         (tmp_path / "list.csv").write_text(text, errors="surrogateescape")
         with pytest.raises(ValueError, match=message):
             open_images(tmp_path / "list.csv")
+
+
+def test_a_folder_in_a_list_holds_many(tmp_path: Path) -> None:
+    write(tmp_path, "cat/a.png", "b.png")
+    with pytest.raises(ValueError, match="cat' in a list of images holds many"):
+        open_images([tmp_path / "b.png", str(tmp_path / "cat")])
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_rows_are_chosen_by_the_labels_alone(folder: Path, tmp_path: Path):
         np.testing.assert_array_equal(first.rows, second.rows)
 
 
-@pytest.mark.parametrize(("classes", "told"), [((), "no label"), (("red", "blue"), "of each class of 4 leave none")])
+@pytest.mark.parametrize(("classes", "told"), [((), "no label"), (("red", "blue"), "of each class leave none")])
 def test_labels_that_allow_no_probe_are_refused_before_features_are_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: tuple[str, ...], told: str
 ):
