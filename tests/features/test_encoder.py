@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reference import plain
 from randar_features import RandAREncoder, encode_tokens, extract_features, sequence
 from randar_features.features import encode_specs, model_specs
 from randar_features.models import RandAR
 from tests.golden.models import golden, golden_randar
+from tests.published import randar_states
 
 RECORDED = golden("randar_small")[0]
 FEATURES = sorted(name for name in RECORDED if name.startswith("features."))
@@ -41,7 +41,7 @@ def test_features_equal_the_published(transformer: RandAR, name: str):
 def test_fast_path_equals_a_slow_explicit_softmax_restatement(transformer: RandAR, context: str, read: str):
     tokens, order = RECORDED["idx"][1], RECORDED["order"][1].tolist()
     shown = {"single": order, "repeat": order + order, "reverse": order + order[::-1]}[context]
-    states = plain.randar_states(
+    states = randar_states(
         dict(transformer.state_dict()), heads=4, grid=4, tokens=tokens.tolist(), class_index=10, shown=shown
     )
     maps = encode_tokens(

@@ -14,6 +14,7 @@ from randar_features import ImageEncoder, RandAREncoder, encode_tokens, extract_
 from randar_features.features import encode_specs, model_specs
 from randar_features.models import inputs
 from tests.golden.models import golden, golden_model, raster_tokens
+from tests.published import arpg_content, arpg_queries, causal, par_rule, seen_by
 from tests.small_models import write_folder
 
 SISTERS = ("llamagen_small", "par_small", "arpg_small")
@@ -46,8 +47,8 @@ def test_leave_one_out_equals_a_slow_restatement():
     weights, null = dict(model.state_dict()), 64 + 1 + 10
 
     def content(places: list[int]) -> Tensor:
-        seen = plain.seen_by(plain.causal, 17, 17)
-        return plain.arpg_content(weights, tokens[places].tolist(), places, null, 4, 4, seen)[-1]
+        seen = seen_by(causal, 17, 17)
+        return arpg_content(weights, tokens[places].tolist(), places, null, 4, 4, seen)[-1]
 
     entries = torch.cat([content(order), content(order[::-1])[1:]])
     places = [*order, *order[::-1]]  # where the entries behind the class are
@@ -58,7 +59,7 @@ def test_leave_one_out_equals_a_slow_restatement():
         return forward or backward
 
     assert [sum(sees(query, entry) for entry in range(33)) for query in range(16)] == [16] * 16
-    expected = plain.arpg_queries(weights, entries, places, order, 64, 4, 4, plain.seen_by(sees, 16, 33))
+    expected = arpg_queries(weights, entries, places, order, 64, 4, 4, seen_by(sees, 16, 33))
     maps = encode_tokens(
         model, tokens[None], order=torch.tensor(order), layers=[3, 2], context="single", read="leave_one_out"
     )
@@ -84,10 +85,10 @@ def test_a_query_sees_the_whole_image_behind_one_showing():
 def test_queries_equal_a_slow_restatement():
     model, tokens, order = golden_model("arpg_small"), raster_tokens("arpg_small")[1], ARPG_ORDER[1].tolist()
     weights = dict(model.state_dict())
-    seen = plain.seen_by(plain.causal, 17, 17)
-    content = plain.arpg_content(weights, tokens[order].tolist(), order, 64 + 1 + 10, 4, 4, seen)
+    seen = seen_by(causal, 17, 17)
+    content = arpg_content(weights, tokens[order].tolist(), order, 64 + 1 + 10, 4, 4, seen)
     everything = torch.ones(16, 17, dtype=torch.bool)
-    states = plain.arpg_queries(weights, content[-1], order, range(16), 64, 4, 4, everything)
+    states = arpg_queries(weights, content[-1], order, range(16), 64, 4, 4, everything)
     options: dict[str, Any] = {"order": torch.tensor(order), "context": "single"}
     queries = encode_tokens(model, tokens[None], layers=[2, 3], read="query", **options)
     torch.testing.assert_close(queries[0].flatten(1, 2), torch.stack(states), atol=1e-5, rtol=1e-4)
@@ -120,7 +121,7 @@ def test_pars_features_are_states_of_its_sequence():
     special = weights["spe_tok_embeddings.special_embeddings.weight"]
     x = torch.cat([weights["cls_embedding.embedding_table.weight"][10:11], image[:4], special, image[4:], image])
     places: list[int | None] = [None, *order[:4], None, None, None, *order[4:], *order]
-    states = list(plain.stream(weights, x, plain.angles_of(places, 4, 16), 4, plain.seen_by(plain.par_rule, 36, 36)))
+    states = list(plain.stream(weights, x, plain.angles_of(places, 4, 16), 4, seen_by(par_rule, 36, 36)))
     for context, kept in (("single", [*range(1, 5), *range(8, 20)]), ("repeat", range(20, 36))):
         maps = encode_tokens(model, raster_tokens("par_small")[:1], layers=[0, 2], context=context)
         for position, layer in enumerate((0, 2)):

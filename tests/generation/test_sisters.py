@@ -18,6 +18,7 @@ from randar_features.generation.schedule import arccos_schedule, cosine_schedule
 from randar_features.layers.packed_linear import pack_weights
 from randar_features.models import ARPG, inputs
 from tests.golden.models import golden, golden_model, raster_tokens
+from tests.published import arpg_content, arpg_queries, seen_by
 from tests.small_models import write_folder
 
 SISTERS = ("llamagen_small", "par_small", "arpg_small")
@@ -74,10 +75,10 @@ def test_arpgs_tokens_of_a_step_see_each_other():
     step_of, tokens = [0], list[int]()
     for step, count in enumerate(schedule):
         done = len(tokens)
-        seen = plain.seen_by(partial(sees, step_of), 1 + done, 1 + done)
-        content = plain.arpg_content(weights, tokens, order[:done], class_row, 4, 4, seen)
+        seen = seen_by(partial(sees, step_of), 1 + done, 1 + done)
+        content = arpg_content(weights, tokens, order[:done], class_row, 4, 4, seen)
         everything, wanted = torch.ones(count, 1 + done, dtype=torch.bool), order[done : done + count]
-        states = plain.arpg_queries(weights, content[-1], order[:done], wanted, 64, 4, 4, everything)
+        states = arpg_queries(weights, content[-1], order[:done], wanted, 64, 4, 4, everything)
         logits = plain.norm(states[-1], weights["norm.weight"]) @ weights["head.weight"].T
         tokens += logits.argmax(dim=1).tolist()
         step_of += [step + 1] * count

@@ -18,6 +18,7 @@ from randar_features.generation.stepping import ARPGStepper, PARStepper, stepper
 from randar_features.models import ARCHITECTURES, ARPG, ARPGConfig, ImageTransformer, PARConfig, inputs
 from randar_features.training.generator.objective import training_order
 from tests.golden.models import FOLDER, golden, golden_model, raster_tokens
+from tests.published import arpg_content, arpg_queries, causal, par_rule, seen_by
 
 NAMES = ("randar_small", "llamagen_small", "par_small", "arpg_small")
 SIZES: dict[str, Any] = {
@@ -163,7 +164,7 @@ def test_llamagen_equals_a_slow_restatement():
         torch.cat([first, weights["tok_embeddings.weight"][tokens[:-1]]]),
         plain.angles_of([None, *range(15)], 4, 16),
     )
-    states = list(plain.stream(weights, x, angles, 4, plain.seen_by(plain.causal, 16, 16)))
+    states = list(plain.stream(weights, x, angles, 4, seen_by(causal, 16, 16)))
     expected = plain.norm(states[-1], weights["norm.weight"]) @ weights["output.weight"].T
     torch.testing.assert_close(model(tokens[None], recorded["cond"][:1])[0], expected, atol=1e-4, rtol=1e-4)
 
@@ -177,7 +178,7 @@ def test_par_equals_a_slow_restatement():
     first = weights["cls_embedding.embedding_table.weight"][recorded["cond"][:1]]
     x = torch.cat([first, image[:4], special, image[4:12]])
     places = [None, *order[:4], None, None, None, *order[4:12]]
-    sees = plain.seen_by(plain.par_rule, 16, 16)
+    sees = seen_by(par_rule, 16, 16)
     states = list(plain.stream(weights, x, plain.angles_of(places, 4, 16), 4, sees))
     expected = plain.norm(states[-1], weights["norm.weight"]) @ weights["output.weight"].T
     logits = model(raster_tokens("par_small")[:1], recorded["cond"][:1])[0]
@@ -188,10 +189,16 @@ def test_arpg_equals_a_slow_restatement():
     model, recorded = golden_model("arpg_small"), golden("arpg_small")[0]
     weights, order = dict(model.state_dict()), recorded["order"][1].tolist()
     tokens = recorded["idx"][1, order].tolist()
-    content = plain.arpg_content(
-        weights, tokens[:-1], order[:-1], 64 + 1 + int(recorded["cond"][1]), 4, 4, plain.seen_by(plain.causal, 16, 16)
+    content = arpg_content(
+        weights,
+        tokens[:-1],
+        order[:-1],
+        64 + 1 + int(recorded["cond"][1]),
+        4,
+        4,
+        seen_by(causal, 16, 16),
     )
-    states = plain.arpg_queries(weights, content[-1], order[:-1], order, 64, 4, 4, plain.seen_by(plain.causal, 16, 16))
+    states = arpg_queries(weights, content[-1], order[:-1], order, 64, 4, 4, seen_by(causal, 16, 16))
     expected = plain.norm(states[-1], weights["norm.weight"]) @ weights["head.weight"].T
     logits = model(recorded["idx"][1:2], recorded["cond"][1:2], recorded["order"][1:2])[0]
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks.reference import plain
 from randar_features import sequence
 from randar_features.features import FeatureSpec
 from randar_features.features.encode import encode_specs
@@ -19,6 +18,7 @@ from randar_features.layers.block import hidden_width
 from randar_features.layers.rope import rotate
 from randar_features.models import RandAR, RandARConfig, inputs
 from tests.golden.models import FOLDER, golden, golden_randar
+from tests.published import randar_states
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_full_size_model_equals_the_published():
 
 def test_equals_a_slow_explicit_softmax_restatement(model: RandAR, recorded: dict[str, torch.Tensor]):
     tokens, order = recorded["idx"][:1], recorded["order"][:1]
-    states = plain.randar_states(
+    states = randar_states(
         dict(model.state_dict()),
         heads=4,
         grid=4,
