@@ -219,13 +219,19 @@ def jobs(settings: Settings) -> Iterator[Job]:
         yield Job(f"samples/{file_name(model)}", options_of(samples.Config, settings, model=model), samples.run)
 
 
-def _labelled(settings: Settings, data: str, name: str) -> Iterator[Job]:
+def probe_options(settings: object, data: str, **given: Any) -> classification.Config:
+    """Options of classification, of the splits that the data have."""
     train, evaluation = splits_of(data)
-    given: dict[str, Any] = {"data": data, "train_split": train, "evaluation_split": evaluation}
     given |= {"evaluation_images": None} if evaluation else {}
-    options = options_of(classification.Config, settings, **given)
+    about = {"data": data, "train_split": train, "evaluation_split": evaluation}
+    return options_of(classification.Config, settings, **about, **given)
+
+
+def _labelled(settings: Settings, data: str, name: str) -> Iterator[Job]:
+    options = probe_options(settings, data)
     yield Job(f"{name}/classification", options, classification.run)
-    options = options_of(retrieval.Config, settings, data=data, split=evaluation or train, pooling=("mean",))
+    split = options.evaluation_split or options.train_split
+    options = options_of(retrieval.Config, settings, data=data, split=split, pooling=("mean",))
     yield Job(f"{name}/retrieval", options, retrieval.run)
 
 

@@ -1,7 +1,8 @@
 """Blocks of RandAR, LlamaGen and PAR restated plainly from their published weights; shares no code with the package.
 
 Whole sequences, explicit masks and softmax, no cache; `tests/published.py` makes whole models of them. Angles are
-(…, L, d/2, 2), cosines and sines; a token at no location (None) has zeros. `sees` is (M, L) boolean: whether query p may see key q. Weights are state dicts.
+(…, L, d/2, 2), cosines and sines; a token at no location (None) has zeros. `sees` is (M, L) boolean: whether query p
+may see key q. Weights are state dicts.
 """
 
 import math

@@ -16,7 +16,7 @@ from benchmarks.jobs import Job, run_once
 from benchmarks.options import Head, HoldOut, MaskOptions, RunOptions
 from benchmarks.result import Result, read_result
 from benchmarks.run import Measurement, Task, run_as_command
-from benchmarks.suite import known_labels, options_of, splits_of
+from benchmarks.suite import known_labels, options_of, probe_options, splits_of
 from benchmarks.tasks.dense import segmentation
 from benchmarks.tasks.generators.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from benchmarks.tasks.whole_images import classification
@@ -158,18 +158,11 @@ def measure_model(name: str, folder: str, config: Config, weights: str) -> dict[
     tokens = str(Path(config.tokens) / config.split)
     images = {"images": config.loss_images, "orders": config.loss_orders}
     add("loss", options_of(LossConfig, config, model=folder, tokens=tokens, **images), run_loss)
-    add("classification", probe_options(folder, config), classification.run)
+    probes = probe_options(config, config.classification, encoder=(folder,), probe=("logistic", "knn"))
+    add("classification", probes, classification.run)  # every layer, in all contexts and reads
     chosen = [row["output"] for row in best_layers(found["classification"]["results"]).values()]
     add("segmentation", mask_options(folder, chosen, config), segmentation.run)
     return found
-
-
-def probe_options(folder: str, config: Config) -> classification.Config:
-    """For every layer of the model in a folder, in all its contexts and reads."""
-    train, evaluation = splits_of(config.classification)
-    given: dict[str, Any] = {"data": config.classification, "train_split": train, "evaluation_split": evaluation}
-    given |= {"evaluation_images": None} if evaluation else {}
-    return options_of(classification.Config, config, **given, encoder=(folder,), probe=("logistic", "knn"))
 
 
 def mask_options(folder: str, outputs: Sequence[str], config: Config) -> segmentation.Config:

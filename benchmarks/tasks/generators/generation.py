@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from benchmarks.datasets.image_npz import IMAGES
+from benchmarks.datasets.image_npz import IMAGES, write_npz
 from benchmarks.encoders import extract, load_encoder, unreadable
 from benchmarks.encoders.judges import Judge, same_classes
 from benchmarks.result import NO_AXES, Result
@@ -50,7 +51,6 @@ from benchmarks.tasks.generators.sampler import (
     guidance_at,
     scales_of,
     speed_of,
-    write_samples,
 )
 from probes import LogisticProbe
 from probes.rows import Rows, SelectedRows, sharded_rows
@@ -206,7 +206,9 @@ def measure_model(config: Config, out: Path) -> Measurement:
     add_comparisons(full, judge, clock_of(model))
     if config.npz and processes().is_main_process:
         for setting in chosen:
-            write_samples(out / f"{setting.folder}.npz", *study.samples(setting, config.images))
+            files, classes = study.samples(setting, config.images)
+            images = (np.asarray(Image.open(file)) for file in files)
+            write_npz(out / f"{setting.folder}.npz", images, len(files), classes)
     details: dict[str, Any] = {f"reference {TOP_1}": top_1(real, judge)}
     if probe is not None:
         details["probe, validation accuracy"] = probe.accuracy

@@ -7,10 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm.auto import tqdm
 
-from benchmarks.datasets.image_npz import write_npz
 from benchmarks.tasks.generators.judged_sets import processes
 from randar_features import Model
 from randar_features.generation.gallery import Wanted, fill_gallery
@@ -130,8 +128,3 @@ def speed_of(folder: Path) -> dict[str, float]:
     held = read_json(folder / SPEED_FILE)
     each = {name: held[name] / held["images"] for name in ("seconds", "cpu_seconds")}
     return {f"{name}_per_image": value for name, value in each.items()}
-
-
-def write_samples(path: Path, files: list[Path], classes: NDArray[np.int64]) -> None:
-    """The images as an .npz in ADM's form, for its evaluator."""
-    write_npz(path, (np.asarray(Image.open(file)) for file in files), len(files), classes)

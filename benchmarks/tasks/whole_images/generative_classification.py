@@ -45,14 +45,6 @@ from randar_features.sequence import Context
 from randar_features.store.files import read_object, written_whole
 from randar_features.training.generator.objective import evaluation_orders
 
-UNKNOWN_LABELS = (
-    "the model does not say on how many labelled images it was trained: it and the probe have seen the same labels "
-    "only if these are the {count} images that the probe was fitted on"
-)
-OTHER_LABELS = (
-    "the model has seen the labels of {seen} images, the probe those of {count}: no difference between them is given, "
-    "as it would not be one of reading the class"
-)
 TOKENIZED_AT_ONCE = 32
 
 
@@ -203,8 +195,15 @@ def labels_seen(model: str) -> int | None:
 def warnings_of_labels(seen: int | None, fitted: int) -> list[str]:
     """What a reader must know of the labels that the model, and that the probe has seen."""
     if seen is None:
-        return [UNKNOWN_LABELS.format(count=f"{fitted:,}")]
-    return [] if seen == fitted else [OTHER_LABELS.format(seen=f"{seen:,}", count=f"{fitted:,}")]
+        return [
+            "the model does not say on how many labelled images it was trained: it and the probe have seen the same "
+            f"labels only if these are the {fitted:,} images that the probe was fitted on"
+        ]
+    unequal = (
+        f"the model has seen the labels of {seen:,} images, the probe those of {fitted:,}: no difference between them "
+        "is given, as it would not be one of reading the class"
+    )
+    return [] if seen == fitted else [unequal]
 
 
 def image_tokens(model: Model, config: Config, rows: np.ndarray) -> Tensor:
@@ -274,11 +273,8 @@ def results(
 ) -> Iterator[dict[str, Any]]:
     """A result for each number of orders.
 
-    Args:
-        found, by_probe: predictions (n,), by orders and of the probe; None: they are not compared.
-        labels: (n,).
-        shortlist: (n, k).
-        seed: of intervals.
+    found, by_probe: predictions (n,), by orders and of the probe; None: they are not compared. labels: (n,);
+    shortlist: (n, k).
     """
     nothing = dict.fromkeys(("layer", "context", "read", "pooling", "normalization"))
     recall = float((shortlist == labels[:, None]).any(1).mean())
