@@ -15,6 +15,7 @@ from benchmarks.run import Measurement, Task
 from randar_features.cli.parse import read_options
 from randar_features.cli.run import run
 from randar_features.cli.training import RECIPES, RunOptions, train
+from randar_features.data import open_images
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
 from randar_features.options import Count, nearest
@@ -81,9 +82,8 @@ def compare(options: ObjectivesOptions) -> int:
     if unknown := [name for name in chosen if name not in VARIANTS]:
         raise ValueError(f"no variant {unknown[0]!r}: {nearest(unknown[0], [*VARIANTS])}")
     store = TokenStore(options.tokens / "train")
-    probe = OnlineProbe.of_store(
-        store, encode_layer, options.probe, split=options.probe_split, count=options.probe_images
-    )
+    images = open_images(options.probe, split=options.probe_split)
+    probe = OnlineProbe.of_store(store, encode_layer, images, count=options.probe_images)
     task = Task("objectives", ObjectivesOptions, found)
     for name in chosen:
         config = read_options(TrainingConfig, options.recipe, [*VARIANTS[name], *options.change])

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from randar_features.cli.parse import part
 from randar_features.cli.training import RunOptions, run_stage, tell_left_out, train
+from randar_features.data import open_images
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
@@ -65,8 +65,8 @@ def train_transformer(options: TransformerOptions) -> int:
         teacher = TeacherMaps(options.teacher or options.tokens / "teacher", tokens)
     probe = None
     if options.probe:
-        images: dict[str, Any] = {"split": options.probe_split, "count": options.probe_images}
-        probe = OnlineProbe.of_store(tokens, encode_layer, options.probe, reading=options.reading, **images)
+        images = open_images(options.probe, split=options.probe_split).read_with(options.reading)
+        probe = OnlineProbe.of_store(tokens, encode_layer, images, count=options.probe_images)
     return train(RandARTrainer(config, tokens, validation, preview, teacher, probe), options, deadline)
 
 

@@ -4,17 +4,18 @@ import pytest
 import torch
 
 import randar_features as rf
+from randar_features.generation import preview
 from randar_features.generation.preview import sample_preview, spread_classes
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_equals_generating_and_decoding_whatever_the_batch(small_model: rf.Model, batch_size: int):
-    preview = sample_preview(
-        small_model.tokenizer, [2, 0, 2], steps=4, guidance=(1.0, 2.0), seed=7, batch_size=batch_size
-    )
-    images = preview(small_model.transformer)
+def test_equals_generating_and_decoding_whatever_the_batch(
+    small_model: rf.Model, monkeypatch: pytest.MonkeyPatch, batch_size: int
+):
+    monkeypatch.setattr(preview, "AT_ONCE", batch_size)
+    images = sample_preview(small_model.tokenizer, [2, 0, 2])(small_model.transformer)
     tokens = rf.generate(
-        small_model.transformer, [2, 0, 2], steps=4, guidance=(1.0, 2.0), generator=torch.tensor([7, 8, 9])
+        small_model.transformer, [2, 0, 2], guidance=preview.GUIDANCE, generator=torch.tensor([0, 1, 2])
     )
     torch.testing.assert_close(images, small_model.tokenizer.decode(tokens), atol=1e-5, rtol=0)
     assert images.shape == (3, 3, small_model.image_size, small_model.image_size)
@@ -26,8 +27,8 @@ def test_leaves_the_random_state_and_the_model_as_they_were(small_model: rf.Mode
     model = small_model.transformer.train()
     try:
         state = torch.random.get_rng_state()
-        preview = sample_preview(small_model.tokenizer, [0, 1], steps=2)
-        assert torch.equal(preview(model), preview(model))
+        drawn = sample_preview(small_model.tokenizer, [0, 1])
+        assert torch.equal(drawn(model), drawn(model))
         assert torch.equal(torch.random.get_rng_state(), state)
         assert model.training and all(block.training for block in model.layers)
     finally:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from randar_features.data import open_images
-from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import load_tokenizer
 from randar_features.models import ImageTransformer, inputs, middle_layer
@@ -19,6 +18,7 @@ Encode = Callable[..., Mapping[tuple[str, str], Tensor]]
 """`encode(model, tokens, layer=, context=, read=)` → maps (B, G, G, D) by context and read, one or several each."""
 
 NEIGHBOURS = 20
+AT_ONCE = 64  # images
 RIDGE = 100.0  # of standardised features and some thousand images
 
 
@@ -32,40 +32,27 @@ class OnlineProbe:
     - `rankme_single_image`: RankMe (Garrido et al., arXiv 2210.02885), exp of the entropy of the singular values'
       shares: how many directions the features use.
 
-    A quarter of the images is held out to test. Tokens are made once; labels are never shown to the model.
+    Features are the middle block's. A quarter of the images is held out to test. Tokens are made once; labels are never
+    shown to the model.
 
     Args:
         encode: the feature engine.
         tokenizer: that made the training tokens.
-        images: labelled, as `open_images` takes them, with `split`.
+        images: labelled, as `open_images` takes them.
         image_size: the tokenizer's.
         count: how many of them, evenly spread; fewer if there are no more.
-        layer: the block; None: the middle one.
-        batch_size: images at a time.
-        reading: range of values and largest size of a picture.
 
     Raises:
         ValueError: an image cannot be read or has no label, or there are too few.
     """
 
     def __init__(
-        self,
-        encode: Encode,
-        tokenizer: ImageTokenizer,
-        images: Any,
-        *,
-        image_size: int,
-        split: str | None = None,
-        count: int = 4000,
-        layer: int | None = None,
-        batch_size: int = 64,
-        reading: Reading = DEFAULT_READING,
+        self, encode: Encode, tokenizer: ImageTokenizer, images: Any, *, image_size: int, count: int = 4000
     ) -> None:
-        self.encode, self.layer, self.batch_size = encode, layer, batch_size
-        source = open_images(images, split=split).read_with(reading)
+        self.encode, source = encode, open_images(images)
         rows = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist()
         device, tokens, labels = next(tokenizer.parameters()).device, [], []
-        for batch in source.batches(image_size, batch_size, rows=[rows]):
+        for batch in source.batches(image_size, AT_ONCE, rows=[rows]):
             for status, label in zip(batch.status, batch.labels, strict=True):
                 if status != OK or label is None:
                     raise ValueError(
@@ -100,9 +87,9 @@ class OnlineProbe:
         """Mean-pooled features (n, D) by context and read."""
         reads = list(model.reads)
         contexts = dict.fromkeys(("single", inputs.check_context(model, None, reads[0])))
-        layer = middle_layer(model, reads[0]) if self.layer is None else self.layer
+        layer = middle_layer(model, reads[0])
         parts: dict[str, list[Tensor]] = {}
-        for tokens in self.tokens.split(self.batch_size):
+        for tokens in self.tokens.split(AT_ONCE):
             maps = self.encode(model, tokens.to(model.device), layer=layer, context=[*contexts], read=reads)
             for (context, read), values in maps.items():
                 parts.setdefault(f"{context}_{read}", []).append(values.mean((1, 2)).float().cpu())
