@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor
 
 from randar_features.hub.weights import read_state_dict
 from randar_features.store.files import read_object, write_json, written_whole
@@ -80,34 +79,6 @@ def check_finished(folder: Path) -> None:
             f"{folder} is of a training that was stopped at step {done['step']} of {done['total_steps']}: "
             f"run it again to finish it, or give one of {folder.parent / 'checkpoints'}"
         )
-
-
-def export_transformer(
-    folder: Path,
-    weights: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    tokenizer: Path | None,
-    label_names: Sequence[str] | None,
-) -> None:
-    """Write a generator's weights in float16 as `load_model` reads them, with the tokenizer's folder if there is one.
-
-    Args:
-        folder: to write to.
-        weights: the generator's.
-        config: content of config.json, without the tokenizer's.
-        tokenizer: as `load_tokenizer` reads it; None: the folder is one that cannot encode images.
-        label_names: of the classes, if they have any.
-    """
-    with written_whole(folder / "model.safetensors") as file:
-        file.write(save({name: value.half().contiguous() for name, value in weights.items()}))
-    tokenizer_config = {}
-    if tokenizer is not None:
-        tokenizer_config = read_object(tokenizer / "config.json")
-        with written_whole(folder / "tokenizer.safetensors") as file:
-            file.write((tokenizer / "tokenizer.safetensors").read_bytes())
-        if label_names:
-            write_json(folder / "classes.json", readable_names(label_names))
-    write_json(folder / "config.json", {**tokenizer_config, **config})
 
 
 def _recommended(

@@ -8,6 +8,7 @@ from reprlib import repr
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -17,12 +18,12 @@ from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty, check_state_dict, file_hash, read_state_dict
 from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, RandAR, inputs
 from randar_features.precision import autocast
-from randar_features.store.files import read_object
+from randar_features.store.files import read_object, write_json, written_whole
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.auxiliary.losses import NEXT_TOKEN, Targets, TrainingPass, make_plan
 from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 from randar_features.training.batches import Draws, draw, spread, step_generator
-from randar_features.training.bundle import export_transformer
+from randar_features.training.bundle import readable_names
 from randar_features.training.distributed import (
     gathered,
     make_accelerator,
@@ -316,11 +317,16 @@ class RandARTrainer:
         self.skipped_steps = state["skipped_steps"]
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights in float16, with configuration and tokenizer, as `load_model` reads them."""
+        """Write the averaged weights in float16, with configuration and tokenizer, as `load_model` reads them.
+
+        Where the tokens have no tokenizer beside them, the folder is one that cannot encode images.
+        """
         weights = gathered(self.average.values, keep=self.accelerator.is_main_process)
         if not self.accelerator.is_main_process:
             return
-        config = {
+        tokenizer, names = self.train.tokenizer, self.train.manifest["label_names"]
+        config = {} if tokenizer is None else read_object(tokenizer / "config.json")
+        config |= {
             "transformer": {"type": model_type(self.config), **asdict(self.model_config)},
             "training": recorded(self.config, self.dtype),
         }
@@ -330,7 +336,14 @@ class RandARTrainer:
             config["tokenizer_hash"] = self.train.manifest["tokenizer"]
         if self.config.initial is not None and (about := Path(self.config.initial) / "config.json").is_file():
             config |= {name: value for name, value in read_object(about).items() if name == "recommended"}
-        export_transformer(folder, weights, config, self.train.tokenizer, self.train.manifest["label_names"])
+        with written_whole(folder / "model.safetensors") as file:
+            file.write(save({name: value.half().contiguous() for name, value in weights.items()}))
+        if tokenizer is not None:
+            with written_whole(folder / "tokenizer.safetensors") as file:
+                file.write((tokenizer / "tokenizer.safetensors").read_bytes())
+            if names:
+                write_json(folder / "classes.json", readable_names(names))
+        write_json(folder / "config.json", config)
 
 
 def _check_tokenizer(store: TokenStore) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from randar_features.training.optimizer import Learner
+from randar_features.training.tokenizer.recipe import Learner
 
 # Of the discriminator's first weights; batch normalisation scales around 1 (Isola et al. 2017, section 6.2).
 INITIAL_STD = 0.02

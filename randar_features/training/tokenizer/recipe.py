@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from randar_features.hub.registry import FOLDER_FILES
 from randar_features.hub.weights import file_hash, load_weights
@@ -198,3 +199,48 @@ def recipe_without_folders(config: TokenizerTrainingConfig) -> dict[str, Any]:
         network, given, file = config.teacher.partition("=")
         hashes["teacher"] = f"{network}={file_hash(Path(file))[:16]}" if given else network
     return asdict(config) | hashes
+
+
+class Learner:
+    """Updates a module by a loss, with the recipe's AdamW: gradients are averaged over the processes, and clipped.
+
+    Args:
+        module: its parameters that take gradients are trained.
+        config: the recipe.
+        accelerator: this process among those that train together.
+        learning_rate: the peak.
+    """
+
+    def __init__(
+        self, module: nn.Module, config: TokenizerTrainingConfig, accelerator: Accelerator, learning_rate: float
+    ) -> None:
+        self.module, self.accelerator, self.learning_rate = module, accelerator, learning_rate
+        self.gradient_clip = config.gradient_clip
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        betas = config.adam_betas[0], config.adam_betas[1]
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
+        )
+
+    def update(self, loss: Tensor, multiplier: float) -> Tensor:
+        """One step down `loss` at `multiplier` times the peak learning rate; the gradient's norm before clipping."""
+        loss.backward()
+        parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
+        if self.accelerator.num_processes > 1:
+            for parameter in parameters:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * multiplier
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and moments."""
+        return {"weights": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.module.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])

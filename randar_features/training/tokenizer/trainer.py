@@ -18,12 +18,13 @@ from randar_features.training.auxiliary.heads import Alignment, alignment_target
 from randar_features.training.batches import batch_indices, spread, step_generator
 from randar_features.training.distributed import DTYPES, format_name, make_accelerator, micro_batches
 from randar_features.training.loop import Trainer
-from randar_features.training.optimizer import Learner, WeightAverage, rate_multiplier
+from randar_features.training.optimizer import WeightAverage, rate_multiplier
 from randar_features.training.tokenizer.discriminator import Adversary, PatchDiscriminator
 from randar_features.training.tokenizer.image_quality import quality_figures, quality_sums
 from randar_features.training.tokenizer.moving_codebook import MovingCodebook
 from randar_features.training.tokenizer.perceptual import NetworkMaps, PerceptualDistance, lpips
 from randar_features.training.tokenizer.recipe import (
+    Learner,
     TokenizerTrainingConfig,
     Trained,
     build_tokenizer,
@@ -67,7 +68,7 @@ class TokenizerTrainer(Trainer):
         self.teacher = NetworkMaps(load_network(config.teacher, self.device)) if config.teacher else None
         self.alignment = self._build_alignment()
         trained = self.model if self.alignment is None else nn.ModuleList([self.model, self.alignment])
-        self.learner = self._learner(trained, config.learning_rate)
+        self.learner = Learner(trained, config, self.accelerator, config.learning_rate)
         self.average = WeightAverage(self.model, config.ema_decay)
         self.codebook = MovingCodebook(
             self.model.quantize.embedding.weight,
@@ -77,17 +78,6 @@ class TokenizerTrainer(Trainer):
         )
         self.perceptual = self._build_perceptual()
         self.adversary = self._build_adversary()
-
-    def _learner(self, module: nn.Module, learning_rate: float) -> Learner:
-        config = self.config
-        return Learner(
-            module,
-            learning_rate=learning_rate,
-            betas=(config.adam_betas[0], config.adam_betas[1]),
-            weight_decay=config.weight_decay,
-            gradient_clip=config.gradient_clip,
-            accelerator=self.accelerator,
-        )
 
     def _build_perceptual(self) -> PerceptualDistance | None:
         config = self.config
@@ -118,8 +108,8 @@ class TokenizerTrainer(Trainer):
         with torch.device("cpu"):
             discriminator = PatchDiscriminator(**(sizes | {"generator": generator}))
         discriminator = discriminator.to(self.device)
-        rate = config.discriminator_learning_rate
-        learner = self._learner(discriminator, config.learning_rate if rate is None else rate)
+        rate = config.discriminator_learning_rate or config.learning_rate
+        learner = Learner(discriminator, config, self.accelerator, rate)
         return Adversary(learner, weight=config.adversarial_weight, adaptive=config.adversarial_adaptive)
 
     def train_step(self, step: int) -> dict[str, float]:
