@@ -4,16 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.encoders import load_encoder
 from benchmarks.encoders.base import Encoder
-from benchmarks.encoders.inception import CLASSES, POOL, SPATIAL, InceptionEncoder, Variant, is_inception
-from benchmarks.result import resolved_dtype
+from benchmarks.encoders.inception import CLASSES, SPATIAL, InceptionEncoder, Variant
 from randar_features import Model
 from randar_features.baselines import IMAGENET_LABELS, PACKAGES, is_network, parse_network
 from randar_features.data.decode.transforms import tensor_center_crop
@@ -71,48 +68,7 @@ PLAIN_NAMES = {"FID": "FD", "sFID": "sFD", "IS": "IS", "KID": "KD"}
 """Measures by other features than Inception's. What is called FID or KID is by Inception's alone."""
 
 
-def load_judge(
-    name: str,
-    size: int,
-    *,
-    variant: Variant = "adm",
-    output: str | None = None,
-    device: Any = None,
-    dtype: str | None = None,
-    through: Model | None = None,
-) -> Judge:
-    """A judge by the name of its network.
-
-    Args:
-        name: `inception`, `inception=FILE`, or an encoder as `load_encoder` takes it.
-        size: pixels a side of the images that it will be given.
-        variant: of Inception.
-        output: of another network; None: its pooled vector, or else its last output.
-        device, dtype: as for `load_encoder`; Inception computes in float32 alone.
-        through: the model whose reconstructions are judged.
-    """
-    if is_inception(name):
-        if dtype not in (None, "float32") or output is not None:
-            raise ValueError(f"{name} is defined in float32 and by its own outputs: leave --dtype and --output out")
-        inception = InceptionEncoder(name, variant, size, device)
-        return Judge(inception, size, features=POOL, title=VARIANT_TITLES[variant], through=through)
-    if is_network(name):
-        from benchmarks.encoders.timm_models import TimmEncoder
-
-        network: Encoder = TimmEncoder(name, device, classifier=True)
-        network.dtype = getattr(torch, resolved_dtype(dtype, network.device))
-    else:
-        network = load_encoder(name, device=device, dtype=dtype)
-    if output is not None:
-        features = network.choose([output])[0]
-    else:
-        last = [name for name in network.outputs if name != CLASSES][-1]
-        features = "pooled" if "pooled" in network.outputs else last
-    title = _title(name) + ("" if output is None else f" {output}")
-    return Judge(network, size, features=features, title=title, through=through)
-
-
-def _title(name: str) -> str:
+def title_of(name: str) -> str:
     """EfficientNet-Lite0@64 of efficientnet-lite0@64; others without timm:, a file, or the folder that they lie in."""
     head, at, size = name.partition("=")[0].partition("@")
     if head in PACKAGES:

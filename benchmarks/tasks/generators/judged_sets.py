@@ -17,15 +17,16 @@ from accelerate.utils import gather_object
 
 from benchmarks.datasets import open_data
 from benchmarks.datasets.image_npz import NpzImages
-from benchmarks.encoders import extract
+from benchmarks.encoders import Encoder, extract, load_encoder
 from benchmarks.encoders.feature_file import read_features
-from benchmarks.encoders.inception import InceptionEncoder, Variant
-from benchmarks.encoders.judges import PLAIN_NAMES, Judge, load_judge, same_classes
+from benchmarks.encoders.inception import CLASSES, POOL, InceptionEncoder, Variant, is_inception
+from benchmarks.encoders.judges import PLAIN_NAMES, VARIANT_TITLES, Judge, same_classes, title_of
 from benchmarks.options import ComputeOptions
-from benchmarks.result import data_hash
+from benchmarks.result import data_hash, resolved_dtype
 from probes.generation import Moments, frechet_distance, inception_score, kernel_distance, manifold_scores
 from probes.rows import DiskRows, Rows, SelectedRows, sharded_rows
 from randar_features import Model
+from randar_features.baselines import is_network
 from randar_features.data import ImageSource
 from randar_features.data.containers.paths import reading
 from randar_features.data.decode.decoding import open_picture
@@ -70,9 +71,24 @@ class JudgeOptions(ComputeOptions):
     cache: str = "runs/generation"
 
     def judge(self, size: int, through: Model | None = None) -> Judge:
-        """The network, for images of a size."""
-        about: dict[str, Any] = {"variant": self.variant, "output": self.output, "through": through}
-        return load_judge(self.network, size, **about, device=self.device, dtype=self.dtype)
+        """The network, for images of a size; `through`: the model whose reconstructions are judged."""
+        name, output = self.network, self.output
+        if is_inception(name):
+            if self.dtype != "float32" or output is not None:
+                raise ValueError(f"{name} is defined in float32 and by its own outputs: leave --dtype and --output out")
+            inception = InceptionEncoder(name, self.variant, size, self.device)
+            return Judge(inception, size, features=POOL, title=VARIANT_TITLES[self.variant], through=through)
+        if is_network(name):
+            from benchmarks.encoders.timm_models import TimmEncoder
+
+            network: Encoder = TimmEncoder(name, self.device, classifier=True)
+            network.dtype = getattr(torch, resolved_dtype(self.dtype, network.device))
+        else:
+            network = load_encoder(name, device=self.device, dtype=self.dtype)
+        last = [known for known in network.outputs if known != CLASSES][-1]
+        features = network.choose([output or ("pooled" if "pooled" in network.outputs else last)])[0]
+        title = title_of(name) + ("" if output is None else f" {output}")
+        return Judge(network, size, features=features, title=title, through=through)
 
 
 @dataclass(frozen=True, eq=False)

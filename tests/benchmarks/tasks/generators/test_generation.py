@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.datasets.image_npz import NpzImages, write_npz
 from benchmarks.encoders.inception import InceptionEncoder, resize_clean, weights_file
-from benchmarks.encoders.judges import load_judge, same_classes
+from benchmarks.encoders.judges import same_classes
 from benchmarks.result import read_result
 from benchmarks.run import main
 from benchmarks.tasks.generators import generation, judged_sets, reconstruction, sampler
@@ -47,7 +47,7 @@ OUTPUT = "single/image/1"
 NAME = f"FD-model {OUTPUT}"
 
 
-model_judge = cache(lambda network: load_judge(str(network), IMAGE_SIZE, output=OUTPUT))
+model_judge = cache(lambda network: JudgeOptions(network=str(network), output=OUTPUT).judge(IMAGE_SIZE))
 
 
 def features_of(images: np.ndarray, network: Path) -> np.ndarray:
@@ -344,7 +344,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_inception_as_the_variants_have_it(inception: str):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 16, 16), generator=generator).float() / 255
-    judge = load_judge(inception, 16, device="cpu")
+    judge = JudgeOptions(network=inception, device="cpu").judge(16)
     network: Any = judge.network
     found = judge.encode(images)
     assert {name: values.shape[1:] for name, values in found.items()} == {
@@ -399,8 +399,8 @@ def test_the_score_of_each_variant(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_names_of_measures_by_network(small_model: Model):
-    assert load_judge(small_model.name, IMAGE_SIZE).named("KID").startswith("KD-")
-    judge = load_judge("timm:test_resnet?random@32", 16, device="cpu")
+    assert JudgeOptions(network=small_model.name).judge(IMAGE_SIZE).named("KID").startswith("KD-")
+    judge = JudgeOptions(network="timm:test_resnet?random@32", device="cpu").judge(16)
     assert judge.named("FID") == "FD-test_resnet@32" and judge.class_names is None
     assert judge.encode(torch.rand(2, 3, 16, 16))["probabilities"].sum(-1).numpy() == pytest.approx(1, abs=1e-5)
 
@@ -424,7 +424,7 @@ def test_check_values_of_adm(tmp_path: Path):
 def test_images_are_judged_at_one_size(tmp_path: Path):
     """A photograph loses what a sample of 16 pixels cannot have."""
     write_images(tmp_path / "large", 6, size=64)
-    judge = load_judge("pixels", 16, output="patches")
+    judge = JudgeOptions(network="pixels", output="patches").judge(16)
     source = open_images(tmp_path / "large")
     found = judged_sets.judged(judge, source, JudgeOptions(cache=str(tmp_path / "cache")), "large")
     small = next(iter(source.batches(16, 6))).pixels
