@@ -11,8 +11,8 @@ from randar_features.data.profile import part
 from randar_features.features.spec import FeatureSpec, check_one, check_specs, model_specs, resolve_layers
 from randar_features.hub import Model
 from randar_features.layers.attention import Positions, continued_mask
-from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR, inputs
-from randar_features.models.base import Indices, evaluating
+from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
+from randar_features.models.base import Indices, check_tokens, evaluating, order_of, several_orders
 from randar_features.precision import DType, computing_in
 
 Pair = tuple[str, str]  # context and read
@@ -126,7 +126,7 @@ def encode_specs(
         if spec.orders is None:
             maps |= _in_one_order(transformer, tokens, group, classes, order)
         else:
-            drawn = inputs.several_orders(transformer, spec.orders, spec.seed)
+            drawn = several_orders(transformer, spec.orders, spec.seed)
             each = (_in_one_order(transformer, tokens, group, classes, one) for one in drawn)
             if spec.combine == "mean":
                 maps |= _mean(each)
@@ -151,7 +151,7 @@ def _in_one_order(
     order: Indices | None,
 ) -> dict[FeatureSpec, Tensor]:
     """Maps by spec, of the passes that this order takes."""
-    order = inputs.check_order(transformer, order, inputs.check_tokens(transformer, tokens))
+    order = order_of(transformer, order, check_tokens(transformer, tokens))
     pairs: dict[Pair, list[int]] = {}
     for spec in specs:
         pairs.setdefault((spec.context, spec.read), []).append(spec.layer)

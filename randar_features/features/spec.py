@@ -7,7 +7,8 @@ from typing import Any, Literal, Self, TypeGuard
 
 from randar_features import sequence
 from randar_features.hub import Model
-from randar_features.models import ImageTransformer, inputs, middle_layer
+from randar_features.models import ImageTransformer, middle_layer
+from randar_features.models.base import context_of, several_orders
 from randar_features.sequence import as_index
 
 COMBINE = ("mean", "concatenate")
@@ -157,7 +158,7 @@ def model_specs(
     check_orders(orders, seed, combine)
     shared: dict[str, Any] = {"norm": norm}
     if orders is not None:
-        inputs.several_orders(transformer, orders, seed)  # of a fixed order there is one alone
+        several_orders(transformer, orders, seed)  # of a fixed order there is one alone
         shared |= {"orders": operator.index(orders), "seed": operator.index(seed), "combine": combine}
     if not isinstance(layers, str) and has_several(layers):
         layers = list(layers)  # an iterator is empty after the first read
@@ -173,9 +174,9 @@ def check_specs(transformer: ImageTransformer, specs: Iterable[FeatureSpec]) -> 
     """ValueError or IndexError for the first of these features that the model does not have."""
     for spec in specs:
         _layers_of(transformer, spec.layer, spec.read, ())
-        inputs.check_context(transformer, spec.context, spec.read)
+        context_of(transformer, spec.context, spec.read)
         if spec.orders is not None and transformer.fixed_order:  # any other model has as many as are asked for
-            inputs.several_orders(transformer, spec.orders, spec.seed)
+            several_orders(transformer, spec.orders, spec.seed)
 
 
 def model_spec(model: Model, *, layer: int | None, context: str | None, read: str, **settings: Any) -> FeatureSpec:
@@ -201,14 +202,14 @@ def _pairs(
 ) -> list[tuple[str, str]]:
     """The contexts and reads that go together; without a context the recommended one of each read."""
     reads = _names("read", read)
-    recommended = [(inputs.check_context(transformer, None, name), name) for name in reads]
+    recommended = [(context_of(transformer, None, name), name) for name in reads]
     if context is None:
         return recommended
     pairs = []
     for own in _names("context", context):
         fitting = [name for name in reads if own in transformer.reads[name]]
         if not fitting:
-            inputs.check_context(transformer, own, reads[0])
+            context_of(transformer, own, reads[0])
         pairs += [(own, name) for name in fitting]
     return pairs
 

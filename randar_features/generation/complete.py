@@ -18,8 +18,8 @@ from randar_features.generation.stepping import stepper_of
 from randar_features.layers.embedding import check_classes
 from randar_features.layers.kv_cache import KVCache
 from randar_features.layers.packed_linear import check_packed, pack_weights, packed_format, product_dtype
-from randar_features.models import ImageTransformer, inputs
-from randar_features.models.base import evaluating
+from randar_features.models import ImageTransformer
+from randar_features.models.base import check_tokens, evaluating, order_of
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in, fitted
 
 FIXED_ORDERS = {
@@ -126,7 +126,7 @@ def own_order(order: str | Tensor | None, transformer: ImageTransformer, known: 
     name = type(transformer).__name__
     if isinstance(order, str):
         raise ValueError(f"{name} knows one order only, so that order={order!r} cannot be: leave it out (None)")
-    own = inputs.check_order(transformer, order, batch)
+    own = order_of(transformer, order, batch)
     if not torch.equal(sequence.known_first(own.expand(batch, -1), known), own.expand(batch, -1)):
         raise ValueError(
             f"{name} draws its tokens in one order, each from those before it, and can go on from the first of them "
@@ -200,7 +200,7 @@ def as_known(tokens: Tensor | None, known: Tensor | None, transformer: ImageTran
     if tokens.dim() == 2 and len(tokens) != batch:
         raise ValueError(f"tokens of {len(tokens)} images for {batch} classes")
     given = tokens.shape == (batch, num_tokens)  # whatever the others are
-    inputs.check_tokens(transformer, tokens.masked_fill(~known.to(tokens.device), 0) if given else tokens)
+    check_tokens(transformer, tokens.masked_fill(~known.to(tokens.device), 0) if given else tokens)
     known = known.expand(batch, -1).to(transformer.device)
     if known.all(dim=1).any():
         raise ValueError("all tokens of an image are known: nothing is left to generate")

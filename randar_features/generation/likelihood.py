@@ -13,8 +13,8 @@ from randar_features.generation.classes import ClassesLike, resolve
 from randar_features.generation.complete import as_classes
 from randar_features.hub import Model
 from randar_features.layers.packed_linear import check_packed
-from randar_features.models import ImageTransformer, inputs
-from randar_features.models.base import evaluating
+from randar_features.models import ImageTransformer
+from randar_features.models.base import check_tokens, evaluating, several_orders
 from randar_features.precision import DType, compute_dtype, computing_in, fitted
 
 
@@ -50,7 +50,7 @@ def log_likelihood(
         (B, N) float32 in nats, raster order, on the model's device.
     """
     model, indices = resolve(transformer, classes)
-    batch, num_tokens = inputs.check_tokens(model, tokens), model.config.num_tokens
+    batch, num_tokens = check_tokens(model, tokens), model.config.num_tokens
     if sequence.as_index("batch_size", batch_size) < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     tokens = tokens.to(model.device, torch.int64)
@@ -81,7 +81,7 @@ def as_orders(orders: int | Tensor | Sequence[int], transformer: ImageTransforme
     """(K, 1 or B, N) permutations; ValueError if they are none."""
     num_tokens = transformer.config.num_tokens
     if isinstance(orders, Integral):
-        several = inputs.several_orders(transformer, sequence.as_index("orders", orders), seed)[:, None]
+        several = several_orders(transformer, sequence.as_index("orders", orders), seed)[:, None]
         return transformer.own_order()[None] if transformer.trained_order == "raster" else several
     if orders is None or isinstance(orders, str):
         raise ValueError(f"orders must be a number of orders, or permutations of the locations; got {orders!r}")

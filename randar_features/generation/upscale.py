@@ -34,8 +34,8 @@ from randar_features.generation.schedule import as_scale, check_steps, decoding_
 from randar_features.hub import Model
 from randar_features.layers.kv_cache import KVCache
 from randar_features.layers.rope import fine_grid_rotary_table
-from randar_features.models import ImageTransformer, RandAR, inputs
-from randar_features.models.base import evaluating
+from randar_features.models import ImageTransformer, RandAR
+from randar_features.models.base import check_tokens, evaluating
 from randar_features.precision import DType, computing_in
 
 SPATIAL_GUIDANCE = (1.5, 2.5)
@@ -94,7 +94,7 @@ def upscale_tokens(
     counts = decoding_schedule(4 * num_tokens, steps or recipe.recommended_steps(4 * num_tokens), num_tokens)
     locations = fine_orders(order, seeds, counts, num_tokens)
     coarse = coarse_orders(locations, num_tokens)
-    if tokens is not None and inputs.check_tokens(resolved, tokens) != len(classes):
+    if tokens is not None and check_tokens(resolved, tokens) != len(classes):
         raise ValueError(f"{len(tokens)} small images for {len(classes)} classes")
     with in_format(resolved, dtype) as model:
         if tokens is None:

@@ -20,8 +20,7 @@ from randar_features.layers.block import FeedForward, PreNormBlock, RMSNorm, run
 from randar_features.layers.config import TransformerConfig
 from randar_features.layers.embedding import check_classes
 from randar_features.layers.rope import rotate
-from randar_features.models import inputs
-from randar_features.models.base import FeaturePass, ImageTransformer, Indices
+from randar_features.models.base import FeaturePass, ImageTransformer, Indices, order_of
 
 
 class ARPGConfig(TransformerConfig):
@@ -174,7 +173,7 @@ class ARPG(ImageTransformer):
 
     @override
     def predicting_states(self, tokens: Tensor, classes: Indices | int | None, order: Indices | None) -> Tensor:
-        order = inputs.check_order(self, order, tokens.shape[0])
+        order = order_of(self, order, tokens.shape[0])
         x, rotary = self.embed(tokens, classes, order)
         memory = self.content(x[:, :-1], rotary[:, :-1])  # the last token is nobody's past
         x, rotary = self.queries(order, tokens.shape[0])
@@ -185,7 +184,7 @@ class ARPG(ImageTransformer):
         self, tokens: Tensor, classes: Indices | None, order: Indices | None, *, context: str, reads: Sequence[str]
     ) -> FeaturePass:
         (read,) = reads
-        order = inputs.check_order(self, order, tokens.shape[0])
+        order = order_of(self, order, tokens.shape[0])
         num_tokens = self.config.num_tokens
         if read == "image":
             x, rotary = self.embed(tokens, classes, order, context)

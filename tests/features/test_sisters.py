@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.reference import plain
 from randar_features import ImageEncoder, RandAREncoder, encode_tokens, extract_features, load_model, sequence
 from randar_features.features import encode_specs, model_specs
-from randar_features.models import inputs
+from randar_features.models.base import context_of
 from tests.golden.models import golden, golden_model, raster_tokens
 from tests.published import arpg_content, arpg_queries, causal, par_rule, seen_by
 from tests.small_models import write_folder
@@ -183,7 +183,7 @@ def test_images_to_features(architecture: str, tmp_path: Path):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     tokens = model.tokenizer.encode(images)
     for read in model.transformer.reads:
-        available, context = model.transformer.layers_of(read), inputs.check_context(model.transformer, None, read)
+        available, context = model.transformer.layers_of(read), context_of(model.transformer, None, read)
         features = extract_features(images, model, read=read, progress=False)
         assert features.details["context"] == context and features.layers[0] in available
         assert features.maps is not None

@@ -26,7 +26,7 @@ from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.sampling import Sampling
 from randar_features.generation.schedule import Scale
 from randar_features.layers.packed_linear import PackedLinear, pack_weights, product_dtype
-from randar_features.models import inputs
+from randar_features.models.base import order_of
 from tests.golden.models import golden, golden_model, golden_randar, raster_tokens
 
 NAMES = ("randar_small", "llamagen_small", "par_small", "arpg_small")
@@ -155,7 +155,7 @@ def test_a_copy_of_a_packed_model_draws_the_same(dtype: torch.dtype):
 def test_cuda_steps_do_not_wait_for_the_device(name: str, dtype: torch.dtype):
     model = golden_model(name).to("cuda")
     model = model if dtype == torch.float32 else pack_weights(model, dtype)
-    tokens, order = raster_tokens(name).cuda(), inputs.check_order(model, golden(name)[0].get("order"), 3).expand(3, -1)
+    tokens, order = raster_tokens(name).cuda(), order_of(model, golden(name)[0].get("order"), 3).expand(3, -1)
     task = DecodingTask(
         classes=torch.tensor([1, 2, 3], device="cuda"),
         order=order,

@@ -16,7 +16,8 @@ from randar_features.generation.complete import ORDERS
 from randar_features.generation.recipe import RECIPES, recipe_of
 from randar_features.generation.schedule import arccos_schedule, cosine_schedule, group_schedule
 from randar_features.layers.packed_linear import pack_weights
-from randar_features.models import ARPG, inputs
+from randar_features.models import ARPG
+from randar_features.models.base import order_of
 from tests.golden.models import golden, golden_model, raster_tokens
 from tests.published import arpg_content, arpg_queries, seen_by
 from tests.small_models import write_folder
@@ -61,7 +62,7 @@ def sees(step_of: list[int], p: int, q: int) -> bool:
 def test_decoding_equals_teacher_forcing(name: str):
     """Greedy tokens are the likeliest under one pass over all of them; ARPG's one at a time, as it was trained."""
     model, classes = golden_model(name), golden(name)[0]["cond"]
-    order = inputs.check_order(model, golden(name)[0].get("order"), 3)
+    order = order_of(model, golden(name)[0].get("order"), 3)
     settings = {"order": order, "steps": -1} if isinstance(model, ARPG) else {}
     tokens = generate(model, classes, guidance=1.0, top_k=1, **settings)
     assert torch.equal(sequence.to_order(tokens, order), model(tokens, classes, order).argmax(dim=-1))

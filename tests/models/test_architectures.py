@@ -15,7 +15,8 @@ from benchmarks.reference import plain
 from randar_features import sequence
 from randar_features.generation import new_cache
 from randar_features.generation.stepping import ARPGStepper, PARStepper, stepper_of
-from randar_features.models import ARCHITECTURES, ARPG, ARPGConfig, ImageTransformer, PARConfig, inputs
+from randar_features.models import ARCHITECTURES, ARPG, ARPGConfig, ImageTransformer, PARConfig
+from randar_features.models.base import order_of, several_orders
 from randar_features.training.generator.objective import training_order
 from tests.golden.models import FOLDER, golden, golden_model, raster_tokens
 from tests.published import arpg_content, arpg_queries, causal, par_rule, seen_by
@@ -47,7 +48,7 @@ def given(name: str) -> tuple[Tensor, Tensor, Tensor | None]:
 def changed_logits(model: ImageTransformer, name: str) -> Tensor:
     """(changed place in the order, place of the logits): the largest change of a logit."""
     tokens, classes, order = raster_tokens(name)[:1], golden(name)[0]["cond"][0], golden(name)[0].get("order")
-    order = inputs.check_order(model, None if order is None else order[:1], 1)
+    order = order_of(model, None if order is None else order[:1], 1)
     variants = tokens.repeat(16, 1)
     variants[range(16), order[0]] = (variants[range(16), order[0]] + 7) % 64
     before, after = model(tokens, classes, order), model(variants, classes, order)
@@ -63,7 +64,7 @@ def test_logits_and_loss_equal_the_published(name: str, model: ImageTransformer,
     tokens, _, order = given
     logits, recorded = model(*given), golden(name)[0]
     torch.testing.assert_close(logits, recorded["logits"], atol=1e-4, rtol=0)
-    wanted = sequence.to_order(tokens, inputs.check_order(model, order, 3))
+    wanted = sequence.to_order(tokens, order_of(model, order, 3))
     loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
     torch.testing.assert_close(loss, recorded["loss"][0], atol=1e-5, rtol=0)
 
@@ -149,8 +150,8 @@ def test_a_fixed_order_may_be_given_but_no_other(name: str):
     with pytest.raises(ValueError, match="was trained in one order and knows no other"):
         model(tokens, order=model.own_order().flip(1))
     with pytest.raises(ValueError, match=r"2 orders are too many: (LlamaGen|PAR) knows one order only"):
-        inputs.several_orders(model, 2)
-    assert torch.equal(inputs.several_orders(model, 1), model.own_order())
+        several_orders(model, 2)
+    assert torch.equal(several_orders(model, 1), model.own_order())
 
 
 # Against slow restatements

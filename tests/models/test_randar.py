@@ -16,7 +16,8 @@ from randar_features.features.encode import encode_specs
 from randar_features.layers.attention import Attention
 from randar_features.layers.block import hidden_width
 from randar_features.layers.rope import rotate
-from randar_features.models import RandAR, RandARConfig, inputs
+from randar_features.models import RandAR, RandARConfig
+from randar_features.models.base import order_of
 from tests.golden.models import FOLDER, golden, golden_randar
 from tests.published import randar_states
 
@@ -190,9 +191,9 @@ def test_what_holds_no_numbers_of_classes_is_refused(model: RandAR, classes: Any
 @pytest.mark.parametrize("order", [torch.arange(15), torch.arange(16.0), torch.zeros(1, 1, 16, dtype=torch.long)])
 def test_orders_on_an_accelerator_are_checked_without_their_values(model: RandAR, order: torch.Tensor):
     with pytest.raises(ValueError, match="an order must hold 16 integers"):
-        inputs.check_order(model, order.to("meta"), 2)
+        order_of(model, order.to("meta"), 2)
     with pytest.raises(ValueError, match="3 orders for 2 images"):
-        inputs.check_order(model, torch.empty(3, 16, dtype=torch.long, device="meta"), 2)
+        order_of(model, torch.empty(3, 16, dtype=torch.long, device="meta"), 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32])

@@ -61,7 +61,7 @@ from randar_features.cli.parse import flag, option
 from randar_features.data.containers.layout import split_role
 from randar_features.features.store import FeatureStore
 from randar_features.generation.recipe import recipe_of
-from randar_features.models import inputs
+from randar_features.models.base import context_of
 from randar_features.options import Count, Natural, Positive, Share
 from randar_features.store.files import write_bytes
 
@@ -301,7 +301,7 @@ def own_probe(config: Config, model: Model) -> OwnProbe | None:
     if config.probe_data is None:
         return None
     plain = load_model(config.model, config.device)
-    context = inputs.check_context(plain.transformer, None, "image")
+    context = context_of(plain.transformer, None, "image")
     output = f"{context}/image/{plain.recommended_layers[0]}"
     source = open_set(config.probe_data, config.probe_split, config.probe_images, config.cache, config.reading)
     names = source.label_names

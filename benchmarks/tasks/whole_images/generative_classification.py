@@ -38,8 +38,7 @@ from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, p
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
 from randar_features.cli.options import ModelOptions
-from randar_features.models import inputs
-from randar_features.models.base import ImageTransformer
+from randar_features.models.base import ImageTransformer, context_of
 from randar_features.options import Count
 from randar_features.sequence import Context
 from randar_features.store.files import read_object, written_whole
@@ -163,7 +162,7 @@ def shortlists(probe: LogisticProbe, rows: Rows, count: int) -> np.ndarray:
 
 def fitted_probe(model: Model, config: Config) -> tuple[LogisticProbe, LabelledFeatures, Candidate]:
     """The probe, trained; and what it was trained on."""
-    context = inputs.check_context(model.transformer, config.context, config.read)
+    context = context_of(model.transformer, config.context, config.read)
     encoder = load_encoder(model, contexts=[context], reads=[config.read], dtype=config.dtype)
     layer = model.recommended_layers[0] if config.layer is None else config.layer
     output = f"{context}/{config.read}/{layer}"

@@ -28,7 +28,7 @@ from probes.pooling import pool
 from probes.rows import TensorRows
 from randar_features import Model, encode_tokens, load_model
 from randar_features.features import model_specs
-from randar_features.models import inputs
+from randar_features.models.base import context_of, several_orders
 from randar_features.options import Count
 from randar_features.precision import autocast
 
@@ -94,7 +94,7 @@ def read_tokens(model: Model, config: Config) -> tuple[Tensor, np.ndarray, list[
 
 def readouts(model: Model, tokens: Tensor, layer: int, config: Config) -> Iterator[Readout]:
     """Every way, of tokens (n, N); its maps are dropped before the next is read."""
-    context = inputs.check_context(model.transformer, None, "image")
+    context = context_of(model.transformer, None, "image")
     last, taken = maps_of(model, tokens, layer, context, None, config)
     first, taken_once = maps_of(model, tokens, layer, "single", None, config)
     mean, of_first = pool(last, "mean"), pool(first, "mean")
@@ -107,7 +107,7 @@ def readouts(model: Model, tokens: Tensor, layer: int, config: Config) -> Iterat
     yield Readout("first and last showing", torch.cat([of_first, mean], 1), context, "mean", 1, taken)
     yield Readout("maps", last, context, None, 1, taken)
     total, seconds = torch.zeros_like(mean), 0.0
-    for number, order in enumerate(inputs.several_orders(model.transformer, max(config.orders), config.seed), start=1):
+    for number, order in enumerate(several_orders(model.transformer, max(config.orders), config.seed), start=1):
         maps, taken = maps_of(model, tokens, layer, context, order, config)
         total, seconds = total + pool(maps, "mean"), seconds + taken
         if number in config.orders:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from randar_features.hub.weights import build_empty
-from randar_features.models import ImageTransformer, LlamaGen, RandAR, inputs, middle_layer, token_cross_entropy
+from randar_features.models import ImageTransformer, LlamaGen, RandAR, middle_layer, token_cross_entropy
+from randar_features.models.base import context_of
 from randar_features.training.auxiliary.config import AuxiliaryConfig
 from randar_features.training.auxiliary.heads import Alignment, ClassHead, SelfDistillation, alignment_target
 from randar_features.training.auxiliary.showing import Features, show
@@ -45,7 +46,7 @@ def make_plan(config: AuxiliaryConfig, transformer: ImageTransformer) -> Plan:
         )
     reads = tuple(transformer.reads if config.reads is None else config.reads)
     for read in reads:
-        inputs.check_context(transformer, config.context if config.second_showing else "single", read)
+        context_of(transformer, config.context if config.second_showing else "single", read)
     middle, count = middle_layer(transformer, reads[0]), transformer.config.num_layers
     chosen = {
         "alignment.layer": (config.alignment.layer, middle),

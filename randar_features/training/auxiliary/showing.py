@@ -6,7 +6,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from randar_features import sequence
-from randar_features.models import LlamaGen, RandAR, inputs
+from randar_features.models import LlamaGen, RandAR
+from randar_features.models.base import order_of
 
 Features = Mapping[str, Tensor]
 """(B, N, D) in raster order by read."""
@@ -39,7 +40,7 @@ def show(
     Without `predict` the pass ends at that block, and there are none.
     """
     shown = transformer.feature_pass(tokens, classes, order, context=context, reads=reads)
-    shown_order = sequence.read_order(inputs.check_order(transformer, order, len(tokens)), context)
+    shown_order = sequence.read_order(order_of(transformer, order, len(tokens)), context)
     predicting, deepest = transformer.predicting, max(layers)
     x, rotary, blocks = shown.x, shown.rotary, transformer.blocks
     features: dict[int, Features] = {}

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
-from randar_features.models import ImageTransformer, inputs
+from randar_features.models import ImageTransformer
+from randar_features.models.base import several_orders
 
 
 def next_token_loss(model: nn.Module, tokens: Tensor, classes: Tensor | None, order: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def evaluation_orders(model: ImageTransformer, count: int, seed: int = 0) -> Ten
     """Orders (K, N) to validate a model in: `count` antithetic ones, or the only one that it is trained in."""
     if model.trained_order == "raster":
         return sequence.raster_order(model.config.num_tokens)
-    return inputs.several_orders(model, 1 if model.fixed_order else count, seed)
+    return several_orders(model, 1 if model.fixed_order else count, seed)
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from torch import Tensor
 from randar_features.data import open_images
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import load_tokenizer
-from randar_features.models import ImageTransformer, inputs, middle_layer
+from randar_features.models import ImageTransformer, middle_layer
+from randar_features.models.base import context_of
 from randar_features.store.records import OK
 from randar_features.tokenizers import ImageTokenizer
 
@@ -86,7 +87,7 @@ class OnlineProbe:
     def _features(self, model: ImageTransformer) -> dict[str, np.ndarray]:
         """Mean-pooled features (n, D) by context and read."""
         reads = list(model.reads)
-        contexts = dict.fromkeys(("single", inputs.check_context(model, None, reads[0])))
+        contexts = dict.fromkeys(("single", context_of(model, None, reads[0])))
         layer = middle_layer(model, reads[0])
         parts: dict[str, list[Tensor]] = {}
         for tokens in self.tokens.split(AT_ONCE):

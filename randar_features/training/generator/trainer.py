@@ -16,7 +16,8 @@ from randar_features import sequence
 from randar_features.data.ahead import sent
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty, check_state_dict, file_hash, read_state_dict
-from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, RandAR, inputs
+from randar_features.models import ARCHITECTURES, ImageTransformer, LlamaGen, RandAR
+from randar_features.models.base import order_of
 from randar_features.precision import autocast
 from randar_features.store.files import read_object, write_json, written_whole
 from randar_features.tokenizers.folder import tokenizer_hash
@@ -83,7 +84,7 @@ class RandARTrainer:
         )
         self.model = self._build().train()
         self.orders = evaluation_orders(self.model, config.evaluation_orders)
-        inputs.check_order(self.model, self.orders[:1], 1)
+        order_of(self.model, self.orders[:1], 1)
         self.complete = self._with_heads()
         self.parallel = self._spread(self.model)
         self.optimizer = build_optimizer(

@@ -13,7 +13,7 @@ from benchmarks.comparisons import run_differences
 from benchmarks.result import open_run
 from benchmarks.tasks.whole_images import readouts as task
 from benchmarks.tasks.whole_images.readouts import BASE, Config, read_tokens, readouts
-from randar_features.models import inputs
+from randar_features.models.base import several_orders
 from tests.benchmarks.image_folders import write_classes
 from tests.small_models import write_folder
 
@@ -35,7 +35,7 @@ def test_each_way_is_what_its_name_says(config: Config):
     torch.testing.assert_close(found["first showing, tokens at 25 to 50 %"].features, first[:, 4:8].mean(1))
     joined = found["first and last showing"].features
     torch.testing.assert_close(joined, torch.cat([first.mean(1), found[BASE].features], 1))
-    orders = inputs.several_orders(model.transformer, 2, 0)
+    orders = several_orders(model.transformer, 2, 0)
     each = [rf.encode_tokens(model.transformer, tokens, order=o, layers=2).flatten(1, 3).mean(1) for o in orders]
     torch.testing.assert_close(found["1 random orders"].features, each[0])
     torch.testing.assert_close(found["2 random orders"].features, (each[0] + each[1]) / 2)
