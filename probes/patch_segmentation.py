@@ -16,7 +16,7 @@ from probes.grids import C_LIMITS, end_warnings, settle
 from probes.inputs import Array, at_least_float32, check_counts, float_tensor, own_modes, sorted_grid, whole_number
 from probes.logistic import LogisticProbe
 from probes.retrieval import ExactGallery, best_rows, normalized
-from probes.segmentation import IGNORE, check_classes, check_pairs, count_scores, tuning_images
+from probes.segmentation import IGNORE, Segmenter, check_classes, check_pairs, count_scores, tuning_images
 
 K_GRID = (1, 3, 10, 30)
 DISTANCES = ("cosine", "euclidean")
@@ -89,7 +89,7 @@ def _tokens(features: Array, width: int | None = None) -> Tensor:
 
 
 @dataclass(kw_only=True, eq=False)
-class _PatchSegmenter:
+class _PatchSegmenter(Segmenter):
     """What both have in common: candidates judged by the mIoU of held-out training images at their masks' size."""
 
     num_classes: int = field(kw_only=False)
@@ -286,7 +286,3 @@ class LogisticSegmenter(_PatchSegmenter):
         scores = torch.full((len(probabilities), self.num_classes), _LEAST, dtype=torch.float32, device="cpu")
         scores[:, torch.from_numpy(self._probe.classes)] = probabilities.clamp(min=_LEAST)
         return scores.log().unflatten(0, tuple(features.shape[:2]))
-
-    def probabilities(self, features: Array) -> Tensor:
-        """Probabilities (h, w, C)."""
-        return self.scores(features).softmax(2)

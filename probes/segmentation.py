@@ -33,7 +33,8 @@ class Segmenter(Protocol):
         """Logits, log-probabilities or votes (h, w, C) of a map (h, w, D)."""
 
     def probabilities(self, features: Array) -> Tensor:
-        """The scores as shares that sum to 1 (h, w, C)."""
+        """The scores as shares that sum to 1 (h, w, C); of logits and log-probabilities the softmax."""
+        return self.scores(features).softmax(2)
 
 
 def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
@@ -112,7 +113,7 @@ def check_pairs(maps: Sequence[Array], masks: Sequence[np.ndarray], num_classes:
 
 
 @dataclass(kw_only=True, eq=False)
-class LinearSegmenter:
+class LinearSegmenter(Segmenter):
     """Batch normalisation and a 1×1 convolution on the token grid, logits up-sampled, cross-entropy at the pixels.
 
     After DINOv3's linear protocol (`eval/segmentation/configs/config-ade20k-linear-training.yaml`): AdamW with
@@ -251,10 +252,6 @@ class LinearSegmenter:
         """Logits (h, w, C) of a map (h, w, D)."""
         require_fitted(self, "weight", "fit(maps, masks)")
         return _affine(features, self.weight, self.bias)
-
-    def probabilities(self, features: Array) -> Tensor:
-        """Softmax of the logits (h, w, C)."""
-        return self.scores(features).softmax(2)
 
 
 def _affine(features: Array, weight: Tensor, bias: Tensor) -> Tensor:

@@ -87,11 +87,6 @@ def driver() -> str | None:
     return found[0] if found else None
 
 
-def test_jobs(config: Config) -> Iterator[Job]:
-    """The tests marked `cuda`."""
-    yield {"tests": "cuda"}, run_tests
-
-
 def run_tests() -> dict[str, Any]:
     """How many tests of the files that have such passed, failed and were skipped; the names of those that failed."""
     files = [str(path) for path in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.cuda" in path.read_text("utf-8")]
@@ -168,7 +163,7 @@ def _trained(way: str, config: training_speed.Config) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Config], Iterator[Job]]] = {
-    "tests": test_jobs,
+    "tests": lambda config: iter([({"tests": "cuda"}, run_tests)]),
     "features": feature_jobs,
     "generation": generation_jobs,
     "training": training_jobs,

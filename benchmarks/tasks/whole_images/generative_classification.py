@@ -90,17 +90,10 @@ def class_log_likelihoods(
     batch_size: int,
     dtype: str = "float32",
 ) -> Iterator[tuple[slice, Tensor]]:
-    """log p(tokens | class) under each order, in nats, of a few images after the other.
+    """log p(tokens | class) under each order, in nats: some images, and (images, k, K) float64, after others.
 
-    Args:
-        tokens: (n, N) codes in raster order.
-        shortlist: (n, k) classes of each image.
-        orders: (K, N) permutations, the same for all images.
-        batch_size: sequences at once.
-        dtype: number format of the products.
-
-    Yields:
-        Which images, and (images, k, K) float64.
+    tokens: (n, N) in raster order. shortlist: (n, k) classes of each image. orders: (K, N), the same for all images.
+    batch_size: sequences at once. dtype: number format of the products.
     """
     classes_an_image = shortlist.shape[1]
     for start in range(0, len(tokens), max(1, batch_size // classes_an_image)):
