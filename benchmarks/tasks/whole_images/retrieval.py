@@ -89,7 +89,7 @@ def evaluate(encoder: Encoder, config: Config) -> Iterator[Found]:
                 else:
                     fitted = fitted_transform(normalization, None, plain.gallery)
                 task = plain.transformed(fitted)
-                scored, neighbours, precisions = exact_scores(task)
+                scored, neighbours, precisions = exact_scores(task, config.seed)
                 about |= {"pooling": pooling, "resolution": encoder.image_size}
                 row = {"encoder": encoder.name, "output": output, **encoder.axes(output), **about, **scored}
                 row |= {"dimensions": task.gallery.shape[1], "tuning": tuning_score(plain.tuning, fitted)}
@@ -139,7 +139,9 @@ def measure(config: Config, out: Path) -> Measurement:
     if indexed:
         words = f"{protocol(config)}; {DEPTH} neighbours by an index beside exact search"
         part = Measurement(protocol=words, results=indexed, **shared)
-        Task("retrieval", Config, lambda *_: part)(config, out / "index")
+        searched = tuple(dict.fromkeys(row["output"] for row in indexed))  # of the outputs that were asked for
+        own_options = replace(config, outputs=config.outputs and searched)
+        Task("retrieval", Config, lambda *_: part)(own_options, out / "index")
     scored = [each[np.isfinite(each)] for each in precisions]  # of the same queries
     differences = differences_of(rows, lambda one, other: paired_interval(scored[one], scored[other], seed=config.seed))
     return Measurement(protocol=protocol(config), results=rows, artifacts=artifacts, differences=differences, **shared)

@@ -134,10 +134,10 @@ def chosen_way(task: Task) -> tuple[Transform | None, dict[str, Any]]:
     return fitted[normalization, components], about
 
 
-def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def exact_scores(task: Task, seed: int = 0) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Metrics over the whole ranking, each query's first neighbours (Q, ≤ DEPTH), and average precisions (Q,).
 
-    These are NaN where the query cannot be scored.
+    These are NaN where the query cannot be scored. seed: of the interval.
     """
     precisions, ranks, first = [], [], []
     for start in range(0, len(task.queries), RANKED_AT_ONCE):
@@ -148,19 +148,20 @@ def exact_scores(task: Task) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         precisions.append(average_precisions(*queried) if scorable else unknown)
         ranks.append(first_ranks(*queried) if scorable else unknown)
         first.append(ids[:, :DEPTH])
-    scored = scores(np.concatenate(ranks), np.concatenate(precisions))
+    scored = scores(np.concatenate(ranks), np.concatenate(precisions), seed=seed)
     return scored, np.concatenate(first), np.concatenate(precisions)
 
 
-def scores(ranks: np.ndarray, precisions: np.ndarray | None = None) -> dict[str, Any]:
+def scores(ranks: np.ndarray, precisions: np.ndarray | None = None, *, seed: int) -> dict[str, Any]:
     """mAP (if there are precisions) or Recall@1 with its interval, then Recall@k and mean rank."""
     kept = ranks[np.isfinite(ranks)]
     recalls = {f"recall_at_{k}": float((kept <= k).mean()) for k in RECALLS}
     if precisions is None:
-        return {**recalls, "interval": bootstrap_interval((kept <= 1).astype(float))}
+        return {**recalls, "interval": bootstrap_interval((kept <= 1).astype(float), seed=seed)}
     kept_precisions = precisions[np.isfinite(precisions)]
-    mean = {"mean_average_precision": float(kept_precisions.mean())}
-    return {**mean, "interval": bootstrap_interval(kept_precisions), **recalls, "mean_rank": float(kept.mean())}
+    mean: dict[str, Any] = {"mean_average_precision": float(kept_precisions.mean())}
+    mean["interval"] = bootstrap_interval(kept_precisions, seed=seed)
+    return {**mean, **recalls, "mean_rank": float(kept.mean())}
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def index_scores(found: Found, kind: str, seed: int) -> Result:
         ids = index.search(task.queries, depth, task.own).ids
         taken = time.perf_counter() - start
         size = index.bytes_per_vector
-    scored = scores(first_ranks(ids, task.query_labels, task.gallery_labels, task.own))
+    scored = scores(first_ranks(ids, task.query_labels, task.gallery_labels, task.own), seed=seed)
     entries = {
         **{name: found.row[name] for name in ROW_AXES},
         "index": kind,

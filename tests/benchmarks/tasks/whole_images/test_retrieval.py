@@ -91,6 +91,23 @@ def test_queries_of_another_split_and_indexes(data: Path, tmp_path: Path) -> Non
         assert row["recall_at_1_below_exact"] == 0 and row["vectors"] == 24
 
 
+def test_outputs_that_no_index_is_of_are_not_called_unknown(data: Path, tmp_path: Path) -> None:
+    options = config(data, outputs=("32x32", "patches"), index_kind=("flat",))
+    result = read_result(retrieval.run(options, tmp_path / "out"))
+    (indexed,) = read_result(tmp_path / "out/index")["results"]
+    assert [row["output"] for row in result["results"]] == ["32x32", "patches"] and indexed["output"] in options.outputs
+    cards = [read_result(folder)["card"] for folder in (tmp_path / "out", tmp_path / "out/index")]
+    assert cards[0]["warnings"] == cards[1]["warnings"] == []
+    assert cards[1]["config"]["outputs"] == [indexed["output"]]
+
+
+def test_intervals_follow_the_seed(data: Path) -> None:
+    store = extract(load_encoder("pixels"), data, split="train", folder=data.parent / "cache")
+    task = make_task(store, store, "32x32", count=20, seed=0)
+    intervals = [exact_scores(task, seed)[0]["interval"] for seed in (0, 1, 1)]
+    assert intervals[0] != intervals[1] == intervals[2]
+
+
 def test_near_duplicates_of_queries_are_warned_of(data: Path, tmp_path: Path) -> None:
     copied = (data / "train/green/03.png").read_bytes()
     (data / "test/red/02.png").write_bytes(copied)
