@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from randar_features.cli.parse import part
@@ -13,7 +14,7 @@ from randar_features.data import open_images
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
-from randar_features.generation.preview import sample_preview, spread_classes
+from randar_features.generation import generate
 from randar_features.hub import load_tokenizer
 from randar_features.models import ImageTransformer
 from randar_features.options import Count
@@ -23,6 +24,7 @@ from randar_features.training.generator.recipe import TrainingConfig
 from randar_features.training.generator.trainer import RandARTrainer
 
 SAMPLES = 16
+GUIDANCE = (1.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +73,23 @@ def train_transformer(options: TransformerOptions) -> int:
 
 
 def previews(store: TokenStore) -> Callable[[ImageTransformer], Tensor] | None:
-    """Samples of classes that are spread over all, one of them of the null class; None without a tokenizer."""
+    """Images (16, 3, S, S) in [0, 1] by a model in training, of classes that are spread over all and of the null class.
+
+    The seeds are always the same, so that differences between two previews are the training's; the global random state
+    is left alone. None without a tokenizer beside the tokens.
+    """
     if store.tokenizer is None:
         return None
     tokenizer, _ = load_tokenizer(store.tokenizer)
-    return sample_preview(tokenizer, [*spread_classes(store.num_classes, SAMPLES - 1), store.num_classes])
+    classes = [*(index * store.num_classes // (SAMPLES - 1) for index in range(SAMPLES - 1)), store.num_classes]
+    seeds = torch.arange(SAMPLES, device="cpu")
+
+    @torch.no_grad()
+    def preview(transformer: ImageTransformer) -> Tensor:
+        tokens = generate(transformer, classes, guidance=GUIDANCE, generator=seeds)
+        return tokenizer.to(transformer.device).decode(tokens).float().cpu()
+
+    return preview
 
 
 main = partial(run_stage, train_transformer, TransformerOptions, stage="transformer", recipe="tiny.yaml")
