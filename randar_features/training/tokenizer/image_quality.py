@@ -7,6 +7,7 @@ from torch import Tensor
 from randar_features.tokenizers import ImageTokenizer
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+LEAST_ERROR = 1e-10  # a plain image may come back exactly, whose infinity would be the mean of all: 100 dB instead
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -46,7 +47,12 @@ def quality_sums(model: ImageTokenizer, images: Tensor) -> Tensor:
     codes = model.encode(images)
     decoded = model.decode(codes)
     errors = (decoded - images.to(decoded)).square().mean((1, 2, 3))
-    figures = [torch.ones_like(errors), -10 * errors.log10(), errors, ssim(decoded, images.to(decoded))]
+    figures = [
+        torch.ones_like(errors),
+        -10 * errors.clamp_min(LEAST_ERROR).log10(),
+        errors,
+        ssim(decoded, images.to(decoded)),
+    ]
     counts = torch.bincount(codes.flatten(), minlength=model.vocab_size)
     return torch.cat([torch.stack(figures).double().sum(1), counts.double()])
 
@@ -54,7 +60,7 @@ def quality_sums(model: ImageTokenizer, images: Tensor) -> Tensor:
 def quality_figures(sums: Tensor) -> dict[str, float]:
     """Means over images of `psnr` (peak signal-to-noise ratio, dB), `ssim` and `mse`; the codes' `usage` and `entropy`.
 
-    `usage` is the share of the codes that occur, `entropy` is in nats.
+    `psnr` is at most 100. `usage` is the share of the codes that occur, `entropy` is in nats.
     """
     count, psnr_sum, error_sum, ssim_sum = sums[:4].tolist()
     share = sums[4:] / sums[4:].sum()

@@ -61,3 +61,12 @@ def test_quality_by_hand():
         },
         rel=1e-5,
     )
+
+
+def test_an_image_that_comes_back_exactly_does_not_make_the_mean_infinite(monkeypatch: pytest.MonkeyPatch):
+    model, images = small_tokenizer(), torch.zeros(2, 3, 16, 16)
+    images[1] = 0.1
+    monkeypatch.setattr(model, "decode", lambda tokens: torch.zeros(len(tokens), 3, 16, 16))
+    quality = reconstruction_quality(model, images)
+    assert quality["psnr"] == pytest.approx((100 + 20) / 2)
+    assert quality["mse"] == pytest.approx(0.01 / 2)
