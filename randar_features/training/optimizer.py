@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -126,6 +127,16 @@ class Optimizer:
                 if state
             }  # moments lie where their parameter does; a counter is everywhere
             part.load_state_dict({"state": placed, "param_groups": part.state_dict()["param_groups"]})
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take up what a saved state holds of each parameter; rates, decay and the like are the configuration's.
+
+    ValueError if it is of other parameters.
+    """
+    own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
+    groups = [group | {"params": was["params"]} for group, was in zip(own, saved, strict=True)]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
 
 def build_optimizer(

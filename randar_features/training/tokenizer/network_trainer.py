@@ -16,7 +16,7 @@ from randar_features.options import Count, Natural, NonNegative, Positive, Share
 from randar_features.store.files import write_json, written_whole
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.loop import LoopConfig, Trainer
-from randar_features.training.optimizer import rate_multiplier
+from randar_features.training.optimizer import load_moments, rate_multiplier
 from randar_features.training.tokenizer.trainer import weigh_chroma
 
 AREA, ASPECT = (0.5, 1.0), 0.29  # of a crop: share of the image, and the largest logarithm of width over height
@@ -141,7 +141,7 @@ class NetworkTrainer(Trainer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_moments(self.optimizer, state["optimizer"])
 
     def export(self, folder: Path) -> None:
         """Write the stages, without the classifier, as `load_network` reads them."""

@@ -17,6 +17,7 @@ from randar_features.tokenizers import LlamaGenTokenizer, NetworkTokenizer
 from randar_features.tokenizers.folder import NOT_ENCODING, write_tokenizer
 from randar_features.training.distributed import format_name
 from randar_features.training.loop import LoopConfig
+from randar_features.training.optimizer import load_moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,4 +244,4 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
         self.module.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_moments(self.optimizer, state["optimizer"])

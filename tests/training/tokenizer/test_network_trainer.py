@@ -55,6 +55,19 @@ def test_a_run_that_was_stopped_gives_the_same_weights(red_and_blue: PixelCache,
         torch.testing.assert_close(second.model.state_dict()[name], value, rtol=0, atol=0)
 
 
+def test_a_continued_run_takes_the_options_that_were_changed(red_and_blue: PixelCache) -> None:
+    first, second = (
+        NetworkTrainer(replace(CONFIG, momentum=momentum, weight_decay=decay), red_and_blue, red_and_blue)
+        for momentum, decay in ((0.9, 0.1), (0.5, 0.2))
+    )
+    first.train_step(0)
+    second.load_state_dict(first.state_dict())
+    groups = second.optimizer.param_groups
+    assert [group["momentum"] for group in groups] == [0.5, 0.5]
+    assert [group["weight_decay"] for group in groups] == [0.2, 0.0]
+    assert len(second.optimizer.state) == len(first.optimizer.state) > 0
+
+
 def test_other_images_of_the_same_number_are_refused(red_and_blue: PixelCache, tmp_path: Path) -> None:
     config = replace(CONFIG, total_steps=1)
     assert run(NetworkTrainer(config, red_and_blue, red_and_blue), tmp_path / "run", CONFIG.loop)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -314,6 +315,19 @@ def test_a_run_with_a_teacher_resumes_to_the_bit(tmp_path: Path, monkeypatch: py
 def test_alignment_without_a_teacher_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"alignment_weight = 0\.5 needs a teacher"):
         small_tokenizer_trainer(tmp_path / "pixels", alignment_weight=0.5)
+
+
+def test_a_changed_recipe_is_that_of_the_optimizers_too(tmp_path: Path):
+    adversary: dict[str, Any] = {"adversarial_weight": 0.1, "discriminator": {"channels": 8, "layers": 1}}
+    first = small_tokenizer_trainer(tmp_path, **adversary)
+    first.train_step(0)
+    second = small_tokenizer_trainer(tmp_path, weight_decay=0.3, adam_betas=[0.5, 0.6], **adversary)
+    second.load_state_dict(first.state_dict())
+    assert second.adversary is not None
+    for learner in (second.learner, second.adversary.learner):
+        (group,) = learner.optimizer.param_groups
+        assert (group["weight_decay"], tuple(group["betas"])) == (0.3, (0.5, 0.6))
+    assert same(first.learner.state_dict()["optimizer"]["state"], second.learner.state_dict()["optimizer"]["state"])
 
 
 def test_other_images_of_the_same_number_are_refused(tmp_path: Path):
