@@ -40,7 +40,7 @@ train-tiny: $(STAMP)
 ifndef TOKENS
 	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --pixels $(RUN)/pixels --out $(RUN)/tokenizer $(LEFT)
 	$(BIN)/python scripts/train_tokenizer.py --data $(DATA) --pixels $(RUN)/pixels --out $(RUN)/decoder $(LEFT) \
-		--config randar_features/cli/recipes/tiny_decoder.yaml initial=$(RUN)/tokenizer/model
+		--config randar_features/training/recipes/tiny_decoder.yaml initial=$(RUN)/tokenizer/model
 	$(BIN)/python scripts/tokenize_images.py --data $(DATA) --tokenizer $(RUN)/decoder/model --out $(RUN)/tokens $(LEFT)
 endif
 	$(BIN)/python scripts/train_randar.py --tokens $(or $(TOKENS),$(RUN)/tokens) --out $(RUN)/randar $(LEFT) $(RECIPE)

@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmarks.run import TASKS
 from benchmarks.run import main as run_task
-from randar_features.cli.run import subcommands
+from randar_features.options.command import subcommands
 
 OTHERS = {
     "suite": ("benchmarks.suite", "run every task on every data set, and write a report"),

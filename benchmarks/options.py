@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.encoders.base import Encoder
-from randar_features.cli.options import DeviceOptions, DType, StoreDType, given
-from randar_features.cli.parse import flag, option
 from randar_features.data.decode.ranges import Reading
-from randar_features.options import Count, Natural, Seed, check_ranges
+from randar_features.options.parse import flag, option
+from randar_features.options.shared import DeviceOptions, DType, StoreDType, given
+from randar_features.options.types import Count, Natural, Seed, check_ranges
 from randar_features.sequence import Context
 
 Read = Literal["image", "instruction", "query", "leave_one_out"]

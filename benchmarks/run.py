@@ -31,8 +31,8 @@ from benchmarks.result import (
     resolved_dtype,
     write_result,
 )
-from randar_features.cli.run import run as run_command
 from randar_features.hub import choose_device
+from randar_features.options.command import run as run_command
 from randar_features.store.files import make_folder, write_bytes, write_json
 
 logger = logging.getLogger(__name__)

@@ -25,13 +25,13 @@ from benchmarks.tasks.dense import correspondence, maps, segmentation
 from benchmarks.tasks.generators import samples
 from benchmarks.tasks.whole_images import classification, retrieval
 from randar_features.baselines import is_installed, is_network
-from randar_features.cli.options import Probe, VectorPooling
-from randar_features.cli.parse import option, part
-from randar_features.cli.run import run as run_command
 from randar_features.data import open_images, open_pairs
 from randar_features.data.containers.layout import EVALUATION_SPLITS
 from randar_features.data.pairs import ImageMask
-from randar_features.options import Count
+from randar_features.options.command import run as run_command
+from randar_features.options.parse import option, part
+from randar_features.options.shared import Probe, VectorPooling
+from randar_features.options.types import Count
 
 BUILT_IN = {PHOTO_DIGITS: {"labels", "masks"}, "digits": {"points"}, "photographs": {"points"}}
 

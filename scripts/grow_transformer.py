@@ -15,10 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from randar_features import load_model, load_tokenizer
-from randar_features.cli.run import run
 from randar_features.data import open_images
 from randar_features.hub.load import Model
-from randar_features.options import Count, Natural
+from randar_features.options.command import run
+from randar_features.options.types import Count, Natural
 from randar_features.store.files import write_json, written_whole
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.training.tokenizer.network_codes import spread_images

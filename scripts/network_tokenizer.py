@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from randar_features import load_tokenizer
-from randar_features.cli.options import fields_of
-from randar_features.cli.run import run
 from randar_features.data.decode.ranges import Reading
-from randar_features.options import Count, Natural, typed
+from randar_features.options.command import run
+from randar_features.options.shared import fields_of
+from randar_features.options.types import Count, Natural, typed
 from randar_features.tokenizers import NetworkTokenizer
 from randar_features.training.tokenizer.network_codes import fit_network_tokenizer
 

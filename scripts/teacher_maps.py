@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from randar_features.baselines import load_network
-from randar_features.cli.options import DeviceOptions
-from randar_features.cli.run import run
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device, load_tokenizer
-from randar_features.options import Count, Natural
+from randar_features.options.command import run
+from randar_features.options.shared import DeviceOptions
+from randar_features.options.types import Count, Natural
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.auxiliary.teacher_maps import Network, write_teacher_maps
 

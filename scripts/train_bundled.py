@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from randar_features.cli.parse import read_options
-from randar_features.cli.run import run
-from randar_features.cli.training import RECIPES, RunOptions, train
+from randar_features.cli.training import RunOptions, train
 from randar_features.data.token_store import TokenStore
-from randar_features.options import Positive
+from randar_features.options.command import run
+from randar_features.options.parse import read_options
+from randar_features.options.types import Positive
 from randar_features.store.files import read_json, write_json
 from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 from randar_features.training.bundle import assemble_model
 from randar_features.training.generator.recipe import TrainingConfig
 from randar_features.training.generator.trainer import RandARTrainer
+from randar_features.training.recipes import RECIPES
 
 ALIGNED = (
     "auxiliary.second_showing=0.5",

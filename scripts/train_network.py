@@ -6,11 +6,11 @@ scripts/network_tokenizer.py --network RUN/model --data IMAGES --out FOLDER`.
 
 from dataclasses import dataclass
 
-from randar_features.cli.parse import part
-from randar_features.cli.run import UNFINISHED, run
 from randar_features.cli.training import RunOptions, tell_left_out, train
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.pixels import cache_pixels
+from randar_features.options.command import UNFINISHED, run
+from randar_features.options.parse import part
 from randar_features.training.tokenizer.network_trainer import NetworkTrainer, NetworkTrainingConfig
 
 

@@ -12,18 +12,19 @@ from typing import Any
 
 from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task
-from randar_features.cli.parse import read_options
-from randar_features.cli.run import run
-from randar_features.cli.training import RECIPES, RunOptions, train
+from randar_features.cli.training import RunOptions, train
 from randar_features.data import open_images
 from randar_features.data.token_store import TokenStore
 from randar_features.features import encode_layer
-from randar_features.options import Count, nearest
+from randar_features.options.command import run
+from randar_features.options.parse import read_options
+from randar_features.options.types import Count, nearest
 from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 from randar_features.training.generator.online_probe import OnlineProbe
 from randar_features.training.generator.recipe import TrainingConfig
 from randar_features.training.generator.trainer import RandARTrainer
 from randar_features.training.log import EVERY_LINE
+from randar_features.training.recipes import RECIPES
 
 PROTOCOL = (
     "each variant trained on the same images in the same order from the same weights; held-back nats a token; accuracy "

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.result import AXES, RESULT_FILE, Card, Result, Run, find_runs, open_run
-from randar_features.cli.parse import positional
-from randar_features.cli.run import run as run_command
+from randar_features.options.command import run as run_command
+from randar_features.options.parse import positional
 from randar_features.store.records import printable
 
 DECISIVE_AXES = ("pooling", "normalization", "resolution", "threshold_basis", "selection", "orders")

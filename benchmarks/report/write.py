@@ -27,9 +27,9 @@ from benchmarks.report.tables import (
 )
 from benchmarks.result import AXES, Result, Run, command_line, find_runs
 from probes import confusion_matrix
-from randar_features.cli.parse import positional
-from randar_features.cli.run import run as run_command
 from randar_features.data.containers.paths import reading
+from randar_features.options.command import run as run_command
+from randar_features.options.parse import positional
 from randar_features.store.files import make_folder, write_bytes
 from randar_features.store.records import markdown_text
 

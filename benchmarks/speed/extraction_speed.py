@@ -25,12 +25,12 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.growth import Config as GrowthConfig
 from benchmarks.speed.growth import write_images
 from randar_features import extract_to_store, load_model
-from randar_features.cli.options import ModelOptions
 from randar_features.data import open_images
 from randar_features.features.encode import encode
 from randar_features.features.spec import model_specs
 from randar_features.hub import Model
-from randar_features.options import Count, Natural
+from randar_features.options.shared import ModelOptions
+from randar_features.options.types import Count, Natural
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 

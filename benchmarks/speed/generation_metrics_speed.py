@@ -22,7 +22,7 @@ from benchmarks.speed.index_speed import GIGABYTE, apart
 from probes.generation import Moments, frechet_distance, kernel_distance, manifold_scores
 from probes.index import in_words, process_memory
 from probes.rows import DiskRows
-from randar_features.options import Count, Positive, Seed
+from randar_features.options.types import Count, Positive, Seed
 
 MADE_AT_ONCE = 4096
 Sets = tuple[DiskRows, DiskRows]

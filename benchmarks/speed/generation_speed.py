@@ -25,12 +25,12 @@ from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.throughput import random_model
 from randar_features import generate, pack_weights
-from randar_features.cli.parse import option
 from randar_features.generation import compile_steps, new_cache
 from randar_features.generation.schedule import decoding_schedule
 from randar_features.layers.kv_cache import KVCache
 from randar_features.models import RandAR
-from randar_features.options import Count
+from randar_features.options.parse import option
+from randar_features.options.types import Count
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak, seconds
 

@@ -28,7 +28,7 @@ from benchmarks.result import NO_AXES, Result, plain
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed import generation_speed, throughput, training_speed
 from randar_features.hub import choose_device
-from randar_features.options import Count
+from randar_features.options.types import Count
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak, seconds
 from randar_features.training.flops import data_sheet_peak

@@ -28,7 +28,7 @@ from probes.index import in_words, process_memory
 from randar_features import encode_tokens
 from randar_features.features.store import FeatureStore
 from randar_features.models import RandAR, RandARConfig
-from randar_features.options import Count
+from randar_features.options.types import Count
 from randar_features.store.files import write_bytes
 from randar_features.store.records import OK, Block, Record
 from randar_features.store.writer import StoreWriter

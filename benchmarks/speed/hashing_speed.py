@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.options import RunOptions
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
-from randar_features.options import Count, Natural
+from randar_features.options.types import Count, Natural
 from randar_features.store.identity import RACY_NS, hash_files
 
 CACHE = "RANDAR_CACHE"

@@ -33,7 +33,7 @@ from probes.index import (
     predict_memory,
     process_memory,
 )
-from randar_features.options import Count, Natural, Positive, Seed
+from randar_features.options.types import Count, Natural, Positive, Seed
 
 GIGABYTE = 10**9
 QUERIES, CENTRES = 1 << 40, 1 << 41  # seeds beside those of the blocks, which are their first rows

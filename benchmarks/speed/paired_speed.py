@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.options import RunOptions, check_own
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
-from randar_features.options import Count
+from randar_features.options.types import Count
 
 THIS = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("paired_worker.py")

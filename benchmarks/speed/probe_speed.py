@@ -21,7 +21,7 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.speed.index_speed import GIGABYTE, apart
 from probes import JointLinearProbe, KNNProbe, LogisticProbe, few_shot
 from probes.index import in_words, process_memory
-from randar_features.options import Count, Positive, Seed
+from randar_features.options.types import Count, Positive, Seed
 
 MADE_AT_ONCE = 4096
 

@@ -24,7 +24,7 @@ from randar_features import encode_tokens, sequence
 from randar_features.hub import choose_device
 from randar_features.layers.block import Block
 from randar_features.models import RandAR, RandARConfig, middle_layer
-from randar_features.options import Count
+from randar_features.options.types import Count
 from randar_features.precision import autocast, name_of
 from randar_features.timing import matrix_peak, seconds
 

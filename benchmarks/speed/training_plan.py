@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from benchmarks.options import RunOptions
 from benchmarks.result import NO_AXES, Result
 from benchmarks.run import Measurement, Task, run_as_command
-from randar_features.cli.parse import positional, read_options
-from randar_features.cli.training import recipe_file
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.weights import build_empty
 from randar_features.layers.cross_entropy import CHUNK_BYTES
 from randar_features.models import ARCHITECTURES
-from randar_features.options import Count, Positive
+from randar_features.options.parse import positional, read_options
+from randar_features.options.types import Count, Positive
 from randar_features.precision import autocast
 from randar_features.training.flops import PEAKS, data_sheet_peak, training_flops
 from randar_features.training.generator.objective import next_token_loss
 from randar_features.training.generator.recipe import TrainingConfig, model_config, model_type
+from randar_features.training.recipes import recipe_file
 
 GIB = 2**30
 

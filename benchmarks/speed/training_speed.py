@@ -33,7 +33,7 @@ from probes.index import process_memory
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import choose_device
 from randar_features.models import RandAR, RandARConfig
-from randar_features.options import Count
+from randar_features.options.types import Count
 from randar_features.precision import fastest_dtype, name_of
 from randar_features.timing import matrix_peak
 from randar_features.training.distributed import HardwareConfig, keep_freed_memory

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from randar_features.cli.decoding import Order, load_for_decoding
-from randar_features.cli.options import ModelOptions
-from randar_features.cli.parse import option
-from randar_features.cli.run import run
 from randar_features.generation.animation import check_ending, order_frames, save_animation
 from randar_features.generation.classes import find_class
 from randar_features.generation.complete import known_orders
-from randar_features.options import Seed
+from randar_features.generation.load import load_for_decoding
+from randar_features.options.command import run
+from randar_features.options.parse import option
+from randar_features.options.shared import ModelOptions, Order
+from randar_features.options.types import Seed
 
 
 @dataclass(frozen=True, kw_only=True)

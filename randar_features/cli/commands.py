@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from randar_features import __version__
-from randar_features.cli.run import subcommands
+from randar_features.options.command import subcommands
 
 ABOUT = "Features, search, generation, editing and training with autoregressive image models."
 TEXTS = {

@@ -13,9 +13,9 @@ import psutil
 import torch
 
 from probes.index import in_words
-from randar_features.cli.run import run
 from randar_features.hub.files import HubFile
 from randar_features.hub.registry import list_models
+from randar_features.options.command import run
 from randar_features.precision import fastest_dtype, name_of
 
 PACKAGES = ("randar-features", "torch", "timm", "numpy", "scikit-learn", "faiss-cpu", "datasets", "accelerate")

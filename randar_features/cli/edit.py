@@ -15,21 +15,21 @@ from tqdm import tqdm
 import randar_features as rf
 from randar_features.cli.decoding import (
     DecodingOptions,
-    load_for_decoding,
     seed_range,
     settings_of,
     wait_for_all,
 )
-from randar_features.cli.parse import option, positional
-from randar_features.cli.run import run, subcommands
 from randar_features.data import ImageError, adm_center_crop, labelled_sheet, load_image, to_image, to_tensor
 from randar_features.data.decode.decoding import read_picture
 from randar_features.data.decode.masks import MaskOrientation, fit_mask, read_painted
 from randar_features.data.decode.ranges import Reading
 from randar_features.generation.classes import find_class
 from randar_features.generation.gallery import is_done, save_png, save_sheet
+from randar_features.generation.load import load_for_decoding
 from randar_features.hub.weights import file_hash
-from randar_features.options import Natural
+from randar_features.options.command import run, subcommands
+from randar_features.options.parse import option, positional
+from randar_features.options.types import Natural
 from randar_features.store.writer import rank_and_ranks
 
 SIDES = "PIXELS"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from randar_features.cli.options import DeviceOptions, DType, fields_of
-from randar_features.cli.parse import positional
-from randar_features.cli.run import run
 from randar_features.data.decode.ranges import Reading
-from randar_features.options import Count
+from randar_features.options.command import run
+from randar_features.options.parse import positional
+from randar_features.options.shared import DeviceOptions, DType, fields_of
+from randar_features.options.types import Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from randar_features import open_table
-from randar_features.cli.options import given
-from randar_features.cli.parse import positional
-from randar_features.cli.run import run
 from randar_features.data.token_store import TokenStore
 from randar_features.features import FeatureTable
 from randar_features.hub import load_model
 from randar_features.hub.registry import read_classes
-from randar_features.options import Count, Natural
+from randar_features.options.command import run
+from randar_features.options.parse import positional
+from randar_features.options.shared import given
+from randar_features.options.types import Count, Natural
 from randar_features.training.bundle import assemble_model
 
 FORMATS = {".parquet": FeatureTable.to_parquet, ".zarr": FeatureTable.to_zarr}

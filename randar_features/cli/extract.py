@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from randar_features import FeatureStore, abandon_extraction, extract_features_ray, extract_to_store
-from randar_features.cli.options import (
+from randar_features.data.profile import watching
+from randar_features.options.command import run
+from randar_features.options.parse import positional
+from randar_features.options.shared import (
     DType,
     ImageOptions,
     ModelOptions,
@@ -17,10 +20,7 @@ from randar_features.cli.options import (
     fields_of,
     one_or_several,
 )
-from randar_features.cli.parse import positional
-from randar_features.cli.run import run
-from randar_features.data.profile import watching
-from randar_features.options import Count, Seed, Share
+from randar_features.options.types import Count, Seed, Share
 from randar_features.sequence import Context
 from randar_features.store.records import printable
 

@@ -9,18 +9,18 @@ from tqdm import tqdm
 
 from randar_features.cli.decoding import (
     DecodingOptions,
-    load_for_decoding,
     seed_range,
     settings_of,
     wait_for_all,
 )
-from randar_features.cli.run import run
 from randar_features.data import labelled_sheet, load_image, to_tensor
 from randar_features.generation.classes import find_class
 from randar_features.generation.gallery import Wanted, fill_gallery, save_sheet
+from randar_features.generation.load import load_for_decoding
 from randar_features.hub import Model, load_model
 from randar_features.hub.registry import find_source
-from randar_features.options import Count
+from randar_features.options.command import run
+from randar_features.options.types import Count
 from randar_features.store.writer import rank_and_ranks
 
 

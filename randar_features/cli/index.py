@@ -9,7 +9,12 @@ from typing import Any, Literal
 from probes.index import in_words, process_memory
 from randar_features import build_index
 from randar_features.cli.extract import name_unreadable
-from randar_features.cli.options import (
+from randar_features.data.stored_images import check_apart
+from randar_features.features import model_specs
+from randar_features.features.store import FeatureStore, is_store
+from randar_features.options.command import run
+from randar_features.options.parse import option, positional
+from randar_features.options.shared import (
     DeviceOptions,
     ImageOptions,
     Normalization,
@@ -17,12 +22,7 @@ from randar_features.cli.options import (
     check_no_images,
     one_or_several,
 )
-from randar_features.cli.parse import option, positional
-from randar_features.cli.run import run
-from randar_features.data.stored_images import check_apart
-from randar_features.features import model_specs
-from randar_features.features.store import FeatureStore, is_store
-from randar_features.options import Count, Seed
+from randar_features.options.types import Count, Seed
 from randar_features.retrieval.build import FEATURES_FOLDER, as_there, check_options, check_room
 
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from randar_features.cli.index import recommended_output
-from randar_features.cli.options import (
+from randar_features.features.store import FeatureStore, is_store
+from randar_features.options.command import run
+from randar_features.options.parse import option, positional
+from randar_features.options.shared import (
     DeviceOptions,
     DType,
     ImageOptions,
@@ -15,10 +18,7 @@ from randar_features.cli.options import (
     check_no_images,
     fields_of,
 )
-from randar_features.cli.parse import option, positional
-from randar_features.cli.run import run
-from randar_features.features.store import FeatureStore, is_store
-from randar_features.options import Count, Seed
+from randar_features.options.types import Count, Seed
 from randar_features.precision import name_of
 
 if TYPE_CHECKING:

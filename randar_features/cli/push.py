@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from randar_features.cli.parse import positional
-from randar_features.cli.run import run
 from randar_features.hub.publish import push_to_hub, write_card
+from randar_features.options.command import run
+from randar_features.options.parse import positional
 
 
 @dataclass(frozen=True, kw_only=True)

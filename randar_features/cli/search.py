@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from randar_features import open_index
-from randar_features.cli.options import DeviceOptions, one_or_several
-from randar_features.cli.parse import option, positional
-from randar_features.cli.run import run
 from randar_features.data import ImageSource, labelled_sheet, open_images, to_tensor
 from randar_features.data.containers.lists import spreadsheet_safe
 from randar_features.data.decode.ranges import Reading
-from randar_features.options import Count, Natural
+from randar_features.options.command import run
+from randar_features.options.parse import option, positional
+from randar_features.options.shared import DeviceOptions, one_or_several
+from randar_features.options.types import Count, Natural
 from randar_features.retrieval import Hits, Index
 from randar_features.store.files import file_to_write, write_bytes, write_json, written_whole
 from randar_features.store.identity import hash_image

@@ -8,9 +8,6 @@ from typing import Any, Literal
 
 import torch
 
-from randar_features.cli.options import DeviceOptions, TimeLimit, WeightsDType, given
-from randar_features.cli.parse import option
-from randar_features.cli.run import UNFINISHED, run
 from randar_features.data.containers.tables import load_named_table
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.published_codes import import_codes
@@ -18,7 +15,10 @@ from randar_features.data.token_store import SHARD_SIZE, TokenStore
 from randar_features.hub import choose_device, load_tokenizer
 from randar_features.hub.registry import find_source
 from randar_features.hub.weights import read_state_dict
-from randar_features.options import Count, Natural
+from randar_features.options.command import UNFINISHED, run
+from randar_features.options.parse import option
+from randar_features.options.shared import DeviceOptions, TimeLimit, WeightsDType, given
+from randar_features.options.types import Count, Natural
 from randar_features.store.writer import in_time, rank_and_ranks
 from randar_features.tokenizers import ImageTokenizer
 from randar_features.tokenizers.folder import ABOUT_TOKENIZER, half_where_exact, tokenizer_hash, write_tokenizer

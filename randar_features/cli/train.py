@@ -16,8 +16,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from randar_features.cli.parse import option, positional
-from randar_features.cli.run import run
 from randar_features.cli.tokenize import keep_tokenizer
 from randar_features.cli.train_transformer import previews
 from randar_features.cli.training import RunOptions, tell_left_out, train
@@ -29,7 +27,9 @@ from randar_features.data.pixels import PATIENCE
 from randar_features.data.token_store import TokenStore
 from randar_features.hub import Model, load_model
 from randar_features.models import ARCHITECTURES
-from randar_features.options import Count, Positive, Seed
+from randar_features.options.command import run
+from randar_features.options.parse import option, positional
+from randar_features.options.types import Count, Positive, Seed
 from randar_features.store.files import write_json, written_whole
 from randar_features.training.generator.recipe import TrainingConfig
 from randar_features.training.generator.trainer import RandARTrainer, check_same_classes

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from randar_features.cli.parse import part
-from randar_features.cli.run import UNFINISHED
 from randar_features.cli.training import RunOptions, run_stage, tell_left_out, train
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.pixels import PixelCache, PixelSource, cache_pixels
-from randar_features.options import Natural
+from randar_features.options.command import UNFINISHED
+from randar_features.options.parse import part
+from randar_features.options.types import Natural
 from randar_features.training.distributed import make_accelerator
 from randar_features.training.tokenizer.recipe import TokenizerTrainingConfig
 from randar_features.training.tokenizer.trainer import TokenizerTrainer

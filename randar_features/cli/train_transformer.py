@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from randar_features.cli.parse import part
 from randar_features.cli.training import RunOptions, run_stage, tell_left_out, train
 from randar_features.data import open_images
 from randar_features.data.decode.ranges import Reading
@@ -17,7 +16,8 @@ from randar_features.features import encode_layer
 from randar_features.generation import generate
 from randar_features.hub import load_tokenizer
 from randar_features.models import ImageTransformer
-from randar_features.options import Count
+from randar_features.options.parse import part
+from randar_features.options.types import Count
 from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 from randar_features.training.generator.online_probe import OnlineProbe
 from randar_features.training.generator.recipe import TrainingConfig

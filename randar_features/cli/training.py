@@ -8,19 +8,18 @@ from pathlib import Path
 
 import torch
 
-from randar_features.cli.options import TimeLimit
-from randar_features.cli.parse import Options, as_option
-from randar_features.cli.run import UNFINISHED, run
 from randar_features.data.pixels import PixelCache, PixelSource
 from randar_features.data.token_store import TokenStore
 from randar_features.hub.registry import MODEL_FOLDER
+from randar_features.options.command import UNFINISHED, run
+from randar_features.options.parse import Options, as_option
+from randar_features.options.shared import TimeLimit
 from randar_features.store.records import printable
 from randar_features.store.writer import rank_and_ranks
 from randar_features.training.distributed import keep_freed_memory
 from randar_features.training.loop import Trainer
 from randar_features.training.loop import run as run_training
-
-RECIPES = Path(__file__).parent / "recipes"
+from randar_features.training.recipes import RECIPES, recipe_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +73,3 @@ def as_options(arguments: Sequence[str]) -> list[str]:
     for word in arguments:
         words.append(str(recipe_file(word)) if words[-1:] == ["--config"] else as_option(word))
     return words
-
-
-def recipe_file(name: str) -> Path:
-    """A file of options, or else the shipped recipe of that name, such as "randar_l.yaml"."""
-    shipped = RECIPES / name
-    return shipped if shipped.is_file() and not Path(name).exists() else Path(name)

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from randar_features.models import ImageTransformer
-from randar_features.options import Count, check_ranges
+from randar_features.options.types import Count, check_ranges
 from randar_features.precision import fastest_dtype
 
 # Of malloc.h.

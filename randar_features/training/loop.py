@@ -14,7 +14,7 @@ from accelerate.utils import broadcast, gather
 from torch import Tensor
 
 from randar_features.hub.registry import MODEL_FOLDER
-from randar_features.options import Count, check_ranges, differences
+from randar_features.options.types import Count, check_ranges, differences
 from randar_features.store.files import write_json
 from randar_features.store.lock import locked
 from randar_features.training.checkpoint import newest_checkpoint, remove_old, save_state, whole_checkpoint

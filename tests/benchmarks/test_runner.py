@@ -21,8 +21,8 @@ from benchmarks.suite import Settings, jobs
 from benchmarks.tasks.dense.correspondence import Config as Correspondence
 from benchmarks.tasks.whole_images.classification import Config as Classification
 from benchmarks.tasks.whole_images.classification_probes import interval_over_draws
-from randar_features.cli.parse import parse
-from randar_features.options import range_words
+from randar_features.options.parse import parse
+from randar_features.options.types import range_words
 
 ROOT = Path(benchmarks.__file__).parent
 

@@ -13,12 +13,12 @@ import randar_features as rf
 from randar_features.cli.commands import TEXTS, main
 from randar_features.cli.extract import ExtractOptions
 from randar_features.cli.index import IndexOptions
-from randar_features.cli.parse import _settings, part, read_options
 from randar_features.cli.probe import ProbeOptions
 from randar_features.cli.train_tokenizer import TokenizerOptions
 from randar_features.cli.train_transformer import TransformerOptions
-from randar_features.cli.training import RECIPES
+from randar_features.options.parse import _settings, part, read_options
 from randar_features.training.generator.recipe import TrainingConfig
+from randar_features.training.recipes import RECIPES
 from randar_features.training.tokenizer.recipe import TokenizerTrainingConfig
 
 ROOT = Path(__file__).parents[2]

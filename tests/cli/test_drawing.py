@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from randar_features import precision
-from randar_features.cli import decoding
 from randar_features.cli.commands import main
 from randar_features.cli.decoding import seed_range
 from randar_features.generation.complete import ORDERS
 from randar_features.generation.gallery import read_settings
+from randar_features.generation.load import load_for_decoding
 from randar_features.generation.recipe import SCHEDULES
+from randar_features.options.shared import Order, Schedule
 from tests.small_models import write_folder
 
 
@@ -111,8 +112,8 @@ def test_another_picture_of_the_same_name_is_not_taken_as_done(folder: Path, cap
 
 @pytest.mark.parametrize("weights", ["float32", "float16", "bfloat16"])
 def test_models_decode_where_weights_cannot_be_packed(folder: Path, monkeypatch: pytest.MonkeyPatch, weights: str):
-    monkeypatch.setattr(decoding, "can_pack", lambda dtype, device: False)
-    model, number_format = decoding.load_for_decoding(str(folder / "model"), "cpu", weights)
+    monkeypatch.setattr("randar_features.generation.load.can_pack", lambda dtype, device: False)
+    model, number_format = load_for_decoding(str(folder / "model"), "cpu", weights)
     assert number_format == weights
     assert model.dtype == getattr(torch, weights)
     assert isinstance(model.transformer.output, torch.nn.Linear)
@@ -268,8 +269,8 @@ def test_the_names_of_classes(folder: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_choices_are_those_of_the_library():
-    assert get_args(decoding.Order) == ORDERS
-    assert get_args(decoding.Schedule) == tuple(SCHEDULES)
+    assert get_args(Order) == ORDERS
+    assert get_args(Schedule) == tuple(SCHEDULES)
 
 
 @pytest.mark.parametrize(

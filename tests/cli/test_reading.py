@@ -17,9 +17,9 @@ from benchmarks.run import TASKS, find_task
 from benchmarks.suite import Settings
 from randar_features.cli import edit, explore, index, probe, search, tokenize, train, train_tokenizer, train_transformer
 from randar_features.cli.extract import ExtractOptions
-from randar_features.cli.parse import OptionError, parse
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.pixels import PixelSource, cache_pixels
+from randar_features.options.parse import OptionError, parse
 
 DEEP = Reading((0, 4095), 64)
 COMMANDS = (

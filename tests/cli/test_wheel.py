@@ -117,7 +117,7 @@ def test_extraction_and_a_benchmark_from_the_wheel(used: Used):
 
 
 def test_recipes_and_the_command_are_in_the_wheel(used: Used):
-    assert (used.site / "randar_features/cli/recipes/tiny.yaml").is_file()
+    assert (used.site / "randar_features/training/recipes/tiny.yaml").is_file()
     [scripts] = used.site.glob("*.dist-info/entry_points.txt")
     assert "randar = randar_features.cli.commands:main" in scripts.read_text()
 

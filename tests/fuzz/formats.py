@@ -529,7 +529,7 @@ FORMATS |= {
 
 def make_recipe(name: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        from randar_features.cli.training import RECIPES
+        from randar_features.training.recipes import RECIPES
 
         (folder / name).write_bytes((RECIPES / name).read_bytes())
 
@@ -537,15 +537,15 @@ def make_recipe(name: str) -> Callable[[Path], None]:
 
 
 def read_transformer_recipe(folder: Path) -> Any:
-    from randar_features.cli.parse import read_options
     from randar_features.cli.train_transformer import TransformerOptions
+    from randar_features.options.parse import read_options
 
     return repr(read_options(TransformerOptions, folder / "tiny.yaml", ["--tokens=t", "--out=o"]))
 
 
 def read_tokenizer_recipe(folder: Path) -> Any:
-    from randar_features.cli.parse import read_options
     from randar_features.cli.train_tokenizer import TokenizerOptions
+    from randar_features.options.parse import read_options
 
     return repr(read_options(TokenizerOptions, folder / "tiny_tokenizer.yaml", ["--data=d", "--out=o"]))
 

@@ -26,9 +26,9 @@ from PIL import Image
 
 from benchmarks.result import read_result
 from randar_features import generate, load_model, load_tokenizer
-from randar_features.cli.run import UNFINISHED
 from randar_features.data import open_images
 from randar_features.data.token_store import TokenStore
+from randar_features.options.command import UNFINISHED
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.auxiliary.teacher_maps import TeacherMaps
 from randar_features.training.checkpoint import newest_checkpoint

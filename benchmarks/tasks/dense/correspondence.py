@@ -31,7 +31,7 @@ from benchmarks.result import Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.dense.feature_maps import DenseFeatures, Layout, check_tiling, dense_features
 from probes import match_points, paired_interval, pck, pck_table, positional_basis, remove_basis
-from randar_features.options import Count, Natural
+from randar_features.options.types import Count, Natural
 from randar_features.store.files import write_bytes
 
 LOG = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from benchmarks.tasks.generators.samples import to_arrays
 from probes import align_colours
 from randar_features import Model
 from randar_features.data.images import readable_batches
-from randar_features.options import Count
+from randar_features.options.types import Count
 from randar_features.store.files import write_bytes
 from randar_features.training.batches import spread
 

@@ -48,7 +48,7 @@ from probes import (
     segmentation_scores,
 )
 from probes.segmentation import Segmenter, resize_mask, tuning_images
-from randar_features.options import Count
+from randar_features.options.types import Count
 from randar_features.store.files import write_bytes
 
 TUNING_SHARE = 0.1  # of the training images

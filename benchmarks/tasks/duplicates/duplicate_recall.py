@@ -23,7 +23,7 @@ from benchmarks.tasks.duplicates.duplicate_pairs import Pair, find, middle_outpu
 from probes import bootstrap_interval
 from randar_features.data import open_images
 from randar_features.features.store import FeatureStore
-from randar_features.options import Count
+from randar_features.options.types import Count
 
 OTHERS = "other images"
 Change = Callable[[Image.Image], Image.Image]

@@ -28,7 +28,7 @@ from benchmarks.tasks.duplicates.duplicate_pairs import (
 )
 from randar_features.data import ImageSource
 from randar_features.features.store import FeatureStore
-from randar_features.options import Count, Share
+from randar_features.options.types import Count, Share
 from randar_features.store.files import write_bytes, write_json
 
 SHOWN = 12

@@ -21,10 +21,10 @@ from benchmarks.tasks.dense import segmentation
 from benchmarks.tasks.generators.generator_measures import LossConfig, SpeedConfig, run_loss, run_speed
 from benchmarks.tasks.whole_images import classification
 from randar_features import Model, load_model
-from randar_features.cli.parse import option
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
-from randar_features.options import Count, Seed
+from randar_features.options.parse import option
+from randar_features.options.types import Count, Seed
 from randar_features.store.files import read_object
 from randar_features.tokenizers.folder import tokenizer_hash
 

@@ -17,14 +17,13 @@ from benchmarks.result import NO_AXES, Result, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from probes import bootstrap_interval
 from randar_features import Model, load_model
-from randar_features.cli.decoding import Order
-from randar_features.cli.options import ModelOptions
 from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.data.images import readable_batches
 from randar_features.generation.complete import arrange, known_orders
 from randar_features.generation.decode import DecodingTask, Guidance, decode
 from randar_features.generation.schedule import Scale, decoding_schedule, recommended_steps
-from randar_features.options import Count
+from randar_features.options.shared import ModelOptions, Order
+from randar_features.options.types import Count
 
 
 class Score:

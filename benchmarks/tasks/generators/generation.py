@@ -55,14 +55,14 @@ from benchmarks.tasks.generators.sampler import (
 from probes import LogisticProbe
 from probes.rows import Rows, SelectedRows, sharded_rows
 from randar_features import Model, load_model
-from randar_features.cli.decoding import Order, load_for_decoding
-from randar_features.cli.options import WeightsDType, given
-from randar_features.cli.parse import flag, option
 from randar_features.data.containers.layout import split_role
 from randar_features.features.store import FeatureStore
+from randar_features.generation.load import load_for_decoding
 from randar_features.generation.recipe import recipe_of
 from randar_features.models.base import context_of
-from randar_features.options import Count, Natural, Positive, Share
+from randar_features.options.parse import flag, option
+from randar_features.options.shared import Order, WeightsDType, given
+from randar_features.options.types import Count, Natural, Positive, Share
 from randar_features.store.files import write_bytes
 
 COARSE, FULL = "coarse", "full"

@@ -17,7 +17,7 @@ from randar_features.data.token_store import TokenStore
 from randar_features.generation.recipe import recipe_of
 from randar_features.generation.schedule import ONE_BY_ONE, group_schedule
 from randar_features.models import ImageTransformer
-from randar_features.options import Count, Seed
+from randar_features.options.types import Count, Seed
 from randar_features.timing import seconds
 from randar_features.training.batches import spread
 from randar_features.training.generator.objective import evaluation_orders

@@ -31,7 +31,7 @@ from randar_features.data import ImageSource
 from randar_features.data.containers.paths import reading
 from randar_features.data.decode.decoding import open_picture
 from randar_features.data.decode.ranges import DEFAULT_READING, Reading
-from randar_features.options import Count, Natural
+from randar_features.options.types import Count, Natural
 from randar_features.precision import name_of
 from randar_features.store.files import written_whole
 

@@ -15,9 +15,9 @@ from benchmarks.run import Measurement, Task, run_as_command
 from benchmarks.tasks.generators.generator_measures import image_losses
 from probes import bootstrap_interval
 from randar_features import load_model
-from randar_features.cli.options import ModelOptions
 from randar_features.data import open_images
-from randar_features.options import Count
+from randar_features.options.shared import ModelOptions
+from randar_features.options.types import Count
 from randar_features.training.batches import spread
 from randar_features.training.generator.objective import evaluation_orders
 from randar_features.training.tokenizer.image_quality import reconstruction_quality

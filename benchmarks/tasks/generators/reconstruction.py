@@ -24,7 +24,7 @@ from benchmarks.tasks.generators.judged_sets import (
     save_statistics,
 )
 from randar_features import load_model
-from randar_features.options import Count
+from randar_features.options.types import Count
 
 
 @dataclass(frozen=True, kw_only=True)

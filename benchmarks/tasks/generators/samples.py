@@ -12,9 +12,9 @@ from benchmarks.report.figures import image_grid
 from benchmarks.result import NO_AXES, data_hash
 from benchmarks.run import Measurement, Task, run_as_command
 from randar_features import Model, generate, inpaint, load_model, outpaint
-from randar_features.cli.options import ModelOptions
 from randar_features.data import PhotoDigits
-from randar_features.options import Count, Seed
+from randar_features.options.shared import ModelOptions
+from randar_features.options.types import Count, Seed
 from randar_features.store.files import write_bytes
 
 MASKED = 0.5

@@ -27,9 +27,9 @@ from benchmarks.tasks.whole_images.labelled import (
     save_predictions,
 )
 from probes import paired_interval
-from randar_features.cli.options import Probe, VectorPooling, check_no_images, given
-from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore, is_store
+from randar_features.options.parse import option
+from randar_features.options.shared import Probe, VectorPooling, check_no_images, given
 from randar_features.precision import name_of
 
 PROTOCOL = (

@@ -24,8 +24,8 @@ from probes import (
 )
 from probes.few_shots import SHOTS
 from probes.transforms import AUTO
-from randar_features.cli.options import Normalization
-from randar_features.options import Count
+from randar_features.options.shared import Normalization
+from randar_features.options.types import Count
 
 Entries = dict[str, Any]
 """What is known of a result so far, see `Result.of`."""

@@ -37,9 +37,9 @@ from benchmarks.tasks.whole_images.labelled import (
 from probes import LogisticProbe, bootstrap_interval, mean_per_class_accuracy, paired_bootstrap
 from probes.rows import Rows, SelectedRows
 from randar_features import Model, load_model, log_likelihood
-from randar_features.cli.options import ModelOptions
 from randar_features.models.base import ImageTransformer, context_of
-from randar_features.options import Count
+from randar_features.options.shared import ModelOptions
+from randar_features.options.types import Count
 from randar_features.sequence import Context
 from randar_features.store.files import read_object, written_whole
 from randar_features.training.generator.objective import evaluation_orders

@@ -17,9 +17,9 @@ from benchmarks.tasks.duplicates.duplicate_pairs import Part, between
 from probes import stratified_holdout, stratified_rows
 from probes.pooling import pool
 from probes.rows import JoinedRows, Rows, SelectedRows, TensorRows, sharded_rows
-from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore
-from randar_features.options import Count
+from randar_features.options.parse import option
+from randar_features.options.types import Count
 from randar_features.store.files import written_whole
 
 PREDICTIONS = "predictions.npz"

@@ -29,7 +29,7 @@ from probes.rows import TensorRows
 from randar_features import Model, encode_tokens, load_model
 from randar_features.features import model_specs
 from randar_features.models.base import context_of, several_orders
-from randar_features.options import Count
+from randar_features.options.types import Count
 from randar_features.precision import autocast
 
 BASE = "mean"

@@ -34,10 +34,10 @@ from benchmarks.tasks.whole_images.retrieval_task import (
 from probes import paired_interval
 from probes.index.settings import CODES
 from probes.transforms import AUTO, fitted_transform
-from randar_features.cli.options import Normalization, VectorPooling
-from randar_features.cli.parse import option
 from randar_features.features.store import FeatureStore
-from randar_features.options import Count
+from randar_features.options.parse import option
+from randar_features.options.shared import Normalization, VectorPooling
+from randar_features.options.types import Count
 from randar_features.store.files import write_bytes
 
 INTERVAL = "percentile bootstrap over queries"

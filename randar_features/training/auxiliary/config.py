@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from randar_features.options import Natural, NonNegative, Share, check_ranges
+from randar_features.options.types import Natural, NonNegative, Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)

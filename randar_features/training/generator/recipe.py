@@ -7,7 +7,17 @@ import torch
 
 from randar_features.data.token_store import TokenStore
 from randar_features.models import ARCHITECTURES
-from randar_features.options import Count, Decay, Natural, NonNegative, Positive, Seed32, Share, check_ranges, typed
+from randar_features.options.types import (
+    Count,
+    Decay,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed32,
+    Share,
+    check_ranges,
+    typed,
+)
 from randar_features.training.auxiliary.config import AuxiliaryConfig
 from randar_features.training.distributed import HardwareConfig, format_name
 from randar_features.training.loop import LoopConfig

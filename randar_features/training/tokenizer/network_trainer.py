@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from randar_features.baselines import OWN_WEIGHTS
 from randar_features.data.pixels import PixelCache
-from randar_features.options import Count, Natural, NonNegative, Positive, Share, check_ranges
+from randar_features.options.types import Count, Natural, NonNegative, Positive, Share, check_ranges
 from randar_features.store.files import write_json, written_whole
 from randar_features.training.batches import batch_indices, step_generator
 from randar_features.training.loop import LoopConfig, Trainer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from randar_features.hub.registry import FOLDER_FILES
 from randar_features.hub.weights import file_hash, load_weights
-from randar_features.options import Count, Decay, Natural, NonNegative, Positive, Share, check_ranges, typed
+from randar_features.options.types import Count, Decay, Natural, NonNegative, Positive, Share, check_ranges, typed
 from randar_features.store.files import read_object
 from randar_features.tokenizers import LlamaGenTokenizer, NetworkTokenizer
 from randar_features.tokenizers.folder import NOT_ENCODING, write_tokenizer

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from randar_features.baselines import load_network
 from randar_features.data.ahead import sent
 from randar_features.data.pixels import PixelCache, PixelSource
-from randar_features.options import typed
+from randar_features.options.types import typed
 from randar_features.precision import autocast, fastest_dtype
 from randar_features.tokenizers import TokenizerOutput
 from randar_features.training.auxiliary.heads import Alignment, alignment_target

@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from randar_features.cli.parse import read_options
 from randar_features.models import ARCHITECTURES
+from randar_features.options.parse import read_options
 from randar_features.training.distributed import HardwareConfig
 from randar_features.training.generator.recipe import TrainingConfig, model_config, model_type
 from randar_features.training.loop import LoopConfig
 from randar_features.training.tokenizer.recipe import TokenizerTrainingConfig
 
-CONFIGS = Path(__file__).parents[3] / "randar_features/cli/recipes"
+CONFIGS = Path(__file__).parents[3] / "randar_features/training/recipes"
 CONTENT = {path: yaml.safe_load(path.read_text()) for path in sorted(CONFIGS.glob("*.yaml"))}
 GENERATORS = [path for path, content in CONTENT.items() if "model" in content]
 IMAGENET: Any = SimpleNamespace(vocab_size=16384, num_tokens=256, num_classes=1000)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from randar_features import load_tokenizer
-from randar_features.cli.parse import read_options
 from randar_features.hub.weights import file_hash
+from randar_features.options.parse import read_options
 from randar_features.store.files import read_json
 from randar_features.tokenizers.folder import tokenizer_hash
 from randar_features.training.loop import LoopConfig, run
@@ -265,13 +265,13 @@ def test_a_misspelt_option_of_the_discriminator_is_named(tmp_path: Path):
 
 
 def test_shipped_discriminators():
-    for path in (Path(__file__).parents[3] / "randar_features/cli/recipes").glob("*tokenizer*.yaml"):
+    for path in (Path(__file__).parents[3] / "randar_features/training/recipes").glob("*tokenizer*.yaml"):
         config = read_options(TokenizerTrainingConfig, path)
         assert PatchDiscriminator(**config.discriminator)(torch.zeros(2, 3, 64, 64)).shape[:2] == (2, 1)
 
 
 def test_the_shipped_polish_builds(tmp_path: Path, uninterrupted: tuple[TokenizerTrainer, Path]):
-    recipe = Path(__file__).parents[3] / "randar_features/cli/recipes/tiny_decoder.yaml"
+    recipe = Path(__file__).parents[3] / "randar_features/training/recipes/tiny_decoder.yaml"
     config = read_options(TokenizerTrainingConfig, recipe, [f"initial={uninterrupted[1] / 'model'}"])
     trainer = TokenizerTrainer(config, uninterrupted[0].train, uninterrupted[0].validation)
     assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == {

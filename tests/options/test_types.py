@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from randar_features.cli.parse import OptionError, read_options
-from randar_features.options import Count, Decay, Seed, check_ranges, differences, fits, typed
+from randar_features.options.parse import OptionError, read_options
+from randar_features.options.types import Count, Decay, Seed, check_ranges, differences, fits, typed
 from randar_features.tokenizers import LlamaGenTokenizer
 from randar_features.training.generator.recipe import TrainingConfig
 from randar_features.training.tokenizer.recipe import TokenizerTrainingConfig
 
-CONFIGS = sorted((Path(__file__).parents[1] / "randar_features/cli/recipes").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "randar_features/training/recipes").glob("*.yaml"))
 SHIPPED = [path for path in CONFIGS if "network" in yaml.safe_load(path.read_text())]  # the others: test_recipe.py
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from randar_features.cli.run import UNFINISHED, plain_log, run, subcommands
+from randar_features.options.command import UNFINISHED, plain_log, run, subcommands
 from randar_features.store.lock import FolderLockedError, locked
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from randar_features.cli.parse import OptionError, Options, parse
-from randar_features.options import nearest
+from randar_features.options.parse import OptionError, Options, parse
+from randar_features.options.types import nearest
 from randar_features.store.records import printable
 
 EXPLAINED: tuple[type[Exception], ...] = (

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 
 from randar_features.cli.extract import ExtractOptions
-from randar_features.cli.parse import OptionError, option, parse, positional, read_options
-from randar_features.cli.run import run
-from randar_features.options import Count, Seed
+from randar_features.options.command import run
+from randar_features.options.parse import OptionError, option, parse, positional, read_options
+from randar_features.options.types import Count, Seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ How to write a command, here `randar count FOLDER --batch-size 8`:
 
         data: Path = positional()                           # no "--data"; option("-d") adds a short name
         read: Literal["image", "query"] = "image"           # choices
-        batch_size: Count | None = None                     # a range, see `randar_features.options`
+        batch_size: Count | None = None                     # a range, see `randar_features.options.types`
         loop: LoopConfig = field(default_factory=LoopConfig)    # another dataclass: --loop.log-every
 
     def count(options: CountOptions) -> int | None: ...     # the exit status, None for 0
@@ -22,7 +22,7 @@ How to write a command, here `randar count FOLDER --batch-size 8`:
     def main(arguments: Sequence[str] | None = None) -> int:
         return run(count, CountOptions, arguments)
 
-`run` is that of `randar_features.cli.run`. `--config FILE` reads a YAML file whose keys are the names of the fields. An
+`run` is that of `options/command.py`. `--config FILE` reads a YAML file whose keys are the names of the fields. An
 option that follows it on the command line wins. `run(…, recipe=FILE)` names the file to read where `--config` is not
 given. Python code reads a YAML file by `read_options`.
 """
@@ -40,7 +40,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
-from randar_features.options import element, fits, in_words, nearest, without_none
+from randar_features.options.types import element, fits, in_words, nearest, without_none
 
 Options = TypeVar("Options")
 

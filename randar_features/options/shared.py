@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from randar_features.cli.parse import flag
 from randar_features.data.decode.ranges import Reading
-from randar_features.options import Count, Natural, NonNegative
+from randar_features.options.parse import flag
+from randar_features.options.types import Count, Natural, NonNegative
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 WeightsDType = Literal["float32", "bfloat16", "float16"]
@@ -15,6 +15,8 @@ StoreDType = Literal["float16", "float32"]
 Pooling = Literal["mean", "none"]
 VectorPooling = Literal["mean", "1x1+2x2", "mean+deviation", "max", "flat"]
 Normalization = Literal["unit", "standardized", "whitened", "auto"]
+Order = Literal["random", "raster", "spiral", "centre_out", "hierarchical", "spread", "confidence"]
+Schedule = Literal["randar", "arccos", "cosine"]
 Probe = Literal["logistic", "linear", "knn", "few-shot", "attentive"]
 
 
