@@ -175,7 +175,8 @@ def measure_samples(config: Config, samples: str) -> Measurement:
         fake, warnings = read_feature_set(samples), list[str]()
         data = {"reference": described(config.reference, None, None), "samples": described(samples, None, None)}
     else:
-        source = open_set(samples, config.samples_split, config.images, config.cache, config.reading)
+        about = config.samples_split, config.images, config.cache, config.reading
+        source = open_set(samples, *about, size=config.resolution or 64)  # photo-digits needs one: see size_of
         judge = config.judge(config.resolution or size_of(source, samples))
         real, fake = reference_of(config, judge), judged(judge, source, config, f"samples {samples} {len(source)}")
         warnings = warnings_of(config, real, fake)
@@ -252,7 +253,8 @@ def reference_of(config: Config, judge: Judge) -> JudgedSet:
         given = read_statistics(config.reference, judge, "generation")
         if IMAGES not in arrays_in(config.reference):
             return given
-    source = open_set(config.reference, config.reference_split, config.reference_images, config.cache, config.reading)
+    about = config.reference_split, config.reference_images, config.cache, config.reading
+    source = open_set(config.reference, *about, size=judge.image_size)
     name = f"reference {config.reference} {config.reference_split or 'all'} {config.reference_images or 'all'}"
     found = judged(judge, source, config, name)
     if config.save_statistics is not None and processes().is_main_process:
@@ -303,7 +305,8 @@ def own_probe(config: Config, model: Model) -> OwnProbe | None:
     plain = load_model(config.model, config.device)
     context = context_of(plain.transformer, None, "image")
     output = f"{context}/image/{plain.recommended_layers[0]}"
-    source = open_set(config.probe_data, config.probe_split, config.probe_images, config.cache, config.reading)
+    about = config.probe_split, config.probe_images, config.cache, config.reading
+    source = open_set(config.probe_data, *about, size=model.image_size)
     names = source.label_names
     if not names or not plain.classes or (known := same_classes(names, plain.classes)).min() < 0:
         raise ValueError(f"--probe-data {config.probe_data} must have the classes of {model.name} by name")

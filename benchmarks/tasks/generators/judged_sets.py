@@ -170,16 +170,19 @@ def merged_moments(rows: Rows) -> Moments:
 
 
 def open_set(
-    data: str, split: str | None, count: int | None, cache: str, reading: Reading = DEFAULT_READING
+    data: str, split: str | None, count: int | None, cache: str, reading: Reading = DEFAULT_READING, *, size: int
 ) -> ImageSource:
-    """Images of a folder, a data set or an .npz in ADM's form: `count` evenly spread ones, None: all."""
+    """Images of a folder, a data set or an .npz in ADM's form: `count` evenly spread ones, None: all.
+
+    size: pixels a side that photo-digits is composed at.
+    """
     path = Path(data)
     if path.suffix == ".npz":
         if split is not None:
             raise ValueError(f"{data} holds one set of images and has no split {split!r}: leave it out")
-        source = open_data(NpzImages(path, Path(cache) / "unpacked"), None, 0)
+        source = open_data(NpzImages(path, Path(cache) / "unpacked"), None, size)
     else:
-        source = open_data(data, split, 0, reading)
+        source = open_data(data, split, size, reading)
     if count is None or (source.length or 0) <= count:
         return source
     return source.take(np.linspace(0, len(source) - 1, count).round().astype(np.int64))

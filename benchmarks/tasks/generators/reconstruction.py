@@ -63,7 +63,7 @@ def measure(config: Config, out: Path) -> Measurement:
     if size != model.image_size:
         raise ValueError(f"{model.name} reconstructs images of {model.image_size} pixels, got --resolution {size}")
     plain, through = config.judge(size), config.judge(size, through=model)
-    source = open_set(config.data, config.split, config.images, config.cache, config.reading)
+    source = open_set(config.data, config.split, config.images, config.cache, config.reading, size=size)
     name = f"{config.data} {config.split or 'all'} {config.images or 'all'}"
     if config.reference is not None:
         real = read_statistics(config.reference, plain, "reconstruction")

@@ -262,6 +262,14 @@ def test_reconstruction_compares_images_with_themselves(tmp_path: Path, small_mo
 # What is refused
 
 
+def test_the_built_in_images_are_a_reference_too(tmp_path: Path):
+    common = {"network": "pixels", "cache": str(tmp_path), "reference": "photo-digits", "reference_images": 12}
+    found = generation.measure(Config(**common, samples="photo-digits", images=12, resolution=32), tmp_path)
+    assert found.results[0]["FD-pixels"] == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="state --resolution"):
+        generation.measure(Config(**common, samples="photo-digits"), tmp_path)
+
+
 def test_each_task_refuses_the_reference_of_the_other(tmp_path: Path, model_folder: Path):
     write_images(tmp_path / "data", 9)
     about = options(tmp_path, model_folder, model=str(model_folder))
