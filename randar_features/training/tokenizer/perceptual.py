@@ -63,15 +63,21 @@ class VGGMaps(nn.Module):
         super().__init__()
         from torchvision.models import vgg16  # slow to import
 
+        path = Path(file) if file else Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"the perceptual loss needs the weights of torchvision's VGG-16, and {path} is not there: put "
+                f"{VGG_FILE} there or name it as perceptual_vgg=FILE, or train without (perceptual_weight=0)"
+            )
         with torch.device("meta"):  # fresh weights would not be used, least of all the classifier's half a gigabyte
             network = vgg16(weights=None).features
-        state = read_state_dict(_find_vgg(file))
+        state = read_state_dict(path)
         prefix = "features."
         own = {name.removeprefix(prefix): value.float() for name, value in state.items() if name.startswith(prefix)}
         try:
             network.load_state_dict(own, assign=True)
         except RuntimeError as error:
-            raise ValueError(f"{_find_vgg(file)} does not hold torchvision's VGG-16: {str(error)[:200]}") from error
+            raise ValueError(f"{path} does not hold torchvision's VGG-16: {str(error)[:200]}") from error
         for module in network:
             if isinstance(module, nn.ReLU):
                 module.inplace = False
@@ -110,28 +116,12 @@ class NetworkMaps(nn.Module):
 
 
 def lpips(vgg: str | None = None, linear: str | None = None) -> PerceptualDistance:
-    """The paper's distance, by VGG-16.
+    """The paper's distance, by VGG-16; errors as of `VGGMaps`, and ValueError for a file without channel weights.
 
-    Args:
-        vgg: see `VGGMaps`.
-        linear: file of LPIPS's channel weights (its `weights/v0.1/vgg.pth`); None: those of an installed `lpips`
-            package, else every channel counts 1, the uncalibrated form of the paper.
-
-    Raises:
-        FileNotFoundError: there are no VGG-16 weights.
-        ValueError: a file holds other tensors.
+    vgg: see `VGGMaps`. linear: file of LPIPS's channel weights (its `weights/v0.1/vgg.pth`); None: those of an
+    installed `lpips` package, else every channel counts 1, the uncalibrated form of the paper.
     """
     return PerceptualDistance(VGGMaps(vgg), _channel_weights(linear))
-
-
-def _find_vgg(given: str | None) -> Path:
-    path = Path(given) if given else Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the perceptual loss needs the weights of torchvision's VGG-16, and {path} is not there: put "
-            f"{VGG_FILE} there or name it as perceptual_vgg=FILE, or train without (perceptual_weight=0)"
-        )
-    return path
 
 
 def _channel_weights(given: str | None) -> list[Tensor]:
