@@ -74,12 +74,7 @@ def pca_pictures(
 
     Places of one colour have like features. Colours are aligned to those of the first spec, so that maps can be
     compared by eye.
-
-    Raises:
-        ValueError: no spec at all.
     """
-    if not specs:
-        raise ValueError("nothing is chosen: tick at least one context, one read and one layer that go together")
     maps, side = feature_maps(model, image, specs, detail=detail, dtype=dtype), side_of(model)
     colours = {name: pca_colours(own[None])[0] for name, own in maps.items()}
     first = next(iter(colours.values()))

@@ -85,8 +85,6 @@ def _recommended(
     sizes: Mapping[str, Any], names: Sequence[str] | None, layers: Sequence[int] | None, steps: int | None
 ) -> dict[str, Any]:
     """The entry `recommended` of config.json, or ValueError for what does not fit the transformer's sizes."""
-    if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ValueError(f"class names must be a list of texts, got {names!r}")
     if names and len(names) != sizes["num_classes"]:
         raise ValueError(f"{len(names)} class names for {sizes['num_classes']} classes")
     if layers and not all(0 <= layer < sizes["num_layers"] for layer in layers):

@@ -164,6 +164,8 @@ def test_there_is_a_page_for_every_kind_of_model(photos: Path, tmp_path: Path, a
     model = load_model(write_folder(tmp_path / "model", architecture=architecture), device="cpu")
     explorer = Explorer(open_collection(str(photos / "china"), tmp_path, model=model, progress=False), tmp_path)
     Page(explorer)
+    with pytest.raises(ValueError, match="tick"):
+        explorer._specs([], ["image"], [0])
     assert explorer.surprisal(str(photos / "china/0.png"), 0, 1)
 
 

@@ -46,8 +46,6 @@ def test_maps_as_colours_side_by_side(small_model: rf.Model, image: Image.Image)
     assert [caption for _, caption in shown] == ["image", "single/image/1", "repeat/image/1", "reverse/image/1"]
     assert all(picture.size == (side, side) for picture, _ in shown)
     assert np.asarray(shown[1].picture).std() > 20
-    with pytest.raises(ValueError, match="tick"):
-        pictures.pca_pictures(small_model, image, [])
 
 
 def test_a_point_is_found_again_in_a_copy(small_model: rf.Model, image: Image.Image):
