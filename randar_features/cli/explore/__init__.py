@@ -53,8 +53,8 @@ def explore(options: ExploreOptions) -> None:
     """Serve the page until Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="randar-explore-") as scratch:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": scratch}
-        from randar_features.explore.collection import open_collection
-        from randar_features.explore.page import Explorer, Page, serve
+        from randar_features.cli.explore.collection import open_collection
+        from randar_features.cli.explore.page import Explorer, Page, serve
 
         others = fields_of(options, but=("folder", "port", "browser", "value_range", "max_pixels"))
         collection = open_collection(options.folder, Path(scratch), reading=options.reading, **others)

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 import randar_features as rf
+from randar_features.cli.explore import pictures
+from randar_features.cli.explore.collection import Collection, open_collection
+from randar_features.cli.explore.pictures import Captioned
 from randar_features.data import adm_center_crop, load_image, to_tensor
 from randar_features.data.decode.ranges import Reading
-from randar_features.explore import pictures
-from randar_features.explore.collection import Collection, open_collection
-from randar_features.explore.pictures import Captioned
 from randar_features.features import FeatureSpec, model_specs
 
 SPEC = FeatureSpec.parse("reverse/image/1")

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from randar_features import Model, load_model
-from randar_features.explore.collection import open_collection
-from randar_features.explore.pictures import Captioned
+from randar_features.cli.explore.collection import open_collection
+from randar_features.cli.explore.pictures import Captioned
 from tests.small_models import write_folder
 
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
@@ -39,7 +39,7 @@ addEventListener("DOMContentLoaded", () => document.head.insertAdjacentHTML("bef
 def address(photos: Path, tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> Iterator[str]:
     """Of the page of the photographs, through a small model unless pictures are wanted."""
     pytest.importorskip("gradio")  # here, since the import takes seconds in each process of the tests
-    from randar_features.explore.page import Explorer, Page, serve
+    from randar_features.cli.explore.page import Explorer, Page, serve
 
     scratch = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
@@ -159,7 +159,7 @@ def test_another_name_of_this_machine_is_refused(address: str):
 @pytest.mark.parametrize("architecture", ["llamagen", "arpg"])
 def test_there_is_a_page_for_every_kind_of_model(photos: Path, tmp_path: Path, architecture: str):
     pytest.importorskip("gradio")
-    from randar_features.explore.page import Explorer, Page
+    from randar_features.cli.explore.page import Explorer, Page
 
     model = load_model(write_folder(tmp_path / "model", architecture=architecture), device="cpu")
     explorer = Explorer(open_collection(str(photos / "china"), tmp_path, model=model, progress=False), tmp_path)
@@ -172,7 +172,7 @@ def test_there_is_a_page_for_every_kind_of_model(photos: Path, tmp_path: Path, a
 def test_a_picture_that_is_shown_twice_is_written_once(tmp_path: Path):
     """gradio would write it anew for the next component, while another button reads it."""
     pytest.importorskip("gradio")
-    from randar_features.explore.page import filed
+    from randar_features.cli.explore.page import filed
 
     picture, other = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (4, 16), "red")
     first, number = filed((picture, 3), tmp_path)
@@ -188,7 +188,7 @@ def test_an_open_page_does_not_keep_the_server_from_its_end():
     gradio = pytest.importorskip("gradio")
     import uvicorn
 
-    from randar_features.explore.page import ADDRESS, Server, application
+    from randar_features.cli.explore.page import ADDRESS, Server, application
 
     page: Any = SimpleNamespace(blocks=gradio.Blocks(analytics_enabled=False))
     server = Server(uvicorn.Config(application(page), log_level="warning"))

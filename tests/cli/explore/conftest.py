@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import randar_features as rf
-from randar_features.explore.collection import Collection, open_collection
+from randar_features.cli.explore.collection import Collection, open_collection
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,10 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from randar_features.cli.explore import pictures
+from randar_features.cli.explore.collection import Collection
+from randar_features.cli.explore.pictures import Captioned
 from randar_features.data import load_image
-from randar_features.explore import pictures
-from randar_features.explore.collection import Collection
-from randar_features.explore.pictures import Captioned
 from randar_features.features import FeatureSpec, model_specs
 from randar_features.generation.animation import order_frames, save_animation
 from randar_features.generation.classes import short_name

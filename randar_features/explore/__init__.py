@@ -1,1 +1,0 @@
-"""The page that `randar explore` shows: what is explored, the pictures of it, and the page itself."""
