@@ -257,7 +257,7 @@ class _Builder:
             return
         unit = self._unit(rows).contiguous()
         if self.settings.kind == "hnsw":  # the state of its generator is not saved with it
-            self.index.hnsw.rng = faiss.RandomGenerator(self.settings.seed + start)
+            self.index.hnsw.rng = faiss.RandomGenerator((self.settings.seed + start) % 2**63)
         if self.settings.kind == "ivfpq":
             self.vectors = self.vectors or self._open_vectors()
             self.vectors.write(unit.half().numpy().tobytes())
@@ -315,7 +315,7 @@ def _empty_index(settings: IndexSettings) -> FaissIndex:
     index = faiss.IndexIVFPQ(coarse, width, settings.nlist, settings.code_bytes, 8, faiss.METRIC_INNER_PRODUCT)
     coarse.this.disown()
     index.own_fields = True
-    index.cp.seed = index.pq.cp.seed = settings.seed + 1234  # faiss's own default
+    index.cp.seed = index.pq.cp.seed = (settings.seed + 1234) % 2**31  # 1234 is faiss's own default, of a C int
     index.pq.cp.max_points_per_centroid = CODE_POINTS
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # few are fine: no warning
     return index

@@ -139,7 +139,8 @@ def _settings_fault(settings: dict[str, Any]) -> str | None:
     if set(settings) != names:
         return f"settings must be {', '.join(sorted(names))}"
     for name, value in settings.items():
-        right = value in texts[name] if name in texts else type(value) is int and 0 <= value < 1 << 48
+        largest = 1 << (63 if name == "seed" else 48)
+        right = value in texts[name] if name in texts else type(value) is int and 0 <= value < largest
         if not right:
             return f"settings: {name} is {value!r}"
     whitened = settings["normalization"] == "whitened"

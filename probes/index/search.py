@@ -23,7 +23,7 @@ from probes.index.vectors import (
     normalize,
     stored_vectors,
 )
-from probes.inputs import Array, Labels, feature_matrix, row_ids, whole_number
+from probes.inputs import Array, Labels, feature_matrix, integer_vector, row_ids, whole_number
 from probes.retrieval import Neighbours, best_rows
 
 WALK_UP_TO = 2048  # for more candidates, reading everything is faster than walking a graph
@@ -175,7 +175,7 @@ class VectorIndex:
 
     def search_rows(self, rows: Labels, k: int, **effort: int | None) -> Neighbours:
         """The `k` rows most similar to each of the index's own `rows` (Q,), without itself; options as in `search`."""
-        own = row_ids(rows, "rows", len(rows), self.rows)
+        own = row_ids(integer_vector(rows, "rows"), "rows", len(rows), self.rows)
         return self._best(self.vectors(own), k, own, Effort(**effort))
 
     def vectors(self, rows: Labels) -> Tensor:
@@ -183,7 +183,7 @@ class VectorIndex:
 
         IndexError: a row that was left out.
         """
-        wanted = row_ids(rows, "rows", len(rows), self.rows)
+        wanted = row_ids(integer_vector(rows, "rows"), "rows", len(rows), self.rows)
         places = self._places(wanted)
         if (wanted < 0).any():
             raise IndexError(f"rows of this index are 0 … {self.rows - 1}, got {wanted.min()}")

@@ -96,13 +96,15 @@ def choose_settings(
     sizes |= {"nlist": nlist, "code_bytes": code_bytes, "training_rows": training_rows, "components": components}
     if wrong := {name: size for name, size in sizes.items() if size is not None and size < 1}:
         raise ValueError(f"expected at least 1, or None where it follows from the number of vectors, got {wrong}")
-    if seed < LEAST["seed"]:
-        raise ValueError(f"seed must be at least {LEAST['seed']}, got {seed}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed}")
     settings = IndexSettings(kind=str(kind), dim=dim, normalization=normalization, block_rows=block_rows, seed=seed)
     settings = replace(settings, components=_components(normalization, components, count, dim))
     if kind == "hnsw":
         if LEAST["M"] > M:
             raise ValueError(f"M must be at least {LEAST['M']}, neighbours of a vector in the graph; got {M}")
+        if efConstruction >= 2**31:
+            raise ValueError(f"efConstruction must be below 2**31, got {efConstruction}")
         settings = replace(settings, M=M, efConstruction=efConstruction)
     if kind == "ivfpq":
         settings = _with_lists(settings, count, nlist, code_bytes, training_rows)

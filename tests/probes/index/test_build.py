@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probes.index import KINDS, Blocks, IndexFilesError, VectorIndex, blocks_of, build_index, rebatched
+from probes.index import (
+    KINDS,
+    Blocks,
+    IndexFilesError,
+    VectorIndex,
+    blocks_of,
+    build_index,
+    choose_settings,
+    rebatched,
+)
 from probes.index.build import _Builder
 from tests.kill.__main__ import start
 from tests.probes.index.clusters import DIM, FEATURES, build, clusters, small_settings
@@ -217,3 +226,14 @@ def test_numbers_beyond_float32_are_left_out(tmp_path: Path) -> None:
     rows = clusters(20).astype(np.float64)
     rows[3] *= 1e39
     assert build(tmp_path, rows, "flat").left_out == [3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_seed_builds_an_index_that_can_be_opened(tmp_path: Path, kind: str) -> None:
+    rows = clusters(300)
+    for seed in (2**31, 2**63 - 1):
+        build(tmp_path / str(seed), rows, kind, settings=small_settings(kind, 300, seed=seed))
+        assert len(VectorIndex(tmp_path / str(seed))) == 300
+    for wrong in ({"seed": 2**63}, {"seed": -1}, {"kind": "hnsw", "efConstruction": 2**31}):
+        with pytest.raises(ValueError, match=str(list(wrong.values())[-1])):
+            choose_settings(300, DIM, **wrong)  # type: ignore[arg-type]
