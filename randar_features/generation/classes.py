@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from randar_features.hub.load import transformer_of
+
 SUGGESTIONS = 5
 SHORTEST_TYPO = 4
 """Letters of a name that may be misspelt; among shorter words nearly any two are alike, such as cat and coat."""
@@ -48,9 +50,7 @@ def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
         TypeError: it is neither.
         ValueError: a name that the model's classes do not have, or a name where it has none.
     """
-    transformer = getattr(model, "transformer", model)
-    if not hasattr(transformer, "config"):
-        raise TypeError(f"a model, as load_model gives it, or its transformer is expected; got {str(model)[:80]!r}")
+    transformer = transformer_of(model)
     if transformer is model:
         return model, classes
     names, count = getattr(model, "classes", None), transformer.config.num_classes

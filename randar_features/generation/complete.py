@@ -171,7 +171,7 @@ def as_classes(
         )
     try:
         given = sequence.as_tensor(classes).cpu()
-    except (TypeError, ValueError, RuntimeError):
+    except TypeError:
         raise ValueError(f"classes must be one integer an image; got {classes!r}") from None
     given = given[None] if given.dim() == 0 else given
     if given.dim() == 1 and not len(given):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from randar_features.generation.classes import ClassesLike, resolve
 from randar_features.generation.complete import as_classes
 from randar_features.generation.generate import DecodingSettings, check_settings, generate
-from randar_features.generation.recipe import GuidanceLike
+from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import SeedLike, Stream, image_seeds, substream
 from randar_features.hub import Model
 from randar_features.sequence import as_tensor
@@ -99,6 +99,7 @@ def redraw(
     patch = model.image_size // transformer.config.grid
     known = (F.max_pool2d(mask[:, None].float(), patch).flatten(1) == 0).to(transformer.device)
     indices, seeds = as_classes(numbers, transformer, len(images)), image_seeds(generator, len(images))
+    recipe_of(transformer).guide(guidance)  # a wrong one is refused, also where none is needed
     guidance = 1.0 if classes is None else guidance
     check_settings(transformer, indices, known, guidance, **settings)
     tokens = model.tokenizer.encode(filled(images, mask)).to(transformer.device)
@@ -134,6 +135,8 @@ def outpaint(
     size = check_model(model).image_size
     check_images(images)
     left, top, right, bottom = check_padding(padding, images, size)
+    if classes is not None:  # once for all windows
+        classes = as_classes(resolve(model, classes)[1], model.transformer, len(images))
     canvas = F.pad(images, (left, right, top, bottom))
     missing = torch.ones(canvas.shape[-2:], dtype=torch.bool, device=images.device)
     missing[top : top + images.shape[2], left : left + images.shape[3]] = False
@@ -263,7 +266,7 @@ def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
     """`mask` as (B, H, W) boolean; TypeError or ValueError if it is none of this height and width, or empty or full."""
     try:
         given = as_tensor(mask)
-    except (TypeError, RuntimeError, ValueError):
+    except TypeError:
         raise TypeError(
             f"the mask must be a boolean tensor (H, W), True where to draw anew; got {type(mask).__name__}. Of a "
             "Pillow image of mode 'L' it is numpy.asarray(image) > 127"

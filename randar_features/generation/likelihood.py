@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from randar_features import sequence
 from randar_features.generation.classes import ClassesLike, resolve
 from randar_features.generation.complete import as_classes
+from randar_features.generation.sampling import is_number
 from randar_features.hub import Model
 from randar_features.layers.packed_linear import check_packed
 from randar_features.models import ImageTransformer
@@ -63,7 +64,7 @@ def log_likelihood(
     model = fitted(model, computing, model.dtype)
     with evaluating(model), computing_in(computing, model.device, model.dtype):
         for order in several:  # (1 or B, N)
-            for part in torch.arange(batch, device="cpu").split(int(batch_size)):
+            for part in torch.arange(batch, device="cpu").split(min(int(batch_size), batch)):
                 own = order if len(order) == 1 else order[part]
                 total[part] += one_order(model, tokens[part], numbers[part], own)
     return total / len(several)
@@ -110,13 +111,15 @@ def surprisal_map(log_likelihoods: Tensor, image_size: int, limit: float) -> Ten
     Returns:
         (B, 3, S, S) float32 in [0, 1].
     """
+    if not isinstance(log_likelihoods, Tensor):
+        raise TypeError(f"log-likelihoods must be a tensor (B, N), got {type(log_likelihoods).__name__}")
     if log_likelihoods.ndim != 2 or not log_likelihoods.is_floating_point():
         got = f"{tuple(log_likelihoods.shape)}, {log_likelihoods.dtype}"
         raise ValueError(f"log-likelihoods must be floats (B, N), as log_likelihood gives them; got {got}")
     side = sequence.grid_side(log_likelihoods.shape[1])
     if sequence.as_index("image_size", image_size) < 1 or image_size % side:
         raise ValueError(f"image_size must be a multiple of the grid side {side}, got {image_size}")
-    if not (isinstance(limit, Real) and limit > 0 and math.isfinite(limit)):
+    if not (is_number(limit) and limit > 0 and math.isfinite(limit)):
         raise ValueError(f"limit must be a positive number of nats, got {limit!r}")
-    grey = (-log_likelihoods / limit).clamp(0, 1).view(-1, 1, side, side)
+    grey = (-log_likelihoods / float(limit)).clamp(0, 1).view(-1, 1, side, side)
     return F.interpolate(grey, size=(image_size, image_size), mode="nearest").expand(-1, 3, -1, -1)

@@ -8,16 +8,17 @@ the same images as one call on the whole.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from randar_features.sequence import as_tensor, check_seed
+from randar_features.sequence import are_whole, as_tensor, check_seed
 
 SeedLike = torch.Generator | int | Tensor | Sequence[int] | None
 
@@ -61,13 +62,14 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str = "c
 def _own_seeds(seeds: Tensor | Sequence[int], batch: int) -> Tensor:
     """(B,) int64: a seed an image."""
     if not isinstance(seeds, Tensor):
-        several = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+        unordered = isinstance(seeds, str | bytes | bytearray | Set | Mapping)
+        several: list[Any] = list(seeds) if isinstance(seeds, Iterable) and not unordered else [seeds]
         seeds = [check_seed(seed, 2**63) if isinstance(seed, Integral) else seed for seed in several]
     try:
         given = as_tensor(seeds)
-    except (TypeError, ValueError, RuntimeError):
+    except TypeError:
         raise ValueError(f"seeds must be {batch} integers, one an image; got {seeds!r}") from None
-    if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:
+    if given.shape != (batch,) or not are_whole(given):
         raise ValueError(f"seeds must be {batch} integers, one an image; got {tuple(given.shape)}, {given.dtype}")
     return given.to(torch.int64)
 
@@ -150,7 +152,7 @@ def cooled(logits: Tensor, temperature: float) -> Tensor:
     Near 0 the quotients would overflow: there the largest logit is taken off first, which changes no probability.
     """
     if temperature >= COLD:
-        return logits / temperature
+        return logits / float(temperature)
     return (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, COLDEST)
 
 

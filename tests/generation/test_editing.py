@@ -367,3 +367,14 @@ def test_a_mask_of_another_size_than_its_photograph_is_refused(small_model: Mode
         inpaint(small_model.transformer, photograph(), area(43, 64, 5, 12, 3, 9))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"shape \(43, 64\) .* as the images.* got \(16, 16\)"):
         inpaint(small_model, photograph(), box(0, 4, 0, 4))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), "strong", True, (1, 2, 3)])
+def test_a_wrong_guidance_is_refused_without_a_class_too(small_model: Model, wrong: Any):
+    with pytest.raises((TypeError, ValueError), match="guidance"):
+        inpaint(small_model, images(), box(0, 4, 0, 4), guidance=wrong)
+
+
+def test_classes_that_can_be_read_once_serve_all_windows(small_model: Model):
+    expected = outpaint(small_model, images(), 2, [0, 2], generator=1, steps=2)
+    assert torch.equal(outpaint(small_model, images(), 2, iter([0, 2]), generator=1, steps=2), expected)

@@ -104,3 +104,13 @@ def test_a_model_trained_in_raster_order_is_measured_in_it():
     assert not torch.equal(log_likelihood(MODEL, TOKENS, CLASSES), expected)
     for several in (1, 3, torch.arange(16)):
         assert torch.equal(log_likelihood(model, TOKENS, CLASSES, several), expected)
+
+
+def test_sizes_and_limits_beyond_torchs_integers():
+    found = log_likelihood(MODEL, TOKENS, CLASSES, batch_size=2**70)
+    torch.testing.assert_close(found, log_likelihood(MODEL, TOKENS, CLASSES))
+    assert torch.equal(surprisal_map(found, 16, 2**70), surprisal_map(found, 16, 2.0**70))
+    with pytest.raises(ValueError, match=r"limit.*True"):
+        surprisal_map(found, 16, True)
+    with pytest.raises(TypeError, match="list"):
+        surprisal_map(found.tolist(), 16, 4.0)  # type: ignore[arg-type]

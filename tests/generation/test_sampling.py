@@ -150,3 +150,15 @@ def test_seeds_of_every_integer_kind():
         assert torch.equal(image_seeds(same, 2), expected)
     assert torch.equal(image_seeds(np.int64(3), 2), image_seeds(3, 2))
     assert image_seeds(-5, 2).shape == image_seeds(2**64 - 1, 2).shape == (2,)
+
+
+@pytest.mark.parametrize("wrong", [b"ab", {1, 2}, {1: 2, 3: 4}, torch.tensor([1j, 2j])])
+def test_seeds_without_order_or_of_bytes_are_refused(wrong: Any):
+    with pytest.raises((TypeError, ValueError), match="2 integers"):
+        image_seeds(wrong, 2)
+
+
+def test_a_temperature_may_be_any_finite_number():
+    logits, seeds, locations = torch.randn(1, 2, 8), torch.tensor([1]), torch.arange(2)[None]
+    huge, same = (Sampling(temperature=value).draw(logits, seeds, locations) for value in (2**70, 2.0**70))
+    assert torch.equal(huge, same)
