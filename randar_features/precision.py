@@ -48,7 +48,9 @@ def check_dtype(dtype: DType) -> DType:
     """
     if isinstance(dtype, str) and dtype in COMPUTE_FORMATS:
         return COMPUTE_FORMATS[dtype]
-    if dtype is None or (isinstance(dtype, str) and dtype == AUTO) or dtype in COMPUTE_FORMATS.values():
+    if dtype is None or (isinstance(dtype, str) and dtype == AUTO):
+        return dtype
+    if isinstance(dtype, torch.dtype) and dtype in COMPUTE_FORMATS.values():
         return dtype
     names = ", ".join(f'"{name}"' for name in COMPUTE_FORMATS)
     raise ValueError(f'dtype={dtype!r}: expected {names} (or the torch dtype of that name), "auto" or None')

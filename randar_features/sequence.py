@@ -13,6 +13,7 @@ image twice, see `second_copy`. Training, encoding and decoding all take the lay
 
 import math
 import operator
+import reprlib
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -137,10 +138,18 @@ def known_first(order: Tensor, known: Tensor) -> Tensor:
 
 
 def as_tensor(values: object) -> Tensor:
-    """A tensor where it is; what becomes one on the CPU, whatever torch's default device. Errors as `torch.tensor`."""
-    if isinstance(values, bytes | bytearray):  # torch takes their bytes for numbers
-        raise TypeError(f"numbers are expected, got {values!r}")
-    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+    """A tensor, or numbers as one on the CPU, whatever torch's default device; TypeError for anything else."""
+    try:
+        if isinstance(values, bytes | bytearray):  # torch takes their bytes for numbers
+            raise TypeError
+        return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"numbers are expected, got {reprlib.repr(values)}") from None
+
+
+def are_whole(values: Tensor) -> bool:
+    """Whether a tensor holds integers: no fractions, complex numbers or truth values."""
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
 
 
 def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
@@ -157,15 +166,14 @@ def check_order(order: Tensor | Sequence[int], num_tokens: int, batch: int | Non
 
 def check_order_shape(order: Tensor | Sequence[int], num_tokens: int, batch: int | None = None) -> Tensor:
     """`check_order` of shape and dtype alone; the values are not looked at."""
-    if isinstance(order, str):
-        raise TypeError(f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N); got {order!r}")
-    order = as_tensor(order)
+    expected = f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N)"
+    try:
+        order = as_tensor(order)
+    except TypeError:
+        raise TypeError(f"{expected}; got {reprlib.repr(order)}") from None
     order = order[None] if order.dim() == 1 else order
-    if order.dim() != 2 or order.shape[1] != num_tokens or order.is_floating_point() or order.dtype == torch.bool:
-        raise ValueError(
-            f"an order must hold {num_tokens} integers per image, shape (N,) or (B, N); "
-            f"got shape {tuple(order.shape)}, {order.dtype}"
-        )
+    if order.dim() != 2 or order.shape[1] != num_tokens or not are_whole(order):
+        raise ValueError(f"{expected}; got shape {tuple(order.shape)}, {order.dtype}")
     if batch is not None and len(order) not in (1, batch):
         raise ValueError(f"{len(order)} orders for {batch} images: give one for all or one for each")
     return order.long()
@@ -270,9 +278,13 @@ def read_order(order: Tensor, context: str) -> Tensor:
 
 def as_index(name: str, value: Any) -> int:
     """An integer of any kind as an int; TypeError for anything else, fractions and booleans among them."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: an integer is expected, got {value!r}")
-    return operator.index(value)
+    truth = isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+    try:
+        if not truth and getattr(value, "ndim", 0) == 0:
+            return operator.index(value)
+    except TypeError:  # of an array or a tensor, whose message does not say what is wrong
+        pass
+    raise TypeError(f"{name}: an integer is expected, got {value!r}")
 
 
 def check_seed(seed: Any, end: int = 2**64) -> int:
@@ -290,5 +302,5 @@ def can_look_at(values: Tensor) -> bool:
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """ValueError that lists the choices if `value` is none of them."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:  # an array is not compared: it may hold several
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")

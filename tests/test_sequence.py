@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import torch
 
@@ -91,3 +94,30 @@ def test_unknown_names_are_refused():
         sequence.grid_side(10)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         sequence.antithetic_orders(0, 4)
+
+
+@pytest.mark.parametrize("wrong", [True, torch.tensor(True), torch.tensor(1.0), torch.tensor([1]), np.array([1]), 1.0])
+def test_what_is_no_integer_is_quoted(wrong: object):
+    with pytest.raises(TypeError, match=f"size.*{re.escape(repr(wrong))}"):
+        sequence.as_index("size", wrong)
+
+
+@pytest.mark.parametrize("one", [1, np.uint8(1), np.array(1), torch.tensor(1)])
+def test_integers_of_any_kind_become_an_int(one: object):
+    found = sequence.as_index("size", one)
+    assert type(found) is int and found == 1
+
+
+def test_things_that_hold_no_numbers_are_refused_by_type():
+    for wrong in (b"ab", "ab", {1}, {1: 2}, iter([1]), [None], [[1], [1, 2]], 2**70, None):
+        with pytest.raises(TypeError, match="numbers"):
+            sequence.as_tensor(wrong)
+        with pytest.raises(TypeError, match="order must hold 4 integers"):
+            sequence.check_order(wrong, 4)
+    with pytest.raises(ValueError, match="complex"):
+        sequence.check_order(torch.arange(4) + 0j, 4)
+
+
+def test_an_array_is_none_of_the_choices():
+    with pytest.raises(ValueError, match="pool must be one of mean"):
+        sequence.check_choice("pool", np.array(["mean", "max"]), ("mean",))

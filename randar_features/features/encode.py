@@ -10,6 +10,7 @@ from randar_features.data.ahead import sent
 from randar_features.data.profile import part
 from randar_features.features.spec import FeatureSpec, check_one, check_specs, model_specs, resolve_layers
 from randar_features.hub import Model
+from randar_features.hub.load import transformer_of
 from randar_features.layers.attention import Positions, continued_mask
 from randar_features.models import FeaturePass, ImageTransformer, LlamaGen, RandAR
 from randar_features.models.base import Indices, check_tokens, evaluating, order_of, several_orders
@@ -87,7 +88,7 @@ def encode_tokens(
         TypeError, ValueError, IndexError: tokens, classes, order, layers, context or read do not fit the model.
     """
     check_one(context, read)
-    transformer = transformer.transformer if isinstance(transformer, Model) else transformer
+    transformer = transformer_of(transformer)
     depth = transformer.config.num_layers
     given = layers if layers is None or isinstance(layers, str) else resolve_layers(layers, depth, ())
     specs = model_specs(transformer, layers=given, context=context, read=read, norm=norm)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -156,8 +157,11 @@ class Extraction:
         if self.pool is not None:
             sequence.check_choice("pool", self.pool, ("mean",))
         for name, value in (("append", self.append), ("retry", self.retry)):
-            if value not in (True, False):
+            if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
+        for name in ("orders", "seed", "batch_size", "shard_rows", "num_workers"):
+            value = getattr(self, name)  # of NumPy's short integers products could overflow
+            setattr(self, name, None if value is None else as_index(name, value))
 
     @cached_property
     def loaded(self) -> tuple[Model, torch.dtype]:

@@ -55,6 +55,9 @@ class FeatureSpec:
             raise ValueError(
                 f"seed={self.seed} and combine={self.combine!r} go with several orders, but orders is None"
             )
+        for name in ("layer", "orders", "seed"):  # Python's own numbers: a tensor's hash is not that of its value
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else as_index(name, value))
 
     @classmethod
     def parse(cls, text: str | Self) -> Self:
@@ -218,7 +221,7 @@ def _names(name: str, given: str | Sequence[str]) -> list[str]:
     """One name or several as a list; ValueError for none, TypeError for what is no name."""
     if isinstance(given, str):
         return [given]
-    names = list(given) if isinstance(given, Iterable) else [given]
+    names: list[Any] = list(given) if has_several(given) else [given]
     if not all(isinstance(one, str) for one in names):
         raise TypeError(f"{name} must be a name or several, got {given!r}")
     if not names:
@@ -250,7 +253,7 @@ def _layers_of(
 
 def has_several(given: Any) -> TypeGuard[Iterable[Any]]:
     """Whether it holds several things; tensors and arrays without a dimension can be iterated and are one."""
-    return isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
+    return isinstance(given, Iterable) and not isinstance(given, bytes) and getattr(given, "ndim", 1) > 0
 
 
 def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default: Sequence[int]) -> list[int]:

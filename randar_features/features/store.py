@@ -187,7 +187,7 @@ class EncodedImages(StoredImages):
         values = {}
         for name, value in found().items():
             array = value.float().numpy()
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", under="ignore"):
                 converted = array.astype(self.dtype, copy=False)
             lost = np.isinf(converted) & np.isfinite(array)
             if lost.any():

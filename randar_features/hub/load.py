@@ -235,6 +235,14 @@ def _model(
     )
 
 
+def transformer_of(model: Any) -> ImageTransformer:
+    """The transformer of a model, and a transformer as it is; TypeError for anything else."""
+    transformer: ImageTransformer = getattr(model, "transformer", model)
+    if not hasattr(transformer, "config"):
+        raise TypeError(f"a model, as load_model gives it, or its transformer is expected; got {str(model)[:80]!r}")
+    return transformer
+
+
 def load_tokenizer(
     name: Name, device: Device | None = None, dtype: torch.dtype | str | None = None
 ) -> tuple[ImageTokenizer, int]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from randar_features import sequence
@@ -28,10 +27,10 @@ def check_classes(classes: Tensor | Sequence[int] | int, batch: int, num_classes
     """`classes`, one for each image or one for all, as (B,) int64 in 0 … C (C = null class), or ValueError."""
     try:
         given = sequence.as_tensor(classes)
-    except (TypeError, ValueError, RuntimeError):  # names, or no sequence
+    except TypeError:  # names, or no sequence
         raise TypeError(f"classes must be {batch} integers, shape ({batch},); got {classes!r}") from None
     given = given.expand(batch) if given.dim() == 0 else given
-    if given.shape != (batch,) or given.is_floating_point() or given.dtype == torch.bool:
+    if given.shape != (batch,) or not sequence.are_whole(given):
         raise ValueError(f"classes must be {batch} integers, shape ({batch},); got {tuple(given.shape)}, {given.dtype}")
     given = given.long()
     # Elsewhere the embedding itself refuses bad indices.

@@ -233,7 +233,7 @@ def check_tokens(transformer: ImageTransformer, tokens: Tensor) -> int:
     expected, vocab = transformer.config.num_tokens, transformer.config.vocab_size
     if not isinstance(tokens, Tensor):
         raise TypeError(f"tokens must be a tensor of integers (B, {expected}); got {type(tokens).__name__}")
-    if tokens.dim() != 2 or tokens.shape[1] != expected or tokens.is_floating_point() or tokens.dtype == torch.bool:
+    if tokens.dim() != 2 or tokens.shape[1] != expected or not sequence.are_whole(tokens):
         raise ValueError(f"tokens must be integers of shape (B, {expected}); got {tuple(tokens.shape)}, {tokens.dtype}")
     # Elsewhere the embedding itself refuses bad codes.
     if sequence.can_look_at(tokens):

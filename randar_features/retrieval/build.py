@@ -22,6 +22,7 @@ from probes.index import (
 )
 from probes.index import build_index as build_vectors
 from probes.index.settings import LEAST
+from probes.inputs import check_counts
 from probes.pooling import POOLINGS, pool
 from randar_features.data.decode.opening import MAX_PIXELS
 from randar_features.data.stored_images import check_apart
@@ -99,6 +100,7 @@ def build_index(
     """
     check_options(kind, normalization, pooling, sizes)
     sizes = whole_numbers(sizes | {"seed": seed})
+    check_counts(threads=threads)
     limits = whole_numbers({"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows})
     folder = path_to_write(folder)
     kind, sizes = as_there(folder, kind, normalization, sizes)

@@ -68,7 +68,7 @@ def encoder_of(
     if about.get("classes") is not None:
         raise ValueError(f"{index.folder} is of features with the class given: search it with vectors of your own")
     products, weights = parse_format(about.get("dtype") or "float32")
-    loaded = load_model(model or about["encoder"], device=device, dtype=weights)
+    loaded = load_model(about["encoder"] if model is None else model, device=device, dtype=weights)
     encoder = ModelEncoder(loaded, about["output"], products)
     if encoder.weights == about["weights"]:
         encoder.name = about["encoder"]  # a model may be called by its name or by its folder
@@ -79,6 +79,8 @@ def encoder_of(
 def check_encoder(index: VectorIndex, encoder: Encoder) -> None:
     """IndexFilesError that names the differences if this encoder does not give the index's features."""
     about, name = index.features, index.features["output"]
+    if not hasattr(encoder, "outputs"):
+        raise TypeError(f"encoder must have outputs and encode, as retrieval.encoders.Encoder; got {encoder!r}")
     if name not in encoder.outputs:
         raise ValueError(f"{index.folder} is of {name!r}, and {encoder.name} has {', '.join(encoder.outputs)}")
     given = {"encoder": encoder.name, "weights": encoder.weights, "image_size": encoder.image_size}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probes import Neighbours
 from probes.index import IndexSettings, VectorIndex
-from probes.inputs import Array
+from probes.inputs import Array, integer_vector
 from randar_features.data.decode.opening import MAX_PIXELS
 from randar_features.data.decode.ranges import Reading
 from randar_features.features import FeatureTable
@@ -243,7 +243,7 @@ class Index:
 
     def search_own(self, ids: Sequence[int] | np.ndarray, k: int | None = None, **effort: int | None) -> Hits:
         """The `k` images most similar to each of the indexed images `ids` (Q,), without itself; options of `search`."""
-        own = np.asarray(ids)
+        own = integer_vector(ids, "ids")
         found = self.vectors.search_rows(own, self._k(k, own), **effort)
         return self._told(found, [self.paths[number] for number in own], own, [OK] * len(own))
 

@@ -107,3 +107,17 @@ def test_a_feature_that_the_model_lacks_is_refused_before_work(
     monkeypatch.setattr(small_model.tokenizer, "encode", lambda pixels: pytest.fail("images were tokenized"))
     with pytest.raises(error, match=named):
         encode(small_model, torch.rand(1, 3, 16, 16), ["single/image/0", spec])
+
+
+def test_what_is_no_model_is_refused_by_type(small_model: Model):
+    tokens = torch.zeros(1, 16, dtype=torch.int64)
+    for wrong in (None, "randar-tiny", small_model.tokenizer):
+        with pytest.raises(TypeError, match="a model"):
+            encode_tokens(wrong, tokens)  # type: ignore[arg-type]
+
+
+def test_complex_numbers_are_no_indices(small_model: Model):
+    tokens = torch.zeros(1, 16, dtype=torch.int64)
+    for given, classes in ((tokens, 1j), (tokens, torch.tensor([1j])), (tokens + 0j, None)):
+        with pytest.raises(ValueError, match=r"integers.*complex"):
+            encode_tokens(small_model, given, classes)

@@ -10,7 +10,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from randar_features import Model, encode_tokens, extract_features
-from randar_features.data import ImageError
+from randar_features.data import ImageError, open_images
+from randar_features.features.store import Content, EncodedImages
 from tests.features.stores import Stream
 from tests.small_models import IMAGE_SIZE
 
@@ -238,3 +239,34 @@ def test_reduced_precision_stays_close(small_model: Model, tensors: torch.Tensor
     features = extract(tensors, small_model, dtype=torch.bfloat16)
     assert features.maps is not None and features.maps.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(features.maps, expected, dim=-1).min() > 0.999
+
+
+def test_numbers_of_any_integer_type_are_recorded_as_pythons(small_model: Model, tensors: torch.Tensor, tmp_path: Path):
+    short = {name: np.uint8(value) for name, value in {"orders": 2, "seed": 3, "batch_size": 2}.items()}
+    table = extract(tensors, small_model, pool="mean", **short)
+    stored = extract(tensors, small_model, pool="mean", out=tmp_path / "out", shard_rows=np.uint8(2), **short)
+    torch.testing.assert_close(stored.pooled(), table.pooled())
+    assert (table.save(tmp_path / "saved").details["orders"], table.details["seed"]) == (2, 3)
+
+
+@pytest.mark.parametrize("wrong", [{"append": np.array([True, False])}, {"retry": torch.tensor([1, 0])}, {"append": 1}])
+def test_a_flag_is_true_or_false(small_model: Model, tensors: torch.Tensor, wrong: dict[str, object]):
+    with pytest.raises(TypeError, match="must be True or False"):
+        extract(tensors, small_model, **wrong)
+
+
+@pytest.mark.parametrize("name", ["pool", "combine", "store_dtype", "dtype"])
+def test_an_array_in_the_place_of_a_name_is_refused_by_name(small_model: Model, tensors: torch.Tensor, name: str):
+    with pytest.raises(ValueError, match=name):
+        extract(tensors, small_model, **{name: np.array([1, 0])})
+
+
+def test_small_features_are_stored_whatever_numpy_does_on_underflow():
+    black = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    content = Content(encoder="tiny", weights="", outputs={"f": {}}, image_size=IMAGE_SIZE, pooling=None)
+    encoded = EncodedImages(
+        open_images(black), lambda pixels: {"f": torch.full((1, 2), 1e-12)}, content, batch_size=1, num_workers=0
+    )
+    with np.errstate(all="raise"):
+        (block,) = encoded.read(iter([[0]]))
+    assert block.columns["f"].tolist() == [[0, 0]]

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from randar_features import FeatureSpec, Model
 from randar_features.features import model_specs
@@ -138,3 +142,17 @@ def test_defaults_are_what_each_model_recommends():
 def test_settings_are_refused_by_name(small_model: Model, options: dict[str, Any], error: type, named: str):
     with pytest.raises(error, match=named):
         model_specs(small_model, **options)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.array, torch.tensor])
+def test_a_spec_holds_numbers_of_python(number: Callable[[int], Any]):
+    plain = FeatureSpec("repeat", "image", 1, orders=2, seed=3)
+    spec = FeatureSpec("repeat", "image", number(1), orders=number(2), seed=number(3))
+    assert {spec: "found"}[plain] == "found" and str(spec) == str(plain)
+    assert json.dumps(spec.details()) == json.dumps(plain.details())
+
+
+@pytest.mark.parametrize("wrong", [{"context": np.array(1)}, {"read": torch.tensor(1)}, {"layers": b"\x01"}])
+def test_names_and_layers_that_are_neither_one_nor_several_are_named(wrong: dict[str, Any]):
+    with pytest.raises(TypeError, match=f"{next(iter(wrong))}.*got"):
+        model_specs(small_transformer(), **wrong)

@@ -440,3 +440,19 @@ def test_bad_searches_are_refused_before_the_queries_are_encoded(
     monkeypatch.setattr("randar_features.retrieval.search.encode", None)
     with pytest.raises((ValueError, TypeError), match=next(iter(options))):
         index.search(folder / "images/cat/0.png", **options)
+
+
+def test_options_are_refused_before_a_folder_is_made(folder: Path):
+    for wrong in ({"threads": None}, {"threads": 0}, {"seed": 2**63}, {"batch_size": True}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            rf.build_index(folder / "images", folder / "index", model=str(folder / "model"), **{**FLOAT32, **wrong})
+        assert not (folder / "index").exists()
+
+
+def test_a_search_refuses_what_is_no_model_no_encoder_and_no_image(folder: Path):
+    index = rf.build_index(folder / "images", folder / "index", model=str(folder / "model"), **FLOAT32)
+    for wrong in ({"model": ""}, {"model": False}, {"encoder": 1}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            index.search(picture(0), k=1, **wrong)
+    with pytest.raises((TypeError, ValueError), match="ids"):
+        index.search_own(3)  # type: ignore[arg-type]
