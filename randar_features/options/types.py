@@ -6,6 +6,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -81,12 +82,18 @@ def typed(function: Callable[..., Any], values: Mapping[str, Any], where: str) -
 def _typed(where: str, value: Any, hint: Any) -> Any:
     if hint is inspect.Parameter.empty:
         return value
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
     try:
-        return parser.parse_object({"value": value}).value
+        return _reader(hint).parse_object({"value": value}).value
     except Exception as error:  # jsonargparse raises several kinds
         raise ValueError(f"{where} is {value!r}, expected {in_words(hint)}") from error
+
+
+@cache
+def _reader(hint: Any) -> jsonargparse.ArgumentParser:
+    """What reads one value of that type; it takes milliseconds to make."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

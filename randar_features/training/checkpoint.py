@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from randar_features.data.containers.paths import confined, reading
-from randar_features.store.files import ASIDE, read_json, write_json, written_whole
+from randar_features.store.files import ASIDE, read_json, write_bytes, write_json, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,8 @@ def save_state(folder: Path, state: Mapping[str, Any], file_bytes: int) -> None:
             with written_whole(folder / name) as file:
                 file.write(save(group))
             files[name] = len(group)
-    write_json(folder / PLAIN, {"files": files, "state": plain})
+    content = {"files": files, "state": plain}
+    write_bytes(folder / PLAIN, json.dumps(content).encode())  # with indents it would take six times as long
 
 
 def load_state(folder: Path) -> dict[str, Any]:
