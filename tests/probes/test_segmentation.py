@@ -16,9 +16,9 @@ from probes.patch_segmentation import gather_patches, nearest_by_distance, patch
 from probes.segmentation import count_scores, resize_mask, segment, upsample
 
 SEGMENTERS: dict[str, Callable[..., Any]] = {
-    "linear": lambda **options: LinearSegmenter(3, learning_rates=(1e-3, 1e-1), iterations=60, batch_size=4, **options),
+    "linear": lambda **options: LinearSegmenter(3, learning_rates=(1e-3, 1e-1), iterations=30, batch_size=4, **options),
     "knn": lambda **options: KNNSegmenter(3, k_grid=(1, 3), **options),
-    "logistic": lambda **options: LogisticSegmenter(3, C_grid=(1e-3, 1.0), **options),
+    "logistic": lambda **options: LogisticSegmenter(3, C_grid=(1e-3, 1e-2), **options),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_its_decoder_trains_and_its_tokens_stay(fitted: tuple[NetworkTokenizer, 
     options = {"train": "decoder", "initial": str(folder), "network": {}, "total_steps": 30, "learning_rate": 0.01}
     trainer = small_tokenizer_trainer(tmp_path / "pixels", **options)
     before = trainer.evaluate()["validation_psnr"]
-    assert run(trainer, tmp_path / "run", CONFIG)
+    assert run(trainer, tmp_path / "run", replace(CONFIG, evaluate_every=30, checkpoint_every=30))
     assert trainer.evaluate()["validation_psnr"] > before + 0.5
     polished, _ = load_tokenizer(tmp_path / "run/model", device="cpu")
     images = random_images(count=40)
