@@ -27,7 +27,7 @@ from tests.small_models import write_folder
 PATIENCE = 180_000  # milliseconds, on a machine that is busy
 CALM = """
 const draw = window.requestAnimationFrame.bind(window)
-window.requestAnimationFrame = then => setTimeout(() => draw(then), 150)
+window.requestAnimationFrame = then => setTimeout(() => draw(then), 400)
 window.cancelAnimationFrame = number => clearTimeout(number)
 const still = "<style>* { animation: none !important; transition: none !important }</style>"
 addEventListener("DOMContentLoaded", () => document.head.insertAdjacentHTML("beforeend", still))
