@@ -17,6 +17,7 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -285,6 +286,13 @@ def as_index(name: str, value: Any) -> int:
     except TypeError:  # of an array or a tensor, whose message does not say what is wrong
         pass
     raise TypeError(f"{name}: an integer is expected, got {value!r}")
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """A truth value of Python or NumPy as a bool; TypeError for anything else, 1 and 0 among them."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def check_seed(seed: Any, end: int = 2**64) -> int:

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -24,7 +23,7 @@ from randar_features.features.store import DTYPES, Content, Encode, EncodedImage
 from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of
-from randar_features.sequence import as_index
+from randar_features.sequence import as_flag, as_index
 from randar_features.store.records import OK
 
 _POSITIONS_PER_BATCH = 32768  # sequence positions that one forward pass handles where batch_size is None
@@ -156,9 +155,8 @@ class Extraction:
         sequence.check_choice("store_dtype", self.store_dtype, DTYPES)
         if self.pool is not None:
             sequence.check_choice("pool", self.pool, ("mean",))
-        for name, value in (("append", self.append), ("retry", self.retry)):
-            if not isinstance(value, bool | np.bool_):
-                raise TypeError(f"{name} must be True or False, got {value!r}")
+        for name in ("norm", "append", "retry"):
+            setattr(self, name, as_flag(name, getattr(self, name)))
         for name in ("orders", "seed", "batch_size", "shard_rows", "num_workers"):
             value = getattr(self, name)  # of NumPy's short integers products could overflow
             setattr(self, name, None if value is None else as_index(name, value))

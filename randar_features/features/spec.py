@@ -9,7 +9,7 @@ from randar_features import sequence
 from randar_features.hub import Model
 from randar_features.models import ImageTransformer, middle_layer
 from randar_features.models.base import context_of, several_orders
-from randar_features.sequence import as_index
+from randar_features.sequence import as_flag, as_index
 
 COMBINE = ("mean", "concatenate")
 
@@ -48,13 +48,12 @@ class FeatureSpec:
             raise ValueError(f"read must be the name of a kind of tokens, such as image; got {self.read!r}")
         if as_index("layer", self.layer) < 0:
             raise ValueError(f"the layer of a spec is counted from 0, got {self.layer}")
-        if not isinstance(self.norm, bool):
-            raise TypeError(f"norm must be True or False, got {self.norm!r}")
         check_orders(self.orders, self.seed, self.combine)
         if self.orders is None and (self.seed, self.combine) != (0, "mean"):
             raise ValueError(
                 f"seed={self.seed} and combine={self.combine!r} go with several orders, but orders is None"
             )
+        object.__setattr__(self, "norm", as_flag("norm", self.norm))
         for name in ("layer", "orders", "seed"):  # Python's own numbers: a tensor's hash is not that of its value
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else as_index(name, value))

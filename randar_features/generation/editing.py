@@ -15,7 +15,7 @@ from randar_features.generation.generate import DecodingSettings, check_settings
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import SeedLike, Stream, image_seeds, substream
 from randar_features.hub import Model
-from randar_features.sequence import as_tensor
+from randar_features.sequence import as_flag, as_tensor
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def inpaint(
     check_images(images)
     size = check_model(model).image_size
     mask = check_mask(mask, len(images), images.shape[2:]).to(images.device)
-    if square:
+    if as_flag("square", square):
         images, mask = middle_square(images, mask, size)
     windows = windows_around(mask, size)
     shown = [cut(images[number : number + 1], *window) for number, window in enumerate(windows)]

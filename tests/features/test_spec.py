@@ -156,3 +156,11 @@ def test_a_spec_holds_numbers_of_python(number: Callable[[int], Any]):
 def test_names_and_layers_that_are_neither_one_nor_several_are_named(wrong: dict[str, Any]):
     with pytest.raises(TypeError, match=f"{next(iter(wrong))}.*got"):
         model_specs(small_transformer(), **wrong)
+
+
+def test_truth_values_of_numpy_are_flags_of_python():
+    spec = FeatureSpec("single", "image", 1, norm=np.bool_(True))  # type: ignore[arg-type]
+    assert spec.norm is True and spec == FeatureSpec("single", "image", 1, norm=True)
+    for wrong in (1, "yes", np.array([True, False]), None):
+        with pytest.raises(TypeError, match="norm must be True or False"):
+            FeatureSpec("single", "image", 1, norm=wrong)  # type: ignore[arg-type]

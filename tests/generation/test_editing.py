@@ -378,3 +378,12 @@ def test_a_wrong_guidance_is_refused_without_a_class_too(small_model: Model, wro
 def test_classes_that_can_be_read_once_serve_all_windows(small_model: Model):
     expected = outpaint(small_model, images(), 2, [0, 2], generator=1, steps=2)
     assert torch.equal(outpaint(small_model, images(), 2, iter([0, 2]), generator=1, steps=2), expected)
+
+
+def test_square_is_true_or_false(small_model: Model):
+    expected = inpaint(small_model, images(), box(0, 4, 0, 4), square=True, generator=1, steps=2)
+    square: Any = np.bool_(True)
+    assert torch.equal(inpaint(small_model, images(), box(0, 4, 0, 4), square=square, generator=1, steps=2), expected)
+    for wrong in ("no", 1, torch.tensor([1, 0])):
+        with pytest.raises(TypeError, match="square"):
+            inpaint(small_model, images(), box(0, 4, 0, 4), square=wrong)  # type: ignore[arg-type]
