@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from probes.inputs import Array, float_tensor
+from probes.inputs import Array, float_tensor, own_modes
 
 _BLOCK_VALUES = 2**24
 _EQUAL = 1e-6  # cosines that differ by less are equal: as much comes of the rounding of float32
 
 
+@own_modes()
 def match_points(
     source_map: Array,
     target_map: Array,
@@ -40,6 +41,7 @@ def match_points(
     return torch.stack([found % width, found // width], 1).cpu().numpy()
 
 
+@own_modes()
 def similarity_maps(
     source_map: Array,
     target_map: Array,
@@ -106,6 +108,7 @@ def positional_basis(maps: Array, components: int) -> Tensor:
     return torch.linalg.svd(places, full_matrices=False).Vh[:components].float()
 
 
+@own_modes()
 def remove_basis(maps: Array, basis: Tensor) -> Tensor:
     """Features (…, D), float32, without their components along the rows of an orthonormal `basis` (k, D)."""
     features = (maps if isinstance(maps, Tensor) else torch.from_numpy(maps)).float()

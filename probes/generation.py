@@ -185,6 +185,7 @@ def coverage(real: Features, fake: Features, k: int = 3) -> float:
     return _manifold(real, fake, k, of_real=True)[3]
 
 
+@own_modes()
 def _manifold(
     real: Features, fake: Features, k: int, *, of_real: bool = False, of_fake: bool = False
 ) -> tuple[float, float, float, float]:

@@ -104,6 +104,7 @@ class Gallery(Protocol):
         """These rows (n, D), float32, of length 1."""
 
 
+@own_modes()
 def best_rows(queries: Tensor, gallery: Gallery, own: Tensor, k: int) -> Neighbours:
     """The first `k` rows of `gallery` for each of `queries` (Q, D): by cosine, equal ones by lowest id.
 

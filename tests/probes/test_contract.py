@@ -10,7 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from probes import AttentiveProbe, KNNProbe, LinearProbe, LinearSegmenter, LogisticProbe, LogisticSegmenter
+from probes import (
+    AttentiveProbe,
+    KNNProbe,
+    LinearProbe,
+    LinearSegmenter,
+    LogisticProbe,
+    LogisticSegmenter,
+    match_points,
+    positional_basis,
+    rank_all,
+    remove_basis,
+    similarity_maps,
+)
+from probes.generation import kernel_distance, manifold_scores
+from probes.retrieval import ExactGallery, best_rows
 
 PROBES: dict[str, Callable[[], Any]] = {
     "logistic": lambda: LogisticProbe(C_grid=(0.01, 1.0)),
@@ -88,6 +102,32 @@ def test_numbers_do_not_depend_on_the_modes_of_the_caller(name: str, mode: Calla
     expected = found(lambda values: values)
     with mode():
         np.testing.assert_array_equal(found(lambda values: values * 1), expected)
+
+
+def of_vectors(values: Tensor) -> dict[str, Any]:
+    """Numbers of vectors (64, 32) by functions that are no estimators."""
+    maps, points = values.view(4, 4, 4, 32), np.array([[0.0, 1.0], [9.0, 5.0]])
+    sizes = {"source_size": (11, 12), "target_size": (13, 11)}
+    gallery = ExactGallery(values, values.device)
+    return {
+        "manifold_scores": np.array(manifold_scores(values[:24], values[24:])),
+        "kernel_distance": kernel_distance(values[:24], values[24:]),
+        "similarity_maps": similarity_maps(maps[0], maps[1], points, **sizes),
+        "match_points": match_points(maps[0], maps[1], points, **sizes),
+        "remove_basis": remove_basis(maps, positional_basis(maps, 2)),
+        "nearest of a gallery": best_rows(values, gallery, torch.full((64,), -1), 3).similarities,
+        "rank_all": rank_all(values, values).similarities,
+    }
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_functions_do_not_depend_on_the_modes_of_the_caller_either(mode: Callable[[], Any]) -> None:
+    values = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    expected = of_vectors(values)
+    with mode():
+        found = of_vectors(values * 1)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_numbers_do_not_depend_on_the_default_format_of_torch(make: Callable[[], Any]) -> None:
