@@ -33,6 +33,7 @@ from randar_features.options.types import Natural
 from randar_features.store.writer import rank_and_ranks
 
 SIDES = "PIXELS"
+WHITE = 127  # a pixel of a mask above it is drawn anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,14 @@ def mask_of(options: InpaintOptions, square: int, size: tuple[int, int]) -> Tens
     if options.mask is not None:
         painted = mask_picture(options.mask, options.image, options.mask_orientation, options.reading)
         painted = adm_center_crop(painted, square) if options.square else painted
-        return torch.from_numpy(np.asarray(painted) > 127)
+        white = np.asarray(painted) > WHITE
+        if not white.any():
+            highest = np.asarray(painted).max()
+            raise ValueError(
+                f"--mask {options.mask} has nothing white, the highest value is {highest}: paint white (255) where to "
+                "draw anew"
+            )
+        return torch.from_numpy(white)
     assert options.box is not None  # InpaintOptions sees to it
     left, top, right, bottom = options.box
     height, width = size

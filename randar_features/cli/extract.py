@@ -33,7 +33,7 @@ class ExtractOptions(ModelOptions, ImageOptions):
 
     If it was killed, run it again: it continues at the first missing shard. An image that cannot be read keeps its
     place and is named at the end. Several processes can share the work:
-    torchrun --nproc-per-node 8 scripts/extract_features.py …, or, with --ray, the actors of a Ray cluster.
+    torchrun --nproc-per-node 8 --no-python randar extract …, or, with --ray, the actors of a Ray cluster.
 
     Attributes:
         data: a folder, image files, Parquet files or a tar.

@@ -1,6 +1,6 @@
 """`randar generate`: images of classes, one PNG file each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,8 @@ from randar_features.generation.load import load_for_decoding
 from randar_features.hub import Model, load_model
 from randar_features.hub.registry import find_source
 from randar_features.options.command import run
+from randar_features.options.parse import flag
+from randar_features.options.shared import given
 from randar_features.options.types import Count
 from randar_features.store.writer import rank_and_ranks
 
@@ -29,7 +31,7 @@ class GenerateOptions(DecodingOptions):
     """Generate images, one PNG file for each class and seed, with its settings inside.
 
     Run it again, or with more seeds, and only the missing images are generated. Over several GPUs or processes:
-    torchrun --nproc-per-node 4 scripts/generate.py …
+    torchrun --nproc-per-node 4 --no-python randar generate …
 
     Attributes:
         classes: names or indices of classes, first names; none: the first eight. --list-classes prints them.
@@ -45,6 +47,12 @@ class GenerateOptions(DecodingOptions):
     sheet: bool = False
     batch_size: Count = 8
     scale: Literal[1, 2] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = [each.name for each in fields(self) if each.name not in ("list_classes", "model", "device", "out")]
+        if self.list_classes and (named := given(self, others)):
+            raise ValueError(f"--list-classes prints names and does nothing else: leave out {flag(named[0])}")
 
 
 def generate(options: GenerateOptions) -> None:

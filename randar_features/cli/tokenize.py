@@ -33,7 +33,7 @@ class TokenizeOptions(DeviceOptions, TimeLimit, Reading):
     """Turn images into OUT/train and OUT/validation, with two or ten crops of each image, and OUT/tokenizer.
 
     Run it again to continue. It refuses shards of another tokenizer or of other images. Several processes or nodes
-    that share a disk divide the shards: torchrun --nproc-per-node 8 scripts/tokenize_images.py …
+    that share a disk divide the shards: torchrun --nproc-per-node 8 --no-python randar tokenize …
 
       --data /data/imagenet                           folders train/class/file and validation/class/file, or Parquet
       --data ILSVRC2012_img_train.tar --as train      a tar of class/file or class.tar

@@ -33,8 +33,8 @@ class TransformerOptions(RunOptions, TrainingConfig, Reading):
 
     Run it again to continue. Settings of the recipe may also be given as key=value.
 
-      accelerate launch --num_processes 8 scripts/train_randar.py --config randar_l.yaml …           several GPUs
-      torchrun --nproc-per-node 8 --nnodes 4 --rdzv-endpoint HOST:29500 scripts/train_randar.py …    several nodes
+      accelerate launch --num_processes 8 --no_python randar train transformer --config randar_l.yaml …    several GPUs
+      torchrun --nnodes 4 --nproc-per-node 8 --rdzv-endpoint HOST:29500 --no-python randar train transformer …    nodes
       … hardware.shard_weights=true                                     a model that does not fit one GPU
       … model.type=llamagen                                             another architecture
       … --probe /data/cifar10                                           the features probed at each evaluation

@@ -31,7 +31,7 @@ PATIENCE = 24 * 3600  # seconds: the processes of one training wait for the one 
 
 class _Pixels(Store):
     kind: ClassVar[str] = "pixels"
-    made_by: ClassVar[str] = "scripts/train_tokenizer.py"
+    made_by: ClassVar[str] = "`randar train tokenizer`"
 
 
 class PixelCache:

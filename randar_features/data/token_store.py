@@ -26,7 +26,7 @@ TOKENS = "tokens"
 
 class _Tokens(Store):
     kind: ClassVar[str] = "tokens"
-    made_by: ClassVar[str] = "scripts/tokenize_images.py"
+    made_by: ClassVar[str] = "`randar tokenize`"
 
 
 class TokenStore:
@@ -39,7 +39,7 @@ class TokenStore:
         unreadable: row, path and reason of each image that could not be read, and is left out.
 
     Args:
-        folder: as scripts/tokenize_images.py writes it. Every byte of it is checked.
+        folder: as `randar tokenize` writes it. Every byte of it is checked.
 
     Raises:
         FileNotFoundError: there is no manifest.

@@ -25,7 +25,7 @@ from randar_features.store.records import OK, Source
 from randar_features.store.store import Rows, Store
 from randar_features.store.writer import StoreWriter, abandon_store, rank_and_ranks
 
-MADE_BY = "scripts/extract_features.py"
+MADE_BY = "`randar extract`"
 DTYPES = ("float16", "float32")
 SHARD_ROWS = 1024
 SHARD_BYTES = 64 << 20

@@ -30,7 +30,7 @@ def push_to_hub(
     config.json, the weights, classes.json, and README.md, which is written from config.json if it is missing.
 
     Args:
-        folder: `RUN/model`, a checkpoint, or what scripts/assemble_model.py wrote.
+        folder: `RUN/model`, a checkpoint, or what `randar export` wrote.
         repository: `owner/name`.
         private: whether a new repository is private; None: the owner's default.
         message: message of the commit.
@@ -39,15 +39,21 @@ def push_to_hub(
     Raises:
         ValueError: `repository` is not `owner/name`, or the folder's files do not fit each other.
         FileNotFoundError: the folder or a file in it is missing.
+        OSError: the Hub refuses, or cannot be reached.
     """
     from huggingface_hub import HfApi
 
     card = write_card(folder, repository)
     api = HfApi(token=token)
-    address = api.create_repo(repository, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repository, folder_path=card.parent, allow_patterns=list(UPLOADED), commit_message=message
-    )
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository, folder_path=card.parent, allow_patterns=list(UPLOADED), commit_message=message
+        )
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of the network, whose classes change with the versions of huggingface_hub
+        raise ConnectionError(f"cannot upload {folder} to {repository}: {error}; run it again") from error
     return str(address)
 
 

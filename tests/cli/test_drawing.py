@@ -205,7 +205,7 @@ def test_a_mask_lies_on_the_photograph_as_its_camera_held_it(folder: Path):
     [
         (Image.new("L", (16, 16), 255), "40x28 and 16x16"),
         (Image.new("RGBA", (40, 28), (0, 0, 0, 0)), "transparent"),
-        (Image.new("L", (40, 28), 1), "False everywhere"),
+        (Image.new("L", (40, 28), 1), "nothing white, the highest value is 1"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(
@@ -320,3 +320,8 @@ def test_a_mask_in_another_orientation_is_another_edit(folder: Path, capsys: pyt
     assert status(folder, *edit, "--mask-orientation", "stored") == 0
     assert status(folder, *edit, "--mask-orientation", "upright") == 2
     assert "mask_orientation" in capsys.readouterr().err
+
+
+def test_options_beside_list_classes_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert status(folder, "generate", "--list-classes", "--sheet") == 2
+    assert "leave out --sheet" in capsys.readouterr().err

@@ -80,12 +80,12 @@ def test_a_torn_or_flipped_shard_is_named(store: TokenStore, damage: Callable[[b
 
 def test_a_missing_shard_is_named(store: TokenStore):
     store.store.shards[0].path.unlink()
-    with pytest.raises(ValueError, match=r"lacks the rows 0 to 7 of 20: run scripts/tokenize_images\.py again"):
+    with pytest.raises(ValueError, match=r"lacks the rows 0 to 7 of 20: run `randar tokenize` again"):
         TokenStore(store.folder)
 
 
 def test_a_missing_or_damaged_manifest(store: TokenStore, tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing: make the store with .*tokenize_images"):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing: make the store with `randar tokenize`"):
         TokenStore(tmp_path)
     path = store.folder / "manifest.json"
     path.write_text(path.read_text().replace('"rows": 20', '"rows": 21'))

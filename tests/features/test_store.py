@@ -283,7 +283,7 @@ def test_a_store_of_an_earlier_version_is_told(tmp_path: Path):
     (tmp_path / "rows-000000000-0000003-1a2b3c4d.safetensors").touch()
     (tmp_path / "manifest.json").write_text('{"format": 1}')
     for open_it in (lambda: FeatureStore(tmp_path), lambda: write(pictures(2), tmp_path)):
-        with pytest.raises(ValueError, match=r"earlier version.*make it anew with .*extract_features\.py"):
+        with pytest.raises(ValueError, match=r"earlier version.*make it anew with .*`randar extract`"):
             open_it()
 
 

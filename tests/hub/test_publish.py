@@ -159,3 +159,12 @@ def test_the_script(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) 
         ("upload", {"repo_id": "someone/mine", "commit_message": "Second"}),
     ]
     assert capsys.readouterr().out.strip() == "https://hub.example/someone/mine"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*given: Any, **options: Any) -> str:
+        raise RuntimeError("Name or service not known")  # as httpx has it, no OSError
+
+    monkeypatch.setattr(hub, "create_repo", unreachable)
+    with pytest.raises(ConnectionError, match=r"cannot upload .* to owner/name: Name or service not known"):
+        push_to_hub(folder, "owner/name")

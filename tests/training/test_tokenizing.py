@@ -197,7 +197,7 @@ def test_a_killed_run_continues(
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(Killed):
         make(tokenizer, images, folder, **options)
-    with pytest.raises(ValueError, match=r"lacks the rows .*tokenize_images\.py"):
+    with pytest.raises(ValueError, match=r"lacks the rows .*`randar tokenize`"):
         TokenStore(folder)
     monkeypatch.undo()
     (folder / f"rows-{row:09d}.77.writing").write_bytes(b"what a kill -9 leaves")
