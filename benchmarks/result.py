@@ -364,18 +364,21 @@ def open_run(path: Path, name: str | None = None) -> Run:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
-    """Every result file below the folders, or given as a file, sorted by path; FileNotFoundError if there is none."""
-    runs = []
+    """Every result file below the folders, or given as a file, sorted by path.
+
+    FileNotFoundError if one of them has none.
+    """
+    runs: list[Run] = []
     for folder in folders:
         if folder.is_file():
             runs.append(open_run(folder))
             continue
-        for file in sorted(folder.rglob(RESULT_FILE)):
+        files = sorted(folder.rglob(RESULT_FILE))
+        if not files:
+            raise FileNotFoundError(f"no {RESULT_FILE} below {folder}: run a benchmark with --out first")
+        for file in files:
             name = str(file.parent.relative_to(folder))
             runs.append(open_run(file, file.parent.name if name == "." else name))
-    if not runs:
-        given = ", ".join(map(str, folders))
-        raise FileNotFoundError(f"no {RESULT_FILE} below {given}: run a benchmark with --out first")
     return runs
 
 

@@ -157,9 +157,17 @@ class TestDiff:
         lines, comparable = compare(first, save(tmp_path / "b", [make_row(accuracy=0.6, interval=[0.56, 0.64])]))
         assert comparable
         assert lines == [
-            "tiny, reverse/image/2: comparable",
+            "tiny, reverse/image/2, mean: comparable",
             "    accuracy: 0.5 / 0.6 (+0.1)",
             "    95 % intervals do not overlap: [0.45, 0.55] / [0.56, 0.64]",
+        ]
+
+    def test_results_of_several_probes_are_told_apart(self, tmp_path: Path) -> None:
+        runs = [save(tmp_path / name, [make_row(probe=probe) for probe in ("knn", "logistic")]) for name in "ab"]
+        lines, _ = compare(*runs)
+        assert [line.split(": ")[0] for line in lines if line.endswith(": comparable")] == [
+            "tiny, reverse/image/2, mean, knn",
+            "tiny, reverse/image/2, mean, logistic",
         ]
 
     @pytest.mark.parametrize(
