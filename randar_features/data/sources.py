@@ -137,6 +137,8 @@ def open_images(
 def _listed(images: Any) -> Any:
     """A pandas Series, or an array of path strings or of objects, as a list; anything else as it is."""
     if hasattr(images, "iloc"):
+        if images.ndim == 2 and images.shape[1] == 1:  # as scikit-learn's ColumnTransformer gives a column
+            images = images.iloc[:, 0]
         # A Series looks i up in its index, which filtering and sorting leave out of order.
         if getattr(images, "ndim", 1) != 1:
             raise TypeError(

@@ -139,6 +139,7 @@ def test_a_series_is_read_in_its_order_not_by_its_index(tmp_path: Path) -> None:
     assert batch.paths == paths[::-1]
     assert torch.equal(batch.pixels, PIXELS.flip(0))
     assert _read(pd.Series(paths)[[3, 1]]).paths == [paths[3], paths[1]]
+    assert _read(pd.DataFrame({"path": paths})[::-1]).paths == paths[::-1]  # of one column, as of ColumnTransformer
 
 
 def test_a_frame_of_several_columns_asks_for_one() -> None:
