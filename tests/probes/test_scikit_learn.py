@@ -47,7 +47,7 @@ EXPECTED = {
 """What the classifiers do not do, and why. `KNNProbe` answers for several k at once, and is none of these."""
 
 PROBES = {
-    "logistic": LogisticProbe(C_grid=(0.01, 1.0)),
+    "logistic": LogisticProbe(C_grid=(1e-3, 1e-2)),
     "linear": LinearProbe(learning_rates=(0.1, 1.0), epochs=5, batch_size=32),
 }
 
