@@ -23,6 +23,7 @@ from randar_features.hub import Model
 from randar_features.layers.kv_cache import KVCache
 from randar_features.models import ImageTransformer
 from randar_features.precision import DType
+from randar_features.sequence import as_index
 
 
 class DecodingSettings(TypedDict, total=False):
@@ -121,7 +122,7 @@ def generate(
     """
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     resolved, indices = resolve(transformer, classes)
-    if scale == 2:
+    if as_index("scale", scale) == 2:
         if tokens is not None or known is not None:
             raise ValueError("known tokens cannot be given with scale=2; give them to upscale_tokens")
         return upscale_tokens(

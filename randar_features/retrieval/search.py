@@ -24,6 +24,7 @@ from randar_features.features.store import FeatureStore
 from randar_features.hub import Model
 from randar_features.retrieval.encoders import Encoder, check_encoder, encode, encoder_of
 from randar_features.retrieval.tables import hashes, store_state
+from randar_features.sequence import as_index
 from randar_features.store.identity import UNREADABLE
 from randar_features.store.records import OK, escape
 
@@ -222,6 +223,9 @@ class Index:
             paths: list[str | None] = [None] * len(given)
             return self._hits(given, paths, [OK] * len(paths), exclude, k, effort)
         self.vectors.check_search(k, **effort)
+        if as_index("batch_size", batch_size) < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        reading = Reading(self.features.get("value_range") if value_range is None else value_range, max_pixels)
         if encoder is not None:
             check_encoder(self.vectors, encoder)
         elif self._encoder is None or model is not None or device is not None:
@@ -235,7 +239,7 @@ class Index:
             about["output"],
             about["pooling"],
             batch_size=batch_size,
-            reading=Reading(value_range or about.get("value_range"), max_pixels),
+            reading=reading,
         )
         own_paths = [path if is_file else None for path, is_file in zip(paths, files, strict=True)]
         own = self.own(own_paths, content) if exclude is None else exclude

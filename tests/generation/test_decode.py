@@ -484,3 +484,9 @@ def test_what_is_neither_a_model_nor_a_transformer_is_refused(given):
         generate(given, [1])
     with pytest.raises(TypeError, match=f"load_model.* got '{given}'"):
         log_likelihood(given, CLASSES[:, None])
+
+
+@pytest.mark.parametrize("wrong", [True, 1.0, torch.tensor([1, 2])])
+def test_the_scale_is_an_integer(wrong: object):
+    with pytest.raises(TypeError, match="scale"):
+        generate(golden_randar(), [0], scale=wrong)

@@ -456,3 +456,12 @@ def test_a_search_refuses_what_is_no_model_no_encoder_and_no_image(folder: Path)
             index.search(picture(0), k=1, **wrong)
     with pytest.raises((TypeError, ValueError), match="ids"):
         index.search_own(3)  # type: ignore[arg-type]
+
+
+def test_queries_take_a_value_range_in_an_array_and_a_whole_batch_size(folder: Path) -> None:
+    index = rf.build_index(folder / "images", folder / "index", model=str(folder / "model"), **FLOAT32)
+    expected = index.search(picture(0), k=1, value_range=(0, 255))
+    assert index.search(picture(0), k=1, value_range=np.array([0, 255])).ids == expected.ids
+    for wrong in ({"batch_size": True}, {"batch_size": np.array([1, 2])}, {"batch_size": 0}, {"value_range": ""}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            index.search(picture(0), k=1, **wrong)
