@@ -78,8 +78,8 @@ class FeatureFile(Encoder):
 
     def _encode(self, images: Tensor, outputs: list[str]) -> Mapping[str, Tensor]:
         raise ValueError(
-            f"{self.name} holds features of the images of a data set, and this benchmark shows other pictures: "
-            "use an encoder that computes"
+            f"{self.name} holds features of the images of its data set, and of no other pictures: use an encoder that "
+            "computes, or search an index with --numbers or vectors"
         )
 
 
