@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from randar_features.data import ImageSource, open_images
 from randar_features.data.containers.tables import load_named_table
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.published_codes import import_codes
@@ -104,31 +105,44 @@ def tokenize_images(options: TokenizeOptions) -> int:
     rank, world_size = rank_and_ranks()
     sharing: dict[str, Any] = {"rank": rank, "world_size": world_size, "deadline": deadline}
     sharing["shard_size"] = options.shard_size
+    splits = [] if options.codes else [options.whole] if options.whole else options.splits or SPLITS
+    sources = {split: open_split(options, split) for split in splits}
     tokenizer, image_size = load(options.tokenizer, options.device) if options.tokenizer else (None, None)
     if options.tokenizer is not None and tokenizer is not None and image_size is not None:
         keep_tokenizer(options.tokenizer, tokenizer, image_size, options.out / "tokenizer", write=rank == 0)
     if options.codes:
         return import_published(options, tokenizer, image_size, sharing)
     assert tokenizer is not None and image_size is not None  # TokenizeOptions sees to it
-    for split in [options.whole] if options.whole else options.splits or SPLITS:
+    for split, source in sources.items():
         store = tokenize(
             tokenizer,
-            load_named_table(options.dataset, split, streaming=options.streaming) if options.dataset else options.data,
+            source,
             options.out / split,
             image_size=image_size,
-            split=None if options.whole or options.dataset else split,
             crops=options.crops,
             crop_range=options.crop_range,
             batch_size=options.batch_size,
             num_workers=options.num_workers,
             dtype=getattr(torch, options.dtype),
             append=options.append,
-            reading=options.reading,
             **sharing,
         )
         if report(options.out / split, store, deadline):
             return UNFINISHED
     return 0
+
+
+def open_split(options: TokenizeOptions, split: str) -> ImageSource:
+    """The images of a split, or all of data without splits."""
+    if options.dataset:
+        table = load_named_table(options.dataset, split, streaming=options.streaming)
+        return open_images(table).read_with(options.reading)
+    try:
+        return open_images(options.data, split=None if options.whole else split).read_with(options.reading)
+    except ValueError as error:
+        if options.splits or not str(error).startswith("no split"):
+            raise
+        raise ValueError(f"{error}; --splits names those of the data, --as the one of data without splits") from error
 
 
 def import_published(

@@ -102,7 +102,6 @@ def token_stores(options: TrainOptions, base: Model) -> tuple[TokenStore, TokenS
             source,
             folder / name,
             image_size=base.image_size,
-            reading=options.reading,
             patience=PATIENCE,
         )
         assert store is not None  # one process at a time makes all, without a deadline

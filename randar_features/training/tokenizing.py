@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from randar_features.data.ahead import sent
-from randar_features.data.decode.ranges import DEFAULT_READING, Reading
 from randar_features.data.images import ImageBatch
 from randar_features.data.sources import open_images
 from randar_features.data.stored_images import StoredImages, name_of
@@ -55,7 +54,6 @@ def tokenize(
     batch_size: int = 64,
     num_workers: int = 0,
     dtype: torch.dtype = torch.float32,
-    reading: Reading = DEFAULT_READING,
     **filling: Any,
 ) -> TokenStore | None:
     """Tokens of the crops of each image (`cut_crops`) in shards in `folder`, made on the tokenizer's device.
@@ -75,7 +73,6 @@ def tokenize(
         num_workers: processes that decode images.
         dtype: of the tokenizer's weights while it encodes. Half precision is faster on a GPU, but changes some
             tokens; the codebook search is in float32 always.
-        reading: range of values and largest size of a picture.
         filling: `shard_size`, `append`, `rank`, `world_size`, `deadline`, as for `fill_token_store`.
 
     Returns:
@@ -87,7 +84,7 @@ def tokenize(
         OSError: the disk is full; finished shards stay.
     """
     _check(tokenizer, crops, crop_range, image_size)
-    source = open_images(images, split=split).read_with(reading)
+    source = open_images(images, split=split)
     settings = {
         "tokenizer": tokenizer_hash(tokenizer),
         "dtype": str(dtype).removeprefix("torch."),
@@ -95,7 +92,7 @@ def tokenize(
         "image_size": image_size,
         CROPS_ENTRY: CROPS[crops],
         "crop_range": crop_range if crops == "ten" else 1.0,
-        **reading.content(),
+        **source.reading.content(),
     }
     encoder = tokenizer if dtype == torch.float32 else copy.deepcopy(tokenizer).to(dtype)
     stored = StoredImages(

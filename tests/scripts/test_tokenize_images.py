@@ -144,6 +144,12 @@ def test_a_data_set_by_its_name(
             assert torch.equal(found, expected)
 
 
+def test_data_without_splits_are_refused_before_anything_is_written(tokenizer: Path, data: Path, tmp_path: Path):
+    with pytest.raises(SystemExit, match=r"no split 'train'.* --as "):
+        call("--tokenizer", tokenizer, "--data", data / "train", "--out", tmp_path / "tokens")
+    assert not (tmp_path / "tokens").exists()
+
+
 def test_data_without_splits(tokenizer: Path, data: Path, tmp_path: Path):
     call("--tokenizer", tokenizer, "--data", data / "train", "--out", tmp_path, "--as", "everything")
     assert len(TokenStore(tmp_path / "everything")) == 5
