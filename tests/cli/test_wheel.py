@@ -51,10 +51,13 @@ class Without:
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 import numpy as np
 import randar_features
+from randar_features.cli.commands import main
+main(["--help"])
+quick = "torch" not in sys.modules
+randar_features.load_model, randar_features.extract_features, randar_features.generate
 from randar_features.data import open_images
 list(open_images(np.zeros((2, 4, 4, 3), np.uint8)).batches(4, 2))
 heavy = sorted({{"datasets", "pyarrow", "sklearn"}} & set(sys.modules))
-from randar_features.cli.commands import main
 statuses = [main(command.split()) for command in {COMMANDS}]
 missing = {{}}
 for package in {PACKAGES}:
@@ -66,7 +69,7 @@ for package in {PACKAGES}:
                 missing[found.name] = error.name
             else:
                 missing[found.name] = None
-told = dict(where=randar_features.__file__, heavy=heavy, statuses=statuses, missing=missing)
+told = dict(where=randar_features.__file__, quick=quick, heavy=heavy, statuses=statuses, missing=missing)
 with open("told.json", "w") as file:
     json.dump(told, file)
 '''
@@ -124,6 +127,10 @@ def test_recipes_and_the_command_are_in_the_wheel(used: Used):
 
 def test_images_are_opened_without_what_their_tables_need(used: Used):
     assert used.told["heavy"] == []
+
+
+def test_help_does_not_wait_for_torch(used: Used):
+    assert used.told["quick"] and "randar COMMAND --help" in used.shown
 
 
 def test_every_module_is_imported_without_extras(used: Used):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 import randar_features
+from randar_features.data import open_images
+from randar_features.generation import generate
 from randar_features.hub import list_models
 from randar_features.hub.registry import find_source, read_classes
 
@@ -53,4 +55,8 @@ def test_the_folder_of_a_run_stands_for_the_model_in_it(tmp_path: Path):
 
 
 def test_names_that_are_imported_later_are_listed():
-    assert {"build_index", "open_index", *randar_features.__all__} <= set(dir(randar_features))
+    assert {"data", "models", *randar_features.__all__} <= set(dir(randar_features))
+    assert all(getattr(randar_features, name) is not None for name in randar_features.__all__)
+    assert randar_features.generate is generate and randar_features.data.open_images is open_images
+    with pytest.raises(AttributeError, match="generates"):
+        _ = randar_features.generates
