@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "randar_features.timing": (),
     "randar_features.precision": (),
     "randar_features.options.types": (),
+    "randar_features.options": ("store", "data.decode"),
     "randar_features.store": (),
     "randar_features.data.decode": ("store",),
     "randar_features.data.containers": ("data.decode", "store"),
@@ -137,6 +138,7 @@ def test_nothing_is_imported_against_the_rules():
         ("benchmarks/a.py", "from tests.small_models import small_config", "tests.small_models"),
         ("benchmarks/a.py", "import scripts.train_randar", "scripts.train_randar"),
         ("benchmarks/a.py", "from randar_features.cli import generate", "randar_features.cli"),
+        ("randar_features/options/a.py", "from randar_features.features import encode", "randar_features.features"),
     ],
 )
 def test_a_violation_is_found(tmp_path: Path, file: str, source: str, expected: str):
