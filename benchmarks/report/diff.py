@@ -112,8 +112,9 @@ def compare(first: Run, second: Run) -> tuple[list[str], bool]:
         axes = first.axes(row)
         stands = not any(difference.decisive for difference in differences)
         comparable |= stands
-        words = [axes["encoder"], axes["output"], row.axes.get("pooling"), *row.settings.values()]
-        lines.append(f"{', '.join(filter(None, words))}: {'comparable' if stands else 'not comparable'}")
+        words = [axes["encoder"], axes["output"], row.axes.get("pooling"), row.axes.get("normalization")]
+        name = ", ".join(dict.fromkeys(filter(None, [*words, *row.settings.values()]))) or "the result"
+        lines.append(f"{name}: {'comparable' if stands else 'not comparable'}")
         lines += [f"    {difference}" for difference in differences]
         lines += describe_metrics(row, other) if stands else []
     return lines, comparable

@@ -163,11 +163,17 @@ class TestDiff:
         ]
 
     def test_results_of_several_probes_are_told_apart(self, tmp_path: Path) -> None:
-        runs = [save(tmp_path / name, [make_row(probe=probe) for probe in ("knn", "logistic")]) for name in "ab"]
+        ways: list[dict[str, Any]] = [{"probe": "knn", "normalization": name} for name in ("unit", "auto")]
+        ways += [{"probe": "logistic", "normalization": None}]
+        ways += [dict.fromkeys(("encoder", "output", "pooling", "normalization"))]
+        shared = {name: value for name, value in SHARED.items() if name != "normalization"}
+        runs = [save(tmp_path / name, [make_row(**way) for way in ways], axes=shared) for name in "ab"]
         lines, _ = compare(*runs)
         assert [line.split(": ")[0] for line in lines if line.endswith(": comparable")] == [
-            "tiny, reverse/image/2, mean, knn",
+            "tiny, reverse/image/2, mean, unit, knn",
+            "tiny, reverse/image/2, mean, auto, knn",
             "tiny, reverse/image/2, mean, logistic",
+            "the result",
         ]
 
     @pytest.mark.parametrize(
