@@ -14,7 +14,6 @@ from probes import KNNProbe
 from probes.index import (
     KINDS,
     NORMALIZATIONS,
-    VectorIndex,
     check_continued,
     choose_settings,
     require_memory,
@@ -103,7 +102,7 @@ def build_index(
     check_counts(threads=threads)
     limits = whole_numbers({"memory_limit": memory_limit, "threads": threads, "checkpoint_rows": checkpoint_rows})
     folder = path_to_write(folder)
-    kind, sizes = as_there(folder, kind, normalization, sizes)
+    kind, normalization, sizes = as_there(folder, kind, normalization, sizes)
     tables = _tables(data)
     if tables is None:
         wanted = {"pooling": pooling, "kind": kind, "normalization": normalization, **sizes}
@@ -117,7 +116,7 @@ def build_index(
         raise ValueError("split and value_range are for images, and data are tables of features: leave them out")
     vectors = as_vectors(tables, spec, pooling)
     if normalization == AUTO:
-        normalization, sizes["components"] = _best_normalization(folder, vectors, sizes["seed"])
+        normalization, sizes["components"] = _best_normalization(vectors, sizes["seed"])
     settings = choose_settings(len(vectors), vectors.dim, kind=kind, normalization=normalization, **sizes)
     build_vectors(
         vectors.blocks,
@@ -153,21 +152,21 @@ def check_options(kind: str | None, normalization: str, pooling: str, sizes: dic
 
 def as_there(
     folder: Path, kind: str | None, normalization: str, sizes: dict[str, Any]
-) -> tuple[str | None, dict[str, Any]]:
-    """The kind and the sizes for `folder`: where an index is there already, it gives what is not stated.
+) -> tuple[str | None, str, dict[str, Any]]:
+    """The kind, the normalization and the sizes for `folder`: an index that is there gives what is not stated.
 
     Raises:
         IndexFilesError: something else is stated than the index has.
     """
     there = settings_there(folder)
     if there is None:
-        return kind, sizes
+        return kind, normalization, sizes
     wanted = {"kind": None if kind == AUTO else kind, "normalization": None if normalization == AUTO else normalization}
     wanted |= {
         name: sizes.get(name) for name in ("components", *(size for size, of in KIND_OF.items() if of == there.kind))
     }
     check_continued(folder, there, {name: value for name, value in wanted.items() if value is not None})
-    return there.kind, sizes | {"components": there.components or None}
+    return there.kind, there.normalization, sizes | {"components": there.components or None}
 
 
 def check_room(
@@ -249,14 +248,11 @@ def _extract(
     ).to_store(images, folder, checked)
 
 
-def _best_normalization(folder: Path, vectors: Vectors, seed: int) -> tuple[str, int | None]:
-    """The normalization, and its components, by which neighbours tell the class best; that of an index that is there.
+def _best_normalization(vectors: Vectors, seed: int) -> tuple[str, int | None]:
+    """The normalization, and its components, by which neighbours tell the class best.
 
     ValueError: too few labelled images to choose by.
     """
-    if (folder / "manifest.json").exists():
-        there = VectorIndex(folder, verify=False).settings
-        return there.normalization, there.components or None
     labelled: Sequence[int] | np.ndarray = np.flatnonzero(vectors.labels >= 0)
     chosen = np.sort(np.random.default_rng(seed).permutation(labelled)[:TUNING_IMAGES])
     parts = [

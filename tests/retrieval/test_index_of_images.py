@@ -307,6 +307,16 @@ def test_normalization_is_chosen_by_labels(tmp_path: Path) -> None:
         rf.build_index(unlabelled, tmp_path / "other", normalization="auto", progress=False)
 
 
+def test_a_chosen_normalization_goes_on_after_a_kill(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: dict[str, Any] = {"block_rows": 4, "checkpoint_rows": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr("probes.index.build._finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(folder, normalization="whitened", components=3, **steps)
+    index = build(folder, normalization="auto", **steps)
+    assert (index.settings.normalization, index.settings.components) == ("whitened", 3)
+
+
 def test_names_that_are_not_utf8(folder: Path) -> None:
     name = folder / os.fsdecode(b"caf\xe9.png")
     picture(3).save(str(folder / "plain.png"))
