@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -106,6 +107,10 @@ def test_what_is_no_integer_is_quoted(wrong: object):
 def test_integers_of_any_kind_become_an_int(one: object):
     found = sequence.as_index("size", one)
     assert type(found) is int and found == 1
+
+
+def test_a_column_of_some_rows_is_read_in_its_order():
+    assert sequence.as_tensor(pd.Series([3, 1, 2])[[2, 1]]).tolist() == [2, 1]
 
 
 def test_things_that_hold_no_numbers_are_refused_by_type():

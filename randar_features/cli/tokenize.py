@@ -12,6 +12,7 @@ from randar_features.data import ImageSource, open_images
 from randar_features.data.containers.tables import load_named_table
 from randar_features.data.decode.ranges import Reading
 from randar_features.data.published_codes import import_codes
+from randar_features.data.stored_images import name_of
 from randar_features.data.token_store import SHARD_SIZE, TokenStore
 from randar_features.hub import choose_device, load_tokenizer
 from randar_features.hub.registry import find_source
@@ -125,6 +126,7 @@ def tokenize_images(options: TokenizeOptions) -> int:
             num_workers=options.num_workers,
             dtype=getattr(torch, options.dtype),
             append=options.append,
+            data=name_of(options.dataset or options.data, None if options.whole else split),
             **sharing,
         )
         if report(options.out / split, store, deadline):

@@ -54,6 +54,7 @@ def tokenize(
     batch_size: int = 64,
     num_workers: int = 0,
     dtype: torch.dtype = torch.float32,
+    data: str | None = None,
     **filling: Any,
 ) -> TokenStore | None:
     """Tokens of the crops of each image (`cut_crops`) in shards in `folder`, made on the tokenizer's device.
@@ -73,6 +74,7 @@ def tokenize(
         num_workers: processes that decode images.
         dtype: of the tokenizer's weights while it encodes. Half precision is faster on a GPU, but changes some
             tokens; the codebook search is in float32 always.
+        data: name of the images, for the record; None: that of their folder or file.
         filling: `shard_size`, `append`, `rank`, `world_size`, `deadline`, as for `fill_token_store`.
 
     Returns:
@@ -106,7 +108,7 @@ def tokenize(
         stored,
         folder,
         settings,
-        data=name_of(images, split),
+        data=data or name_of(images, split),
         progress=f"tokenizing {folder.name}",
         **filling,
     )

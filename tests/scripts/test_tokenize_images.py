@@ -139,6 +139,7 @@ def test_a_data_set_by_its_name(
         store, plain = (TokenStore(tmp_path / name / split) for name in ("tokens", "plain"))
         assert len(store) == count
         assert store.manifest["label_names"] == ["ant", "bee"]
+        assert store.manifest["parts"][0]["data"] == plain.manifest["parts"][0]["data"] == f"{data} {split}"
         rows = torch.arange(count)
         for found, expected in zip(store.batch(rows, rows * 0), plain.batch(rows, rows * 0), strict=True):
             assert torch.equal(found, expected)
@@ -152,7 +153,9 @@ def test_data_without_splits_are_refused_before_anything_is_written(tokenizer: P
 
 def test_data_without_splits(tokenizer: Path, data: Path, tmp_path: Path):
     call("--tokenizer", tokenizer, "--data", data / "train", "--out", tmp_path, "--as", "everything")
-    assert len(TokenStore(tmp_path / "everything")) == 5
+    store = TokenStore(tmp_path / "everything")
+    assert len(store) == 5
+    assert store.manifest["parts"][0]["data"] == str(data / "train")
 
 
 @pytest.mark.parametrize("known", [True, False])
