@@ -146,7 +146,7 @@ def as_tensor(values: object) -> Tensor:
         if isinstance(values, Tensor):
             return values
         # Torch would look up the first number of a pandas Series in its index, which a filter leaves out of order.
-        return torch.as_tensor(np.asarray(values) if hasattr(values, "iloc") else values, device="cpu")
+        return torch.as_tensor(np.array(values) if hasattr(values, "iloc") else values, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"numbers are expected, got {reprlib.repr(values)}") from None
 

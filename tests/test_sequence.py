@@ -109,6 +109,7 @@ def test_integers_of_any_kind_become_an_int(one: object):
     assert type(found) is int and found == 1
 
 
+@pytest.mark.filterwarnings("error")  # pandas gives memory that is not to be written to
 def test_a_column_of_some_rows_is_read_in_its_order():
     assert sequence.as_tensor(pd.Series([3, 1, 2])[[2, 1]]).tolist() == [2, 1]
 
