@@ -14,8 +14,8 @@ image twice, see `second_copy`. Training, encoding and decoding all take the lay
 import math
 import operator
 import reprlib
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -149,6 +149,11 @@ def as_tensor(values: object) -> Tensor:
         return torch.as_tensor(np.array(values) if hasattr(values, "iloc") else values, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"numbers are expected, got {reprlib.repr(values)}") from None
+
+
+def has_several(given: Any) -> TypeGuard[Iterable[Any]]:
+    """Whether it holds several things; tensors and arrays without a dimension can be iterated and are one."""
+    return isinstance(given, Iterable) and not isinstance(given, bytes) and getattr(given, "ndim", 1) > 0
 
 
 def are_whole(values: Tensor) -> bool:

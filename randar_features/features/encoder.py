@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from randar_features import sequence
 from randar_features.features.encode import encode_specs
-from randar_features.features.spec import FeatureSpec, has_several, model_spec, model_specs
+from randar_features.features.spec import FeatureSpec, model_spec, model_specs
 from randar_features.hub import Model, load_model
 from randar_features.models.base import Indices
 from randar_features.precision import DType, check_dtype, compute_dtype, computing_in
-from randar_features.sequence import as_index
+from randar_features.sequence import as_index, has_several
 
 
 class ImageEncoder(nn.Module):

@@ -18,12 +18,12 @@ from randar_features.data.containers.labels import match_classes
 from randar_features.data.decode.opening import MAX_PIXELS
 from randar_features.data.stored_images import name_of as name_of_images
 from randar_features.features.encode import encode
-from randar_features.features.spec import FeatureSpec, check_numbers, check_orders, has_several, model_specs
+from randar_features.features.spec import FeatureSpec, check_numbers, check_orders, model_specs
 from randar_features.features.store import DTYPES, Content, Encode, EncodedImages, FeatureStore, write_store
 from randar_features.features.table import FeatureTable, open_table
 from randar_features.hub import Model, load_model
 from randar_features.precision import DType, check_dtype, format_of, name_of
-from randar_features.sequence import as_flag, as_index
+from randar_features.sequence import as_flag, as_index, has_several
 from randar_features.store.records import OK
 
 _POSITIONS_PER_BATCH = 32768  # sequence positions that one forward pass handles where batch_size is None

@@ -3,13 +3,13 @@
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, TypeGuard
+from typing import Any, Literal, Self
 
 from randar_features import sequence
 from randar_features.hub import Model
 from randar_features.models import ImageTransformer, middle_layer
 from randar_features.models.base import context_of, several_orders
-from randar_features.sequence import as_flag, as_index
+from randar_features.sequence import as_flag, as_index, has_several
 
 COMBINE = ("mean", "concatenate")
 
@@ -248,11 +248,6 @@ def _layers_of(
             f"{transformer.config.num_layers}; got {outside}: the others hold other tokens"
         )
     return wanted
-
-
-def has_several(given: Any) -> TypeGuard[Iterable[Any]]:
-    """Whether it holds several things; tensors and arrays without a dimension can be iterated and are one."""
-    return isinstance(given, Iterable) and not isinstance(given, bytes) and getattr(given, "ndim", 1) > 0
 
 
 def resolve_layers(layers: int | Iterable[int] | None, num_layers: int, default: Sequence[int]) -> list[int]:

@@ -2,12 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor
 
 from randar_features.hub.load import transformer_of
+from randar_features.sequence import has_several
 
 SUGGESTIONS = 5
 SHORTEST_TYPO = 4
@@ -56,8 +57,7 @@ def resolve(model: Any, classes: Any) -> tuple[Any, Any]:
     names, count = getattr(model, "classes", None), transformer.config.num_classes
     if isinstance(classes, str):
         return transformer, find_class(classes, names, count)
-    several = isinstance(classes, Iterable) and getattr(classes, "ndim", 1) > 0
-    if several and not isinstance(classes, Tensor | Set | Mapping | bytes | bytearray):
+    if has_several(classes) and not isinstance(classes, Tensor | Set | Mapping | bytearray):
         classes = [find_class(one, names, count) if isinstance(one, str) else one for one in classes]
     return transformer, classes
 

@@ -1,6 +1,6 @@
 """From checked input to a decoding task and its tokens; every way of generating goes through `complete`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -163,7 +163,7 @@ def as_classes(
     classes = null if classes is None and batch is not None else classes
     if classes is None:
         raise ValueError(f"classes must be integers, {null} for the null class; got None")
-    several = classes if isinstance(classes, Iterable) and getattr(classes, "ndim", 1) > 0 else [classes]
+    several = classes if sequence.has_several(classes) else [classes]
     if not isinstance(classes, Tensor) and any(isinstance(one, str) for one in several):
         raise ValueError(
             f"a transformer knows its classes by number alone, got {classes!r}: give the model itself in its place, "

@@ -1,6 +1,6 @@
 """Redraw a part of an image, or draw beyond its edges; all other pixels stay exactly the same."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from numbers import Integral
 from typing import Unpack
@@ -15,7 +15,7 @@ from randar_features.generation.generate import DecodingSettings, check_settings
 from randar_features.generation.recipe import GuidanceLike, recipe_of
 from randar_features.generation.sampling import SeedLike, Stream, image_seeds, substream
 from randar_features.hub import Model
-from randar_features.sequence import as_flag, as_tensor
+from randar_features.sequence import as_flag, as_tensor, has_several
 
 
 @torch.no_grad()
@@ -288,7 +288,7 @@ def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
 
 def check_padding(padding: int | Sequence[int], images: Tensor, size: int) -> tuple[int, int, int, int]:
     """The four paddings; ValueError unless the canvas is at least S×S and larger than the images."""
-    sides = list(padding) if isinstance(padding, Iterable) else [padding] * 4
+    sides: list[Any] = list(padding) if has_several(padding) else [padding] * 4
     whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 0 for side in sides)
     if len(sides) != 4 or not whole or not any(sides):
         raise ValueError(

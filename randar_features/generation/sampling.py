@@ -8,7 +8,7 @@ the same images as one call on the whole.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Integral, Real
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from randar_features.sequence import are_whole, as_tensor, check_seed
+from randar_features.sequence import are_whole, as_tensor, check_seed, has_several
 
 SeedLike = torch.Generator | int | Tensor | Sequence[int] | None
 
@@ -62,8 +62,8 @@ def image_seeds(generator: SeedLike, batch: int, device: torch.device | str = "c
 def _own_seeds(seeds: Tensor | Sequence[int], batch: int) -> Tensor:
     """(B,) int64: a seed an image."""
     if not isinstance(seeds, Tensor):
-        unordered = isinstance(seeds, str | bytes | bytearray | Set | Mapping)
-        several: list[Any] = list(seeds) if isinstance(seeds, Iterable) and not unordered else [seeds]
+        unordered = isinstance(seeds, str | bytearray | Set | Mapping)
+        several: list[Any] = list(seeds) if has_several(seeds) and not unordered else [seeds]
         seeds = [check_seed(seed, 2**63) if isinstance(seed, Integral) else seed for seed in several]
     try:
         given = as_tensor(seeds)

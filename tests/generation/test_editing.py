@@ -262,6 +262,7 @@ def test_images_to_draw_on_at_may_have_any_size_but_not_any_shape(small_model: M
         ((1.5, 0, 0, 8), r"four numbers of pixels.* got \(1.5, 0, 0, 8\)"),
         ((-1, 0, 0, 8), "none below 0"),
         (True, "got True"),
+        (torch.tensor(8), r"got tensor\(8\)"),
         ((1, 2, 3), r"left, top, right, bottom"),
         ((1, 0, 0, 0), r"images of 12×12 pixels, padded by \(1, 0, 0, 0\), make 12×13.* at least 16×16"),
     ],

@@ -152,7 +152,7 @@ def test_seeds_of_every_integer_kind():
     assert image_seeds(-5, 2).shape == image_seeds(2**64 - 1, 2).shape == (2,)
 
 
-@pytest.mark.parametrize("wrong", [b"ab", {1, 2}, {1: 2, 3: 4}, torch.tensor([1j, 2j])])
+@pytest.mark.parametrize("wrong", [b"ab", {1, 2}, {1: 2, 3: 4}, np.array(3), torch.tensor([1j, 2j])])
 def test_seeds_without_order_or_of_bytes_are_refused(wrong: Any):
     with pytest.raises((TypeError, ValueError), match="2 integers"):
         image_seeds(wrong, 2)
