@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import count
 from numbers import Integral
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -289,7 +289,7 @@ def check_mask(mask: Tensor, batch: int, size: Sequence[int]) -> Tensor:
 def check_padding(padding: int | Sequence[int], images: Tensor, size: int) -> tuple[int, int, int, int]:
     """The four paddings; ValueError unless the canvas is at least S×S and larger than the images."""
     sides: list[Any] = list(padding) if has_several(padding) else [padding] * 4
-    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 0 for side in sides)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and int(side) >= 0 for side in sides)
     if len(sides) != 4 or not whole or not any(sides):
         raise ValueError(
             "padding must be four numbers of pixels (left, top, right, bottom), or one, none below 0 and not all 0; "
