@@ -11,8 +11,8 @@ from benchmarks.result import AXES, Result, Run, known_bounds
 from randar_features.store.records import markdown_text
 
 NO_SHARES = re.compile(
-    r"(^|_)(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup|guidance|density|gib|[gt]?flops?|days|epochs|floor|"
-    r"mse|ssim|norm|ratio|similarity)(_|$)|FID|^s?FD|KID|^KD|^IS"
+    r"(^|[_ ])(seconds?|rank|nats|bytes|loss|entropy|psnr|times|speedup|guidance|density|gib|[gt]?flops?|days|epochs|"
+    r"floor|mse|ssim|norm|ratio|similarity)(_|$)|FID|^s?FD|KID|^KD|^IS"
 )
 LABELS_WORDS = "trained with ImageNet's labels"
 MISSING = "–"

@@ -137,6 +137,7 @@ def test_numbers() -> None:
         "gradient_norm",
         "ratio",
         "least_cosine_similarity",
+        "this seconds",
     )
     assert not any(is_share(name, [0.5]) for name in no_shares)
 
