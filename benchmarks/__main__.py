@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m bench
     def call(name: str, given: Sequence[str]) -> int:
         if name in TASKS:
             return run_task(name, given, program=f"{program} {name}")
-        return importlib.import_module(OTHERS[name][0]).main(given)
+        return importlib.import_module(OTHERS[name][0]).main(given, f"{program} {name}")
 
     about = "Benchmarks of features, of generation and of speed."
     texts = {name: words for name, (_, words) in {**TASKS, **OTHERS}.items()}

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 IN_BENCHMARKS = ("bench", "report", "diff")
 WITH_OPTIONS = [name for name in TEXTS if name not in IN_BENCHMARKS]
 WITH_OPTIONS += ["edit inpaint", "edit outpaint", "edit upscale", "train transformer", "train tokenizer"]
+WITH_OPTIONS += ["report", "diff", "bench suite", "bench demo", "bench classification", "bench throughput"]
 WITH_OPTIONS.remove("edit")
 
 
@@ -39,6 +40,7 @@ def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]):
 def test_help_gives_type_and_default_of_each_option(command: str, capsys: pytest.CaptureFixture[str]):
     assert main([*command.split(), "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith(f"usage: randar {command} ")
     _, _, options = shown.partition("options:")
     assert options.count("default: ") + options.count("required)") >= options.count(" --") // 2 - 4
     assert "--config FILE" in options
