@@ -74,6 +74,7 @@ class Account:
 
     def __str__(self) -> str:
         images = "a stream of images" if self.images is None else f"{self.images} images"
+        images = "1 image" if self.images == 1 else images
         classes = "without labels" if self.classes is None else f"of {self.classes} classes"
         classes = classes if self.masks is None else f"and {self.masks} masks"
         unlabelled = f", {self.unlabelled} without a label" if self.unlabelled else ""
